@@ -1,0 +1,74 @@
+"""Every way we cannot go on: what is wrong, where, and what to do about it; each kind has its exit code."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Severity(StrEnum):
+    """An error stops the command before anything starts; a warning is shown and the command goes on."""
+
+    ERROR = "error"
+    WARNING = "warning"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One finding about the user's input or machine.
+
+    what: one sentence that names the value; where: `file:line` or a path; key: dotted, as the user wrote it;
+    value: as the user wrote it; remedy: what to do, a command or link where there is one.
+    """
+
+    what: str
+    where: str = ""
+    key: str = ""
+    value: str = ""
+    remedy: str = ""
+    severity: Severity = Severity.ERROR
+
+    def __str__(self) -> str:
+        place = ": ".join(part for part in (self.where, self.key) if part)
+        head = f"{place}: {self.what}" if place else self.what
+        if self.value and self.value not in self.what:
+            head += f" (value: {self.value})"
+        return f"{head}\n    -> {self.remedy}" if self.remedy else head
+
+
+class OrchestrateError(Exception):
+    """Base of all errors that a command reports and ends with; `problems` are all of them, not just the first."""
+
+    exit_code = 1
+
+    def __init__(self, *problems: Problem | str) -> None:
+        self.problems = tuple(p if isinstance(p, Problem) else Problem(what=p) for p in problems)
+        super().__init__("\n".join(str(p) for p in self.problems))
+
+
+class InputError(OrchestrateError):
+    """The grid, the settings or a flag is wrong."""
+
+    exit_code = 2
+
+
+class NothingSelected(OrchestrateError):
+    """`--only` and friends matched no run."""
+
+    exit_code = 3
+
+
+class NotReady(OrchestrateError):
+    """The machine lacks something: submodule, interpreter, GPU, model, pictures, face pack, disk."""
+
+    exit_code = 4
+
+
+class Conflict(OrchestrateError):
+    """Another process drives this sweep, or it was made from other inputs."""
+
+    exit_code = 5
+
+
+def errors_of(problems: Iterable[Problem]) -> list[Problem]:
+    """The problems that stop a command."""
+    return [p for p in problems if p.severity is Severity.ERROR]

@@ -1,0 +1,305 @@
+"""The values that travel between rooms: frozen, typed, without behaviour beyond what follows from their fields."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import TypeAlias
+
+Scalar: TypeAlias = str | int | float | bool
+Value: TypeAlias = Scalar | tuple[Scalar, ...]
+Params: TypeAlias = Mapping[str, Value]
+"""sd-scripts' own argument names, verbatim, and the treatments `base_model` and `dataset`."""
+
+TREATMENTS = ("base_model", "dataset")
+"""Dims that are not sd-scripts arguments: they name an entry of the settings."""
+
+
+class State(StrEnum):
+    """What a run's files say of it (W&B's six words)."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    FINISHED = "finished"
+    FAILED = "failed"
+    CRASHED = "crashed"
+    KILLED = "killed"
+
+
+class Failure(StrEnum):
+    """Why an attempt did not deliver."""
+
+    OOM = "oom"  # the card's memory: the trainer said so, or it went over the budget
+    SPILL = "spill"  # the driver moved memory to the host instead of failing
+    HOST_OOM = "host_oom"  # the machine's memory
+    DISK_FULL = "disk_full"
+    NAN = "nan"
+    BAD_CONFIG = "bad_config"
+    DATASET = "dataset"
+    GPU_LOST = "gpu_lost"  # the driver or the card went away
+    STALLED = "stalled"  # no log growth for too long
+    TIMEOUT = "timeout"  # the wall limit
+    NO_PRODUCT = "no_product"  # it ended well and left nothing, or left something broken
+    CRASHED = "crashed"  # it vanished without a word
+    KILLED = "killed"  # we or the user stopped it
+    UNKNOWN = "unknown"
+
+
+MEMORY_FAILURES = frozenset({Failure.OOM, Failure.SPILL})
+"""What the ladder answers."""
+
+MACHINE_FAILURES = frozenset({Failure.GPU_LOST, Failure.HOST_OOM, Failure.DISK_FULL, Failure.STALLED, Failure.CRASHED})
+"""Caused by the machine, not by the point: several in a row pause the sweep."""
+
+
+# --- what was asked ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """One of the owner's questions, asked of a grid: two levels of one dim, all else equal."""
+
+    id: str
+    ask: str
+    dim: str
+    levels: tuple[Value, Value]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """One combination of a grid. `params` are effective: defaults, fixed, dims and rules, all evaluated."""
+
+    id: str
+    name: str
+    params: Params
+    dims: tuple[str, ...] = ()
+    floor: bool = False
+    """True for the base model without any LoRA: nothing is trained, only generated and scored."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rung:
+    """One concession on out-of-memory. `when` must match the effective params; `set` may hold expressions."""
+
+    name: str
+    set: Params
+    when: Params = field(default_factory=dict)
+    keeps_result: bool = False
+
+
+# --- settings: orchestrate.toml, typed --------------------------------------------------------------------------------
+
+
+class Launcher(StrEnum):
+    """How the trainer is started: its interpreter directly, or through `accelerate launch`."""
+
+    PYTHON = "python"
+    ACCELERATE = "accelerate"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trainer:
+    """The programs that train and generate, and the interpreter they live in."""
+
+    python: Path
+    sd_scripts: Path
+    train_script: str = "sdxl_train_network.py"
+    generate_script: str = "gen_img.py"
+    launcher: Launcher = Launcher.PYTHON
+    accelerate_args: tuple[str, ...] = ()
+    tokenizer_cache_dir: Path | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseModel:
+    """A named SDXL checkpoint, a single .safetensors file, and where to get it."""
+
+    name: str
+    path: Path
+    vae: Path | None = None
+    url: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """A named folder of pictures with captions beside them."""
+
+    name: str
+    image_dir: Path
+    caption_extension: str = ".txt"
+    num_repeats: int = 1
+    trigger: str = ""
+    subset: Params = field(default_factory=dict)
+    """Further keys of sd-scripts' `[[datasets.subsets]]`, verbatim."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """How pictures are made for scoring: the same for every run. Sizes in pixels."""
+
+    prompts: Path
+    negative_prompt: str = ""
+    seeds: tuple[int, ...] = (1, 2, 3, 4)
+    strengths: tuple[float, ...] = (1.0,)
+    checkpoints: str | tuple[int, ...] = "last"
+    """`last`, `all`, or epochs."""
+    steps: int = 28
+    sampler: str = "euler_a"
+    scale: float = 6.0
+    width: int = 1024
+    height: int = 1024
+    batch_size: int = 4
+    vae_batch_size: int = 1
+    merge: bool = True
+    """Merge LoRA weights into the U-Net before each batch (`--network_pre_calc`) instead of hooking every layer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scoring:
+    """The face pack and how it is run."""
+
+    pack: Path
+    references: Path
+    device: str = "cpu"
+    det_size: int = 640
+    workers: int = 2
+    url: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vram:
+    """Which card, and how much of it a run may use."""
+
+    card: str = ""
+    """UUID or index; empty: the first."""
+    budget_gib: float | None = None
+    poll_s: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """When a child is given up."""
+
+    wall_s: float = 24 * 3600
+    stall_s: float = 30 * 60
+    grace_s: float = 15
+    crashes: int = 3
+    """So many crashes, or machine failures, in a row count as failed and pause the sweep."""
+    free_gib: float = 5.0
+    """Nothing is started with less disk than this."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """orchestrate.toml. All paths are absolute here; they are relative to the file where they were written."""
+
+    path: Path
+    runs: Path
+    templates: Path
+    trainer: Trainer
+    base_models: Mapping[str, BaseModel]
+    datasets: Mapping[str, Dataset]
+    base_model: str
+    dataset: str
+    generation: Generation
+    scoring: Scoring
+    arguments: Params = field(default_factory=dict)
+    """sd-scripts arguments of every grid, unless the grid says otherwise."""
+    vram: Vram = field(default_factory=Vram)
+    limits: Limits = field(default_factory=Limits)
+    ladder: tuple[Rung, ...] = ()
+
+
+# --- what happened ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """The last progress bar of a trainer's log. `loss` is its running average."""
+
+    step: int
+    total: int
+    seconds_per_step: float | None = None
+    loss: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VramSample:
+    """One poll of the card, MiB. `own_mib`: this run's processes, where the driver tells."""
+
+    used_mib: int
+    total_mib: int
+    own_mib: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exit:
+    """How a child ended: its exit code, or minus the signal; None when nobody saw."""
+
+    code: int | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """How one attempt ended. `failure` None means its product was proven."""
+
+    failure: Failure | None
+    reason: str = ""
+    exit_code: int | None = None
+    seconds: float = 0.0
+    peak_vram_mib: int | None = None
+    seconds_per_step: float | None = None
+    steps: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """A trained LoRA file, proven. `epoch` and `step` as trained; `file` is relative to the run's folder."""
+
+    file: str
+    epoch: int | None
+    step: int
+    sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """A generated picture and what made it. `checkpoint` is a Checkpoint.file, empty for the base model alone."""
+
+    file: str
+    checkpoint: str
+    strength: float
+    prompt: int
+    seed: int
+    text: str = ""
+
+
+class FaceStatus(StrEnum):
+    """What the scorer found in a picture."""
+
+    OK = "ok"
+    NO_FACE = "no_face"
+    MULTI_FACE = "multi_face"
+    UNREADABLE = "unreadable"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """One picture's similarity to the persona: cosine to the references' centroid; None where there is no face.
+
+    nearest_reference, nearest_training: cosine to the most similar single picture (copying shows there).
+    face_px: shorter side of the scored face's box, pixels.
+    """
+
+    image: Image
+    status: FaceStatus
+    similarity: float | None = None
+    faces: int = 0
+    face_px: float | None = None
+    det_score: float | None = None
+    nearest_reference: float | None = None
+    nearest_training: float | None = None
+    note: str = ""
