@@ -1,0 +1,100 @@
+"""The prompter that `gen_img.py --from_module` loads: one base model in memory, any number of LoRA files, one process.
+
+It runs in the trainer's interpreter (Python 3.10 or later; torch and safetensors are there, nothing of ours), so it
+imports only the standard library at the top. `--prompter_module_args` names the plan, a JSON file in UTF-8:
+
+    {
+      "schema": 1,
+      "loras": ["/abs/first.safetensors", "/abs/second.safetensors"],
+      "images": [
+        {"file": "0001.png", "text": "photo of ohwx woman", "negative": "blurry", "seed": 1, "lora": 0, "strength": 1.0}
+      ]
+    }
+
+`loras` are files of one shape (rank and modules): the first is also `--network_weights`. It is empty for the base
+model alone; then every image's `lora` is null, its strength is not read, and there is no `--network_module` on the
+command line. `lora` is an index into `loras`. `file` is a name inside `--outdir`. Size, steps, sampler, scale and batch
+size are the same for all images and come from the command line. Images are made in the order of the list; those of one
+(lora, strength) should stand together, because a batch holds one pair only.
+
+How weights are swapped without a picture getting the wrong ones: gen_img.py asks for the next prompt while the
+pictures of an unfinished batch still wait, so nothing may be loaded when a prompt is handed out. It does start a new
+batch whenever the multipliers (`--am`) differ, and sets each network's multiplier just before it makes a batch. So a
+`Switch` is put before the LoRA in the list of networks, its "multiplier" is the number of the file, and setting it
+loads that file. `--network_pre_calc` then restores the original weights and merges the new ones, per batch, as always.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+SCHEMA = 1
+
+
+def get_prompter(args: Any, pipe: Any, networks: "list[Any]") -> "Prompter":  # noqa: ARG001 (gen_img.py's signature)
+    """gen_img.py's entry: the prompts of the plan in `args.prompter_module_args`; `networks` gains the switch."""
+    plan = json.loads(Path(args.prompter_module_args).read_text(encoding="utf-8"))
+    if plan["schema"] != SCHEMA:
+        raise ValueError(f"{args.prompter_module_args}: schema {plan['schema']}, this prompter reads {SCHEMA}")
+    if plan["loras"]:
+        networks.insert(0, Switch(networks[0], plan["loras"]))
+    return Prompter([line(image) for image in plan["images"]])
+
+
+def line(image: "dict[str, Any]") -> str:
+    """The raw prompt line of one image of the plan, in gen_img.py's syntax."""
+    parts = [image["text"]]
+    if image["negative"]:
+        parts.append(f"n {image['negative']}")
+    if image["lora"] is not None:
+        # Fixed-point: gen_img.py's pattern for --am has no exponent.
+        parts.append(f"am {image['lora']},{image['strength']:.6f}")
+    parts += [f"d {image['seed']}", f"f {image['file']}"]
+    return " --".join(parts)
+
+
+class Prompter:
+    """Hands out raw prompt lines, then None; its length is what gen_img.py prints as `prompt i/N`."""
+
+    def __init__(self, lines: "list[str]") -> None:
+        self._lines = lines
+        self._next = iter(lines)
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def __call__(self, *_: object) -> "str | None":
+        return next(self._next, None)
+
+
+class Switch:
+    """A stand-in for a network whose multiplier chooses the LoRA file that `network` holds."""
+
+    def __init__(self, network: Any, files: "list[str]") -> None:
+        self._network = network
+        self._files = files
+        self._loaded = 0  # --network_weights, which gen_img.py has loaded already
+
+    def set_multiplier(self, number: float) -> None:
+        """Called by gen_img.py before each batch, with the first number of `--am`."""
+        wanted = int(number)
+        if wanted != self._loaded:
+            load(self._network, self._files[wanted])
+            self._loaded = wanted
+
+    def restore_weights(self) -> None:
+        """Part of gen_img.py's protocol under --network_pre_calc; there is nothing of ours in the model."""
+
+    def pre_calculation(self) -> None:
+        """As restore_weights."""
+
+
+def load(network: Any, file: str) -> None:
+    """Put `file`'s weights into `network` (networks.lora, already applied). Raises RuntimeError if it does not fit."""
+    from safetensors.torch import load_file
+
+    weights = load_file(file)
+    network.load_state_dict(weights, strict=True)  # strict: a missing or foreign tensor would keep the last LoRA's
+    for lora in network.text_encoder_loras + network.unet_loras:
+        # networks.lora reads alpha once, at creation; loading the buffer alone would keep the first file's scale.
+        lora.scale = float(weights[f"{lora.lora_name}.alpha"]) / lora.lora_dim
