@@ -39,6 +39,7 @@ class Failure(StrEnum):
     GPU_LOST = "gpu_lost"  # the driver or the card went away
     STALLED = "stalled"  # no log growth for too long
     TIMEOUT = "timeout"  # the wall limit
+    LOG_FLOOD = "log_flood"  # more log than the limit
     NO_PRODUCT = "no_product"  # it ended well and left nothing, or left something broken
     CRASHED = "crashed"  # it vanished without a word
     KILLED = "killed"  # we or the user stopped it
@@ -186,6 +187,7 @@ class Limits:
     grace_s: float = 15
     crashes: int = 3
     """So many crashes, or machine failures, in a row count as failed and pause the sweep."""
+    log_mib: float = 512
     free_gib: float = 5.0
     """Nothing is started with less disk than this."""
 
@@ -235,18 +237,20 @@ class VramSample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exit:
-    """How a child ended: its exit code, or minus the signal; None when nobody saw."""
+    """How a child ended: its exit code, or minus the signal. `error`: why it could not be started at all."""
 
-    code: int | None
+    code: int
     seconds: float
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """How one attempt ended. `failure` None means its product was proven."""
+    """How one attempt ended. `failure` None means its product was proven; `retry`: another attempt may help."""
 
     failure: Failure | None
     reason: str = ""
+    retry: bool = False
     exit_code: int | None = None
     seconds: float = 0.0
     peak_vram_mib: int | None = None

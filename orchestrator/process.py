@@ -1,0 +1,151 @@
+"""Child processes that outlive us: start, find again, wait, stop. Knows nothing of training (Linux, /proc).
+
+A child runs under the shim in a session of its own; an environment variable that names its folder marks it and all
+that it starts, so it is found again by any later orchestrator, and nothing is ever found or killed by name.
+"""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from orchestrator import shim
+from orchestrator.model import Exit
+
+MARKER = "ORCHESTRATE_ATTEMPT"
+
+
+def start(folder: Path, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path) -> None:
+    """Start `argv` under the shim; its records and its log go to `folder`. `env` is the child's whole environment."""
+    shim.write(folder / "command.json", {"schema": 1, "argv": list(argv), "cwd": str(cwd)})
+    subprocess.Popen(
+        [sys.executable, "-I", "-S", shim.__file__, str(folder)],
+        env={**env, MARKER: str(folder)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def started(folder: Path) -> bool:
+    """Whether the shim ever ran here."""
+    return (folder / "process.json").exists()
+
+
+def same_boot(folder: Path) -> bool:
+    """Whether the child was started since the machine was: a reboot or power loss is not the child's fault."""
+    record = _read(folder / "process.json")
+    return record is not None and record["boot"] == shim.identity(os.getpid())["boot"]
+
+
+def running(folder: Path) -> bool:
+    """Whether the shim or anything it started still lives."""
+    return _shim_lives(folder) or bool(marked(folder))
+
+
+def exited(folder: Path) -> Exit | None:
+    """How the child ended, as the shim saw it; None while it runs or when nobody saw."""
+    record = _read(folder / "exit.json")
+    return Exit(code=record["code"], seconds=record["seconds"], error=record["error"]) if record else None
+
+
+def marked(folder: Path) -> list[int]:
+    """The living processes that carry this folder's marker: shim, child, and what they started."""
+    want = f"{MARKER}={folder}".encode()
+    return [pid for pid in _pids() if want in _environ(pid).split(b"\0") and not _zombie(pid)]
+
+
+def wait(folder: Path, timeout_s: float) -> None:
+    """Sleep until the shim ends, at most `timeout_s`; a short nap when only what it left behind still lives."""
+    record = _read(folder / "process.json")
+    if record is None or not _shim_lives(folder):
+        time.sleep(min(timeout_s, 0.02))
+        return
+    with contextlib.suppress(OSError):  # it ended since we looked
+        ended = os.pidfd_open(record["pid"])
+        try:
+            poll = select.poll()
+            poll.register(ended, select.POLLIN)
+            poll.poll(timeout_s * 1000)
+        finally:
+            os.close(ended)
+
+
+def stop(folder: Path, grace_s: float) -> None:
+    """End everything marked with this folder: TERM, wait `grace_s`, KILL; returns when nothing is left.
+
+    The shim takes no TERM: it ends by itself once it has written down how the child did.
+    """
+    _signal_all(folder, signal.SIGTERM)
+    _wait_gone(folder, grace_s)
+    while marked(folder):
+        _signal_all(folder, signal.SIGKILL)
+        _wait_gone(folder, 1.0)
+
+
+def _wait_gone(folder: Path, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while marked(folder) and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def _signal_all(folder: Path, number: signal.Signals) -> None:
+    for pid in marked(folder):
+        # The process may have ended, and its number been taken, since we looked: a pidfd cannot be mistaken.
+        with contextlib.suppress(OSError):
+            handle = os.pidfd_open(pid)
+            try:
+                if f"{MARKER}={folder}".encode() in _environ(pid).split(b"\0"):
+                    signal.pidfd_send_signal(handle, number)
+            finally:
+                os.close(handle)
+
+
+def _shim_lives(folder: Path) -> bool:
+    record = _read(folder / "process.json")
+    if record is None:
+        return False
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        return {**shim.identity(record["pid"]), "schema": 1} == record and not _zombie(record["pid"])
+    return False
+
+
+def _pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def _environ(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return b""
+
+
+def _zombie(pid: int) -> bool:
+    """Whether the process has ended and only waits for its parent to notice."""
+    _reap(pid)
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return True
+    return stat.rpartition(")")[2].split()[0] in "ZX"
+
+
+def _reap(pid: int) -> None:
+    with contextlib.suppress(OSError):  # not our child: an orphan of an earlier orchestrator
+        os.waitpid(pid, os.WNOHANG)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None

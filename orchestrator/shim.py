@@ -1,0 +1,74 @@
+"""Starts one child, waits for it, writes down how it ended; outlives the orchestrator. Standard library only.
+
+    python -I -S shim.py FOLDER
+
+Reads FOLDER/command.json; writes FOLDER/process.json (who I am) before the child starts, FOLDER/log (the child's own
+file descriptor), FOLDER/exit.json after the child ended. The environment is inherited, never written down.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+
+def main(folder: Path) -> None:
+    """Run the command of `folder` to its end."""
+    _outlive_polite_signals()
+    command = json.loads((folder / "command.json").read_text(encoding="utf-8"))
+    write(folder / "process.json", {"schema": 1, **identity(os.getpid())})
+    began = time.monotonic()
+    code, error = _run(command["argv"], command["cwd"], folder / "log")
+    write(folder / "exit.json", {"schema": 1, "code": code, "error": error, "seconds": time.monotonic() - began})
+
+
+def _outlive_polite_signals() -> None:
+    # A handler, not SIG_IGN: the child would inherit an ignored signal, a handler is reset when it starts.
+    def nothing(_signal: int, _frame: FrameType | None) -> None:
+        pass
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, nothing)
+
+
+def _run(argv: list[str], cwd: str, log: Path) -> tuple[int, str]:
+    with log.open("ab") as out:
+        try:
+            child = subprocess.Popen(argv, cwd=cwd, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+        except OSError as error:
+            return 127, str(error)
+        return child.wait(), ""
+
+
+def identity(pid: int) -> dict[str, Any]:
+    """Who a process is, for ever: its number, the tick it started at, and the boot it lives in (/proc, Linux)."""
+    stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    ticks = int(stat.rpartition(")")[2].split()[19])
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return {"pid": pid, "started": ticks, "boot": boot}
+
+
+def write(path: Path, record: dict[str, Any]) -> None:
+    """Write `record` as JSON, whole or not at all: temporary file, fsync, rename, fsync of the folder."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as out:
+        json.dump(record, out, ensure_ascii=False, indent=1)
+        out.flush()
+        os.fsync(out.fileno())
+    temporary.replace(path)
+    with contextlib.suppress(OSError):  # some file systems refuse to sync a folder
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

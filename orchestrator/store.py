@@ -1,0 +1,291 @@
+"""The only module that knows the layout of runs/: paths, records, the lock, and the state that follows from them.
+
+    runs/<sweep>/  .lock  sweep.json  grid-1.toml  templates/  report/
+        <run>/  point.json  checkpoints.json  images/  images.json  scores.json
+            train/1/  attempt.json  config.toml  dataset.toml  command.json  process.json  log  vram.csv  stop.json
+                      exit.json  result.json  output/
+
+A record is written whole or not at all, once, and never edited (`sweep.json` alone is replaced, when its grid grows).
+State is derived from the records, never stored.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator import process, shim
+from orchestrator.errors import Conflict, OrchestrateError, Problem
+from orchestrator.model import Checkpoint, Failure, Image, Params, Point, Question, Result, State
+
+SCHEMA = 1
+PRODUCTS = {"train": "checkpoints.json", "generate": "images.json", "score": "scores.json"}
+"""What each stage leaves in the run's folder when it is done, in the order of the stages."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One launch of a program inside a run: a numbered folder, never reused."""
+
+    path: Path
+
+    @property
+    def number(self) -> int:
+        return int(self.path.name)
+
+    def open(self, record: Mapping[str, Any]) -> None:
+        """Write what this attempt is to do differently from its point, before anything starts."""
+        write(self.path / "attempt.json", record)
+
+    def asked(self) -> dict[str, Any]:
+        return read(self.path / "attempt.json") if (self.path / "attempt.json").exists() else {}
+
+    def close(self, result: Result) -> None:
+        """Write how it ended; nothing is added to the folder afterwards."""
+        write(self.path / "result.json", asdict(result))
+
+    def result(self) -> Result | None:
+        if not (self.path / "result.json").exists():
+            return None
+        record = read(self.path / "result.json")
+        failure = record.pop("failure")
+        return Result(failure=Failure(failure) if failure else None, **record)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A point's folder and its life."""
+
+    path: Path
+    point: Point
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The floor of a base model is not trained."""
+        return tuple(PRODUCTS)[1:] if self.point.floor else tuple(PRODUCTS)
+
+    @property
+    def images(self) -> Path:
+        return self.path / "images"
+
+    def create(self) -> None:
+        """Make the folder; its first record says which point it is."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not (self.path / "point.json").exists():
+            write(self.path / "point.json", asdict(self.point))
+
+    def attempts(self, stage: str) -> list[Attempt]:
+        """All attempts of a stage, oldest first."""
+        folder = self.path / stage
+        names = os.listdir(folder) if folder.is_dir() else []
+        return [Attempt(folder / str(number)) for number in sorted(int(name) for name in names if name.isdigit())]
+
+    def new_attempt(self, stage: str) -> Attempt:
+        past = self.attempts(stage)
+        attempt = Attempt(self.path / stage / str(past[-1].number + 1 if past else 1))
+        attempt.path.mkdir(parents=True)
+        return attempt
+
+    def done(self, stage: str) -> bool:
+        return (self.path / PRODUCTS[stage]).exists()
+
+    def finish(self, stage: str, record: Mapping[str, Any]) -> None:
+        """Write the stage's product: from here on it is done."""
+        write(self.path / PRODUCTS[stage], record)
+
+    def product(self, stage: str) -> dict[str, Any]:
+        return read(self.path / PRODUCTS[stage])
+
+    def checkpoints(self) -> tuple[Checkpoint, ...]:
+        return tuple(Checkpoint(**record) for record in self.product("train")["checkpoints"])
+
+    def pictures(self) -> tuple[Image, ...]:
+        return tuple(Image(**record) for record in self.product("generate")["images"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """What a run's records say: its state, the stage it stands at, and why."""
+
+    state: State
+    stage: str = ""
+    attempt: int = 0
+    failure: Failure | None = None
+    reason: str = ""
+
+
+def status(run: Run) -> Status:
+    """Derive the state of a run; the first that holds wins."""
+    if run.done(run.stages[-1]):
+        return Status(state=State.FINISHED)
+    stage = next(stage for stage in run.stages if not run.done(stage))
+    attempts = run.attempts(stage)
+    if not attempts:
+        return Status(state=State.PENDING, stage=stage)
+    last = attempts[-1]
+    result = last.result()
+    if result is None:
+        return Status(state=_unclosed(last), stage=stage, attempt=last.number)
+    return Status(state=_closed(result), stage=stage, attempt=last.number, failure=result.failure, reason=result.reason)
+
+
+def _unclosed(attempt: Attempt) -> State:
+    if process.running(attempt.path):
+        return State.RUNNING
+    ended = process.exited(attempt.path) is not None
+    return State.PENDING if ended or not process.started(attempt.path) else State.CRASHED
+
+
+def _closed(result: Result) -> State:
+    if result.failure is None:
+        return State.PENDING  # the product was proven; only its record is missing
+    if not result.retry:
+        return State.FAILED
+    return {Failure.CRASHED: State.CRASHED, Failure.KILLED: State.KILLED}.get(result.failure, State.PENDING)
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """A sweep's folder."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report"
+
+    @property
+    def templates(self) -> Path:
+        """The templates as they were when the sweep was frozen: what it renders with."""
+        return self.path / "templates"
+
+    def exists(self) -> bool:
+        return (self.path / "sweep.json").exists()
+
+    def record(self) -> dict[str, Any]:
+        return read(self.path / "sweep.json")
+
+    def freeze(self, record: Mapping[str, Any], *, grid: str, templates: Mapping[str, str]) -> None:
+        """Keep what was asked, verbatim, then the record that makes it a sweep."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.templates.mkdir(exist_ok=True)
+        for name, text in templates.items():
+            (self.templates / name).write_text(text, encoding="utf-8")
+        kept = [path.read_text(encoding="utf-8") for path in self.grids()]
+        if grid not in kept:
+            (self.path / f"grid-{len(kept) + 1}.toml").write_text(grid, encoding="utf-8")
+        write(self.path / "sweep.json", record)
+
+    def grids(self) -> list[Path]:
+        """The grids this sweep was asked for, oldest first."""
+        return sorted(self.path.glob("grid-*.toml"), key=lambda path: int(path.stem.partition("-")[2]))
+
+    def run(self, point: Point) -> Run:
+        return Run(self.path / point.name, point)
+
+    def runs(self) -> list[Run]:
+        """Every run of the frozen sweep, in the order of its grid, whether or not it has a folder yet."""
+        return [self.run(point_of(record)) for record in self.record()["points"]]
+
+    def questions(self) -> list[Question]:
+        return [
+            Question(**{**record, "levels": tuple(_frozen(level) for level in record["levels"])})
+            for record in self.record()["questions"]
+        ]
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the sweep; the kernel lets go when the process dies, so that a stale lock is no lock."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("a+", encoding="utf-8") as file:
+            if not _acquire(file.fileno()):
+                raise Conflict(self._held())
+            file.truncate(0)
+            file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": now()}))
+            file.flush()
+            yield
+
+    def _held(self) -> Problem:
+        text = (self.path / ".lock").read_text(encoding="utf-8")
+        who = json.loads(text) if text else {"pid": "?", "host": "?", "since": "?"}
+        return Problem(
+            what=f"sweep {self.name} is being driven by process {who['pid']} on {who['host']} since {who['since']}",
+            where=str(self.path),
+            remedy=f"watch it with `orchestrate status {self.name} --watch`, or end it first",
+        )
+
+    def driven(self) -> bool:
+        """Whether another process holds the lock now."""
+        try:
+            file = os.open(self.path / ".lock", os.O_RDONLY)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(file)
+        return False
+
+
+def _acquire(file: int) -> bool:
+    for _ in range(20):  # `driven` of a bystander holds it for an instant
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            time.sleep(0.01)
+    return False
+
+
+def point_of(record: Mapping[str, Any]) -> Point:
+    """A Point from its record: JSON has no tuples."""
+    params: Params = {key: _frozen(value) for key, value in record["params"].items()}
+    return Point(id=record["id"], name=record["name"], params=params, dims=tuple(record["dims"]), floor=record["floor"])
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def sweeps(runs: Path) -> Sequence[Sweep]:
+    """Every sweep below `runs`, by name."""
+    return [Sweep(path.parent) for path in sorted(runs.glob("*/sweep.json"))]
+
+
+def write(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a record with its schema; parents must exist."""
+    shim.write(path, {"schema": SCHEMA, **record})
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read a record, less its schema. Raises OrchestrateError when it is damaged or of another schema."""
+    try:
+        record = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise OrchestrateError(
+            Problem(
+                what=f"cannot be read: {error}", where=str(path), remedy="move the run's folder aside and run again"
+            )
+        ) from error
+    if record.pop("schema", None) != SCHEMA:
+        raise OrchestrateError(
+            Problem(what="was written by another version", where=str(path), remedy="use the version that wrote it")
+        )
+    return record
+
+
+def now() -> str:
+    """UTC, to the second: for people only; nothing is measured with it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -1,0 +1,137 @@
+"""Children that outlive us: started, waited for, found again, stopped; with real processes."""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from orchestrator import process
+
+
+def start(folder: Path, code: str, **env: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    process.start(folder, [sys.executable, "-c", code], env={**os.environ, **env}, cwd=folder)
+
+
+def finish(folder: Path, seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while process.running(folder) and time.monotonic() < deadline:
+        process.wait(folder, 0.1)
+    assert not process.running(folder)
+
+
+def until(condition, seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def folder(tmp_path: Path):
+    yield tmp_path / "attempt"
+    process.stop(tmp_path / "attempt", 0)
+
+
+def test_exit_code_and_log_are_kept(folder):
+    start(folder, "import sys; print('héllo'); sys.exit(7)")
+    finish(folder)
+    assert process.exited(folder).code == 7
+    assert (folder / "log").read_text(encoding="utf-8") == "héllo\n"
+
+
+def test_death_by_signal_is_a_negative_code(folder):
+    start(folder, "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
+    finish(folder)
+    assert process.exited(folder).code == -signal.SIGSEGV
+
+
+def test_a_program_that_is_not_there_is_said(folder):
+    folder.mkdir()
+    process.start(folder, ["/no/such/program"], env=dict(os.environ), cwd=folder)
+    finish(folder)
+    assert process.exited(folder).code == 127
+    assert "/no/such/program" in process.exited(folder).error
+
+
+def test_the_environment_is_not_written_down(folder):
+    start(folder, "pass", SECRET_TOKEN="hunter2")
+    finish(folder)
+    assert all("hunter2" not in path.read_text() for path in folder.iterdir())
+
+
+def test_a_child_that_ignores_term_is_killed_after_the_grace(folder):
+    start(folder, "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(60)")
+    until(lambda: (folder / "log").exists() and "up" in (folder / "log").read_text())
+    began = time.monotonic()
+    process.stop(folder, 0.3)
+    assert 0.25 < time.monotonic() - began < 5
+    assert not process.running(folder)
+
+
+def test_a_polite_stop_lets_the_shim_write_the_exit(folder):
+    start(folder, "import time; print('up', flush=True); time.sleep(60)")
+    until(lambda: (folder / "log").exists() and "up" in (folder / "log").read_text())
+    process.stop(folder, 5)
+    assert process.exited(folder).code == -signal.SIGTERM
+
+
+def test_a_grandchild_in_another_session_is_found_and_stopped(folder):
+    code = (
+        "import subprocess, sys;"
+        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], start_new_session=True)"
+    )
+    start(folder, code)
+    until(lambda: process.exited(folder) is not None)
+    assert process.running(folder), "the grandchild still lives"
+    process.stop(folder, 5)
+    assert process.marked(folder) == []
+
+
+def test_an_orphan_is_found_when_its_shim_was_killed(folder):
+    start(folder, "import time; print('up', flush=True); time.sleep(60)")
+    until(lambda: (folder / "log").exists() and "up" in (folder / "log").read_text())
+    os.kill(json.loads((folder / "process.json").read_text())["pid"], signal.SIGKILL)
+    until(lambda: len(process.marked(folder)) == 1)
+    assert process.running(folder)
+    assert process.exited(folder) is None
+
+
+def test_a_reused_pid_is_not_mistaken_for_the_child(folder):
+    folder.mkdir()
+    from orchestrator import shim
+
+    mine = shim.identity(os.getpid())
+    shim.write(folder / "process.json", {"schema": 1, **mine, "started": mine["started"] - 1})
+    assert not process.running(folder)
+    shim.write(folder / "process.json", {"schema": 1, **mine})
+    assert process.running(folder)
+
+
+def test_another_boot_is_told_apart(folder):
+    folder.mkdir()
+    from orchestrator import shim
+
+    shim.write(folder / "process.json", {"schema": 1, **shim.identity(os.getpid())})
+    assert process.same_boot(folder)
+    shim.write(folder / "process.json", {"schema": 1, **shim.identity(os.getpid()), "boot": "before"})
+    assert not process.same_boot(folder)
+    assert not process.running(folder)
+
+
+def test_waiting_ends_when_the_child_does(folder):
+    start(folder, "import time; time.sleep(0.3)")
+    began = time.monotonic()
+    while process.running(folder):
+        process.wait(folder, 30)
+    assert time.monotonic() - began < 5
+
+
+def test_stopping_what_never_started_is_nothing(folder):
+    folder.mkdir()
+    process.stop(folder, 5)
+    assert not process.started(folder)
