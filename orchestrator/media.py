@@ -1,0 +1,130 @@
+"""Decodes pictures safely: one rule from file to pixels, and a typed refusal for whatever is not a whole picture."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from orchestrator.errors import Problem, Severity
+
+DECODE_RULE = "1: first frame, EXIF orientation, alpha over white, 16 bit to 8, RGB"
+"""Part of every embedding's key: change the text when the pixels change."""
+
+MAX_PIXELS = 2**26
+"""8192 x 8192. More is refused from the header, before anything is allocated."""
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif"})
+"""What sd-scripts takes as a picture of a dataset."""
+
+# Closed, because Pillow also opens formats that start other programs (EPS runs Ghostscript).
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "AVIF", "GIF", "TIFF")
+_ORIENTATION = 0x0112
+_SIDEWAYS = (5, 6, 7, 8)
+
+Picture = NDArray[np.uint8]
+"""Height x width x 3, RGB."""
+
+
+class Unreadable(Exception):
+    """A file that is missing, half-written, too large, or no picture. `reason` says which, without the path."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """The pictures of a folder in the order of their names, and what was left out of them and why."""
+
+    pictures: tuple[Path, ...]
+    problems: tuple[Problem, ...] = ()
+
+
+def load(path: Path) -> Picture:
+    """The picture's pixels, height x width x 3, RGB. Raises Unreadable."""
+    try:
+        with _open(path) as image:
+            return np.asarray(_rgb(ImageOps.exif_transpose(image)))
+    except Exception as error:  # decoders raise anything on hostile input, from struct.error to MemoryError
+        raise _refusal(error) from error
+
+
+def size(path: Path) -> tuple[int, int]:
+    """Width and height in pixels, as `load` would give them, from the header alone. Raises Unreadable."""
+    try:
+        with _open(path) as image:
+            sideways = image.getexif().get(_ORIENTATION) in _SIDEWAYS
+            return (image.height, image.width) if sideways else image.size
+    except Exception as error:  # as in load
+        raise _refusal(error) from error
+
+
+def sha256(path: Path) -> str:
+    """Of the file's bytes, in hex. Raises Unreadable."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise _refusal(error) from error
+
+
+def pictures(folder: Path) -> Listing:
+    """The pictures directly in `folder`, as sd-scripts would find them.
+
+    A link that leads out of the folder is left out: a dataset's or a persona's pictures are the files one sees in it.
+    """
+    if not folder.is_dir():
+        return Listing(pictures=(), problems=(Problem(what="is not a folder", where=str(folder)),))
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    problems = {path: problem for path in found if (problem := _outsider(path, folder))}
+    return Listing(
+        pictures=tuple(path for path in found if path not in problems and path.is_file()),
+        problems=tuple(problems.values()),
+    )
+
+
+def _outsider(path: Path, folder: Path) -> Problem | None:
+    if not path.is_symlink() or path.resolve().is_relative_to(folder.resolve()):
+        return None
+    return Problem(
+        what="is left out: this link leads out of its folder",
+        where=str(path),
+        value=str(path.resolve()),
+        remedy="copy the picture into the folder",
+        severity=Severity.WARNING,
+    )
+
+
+def _open(path: Path) -> Image.Image:
+    """Reads the header only."""
+    image = Image.open(path, formats=_FORMATS)
+    if image.width * image.height > MAX_PIXELS:
+        image.close()
+        raise Unreadable(f"{image.width} x {image.height} pixels are more than {MAX_PIXELS:,}")
+    return image
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise Unreadable("32 bits per sample have no known white")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+
+
+def _refusal(error: Exception) -> Unreadable:
+    if isinstance(error, Unreadable):
+        return error
+    if isinstance(error, FileNotFoundError):
+        return Unreadable("there is no such file")
+    if isinstance(error, UnidentifiedImageError):
+        return Unreadable(f"is not a picture in one of the formats {', '.join(_FORMATS)}")
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return Unreadable(text or type(error).__name__)

@@ -1,0 +1,144 @@
+"""Pictures are decoded by one rule; whatever is not a whole picture is refused with a reason."""
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from orchestrator import media
+
+
+@pytest.fixture
+def gradient() -> Image.Image:
+    """8 wide, 4 high; every pixel is different."""
+    values = np.arange(8 * 4 * 3, dtype=np.uint8).reshape(4, 8, 3)
+    return Image.fromarray(values)
+
+
+def test_pixels_come_as_rgb_rows(tmp_path: Path, gradient: Image.Image) -> None:
+    gradient.save(tmp_path / "a.png")
+    pixels = media.load(tmp_path / "a.png")
+    assert pixels.shape == (4, 8, 3)
+    assert pixels.dtype == np.uint8
+    np.testing.assert_array_equal(pixels, np.asarray(gradient))
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_exif_orientation_is_applied_to_pixels_and_size(tmp_path: Path, gradient: Image.Image, suffix: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned by 90 degrees
+    path = tmp_path / f"a.{suffix}"
+    gradient.save(path, exif=exif, quality=100)
+    assert media.load(path).shape == (8, 4, 3)
+    assert media.size(path) == (4, 8)
+
+
+def test_transparent_pixels_are_white_whatever_lies_beneath(tmp_path: Path) -> None:
+    pixels = np.zeros((2, 2, 4), np.uint8)
+    pixels[0] = (10, 20, 30, 255)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    loaded = media.load(tmp_path / "a.png")
+    assert loaded[0, 0].tolist() == [10, 20, 30]
+    assert loaded[1, 1].tolist() == [255, 255, 255]
+
+
+def test_a_transparent_palette_entry_is_white(tmp_path: Path) -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([200, 0, 0, 0, 0, 200])
+    image.putpixel((1, 0), 1)
+    image.save(tmp_path / "a.png", transparency=0)
+    assert media.load(tmp_path / "a.png").tolist() == [[[255, 255, 255], [0, 0, 200]]]
+
+
+def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 32896, 65535]], np.uint16)).save(tmp_path / "a.png")
+    assert media.load(tmp_path / "a.png")[0, :, 0].tolist() == [0, 128, 255]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "CMYK", "YCbCr"])
+def test_every_common_mode_becomes_rgb(tmp_path: Path, gradient: Image.Image, mode: str) -> None:
+    path = tmp_path / ("a.tiff" if mode in ("CMYK", "YCbCr") else "a.png")
+    gradient.convert(mode).save(path)
+    assert media.load(path).shape == (4, 8, 3)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "bmp"])
+def test_a_truncated_file_is_refused(tmp_path: Path, suffix: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(noise).save(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(media.Unreadable):
+        media.load(path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"<html>please log in</html>", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"]
+)
+def test_what_is_no_picture_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(content)
+    with pytest.raises(media.Unreadable, match="is not a picture"):
+        media.load(path)
+
+
+def test_a_missing_file_is_refused_by_every_reader(tmp_path: Path) -> None:
+    for read in (media.load, media.size, media.sha256):
+        with pytest.raises(media.Unreadable, match="no such file"):
+            read(tmp_path / "absent.png")
+
+
+@pytest.mark.parametrize(("width", "height"), [(8193, 8192), (100_000, 100_000), (2**31 - 1, 1)])
+def test_a_bomb_is_refused_from_its_header(tmp_path: Path, width: int, height: int) -> None:
+    path = tmp_path / "bomb.png"
+    path.write_bytes(_png_header(width, height))
+    for read in (media.load, media.size):
+        with pytest.raises(media.Unreadable, match="pixels"):
+            read(path)
+
+
+def test_samples_without_a_known_white_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.ones((2, 2), np.float32)).save(tmp_path / "a.tiff")
+    with pytest.raises(media.Unreadable, match="32 bits"):
+        media.load(tmp_path / "a.tiff")
+
+
+def test_sha256_is_of_the_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    assert media.sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_pictures_are_listed_by_name_and_nothing_else_is(tmp_path: Path) -> None:
+    for name in ("b.PNG", "a.jpg", "a.txt", "c.webp.part"):
+        (tmp_path / name).touch()
+    (tmp_path / "deeper.png").mkdir()
+    assert [path.name for path in media.pictures(tmp_path).pictures] == ["a.jpg", "b.PNG"]
+
+
+def test_a_link_out_of_the_folder_is_left_out_and_said(tmp_path: Path) -> None:
+    (tmp_path / "secret.png").touch()
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "real.png").touch()
+    (folder / "inside.png").symlink_to(folder / "real.png")
+    (folder / "outside.png").symlink_to(tmp_path / "secret.png")
+    listing = media.pictures(folder)
+    assert [path.name for path in listing.pictures] == ["inside.png", "real.png"]
+    assert [problem.where for problem in listing.problems] == [str(folder / "outside.png")]
+
+
+def test_a_folder_that_is_not_there_is_a_problem(tmp_path: Path) -> None:
+    assert "not a folder" in str(media.pictures(tmp_path / "absent").problems[0])
+
+
+def _png_header(width: int, height: int) -> bytes:
+    """A PNG that says how large it is and holds next to nothing."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(b"\0" * 64))
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
