@@ -242,6 +242,8 @@ class Exit:
     code: int
     seconds: float
     error: str = ""
+    host_oom: bool = False
+    """Killed while the kernel was killing for memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ def running(folder: Path) -> bool:
 def exited(folder: Path) -> Exit | None:
     """How the child ended, as the shim saw it; None while it runs or when nobody saw."""
     record = _read(folder / "exit.json")
-    return Exit(code=record["code"], seconds=record["seconds"], error=record["error"]) if record else None
+    return Exit(**{key: value for key, value in record.items() if key != "schema"}) if record else None
 
 
 def marked(folder: Path) -> list[int]:
@@ -79,21 +79,21 @@ def wait(folder: Path, timeout_s: float) -> None:
             os.close(ended)
 
 
-def stop(folder: Path, grace_s: float) -> None:
-    """End everything marked with this folder: TERM, wait `grace_s`, KILL; returns when nothing is left.
+def stop(folder: Path, grace_s: float, hurry: Callable[[], bool] = lambda: False) -> None:
+    """End everything marked with this folder: TERM, wait `grace_s` or until `hurry`, KILL; then nothing is left.
 
     The shim takes no TERM: it ends by itself once it has written down how the child did.
     """
     _signal_all(folder, signal.SIGTERM)
-    _wait_gone(folder, grace_s)
+    _wait_gone(folder, grace_s, hurry)
     while marked(folder):
         _signal_all(folder, signal.SIGKILL)
-        _wait_gone(folder, 1.0)
+        _wait_gone(folder, 1.0, lambda: False)
 
 
-def _wait_gone(folder: Path, seconds: float) -> None:
+def _wait_gone(folder: Path, seconds: float, hurry: Callable[[], bool]) -> None:
     deadline = time.monotonic() + seconds
-    while marked(folder) and time.monotonic() < deadline:
+    while marked(folder) and time.monotonic() < deadline and not hurry():
         time.sleep(0.02)
 
 

@@ -23,9 +23,11 @@ def main(folder: Path) -> None:
     _outlive_polite_signals()
     command = json.loads((folder / "command.json").read_text(encoding="utf-8"))
     write(folder / "process.json", {"schema": 1, **identity(os.getpid())})
-    began = time.monotonic()
+    began, kills = time.monotonic(), _oom_kills()
     code, error = _run(command["argv"], command["cwd"], folder / "log")
-    write(folder / "exit.json", {"schema": 1, "code": code, "error": error, "seconds": time.monotonic() - began})
+    killed = code == -signal.SIGKILL and _oom_kills() > kills
+    seconds = round(time.monotonic() - began, 3)
+    write(folder / "exit.json", {"schema": 1, "code": code, "error": error, "seconds": seconds, "host_oom": killed})
 
 
 def _outlive_polite_signals() -> None:
@@ -44,6 +46,15 @@ def _run(argv: list[str], cwd: str, log: Path) -> tuple[int, str]:
         except OSError as error:
             return 127, str(error)
         return child.wait(), ""
+
+
+def _oom_kills() -> int:
+    """How often this machine's kernel has killed a process for memory: tells its SIGKILL from a person's."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/vmstat").read_text(encoding="ascii").splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0
 
 
 def identity(pid: int) -> dict[str, Any]:

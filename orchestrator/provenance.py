@@ -1,0 +1,83 @@
+"""What the results were made from: file hashes (each large file hashed once), commits, versions."""
+
+import hashlib
+import json
+import platform
+import subprocess
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+
+from orchestrator import shim
+
+
+class Hashes:
+    """SHA-256 of files, remembered by path, size and time of change: a 6.9 GB checkpoint is read once."""
+
+    def __init__(self, memory: Path) -> None:
+        self._memory = memory
+        self._known = self._load()
+
+    def of(self, path: Path) -> str:
+        """The hash of one file; OSError when it cannot be read."""
+        stat = path.stat()
+        key, mark = str(path.resolve()), [stat.st_size, stat.st_mtime_ns]
+        known = self._known.get(key)
+        if known is None or known[:2] != mark:
+            known = self._known[key] = [*mark, sha256(path)]
+            self._save()
+        return str(known[2])
+
+    def of_all(self, paths: Iterable[Path]) -> str:
+        """One hash for a set of files: their names and contents, whatever the order given."""
+        lines = sorted(f"{path.name} {self.of(path)}" for path in paths)
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    def _load(self) -> dict[str, list[int | str]]:
+        try:
+            return dict(json.loads(self._memory.read_text(encoding="utf-8"))["files"])
+        except (OSError, ValueError, KeyError):
+            return {}  # only a memory: what is lost is hashed again
+
+    def _save(self) -> None:
+        self._memory.parent.mkdir(parents=True, exist_ok=True)
+        shim.write(self._memory, {"files": self._known})
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_text(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def commit(folder: Path) -> str:
+    """The commit checked out in a folder, with `-dirty` when files differ; empty when it is no checkout of its own."""
+    if not (folder / ".git").exists():
+        return ""
+    head = _git(folder, "rev-parse", "HEAD")
+    changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    return f"{head}-dirty" if head and changed else head
+
+
+def _git(folder: Path, *argv: str) -> str:
+    try:
+        done = subprocess.run(["git", "-C", str(folder), *argv], capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()
+
+
+def versions() -> dict[str, str]:
+    """Of this program, Python, and what its numbers depend on."""
+    names = ("lora-orchestrator", "insightface", "onnxruntime", "onnxruntime-gpu", "numpy", "scipy", "pillow")
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
