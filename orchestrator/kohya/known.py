@@ -1,0 +1,99 @@
+"""Names that sd-scripts knows but its argument parser does not check: optimizers, schedulers, network arguments."""
+
+OPTIMIZERS = (
+    "AdamW", "AdamW8bit", "PagedAdamW", "PagedAdamW8bit", "PagedAdamW32bit", "Lion", "Lion8bit", "PagedLion8bit",
+    "SGDNesterov", "SGDNesterov8bit", "Adafactor", "Prodigy", "DAdaptation", "DAdaptAdamPreprint", "DAdaptAdaGrad",
+    "DAdaptAdam", "DAdaptAdan", "DAdaptAdanIP", "DAdaptLion", "DAdaptSGD", "RAdamScheduleFree", "AdamWScheduleFree",
+    "SGDScheduleFree",
+)  # fmt: skip
+"""Short names of `optimizer_type`, in any case. Source: train_util.get_optimizer."""
+
+TORCH_OPTIMIZERS = (
+    "ASGD", "Adadelta", "Adagrad", "Adam", "Adamax", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD",
+)  # fmt: skip
+"""Classes of torch.optim, which an undotted `optimizer_type` may also name, in exactly this case."""
+
+SCHEDULERS = (
+    "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
+    "cosine_with_min_lr", "warmup_stable_decay", "piecewise_constant", "adafactor",
+)  # fmt: skip
+"""`lr_scheduler`. Source: train_util.get_scheduler_fix; `lr_scheduler_type` takes any class by its dotted path."""
+
+NETWORK_MODULE = "networks.lora"
+"""The only network that can be proven and generated with here."""
+
+NETWORK_ARGS = {
+    "conv_dim": int, "conv_alpha": float, "rank_dropout": float, "module_dropout": float,
+    "block_dims": str, "block_alphas": str, "conv_block_dims": str, "conv_block_alphas": str,
+    "down_lr_weight": str, "mid_lr_weight": str, "up_lr_weight": str, "block_lr_zero_threshold": float,
+    "loraplus_lr_ratio": float, "loraplus_unet_lr_ratio": float, "loraplus_text_encoder_lr_ratio": float,
+}  # fmt: skip
+"""What networks.lora reads of `network_args`, and as what; it ignores the rest in silence."""
+
+PAIRS = ("optimizer_args", "lr_scheduler_args", "network_args")
+"""Lists of `k=v` strings."""
+
+POSITIVE = (
+    "network_dim", "train_batch_size", "gradient_accumulation_steps", "max_train_steps", "max_train_epochs",
+    "save_every_n_epochs", "save_every_n_steps", "save_n_epoch_ratio", "vae_batch_size", "bucket_reso_steps",
+    "min_bucket_reso", "max_bucket_reso",
+)  # fmt: skip
+
+NOT_NEGATIVE = (
+    "learning_rate", "unet_lr", "text_encoder_lr", "network_alpha", "max_grad_norm", "seed", "noise_offset",
+    "max_data_loader_n_workers", "lr_warmup_steps", "lr_decay_steps",
+)  # fmt: skip
+
+SAMPLERS = (
+    "ddim", "pndm", "lms", "euler", "euler_a", "heun", "dpm_2", "dpm_2_a", "dpmsolver", "dpmsolver++", "dpmsingle",
+    "k_lms", "k_euler", "k_euler_a", "k_dpm_2", "k_dpm_2_a",
+)  # fmt: skip
+"""`--sampler` of gen_img.py."""
+
+_BASE = "name the checkpoint under [base_models] in the settings and sweep `base_model`"
+_DATASET = "describe the pictures under [datasets] in the settings and sweep `dataset`"
+_FOLDER = "leave it out: every run has its own folder"
+
+OURS = {
+    "pretrained_model_name_or_path": _BASE,
+    "vae": _BASE,
+    "dataset_config": _DATASET,
+    "dataset_class": _DATASET,
+    "train_data_dir": _DATASET,
+    "reg_data_dir": _DATASET,
+    "in_json": _DATASET,
+    "dataset_repeats": _DATASET,
+    "caption_extension": _DATASET,
+    "caption_extention": _DATASET,
+    "conditioning_data_dir": _DATASET,
+    "config_file": _FOLDER,
+    "output_config": _FOLDER,
+    "output_dir": _FOLDER,
+    "output_name": _FOLDER,
+    "logging_dir": _FOLDER,
+    "console_log_file": _FOLDER,
+    "tokenizer_cache_dir": "set it under [trainer] in the settings",
+    "training_comment": "leave it out: it carries the point's id, by which a checkpoint is proven",
+    "no_metadata": "leave it out: a checkpoint is proven by its metadata",
+    "resume": "leave it out: interrupted runs are continued by running the same command again",
+    "debug_dataset": "leave it out: with it nothing is trained",
+    "v2": "leave it out: this trains SDXL",
+    "wandb_api_key": "set WANDB_API_KEY in the environment: a secret must not be written into run folders",
+    "huggingface_token": "set HF_TOKEN in the environment: a secret must not be written into run folders",
+}
+"""Arguments that orchestrate sets itself or that would break what it promises, and what to do instead."""
+
+MISNAMED = {
+    "text_encoder_lr1": "text_encoder_lr",
+    "text_encoder_lr2": "text_encoder_lr",
+    "lr": "learning_rate",
+    "rank": "network_dim",
+    "dim": "network_dim",
+    "alpha": "network_alpha",
+    "optimizer": "optimizer_type",
+    "scheduler": "lr_scheduler",
+    "batch_size": "train_batch_size",
+    "epochs": "max_train_epochs",
+    "steps": "max_train_steps",
+}
+"""Names from other trainers, and two that sd-scripts' own documents mention but its parser does not have."""
