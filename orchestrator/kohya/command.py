@@ -1,6 +1,5 @@
 """The command line and the environment under which sd-scripts' trainer runs."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from orchestrator.model import Launcher, Trainer
@@ -24,21 +23,21 @@ def _launcher(trainer: Trainer) -> list[str]:
     return [str(trainer.python), "-m", "accelerate.commands.launch", *explicit, *trainer.accelerate_args]
 
 
-def environment(trainer: Trainer, inherited: Mapping[str, str], *, card: str | None) -> dict[str, str]:
-    """The environment of a trainer or generator: `inherited`, what we need of it, then the settings' own `env`.
+def environment(trainer: Trainer, *, card: str | None) -> dict[str, str]:
+    """What a trainer or generator needs added to the environment; the settings' own `env` has the last word.
 
-    `card` is the UUID or index of the one GPU it may use; None leaves the choice as inherited.
+    `card` is the UUID or index of the one GPU it may use; None leaves the choice to what is inherited.
     """
-    ours = {
+    needed = {
         "PYTHONUNBUFFERED": "1",  # piped stdout is held back in blocks, and "saving checkpoint" would come late
         "PYTHONIOENCODING": "utf-8:replace",  # its messages are bilingual, whatever this terminal's encoding is
         "COLUMNS": "400",  # rich wraps log lines at 80 columns when there is no terminal, in the middle of paths
     }
     if card is not None:
-        ours |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": card}
+        needed |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": card}
     if trainer.tokenizer_cache_dir is not None and not missing_tokenizers(trainer.tokenizer_cache_dir):
-        ours["HF_HUB_OFFLINE"] = "1"  # nothing is left to fetch: a night must not wait for a network
-    return {**inherited, **ours, **trainer.env}
+        needed["HF_HUB_OFFLINE"] = "1"  # nothing is left to fetch: a night must not wait for a network
+    return {**needed, **trainer.env}
 
 
 def missing_tokenizers(cache_dir: Path) -> list[Path]:

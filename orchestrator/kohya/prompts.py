@@ -72,7 +72,7 @@ def _repeated(prompts: list[tuple[int, str]], where: str) -> list[Problem]:
 
 
 def _long(prompts: list[tuple[int, str]], where: str) -> list[Problem]:
-    """Prompts of more than one chunk. Every word, digit and run of signs is at least one token, so none is missed."""
+    """Prompts of more than one chunk; each word, digit and run of signs is at least one token, so these are cut."""
     return [
         Problem(
             what=f"longer than {_TOKENS} tokens: gen_img.py cuts off the rest",
