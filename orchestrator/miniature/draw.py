@@ -85,7 +85,7 @@ def _background(backdrop: Backdrop, px: int) -> Array:
     down = axis[:, None, None]
     sky = (1 - down) * np.asarray(backdrop.top, np.float32) + down * np.asarray(backdrop.bottom, np.float32)
     weights = _cubic(axis, 6)
-    return np.add(sky, np.einsum("yi,xj,ijc->yxc", weights, weights, clouds.astype(np.float32), optimize=True))
+    return np.asarray(sky + np.einsum("yi,xj,ijc->yxc", weights, weights, clouds.astype(np.float32), optimize=True))
 
 
 def _paste(canvas: Array, pattern: Array, pose: Pose) -> None:
@@ -131,4 +131,4 @@ def _cubic(position: Array, n: int) -> Array:
     near = (1.25 * distance - 2.25) * distance**2 + 1
     far = ((-0.75 * distance + 3.75) * distance - 6) * distance + 3
     weight = np.where(distance < 1, near, np.where(distance < 2, far, np.float32(0)))
-    return np.divide(weight, weight.sum(-1, keepdims=True))
+    return np.asarray(weight / weight.sum(-1, keepdims=True))

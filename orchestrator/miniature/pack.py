@@ -199,7 +199,7 @@ def _recogniser(cells: int = 7, width: int = 512) -> onnx.ModelProto:
 def _projection(cells: int, width: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Weights (cells * cells * 3 x width) that keep cosines but drop the background, brightness and the mean face."""
     mean = _cells(draw.canonical(np.zeros((6, 6, 3))) / 127.5 - 1, cells)
-    inside = _cells(np.repeat(draw.oval()[..., None], 3, axis=2), cells) > 0.6
+    inside = _cells(np.repeat(draw.oval()[..., None], 3, axis=2), cells) > 0.9
     brightness = [np.repeat(np.eye(3)[channel], cells * cells) * inside for channel in range(3)]
     shared = np.linalg.qr(np.stack([*brightness, mean * inside], axis=1))[0]
     basis = np.linalg.qr(np.random.default_rng(0).normal(size=(width, inside.size)))[0].T
