@@ -1,0 +1,220 @@
+"""Proves that a training left what was asked for: the files, sound and finite, with metadata that says so.
+
+An exit code of 0 proves nothing: sd-scripts exits so without data, and with a loss that became NaN.
+"""
+
+import hashlib
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from orchestrator.errors import Problem
+from orchestrator.kohya import files, header, log
+from orchestrator.kohya.files import Length
+from orchestrator.kohya.header import Header
+from orchestrator.model import Checkpoint, Failure, Params, Value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    """The proven checkpoints, oldest first, named relative to the output folder; or why there are none.
+
+    `failure` is None exactly when there are no problems.
+    """
+
+    checkpoints: tuple[Checkpoint, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    failure: Failure | None = None
+
+
+def prove(output_dir: Path, output_name: str, params: Params, log_text: str, *, training_comment: str) -> Proof:
+    """Prove a training of `params` that ended well. `log_text` is its log, or the tail of it."""
+    if quiet := log.classify(log_text, 0):
+        return _refuted([Problem(what=quiet[1], where=str(output_dir))], quiet[0])
+    final = output_dir / files.last(output_name)
+    problems = [*_unsound(final, params), *_other_than_asked(final, params, training_comment, log_text)]
+    if problems:
+        return _refuted(problems, _kind(problems))
+    length = _length(header.read_header(final).metadata)
+    if length is None:
+        what = "the checkpoint does not record how long it was trained"
+        return _refuted([Problem(what=what, where=str(final), remedy="train it again")], Failure.NO_PRODUCT)
+    expected = files.expected(output_name, params, length)
+    problems = [problem for checkpoint in expected[:-1] for problem in _not_its(output_dir, checkpoint, params)]
+    if problems:
+        return _refuted(problems, _kind(problems))
+    hashed = (replace(found, sha256=_sha256(output_dir / found.file)) for found in expected)
+    return Proof(checkpoints=tuple(hashed))
+
+
+def _refuted(problems: list[Problem], failure: Failure) -> Proof:
+    return Proof(problems=tuple(problems), failure=failure)
+
+
+_NOT_FINITE = "has weights that are NaN or infinite"
+
+
+def _kind(problems: list[Problem]) -> Failure:
+    return Failure.NAN if any(_NOT_FINITE in problem.what for problem in problems) else Failure.NO_PRODUCT
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# --- one file ---------------------------------------------------------------------------------------------------------
+
+
+def _unsound(path: Path, params: Params) -> Iterator[Problem]:
+    """What is wrong with a checkpoint as a file of LoRA weights."""
+    try:
+        found = header.read_header(path)
+        bad = header.not_finite(path, found)
+        untrained = header.all_zero(path, found, suffix=".lora_up.weight")
+    except FileNotFoundError:
+        yield Problem(what="the checkpoint is missing", where=str(path), remedy="read the end of the attempt's log")
+        return
+    except (OSError, ValueError) as error:
+        yield Problem(what=f"the checkpoint is broken: {error}", where=str(path), remedy="train it again")
+        return
+    if bad:
+        what = f"{len(bad)} of {len(found.tensors)} tensors: the checkpoint {_NOT_FINITE}"
+        yield Problem(what=what, where=str(path), remedy="lower the learning rate, or use mixed_precision bf16")
+    if untrained:
+        what = "nothing was learned: every weight that training moves is still zero"
+        yield Problem(what=what, where=str(path), remedy="raise the learning rate or the number of steps")
+    yield from _other_rank(path, found, params)
+
+
+def ranks(found: Header) -> set[int]:
+    """The ranks of a LoRA's modules, from the header of its file."""
+    return {tensor.shape[0] for name, tensor in found.tensors.items() if name.endswith(".lora_down.weight")}
+
+
+def _other_rank(path: Path, found: Header, params: Params) -> Iterator[Problem]:
+    asked = params.get("network_dim")
+    by_block = any(str(item).startswith("block_dims=") for item in _items(params.get("network_args", ())))
+    if asked is not None and not by_block and asked not in ranks(found):
+        what = f"its weights have rank {sorted(ranks(found))}, not {asked}"
+        yield Problem(what=what, where=str(path), key="network_dim", remedy="train it again")
+
+
+def _items(value: Value) -> tuple[object, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _not_its(output_dir: Path, checkpoint: Checkpoint, params: Params) -> Iterator[Problem]:
+    """What is wrong with a checkpoint of the middle of the training."""
+    path = output_dir / checkpoint.file
+    problems = list(_unsound(path, params))
+    yield from problems
+    if not problems and (steps := header.read_header(path).metadata.get("ss_steps")) != str(checkpoint.step):
+        yield Problem(what=f"it says step {steps}, not {checkpoint.step}", where=str(path), remedy="train it again")
+
+
+# --- metadata ---------------------------------------------------------------------------------------------------------
+
+ESSENTIAL = {
+    "network_dim": "ss_network_dim",
+    "network_alpha": "ss_network_alpha",
+    "seed": "ss_seed",
+    "learning_rate": "ss_learning_rate",
+    "max_train_epochs": "ss_num_epochs",
+    "max_train_steps": "ss_max_train_steps",
+}
+"""Arguments, and where the trainer must have recorded them."""
+
+ALSO = {
+    **{
+        name: f"ss_{name}"
+        for name in (
+            "unet_lr", "text_encoder_lr", "lr_scheduler", "lr_warmup_steps", "gradient_accumulation_steps",
+            "gradient_checkpointing", "mixed_precision", "network_module", "network_dropout", "max_grad_norm",
+            "min_snr_gamma", "noise_offset", "scale_weight_norms", "ip_noise_gamma", "loss_type", "prior_loss_weight",
+            "caption_dropout_rate", "caption_tag_dropout_rate", "fp8_base", "fp8_base_unet", "full_fp16",
+            "zero_terminal_snr", "huber_c", "huber_schedule", "max_token_length",
+        )
+    },
+    "debiased_estimation_loss": "ss_debiased_estimation",
+}  # fmt: skip
+"""Arguments that must agree where they are recorded."""
+
+
+def _other_than_asked(path: Path, params: Params, comment: str, log_text: str) -> Iterator[Problem]:
+    """Where the last checkpoint's metadata, or the log, says something else than was asked."""
+    try:
+        metadata = header.read_header(path).metadata
+    except (OSError, ValueError):
+        return  # told already
+    for key, asked, told in _disagreements(metadata, params, comment, log_text):
+        what = f"the checkpoint says {key} = {told}, not {asked}"
+        yield Problem(what=what, where=str(path), key=key, remedy="it is another training's file: train it again")
+
+
+def _disagreements(
+    metadata: Mapping[str, str], params: Params, comment: str, log_text: str
+) -> Iterator[tuple[str, object, str | None]]:
+    for argument, key in _recorded(params).items():
+        told = metadata.get(key)
+        if (told is not None or argument in ESSENTIAL) and not _same(params[argument], told):
+            yield key, params[argument], told
+    if metadata.get("ss_training_comment") != comment:
+        yield "ss_training_comment", comment, metadata.get("ss_training_comment")
+    optimizer = metadata.get("ss_optimizer", "").partition("(")[0].rpartition(".")[2]
+    if optimizer.casefold() != optimizer_class(params).casefold():
+        yield "ss_optimizer", optimizer_class(params), optimizer
+    planned = metadata.get("ss_max_train_steps")
+    if metadata.get("ss_steps") != planned:
+        yield "ss_steps", planned, metadata.get("ss_steps")
+    announced = log.total_steps(log_text)
+    if announced is not None and str(announced) != planned:
+        yield "ss_max_train_steps", announced, planned
+
+
+def _recorded(params: Params) -> dict[str, str]:
+    """The arguments of this training that its metadata repeats as they were given."""
+    recorded = {name: key for name, key in {**ESSENTIAL, **ALSO}.items() if name in params}
+    if "max_train_epochs" in params:
+        recorded.pop("max_train_steps", None)  # epochs win, and the steps become what they amount to
+    if optimizer_class(params) == "Adafactor":  # which may set its own rate, and then clears these
+        for name in ("learning_rate", "unet_lr", "lr_scheduler"):
+            recorded.pop(name, None)
+    return recorded
+
+
+def optimizer_class(params: Params) -> str:
+    """The class that the trainer records for `optimizer_type`, without its module."""
+    name = str(params.get("optimizer_type") or "")
+    if not name:
+        name = "AdamW8bit" if params.get("use_8bit_adam") else "Lion" if params.get("use_lion_optimizer") else "AdamW"
+    aliases = {"sgdnesterov": "SGD", "sgdnesterov8bit": "SGD8bit", "dadaptation": "DAdaptAdamPreprint"}
+    own = "Adafactor" if name.casefold() == "adafactor" else name
+    return aliases.get(own.casefold(), own).rpartition(".")[2]
+
+
+def _same(asked: Value, told: str | None) -> bool:
+    """Whether the metadata's string means what was asked; of several text encoder rates networks.lora takes the first."""
+    first = asked[0] if isinstance(asked, tuple) and asked else asked
+    if told is None or isinstance(first, bool | str):
+        return told == str(first)
+    try:
+        return not isinstance(first, tuple) and math.isclose(float(told), first, rel_tol=1e-9)
+    except ValueError:
+        return False
+
+
+_LONGEST = 10_000_000  # steps; more is no training but a file that lies
+
+
+def _length(metadata: Mapping[str, str]) -> Length | None:
+    keys = ("ss_max_train_steps", "ss_num_epochs", "ss_num_batches_per_epoch", "ss_gradient_accumulation_steps")
+    numbers = [metadata.get(key, "") for key in keys]
+    if not all(re.fullmatch(r"[1-9]\d{0,7}", number) for number in numbers):
+        return None
+    steps, epochs, batches, accumulation = map(int, numbers)
+    if not epochs <= steps <= _LONGEST:
+        return None
+    return Length(steps=steps, epochs=epochs, steps_per_epoch=math.ceil(batches / accumulation))
