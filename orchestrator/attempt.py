@@ -72,7 +72,7 @@ def carry_out(run: Run, job: Job, ctx: Context) -> Result:
         return delivered
     attempt = past.pop() if past and past[-1].result() is None else _begin(run, job, ctx)
     ctx.listener.started(run, job.stage, attempt.number, job.note)
-    _Watch(run, attempt, job, ctx).until_it_ends()
+    _Watch(attempt, job, ctx).until_it_ends()
     result = _close(run, attempt, past, job, ctx.settings.limits)
     ctx.listener.ended(run, job.stage, attempt.number, result)
     return result
@@ -100,8 +100,8 @@ def _begin(run: Run, job: Job, ctx: Context) -> Attempt:
 class _Watch:
     """One look a second: the user, the limits, the log, the loss, the card."""
 
-    def __init__(self, run: Run, attempt: Attempt, job: Job, ctx: Context) -> None:
-        self.run, self.attempt, self.job, self.ctx = run, attempt, job, ctx
+    def __init__(self, attempt: Attempt, job: Job, ctx: Context) -> None:
+        self.attempt, self.job, self.ctx = attempt, job, ctx
         self.limits = ctx.settings.limits
         self.began = self.looked = self.grew = time.monotonic()
         self.size = 0
@@ -123,7 +123,6 @@ class _Watch:
         self._forgive_sleep()
         progress = self._read_log()
         sample = self._sample()
-        self.ctx.listener.progress(self.run, self.job.stage, progress, sample)
         return (
             self._stopped_by_user() or self._over_limits() or self._bad_loss(progress) or self._memory(sample, progress)
         )

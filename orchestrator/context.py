@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
-from orchestrator.model import Progress, Result, Settings, VramSample
+from orchestrator.model import Prepared, Result, Settings
 from orchestrator.store import Run
 from orchestrator.vram import VramProbe
 
@@ -23,20 +24,25 @@ class Stop:
 
 
 class Listener(Protocol):
-    """Told of what happens while it happens; shows it, and decides nothing."""
+    """Told when an attempt starts and ends; shows it, and decides nothing."""
 
     def started(self, run: Run, stage: str, attempt: int, note: str) -> None: ...
-
-    def progress(self, run: Run, stage: str, progress: Progress | None, vram: VramSample | None) -> None: ...
 
     def ended(self, run: Run, stage: str, attempt: int, result: Result) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """The outside world of a sweep. `card`: UUID of the card in use, empty without one; `environ`: for children."""
+    """The outside world of a sweep, and what all its runs share.
+
+    card: UUID of the card in use, empty without one; environ: what children inherit; templates: the frozen ones;
+    datasets: by name, as prepared; prompts: in the order of their file.
+    """
 
     settings: Settings
+    templates: Path
+    datasets: Mapping[str, Prepared]
+    prompts: tuple[str, ...]
     probe: VramProbe
     listener: Listener
     environ: Mapping[str, str]

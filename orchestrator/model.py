@@ -136,6 +136,15 @@ class Dataset:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A dataset as it is trained on: a folder of ours with copies. `key` is of its content."""
+
+    folder: Path
+    key: str
+    pictures: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
     """How pictures are made for scoring: the same for every run. Sizes in pixels."""
 

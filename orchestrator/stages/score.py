@@ -1,0 +1,99 @@
+"""SCORE: pictures -> faces -> similarity, in a child of its own: a picture that kills the scorer costs one row."""
+
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from orchestrator import attempt, media, scorer
+from orchestrator.attempt import Command, Failed, Job, Outcome
+from orchestrator.context import Context
+from orchestrator.errors import NotReady, OrchestrateError
+from orchestrator.kohya import log
+from orchestrator.model import Failure, Progress, Result
+from orchestrator.store import Attempt, Run
+
+NAME = "score"
+CACHE = ".faces"
+_OWN_DEATHS = {-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGILL, -signal.SIGFPE}
+
+
+def perform(run: Run, ctx: Context) -> Result:
+    """Carry out one attempt to score the run's pictures."""
+    job = Job(
+        stage=NAME,
+        prepare=lambda attempt: _prepare(run, attempt, ctx),
+        progress=_progress,
+        judge=_judge,
+    )
+    return attempt.carry_out(run, job, ctx)
+
+
+def _prepare(run: Run, attempt: Attempt, ctx: Context) -> Command:
+    scoring = ctx.settings.scoring
+    skip, alone = _suspects(run)
+    attempt.open({"skip": skip, "alone": alone})
+    dataset = ctx.datasets.get(str(run.point.params.get("dataset", "")))
+    job = scorer.Job(
+        pack=scoring.pack,
+        device=scoring.device,
+        det_size=scoring.det_size,
+        workers=scoring.workers,
+        cache=ctx.settings.runs / CACHE,
+        references=media.pictures(scoring.references).pictures,
+        training=tuple(dataset.folder / name for name in dataset.pictures) if dataset else (),
+        images=run.pictures(),
+        root=run.path,
+        out=_out(attempt),
+        skip=tuple(skip),
+        alone=tuple(alone),
+    )
+    scorer.write_job(attempt.path / "job.json", job)
+    argv = [sys.executable, "-m", "orchestrator.scorer", str(attempt.path / "job.json")]
+    return Command(argv=argv, env={"PYTHONUNBUFFERED": "1"}, cwd=attempt.path)
+
+
+def _out(attempt: Attempt) -> Path:
+    return attempt.path / "scored.json"
+
+
+def _suspects(run: Run) -> tuple[list[str], list[str]]:
+    """The pictures that earlier scorers died of, and those that one of several of them did."""
+    held = [scorer.in_hand(_out(past)) for past in run.attempts(NAME) if _died(past)]
+    skip = [names[0] for names in held if len(names) == 1]
+    alone = [name for names in held if len(names) > 1 for name in names if name not in skip]
+    return skip, alone
+
+
+def _died(past: Attempt) -> bool:
+    result = past.result()
+    return result is not None and result.exit_code in _OWN_DEATHS
+
+
+def _judge(attempt: Attempt, outcome: Outcome) -> Mapping[str, Any] | Failed:
+    code = outcome.exit.code if outcome.exit else None
+    if code in _OWN_DEATHS:
+        names = ", ".join(Path(name).name for name in scorer.in_hand(_out(attempt))) or "no picture"
+        return Failed(Failure.CRASHED, f"the scorer died by signal {-code} with {names} in hand")
+    if code == NotReady.exit_code:
+        return Failed(Failure.BAD_CONFIG, outcome.log.strip().splitlines()[-1] if outcome.log.strip() else "not ready")
+    if code:
+        return Failed(*(log.classify(outcome.log, code) or (Failure.UNKNOWN, f"ended with exit code {code}")))
+    try:
+        scored = scorer.read_scored(_out(attempt))
+    except OrchestrateError as error:
+        return Failed(Failure.NO_PRODUCT, str(error))
+    if scored.too_many_errors:
+        errors = [score.note for score in scored.scores if score.note]
+        return Failed(Failure.UNKNOWN, f"{len(errors)} of {len(scored.scores)} pictures raised an error: {errors[0]}")
+    return asdict(scored)
+
+
+def _progress(text: str) -> Progress | None:
+    for line in reversed(text.splitlines()):
+        done, slash, total = line.removeprefix("scored: ").partition("/")
+        if slash and line.startswith("scored: ") and done.isdigit() and total.isdigit():
+            return Progress(step=int(done), total=int(total))
+    return None

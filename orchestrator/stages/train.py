@@ -1,0 +1,138 @@
+"""TRAIN: templates -> kohya TOML -> attempts, down the ladder when memory runs out -> proven checkpoints."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from orchestrator import attempt, ladder, render
+from orchestrator.attempt import Command, Failed, Job, Outcome
+from orchestrator.context import Context
+from orchestrator.kohya import command, log, proof
+from orchestrator.ladder import Step
+from orchestrator.model import MEMORY_FAILURES, TREATMENTS, Failure, Params, Result, Settings
+from orchestrator.store import Attempt, Run
+
+NAME = "train"
+OUTPUT_NAME = "lora"
+
+
+def perform(run: Run, ctx: Context) -> Result:
+    """Carry out one attempt to train the run's point."""
+    step = next_step(run, ctx.settings)
+    job = Job(
+        stage=NAME,
+        prepare=lambda attempt: _prepare(run, attempt, step, ctx),
+        progress=log.read_progress,
+        judge=lambda attempt, outcome: _judge(run, attempt, outcome),
+        another=lambda failure: failure in MEMORY_FAILURES and _below(run, step, ctx.settings) is not None,
+        note=", ".join(step.rungs),
+    )
+    return attempt.carry_out(run, job, ctx)
+
+
+def next_step(run: Run, settings: Settings) -> Step:
+    """What the next attempt concedes: as much as the last one, and one rung more if that ran out of memory."""
+    past = run.attempts(NAME)
+    asked = [asked_of(attempt) for attempt in past]
+    last = asked[-1] if asked else Step(overrides={}, rungs=(), degraded=False)
+    result = past[-1].result() if past else None
+    if result is None or result.failure not in MEMORY_FAILURES:
+        return last
+    return _below(run, last, settings) or last
+
+
+def _below(run: Run, step: Step, settings: Settings) -> Step | None:
+    tried = [asked_of(attempt).overrides for attempt in run.attempts(NAME)]
+    return ladder.next_overrides(run.point.params, [*tried, step.overrides], settings.ladder)
+
+
+def asked_of(attempt: Attempt) -> Step:
+    """What an attempt was told to concede."""
+    record = attempt.asked()
+    return Step(
+        overrides=_tuples(record.get("overrides", {})),
+        rungs=tuple(record.get("rungs", ())),
+        degraded=record.get("degraded", False),
+    )
+
+
+def _tuples(params: Mapping[str, Any]) -> Params:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in params.items()}
+
+
+def effective(run: Run, attempt: Attempt) -> Params:
+    """The arguments that an attempt trains with: the point's, less the treatments, with its overrides."""
+    point = {key: value for key, value in run.point.params.items() if key not in TREATMENTS}
+    return {**point, **asked_of(attempt).overrides}
+
+
+def _prepare(run: Run, attempt: Attempt, step: Step, ctx: Context) -> Command:
+    attempt.open({**asdict(step), "card": ctx.card, "others": _others(ctx)})
+    for name, text in rendered(run, attempt, ctx).items():
+        (attempt.path / name).write_text(text, encoding="utf-8", newline="\n")
+    trainer = ctx.settings.trainer
+    return Command(
+        argv=command.train_argv(trainer, attempt.path / "config.toml"),
+        env={**command.environment(trainer, card=ctx.card or None), **budget(ctx.settings)},
+        cwd=attempt.path,
+    )
+
+
+def rendered(run: Run, attempt: Attempt, ctx: Context) -> dict[str, str]:
+    """The files that an attempt is started from, proven to read back as what is meant."""
+    settings, params = ctx.settings, effective(run, attempt)
+    renderer = render.Renderer(ctx.templates)
+    base = settings.base_models[str(run.point.params["base_model"])]
+    dataset = settings.datasets[str(run.point.params["dataset"])]
+    ours: Params = {
+        "output_dir": str(attempt.path / "output"),
+        "output_name": OUTPUT_NAME,
+        "logging_dir": str(attempt.path / "logs"),
+        "training_comment": comment(run, attempt),
+        "dataset_config": str(attempt.path / "dataset.toml"),
+    }
+    config = renderer.train_toml(run.point, base=base, ours=ours, trainer=settings.trainer, params=params)
+    return {
+        "config.toml": config,
+        "dataset.toml": renderer.dataset_toml(run.point, dataset=dataset, image_dir=ctx.datasets[dataset.name]),
+    }
+
+
+def comment(run: Run, attempt: Attempt) -> str:
+    """Goes into every checkpoint's metadata: which run and attempt it is of."""
+    return f"orchestrate {run.point.id} {attempt.number}"
+
+
+def budget(settings: Settings) -> dict[str, str]:
+    """A budget below the card's size, told to the child; the miniature takes it for its card."""
+    gib = settings.vram.budget_gib
+    return {"ORCHESTRATE_VRAM_BUDGET_GIB": f"{gib:g}"} if gib else {}
+
+
+def _others(ctx: Context) -> dict[str, int | None]:
+    """Foreign processes on the card as the attempt starts, MiB each: an out-of-memory may be theirs."""
+    cards = [card for card in ctx.probe.cards() if card.uuid == ctx.card]
+    return {str(pid): mib for card in cards for pid, mib in card.processes.items()}
+
+
+def _judge(run: Run, attempt: Attempt, outcome: Outcome) -> Mapping[str, Any] | Failed:
+    if outcome.exit is not None:
+        failed = log.classify(outcome.log, outcome.exit.code)
+        if failed:
+            return Failed(failed[0], failed[1] + _blame(attempt, failed[0]))
+    params, written_by = effective(run, attempt), comment(run, attempt)
+    shown = proof.prove(attempt.path / "output", OUTPUT_NAME, params, outcome.log, training_comment=written_by)
+    if shown.failure:
+        return Failed(shown.failure, "; ".join(str(problem) for problem in shown.problems))
+    output = Path(NAME) / str(attempt.number) / "output"
+    checkpoints = [{**asdict(checkpoint), "file": str(output / checkpoint.file)} for checkpoint in shown.checkpoints]
+    return {"attempt": attempt.number, "checkpoints": checkpoints}
+
+
+def _blame(attempt: Attempt, failure: Failure) -> str:
+    others = attempt.asked().get("others") if failure in MEMORY_FAILURES else None
+    if not others:
+        return ""
+    named = ", ".join(f"process {pid} with {mib if mib is not None else '?'} MiB" for pid, mib in others.items())
+    return f" (the card was shared with {named})"
