@@ -1,0 +1,188 @@
+"""Values that are Jinja expressions over a point: `"{{ network_dim // 2 }}"` is the number 8 where network_dim is 16.
+
+Only expressions and `{% if %}`: no loops, no assignments, no calls, no attributes and only a few filters, so that what
+one line of a file can cost is bounded by its length. What an expression yields is data and is never evaluated again.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from jinja2 import StrictUndefined, TemplateError, Undefined, meta, nodes
+from jinja2.exceptions import SecurityError
+from jinja2.sandbox import SandboxedEnvironment
+
+from orchestrator.model import Params, Scalar, Value
+from orchestrator.values import token
+
+MAX_LENGTH = 2000
+"""Characters of an expression, and of what it yields."""
+
+_FILTERS = ("abs", "float", "int", "length", "lower", "max", "min", "round", "string", "upper")
+_STATEMENTS = (nodes.Output, nodes.If)
+_REFUSED = (nodes.Call, nodes.Getattr)
+_MAX_POWER_BITS = 256
+
+
+class ExpressionError(ValueError):
+    """An expression that cannot be evaluated, and why. `missing` names the param that it lacks, if that is it."""
+
+    def __init__(self, reason: str, missing: str = "") -> None:
+        super().__init__(reason)
+        self.missing = missing
+
+
+def is_expression(value: Value) -> bool:
+    """Whether a value as written holds an expression; any other text stays exactly what it is."""
+    parts = value if isinstance(value, tuple) else (value,)
+    return any(isinstance(part, str) and ("{{" in part or "{%" in part) for part in parts)
+
+
+class Expressions:
+    """Evaluates expressions, each compiled once, and each computed once for the same inputs."""
+
+    def __init__(self) -> None:
+        self._environment = _Environment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True)
+        self._compiled: dict[str, _Compiled] = {}
+        self._results: dict[tuple[str, ...], Scalar | tuple[Scalar, ...]] = {}
+
+    def names(self, value: Value) -> frozenset[str]:
+        """The params that a value's expressions look at. ExpressionError when it is not an expression at all."""
+        parts = value if isinstance(value, tuple) else (value,)
+        return frozenset(name for part in parts if is_expression(part) for name in self._compile(str(part)).names)
+
+    def evaluate(self, value: Value, params: Params) -> Value:
+        """The value with its expressions computed over `params`: of their type where one stands alone, else text."""
+        if not isinstance(value, tuple):
+            return self._evaluate(value, params)
+        parts = tuple(self._evaluate(part, params) for part in value)
+        if any(isinstance(part, tuple) for part in parts):
+            raise ExpressionError("an expression inside a list must yield one value, not a list")
+        return parts  # type: ignore[return-value]  # the line above: no part is a tuple
+
+    def _evaluate(self, value: Scalar, params: Params) -> Value:
+        if not is_expression(value):
+            return value
+        source = str(value)
+        compiled = self._compile(source)
+        for name in compiled.names:
+            if name not in params:
+                raise ExpressionError(f"{name} is not set here", missing=name)
+        inputs = {name: params[name] for name in compiled.names}
+        key = (source, *map(repr, inputs.values()))
+        if key not in self._results:
+            self._results[key] = compiled(inputs)
+        return self._results[key]
+
+    def _compile(self, source: str) -> "_Compiled":
+        if source not in self._compiled:
+            self._compiled[source] = _Compiled(self._environment, source)
+        return self._compiled[source]
+
+
+class _Compiled:
+    """One expression, parsed, checked and compiled."""
+
+    def __init__(self, environment: "_Environment", source: str) -> None:
+        if len(source) > MAX_LENGTH:
+            raise ExpressionError(f"longer than {MAX_LENGTH} characters")
+        tree = _guarded(environment.parse, source)
+        _refuse_all_but_expressions(tree)
+        self.names: tuple[str, ...] = tuple(sorted(_guarded(meta.find_undeclared_variables, tree)))
+        self._run = _guarded(_runner, environment, source, tree)
+
+    def __call__(self, inputs: Params) -> Value:
+        return _checked(_guarded(self._run, inputs))
+
+
+class _Environment(SandboxedEnvironment):
+    """Jinja's sandbox without anything to call, and with bounds on the operators that can blow up."""
+
+    intercepted_binops = frozenset({"*", "**", "%"})
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.globals.clear()
+        self.filters = {name: self.filters[name] for name in _FILTERS}
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:  # noqa: ARG002 - the sandbox's signature
+        return False  # Jinja tries attributes where an item is not found: `text["upper"]`
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        if operator == "%" and isinstance(left, str):
+            raise SecurityError("% formats text here, which is not allowed; use ~ to join")
+        if operator == "*" and any(isinstance(side, str | list | tuple) for side in (left, right)):
+            raise SecurityError("text and lists cannot be multiplied")
+        if operator == "**":
+            _check_power(left, right)
+        return super().call_binop(context, operator, left, right)
+
+
+def _runner(environment: _Environment, source: str, tree: nodes.Template) -> Callable[[Params], Any]:
+    if alone := _only_expression(environment, source):
+        return environment.compile_expression(alone, undefined_to_none=False)
+    return environment.from_string(tree).render
+
+
+def _only_expression(environment: _Environment, source: str) -> str | None:
+    """The inside of `{{ }}` where nothing else stands around it: only then the result keeps its type."""
+    tokens = [(kind, text) for _, kind, text in environment.lex(source.strip())]
+    kinds = [kind for kind, _ in tokens]
+    if kinds[0] != "variable_begin" or kinds.index("variable_end") != len(kinds) - 1:
+        return None
+    return "".join(text for _, text in tokens[1:-1])
+
+
+def _refuse_all_but_expressions(tree: nodes.Template) -> None:
+    for node in tree.find_all(nodes.Node):
+        if isinstance(node, _REFUSED) or (isinstance(node, nodes.Stmt) and not isinstance(node, _STATEMENTS)):
+            raise ExpressionError(
+                f"only values, operators, filters and if are allowed, not {type(node).__name__.lower()}"
+            )
+
+
+def _check_power(base: Any, exponent: Any) -> None:
+    if not all(isinstance(side, int | float) for side in (base, exponent)):
+        raise SecurityError("** needs two numbers")
+    if isinstance(base, int) and base.bit_length() * abs(exponent) > _MAX_POWER_BITS:
+        raise SecurityError("the power is too large")
+
+
+def _guarded(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Whatever an expression does wrong, as one kind of error."""
+    try:
+        return function(*arguments)
+    except (
+        TemplateError,
+        ArithmeticError,
+        TypeError,
+        ValueError,
+        LookupError,
+        SyntaxError,
+        RecursionError,
+        MemoryError,
+    ) as error:
+        raise ExpressionError(str(error) or type(error).__name__) from None
+
+
+def _checked(result: Any) -> Value:
+    if isinstance(result, Undefined):
+        raise ExpressionError("yields nothing: an if without else, or an item that is not there")
+    if isinstance(result, list | tuple):
+        if len(result) > MAX_LENGTH:
+            raise ExpressionError(f"yields more than {MAX_LENGTH} values")
+        return tuple(map(_checked_scalar, result))
+    return _checked_scalar(result)
+
+
+def _checked_scalar(result: Any) -> Scalar:
+    if isinstance(result, str) and len(result) > MAX_LENGTH:
+        raise ExpressionError(f"yields more than {MAX_LENGTH} characters")
+    if isinstance(result, int) and not -(2**63) <= result < 2**63:
+        raise ExpressionError("yields a number that does not fit 64 bits")
+    if not isinstance(result, str | int | float):
+        raise ExpressionError(f"yields {type(result).__name__}, not text, a number, true, false or a list of these")
+    try:
+        token(result)
+    except ValueError as error:
+        raise ExpressionError(f"yields {result}: {error}") from None
+    return result

@@ -1,0 +1,42 @@
+"""What a point is called: its id from all of its params, its name from its dims."""
+
+import hashlib
+import unicodedata
+from collections.abc import Iterable
+from functools import lru_cache
+
+from orchestrator.model import Params, Scalar, Value
+from orchestrator.values import token
+
+_MAX_VALUE = 32
+_MAX_LABEL_BYTES = 150  # with the id and a suffix it stays far below the 255 bytes a file name may have
+
+
+def point_id(params: Params) -> str:
+    """First 8 hex digits of the sha256 of the params as canonical JSON: sorted keys, 16.0 is 16, true is not 1."""
+    return hashlib.sha256(canonical(params).encode()).hexdigest()[:8]
+
+
+def canonical(params: Params) -> str:
+    """The params as canonical JSON."""
+    return "{" + ",".join([f'"{key}":{token(params[key])}' for key in sorted(params)]) + "}"
+
+
+def point_name(params: Params, dims: Iterable[str], identity: str) -> str:
+    """A file name for people, `network_dim=32_seed=1-a1b2c3d4`. Only the id at its end makes it unique."""
+    label = "_".join([f"{key}={_in_file_name(params[key])}" for key in dims]) or "point"
+    if len(label) > _MAX_LABEL_BYTES // 4:
+        label = label.encode()[:_MAX_LABEL_BYTES].decode(errors="ignore")
+    return f"{label}-{identity}"
+
+
+@lru_cache(maxsize=4096, typed=True)  # a sweep repeats few values many times
+def _in_file_name(value: Value) -> str:
+    parts = value if isinstance(value, tuple) else (value,)
+    text = unicodedata.normalize("NFC", "+".join(map(_plain, parts)))
+    kept = "".join(letter if letter.isalnum() or letter in "+,.=-" else "-" for letter in text)
+    return (kept if len(kept) <= _MAX_VALUE else kept[: _MAX_VALUE - 1] + "~").strip(".-") or "-"
+
+
+def _plain(value: Scalar) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,51 @@
+"""What makes two values the same: 16.0 is 16, true is not 1, and a list is itself in its order."""
+
+import json
+import math
+from functools import lru_cache
+
+from orchestrator.model import Params, Scalar, Value
+
+
+def token(value: Value) -> str:
+    """The value as canonical JSON: equal tokens are the same value. ValueError on NaN and infinity."""
+    if isinstance(value, tuple):
+        return "[" + ",".join(map(_scalar_token, value)) + "]"
+    return _scalar_token(value)
+
+
+def same(left: Value, right: Value) -> bool:
+    """Whether both mean the same to a grid."""
+    if type(left) is type(right) and not isinstance(left, tuple):
+        return left == right
+    return token(left) == token(right)
+
+
+def matches(params: Params, pattern: Params) -> bool:
+    """Whether every key of `pattern` is in `params` with that value; a list matches any one of its values too."""
+    return all(key in params and _accepts(wanted, params[key]) for key, wanted in pattern.items())
+
+
+def shown(value: Value) -> str:
+    """The value as a person would write it in TOML, for messages."""
+    if isinstance(value, tuple):
+        return "[" + ", ".join(map(shown, value)) + "]"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def _accepts(wanted: Value, actual: Value) -> bool:
+    return same(wanted, actual) or (
+        isinstance(wanted, tuple) and not isinstance(actual, tuple) and any(same(one, actual) for one in wanted)
+    )
+
+
+@lru_cache(maxsize=4096, typed=True)  # a sweep repeats few values many times
+def _scalar_token(value: Scalar) -> str:
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{value} is not a finite number")
+        if value.is_integer():
+            return str(int(value))
+    return json.dumps(value)
