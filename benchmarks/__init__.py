@@ -1,0 +1,1 @@
+"""Measurements that are not tests: they need a card, or minutes."""

@@ -1,0 +1,265 @@
+"""How often the evidence is right, where the truth is known:  python -m benchmarks.evidence_simulation
+
+Prints the tables of docs/evidence.md from 2,000 simulated sweeps each (minutes on one core). `--sweeps 200` is a look.
+"""
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from orchestrator.evidence import calibration, contrast, learning_curve, pairs
+from orchestrator.evidence.interval import Interval
+from orchestrator.model import Question, State
+
+FloatArray = npt.NDArray[np.float64]
+QUESTION = Question(id="Q3", ask="Is network_dim 16 too low?", dim="network_dim", levels=(16, 32))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """A grid (2 ranks x cells of other dims x training seeds) and the truth behind its similarities.
+
+    run_sd: of a run's mean around its settings. paired: the share of that variance which a training seed gives to all
+    runs. shared: of what remains, the share that a seed repeats at every cell of the other dims. prompt_effect_sd: how
+    differently prompts answer to the rank. interaction: how much the effect differs between cells (it sums to zero).
+    no_face: share of pictures without a face, at both ranks.
+    """
+
+    effect: float = 0.0
+    seeds: int = 3
+    cells: int = 1
+    prompts: int = 8
+    pictures: int = 4
+    run_sd: float = 0.07
+    paired: float = 0.5
+    shared: float = 0.0
+    prompt_effect_sd: float = 0.0
+    picture_sd: float = 0.1
+    interaction: float = 0.0
+    no_face: float = 0.0
+
+    @property
+    def truth(self) -> float:
+        """Expected difference of the mean picture value."""
+        return self.effect * (1 - self.no_face)
+
+
+def sweeps(world: World, count: int, rng: np.random.Generator) -> FloatArray:
+    """(count, 2 ranks, cells, seeds, prompts): mean picture values of simulated sweeps."""
+
+    def noise(variance: float, *shape: int) -> FloatArray:
+        return rng.normal(size=(count, *shape)) * np.sqrt(variance)
+
+    c, s, p, own = world.cells, world.seeds, world.prompts, world.run_sd**2 * (1 - world.paired)
+    base = 0.5 + noise(0.05**2, 1, c, 1, 1) + noise(world.run_sd**2 * world.paired, 1, 1, s, 1)
+    luck = noise(own * world.shared, 2, 1, s, 1) + noise(own * (1 - world.shared), 2, c, s, 1)
+    prompts = noise(0.08**2, 1, 1, 1, p) + noise(world.prompt_effect_sd**2 / 2, 2, 1, 1, p)
+    effect = world.effect + world.interaction * np.linspace(-1, 1, c) if c > 1 else np.full(1, world.effect)
+    means = base + luck + prompts + np.multiply.outer([0.0, 1.0], effect)[None, :, :, None, None]
+    pictures = means[..., None] + noise(world.picture_sd**2, 2, c, s, p, world.pictures)
+    missing = rng.random(pictures.shape) < world.no_face
+    values: FloatArray = np.where(missing, -1.0, pictures).mean(axis=-1)
+    return values
+
+
+def rows(sweep: FloatArray) -> list[pairs.RunRow]:
+    """The runs of one sweep (2 ranks, cells, seeds, prompts)."""
+    return [
+        pairs.RunRow(
+            run=f"{rank}-{cell}-{seed}",
+            params={"network_dim": (16, 32)[rank], "network_alpha": (8, 16)[rank], "unet_lr": cell, "seed": seed},
+            dims=("network_dim", "unet_lr", "seed"),
+            state=State.FINISHED,
+            by_prompt=dict(enumerate(sweep[rank, cell, seed].tolist())),
+        )
+        for rank, cell, seed in np.ndindex(sweep.shape[:3])
+    ]
+
+
+def answer_all(world: World, count: int, rng: np.random.Generator) -> Iterator[contrast.Answer]:
+    """The answer of each of `count` sweeps."""
+    for sweep in sweeps(world, count, rng):
+        yield contrast.answers(rows(sweep), [QUESTION])[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """Shares over the sweeps."""
+
+    covered: float
+    yes: float
+    no: float
+    half_width: float
+
+
+def tally(world: World, count: int, rng: np.random.Generator) -> Tally:
+    """How often the interval holds the truth, and the verdicts."""
+    found = list(answer_all(world, count, rng))
+    intervals = [a.interval for a in found if a.interval]
+    verdicts = Counter(a.verdict for a in found)
+    return Tally(
+        covered=sum(holds(i, world.truth) for i in intervals) / len(found),
+        yes=verdicts[contrast.Verdict.YES] / len(found),
+        no=verdicts[contrast.Verdict.NO] / len(found),
+        half_width=float(np.median([(i.high - i.low) / 2 for i in intervals])),
+    )
+
+
+def kept_promises(world: World, count: int, rng: np.random.Generator) -> tuple[float, float, int]:
+    """Of undecided sweeps, with as many seeds as they ask for and the difference they measured for truth: the share
+    decided as expected, the median of the seeds added, and the number of such sweeps."""
+    kept, added = [], []
+    for pilot in answer_all(world, count, rng):
+        if pilot.needs is None or pilot.difference is None:
+            continue
+        larger = replace(world, effect=pilot.difference, seeds=pilot.replicates + pilot.needs.replicates)
+        wanted = contrast.Verdict.YES if pilot.difference >= pilot.terms.smallest else contrast.Verdict.NO
+        kept.append(next(answer_all(larger, 1, rng)).verdict is wanted)
+        added.append(pilot.needs.replicates)
+    return float(np.mean(kept)), float(np.median(added)), len(kept)
+
+
+def others_cover(world: World, count: int, rng: np.random.Generator) -> dict[str, float]:
+    """Coverage of intervals that are not used: a bootstrap over pairs, and a t interval that takes pairs of one seed
+    for independent."""
+    held = Counter[str]()
+    for sweep in sweeps(world, count, rng):
+        differences = (sweep[1] - sweep[0]).mean(axis=-1).ravel()
+        draws = differences[rng.integers(0, len(differences), (999, len(differences)))].mean(axis=1)
+        low, high = np.quantile(draws, [0.025, 0.975])
+        t = stats.t.interval(0.95, len(differences) - 1, differences.mean(), stats.sem(differences))
+        held["bootstrap"] += low <= world.truth <= high
+        held["pairs"] += t[0] <= world.truth <= t[1]
+    return {name: held[name] / count for name in ("bootstrap", "pairs")}
+
+
+PHOTO_SETS: dict[str, Callable[[np.random.Generator, int], FloatArray]] = {
+    "alike": lambda rng, n: rng.normal(0.75, 0.05, n),
+    "skewed": lambda rng, n: 0.88 - 0.3 * rng.beta(1.5, 5, n),
+    "one in seven worse": lambda rng, n: np.where(rng.random(n) < 6 / 7, rng.normal(0.8, 0.03, n), 0.65),
+}
+"""Cosine of each photo to the persona's true direction."""
+
+
+def photos(kind: str, count: int, rng: np.random.Generator, size: int = 512) -> FloatArray:
+    """(count, size) embeddings: the persona's direction is the first axis, all else is the photo's own."""
+    along = np.clip(PHOTO_SETS[kind](rng, count), 0.0, 0.98)
+    away = calibration.unit(rng.normal(size=(count, size - 1)))
+    return np.column_stack([along, away * np.sqrt(1 - along**2)[:, None]])
+
+
+def threshold_coverage(kind: str, count: int, trials: int, rng: np.random.Generator) -> float:
+    """How often the threshold's interval holds the score that 95 % of further photos reach."""
+    held = 0
+    for _ in range(trials):
+        faces = photos(kind, count, rng)
+        truth = float(np.quantile(photos(kind, 2000, rng) @ calibration.centroid(faces), 0.05))
+        held += holds(calibration.threshold_interval(calibration.leave_one_out(faces)), truth)
+    return held / trials
+
+
+def curve_coverage(exponent: float, sizes: tuple[int, ...], seeds: int, trials: int, rng: np.random.Generator) -> float:
+    """How often the interval holds the true worth of doubling the largest set."""
+    amount = 0.25 / (sizes[0] ** -exponent - sizes[-1] ** -exponent)
+    truth = amount * (sizes[-1] ** -exponent - (2 * sizes[-1]) ** -exponent)
+    held = 0
+    for _ in range(trials):
+        luck = rng.normal(0, 0.05, seeds)
+        points = [
+            learning_curve.CurvePoint(
+                pictures=size, replicate=seed, value=luck[seed] - amount * size**-exponent + rng.normal(0, 0.05)
+            )
+            for size in sizes
+            for seed in range(seeds)
+        ]
+        curve = learning_curve.learning_curve(points, target=2 * sizes[-1])
+        held += curve is not None and holds(curve.interval, truth)
+    return held / trials
+
+
+def holds(interval: Interval, truth: float) -> bool:
+    """True when the truth lies in the interval."""
+    return interval.low <= truth <= interval.high
+
+
+WORLDS = {
+    "2 seeds": World(seeds=2),
+    "3 seeds": World(),
+    "3 seeds, run sd 0.05": World(run_sd=0.05),
+    "3 seeds, run sd 0.10": World(run_sd=0.1),
+    "4 seeds": World(seeds=4),
+    "6 seeds": World(seeds=6),
+    "3 seeds x 4 cells": World(cells=4),
+    "3 seeds x 4 cells, luck shared": World(cells=4, shared=1.0),
+    "4 seeds x 4 cells, luck half shared": World(seeds=4, cells=4, shared=0.5),
+    "3 seeds x 4 cells, effect differs": World(cells=4, interaction=0.05),
+    "4 seeds, prompts answer differently": World(seeds=4, prompt_effect_sd=0.04),
+    "6 seeds x 2 cells, prompts answer differently": World(seeds=6, cells=2, prompt_effect_sd=0.04),
+    "4 seeds, 5 % without a face": World(seeds=4, no_face=0.05),
+}
+
+
+def main() -> None:
+    """Prints the tables as Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--sweeps", type=int, default=2000)
+    count, rng = parser.parse_args().sweeps, np.random.default_rng(20260210)
+    _table(f"Contrasts, {count} sweeps each", _contrast_lines(count, rng))
+    _table("Promises of 'needs n more', at 80 % power", _promise_lines(count, rng))
+    _table("Threshold", _threshold_lines(count // 2, rng))
+    _table("Worth of twice the pictures", _curve_lines(count // 2, rng))
+
+
+def _table(title: str, lines: Iterator[tuple[str, ...]]) -> None:
+    sys.stdout.write(f"\n{title}\n\n")
+    for number, cells in enumerate(lines):
+        sys.stdout.write(
+            "| " + " | ".join(cells) + " |\n" + "|---" * len(cells) * (number == 0) + "|\n" * (number == 0)
+        )
+        sys.stdout.flush()
+
+
+def _contrast_lines(count: int, rng: np.random.Generator) -> Iterator[tuple[str, ...]]:
+    yield "world", "covered", "false yes", "half width", "yes at +0.10", "t over pairs covers", "bootstrap covers"
+    for name, world in WORLDS.items():
+        null = tally(world, count, rng)
+        planted = tally(replace(world, effect=0.1), count, rng)
+        others = others_cover(world, count, rng)
+        shares = (null.covered, null.yes), (planted.yes, others["pairs"], others["bootstrap"])
+        yield name, *map(_percent, shares[0]), f"{null.half_width:.2f}", *map(_percent, shares[1])
+
+
+def _promise_lines(count: int, rng: np.random.Generator) -> Iterator[tuple[str, ...]]:
+    yield "world", "kept", "seeds added (median)", "sweeps"
+    for seeds, effect in ((3, 0.0), (3, 0.08), (4, 0.08), (6, 0.05)):
+        kept, added, n = kept_promises(World(seeds=seeds, effect=effect), count, rng)
+        yield f"{seeds} seeds, effect {effect:g}", _percent(kept), f"{added:.0f}", str(n)
+
+
+def _threshold_lines(trials: int, rng: np.random.Generator) -> Iterator[tuple[str, ...]]:
+    counts = (8, 12, 20, 36, 60)
+    yield "photos", *map(str, counts)
+    for kind in PHOTO_SETS:
+        yield kind, *(_percent(threshold_coverage(kind, n, trials, rng)) for n in counts)
+
+
+def _curve_lines(trials: int, rng: np.random.Generator) -> Iterator[tuple[str, ...]]:
+    yield "sizes", "seeds", "slow (k 0.3)", "k 1", "fast (k 2)"
+    for sizes in ((9, 18, 36), (6, 12, 24, 36)):
+        for seeds in (2, 4):
+            covered = (curve_coverage(k, sizes, seeds, trials, rng) for k in (0.3, 1.0, 2.0))
+            yield ", ".join(map(str, sizes)), str(seeds), *map(_percent, covered)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""Measures the real trainer at full size on the first CUDA card: peak memory and speed of training and generation.
+
+    python -m benchmarks.gpu --python vendor/.venv/bin/python --sd-scripts vendor/sd-scripts [--part train ...]
+
+Needs a checkout, the trainer's interpreter, the sources of sd-scripts and a card; nothing is downloaded. The first run
+makes a random-weight SDXL checkpoint and pictures (about 8 GB) under --work. Every cell is printed and written as soon
+as it is measured, to OUT/gpu.json and OUT/gpu.md; cells that are there already are skipped, so a run may be cut short.
+"""
+
+import argparse
+import json
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu import cells, pictures, record, watch
+
+STEPS = 5
+CHECK_STEPS = 8
+
+
+def main() -> None:
+    """Run the parts that were asked for."""
+    options = _options()
+    programs = watch.Programs(python=options.python, sd_scripts=options.sd_scripts, work=options.work)
+    bench = Bench(programs, record.Record(options.out), time.monotonic() + 60 * options.minutes)
+    bench.prepare()
+    for part in options.part or list(PARTS):
+        PARTS[part](bench)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--python", type=_absolute, default=_absolute("vendor/.venv/bin/python"), help="the trainer's")
+    parser.add_argument("--sd-scripts", type=_absolute, default=_absolute("vendor/sd-scripts"))
+    parser.add_argument("--work", type=_absolute, default=_absolute("runs/.bench-gpu"), help="inputs, logs, pictures")
+    parser.add_argument("--out", type=_absolute, default=_absolute("runs/bench-gpu"), help="gpu.json and gpu.md")
+    parser.add_argument("--part", action="append", choices=PARTS, help="may be given several times; default: all")
+    parser.add_argument("--minutes", type=float, default=600, help="start no further cell after so long")
+    return parser.parse_args()
+
+
+def _absolute(path: str) -> Path:
+    return Path(path).absolute()  # not resolved: a virtual environment's interpreter is a link
+
+
+class Bench:
+    """The parts, over one card and one record."""
+
+    def __init__(self, programs: watch.Programs, results: record.Record, deadline: float) -> None:
+        self._programs = programs
+        self._results = results
+        self._deadline = deadline
+        self._card = watch.Card()
+        self._inputs = cells.Inputs(folder=programs.work / "inputs")
+
+    def prepare(self) -> None:
+        """Make the inputs and note what the figures are of."""
+        work = self._programs.work
+        work.mkdir(parents=True, exist_ok=True)
+        command = watch.module(self._programs, "inputs", self._programs.sd_scripts, self._inputs.folder)
+        for line in watch.lines(self._programs, command, work / "inputs.log"):
+            print(line, end="", flush=True)
+        self._results.machine(self._card.facts() | _versions(self._programs))
+
+    def train(self) -> None:
+        """Every cell, in one process that keeps the base model."""
+        due = [cell for cell in cells.training() if self._due("train", cell.key)]
+        if due:
+            self._warm(due)
+
+    def check(self) -> None:
+        """The same cells as whole processes: the first alone, for its speed; the others at once, for their memory."""
+        first, *others = cells.checking()
+        self._whole("check", [first])
+        self._whole("check", others)
+
+    def packing(self) -> None:
+        """Two trainings on one card at once."""
+        self._whole("packing", [cells.Cell(dim=32, optimizer=cells.PRODIGY)] * 2)
+
+    def generate(self) -> None:
+        for variant in pictures.VARIANTS:
+            if self._due("generate", variant.key):
+                figures = pictures.measure(self._programs, self._card, self._inputs, variant)
+                self._results.add("generate", variant.key, figures | pictures.likeness(self._programs, variant))
+
+    def _due(self, part: str, key: str) -> bool:
+        return not self._results.has(part, key) and time.monotonic() < self._deadline
+
+    def _warm(self, due: list[cells.Cell]) -> None:
+        work = self._programs.work
+        output = work / "output"
+        tasks = [{"key": cell.key, "argv": cells.argv(cell, self._inputs, output, steps=STEPS)} for cell in due]
+        file = work / "cells.json"
+        file.write_text(json.dumps(tasks), encoding="utf-8")
+        seconds = self._deadline - time.monotonic()
+        command = watch.module(self._programs, "warm", self._programs.sd_scripts, file, seconds)
+        for line in watch.lines(self._programs, command, work / "train.log"):
+            if line.startswith("RESULT "):
+                figures = json.loads(line.removeprefix("RESULT "))
+                self._results.add("train", figures.pop("key"), figures)
+
+    def _whole(self, part: str, wanted: list[cells.Cell]) -> None:
+        """Whole processes, all at once. Memory of the card is theirs together, so it is kept for one alone only."""
+        keys = [f"{cell.key} {number} of {len(wanted)} at once" for number, cell in enumerate(wanted, 1)]
+        if not any(self._due(part, key) for key in keys):
+            return
+        reports = [self._programs.work / f"{part}-{len(wanted)}-{number}.json" for number in range(len(wanted))]
+        commands = [
+            (self._training(cell, report), report.with_suffix(".log"))
+            for cell, report in zip(wanted, reports, strict=True)
+        ]
+        with watch.Peak(self._card) as peak:
+            wall = watch.together(self._programs, commands)
+        for key, report in zip(keys, reports, strict=True):
+            figures: dict[str, Any] = {"wall_s": wall, "peak_nvml_together_gib": peak.gib}
+            self._results.add(part, key, figures | watch.trained(report, report.with_suffix(".log")))
+
+    def _training(self, cell: cells.Cell, report: Path) -> list[str]:
+        output = report.with_suffix("")
+        arguments = cells.argv(cell, self._inputs, output, steps=CHECK_STEPS)
+        script = self._programs.sd_scripts / "sdxl_train_network.py"
+        return watch.module(self._programs, "full", report, script, *arguments)
+
+
+PARTS = {
+    "train": Bench.train,
+    "check": Bench.check,
+    "packing": Bench.packing,
+    "generate": Bench.generate,
+}
+
+
+def _versions(programs: watch.Programs) -> dict[str, str]:
+    """Of the packages that decide speed and memory, in the trainer's interpreter, and of sd-scripts its commit."""
+    names = ("torch", "transformers", "diffusers", "accelerate", "bitsandbytes", "prodigyopt")
+    code = f"from importlib.metadata import version as v; print({' , '.join(f'v({name!r})' for name in names)})"
+    found = subprocess.run([programs.python, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    return {**dict(zip(names, found, strict=True)), "sd-scripts": _commit(programs.sd_scripts)}
+
+
+def _commit(sources: Path) -> str:
+    """The commit of a checkout; of a copy without history git would name the repository around it."""
+    if not (sources / ".git").exists():
+        return "unknown"
+    command = ["git", "-C", str(sources), "rev-parse", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+if __name__ == "__main__":
+    main()
