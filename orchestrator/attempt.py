@@ -74,7 +74,7 @@ def carry_out(run: Run, job: Job, ctx: Context) -> Result:
     ctx.listener.started(run, job.stage, attempt.number, job.note)
     _Watch(attempt, job, ctx).until_it_ends()
     result = _close(run, attempt, past, job, ctx.settings.limits)
-    ctx.listener.ended(run, job.stage, attempt.number, result)
+    ctx.listener.ended(run, job.stage, result)
     return result
 
 

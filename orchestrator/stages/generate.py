@@ -23,7 +23,7 @@ def perform(run: Run, ctx: Context) -> Result:
         stage=NAME,
         prepare=lambda attempt: _prepare(run, attempt, images, ctx),
         progress=log.read_pictures,
-        judge=lambda attempt, outcome: _judge(run, images, outcome),
+        judge=lambda _attempt, outcome: _judge(run, images, outcome),
     )
     return attempt.carry_out(run, job, ctx)
 

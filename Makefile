@@ -1,0 +1,65 @@
+# Every target that needs the environment makes it. `make demo` and `make test` need only Python 3.11 or later and PyPI.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+WORLD := runs/.miniature
+.DEFAULT_GOAL := help
+.PHONY: help setup demo demo-oom test check format sweep-% plan-% report-% setup-trainer gpu-scoring test-vendor clean
+
+help: ## this list
+	@grep -E '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+setup: $(VENV)/.ready ## the orchestrator's own environment, in .venv
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed: make PYTHON=python3.11 ..."; exit 4; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[miniature,dev]'
+	@touch $@
+
+$(WORLD)/orchestrate.toml: $(VENV)/.ready
+	$(BIN)/python -m orchestrator.miniature $(WORLD)
+
+demo: $(WORLD)/orchestrate.toml ## the whole job on a miniature SDXL, on any machine, in minutes
+	$(BIN)/orchestrate run --settings $(WORLD)/orchestrate.toml --grid grids/demo.toml
+
+demo-oom: $(WORLD)/orchestrate.toml ## the same on a card that is too small: down the ladder to AdamW8bit
+	$(BIN)/orchestrate run --settings $(WORLD)/tight.toml --grid grids/demo-oom.toml
+
+test: setup ## all tests but those of the real trainer
+	$(BIN)/python -m pytest -m 'not vendor'
+
+check: setup ## format, lint, types, tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m 'not vendor'
+
+format: setup ## put the code into its format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+sweep-%: setup ## make sweep-v3: run grids/sweep-v3.toml
+	$(BIN)/orchestrate run --grid grids/sweep-$*.toml
+
+plan-%: setup ## make plan-v3: what it would do and cost
+	$(BIN)/orchestrate plan --grid grids/sweep-$*.toml
+
+report-%: setup ## make report-v3: write its report anew
+	$(BIN)/orchestrate report sweep-$*
+
+setup-trainer: setup ## sd-scripts and an interpreter of its own, with CUDA
+	git submodule update --init vendor/sd-scripts
+	$(PYTHON) -m venv vendor/.venv
+	vendor/.venv/bin/python -m pip install torch==2.6.0 torchvision==0.21.0 --index-url https://download.pytorch.org/whl/cu124
+	cd vendor/sd-scripts && ../.venv/bin/python -m pip install -r requirements.txt bitsandbytes
+
+gpu-scoring: setup ## score on the GPU: onnxruntime-gpu in the place of onnxruntime
+	$(BIN)/python -m pip uninstall --yes onnxruntime
+	$(BIN)/python -m pip install --force-reinstall --no-deps -c constraints.txt onnxruntime-gpu
+
+test-vendor: setup ## the unmodified sd-scripts, shrunk, on CPU: needs the submodule and its interpreter
+	$(BIN)/python -m pytest -m vendor -rs tests/vendor
+
+clean: ## the environment and caches; never runs/
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

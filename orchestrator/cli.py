@@ -1,0 +1,228 @@
+"""The command line: parse, build the Context, call, map errors to exit codes. Each command imports its own rooms."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import orchestrator
+from orchestrator.errors import InputError, NotReady, OrchestrateError, Problem, errors_of
+
+if TYPE_CHECKING:
+    from orchestrator.console import Console
+    from orchestrator.context import Context, Stop
+    from orchestrator.plan import Plan
+    from orchestrator.store import Sweep
+
+INTERRUPTED = 130
+
+_settings = click.option(
+    "--settings",
+    "settings_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default="orchestrate.toml",
+    envvar="ORCHESTRATE_SETTINGS",
+    show_default=True,
+    help="The settings file.",
+)
+_grid = click.option(
+    "--grid", "grid_file", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The grid file."
+)
+_name = click.option("--name", default="", help="The sweep's name; the grid file's without it.")
+_only = click.option("--only", default="*", help="Only runs whose name or id matches this glob.")
+
+
+class _Commands(click.Group):
+    """Turns our errors into messages and exit codes, for every command."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except OrchestrateError as error:
+            _console().problems(error.problems)
+            sys.exit(error.exit_code)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(orchestrator.__version__)
+def main() -> None:
+    """Sweeps over kohya sd-scripts: one grid file in, trained LoRAs, face similarity and one CSV report out."""
+
+
+@main.command()
+@_settings
+@_grid
+@_name
+@_only
+@click.option("--retry", type=click.Choice(["failed"]), help="Give failed runs another attempt.")
+@click.option("--fail-fast", is_flag=True, help="Stop at the first run that fails.")
+def run(settings_file: Path, grid_file: Path, name: str, only: str, retry: str | None, fail_fast: bool) -> None:
+    """Train, generate, score and report what the grid asks for; what is done already is not done again."""
+    from orchestrator import plan, sweep, view
+
+    console = _console()
+    asked = plan.read(settings_file, grid_file, name)
+    console.problems(asked.warnings)
+    runs = asked.runs(only)
+    card = _ready(asked, console)
+    with asked.sweep.lock():
+        ctx = _context(asked, card, console)
+        _on_signals(ctx.stop)
+        with console.live(lambda: view.look(asked.sweep)):
+            try:
+                sweep.drive(runs, ctx, retry=retry is not None, fail_fast=fail_fast)
+            finally:
+                _report(asked.sweep, console)
+    if ctx.stop:
+        sys.exit(INTERRUPTED)
+    sys.exit(_failed(asked, only))
+
+
+@main.command()
+@_settings
+@_grid
+@_name
+@_only
+def plan(settings_file: Path, grid_file: Path, name: str, only: str) -> None:
+    """Show every run, why it would run, and the TOML of the first; starts nothing."""
+    from orchestrator import forecast
+    from orchestrator import plan as planning
+
+    console = _console()
+    asked = planning.read(settings_file, grid_file, name)
+    console.problems(asked.warnings)
+    console.points([(run.point, forecast.why(run)) for run in asked.runs(only)])
+
+
+@main.command()
+@_settings
+@click.option("--grid", "grid_file", type=click.Path(path_type=Path, dir_okay=False), help="Only what this grid needs.")
+def check(settings_file: Path, grid_file: Path | None) -> None:
+    """Is this machine ready: what is missing, and how to get it."""
+    from orchestrator import plan, readiness, settings, vram
+
+    console = _console()
+    if grid_file:
+        asked = plan.read(settings_file, grid_file)
+        problems = [*asked.warnings, *readiness.findings(asked.settings, asked.points, vram.Nvml())]
+    else:
+        problems = readiness.findings(settings.load(settings_file), (), vram.Nvml())
+    console.problems(problems)
+    if not errors_of(problems):
+        console.result("ready")
+    sys.exit(NotReady.exit_code if errors_of(problems) else 0)
+
+
+@main.command()
+@_settings
+@click.argument("sweep")
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+def status(settings_file: Path, sweep: str, as_json: bool) -> None:
+    """How far a sweep is."""
+    from orchestrator import view
+
+    seen = view.look(_sweep(settings_file, sweep))
+    if as_json:
+        _console().result(view.as_json(seen))
+    else:
+        _console().table(seen)
+
+
+@main.command()
+@_settings
+@click.argument("sweep")
+def report(settings_file: Path, sweep: str) -> None:
+    """Write the report of a sweep anew, finished or not."""
+    _report(_sweep(settings_file, sweep), _console())
+
+
+@main.command()
+@click.argument("path", type=click.Path(path_type=Path, dir_okay=False), default="orchestrate.toml")
+def init(path: Path) -> None:
+    """Write a commented settings file to start from."""
+    from orchestrator import settings
+
+    settings.init(path)
+    _console().result(str(path))
+
+
+def _ready(asked: Plan, console: Console) -> str:
+    """The UUID of the card to use, empty when none is needed; raises NotReady with all that is missing."""
+    from orchestrator import readiness, vram
+
+    probe = vram.Nvml()
+    problems = readiness.findings(asked.settings, asked.points, probe)
+    if errors_of(problems):
+        raise NotReady(*problems)
+    console.problems(problems)
+    card = readiness.choose_card(probe.cards(), asked.settings.vram.card)
+    return card.uuid if card else ""
+
+
+def _context(asked: Plan, card: str, console: Console) -> Context:
+    """Prepare the datasets, freeze the sweep, and hand out what its runs share."""
+    from orchestrator import freeze, provenance, vram
+    from orchestrator.context import Context
+    from orchestrator.stages import prepare
+
+    used = asked.settings
+    hashes = provenance.Hashes(used.runs / ".hashes.json")
+    names = dict.fromkeys(str(point.params["dataset"]) for point in asked.points if not point.floor)
+    prepared = {name: prepare.build(used.datasets[name], used.runs, hashes) for name in names}
+    freeze.freeze(asked, prepared, hashes)
+    return Context(
+        settings=used,
+        templates=asked.sweep.templates,
+        datasets=prepared,
+        prompts=asked.prompts,
+        probe=vram.Nvml(),
+        listener=console,
+        environ=os.environ,
+        card=card,
+    )
+
+
+def _on_signals(stop: Stop) -> None:
+    """Once is polite, twice is now; TERM is the same as Ctrl-C."""
+
+    def ask(_number: int, _frame: object) -> None:
+        stop.asked += 1
+
+    signal.signal(signal.SIGINT, ask)
+    signal.signal(signal.SIGTERM, ask)
+
+
+def _report(sweep: Sweep, console: Console) -> None:
+    """Write it; its path is the last line on stdout."""
+    from orchestrator import report
+
+    console.result(str(report.write(sweep)))
+
+
+def _failed(asked: Plan, only: str) -> int:
+    from orchestrator import store
+    from orchestrator.model import State
+
+    states = [store.status(run).state for run in asked.runs(only)]
+    return 0 if all(state is State.FINISHED for state in states) else 1
+
+
+def _sweep(settings_file: Path, name: str) -> Sweep:
+    from orchestrator import settings, store
+
+    sweep = store.Sweep(settings.load(settings_file).runs / name)
+    if not sweep.exists():
+        known = ", ".join(one.name for one in store.sweeps(sweep.path.parent)) or "none yet"
+        raise InputError(Problem(what=f'there is no sweep "{name}"', where=str(sweep.path.parent), remedy=known))
+    return sweep
+
+
+def _console() -> Console:
+    from orchestrator.console import Console
+
+    return Console()

@@ -1,0 +1,94 @@
+"""Freezes a plan: what the results are made from, written down once, and refused when it has changed."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from orchestrator import faces, media, provenance, store
+from orchestrator.errors import Conflict, Problem
+from orchestrator.model import Point, Prepared, Settings
+from orchestrator.plan import Plan
+from orchestrator.store import Sweep
+
+
+def freeze(asked: Plan, prepared: Mapping[str, Prepared], hashes: provenance.Hashes) -> None:
+    """Make the sweep, or grow it; raises Conflict when it was made from other inputs. The lock must be held."""
+    made_from = _fingerprint(asked, prepared, hashes)
+    old = asked.sweep.record() if asked.sweep.exists() else {"fingerprint": {}, "points": [], "questions": []}
+    changed = [key for key, value in made_from.items() if old["fingerprint"].get(key, value) != value]
+    if changed:
+        raise Conflict(*(_changed(key, asked.sweep) for key in changed))
+    points = {record["id"]: record for record in [*old["points"], *_json([asdict(point) for point in asked.points])]}
+    questions = {record["id"]: record for record in [*old["questions"], *_json([asdict(q) for q in asked.questions])]}
+    record = {
+        "name": asked.sweep.name,
+        "created_at": old.get("created_at", store.now()),
+        "fingerprint": {**old["fingerprint"], **made_from},
+        "versions": provenance.versions(),
+        "points": sorted(points.values(), key=lambda point: bool(point["floor"])),
+        "questions": list(questions.values()),
+    }
+    if not asked.sweep.exists() or _grown(old, record):
+        asked.sweep.freeze(record, grid=asked.grid_text, templates=_templates(asked.settings.templates))
+
+
+def _grown(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    return any(old[key] != new[key] for key in ("fingerprint", "points", "questions"))
+
+
+def _json(value: Any) -> Any:
+    """As it would be read back: lists for tuples."""
+    return json.loads(json.dumps(value))
+
+
+def _fingerprint(asked: Plan, prepared: Mapping[str, Prepared], hashes: provenance.Hashes) -> dict[str, str]:
+    """What changes a picture or a number and is not an argument of a point."""
+    used = asked.settings
+    generation = {**asdict(used.generation), "prompts": asked.prompts}
+    pack = faces.inspect(used.scoring.pack, det_size=used.scoring.det_size, decode_rule=media.DECODE_RULE)
+    return {
+        "templates": _hash(_templates(used.templates)),
+        "generation": _hash(generation),
+        "trainer": trainer_identity(used),
+        "face pack": pack.fingerprint,
+        "references": hashes.of_all(media.pictures(used.scoring.references).pictures),
+        **{f"base_model {name}": _base(used, name, hashes) for name in _used(asked.points, "base_model")},
+        **{f"dataset {name}": prepared[name].key for name in _used(asked.points, "dataset")},
+    }
+
+
+def trainer_identity(used: Settings) -> str:
+    """The commit of the trainer's checkout; without one, the hash of its two scripts."""
+    folder = used.trainer.sd_scripts
+    scripts = (used.trainer.train_script, used.trainer.generate_script)
+    return provenance.commit(folder) or _hash([provenance.sha256(folder / script) for script in scripts])
+
+
+def _base(used: Settings, name: str, hashes: provenance.Hashes) -> str:
+    base = used.base_models[name]
+    return hashes.of(base.path) + (hashes.of(base.vae) if base.vae else "")
+
+
+def _used(points: Iterable[Point], treatment: str) -> list[str]:
+    return list(dict.fromkeys(str(point.params[treatment]) for point in points if treatment in point.params))
+
+
+def _templates(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.toml.j2"))}
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _changed(key: str, sweep: Sweep) -> Problem:
+    return Problem(
+        what=f"{key} is not what the sweep {sweep.name} was made from; old and new results would not compare",
+        where=str(sweep.path / "sweep.json"),
+        key=key,
+        remedy=f"put it back as it was (templates and grids are kept in {sweep.path}), or start a sweep of another "
+        "name with --name",
+    )
