@@ -37,7 +37,7 @@ def closest(word: str, known_words: Iterable[str]) -> str:
 
 def _problems(name: str, value: Value, keys: Keys, where: str) -> Iterator[Problem]:
     for what, remedy in _findings(name, value, keys):
-        yield Problem(what=what, where=where, key=name, value=_shown(value), remedy=remedy)
+        yield Problem(what=what, where=where, key=name, value=shown(value), remedy=remedy)
 
 
 def _findings(name: str, value: Value, keys: Keys) -> Iterator[tuple[str, str]]:
@@ -66,7 +66,7 @@ def _wrong_type(key: Key, value: Value) -> tuple[str, str] | None:
     if isinstance(value, tuple):
         return _wrong_list(key, value)
     if key.many and not (key.name == "text_encoder_lr" and _is(Kind.FLOAT, value)):
-        return f"{key.name} takes a list, not {_noun(value)}", f"write [{_shown(value)}]"
+        return f"{key.name} takes a list, not {_noun(value)}", f"write [{shown(value)}]"
     if not _is(key.kind, value):
         return f"{key.name} takes {_ARTICLES[key.kind]}, not {_noun(value)}", _retyped(key.kind, value)
     if key.name == "validation_split" and isinstance(value, int):
@@ -125,7 +125,7 @@ def _retyped(kind: Kind, value: Value) -> str:
             case Kind.FLAG, str() if value.lower() in ("true", "false"):
                 return f"write {value.lower()} without quotes"
             case Kind.STR, (bool() | int() | float()):
-                return f'write "{_shown(value)}"'
+                return f'write "{shown(value)}"'
             case Kind.INT, float() if value == int(value):
                 return f"write {int(value)}"
             case ((Kind.FLOAT | Kind.INT | Kind.INT_OR_FLOAT), str()) if math.isfinite(float(value)):
@@ -135,13 +135,13 @@ def _retyped(kind: Kind, value: Value) -> str:
     return f"write {_ARTICLES[kind]}"
 
 
-def _shown(value: Value) -> str:
+def shown(value: Value) -> str:
     """The value as TOML would have it, near enough to be recognised."""
     match value:
         case bool():
             return "true" if value else "false"
         case tuple():
-            return "[" + ", ".join(_shown(item) for item in value) + "]"
+            return "[" + ", ".join(shown(item) for item in value) + "]"
         case str():
             return f'"{value}"'
     return repr(value)

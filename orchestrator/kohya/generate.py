@@ -94,7 +94,7 @@ def _planned(image: Image, loras: list[str], negative: str) -> Mapping[str, obje
 
 def check(generation: Generation, *, where: str) -> list[Problem]:
     """What gen_img.py would refuse or misread of these settings; `where` is the settings' file."""
-    key = "generation."
+    key = "generate."
     found = prompts.unusable(generation.negative_prompt, where=where, key=f"{key}negative_prompt")
     if generation.sampler not in known.SAMPLERS:
         remedy = closest(generation.sampler, known.SAMPLERS) or f"one of {', '.join(known.SAMPLERS)}"

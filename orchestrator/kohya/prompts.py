@@ -49,7 +49,7 @@ _SYNTAX = (
     (
         r"\s--",
         'gen_img.py reads what follows " --" as an option',
-        "leave options out: size, steps, scale, seeds and negative prompt stand under [generation]",
+        "leave options out: size, steps, scale, seeds and negative prompt stand under [generate]",
     ),
     (r"[{}]", "gen_img.py reads {a|b} as a random choice", "write each variant as a prompt of its own"),
     (r"[\x00-\x08\x0a-\x1f\x7f\x85\u2028\u2029]", "a prompt is one line without control characters", "remove them"),

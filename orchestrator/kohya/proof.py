@@ -196,7 +196,7 @@ def optimizer_class(params: Params) -> str:
 
 
 def _same(asked: Value, told: str | None) -> bool:
-    """Whether the metadata's string means what was asked; of several text encoder rates networks.lora takes the first."""
+    """Whether the metadata's string means what was asked; of several text encoder rates the first is used."""
     first = asked[0] if isinstance(asked, tuple) and asked else asked
     if told is None or isinstance(first, bool | str):
         return told == str(first)
