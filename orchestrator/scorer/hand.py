@@ -19,6 +19,7 @@ class Hand:
         self._path = path
         self._held: list[str] = []
         self._lock = threading.Lock()
+        self._change()  # what an earlier life left there is no longer in hand
 
     @contextmanager
     def holding(self, pictures: Iterable[Path]) -> Iterator[None]:

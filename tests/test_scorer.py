@@ -1,0 +1,314 @@
+"""The scorer is a child that ends with a score or a reason for every picture, and leaves a trace when it cannot."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as Picture
+
+from orchestrator import faces, scorer
+from orchestrator.errors import OrchestrateError
+from orchestrator.miniature import draw, pack
+from orchestrator.model import FaceStatus, Image, Score
+from orchestrator.scorer.hand import Hand
+from orchestrator.scorer.looker import Looker
+
+ME = draw.person(1)
+STRANGER = draw.person(2)
+
+
+# --- the child --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def album(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A face pack, four references, and images of every kind."""
+    folder = tmp_path_factory.mktemp("album")
+    pack.build(folder / "pack")
+    for seed in range(4):
+        _photo(folder / f"reference-{seed}.png", ME, seed=seed)
+    _photo(folder / "me.png", ME, seed=10)
+    _photo(folder / "like.png", draw.resembling(ME, STRANGER, 0.5), seed=11)
+    _photo(folder / "stranger ünï.png", STRANGER, seed=12)
+    _photo(folder / "nobody.png", seed=13)
+    _photo(folder / "two.png", ME, STRANGER, seed=14)
+    (folder / "half.png").write_bytes((folder / "me.png").read_bytes()[:5000])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def job(album: Path) -> scorer.Job:
+    names = ["me.png", "like.png", "stranger ünï.png", "nobody.png", "two.png", "half.png", "absent.png"]
+    return scorer.Job(
+        pack=album / "pack",
+        device="cpu",
+        det_size=256,
+        workers=2,
+        cache=album / "cache",
+        references=tuple(album / f"reference-{seed}.png" for seed in range(4)),
+        training=(album / "me.png", album / "nobody.png"),
+        images=tuple(_image(name, seed=seed) for seed, name in enumerate(names)),
+        root=album,
+        out=album / "scores.json",
+    )
+
+
+def test_a_job_reads_back_equal(job: scorer.Job, tmp_path: Path) -> None:
+    full = replace(job, skip=("two.png",), alone=("me.png",))
+    scorer.write_job(tmp_path / "job.json", full)
+    assert scorer.read_job(tmp_path / "job.json") == full
+
+
+def test_scores_read_back_equal(tmp_path: Path) -> None:
+    scores = tuple(
+        Score(image=_image(f"{status}.png"), status=status, similarity=0.1, note="naïve") for status in FaceStatus
+    )
+    references = scorer.References(leave_one_out={"a": 0.5, "b": None}, rejected={"c": "shows no face"})
+    scored = scorer.Scored(fingerprint="f", provider="cpu", references=references, training=3, scores=scores)
+    scorer.write_scored(tmp_path / "scores.json", scored)
+    assert scorer.read_scored(tmp_path / "scores.json") == scored
+    assert scorer.read_scores(tmp_path / "scores.json") == scores
+
+
+def test_every_image_gets_a_score_or_a_reason_in_order(job: scorer.Job) -> None:
+    child = _run(job)
+    assert (child.returncode, child.stderr) == (0, "")
+    assert child.stdout.splitlines()[-1] == "scored: 7/7"
+    scored = scorer.read_scored(job.out)
+    assert [score.image for score in scored.scores] == list(job.images)
+    assert [score.status for score in scored.scores] == ["ok", "ok", "ok", "no_face", "multi_face"] + ["unreadable"] * 2
+    me, like, stranger = (score.similarity for score in scored.scores[:3])
+    assert me is not None
+    assert like is not None
+    assert stranger is not None
+    assert me > 0.95 > like > stranger
+    assert scored.scores[0].nearest_training == pytest.approx(1.0)
+    assert scored.training == 1
+    assert min(value for value in scored.references.leave_one_out.values() if value) > 0.95
+    assert scored.provider == "CPUExecutionProvider"
+    assert scorer.in_hand(job.out) == ()
+
+
+def test_from_the_cache_come_the_same_scores_without_loading_a_model(job: scorer.Job, tmp_path: Path) -> None:
+    whole = replace(job, images=job.images[:5], cache=tmp_path / "cache", out=tmp_path / "first.json")
+    assert _run(whole).returncode == 0
+    again = replace(whole, out=tmp_path / "again.json")
+    assert _run(again).returncode == 0
+    first, second = scorer.read_scored(whole.out), scorer.read_scored(again.out)
+    assert second.scores == first.scores
+    assert second.references == first.references
+    assert (first.provider, second.provider) == ("CPUExecutionProvider", "")
+
+
+def test_a_missing_pack_ends_with_4_and_names_the_remedy(job: scorer.Job, tmp_path: Path) -> None:
+    child = _run(replace(job, pack=tmp_path / "absent", out=tmp_path / "scores.json"))
+    assert child.returncode == 4
+    assert str(tmp_path / "absent") in child.stderr
+    assert "AuraFace" in child.stderr
+    assert not (tmp_path / "scores.json").exists()
+
+
+def test_references_with_no_face_or_two_are_rejected_by_name(job: scorer.Job, album: Path, tmp_path: Path) -> None:
+    bad = (album / "nobody.png", album / "two.png", album / "half.png")
+    some = replace(job, references=job.references + bad, images=(), out=tmp_path / "scores.json")
+    child = _run(some)
+    assert child.returncode == 0
+    assert all(str(path) in child.stderr for path in bad)
+    references = scorer.read_scored(some.out).references
+    assert set(references.leave_one_out) == {str(path) for path in job.references}
+    assert references.rejected[str(album / "nobody.png")] == "shows no face"
+    assert references.rejected[str(album / "two.png")] == "shows 2 faces"
+    assert _run(replace(some, references=bad, out=tmp_path / "none.json")).returncode == 4
+
+
+def test_a_damaged_job_ends_with_1(tmp_path: Path) -> None:
+    (tmp_path / "job.json").write_text("{")
+    with pytest.raises(OrchestrateError, match="cannot be read"):
+        scorer.read_job(tmp_path / "job.json")
+    child = _child("-m", "orchestrator.scorer", str(tmp_path / "job.json"))
+    assert child.returncode == 1
+    assert "cannot be read" in child.stderr
+
+
+@pytest.mark.parametrize(("errors", "too_many"), [(0, False), (1, False), (2, True)])
+def test_more_than_five_in_a_hundred_errors_are_too_many(errors: int, too_many: bool) -> None:
+    statuses = [FaceStatus.ERROR] * errors + [FaceStatus.OK] * (20 - errors)
+    scores = tuple(Score(image=_image("a.png"), status=status) for status in statuses)
+    references = scorer.References(leave_one_out={})
+    scored = scorer.Scored(fingerprint="f", provider="", references=references, training=0, scores=scores)
+    assert scored.too_many_errors is too_many
+
+
+# --- one picture that kills the scorer --------------------------------------------------------------------------------
+
+_CRASHING = """
+import os, sys
+from pathlib import Path
+from orchestrator import faces
+from orchestrator.scorer.hand import Hand
+from orchestrator.scorer.looker import Looker
+from tests.test_scorer import Fake
+
+class Crashing(Fake):
+    def find(self, picture):
+        if picture[0, 0, 0] == 66:
+            os.abort()
+        return super().find(picture)
+
+folder, skip, alone = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
+looker = Looker(load=Crashing, cache=faces.Cache(folder / "cache", "f"), workers=2, hand=Hand(folder / "o.in_hand"),
+                skip=[Path(skip)], alone=[Path(name) for name in alone])
+print(*(outcome.status for outcome in looker.look(sorted(folder.glob("*.png")))))
+"""
+
+
+def test_the_picture_that_killed_the_scorer_is_found_and_skipped(tmp_path: Path) -> None:
+    for colour in (63, 64, 65, 66, 67):
+        _plain(tmp_path / f"{colour}.png", colour)
+    out = tmp_path / "o"
+    assert _child("-c", _CRASHING, str(tmp_path), "").returncode < 0
+    suspects = scorer.in_hand(out)
+    assert str(tmp_path / "66.png") in suspects
+    assert _child("-c", _CRASHING, str(tmp_path), "", *suspects).returncode < 0
+    assert scorer.in_hand(out) == (str(tmp_path / "66.png"),)
+    last = _child("-c", _CRASHING, str(tmp_path), *scorer.in_hand(out))
+    assert last.stdout.split() == ["ok", "ok", "ok", "error", "ok"]
+    assert scorer.in_hand(out) == ()
+
+
+# --- the looker -------------------------------------------------------------------------------------------------------
+
+
+class Fake:
+    """Stands in for the models: the picture's colour says what happens. Embeddings tell the colour back."""
+
+    provider = "fake"
+
+    def __init__(self) -> None:
+        self.found: list[int] = []
+        self.batches: list[int] = []
+        self.threads: set[int] = set()
+
+    def find(self, picture: faces.Picture) -> faces.Sighting:
+        colour = int(picture[0, 0, 0])
+        self.found.append(colour)
+        self.threads.add(threading.get_ident())
+        if colour == 1:
+            raise RuntimeError("the detector does not like it\nat all")
+        face = faces.Face(box=(0.0, 0.0, 1.0, 1.0), landmarks=(), det_score=1.0)
+        return faces.Sighting(faces=(face,) if colour else (), crop=picture if colour else None)
+
+    def embed(self, crops: Sequence[faces.Picture]) -> list[faces.Embedding]:
+        colours = [float(crop[0, 0, 0]) for crop in crops]
+        self.batches.append(len(crops))
+        if 2 in colours:
+            raise ValueError("the recogniser does not like it")
+        return [np.array([np.nan if colour == 3 else colour], np.float32) for colour in colours]
+
+
+def test_a_picture_that_fails_takes_no_other_with_it(tmp_path: Path) -> None:
+    paths = [_plain(tmp_path / f"{colour}.png", colour) for colour in (0, 1, 2, 3, 4, 5, 6)]
+    outcomes = _looker(tmp_path, Fake(), workers=1).look(paths)
+    assert [outcome.status for outcome in outcomes] == ["no_face", "error", "error", "error", "ok", "ok", "ok"]
+    assert [_note(outcome) for outcome in outcomes[1:3]] == [
+        "RuntimeError: the detector does not like it",
+        "ValueError: the recogniser does not like it",
+    ]
+
+
+def test_outcomes_are_in_order_however_many_work(tmp_path: Path) -> None:
+    paths = [_plain(tmp_path / f"{colour}.png", colour) for colour in range(10, 60)]
+    done: list[int] = []
+    fake = Fake()
+    outcomes = _looker(tmp_path, fake, workers=4).look(paths, done.append)
+    found = [outcome.embedding[0] for outcome in outcomes if isinstance(outcome, faces.Finding) and outcome.faces]
+    assert found == list(range(10, 60))
+    assert done == sorted(done)
+    assert done[-1] == 50
+    assert max(fake.batches) > 1
+
+
+def test_only_findings_are_kept_and_kept_ones_need_no_model(tmp_path: Path) -> None:
+    good = [_plain(tmp_path / f"{colour}.png", colour) for colour in (0, 10)]
+    bad = _plain(tmp_path / "bad.png", 1)
+    _looker(tmp_path, Fake(), workers=1).look([*good, bad])
+    second = Fake()
+    looker = _looker(tmp_path, second, workers=1)
+    looker.look(good)
+    assert looker.provider == ""
+    looker.look([*good, bad])
+    assert second.found == [1]
+
+
+def test_the_same_picture_under_two_names_is_looked_at_once(tmp_path: Path) -> None:
+    paths = [_plain(tmp_path / name, 10) for name in ("a.png", "b.png")]
+    fake = Fake()
+    a, b = _looker(tmp_path, fake, workers=2).look(paths)
+    assert a is b
+    assert fake.found == [10]
+
+
+def test_pictures_taken_alone_are_never_in_company(tmp_path: Path) -> None:
+    paths = [_plain(tmp_path / f"{colour}.png", colour) for colour in range(10, 16)]
+    fake = Fake()
+    _looker(tmp_path, fake, workers=4, alone=paths).look(paths)
+    assert fake.batches == [1] * 6
+    assert len(fake.threads) == 1
+
+
+def test_a_cache_that_cannot_be_written_costs_no_score(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    (outcome,) = _looker(tmp_path, Fake(), workers=1).look([_plain(tmp_path / "a.png", 10)])
+    assert outcome.status is FaceStatus.OK
+    assert "not cached" in capsys.readouterr().err
+
+
+# --- helpers ----------------------------------------------------------------------------------------------------------
+
+
+def _looker(folder: Path, fake: Fake, *, workers: int, alone: Sequence[Path] = ()) -> Looker:
+    return Looker(
+        load=lambda: fake,
+        cache=faces.Cache(folder / "cache", "f"),
+        workers=workers,
+        hand=Hand(folder / "in_hand"),
+        alone=alone,
+    )
+
+
+def _note(outcome: faces.Outcome) -> str:
+    assert isinstance(outcome, faces.Refusal)
+    return outcome.note
+
+
+def _run(job: scorer.Job) -> subprocess.CompletedProcess[str]:
+    path = job.out.with_suffix(".job")
+    scorer.write_job(path, job)
+    return _child("-m", "orchestrator.scorer", str(path))
+
+
+def _child(*argv: str) -> subprocess.CompletedProcess[str]:
+    root = Path(__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    return subprocess.run([sys.executable, *argv], env=environment, capture_output=True, text=True, check=False)
+
+
+def _image(file: str, seed: int = 0) -> Image:
+    return Image(file=file, checkpoint="output/a.safetensors", strength=1.0, prompt=0, seed=seed, text="a “photo”")
+
+
+def _photo(path: Path, *people: draw.Array, seed: int) -> None:
+    places = (draw.Pose(x=0.3, y=0.35, size=0.5), draw.Pose(x=0.75, y=0.75, size=0.4))
+    pixels = draw.photo(list(zip(people, places, strict=False)), draw.Backdrop(seed=seed), px=256)
+    Picture.fromarray(pixels).save(path)
+
+
+def _plain(path: Path, colour: int) -> Path:
+    Picture.new("RGB", (8, 8), (colour, 0, 0)).save(path)
+    return path
