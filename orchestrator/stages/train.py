@@ -95,7 +95,7 @@ def rendered(run: Run, attempt: Attempt, ctx: Context) -> dict[str, str]:
     config = renderer.train_toml(run.point, base=base, ours=ours, trainer=settings.trainer, params=params)
     return {
         "config.toml": config,
-        "dataset.toml": renderer.dataset_toml(run.point, dataset=dataset, image_dir=ctx.datasets[dataset.name]),
+        "dataset.toml": renderer.dataset_toml(run.point, dataset=dataset, image_dir=ctx.datasets[dataset.name].folder),
     }
 
 
