@@ -183,13 +183,19 @@ def test_a_silent_fallback_to_the_cpu_is_refused(folder: Path) -> None:
         faces.load(_inspect(folder), device="cuda:1")
 
 
-def test_a_model_that_does_not_run_is_refused_before_any_picture(copy: Path) -> None:
+def test_a_model_that_does_not_load_is_refused(copy: Path) -> None:
     broken = onnx.load(str(copy / "recogniser.onnx"))
     broken.graph.node[-1].op_type = "NoSuchOperator"
-    onnx.save(broken, str(copy / "recogniser.onnx"))
-    found = _inspect(copy)
-    with pytest.raises(NotReady, match=r"does not run .*NoSuchOperator"):
-        faces.load(found, device="cpu")
+    _assert_not_run(broken, copy / "recogniser.onnx", why="NoSuchOperator")
+
+
+def test_a_model_that_loads_and_does_not_run_is_refused_before_any_picture(copy: Path) -> None:
+    broken = onnx.load(str(copy / "recogniser.onnx"))
+    last = broken.graph.node[-1]
+    last.output[0] = "square"
+    broken.graph.initializer.append(helper.make_tensor("shape", TensorProto.INT64, [2], [1000, 512]))
+    broken.graph.node.append(helper.make_node("Reshape", ["square", "shape"], ["embedding"]))
+    _assert_not_run(broken, copy / "recogniser.onnx", why="Reshape")
 
 
 def test_two_onnxruntimes_are_noticed(tmp_path: Path) -> None:
@@ -337,6 +343,13 @@ def _assert_found(photo: faces.Picture, folder: Path, fallback: str, whole: face
     assert sighting.fallback == fallback
     np.testing.assert_allclose(sighting.faces[0].landmarks, whole.landmarks, atol=3)
     np.testing.assert_allclose(sighting.faces[0].box, whole.box, atol=8)
+
+
+def _assert_not_run(broken: onnx.ModelProto, path: Path, *, why: str) -> None:
+    onnx.save(broken, str(path))
+    found = _inspect(path.parent)
+    with pytest.raises(NotReady, match=f"does not run .*{why}"):
+        faces.load(found, device="cpu")
 
 
 def _stray_model(path: Path, *, inputs: int, side: int) -> None:

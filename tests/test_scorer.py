@@ -92,7 +92,7 @@ def test_every_image_gets_a_score_or_a_reason_in_order(job: scorer.Job) -> None:
     assert scored.training == 1
     assert min(value for value in scored.references.leave_one_out.values() if value) > 0.95
     assert scored.provider == "CPUExecutionProvider"
-    assert scorer.in_hand(job.out) == ()
+    assert not scorer.in_hand_path(job.out).exists()
 
 
 def test_from_the_cache_come_the_same_scores_without_loading_a_model(job: scorer.Job, tmp_path: Path) -> None:
