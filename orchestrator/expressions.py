@@ -33,8 +33,9 @@ class ExpressionError(ValueError):
 
 def is_expression(value: Value) -> bool:
     """Whether a value as written holds an expression; any other text stays exactly what it is."""
-    parts = value if isinstance(value, tuple) else (value,)
-    return any(isinstance(part, str) and ("{{" in part or "{%" in part) for part in parts)
+    if isinstance(value, tuple):
+        return any(map(is_expression, value))
+    return isinstance(value, str) and ("{{" in value or "{%" in value)
 
 
 class Expressions:
@@ -47,8 +48,9 @@ class Expressions:
 
     def names(self, value: Value) -> frozenset[str]:
         """The params that a value's expressions look at. ExpressionError when it is not an expression at all."""
-        parts = value if isinstance(value, tuple) else (value,)
-        return frozenset(name for part in parts if is_expression(part) for name in self._compile(str(part)).names)
+        if isinstance(value, tuple):
+            return frozenset(name for part in value for name in self.names(part))
+        return self._compile(str(value)).names if is_expression(value) else frozenset()
 
     def evaluate(self, value: Value, params: Params) -> Value:
         """The value with its expressions computed over `params`: of their type where one stands alone, else text."""
@@ -87,7 +89,7 @@ class _Compiled:
             raise ExpressionError(f"longer than {MAX_LENGTH} characters")
         tree = _guarded(environment.parse, source)
         _refuse_all_but_expressions(tree)
-        self.names: tuple[str, ...] = tuple(sorted(_guarded(meta.find_undeclared_variables, tree)))
+        self.names: frozenset[str] = frozenset(_guarded(meta.find_undeclared_variables, tree))
         self._run = _guarded(_runner, environment, source, tree)
 
     def __call__(self, inputs: Params) -> Value:

@@ -130,7 +130,7 @@ def _literal(text: str) -> str:
 
 
 def _signs_by_number(text: str) -> str:
-    """A backslash has none, or toml 0.10.2 would unescape what it yields; a u after it has, or it would be an escape."""
+    """A backslash has none: toml 0.10.2 unescapes what it yields. A u after it has one, or it would be an escape."""
     return _SIGN.sub(lambda found: "".join("\\\\" if sign == "\\" else _code(sign) for sign in found[0]), text)
 
 

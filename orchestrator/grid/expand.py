@@ -59,8 +59,9 @@ class _Expansion:
         self._settings = settings
         treatments = {"base_model": settings.base_model, "dataset": settings.dataset}
         self._base: dict[str, Value] = {**treatments, **settings.arguments, **grid.fixed}
-        self._evaluation = Evaluation(_keys_with_expressions(grid, self._base))
-        self._rules = Rules(grid)
+        computed = _keys_with_expressions(grid, self._base)
+        self._evaluation = Evaluation(computed)
+        self._rules = Rules(grid, computed)
         self._problems: dict[Problem, None] = {}
         self._made: dict[str, tuple[Params, Params]] = {}
 

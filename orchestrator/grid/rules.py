@@ -11,12 +11,16 @@ from orchestrator.values import matches, same, shown
 
 
 class Rules:
-    """The rules of one grid, in the order of its files; it remembers which ones met a point."""
+    """The rules of one grid, in the order of its files; it remembers which ones met a point.
 
-    def __init__(self, grid: Grid) -> None:
+    `computed` are the arguments that can hold an expression.
+    """
+
+    def __init__(self, grid: Grid, computed: Collection[str]) -> None:
         self._whens = dict(enumerate(grid.whens))
         self._excludes = dict(enumerate(grid.excludes, start=len(grid.whens)))
         self._unmet: dict[int, When | Exclude] = {**self._whens, **self._excludes}
+        self._computed = frozenset(computed)
         self._seen: set[str] = set()
         self._problems: dict[Problem, None] = {}
 
@@ -53,7 +57,7 @@ class Rules:
                 self._note(what, rule, f"set.{key}", remedy)
 
     def _check_computable(self, rule: When, params: Params) -> None:
-        for key in rule.match:
+        for key in rule.match.keys() & self._computed:
             if key in params and is_expression(params[key]):
                 what = f"looks at {key}, which is an expression: those are computed after the rules"
                 self._note(what, rule, f"match.{key}", "match what the expression looks at")
