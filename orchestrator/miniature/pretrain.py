@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from orchestrator.miniature import draw, picture_model, scene
@@ -78,7 +77,7 @@ def pretrain(pictures: Tensor, phrases: Tensor, out: Path, *, steps: int, batch:
         _follow(average, model, min(0.999, step / (step + 10)))
         if step % max(1, steps // 10) == 0 or step == 100:
             print(f"step {step} loss {loss.item():.4f} {time.monotonic() - started:.0f} s", flush=True)
-            save_file({name: value.half().contiguous().cpu() for name, value in average.state_dict().items()}, out)
+            picture_model.save(average, out)
 
 
 def _captions(tables: Sequence[Tensor], phrases: Tensor) -> Tensor:

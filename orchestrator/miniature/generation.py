@@ -1,0 +1,140 @@
+"""Makes pictures as gen_img.py does, from a prompter's plan or a file of prompt lines, with the small model.
+
+Steps, size, seeds, prompts, LoRA files and strengths count. Sampler, scale and negative prompt are taken and have no
+effect: the model draws what the caption says without guidance.
+"""
+
+import argparse
+import itertools
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+
+from orchestrator.miniature import log, lora, picture_model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One picture; `lora` is None for the base model alone."""
+
+    file: str
+    text: str
+    seed: int
+    lora: Path | None
+    strength: float = 1.0
+
+
+def main(argv: Sequence[str]) -> None:
+    """The whole program."""
+    options = _parser().parse_args(argv)
+    torch.set_num_threads(1)  # a seed's picture must not depend on the number of cores
+    requests = _planned(options) if options.prompter_module_args else _listed(options)
+    log.info(f"load StableDiffusion checkpoint: {options.ckpt}")
+    model = picture_model.load(options.ckpt)
+    first = next((request.lora for request in requests if request.lora), None)
+    additions = lora.attach_file(model, load_file(first)) if first else {}
+    log.info("pipeline is ready.")
+    options.outdir.mkdir(parents=True, exist_ok=True)
+    for (file, strength), group in itertools.groupby(requests, lambda request: (request.lora, request.strength)):
+        if file:
+            _switch(additions, file, strength)
+        _draw(model, list(group), requests, options)
+    log.info("done!")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Draws portraits with the miniature's picture model.")
+    parser.add_argument("--ckpt", type=Path, required=True)
+    parser.add_argument("--outdir", type=Path, required=True)
+    parser.add_argument("--from_file", type=Path)
+    parser.add_argument("--prompter_module_args", type=Path, help="the plan that --from_module's prompter reads")
+    parser.add_argument("--network_weights", type=Path, nargs="*", default=[])
+    parser.add_argument("--network_mul", type=float, nargs="*", default=[])
+    for name, default in (("W", 512), ("H", 512), ("steps", 50), ("batch_size", 1)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    for name in ("from_module", "network_module", "sampler", "scale", "tokenizer_cache_dir", "vae"):
+        parser.add_argument(f"--{name}")
+    for name in ("vae_batch_size", "images_per_prompt"):
+        parser.add_argument(f"--{name}", type=int)
+    for name in ("sdxl", "bf16", "fp16", "sdpa", "no_half_vae", "network_pre_calc", "network_merge"):
+        parser.add_argument(f"--{name}", action="store_true")
+    for name in ("v_parameterization", "zero_terminal_snr"):
+        parser.add_argument(f"--{name}", action="store_true")
+    return parser
+
+
+def _planned(options: argparse.Namespace) -> list[Request]:
+    """The pictures of a plan, see orchestrator/kohya/prompter.py."""
+    plan = json.loads(options.prompter_module_args.read_text(encoding="utf-8"))
+    return [
+        Request(
+            file=image["file"],
+            text=image["text"],
+            seed=image["seed"],
+            lora=None if image["lora"] is None else Path(plan["loras"][image["lora"]]),
+            strength=image["strength"],
+        )
+        for image in plan["images"]
+    ]
+
+
+def _listed(options: argparse.Namespace) -> list[Request]:
+    """The pictures of a prompt file: `text --n negative --d seed --am strength --f name.png`, one per line."""
+    lines = options.from_file.read_text(encoding="utf-8").splitlines()
+    said = [line for line in lines if line.strip() and not line.startswith("#")]
+    return [_line(number, line, options) for number, line in enumerate(said, start=1)]
+
+
+def _line(number: int, line: str, options: argparse.Namespace) -> Request:
+    text, *rest = line.split(" --")
+    said = {name.lower(): value for name, _, value in (part.strip().partition(" ") for part in rest)}
+    strength = float(said["am"].split(",")[0]) if "am" in said else next(iter(options.network_mul), 1.0)
+    return Request(
+        file=said.get("f", f"im_{number:06d}.png"),
+        text=text,
+        seed=int(re.split(r"\D", said.get("d", str(number)))[0]),
+        lora=next(iter(options.network_weights), None),
+        strength=strength,
+    )
+
+
+def _switch(additions: lora.Additions, file: Path, strength: float) -> None:
+    lora.load(additions, load_file(file))
+    for addition in additions.values():
+        addition.multiplier = strength
+
+
+def _draw(
+    model: picture_model.PictureModel, group: list[Request], requests: list[Request], options: argparse.Namespace
+) -> None:
+    for batch in _batches(group, options.batch_size):
+        for request in batch:
+            log.info(f"prompt {requests.index(request) + 1}/{len(requests)}: {request.text}")
+        captions = picture_model.read_captions([request.text for request in batch])
+        drawn = picture_model.sample(model, captions, [request.seed for request in batch], options.steps)
+        for request, picture in zip(batch, drawn, strict=True):
+            _enlarged(picture, options.W, options.H).save(options.outdir / request.file)
+
+
+def _batches(group: Iterable[Request], size: int) -> Iterator[list[Request]]:
+    pending = iter(group)
+    while batch := list(itertools.islice(pending, size)):
+        yield batch
+
+
+def _enlarged(picture: Tensor, width: int, height: int) -> Image.Image:
+    """The square picture in the middle of what was asked for, its edges drawn out."""
+    pixels = ((picture + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+    side = min(width, height)
+    square = np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC))
+    above, before = (height - side) // 2, (width - side) // 2
+    margins = ((above, height - side - above), (before, width - side - before), (0, 0))
+    return Image.fromarray(np.pad(square, margins, mode="edge"))

@@ -1,0 +1,159 @@
+"""Reads the pictures, captions and masks that a `dataset_config` names, and deals them out in batches."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import toml
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from orchestrator.miniature import log, picture_model
+from orchestrator.miniature.arguments import Arguments
+
+_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subset:
+    """One folder, N pictures: N x 3 x 32 x 32 in -1..1, captions N x 64, masks N x 1 x 32 x 32 in 0..1."""
+
+    folder: Path
+    repeats: int
+    pictures: Tensor
+    captions: Tensor
+    masks: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """Subsets that share a batch size and a resolution (width, height; it costs pretended memory, nothing else)."""
+
+    batch_size: int
+    resolution: tuple[int, int]
+    subsets: tuple[Subset, ...]
+
+    def __len__(self) -> int:
+        """Pictures, each as often as it is repeated."""
+        return sum(len(subset.pictures) * subset.repeats for subset in self.subsets)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Some rows of a dataset."""
+
+    pictures: Tensor
+    captions: Tensor
+    masks: Tensor
+
+
+def read(arguments: Arguments) -> list[Dataset]:
+    """Every dataset; one without pictures is left out, as in sd-scripts, with a warning."""
+    path = Path(arguments["dataset_config"])
+    log.info(f"Loading dataset config from {path}")
+    config = toml.loads(path.read_text(encoding="utf-8"))
+    found = [_dataset(config, dataset, arguments) for dataset in config.get("datasets", [])]
+    log.info(f"{sum(map(len, found))} train images with repeats.")
+    return [dataset for dataset in found if len(dataset)]
+
+
+def batches_per_epoch(datasets: Sequence[Dataset]) -> int:
+    """Incomplete batches count."""
+    return sum(-(-len(dataset) // dataset.batch_size) for dataset in datasets)
+
+
+def epoch(datasets: Sequence[Dataset]) -> Iterator[Batch]:
+    """Every picture as often as it is repeated, in random order; a batch never mixes datasets."""
+    batches = [(dataset, rows) for dataset in datasets for rows in torch.split(_shuffled(dataset), dataset.batch_size)]
+    for index in torch.randperm(len(batches)).tolist():
+        yield _batch(*batches[index])
+
+
+def _shuffled(dataset: Dataset) -> Tensor:
+    """Row numbers over the dataset's subsets in turn."""
+    sizes = [len(subset.pictures) for subset in dataset.subsets]
+    starts = np.cumsum([0, *sizes[:-1]]).tolist()
+    rows = [
+        torch.arange(start, start + size).repeat(subset.repeats)
+        for start, size, subset in zip(starts, sizes, dataset.subsets, strict=True)
+    ]
+    together = torch.cat(rows)
+    return together[torch.randperm(len(together))]
+
+
+def _batch(dataset: Dataset, rows: Tensor) -> Batch:
+    return Batch(
+        pictures=torch.cat([subset.pictures for subset in dataset.subsets])[rows],
+        captions=torch.cat([subset.captions for subset in dataset.subsets])[rows],
+        masks=torch.cat([subset.masks for subset in dataset.subsets])[rows],
+    )
+
+
+def _dataset(config: Mapping[str, Any], dataset: Mapping[str, Any], arguments: Arguments) -> Dataset:
+    """What the dataset does not say, [general] says, and then the config file."""
+    shared = {**config.get("general", {}), **{key: value for key, value in dataset.items() if key != "subsets"}}
+    subsets = [_subset({**shared, **subset}, arguments) for subset in dataset.get("subsets", [])]
+    return Dataset(
+        batch_size=shared.get("batch_size", arguments["train_batch_size"]),
+        resolution=_resolution(shared.get("resolution", arguments["resolution"])),
+        subsets=tuple(subset for subset in subsets if subset),
+    )
+
+
+def _resolution(value: str | int | list[int]) -> tuple[int, int]:
+    """sd-scripts takes a string in one file, and a number or a pair in the other."""
+    sides = [int(side) for side in value.split(",")] if isinstance(value, str) else value
+    width, height = sides if isinstance(sides, list) and len(sides) == 2 else (sides, sides)
+    return int(str(width).strip("[]")), int(str(height).strip("[]"))
+
+
+def _subset(said: Mapping[str, Any], arguments: Arguments) -> Subset | None:
+    folder = Path(said["image_dir"])
+    if not folder.is_dir():
+        log.warning(f"not directory: {folder}")
+        return None
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in _SUFFIXES)
+    log.info(f"found directory {folder} contains {len(files)} image files")
+    if not files:
+        return None
+    captions = [_caption(file, said) for file in files]
+    return Subset(
+        folder=folder,
+        repeats=said.get("num_repeats", 1),
+        pictures=torch.stack([_picture(file) for file in files]),
+        captions=picture_model.read_captions(captions),
+        masks=torch.stack([_mask(file, said, arguments) for file in files]),
+    )
+
+
+def _caption(file: Path, said: Mapping[str, Any]) -> str:
+    beside = file.with_suffix(said.get("caption_extension", ".caption"))
+    text = beside.read_text(encoding="utf-8").strip() if beside.exists() else said.get("class_tokens") or ""
+    return " ".join(part for part in (said.get("caption_prefix"), text, said.get("caption_suffix")) if part)
+
+
+def _picture(file: Path) -> Tensor:
+    with Image.open(file) as image:
+        return _shrunk(image.convert("RGB")) / 127.5 - 1
+
+
+def _mask(file: Path, said: Mapping[str, Any], arguments: Arguments) -> Tensor:
+    """What counts in the loss, 0..1: a mask file (`masked_loss`), the picture's alpha (`alpha_mask`), or all of it."""
+    if arguments["masked_loss"] and said.get("conditioning_data_dir"):
+        candidates = Path(said["conditioning_data_dir"]).glob(f"{file.stem}.*")
+        with Image.open(next(candidates)) as mask:
+            return _shrunk(mask.convert("RGB").getchannel("R")) / 255
+    if said.get("alpha_mask", arguments["alpha_mask"]):
+        with Image.open(file) as image:
+            return _shrunk(image.convert("RGBA").getchannel("A")) / 255
+    return torch.ones(1, picture_model.SIDE, picture_model.SIDE)
+
+
+def _shrunk(image: Image.Image) -> Tensor:
+    """Channels x 32 x 32, 0..255; what is not square loses its ends."""
+    side = picture_model.SIDE
+    small = np.asarray(ImageOps.fit(image, (side, side), Image.Resampling.BOX), np.float32)
+    return torch.from_numpy(small.reshape(side, side, -1).transpose(2, 0, 1).copy())

@@ -1,0 +1,11 @@
+"""The trainer's program: `python train.py --config_file X.toml`, as sdxl_train_network.py is run."""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    # Run by path, as the vendor's is: what Python then searches first must be the package's parent, not this folder.
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+    from orchestrator.miniature import training
+
+    training.main(sys.argv[1:])

@@ -1,0 +1,59 @@
+"""Writes a persona's whole world into a folder: dataset, references, prompts, base model and face pack.
+
+All of it is drawn, and the same each time. What is there already stays as it is; each part appears whole or not at all.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from PIL import Image
+
+from orchestrator.miniature import draw, pack, picture_model, scene
+
+PERSONA = 7
+SUBJECT = "ohwx person"
+"""The words that stand for the persona in every caption."""
+PROMPTS = (
+    f"photo of {SUBJECT}, close-up, in a studio, soft light, looking straight",
+    f"photo of {SUBJECT}, portrait, at the beach, bright light, tilted left",
+    f"photo of {SUBJECT}, portrait, inside a cafe, dim light, looking straight",
+    f"photo of {SUBJECT}, upper body, in the garden, soft light, tilted right",
+    f"photo of {SUBJECT}, close-up, at night, dim light, tilted left",
+    f"photo of {SUBJECT}, upper body, on a street, bright light, looking straight",
+    f"photo of {SUBJECT}, portrait, under a sunset, soft light, tilted right",
+    f"photo of {SUBJECT}, close-up, on snow, bright light, looking straight",
+)
+_LIKENESS = 0.95
+"""How alike a person's face is in all photos: expression and make-up take the rest."""
+
+
+def write(folder: Path) -> None:
+    """Makes `images/` (36 photos, captions), `references/` (12 others), `prompts.txt`, `base.safetensors`, `pack/`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    parts: dict[str, Callable[[Path], object]] = {
+        "images": lambda path: photos(path, PERSONA, count=36, first=0, captions=True),
+        "references": lambda path: photos(path, PERSONA, count=12, first=1000, captions=False),
+        "prompts.txt": lambda path: path.write_text("\n".join((*PROMPTS, "")), encoding="utf-8"),
+        "base.safetensors": lambda path: shutil.copyfile(picture_model.WEIGHTS, path),
+        "pack": pack.build,
+    }
+    for name, make in parts.items():
+        if not (folder / name).exists():
+            with tempfile.TemporaryDirectory(prefix=".draft-", dir=folder) as draft:
+                make(Path(draft) / name)
+                (Path(draft) / name).rename(folder / name)
+
+
+def photos(folder: Path, identity: int, *, count: int, first: int, captions: bool, px: int = 256) -> None:
+    """Photos number `first` and on of one person, each in another scene; no two numbers give the same photo."""
+    folder.mkdir()
+    for number in range(first, first + count):
+        somewhere = scene.drawn(number)
+        mood = draw.person(2_000_000 + 10_000 * identity + number)
+        face = draw.resembling(draw.person(identity), mood, _LIKENESS)
+        Image.fromarray(scene.photo(face, somewhere, px=px)).save(folder / f"{number:04d}.png")
+        if captions:
+            caption = somewhere.caption(SUBJECT)
+            (folder / f"{number:04d}.txt").write_text(f"{caption}\n", encoding="utf-8")
