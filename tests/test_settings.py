@@ -1,0 +1,199 @@
+from pathlib import Path
+
+import pytest
+
+from orchestrator import settings
+from orchestrator.errors import InputError
+from orchestrator.model import Launcher, Limits, Rung
+
+REPO = Path(__file__).parents[1]
+EXAMPLE = REPO / "orchestrator" / settings.EXAMPLE
+
+MINIMAL = """
+runs = "runs"
+templates = "templates"
+[trainer]
+python = "bin/python"
+sd_scripts = "../sd-scripts"
+[base_models.base]
+path = "/models/base.safetensors"
+[datasets.persona]
+image_dir = "pictures"
+[generate]
+prompts = "prompts.txt"
+[score]
+pack = "pack"
+references = "references"
+"""
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Load settings of this text."""
+
+    def load(text):
+        (tmp_path / "orchestrate.toml").write_text(text, encoding="utf-8")
+        return settings.load(tmp_path / "orchestrate.toml")
+
+    return load
+
+
+@pytest.fixture
+def problems(load):
+    """What is wrong with settings of this text, by key."""
+
+    def problems(text):
+        with pytest.raises(InputError) as caught:
+            load(text)
+        assert caught.value.exit_code == 2
+        return {problem.key: problem for problem in caught.value.problems}
+
+    return problems
+
+
+def line_of(text, needle):
+    return text[: text.index(needle)].count("\n") + 1
+
+
+def test_the_smallest_settings(load, tmp_path):
+    loaded = load(MINIMAL)
+    assert loaded.runs == tmp_path / "runs"
+    assert loaded.trainer.sd_scripts == tmp_path.parent / "sd-scripts"
+    assert loaded.base_models["base"].path == Path("/models/base.safetensors")
+    assert (loaded.base_model, loaded.dataset) == ("base", "persona")
+    assert loaded.limits == Limits()
+    assert loaded.ladder == ()
+
+
+def test_paths_are_relative_to_the_file_and_keep_symbolic_links(load, tmp_path, monkeypatch):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "bin").symlink_to(tmp_path / "real")
+    monkeypatch.chdir("/")
+    assert load(MINIMAL).trainer.python == tmp_path / "bin" / "python"
+
+
+def test_units_and_enums(load):
+    loaded = load(
+        MINIMAL.replace("[base_models", 'launcher = "accelerate"\nenv = { A = "b" }\n[base_models', 1)
+        + "[limits]\nwall_hours = 1.5\nstall_minutes = 2\ngrace_seconds = 3\nlog_mib = 1\n"
+        + "[vram]\npoll_seconds = 0.1\nbudget_gib = 24\n"
+    )
+    assert (loaded.limits.wall_s, loaded.limits.stall_s, loaded.limits.grace_s) == (5400, 120, 3)
+    assert (loaded.vram.poll_s, loaded.vram.budget_gib) == (0.1, 24.0)
+    assert loaded.trainer.launcher is Launcher.ACCELERATE
+    assert loaded.trainer.env == {"A": "b"}
+
+
+def test_arguments_and_ladder_keep_their_types(load):
+    loaded = load(
+        MINIMAL
+        + '[arguments]\nseed = 1\nlr = 1.0\nsdpa = true\nnetwork_args = ["a=1", "b=2"]\n'
+        + '[[ladder]]\nname = "x"\nwhen = { seed = [1, 2] }\nset = { sdpa = false }\nkeeps_result = true\n'
+    )
+    assert loaded.arguments == {"seed": 1, "lr": 1.0, "sdpa": True, "network_args": ("a=1", "b=2")}
+    assert [type(value) for value in loaded.arguments.values()] == [int, float, bool, tuple]
+    assert loaded.ladder == (Rung(name="x", when={"seed": (1, 2)}, set={"sdpa": False}, keeps_result=True),)
+
+
+def test_every_mistake_at_once_with_line_key_value_and_remedy(problems):
+    text = (
+        MINIMAL.replace('image_dir = "pictures"', 'image_dri = "pictures"\nnum_repeats = "3"')
+        .replace('python = "bin/python"', "python = 3")
+        .replace("[score]", "[scroe]")
+        + "[limits]\nwall_hours = 0\n[arguments]\nday = 1979-05-27\nnested = [[1]]\nbad = nan\n"
+    )
+    found = problems(text)
+    assert found["datasets.persona.image_dri"].where.endswith(f":{line_of(text, 'image_dri')}")
+    assert found["datasets.persona.image_dri"].remedy == "did you mean image_dir?"
+    assert found["datasets.persona.image_dir"].what == '"image_dir" is missing'
+    assert found["datasets.persona.num_repeats"].what == "must be a whole number, not text"
+    assert found["datasets.persona.num_repeats"].value == '"3"'
+    assert found["trainer.python"].what == "must be text in quotes, not a whole number"
+    assert found["scroe"].remedy == "did you mean score?"
+    assert found["limits.wall_hours"].what == "must be a finite number above 0"
+    assert found["limits.wall_hours"].where.endswith(f":{line_of(text, 'wall_hours')}")
+    assert {"arguments.day", "arguments.nested", "arguments.bad", "score.pack", "score.references"} <= found.keys()
+
+
+@pytest.mark.parametrize(
+    ("more", "key", "what"),
+    [
+        ("[defaults]\nbase_model = 'bsae'", "defaults.base_model", "there is no [base_models.bsae]"),
+        ("[base_models.two]\npath = 'b'", "defaults.base_model", '"base_model" is missing'),
+        ("[arguments]\nbase_model = 'base'", "arguments.base_model", "base_model is not an sd-scripts argument"),
+        ("[arguments]\nalpha = '{{ dim'", "arguments.alpha", "not an expression"),
+        ("[arguments]\n'a b' = 1", "arguments.a b", "cannot be an argument's name"),
+        ("[arguments]\nbig = 99999999999999999999", "arguments.big", "must be text, a finite number"),
+        ("[datasets.persona.subset]\nresolution = 512", "datasets.persona.subset.resolution", "does not belong here"),
+        ("[[ladder]]\nname = 'x'", "ladder[0].set", "a rung must set something"),
+        ("[[ladder]]\nname = 'x'\nset = {dataset='d'}", "ladder[0].set", "a rung cannot change dataset"),
+        ("[[ladder]]\nname='x'\nset={a=1}\n[[ladder]]\nname='x'\nset={a=2}", "ladder[1].name", "two rungs"),
+        ("[[ladder]]\nname='x'\nset={a=1}\nkeep_result=true", "ladder[0].keep_result", "unknown key"),
+        ("[vram]\nbudget_gib = true", "vram.budget_gib", "must be a number, not true or false"),
+        ("[vram]\nbudget_gib = inf", "vram.budget_gib", "must be a finite number"),
+        ("[limits]\ncrashes = 0", "limits.crashes", "must be at least 1"),
+    ],
+)
+def test_what_has_no_meaning_is_refused(problems, more, key, what):
+    assert what in problems(MINIMAL + more)[key].what
+
+
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        ("launcher = 'bash'", "trainer.launcher"),
+        ("env = { A = 1 }", "trainer.env"),
+        ("env = { 'A=B' = 'x' }", "trainer.env"),
+        ('tokenizer_cache_dir = "a\\u0000b"', "trainer.tokenizer_cache_dir"),
+    ],
+)
+def test_wrong_values_of_the_trainer(problems, line, key):
+    assert key in problems(MINIMAL.replace("[base_models", f"{line}\n[base_models", 1))
+
+
+@pytest.mark.parametrize(
+    "line", ["seeds = []", "seeds = [1, 1]", "seeds = [-1]", "strengths = [0.0]", "checkpoints = 'best'", "steps = 0"]
+)
+def test_wrong_values_of_generation(problems, line):
+    key = "generate." + line.split(" ")[0]
+    assert key in problems(MINIMAL.replace("[generate]", f"[generate]\n{line}"))
+
+
+@pytest.mark.parametrize(
+    ("text", "line"), [(b"runs = \n", 1), (b"a = 1\n\nb = [1,\n", 3), (b"a = 1\na = 2\n", 2), (b"a = 1\nb = '\xff'\n", 2)]
+)
+def test_what_is_not_toml_is_refused_with_its_line(tmp_path, text, line):
+    path = tmp_path / "orchestrate.toml"
+    path.write_bytes(text)
+    with pytest.raises(InputError) as caught:
+        settings.load(path)
+    where = caught.value.problems[0].where
+    assert where in (f"{path}:{line}", str(path))
+    if b"[1," not in text:  # for a text that stops too early, tomllib names no line
+        assert where == f"{path}:{line}"
+
+
+def test_a_missing_file_is_said_by_name(tmp_path):
+    with pytest.raises(InputError, match="nothing.toml: cannot be read"):
+        settings.load(tmp_path / "nothing.toml")
+
+
+def test_the_example_loads_and_is_the_repositorys_own():
+    assert (REPO / "orchestrate.toml").read_bytes() == EXAMPLE.read_bytes()
+    loaded = settings.load(REPO / "orchestrate.toml")
+    assert loaded.templates == REPO / "templates"
+    assert set(loaded.base_models) == {"realvisxl-v5", "juggernautxl-v9", "helloworldxl"}
+    assert all(model.url.startswith("https://") for model in loaded.base_models.values())
+    assert loaded.arguments["optimizer_type"] == "Prodigy"
+    assert loaded.ladder[-1].set["learning_rate"] == 1e-4
+    assert not loaded.ladder[-1].keeps_result
+
+
+def test_init_writes_the_example_once(tmp_path):
+    path = tmp_path / "orchestrate.toml"
+    settings.init(path)
+    assert settings.load(path).base_model == "realvisxl-v5"
+    path.write_text("mine")
+    with pytest.raises(InputError, match="not overwritten"):
+        settings.init(path)
+    assert path.read_text() == "mine"
