@@ -92,10 +92,12 @@ def _wrong(points: Sequence[Point], used: Settings, where: str) -> list[Problem]
     asked = [point.params for point in points]
     steps = [(params, step.overrides) for params in asked for step in ladder.steps(params, used.ladder, expressions)]
     rungs = f"{used.path}: ladder"
+    told = traps.traps(asked, where=where)
+    lowered = traps.traps([{**params, **overrides} for params, overrides in steps], where=rungs)
     return [
         *check.check(asked, accepted, where=where),
         *check.check([overrides for _, overrides in steps], accepted, where=rungs),
-        *traps.traps(asked, where=where),
-        *traps.traps([{**params, **overrides} for params, overrides in steps], where=rungs),
+        *told,
+        *(trap for trap in lowered if trap.what not in {known.what for known in told}),
         *traps.sweep_traps(points, where=where),
     ]

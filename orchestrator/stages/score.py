@@ -3,11 +3,10 @@
 import signal
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from orchestrator import attempt, media, scorer
+from orchestrator import attempt, media, scorer, store
 from orchestrator.attempt import Command, Failed, Job, Outcome
 from orchestrator.context import Context
 from orchestrator.errors import NotReady, OrchestrateError
@@ -88,7 +87,7 @@ def _judge(attempt: Attempt, outcome: Outcome) -> Mapping[str, Any] | Failed:
     if scored.too_many_errors:
         errors = [score.note for score in scored.scores if score.note]
         return Failed(Failure.UNKNOWN, f"{len(errors)} of {len(scored.scores)} pictures raised an error: {errors[0]}")
-    return asdict(scored)
+    return store.read(_out(attempt))
 
 
 def _progress(text: str) -> Progress | None:
