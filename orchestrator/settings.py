@@ -22,7 +22,7 @@ from orchestrator.model import (
     Trainer,
     Vram,
 )
-from orchestrator.toml_file import Converter, Reader, boolean, number, several, text, value, whole
+from orchestrator.toml_file import Converter, Reader, Wrong, boolean, number, several, text, value, whole
 
 T = TypeVar("T")
 
@@ -75,7 +75,8 @@ def init(path: Path) -> None:
             Problem(what="is there already and is not overwritten", where=str(path), remedy=remedy)
         ) from None
     except OSError as error:
-        raise InputError(Problem(what=f"cannot be written: {error.strerror}", where=str(path))) from None
+        remedy = "name a file in a folder that you can write to"
+        raise InputError(Problem(what=f"cannot be written: {error.strerror}", where=str(path), remedy=remedy)) from None
 
 
 def _trainer(table: Reader) -> Trainer:
@@ -225,27 +226,27 @@ def _texts(raw: Any) -> tuple[str, ...]:
 
 def _environment(raw: Any) -> dict[str, str]:
     if not isinstance(raw, dict) or not all(isinstance(entry, str) for entry in raw.values()):
-        raise ValueError('must be a table of text, like { HF_HOME = "/data/hf" }')
+        raise Wrong("must be a table of text", 'write it like { HF_HOME = "/data/hf" }')
     if any("\0" in part or "=" in name or not name for name, entry in raw.items() for part in (name, entry)):
-        raise ValueError("holds a name or value that no environment can hold")
+        raise Wrong("holds a name or value that no environment can hold", "leave out = and NUL")
     return dict(raw)
 
 
 def _launcher(raw: Any) -> Launcher:
     if raw not in list(Launcher):
-        raise ValueError(f"must be {' or '.join(Launcher)}")
+        raise Wrong("is not a launcher", f"write {' or '.join(Launcher)}")
     return Launcher(raw)
 
 
 def _device(raw: Any) -> str:
     if raw not in ("cpu", "cuda"):
-        raise ValueError("must be cpu or cuda")
+        raise Wrong("is not a device to score on", "write cpu or cuda")
     return str(raw)
 
 
 def _extension(raw: Any) -> str:
     if not text(raw).startswith(".") or "/" in raw or "\0" in raw:
-        raise ValueError("must be a file extension with its dot, like .txt")
+        raise Wrong("is not a file extension", "write it with its dot, like .txt")
     return str(raw)
 
 
@@ -254,14 +255,14 @@ def _checkpoints(raw: Any) -> str | tuple[int, ...]:
         return str(raw)
     if isinstance(raw, list) and raw:
         return _different(whole(1))(raw)
-    raise ValueError("must be last, all, or a list of epochs like [6, 8, 10]")
+    raise Wrong("must be last, all, or a list of epochs", "write them like [6, 8, 10]")
 
 
 def _different(convert: Converter[T]) -> Converter[tuple[T, ...]]:
     def convert_all(raw: Any) -> tuple[T, ...]:
         items = several(convert)(raw)
         if len(set(items)) < len(items):
-            raise ValueError("holds a value twice")
+            raise Wrong("holds a value twice", "take one out")
         return items
 
     return convert_all

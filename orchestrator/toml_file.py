@@ -18,9 +18,17 @@ from orchestrator.values import shown
 T = TypeVar("T")
 Table: TypeAlias = Mapping[str, Any]
 Converter: TypeAlias = Callable[[Any], T]
-"""A raw TOML value in, a typed one out; ValueError says what it must be."""
+"""A raw TOML value in, a typed one out; raises Wrong."""
 
 _ARGUMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+
+
+class Wrong(ValueError):
+    """A value that is not what its key needs, and what to write instead."""
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(what)
+        self.remedy = remedy
 
 
 class Document:
@@ -47,7 +55,8 @@ def read(path: Path) -> Document:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise InputError(Problem(what=f"cannot be read: {error.strerror}", where=str(path))) from None
+        remedy = "check the path (`orchestrate init` writes an orchestrate.toml)"
+        raise InputError(Problem(what=f"cannot be read: {error.strerror}", where=str(path), remedy=remedy)) from None
     try:
         return Document(path, raw.decode("utf-8").replace("\r\n", "\n"))
     except UnicodeDecodeError as error:
@@ -120,7 +129,7 @@ class Reader:
         """A converter to absolute paths, relative ones taken from the file's folder. Symbolic links stay."""
         name = text(raw)
         if not name or "\0" in name:
-            raise ValueError("must be a path")
+            raise Wrong("must be a path", 'write one, like "models/base.safetensors"')
         folder = self._document.path.parent.absolute()
         return Path(os.path.normpath(folder / os.path.expanduser(name)))  # noqa: PTH111 - this one never raises
 
@@ -156,8 +165,8 @@ class Reader:
     def _converted(self, key: str, convert: Converter[T]) -> T | None:
         try:
             return convert(self._table[key])
-        except ValueError as error:
-            self.note(key, str(error), value=_one_line(self._table[key]))
+        except Wrong as error:
+            self.note(key, str(error), value=_one_line(self._table[key]), remedy=error.remedy)
             return None
 
     def _dotted(self, key: str = "") -> str:
@@ -171,14 +180,14 @@ class Reader:
 def text(raw: object) -> str:
     """Text in quotes."""
     if not isinstance(raw, str):
-        raise ValueError(f"must be text in quotes, not {_kind(raw)}")
+        raise Wrong(f"must be text in quotes, not {_kind(raw)}", 'write it as "..."')
     return raw
 
 
 def boolean(raw: object) -> bool:
     """true or false."""
     if not isinstance(raw, bool):
-        raise ValueError(f"must be true or false, not {_kind(raw)}")
+        raise Wrong(f"must be true or false, not {_kind(raw)}", "write true or false, without quotes")
     return raw
 
 
@@ -187,9 +196,9 @@ def whole(minimum: int) -> Converter[int]:
 
     def convert(raw: object) -> int:
         if isinstance(raw, bool) or not isinstance(raw, int):
-            raise ValueError(f"must be a whole number, not {_kind(raw)}")
+            raise Wrong(f"must be a whole number, not {_kind(raw)}", "write it without quotes and without a point")
         if raw < minimum:
-            raise ValueError(f"must be at least {minimum}")
+            raise Wrong(f"must be at least {minimum}", f"write {minimum} or more")
         return raw
 
     return convert
@@ -200,9 +209,9 @@ def number(*, above: float) -> Converter[float]:
 
     def convert(raw: object) -> float:
         if isinstance(raw, bool) or not isinstance(raw, int | float):
-            raise ValueError(f"must be a number, not {_kind(raw)}")
+            raise Wrong(f"must be a number, not {_kind(raw)}", "write it without quotes")
         if not above < raw < math.inf:
-            raise ValueError(f"must be a finite number above {above:g}")
+            raise Wrong(f"must be a finite number above {above:g}", f"write more than {above:g}")
         return float(raw)
 
     return convert
@@ -213,7 +222,7 @@ def several(convert: Converter[T]) -> Converter[tuple[T, ...]]:
 
     def convert_all(raw: object) -> tuple[T, ...]:
         if not isinstance(raw, list) or not raw:
-            raise ValueError("must be a list in [ ] with at least one value")
+            raise Wrong("must be a list with at least one value", "write it in [ ], with commas between")
         return tuple(map(convert, raw))
 
     return convert_all
@@ -236,7 +245,8 @@ def _scalar(raw: object) -> Scalar:
         return raw
     if isinstance(raw, float) and math.isfinite(raw):
         return raw
-    raise ValueError(f"must be text, a finite number, true, false or a flat list of these, not {_kind(raw)}")
+    what = f"must be text, a finite number, true, false or a flat list of these, not {_kind(raw)}"
+    raise Wrong(what, 'write one value, or a list like ["a=1", "b=2"]')
 
 
 def _kind(raw: object) -> str:

@@ -51,7 +51,13 @@ def test_what_a_param_holds_is_data():
 def test_equal_looking_inputs_are_told_apart():
     expressions = Expressions()
     results = [expressions.evaluate("{{ a }}", {"a": value}) for value in (1, True, 1.0, "1", 1)]
-    assert [(type(result), result) for result in results] == [(int, 1), (bool, True), (float, 1.0), (str, "1"), (int, 1)]
+    assert [(type(result), result) for result in results] == [
+        (int, 1),
+        (bool, True),
+        (float, 1.0),
+        (str, "1"),
+        (int, 1),
+    ]
 
 
 def test_names_are_those_it_looks_at():
@@ -100,6 +106,6 @@ def test_a_missing_param_is_named():
 )
 def test_hostile_or_wrong_expressions_are_refused_quickly(hostile):
     start = time.perf_counter()
-    with pytest.raises(ExpressionError, match="."):
+    with pytest.raises(ExpressionError):
         Expressions().evaluate(hostile, POINT)
     assert time.perf_counter() - start < 0.5

@@ -46,6 +46,7 @@ def problems(load):
         with pytest.raises(InputError) as caught:
             load(text)
         assert caught.value.exit_code == 2
+        assert all(problem.where and problem.remedy for problem in caught.value.problems)
         return {problem.key: problem for problem in caught.value.problems}
 
     return problems
@@ -160,7 +161,8 @@ def test_wrong_values_of_generation(problems, line):
 
 
 @pytest.mark.parametrize(
-    ("text", "line"), [(b"runs = \n", 1), (b"a = 1\n\nb = [1,\n", 3), (b"a = 1\na = 2\n", 2), (b"a = 1\nb = '\xff'\n", 2)]
+    ("text", "line"),
+    [(b"runs = \n", 1), (b"a = 1\n\nb = [1,\n", 3), (b"a = 1\na = 2\n", 2), (b"a = 1\nb = '\xff'\n", 2)],
 )
 def test_what_is_not_toml_is_refused_with_its_line(tmp_path, text, line):
     path = tmp_path / "orchestrate.toml"
@@ -174,7 +176,7 @@ def test_what_is_not_toml_is_refused_with_its_line(tmp_path, text, line):
 
 
 def test_a_missing_file_is_said_by_name(tmp_path):
-    with pytest.raises(InputError, match="nothing.toml: cannot be read"):
+    with pytest.raises(InputError, match="cannot be read: No such file"):
         settings.load(tmp_path / "nothing.toml")
 
 

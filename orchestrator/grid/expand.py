@@ -64,6 +64,7 @@ class _Expansion:
         self._rules = Rules(grid, computed)
         self._problems: dict[Problem, None] = {}
         self._made: dict[str, tuple[Params, Params]] = {}
+        self._twins: list[Problem] = []
 
     def point(self, levels: Params) -> Point | None:
         """The point of one combination; None where it is excluded or has a problem."""
@@ -79,8 +80,8 @@ class _Expansion:
         return Point(id=identity, name=point_name(params, levels, identity), params=params, dims=tuple(levels))
 
     def problems(self) -> list[Problem]:
-        """What was wrong with points and rules; each once."""
-        return [*self._problems, *([] if self._problems else self._rules.problems())]
+        """What was wrong, each once; what only follows from something wrong is not told beside it."""
+        return [*self._problems, *self._rules.wrong()] or [*self._twins, *self._rules.idle()]
 
     def _note_failure(self, key: str, error: ExpressionError, places: Mapping[str, str], params: Params) -> None:
         remedy = "see docs/grid.md for what an expression can be"
@@ -107,7 +108,7 @@ class _Expansion:
         else:
             what = f"({_listed(others)}) and ({_listed(levels)}) share the id {identity} by chance"
             remedy = "add an argument to [fixed], such as training_comment"
-        self._problems[Problem(what=what, where=str(self._grid.path), key="dims", remedy=remedy)] = None
+        self._twins.append(Problem(what=what, where=str(self._grid.path), key="dims", remedy=remedy))
 
     def _note(self, what: str, key: str, places: Mapping[str, str], *, value: str = "", remedy: str) -> None:
         where = places.get(key) or self._grid.places.get(key) or str(self._settings.path)

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import toml_file
-from orchestrator.errors import InputError
+from orchestrator.errors import InputError, Problem
 from orchestrator.grid.language import Exclude, Grid, Levels, When
 from orchestrator.model import Question, Value
-from orchestrator.toml_file import Reader
+from orchestrator.toml_file import Reader, Wrong
 from orchestrator.values import same, shown, token
 
 
@@ -18,6 +18,9 @@ def load(path: Path) -> Grid:
     files = dict(_files(path, path.parent.resolve(), trail=(), seen=set()))
     grid = _Merger().merged(path, files)
     problems = [problem for reader in files.values() for problem in reader.problems()]
+    if not (problems or grid.fixed or grid.dims or grid.zips):
+        remedy = "add [dims] with what to vary, or [fixed] for a single point"
+        problems = [Problem(what="the grid asks for nothing", where=str(path), key="dims", remedy=remedy)]
     if problems:
         raise InputError(*problems)
     return grid
@@ -101,10 +104,10 @@ class _Merger:
 def _levels(raw: Any) -> Levels:
     """A converter: the values of a dim; a value may itself be a list."""
     if not isinstance(raw, list) or not raw:
-        raise ValueError("a dim needs a list of at least one value")
+        raise Wrong("a dim needs a list of at least one value", "write it like [16, 32]")
     levels = tuple(map(toml_file.value, raw))
     if repeated := [text for text, count in Counter(map(token, levels)).items() if count > 1]:
-        raise ValueError(f"a dim's values differ, but {', '.join(repeated)} is there more than once")
+        raise Wrong(f"a dim's values differ, but {', '.join(repeated)} is there more than once", "take it out")
     return levels
 
 

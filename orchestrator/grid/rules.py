@@ -45,9 +45,13 @@ class Rules:
         self._seen |= params.keys() if self._excludes else set()
         return bool(met)
 
-    def problems(self) -> list[Problem]:
-        """What was wrong; where nothing was, the rules that met no point."""
-        return list(self._problems) or [_does_nothing(rule, self._seen) for rule in self._unmet.values()]
+    def wrong(self) -> list[Problem]:
+        """The rules that cannot be followed."""
+        return list(self._problems)
+
+    def idle(self) -> list[Problem]:
+        """The rules that met no point."""
+        return [_does_nothing(rule, self._seen) for rule in self._unmet.values()]
 
     def _check_contradiction(self, rule: When, levels: Params) -> None:
         for key in rule.set.keys() & levels.keys():
