@@ -4,6 +4,7 @@ Prints the tables of docs/evidence.md from 2,000 simulated sweeps each (minutes 
 """
 
 import argparse
+import math
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -54,7 +55,7 @@ def sweeps(world: World, count: int, rng: np.random.Generator) -> FloatArray:
     """(count, 2 ranks, cells, seeds, prompts): mean picture values of simulated sweeps."""
 
     def noise(variance: float, *shape: int) -> FloatArray:
-        return rng.normal(size=(count, *shape)) * variance**0.5
+        return rng.normal(0.0, math.sqrt(variance), (count, *shape))
 
     c, s, p, own = world.cells, world.seeds, world.prompts, world.run_sd**2 * (1 - world.paired)
     base = 0.5 + noise(0.05**2, 1, c, 1, 1) + noise(world.run_sd**2 * world.paired, 1, 1, s, 1)
@@ -147,19 +148,20 @@ PHOTO_SETS: dict[str, Callable[[np.random.Generator, int], FloatArray]] = {
 """Cosine of each photo to the persona's true direction."""
 
 
-def photos(kind: str, count: int, rng: np.random.Generator, size: int = 512) -> FloatArray:
-    """(count, size) embeddings: the persona's direction is the first axis, all else is the photo's own."""
-    along = np.clip(PHOTO_SETS[kind](rng, count), 0.0, 0.98)
-    away = calibration.unit(rng.normal(size=(count, size - 1)))
-    return np.column_stack([along, away * np.sqrt(1 - along**2)[:, None]])
+def threshold_coverage(kind: str, count: int, trials: int, rng: np.random.Generator, size: int = 512) -> float:
+    """How often the threshold's interval holds the score that 95 % of further photos reach.
 
-
-def threshold_coverage(kind: str, count: int, trials: int, rng: np.random.Generator) -> float:
-    """How often the threshold's interval holds the score that 95 % of further photos reach."""
+    A photo is a unit vector of `size` whose first axis is the persona's direction; all else is the photo's own.
+    """
     held = 0
     for _ in range(trials):
-        faces = photos(kind, count, rng)
-        truth = float(np.quantile(photos(kind, 2000, rng) @ calibration.centroid(faces), 0.05))
+        along = np.clip(PHOTO_SETS[kind](rng, count), 0.0, 0.98)
+        away = calibration.unit(rng.normal(size=(count, size - 1))) * np.sqrt(1 - along**2)[:, None]
+        faces = np.column_stack([along, away])
+        first, *rest = calibration.centroid(faces)
+        others = np.clip(PHOTO_SETS[kind](rng, 2000), 0.0, 0.98)
+        chance = rng.normal(0.0, np.linalg.norm(rest) / math.sqrt(size - 1), 2000)
+        truth = float(np.quantile(others * first + np.sqrt(1 - others**2) * chance, 0.05))
         held += holds(calibration.threshold_interval(calibration.leave_one_out(faces)), truth)
     return held / trials
 

@@ -8,6 +8,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from orchestrator.evidence.interval import Interval, clopper_pearson_upper
+from orchestrator.evidence.numbers import Yardstick
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -15,7 +16,14 @@ KEEPS = 0.95
 """The threshold lets this share of the persona's real photos pass."""
 FIRM_PHOTOS = 20
 """Below this the threshold is provisional: its interval is wide, and too narrow if some photos are unlike the rest."""
-DRAWS = 4000
+DRAWS = 2000
+PUBLISHED_PAIR_THRESHOLDS = {
+    "InsightFace demo, buffalo_l": 0.28,
+    "InsightFace 2.1, person analysis": 0.45,
+    "DeepFace, Buffalo_L": 0.45,
+    "OpenCV SFace": 0.363,
+}
+"""From which cosine of two single photos others say "same person". For orientation; never for centroid scores."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +86,11 @@ class Calibration:
     def outliers(self) -> tuple[str, ...]:
         """Names of the photos that do not look like the rest."""
         return tuple(r.name for r in self.references if r.outlier)
+
+    @property
+    def yardstick(self) -> Yardstick:
+        """What the numbers of a run are read against."""
+        return Yardstick(threshold=self.threshold, band_high=self.band.high, nearest_high=self.nearest_band.high)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -167,15 +167,15 @@ def _answer(m: _Measured, found: Estimate, p_yes: float, p_no: float, family: in
 
 
 def _verdict(found: Estimate, p_yes: float, p_no: float, terms: Terms) -> tuple[Verdict, str]:
-    alpha, range_ = 1 - terms.confidence, found.interval(terms.confidence)
-    size = f"{found.mean:+.3f} ({range_.low:+.3f} to {range_.high:+.3f})"
+    alpha, bounds = 1 - terms.confidence, found.interval(terms.confidence)
+    size = f"{found.mean:+.3f} ({bounds.low:+.3f} to {bounds.high:+.3f})"
     if p_yes < alpha and found.mean > 0 and found.mean >= terms.smallest:
         return Verdict.YES, f"better by {size}"
     if p_no < alpha and found.mean < terms.smallest:
-        if range_.high < 0:
+        if bounds.high < 0:
             return Verdict.NO, f"worse by {size}"
         return Verdict.NO, f"no difference of {terms.smallest:g} or more in its favour: {size}"
-    if (range_.low > 0 and found.mean >= terms.smallest) or range_.high < terms.smallest:
+    if (bounds.low > 0 and found.mean >= terms.smallest) or bounds.high < terms.smallest:
         return Verdict.UNDECIDED, f"{size} would decide alone, but not among so many questions (Holm)"
     return Verdict.UNDECIDED, f"{size} leaves open whether there is a difference of {terms.smallest:g}"
 

@@ -16,6 +16,16 @@ _UNSEEN = frozenset({FaceStatus.UNREADABLE, FaceStatus.ERROR})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Yardstick:
+    """What a calibration says of this persona's own photos: the passing score, the upper end of their similarity to
+    the centroid of the others, and the upper end of their similarity to the nearest other."""
+
+    threshold: float
+    band_high: float
+    nearest_high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunNumbers:
     """What the report shows of a run. None is "not known", never zero.
 
@@ -44,22 +54,12 @@ class RunNumbers:
     face_px: float | None
 
 
-def summary(
-    scores: Sequence[Score],
-    *,
-    threshold: float | None = None,
-    band_high: float | None = None,
-    copy_above: float | None = None,
-) -> RunNumbers:
-    """The numbers of one run's reported pictures.
-
-    threshold, band_high, copy_above: Calibration.threshold, .band.high and .nearest_band.high; None without a
-    calibration, and then what needs them is None.
-    """
+def summary(scores: Sequence[Score], yardstick: Yardstick | None = None) -> RunNumbers:
+    """The numbers of one run's reported pictures; without a yardstick, what needs it is None."""
     seen = [s for s in scores if s.status not in _UNSEEN]
     found = [s.similarity for s in seen if s.similarity is not None]
     no_face = sum(s.status is FaceStatus.NO_FACE for s in seen)
-    passed = None if threshold is None else sum(x >= threshold for x in found)
+    passed = sum(x >= yardstick.threshold for x in found) if yardstick else None
     nearest = _median(s.nearest_training for s in seen)
     return RunNumbers(
         images=len(seen),
@@ -74,8 +74,8 @@ def summary(
         pass_interval=None if passed is None else wilson(passed, len(seen)),
         seed_spread=_seed_spread(seen),
         nearest_training=nearest,
-        copying=None if nearest is None or copy_above is None else nearest > copy_above,
-        above_band_rate=float(np.mean([x > band_high for x in found])) if found and band_high is not None else None,
+        copying=nearest > yardstick.nearest_high if yardstick and nearest is not None else None,
+        above_band_rate=float(np.mean([x > yardstick.band_high for x in found])) if yardstick and found else None,
         face_px=_median(s.face_px for s in seen),
     )
 

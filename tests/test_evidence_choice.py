@@ -1,0 +1,194 @@
+"""Choosing on one half and reporting on the other; the numbers of a run; the front; the winner's curse."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from orchestrator.evidence import choice, confirm, interval, numbers, pareto
+from orchestrator.model import FaceStatus, Image, Score
+
+CELLS = [(prompt, seed) for prompt in range(8) for seed in (1, 2)]
+
+
+def score(
+    prompt: int,
+    seed: int,
+    similarity: float | None,
+    *,
+    checkpoint: str = "a",
+    strength: float = 1.0,
+    status: FaceStatus | None = None,
+    nearest_training: float | None = None,
+    face_px: float | None = None,
+) -> Score:
+    found = FaceStatus.NO_FACE if similarity is None else FaceStatus.OK
+    image = Image(
+        file=f"{checkpoint}-{prompt}-{seed}.png", checkpoint=checkpoint, strength=strength, prompt=prompt, seed=seed
+    )
+    return Score(
+        image=image,
+        status=status or found,
+        similarity=similarity,
+        nearest_training=nearest_training,
+        face_px=face_px,
+    )
+
+
+@pytest.mark.parametrize(("prompts", "seeds"), [(8, 2), (5, 3), (2, 4), (1, 4), (3, 1)])
+def test_the_halves_share_no_picture_and_miss_none(prompts: int, seeds: int) -> None:
+    cells = [(p, s) for p in range(prompts) for s in range(seeds)]
+    halves = choice.split(cells)
+    assert halves.fresh
+    assert halves.selection | halves.reporting == set(cells)
+    assert 0 < len(halves.selection) <= len(halves.reporting)
+    assert halves == choice.split(list(reversed(cells)))
+
+
+def test_with_four_prompts_or_more_no_prompt_is_in_both_halves() -> None:
+    halves = choice.split(CELLS)
+    assert not {p for p, _ in halves.selection} & {p for p, _ in halves.reporting}
+
+
+def test_a_single_picture_cannot_be_fresh() -> None:
+    halves = choice.split([(0, 1)])
+    assert not halves.fresh
+    found = choice.choose([score(0, 1, 0.5, checkpoint=c) for c in "ab"], halves)
+    assert found is not None
+    assert not found.fresh
+
+
+def test_the_best_on_the_selection_half_is_reported_on_the_other() -> None:
+    halves = choice.split(CELLS)
+    scores = [score(*cell, 0.6 if cell in halves.selection else 0.1, checkpoint="b") for cell in CELLS]
+    scores += [score(*cell, 0.5, checkpoint="a") for cell in CELLS]
+    found = choice.choose(scores, halves)
+    assert found is not None
+    assert (found.checkpoint, found.selection_n, found.fresh) == ("b", 8, True)
+    assert {s.similarity for s in found.reported} == {0.1}
+    assert [c.selection_mean for c in found.candidates] == pytest.approx([0.6, 0.5])
+
+
+def test_strengths_are_candidates_too_and_one_candidate_reports_everything() -> None:
+    scores = [score(*cell, 0.4 + s / 10, strength=s) for s in (0.5, 1.0) for cell in CELLS]
+    several = choice.choose(scores, choice.split(CELLS))
+    single = choice.choose(scores[:16], choice.split(CELLS))
+    assert several is not None
+    assert single is not None
+    assert (several.strength, len(several.reported)) == (1.0, 8)
+    assert (single.selection_n, len(single.reported), single.fresh) == (0, 16, True)
+    assert choice.choose([], choice.split(CELLS)) is None
+
+
+def test_no_candidate_wins_by_leaving_pictures_out() -> None:
+    halves = choice.split(CELLS)
+    steady = [score(*cell, 0.5, checkpoint="steady") for cell in CELLS]
+    first = min(halves.selection)
+    partial = [score(*cell, 0.6, checkpoint="partial") for cell in CELLS if cell != first]
+    broken = [score(*c, None if c == first else 0.6, checkpoint="broken") for c in CELLS]
+    unread = [
+        score(*c, 0.6, checkpoint="unread", status=FaceStatus.UNREADABLE if c == first else FaceStatus.OK)
+        for c in CELLS
+    ]
+    found = choice.choose([*partial, *broken, *unread, *steady], halves)
+    assert found is not None
+    assert found.checkpoint == "steady"
+
+
+def test_choosing_among_equals_does_not_inflate_what_is_reported() -> None:
+    """Twenty checkpoints of equal worth: the winner's selection mean is too good, its reported mean is not."""
+    rng = np.random.default_rng(0)
+    halves, chosen, reported = choice.split(CELLS), [], []
+    for _ in range(100):
+        scores = [score(*cell, rng.normal(0.5, 0.1), checkpoint=f"{c}") for c in range(20) for cell in CELLS]
+        found = choice.choose(scores, halves)
+        assert found is not None
+        chosen.append(found.candidates[0].selection_mean)
+        reported.append(np.mean([s.similarity for s in found.reported if s.similarity is not None]))
+    assert np.mean(chosen) > 0.55
+    assert abs(np.mean(reported) - 0.5) < 5 * stats.sem(reported)
+
+
+def test_the_numbers_of_a_run() -> None:
+    scores = [
+        score(0, 1, 0.5, nearest_training=0.9, face_px=100),
+        score(0, 2, 0.7, nearest_training=0.7, face_px=200),
+        score(1, 1, 0.6, status=FaceStatus.MULTI_FACE, nearest_training=0.8, face_px=300),
+        score(1, 2, None),
+        score(2, 1, None, status=FaceStatus.UNREADABLE),
+        score(2, 2, None, status=FaceStatus.ERROR),
+    ]
+    found = numbers.summary(scores, numbers.Yardstick(threshold=0.55, band_high=0.65, nearest_high=0.75))
+    assert (found.images, found.unseen, found.no_face, found.several_faces) == (4, 2, 1, 1)
+    assert (found.similarity_median, found.similarity_mean, found.similarity_p25) == pytest.approx((0.6, 0.6, 0.55))
+    assert (found.no_face_rate, found.pass_rate) == (0.25, 0.5)
+    assert found.pass_interval == interval.wilson(2, 4)
+    assert found.seed_spread == pytest.approx(np.std([0.5, 0.7], ddof=1))
+    assert (found.nearest_training, found.copying, found.face_px) == (0.8, True, 200)
+    assert found.above_band_rate == pytest.approx(1 / 3)
+
+
+def test_what_is_not_known_is_none_and_never_zero() -> None:
+    nothing = numbers.summary([])
+    assert (nothing.images, nothing.similarity_median, nothing.no_face_rate, nothing.pass_rate) == (0, None, None, None)
+    faceless = numbers.summary([score(0, 1, None)], numbers.Yardstick(threshold=0.5, band_high=0.6, nearest_high=0.7))
+    assert (faceless.no_face_rate, faceless.pass_rate, faceless.similarity_mean) == (1.0, 0.0, None)
+    assert (faceless.copying, faceless.above_band_rate, faceless.seed_spread, faceless.face_px) == (None,) * 4
+    uncalibrated = numbers.summary([score(0, 1, 0.5, nearest_training=0.99)])
+    assert (uncalibrated.pass_rate, uncalibrated.pass_interval, uncalibrated.copying) == (None, None, None)
+
+
+def test_a_missing_face_counts_as_failure_in_prompt_means() -> None:
+    scores = [score(0, 1, 0.5), score(0, 2, None), score(1, 1, None, status=FaceStatus.UNREADABLE), score(2, 1, 0.4)]
+    values = numbers.by_prompt(scores)
+    assert values == pytest.approx({0: -0.25, 2: 0.4})
+    assert numbers.gain(values, {0: 0.05, 1: 0.1}) == pytest.approx({0: -0.30})
+
+
+def test_intervals_of_shares() -> None:
+    found = interval.wilson(8, 10)
+    assert found is not None
+    assert (found.low, found.high) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    assert interval.wilson(0, 0) is None
+    assert interval.clopper_pearson_upper(0, 60) == pytest.approx(1 - 0.05 ** (1 / 60))
+    assert interval.clopper_pearson_upper(3, 60) == pytest.approx(stats.beta.ppf(0.95, 4, 57))
+    assert interval.clopper_pearson_upper(60, 60) == 1.0
+
+
+def contender(run: str, similarity: float | None, no_face: float | None, copying: float | None) -> pareto.Contender:
+    return pareto.Contender(run=run, similarity=similarity, no_face_rate=no_face, copying=copying)
+
+
+def test_the_front_keeps_what_nothing_beats_in_everything() -> None:
+    found = pareto.pareto_front(
+        [
+            contender("good", 0.7, 0.1, 0.6),
+            contender("safe", 0.6, 0.0, 0.5),
+            contender("worse", 0.6, 0.1, 0.6),
+            contender("twin", 0.7, 0.1, 0.6),
+            contender("unscored", None, None, None),
+        ]
+    )
+    assert found.front == ("good", "safe", "twin")
+    assert found.dominated == {"worse": ("good", "safe", "twin")}
+    assert found.left_out == ("unscored",)
+    assert found.axes == ("similarity", "no_face_rate", "copying")
+
+
+def test_an_axis_that_one_lacks_is_not_compared() -> None:
+    found = pareto.pareto_front([contender("a", 0.7, 0.1, None), contender("b", 0.6, 0.1, 0.2)])
+    assert found.axes == ("similarity", "no_face_rate")
+    assert found.front == ("a",)
+
+
+def test_a_number_from_fresh_prompts_shows_the_winners_curse() -> None:
+    reported, fresh = {0: 0.6, 1: 0.7, 2: 0.65}, {10: 0.5, 11: 0.52, 12: 0.48, 13: 0.51}
+    found = confirm.confirmation(reported, fresh)
+    assert found is not None
+    assert found.change == pytest.approx(0.5025 - 0.65)
+    expected = stats.ttest_ind(list(fresh.values()), list(reported.values()), equal_var=False).confidence_interval()
+    assert found.change_interval is not None
+    assert (found.change_interval.low, found.change_interval.high) == pytest.approx((expected.low, expected.high))
+    single = confirm.confirmation({0: 0.6}, {1: 0.5})
+    assert single is not None
+    assert (single.change_interval, single.fresh_interval) == (None, None)
+    assert confirm.confirmation({}, fresh) is None

@@ -1,0 +1,292 @@
+"""Pairs, estimates and verdicts, on sweeps small enough to be worked out by hand."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from orchestrator.evidence import contrast, main_effect, pairs, replicates
+from orchestrator.evidence.contrast import Terms, Verdict
+from orchestrator.evidence.pairs import RunRow
+from orchestrator.model import Question, State, Value
+
+RANK = Question(id="Q3", ask="Is network_dim 16 too low?", dim="network_dim", levels=(16, 32))
+
+
+def run(
+    rank: int,
+    seed: int,
+    value: float | Mapping[int, float],
+    *,
+    state: State = State.FINISHED,
+    degraded: bool = False,
+    **more: Value,
+) -> RunRow:
+    """A run of a grid over rank, seed and `more`; alpha follows the rank."""
+    return RunRow(
+        run=f"r{rank}s{seed}" + "".join(f"-{v}" for v in more.values()),
+        params={"network_dim": rank, "network_alpha": rank // 2, "seed": seed, "resolution": "768", **more},
+        dims=("network_dim", "seed", *more),
+        state=state,
+        degraded=degraded,
+        by_prompt=value if isinstance(value, Mapping) else {0: value},
+    )
+
+
+def seeds(differences: list[float], base: float = 0.5) -> list[RunRow]:
+    """One pair for each difference."""
+    return [
+        run(rank, seed, base + 0.1 * seed + (rank == 32) * difference)
+        for seed, difference in enumerate(differences)
+        for rank in (16, 32)
+    ]
+
+
+def answer(rows: list[RunRow], terms: Terms | None = None) -> contrast.Answer:
+    return contrast.answers(rows, [RANK], terms=terms)[0]
+
+
+def test_pairs_share_all_dims_but_not_what_follows_from_the_contrast() -> None:
+    rows = [run(rank, seed, 0.5, optimizer_type=o) for rank in (16, 32) for seed in (1, 2) for o in ("a", "b")]
+    found = pairs.match(rows, "network_dim", (16, 32))
+    assert sorted((p.first.run, p.second.run) for p in found.pairs) == [
+        ("r16s1-a", "r32s1-a"),
+        ("r16s1-b", "r32s1-b"),
+        ("r16s2-a", "r32s2-a"),
+        ("r16s2-b", "r32s2-b"),
+    ]
+    assert found.varied_with == ("network_alpha",)
+    assert found.held == {"resolution": "768"}
+
+
+def test_runs_that_prove_nothing_are_left_out_with_the_reason() -> None:
+    rows = [
+        run(16, 1, 0.5),
+        run(32, 1, 0.6, degraded=True),
+        run(16, 2, 0.5),
+        run(32, 2, 0.6, state=State.FAILED),
+        run(16, 3, 0.5),
+        run(32, 3, {}),
+        run(64, 3, 0.5),
+    ]
+    found = pairs.match(rows, "network_dim", (16, 32))
+    assert found.pairs == ()
+    assert {(x.run, x.reason.split(":")[0]) for x in found.left_out} == {
+        ("r32s1", "degraded"),
+        ("r32s2", "failed"),
+        ("r32s3", "no scores"),
+        *((f"r16s{s}", "no partner at the other level") for s in (1, 2, 3)),
+    }
+
+
+def test_two_runs_with_the_same_settings_are_not_paired_at_random() -> None:
+    found = pairs.match([run(16, 1, 0.5), run(16, 1, 0.9), run(32, 1, 0.6)], "network_dim", (16, 32))
+    assert not found.pairs
+    assert {x.reason for x in found.left_out} == {"several runs with the same settings"}
+
+
+def test_a_zipped_dim_moves_with_the_contrast_only_when_the_grid_says_so() -> None:
+    rows = [run(rank, seed, 0.5 + seed / 10 + rank / 100, batch=rank) for rank in (16, 32) for seed in (1, 2, 3)]
+    assert "no two finished runs" in contrast.answers(rows, [RANK])[0].reason
+    zipped = contrast.answers(rows, [RANK], zips=[("network_dim", "batch")])[0]
+    assert zipped.replicates == 3
+    assert zipped.matching.varied_with == ("batch", "network_alpha")
+
+
+def test_the_interval_over_seeds_is_the_t_interval() -> None:
+    differences = [0.08, 0.10, 0.15, 0.11]
+    found = answer(seeds(differences))
+    expected = stats.ttest_1samp(differences, 0)
+    low, high = expected.confidence_interval(0.95)
+    assert found.interval is not None
+    assert (found.interval.low, found.interval.high) == pytest.approx((low, high))
+    assert found.p_yes == pytest.approx(expected.pvalue)
+    assert found.difference == pytest.approx(0.11)
+    assert found.verdict is Verdict.YES
+
+
+def test_a_worse_level_and_an_equal_one_are_both_no() -> None:
+    assert answer(seeds([-0.08, -0.10, -0.12])).reason.startswith("worse by -0.100")
+    equal = answer(seeds([0.001, -0.001, 0.002, 0.0]))
+    assert equal.verdict is Verdict.NO
+    assert "no difference of 0.02" in equal.reason
+
+
+def test_a_sure_difference_too_small_to_matter_is_not_a_yes() -> None:
+    small = [0.010, 0.011, 0.012, 0.0105]
+    assert answer(seeds(small)).verdict is Verdict.NO
+    assert answer(seeds(small), Terms(smallest=0.005)).verdict is Verdict.YES
+
+
+def test_a_noisy_difference_is_undecided_and_says_what_it_needs() -> None:
+    found = answer(seeds([0.30, -0.10, 0.05]))
+    assert found.verdict is Verdict.UNDECIDED
+    assert found.needs is not None
+    assert found.needs.replicates == found.needs.runs_per_arm > 10
+    assert found.detectable is not None
+    assert found.detectable > 0.2
+
+
+def test_runs_per_arm_count_all_cells_of_a_seed() -> None:
+    rows = [
+        run(rank, seed, 0.5 + (rank == 32) * d, lr=lr)
+        for seed, d in enumerate([0.30, -0.10, 0.05])
+        for rank in (16, 32)
+        for lr in (1, 2, 3, 4)
+    ]
+    needs = answer(rows).needs
+    assert needs is not None
+    assert needs.runs_per_arm == 4 * needs.replicates
+
+
+@pytest.mark.parametrize("cells", [1, 8])
+def test_one_training_seed_is_undecided_however_many_pairs(cells: int) -> None:
+    rows = [run(rank, 1, 0.3 + 0.4 * (rank == 32) + lr / 1000, lr=lr) for rank in (16, 32) for lr in range(cells)]
+    found = answer(rows)
+    assert found.verdict is Verdict.UNDECIDED
+    assert found.difference == pytest.approx(0.4)
+    assert found.interval is None
+    assert found.needs is not None
+    assert (found.needs.replicates, found.needs.runs_per_arm) == (2, 2 * cells)
+
+
+def test_seeds_that_change_nothing_are_called_out() -> None:
+    rows = [run(rank, seed, 0.5 + 0.25 * (rank == 32)) for rank in (16, 32) for seed in (1, 2, 3)]
+    found = answer(rows)
+    assert found.verdict is Verdict.UNDECIDED
+    assert "does not reach the training" in found.reason
+
+
+def test_pairs_of_one_seed_count_as_one_observation() -> None:
+    """Four cells that repeat a seed's luck bring no certainty; taken for twelve pairs they would say yes."""
+    rows = [
+        run(rank, seed, 0.5 + (rank == 32) * d + lr / 1000, lr=lr)
+        for seed, d in enumerate([0.01, 0.12, 0.08])
+        for rank in (16, 32)
+        for lr in (1, 2, 3, 4)
+    ]
+    assert stats.ttest_1samp(np.repeat([0.01, 0.12, 0.08], 4), 0).pvalue < 0.01
+    found = answer(rows)
+    assert (len(found.matching.pairs), found.replicates) == (12, 3)
+    assert found.verdict is Verdict.UNDECIDED
+
+
+def test_only_prompts_that_all_pairs_have_are_compared() -> None:
+    rows = [run(16, s, {0: 0.5, 1: 0.5}) for s in (1, 2)] + [run(32, s, {1: 0.6 + s / 100, 2: 0.0}) for s in (1, 2)]
+    found = answer(rows)
+    assert found.prompts == 1
+    assert found.difference == pytest.approx(0.115)
+    apart = answer([run(16, 1, {0: 0.5}), run(32, 1, {1: 0.5})])
+    assert (apart.difference, apart.verdict) == (None, Verdict.UNDECIDED)
+    assert "no prompt in common" in apart.reason
+
+
+def test_prompts_that_answer_differently_widen_the_interval() -> None:
+    rng = np.random.default_rng(0)
+    steady = 0.1 + rng.normal(0, 0.01, (6, 1)) + rng.normal(0, 0.005, (6, 8))
+    moody = steady + np.tile([0.15, -0.15], 4)
+    narrow, wide = replicates.estimate(steady), replicates.estimate(moody)
+    assert narrow is not None
+    assert wide is not None
+    assert wide.mean == pytest.approx(narrow.mean)
+    assert wide.interval().high - wide.interval().low > 3 * (narrow.interval().high - narrow.interval().low)
+    assert wide.p_value(wide.interval(0.9).low) == pytest.approx(0.1)
+
+
+def test_prompts_too_few_cannot_be_made_up_for_by_seeds() -> None:
+    table = np.array([[0.3, -0.2, 0.0], [0.31, -0.18, 0.01], [0.28, -0.21, 0.02]])
+    found = replicates.estimate(table)
+    assert found is not None
+    assert replicates.replicates_needed(found, distance=0.05) is None
+
+
+def test_replicates_needed_delivers_the_power_on_average_over_what_the_spread_looked_like() -> None:
+    rng, truth, sd, pilots = np.random.default_rng(1), 0.1, 0.1, 400
+    kept = []
+    for _ in range(pilots):
+        pilot = replicates.estimate(rng.normal(0, sd, (4, 1)))
+        assert pilot is not None
+        total = replicates.replicates_needed(pilot, distance=truth)
+        assert total is not None
+        kept.append(stats.ttest_1samp(rng.normal(truth, sd, max(total, 2)), 0).pvalue < 0.05)
+    assert 0.72 < np.mean(kept) < 0.92
+
+
+def test_holm_corrects_several_questions() -> None:
+    assert contrast.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert contrast.holm([]) == []
+    rows = seeds([0.05, 0.10, 0.15, 0.20])
+    alone = contrast.answers(rows, [RANK])[0]
+    among = contrast.answers(rows, [RANK, RANK, RANK])[0]
+    assert alone.verdict is Verdict.YES
+    assert among.verdict is Verdict.UNDECIDED
+    assert "Holm" in among.reason
+    assert among.interval == alone.interval
+    assert among.needs is not None
+
+
+def test_a_question_without_runs_does_not_weigh_on_the_others() -> None:
+    nothing = Question(id="Q1", ask="?", dim="base_model", levels=("a", "b"))
+    first, second = contrast.answers(seeds([0.05, 0.10, 0.15, 0.20]), [nothing, RANK])
+    assert (first.verdict, second.verdict) == (Verdict.UNDECIDED, Verdict.YES)
+    assert first.difference is None
+
+
+def test_the_sign_flip_test_is_exact() -> None:
+    assert replicates.sign_flip_p(np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])) == pytest.approx(2 / 2**6)
+    assert replicates.sign_flip_p(np.array([0.1])) == 1.0
+
+
+def test_what_the_difference_mixes_is_told_apart() -> None:
+    rows = [
+        RunRow(
+            run=f"{rank}-{seed}",
+            params={"network_dim": rank, "seed": seed},
+            dims=("network_dim", "seed"),
+            state=State.FINISHED,
+            by_prompt={0: 0.5 + seed / 100},
+            similarity=0.6 + 0.1 * (rank == 32),
+            no_face_rate=None if seed == 3 else 0.25 * (rank == 32),
+        )
+        for rank in (16, 32)
+        for seed in (1, 2, 3)
+    ]
+    found = answer(rows)
+    assert found.similarity_difference == pytest.approx(0.1)
+    assert found.no_face_difference == pytest.approx(0.25)
+
+
+def test_the_main_effect_equals_the_pairs_when_every_run_has_its_partner() -> None:
+    rng = np.random.default_rng(0)
+    rows = [
+        run(rank, seed, {p: rng.normal() for p in range(3)}, lr=lr, base_model=b)
+        for rank in (16, 32)
+        for seed in (1, 2, 3)
+        for lr in (1, 2)
+        for b in ("x", "y", "z")
+    ]
+    found = answer(rows)
+    assert found.main_effect is not None
+    assert found.estimate is not None
+    assert found.main_effect.mean == pytest.approx(found.estimate.mean)
+    assert found.main_effect.interval().low == pytest.approx(found.estimate.interval().low)
+
+
+def test_the_main_effect_uses_runs_without_a_partner() -> None:
+    """Additive truth, and in each seed no two runs that differ in the rank alone but one: least squares still knows."""
+    cells = [(16, 1), (32, 1), (64, 1), (16, 2), (64, 2), (32, 3), (64, 3)]
+    rows = [
+        run(rank, seed, {16: 0.1, 32: 0.3, 64: 0.4}[rank] + 0.05 * lr + seed / 10 + 0.01 * seed * (rank == 32), lr=lr)
+        for rank, lr in cells
+        for seed in (1, 2, 3)
+    ]
+    found = main_effect.main_effect(rows, "network_dim", (16, 32))
+    assert found is not None
+    assert found.mean == pytest.approx(0.2 + 0.02)
+
+
+def test_the_main_effect_is_none_where_the_levels_cannot_be_told_apart() -> None:
+    confounded = [run(rank, seed, 0.5 + rank / 100 + seed / 10, lr=rank) for rank in (16, 32) for seed in (1, 2, 3)]
+    assert main_effect.main_effect(confounded, "network_dim", (16, 32)) is None
+    assert main_effect.main_effect([run(16, 1, 0.5), run(16, 2, 0.6)], "network_dim", (16, 32)) is None
