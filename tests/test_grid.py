@@ -1,5 +1,6 @@
 import hashlib
 import json
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -359,6 +360,19 @@ def test_mistakes_of_an_included_file_carry_its_name(refused):
 def test_a_cycle_of_includes_is_named(refused):
     problems = refused('include = ["a.toml"]\n[dims]\nx = [1]\n', a='include = ["grid.toml"]\n')
     assert problems[0].what == "a cycle: grid.toml includes a.toml includes grid.toml"
+
+
+# --- docs -------------------------------------------------------------------------------------------------------------
+
+EXAMPLES = re.findall(
+    r"^```toml\n(.*?)^```", (REPO / "docs" / "grid.md").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+)
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_examples_of_the_docs_run_as_written(expand, example):
+    arguments = settings.load(REPO / "orchestrate.toml").arguments
+    assert expand(example, arguments, base="[dims]\nseed = [1, 2]\n")
 
 
 # --- scale ------------------------------------------------------------------------------------------------------------
