@@ -17,6 +17,13 @@ TRAIN, DATASET, PROMPTS = "train.toml.j2", "dataset.toml.j2", "prompts.txt.j2"
 TEMPLATES = (TRAIN, DATASET, PROMPTS)
 
 
+def shipped_templates() -> Path:
+    """This program's own templates: beside the package in a checkout, inside it once installed."""
+    package = Path(__file__).parent
+    inside = package / "templates"
+    return inside if inside.is_dir() else package.parent / "templates"
+
+
 class Renderer:
     """The templates of one folder, each compiled once."""
 

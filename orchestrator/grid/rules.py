@@ -57,7 +57,7 @@ class Rules:
         for key in rule.set.keys() & levels.keys():
             if not same(rule.set[key], levels[key]):
                 what = f"sets {key} to {shown(rule.set[key])} where the dim {key} is {shown(levels[key])}"
-                remedy = f"take {key} out of this rule or out of the dims, or [[exclude]] the combination"
+                remedy = f"take {key} out of this rule or out of the dims, or let the rule match less"
                 self._note(what, rule, f"set.{key}", remedy)
 
     def _check_computable(self, rule: When, params: Params) -> None:
