@@ -1,4 +1,4 @@
-"""`python -m orchestrator.miniature FOLDER` writes the miniature world there."""
+"""`python -m orchestrator.miniature FOLDER` writes the miniature world there; its sweeps go beside it."""
 
 import sys
 from pathlib import Path
@@ -8,4 +8,4 @@ from orchestrator.miniature import world
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python -m orchestrator.miniature FOLDER")
-    world.write(Path(sys.argv[1]))
+    world.write(Path(sys.argv[1]), runs=Path(sys.argv[1]).absolute().parent)

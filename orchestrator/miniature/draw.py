@@ -1,5 +1,6 @@
 """Draws photos of people whose identity is known: a face is a smooth colour pattern with five coloured landmarks."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -92,12 +93,11 @@ def _paste(canvas: Array, pattern: Array, pose: Pose) -> None:
     """Draws over `canvas`: every pixel is carried back into the template and coloured there."""
     px = canvas.shape[0]
     unit_px = pose.size * px / TEMPLATE
-    middle = np.mean(LANDMARKS, axis=0)
+    across, down = (float(mean) for mean in np.mean(LANDMARKS, axis=0))
     axis = np.arange(px, dtype=np.float32) + 0.5
     x, y = np.meshgrid((axis - pose.x * px) / unit_px, (axis - pose.y * px) / unit_px)
-    cos, sin = np.cos(np.deg2rad(pose.tilt)), np.sin(np.deg2rad(pose.tilt))
-    u, v = cos * x + sin * y + middle[0], -sin * x + cos * y + middle[1]
-    colour, coverage = _face(pattern, u, v, unit_px)
+    cos, sin = math.cos(math.radians(pose.tilt)), math.sin(math.radians(pose.tilt))
+    colour, coverage = _face(pattern, cos * x + sin * y + across, cos * y - sin * x + down, unit_px)
     canvas += (colour - canvas) * coverage[..., None]
 
 

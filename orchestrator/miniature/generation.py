@@ -23,8 +23,9 @@ from orchestrator.miniature import log, lora, picture_model
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One picture; `lora` is None for the base model alone."""
+    """One picture, the `number`th of all; `lora` is None for the base model alone."""
 
+    number: int
     file: str
     text: str
     seed: int
@@ -46,7 +47,8 @@ def main(argv: Sequence[str]) -> None:
     for (file, strength), group in itertools.groupby(requests, lambda request: (request.lora, request.strength)):
         if file:
             _switch(additions, file, strength)
-        _draw(model, list(group), requests, options)
+        for batch in _batches(group, options.batch_size):
+            _draw(model, batch, len(requests), options)
     log.info("done!")
 
 
@@ -76,13 +78,14 @@ def _planned(options: argparse.Namespace) -> list[Request]:
     plan = json.loads(options.prompter_module_args.read_text(encoding="utf-8"))
     return [
         Request(
+            number=number,
             file=image["file"],
             text=image["text"],
             seed=image["seed"],
             lora=None if image["lora"] is None else Path(plan["loras"][image["lora"]]),
             strength=image["strength"],
         )
-        for image in plan["images"]
+        for number, image in enumerate(plan["images"], start=1)
     ]
 
 
@@ -98,6 +101,7 @@ def _line(number: int, line: str, options: argparse.Namespace) -> Request:
     said = {name.lower(): value for name, _, value in (part.strip().partition(" ") for part in rest)}
     strength = float(said["am"].split(",")[0]) if "am" in said else next(iter(options.network_mul), 1.0)
     return Request(
+        number=number,
         file=said.get("f", f"im_{number:06d}.png"),
         text=text,
         seed=int(re.split(r"\D", said.get("d", str(number)))[0]),
@@ -112,22 +116,19 @@ def _switch(additions: lora.Additions, file: Path, strength: float) -> None:
         addition.multiplier = strength
 
 
-def _draw(
-    model: picture_model.PictureModel, group: list[Request], requests: list[Request], options: argparse.Namespace
-) -> None:
-    for batch in _batches(group, options.batch_size):
-        for request in batch:
-            log.info(f"prompt {requests.index(request) + 1}/{len(requests)}: {request.text}")
-        captions = picture_model.read_captions([request.text for request in batch])
-        drawn = picture_model.sample(model, captions, [request.seed for request in batch], options.steps)
-        for request, picture in zip(batch, drawn, strict=True):
-            _enlarged(picture, options.W, options.H).save(options.outdir / request.file)
-
-
 def _batches(group: Iterable[Request], size: int) -> Iterator[list[Request]]:
     pending = iter(group)
     while batch := list(itertools.islice(pending, size)):
         yield batch
+
+
+def _draw(model: picture_model.PictureModel, batch: list[Request], of: int, options: argparse.Namespace) -> None:
+    for request in batch:
+        log.info(f"prompt {request.number}/{of}: {request.text}")
+    captions = picture_model.read_captions([request.text for request in batch])
+    drawn = picture_model.sample(model, captions, [request.seed for request in batch], options.steps)
+    for request, picture in zip(batch, drawn, strict=True):
+        _enlarged(picture, options.W, options.H).save(options.outdir / request.file)
 
 
 def _enlarged(picture: Tensor, width: int, height: int) -> Image.Image:

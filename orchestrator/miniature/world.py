@@ -1,16 +1,24 @@
-"""Writes a persona's whole world into a folder: dataset, references, prompts, base model and face pack.
+"""Writes a persona's whole world into a folder: dataset, references, prompts, base model, face pack and settings.
 
 All of it is drawn, and the same each time. What is there already stays as it is; each part appears whole or not at all.
+Only the settings are written anew, because they name this interpreter and this program.
 """
 
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from jinja2 import StrictUndefined
+from jinja2.sandbox import SandboxedEnvironment
 from PIL import Image
 
+from orchestrator import render
 from orchestrator.miniature import draw, pack, picture_model, scene
+from orchestrator.toml_text import Quoter
+
+_HERE = Path(__file__).parent
 
 PERSONA = 7
 SUBJECT = "ohwx person"
@@ -29,8 +37,15 @@ _LIKENESS = 0.95
 """How alike a person's face is in all photos: expression and make-up take the rest."""
 
 
-def write(folder: Path) -> None:
-    """Makes `images/` (36 photos, captions), `references/` (12 others), `prompts.txt`, `base.safetensors`, `pack/`."""
+TIGHT_GIB = 13.7
+"""The card that `tight.toml` pretends."""
+
+
+def write(folder: Path, runs: Path) -> None:
+    """Makes `images/` (36 photos, captions), `references/` (12 others), `prompts.txt`, `base.safetensors`, `pack/`.
+
+    And two settings files that put their sweeps into `runs`: `orchestrate.toml`, and `tight.toml` with too small a card.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     parts: dict[str, Callable[[Path], object]] = {
         "images": lambda path: photos(path, PERSONA, count=36, first=0, captions=True),
@@ -44,6 +59,22 @@ def write(folder: Path) -> None:
             with tempfile.TemporaryDirectory(prefix=".draft-", dir=folder) as draft:
                 make(Path(draft) / name)
                 (Path(draft) / name).rename(folder / name)
+    for name, budget in (("orchestrate.toml", None), ("tight.toml", TIGHT_GIB)):
+        (folder / name).write_text(settings(runs, budget_gib=budget), encoding="utf-8")
+
+
+def settings(runs: Path, *, budget_gib: float | None = None) -> str:
+    """An orchestrate.toml for the world, to stand in its folder."""
+    environment = SandboxedEnvironment(undefined=StrictUndefined, autoescape=False, trim_blocks=True)  # TOML, not HTML
+    environment.filters["toml"] = Quoter()
+    return environment.from_string((_HERE / "orchestrate.toml.j2").read_text(encoding="utf-8")).render(
+        runs=str(runs.absolute()),
+        templates=str(render.shipped_templates()),
+        python=sys.executable,
+        programs=str(_HERE),
+        trigger=SUBJECT,
+        budget_gib=budget_gib,
+    )
 
 
 def photos(folder: Path, identity: int, *, count: int, first: int, captions: bool, px: int = 256) -> None:
