@@ -37,7 +37,8 @@ def closest(word: str, known_words: Iterable[str]) -> str:
 
 def _problems(name: str, value: Value, keys: Keys, where: str) -> Iterator[Problem]:
     for what, remedy in _findings(name, value, keys):
-        yield Problem(what=what, where=where, key=name, value=shown(value), remedy=remedy)
+        told = "hidden" if name in known.SECRETS else shown(value)
+        yield Problem(what=what, where=where, key=name, value=told, remedy=remedy)
 
 
 def _findings(name: str, value: Value, keys: Keys) -> Iterator[tuple[str, str]]:
@@ -153,7 +154,8 @@ def shown(value: Value) -> str:
 def _wrong_value(key: Key, value: Value) -> Iterator[tuple[str, str]]:
     if key.choices and value not in key.choices:
         allowed = ", ".join(str(choice) for choice in key.choices)
-        yield f"{key.name} must be one of {allowed}", closest(str(value), map(str, key.choices)) or "pick one of them"
+        hint = closest(value, map(str, key.choices)) if isinstance(value, str) else ""
+        yield f"{key.name} must be one of {allowed}", hint or "pick one of them"
     if key.kind is not Kind.STR:
         yield from _wrong_number(key, value)
     if key.name in known.PAIRS and isinstance(value, tuple):

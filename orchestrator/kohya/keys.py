@@ -6,6 +6,7 @@
 import ast
 import json
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
@@ -127,7 +128,9 @@ class _Reader:
     def _parse(self, module: str) -> ast.Module:
         at_root = self._root / f"{module}.py"
         path = at_root if at_root.is_file() else self._root / "library" / f"{module}.py"
-        return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of sd-scripts' own escape sequences
+            return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
 
 
 def _function(tree: ast.Module, module: str, name: str) -> ast.FunctionDef:

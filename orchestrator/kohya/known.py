@@ -83,6 +83,8 @@ OURS = {
 }
 """Arguments that orchestrate sets itself or that would break what it promises, and what to do instead."""
 
+SECRETS = ("wandb_api_key", "huggingface_token")
+
 MISNAMED = {
     "text_encoder_lr1": "text_encoder_lr",
     "text_encoder_lr2": "text_encoder_lr",

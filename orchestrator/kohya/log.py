@@ -10,13 +10,17 @@ import signal
 from orchestrator.kohya.failures import BY_SIGNAL, PATTERNS
 from orchestrator.model import Failure, Progress
 
+# Every repetition is bounded: a log may be one endless line, and it is read every second.
 _BAR = re.compile(
-    r"(?<!validation )steps:\s+\d+%\|[^\r\n|]*\|\s*(?P<step>\d+)/(?P<total>\d+) "
-    r"\[[\d:]+<[\d:?]+,\s*(?P<rate>[\d.]+|\?)(?P<unit>s/it|it/s)(?:[^\]\r\n]*?avr_loss=(?P<loss>[^,\]\s]+))?"
+    r"(?<!validation )steps:[ ]{1,4}\d{1,3}%\|[^\r\n|]{0,500}\|[ ]{0,20}(?P<step>\d{1,12})/(?P<total>\d{1,12}) "
+    r"\[[\d:]{1,20}<[\d:?]{1,20},[ ]{0,20}(?P<rate>[\d.]{1,20}|\?)(?P<unit>s/it|it/s)"
+    r"(?:[^\]\r\n]{0,300}?avr_loss=(?P<loss>[^,\]\s]{1,40}))?"
 )
-_TOTAL = re.compile(r"total optimization steps[^:\r\n]*:\s*(\d+)")
-_PROMPT = re.compile(r"prompt (\d+)/(\d+):")
+_TOTAL = re.compile(r"total optimization steps[^:\r\n]{0,100}:[ ]{0,20}(\d{1,12})")
+_PROMPT = re.compile(r"prompt (\d{1,9})/(\d{1,9}):")
 _EXCEPTION = re.compile(r"^(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:Error|Exception|Invalid|Interrupt)(?::|$)")
+_FRAME = re.compile(r"^([ \t]{0,20}File \"[^\"\n]{1,500}\", line \d{1,9}.{0,500})\n[ \t]{1,200}\S.*$", re.MULTILINE)
+_RICH = re.compile(r"(?:\d{4}-\d\d-\d\d \d\d:\d\d:\d\d )?(?:INFO|WARNING|ERROR) (.*?)(?: \w+\.py:\d+)?")
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _REASON_LENGTH = 300
 
@@ -83,7 +87,7 @@ def classify(text: str, exit_code: int | None) -> tuple[Failure, str] | None:
         return _quiet_failure(whole)
     for failure, pattern in PATTERNS:
         if match := pattern.search(whole):
-            return failure, _line_at(whole, match.start())
+            return failure, _message(_line_at(whole, match.start()))
     return _by_signal(whole, exit_code) or _by_loss(text) or _by_shape(lines, text, exit_code)
 
 
@@ -116,7 +120,10 @@ def _by_loss(text: str) -> tuple[Failure, str] | None:
 
 def _by_shape(lines: list[str], text: str, exit_code: int | None) -> tuple[Failure, str]:
     """An error of Python's before the first step means that the arguments did not fit together."""
-    reason = _reason(lines) or f"it ended with exit code {exit_code}"
+    exceptions = [line for line in lines if _EXCEPTION.match(line) and "CalledProcessError" not in line]
+    spoken = [line for line in lines if "%|" not in line]
+    told = f"; its last line: {spoken[-1]}" if spoken else ""
+    reason = _message(exceptions[-1] if exceptions else f"exit code {exit_code}{told}")
     progress = read_progress(text)
     began = progress is not None and progress.step > 0
     if exit_code == 2 or (not began and re.match(r"(Assertion|Attribute|Key|Type|Value)Error", reason)):
@@ -125,18 +132,18 @@ def _by_shape(lines: list[str], text: str, exit_code: int | None) -> tuple[Failu
 
 
 def _lines(text: str) -> list[str]:
-    """The log's lines, progress bars apart, without colours and rich's padding."""
-    plain = _ANSI.sub("", text)
-    return [" ".join(line.split()) for line in re.split(r"[\r\n]+", plain) if line.strip()]
+    """The log's lines, progress bars apart, without colours, rich's padding, and the source that tracebacks quote."""
+    plain = _FRAME.sub(r"\1", _ANSI.sub("", text).replace("\r", "\n"))
+    return [" ".join(line.split()) for line in plain.split("\n") if line.strip()]
 
 
 def _line_at(whole: str, position: int) -> str:
     end = whole.find("\n", position)
-    return whole[whole.rfind("\n", 0, position) + 1 : end if end >= 0 else None][:_REASON_LENGTH]
+    return whole[whole.rfind("\n", 0, position) + 1 : end if end >= 0 else None]
 
 
-def _reason(lines: list[str]) -> str:
-    """The last exception's own line: the last line of a log is often a bar, or accelerate's echo of the failure."""
-    exceptions = [line for line in lines if _EXCEPTION.match(line) and "CalledProcessError" not in line]
-    spoken = exceptions or [line for line in lines if "%|" not in line]
-    return spoken[-1][:_REASON_LENGTH] if spoken else ""
+def _message(line: str) -> str:
+    """The line's English text, without rich's time, level and source."""
+    match = _RICH.fullmatch(line)
+    english = re.split(r" / (?=[^\x00-\x7f])", match[1] if match else line)[0]
+    return english[:_REASON_LENGTH]

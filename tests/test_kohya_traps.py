@@ -1,0 +1,228 @@
+"""The silent traps of sd-scripts, one by one: told where they are, and only there."""
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import Severity
+from orchestrator.kohya import check, keys, traps
+from orchestrator.model import Dataset, Params, Point, Value
+
+GOOD: Params = {
+    "base_model": "sdxl",
+    "dataset": "persona",
+    "network_dim": 16,
+    "network_alpha": 8,
+    "learning_rate": 1e-4,
+    "optimizer_type": "AdamW8bit",
+    "max_train_epochs": 10,
+    "seed": 1,
+    "mixed_precision": "bf16",
+    "save_precision": "fp16",
+    "sdpa": True,
+    "cache_latents": True,
+    "enable_bucket": True,
+    "resolution": "1024,1024",
+    "max_bucket_reso": 2048,
+}
+ABSENT = "absent"
+PRODIGY: Params = {"optimizer_type": "Prodigy", "learning_rate": 1.0}
+FREE: Params = {"optimizer_type": "AdamWScheduleFree"}
+PLUS = "prodigyplus.ProdigyPlusScheduleFree"
+TEXT_CACHE: Params = {"cache_text_encoder_outputs": True, "network_train_unet_only": True}
+UNCACHED: Params = {"cache_latents": ABSENT}
+
+
+def changed(*changes: Params) -> Params:
+    merged = {key: value for change in (GOOD, *changes) for key, value in change.items()}
+    return {key: value for key, value in merged.items() if value is not ABSENT}
+
+
+def told(params: Params) -> set[tuple[str, Severity]]:
+    return {(problem.key, problem.severity) for problem in traps.traps([params])}
+
+
+@pytest.mark.parametrize("change", [{}, PRODIGY, FREE, TEXT_CACHE, {"lr_scheduler": "cosine", "lr_warmup_steps": 0.1}])
+def test_a_sound_point_has_no_trap(change: Params) -> None:
+    assert told(changed(change)) == set()
+
+
+ERRORS: list[tuple[str, Params]] = [
+    ("learning_rate", {"optimizer_type": "Prodigy"}),
+    ("learning_rate", {"optimizer_type": "DAdaptAdam"}),
+    ("learning_rate", {"optimizer_type": PLUS}),
+    ("learning_rate", {"learning_rate": 1.0}),
+    ("learning_rate", {"learning_rate": 1.0, "optimizer_type": ABSENT}),
+    ("learning_rate", {"learning_rate": 0.1, "optimizer_type": "Lion"}),
+    ("learning_rate", {"learning_rate": ABSENT}),
+    ("unet_lr", {**PRODIGY, "unet_lr": 0.5}),
+    ("text_encoder_lr", {**PRODIGY, "text_encoder_lr": 0.5}),
+    ("network_args", {**PRODIGY, "network_args": ("loraplus_lr_ratio=4",)}),
+    ("text_encoder_lr", {"text_encoder_lr": (1e-4, 1e-5)}),
+    ("unet_lr", {"optimizer_type": "Adafactor", "unet_lr": 1e-4}),
+    ("lr_warmup_steps", {"optimizer_type": "Adafactor", "lr_warmup_steps": 10, "lr_scheduler": "cosine"}),
+    ("use_8bit_adam", {"use_8bit_adam": True}),
+    ("fused_backward_pass", {"fused_backward_pass": True}),
+    ("network_train_unet_only", {"network_train_unet_only": True, "network_train_text_encoder_only": True}),
+    ("cpu_offload_checkpointing", {"cpu_offload_checkpointing": True, "gradient_checkpointing": True}),
+    ("persistent_data_loader_workers", {"persistent_data_loader_workers": True, "max_data_loader_n_workers": 0}),
+    ("max_train_epochs", {"max_train_epochs": ABSENT}),
+    ("max_train_steps", {"max_train_steps": 100}),
+    ("seed", {"seed": ABSENT}),
+    ("lr_warmup_steps", {"lr_warmup_steps": 10}),
+    ("lr_warmup_steps", {"lr_scheduler_type": "CosineAnnealingLR", "lr_warmup_steps": 10}),
+    ("lr_scheduler", {"lr_scheduler_type": "CosineAnnealingLR", "lr_scheduler": "cosine"}),
+    ("lr_scheduler", {"lr_scheduler": "adafactor"}),
+    ("lr_scheduler", {**FREE, "lr_scheduler": "cosine"}),
+    ("lr_warmup_steps", {**FREE, "lr_warmup_steps": 10}),
+    (
+        "lr_warmup_steps",
+        {"max_train_epochs": ABSENT, "max_train_steps": 100, "lr_warmup_steps": 100, "lr_scheduler": "cosine"},
+    ),
+    ("network_dim", {"network_dim": ABSENT}),
+    ("mixed_precision", {"mixed_precision": "fp16"}),
+    ("full_bf16", {"full_bf16": True, "mixed_precision": "no"}),
+    ("full_fp16", {"full_fp16": True}),
+    ("fp8_base", {"fp8_base": True, "mixed_precision": "no"}),
+    ("adaptive_noise_scale", {"adaptive_noise_scale": 0.1}),
+    ("scale_v_pred_loss_like_noise_pred", {"scale_v_pred_loss_like_noise_pred": True}),
+    ("v_pred_like_loss", {"v_pred_like_loss": 0.1, "v_parameterization": True}),
+    ("sample_every_n_epochs", {"sample_every_n_epochs": 1}),
+    ("cache_text_encoder_outputs", {"cache_text_encoder_outputs": True}),
+    ("shuffle_caption", {**TEXT_CACHE, "shuffle_caption": True}),
+    ("caption_dropout_rate", {**TEXT_CACHE, "caption_dropout_rate": 0.1}),
+    ("caption_prefix", {**TEXT_CACHE, "caption_prefix": "photo of "}),
+    ("random_crop", {"random_crop": True}),
+    ("color_aug", {"color_aug": True, "cache_latents": ABSENT, "cache_latents_to_disk": True}),
+    ("cache_info", {"cache_info": True}),
+    ("face_crop_aug_range", {"face_crop_aug_range": "2,4", **UNCACHED}),
+    ("face_crop_aug_range", {"face_crop_aug_range": "2,4", "enable_bucket": ABSENT}),
+    ("resolution", {"resolution": "1000,1000", "enable_bucket": ABSENT}),
+    ("max_bucket_reso", {"max_bucket_reso": 768}),
+    ("resolution", {"max_bucket_reso": ABSENT, "resolution": "1280,1280"}),
+    ("min_bucket_reso", {"min_bucket_reso": 2048}),
+    ("resolution", {"resolution": "128,128"}),
+    ("validation_split", {"validation_split": 0.1}),
+    ("validation_split", {"validation_split": 0.1, "validation_seed": 1, "masked_loss": True}),
+    ("caption_dropout_every_n_epochs", {"caption_dropout_every_n_epochs": 2, "masked_loss": True}),
+]
+
+
+@pytest.mark.parametrize(("key", "change"), ERRORS)
+def test_what_goes_wrong_in_silence_is_an_error(key: str, change: Params) -> None:
+    assert (key, Severity.ERROR) in told(changed(change))
+
+
+WARNINGS: list[tuple[str, Params]] = [
+    ("unet_lr", {**PRODIGY, "unet_lr": 1.0}),
+    ("text_encoder_lr", {"text_encoder_lr": 1e-5, "network_train_unet_only": True}),
+    ("text_encoder_lr", {"text_encoder_lr": 0}),
+    ("clip_skip", {"clip_skip": 2}),
+    ("lr_scheduler", {**PRODIGY, "lr_scheduler": "cosine_with_restarts"}),
+    ("lr_decay_steps", {"lr_decay_steps": 10, "lr_scheduler": "cosine"}),
+    ("network_alpha", {"network_alpha": ABSENT}),
+    ("network_alpha", {"network_alpha": 0}),
+    ("network_alpha", {"network_alpha": 32}),
+    ("mixed_precision", {"mixed_precision": ABSENT}),
+    ("save_precision", {"save_precision": ABSENT}),
+    ("sdpa", {"sdpa": ABSENT}),
+    ("zero_terminal_snr", {"zero_terminal_snr": True}),
+    ("cache_latents_to_disk", {"cache_latents_to_disk": True}),
+    ("cache_text_encoder_outputs_to_disk", {**TEXT_CACHE, "cache_text_encoder_outputs_to_disk": True}),
+    ("max_bucket_reso", {"max_bucket_reso": ABSENT}),
+    ("face_crop_aug_range", {"face_crop_aug_range": "2,4", "enable_bucket": ABSENT, **UNCACHED}),
+]
+
+
+@pytest.mark.parametrize(("key", "change"), WARNINGS)
+def test_what_is_seldom_meant_is_a_warning(key: str, change: Params) -> None:
+    assert told(changed(change)) == {(key, Severity.WARNING)}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"optimizer_type": "SGDNesterov", "learning_rate": 0.1},
+        {"optimizer_type": "Adafactor", "learning_rate": 1e-3},
+        {"mixed_precision": "fp16", "no_half_vae": True},
+        {"unet_lr": 1e-4, "learning_rate": ABSENT, "network_train_unet_only": True},
+        {"xformers": True, "sdpa": ABSENT},
+        {"validation_split": 0.1, "validation_seed": 1},
+        {"bucket_no_upscale": True, "max_bucket_reso": ABSENT},
+    ],
+)
+def test_what_works_is_left_alone(change: Params) -> None:
+    assert told(changed(change)) == set()
+
+
+def test_arguments_in_the_tests_are_real_ones() -> None:
+    names = {key for _, change in [*ERRORS, *WARNINGS] for key in change} | {key for key, _ in [*ERRORS, *WARNINGS]}
+    known = keys.read_snapshot()
+    assert [name for name in names if name not in known.by_name] == []
+    assert check.check([GOOD], known) == []
+
+
+def test_a_trap_carries_place_value_and_remedy() -> None:
+    (found,) = traps.traps([changed({"optimizer_type": "Prodigy"})], where="dims.toml")
+    assert (found.where, found.key, found.value) == ("dims.toml", "learning_rate", "0.0001")
+    assert "learning_rate = 1.0" in found.remedy
+
+
+def test_replicates_do_not_repeat_a_trap() -> None:
+    points = [changed({"optimizer_type": "Prodigy", "seed": seed}) for seed in range(100)]
+    assert len(traps.traps(points)) == 1
+
+
+def dataset(**subset: Value) -> dict[str, Dataset]:
+    return {"persona": Dataset(name="persona", image_dir=Path("/pictures"), subset=subset)}
+
+
+def keys_told(params: Params, datasets: dict[str, Dataset]) -> set[str]:
+    return {problem.key for problem in traps.traps([params], datasets=datasets)}
+
+
+def test_masked_loss_needs_masks() -> None:
+    masked = changed({"masked_loss": True})
+    assert keys_told(masked, {}) == set()  # not known
+    assert keys_told(masked, dataset()) == {"masked_loss"}
+    assert keys_told(masked, dataset(conditioning_data_dir="/masks")) == set()
+    assert keys_told(masked, dataset(alpha_mask=True)) == set()
+    assert keys_told(changed(), dataset(conditioning_data_dir="/masks")) == {"masked_loss"}
+
+
+def test_what_the_dataset_sets_counts() -> None:
+    assert keys_told(changed(TEXT_CACHE), dataset(shuffle_caption=True)) == {"shuffle_caption"}
+    assert keys_told(changed({"flip_aug": True}), dataset(flip_aug=False)) == {"flip_aug"}
+
+
+def points(*changes: Params, dims: tuple[str, ...] = ()) -> list[Point]:
+    return [Point(id=str(n), name=str(n), params=changed(change), dims=dims) for n, change in enumerate(changes)]
+
+
+def sweep(found: list[Point], steps: dict[str, int] | None = None) -> list[tuple[str, Severity]]:
+    return [(problem.key, problem.severity) for problem in traps.sweep_traps(found, steps=steps)]
+
+
+def test_alpha_must_follow_the_rank() -> None:
+    ranks = points({"network_dim": 16}, {"network_dim": 32}, dims=("network_dim",))
+    assert sweep(ranks) == [("network_alpha", Severity.WARNING)]
+    assert "8/16 = 0.5, 8/32 = 0.25" in traps.sweep_traps(ranks)[0].what
+    assert sweep(points({"network_dim": 16, "network_alpha": 8}, {"network_dim": 32, "network_alpha": 16})) == []
+    both = ({"network_dim": 16, "network_alpha": 1}, {"network_dim": 32, "network_alpha": 16})
+    assert sweep(points(*both, dims=("network_dim", "network_alpha"))) == []  # the alpha itself is the question
+
+
+def test_a_disk_cache_is_not_shared_by_points_that_need_different_ones() -> None:
+    disk: Params = {"cache_latents_to_disk": True}
+    assert sweep(points({**disk, "base_model": "a"}, {**disk, "base_model": "b"})) == [
+        ("cache_latents_to_disk", Severity.ERROR)
+    ]
+    assert sweep(points({"base_model": "a"}, {"base_model": "b"})) == []
+
+
+def test_arms_that_see_unequal_steps_are_told() -> None:
+    assert sweep(points({"train_batch_size": 1}, {"train_batch_size": 2})) == [("train_batch_size", Severity.WARNING)]
+    two = points({"dataset": "a"}, {"dataset": "b"})
+    assert sweep(two) == [("dataset", Severity.WARNING)]
+    assert sweep(two, {"0": 100, "1": 100}) == []
+    assert sweep(two, {"0": 100, "1": 200}) == [("max_train_epochs", Severity.WARNING)]
