@@ -1,0 +1,21 @@
+"""Fixtures that several test files share."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from standins.world import World, build_shared
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The parts of a world that are expensive to make: see standins.world.build_shared."""
+    return build_shared(tmp_path_factory.mktemp("shared"))
+
+
+@pytest.fixture
+def world(tmp_path: Path, shared: Path) -> Iterator[World]:
+    """A small sweep of its own: two points and a floor; nothing of it lives after the test."""
+    made = World.build(tmp_path / "world", shared)
+    yield made
+    made.kill_all()

@@ -1,0 +1,68 @@
+"""How a stand-in is told to go wrong: `[trainer.env]` holds FAULTS, words like `oom:optimizer_type=Prodigy#2`.
+
+`name` alone goes wrong always; `:key=value` where the training's argument is that; `#2` in the first two attempts only.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+TRAIN, GENERATE = "STANDIN_TRAIN", "STANDIN_GENERATE"
+"""The variables for the trainer's and the generator's faults."""
+
+LEDGER = "STANDIN_LEDGER"
+"""A file to which every training adds a line when it begins and when its last checkpoint is whole."""
+
+_FAULT = re.compile(r"(?P<name>\w+)(?::(?P<key>\w+)=(?P<value>[^#]*))?(?:#(?P<attempts>\d+))?")
+_OOM = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 2.00 GiB"
+_LOST = "RuntimeError: CUDA error: unspecified launch failure"
+
+
+def told(variable: str, arguments: Mapping[str, Any]) -> set[str]:
+    """The names of the faults that apply to this attempt, whose folder is the working directory."""
+    found = [_FAULT.fullmatch(word) for word in os.environ.get(variable, "").split()]
+    return {fault["name"] for fault in found if fault and _applies(fault, arguments)}
+
+
+def _applies(fault: re.Match[str], arguments: Mapping[str, Any]) -> bool:
+    early = not fault["attempts"] or int(Path.cwd().name) <= int(fault["attempts"])
+    return early and (not fault["key"] or str(arguments.get(fault["key"])) == fault["value"])
+
+
+def go_wrong(faults: set[str]) -> None:
+    """The faults that any program can have, in the middle of its work."""
+    if "oom" in faults:
+        sys.exit(_OOM)
+    if "gpu_lost" in faults:
+        sys.exit(_LOST)
+    if "disk_full" in faults:
+        sys.exit("OSError: [Errno 28] No space left on device")
+    if "bad_config" in faults:
+        sys.exit("ValueError: these arguments do not fit together")
+    for name, number in (("segfault", signal.SIGSEGV), ("killed", signal.SIGKILL)):
+        if name in faults:
+            os.kill(os.getpid(), number)
+    if "not_utf8" in faults:
+        sys.stderr.buffer.write(b"\xff\xfe caf\xe9 \x80\n")
+    if "grandchild" in faults:
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    if "deaf" in faults:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    while "flood" in faults:
+        print("a line that says nothing " * 40)
+    if faults & {"hang", "deaf"}:
+        print("I hang", flush=True)
+        time.sleep(600)
+
+
+def note(text: str) -> None:
+    """Add a line to the ledger."""
+    if path := os.environ.get(LEDGER):
+        with Path(path).open("a", encoding="utf-8") as file:
+            file.write(f"{text}\n")

@@ -1,0 +1,56 @@
+"""The generator: gen_img.py's command line; each picture is a copy of one of the portraits in STANDIN_ALBUM.
+
+Which one follows from the LoRA's rank, the prompt and the seed. Faults of its own: short (one picture is left out),
+torn (one is cut off).
+"""
+
+import argparse
+import json
+import os
+import struct
+import sys
+from pathlib import Path
+from typing import Any
+
+import faults
+
+ALBUM = "STANDIN_ALBUM"
+STEP_S = "STANDIN_PICTURE_S"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--prompter_module_args", type=Path, required=True)
+    parser.add_argument("--outdir", type=Path, required=True)
+    options, _ = parser.parse_known_args()
+    plan = json.loads(options.prompter_module_args.read_text(encoding="utf-8"))
+    wrong = faults.told(faults.GENERATE, {})
+    portraits = sorted(Path(os.environ[ALBUM]).glob("*.png"))
+    ranks = [_rank(Path(name)) for name in plan["loras"]]
+    for number, image in enumerate(plan["images"], start=1):
+        print(f"prompt {number}/{len(plan['images'])}: {image['text']}", flush=True)
+        if number == len(plan["images"]):
+            faults.go_wrong(wrong)
+        _draw(options.outdir / image["file"], portraits[_choice(image, ranks) % len(portraits)], number, wrong)
+
+
+def _choice(image: dict[str, Any], ranks: list[int]) -> int:
+    rank = ranks[image["lora"]] if ranks else 0
+    return int(rank + image["seed"] + len(image["text"]))
+
+
+def _draw(path: Path, portrait: Path, number: int, wrong: set[str]) -> None:
+    content = portrait.read_bytes()
+    if number == 1 and "short" in wrong:
+        return
+    path.write_bytes(content[: len(content) // 2] if number == 1 and "torn" in wrong else content)
+
+
+def _rank(lora: Path) -> int:
+    with lora.open("rb") as file:
+        header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+    return int(header["lora_unet_a.lora_down.weight"]["shape"][0])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,150 @@
+"""The trainer: `python train.py --config_file X.toml` as sdxl_train_network.py, but its training is arithmetic.
+
+Two optimizer steps make an epoch. Faults of its own: no_file, truncated, nan_weights, nan_loss, other_seed, slow_pace
+(steps take ever longer), launcher (the work is done by a child, as under `accelerate launch`).
+"""
+
+import json
+import math
+import os
+import struct
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import faults
+
+STEPS_PER_EPOCH = 2
+STEP_S = "STANDIN_STEP_S"
+"""How long a step takes, seconds."""
+
+
+def main(config_file: Path) -> None:
+    arguments = _flat(tomllib.loads(config_file.read_text(encoding="utf-8")))
+    wrong = faults.told(faults.TRAIN, arguments)
+    if "launcher" in wrong and os.environ.pop("STANDIN_LAUNCHED", "") == "":
+        again = [sys.executable, *sys.argv]
+        sys.exit(subprocess.run(again, env={**os.environ, "STANDIN_LAUNCHED": "1"}, check=False).returncode != 0)
+    faults.note(f"began {arguments['training_comment']}")
+    _train(arguments, wrong)
+    faults.note(f"ended {arguments['training_comment']}")
+
+
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """sd-scripts drops the section names."""
+    return {key: value for section in config.values() for key, value in section.items()}
+
+
+def _train(arguments: Mapping[str, Any], wrong: set[str]) -> None:
+    steps, epochs = _length(arguments)
+    print("running training / 学習開始")
+    print(f"  total optimization steps / 学習ステップ数: {steps}", flush=True)
+    output = Path(arguments["output_dir"])
+    output.mkdir(parents=True, exist_ok=True)
+    began = _resumed(arguments)
+    for step in range(began + 1, steps + 1):
+        time.sleep(float(os.environ.get(STEP_S, "0")))
+        _bar(step - began, steps - began, wrong)
+        if step == (began + steps) // 2 + 1:
+            faults.go_wrong(wrong)
+        epoch, rest = divmod(step, STEPS_PER_EPOCH)
+        if not rest and step < steps:
+            _epoch_ends(output, arguments, wrong, epoch=epoch, step=step, steps=steps)
+    if "no_file" not in wrong:
+        _save(output / f"{arguments['output_name']}.safetensors", arguments, wrong, step=steps, epoch=epochs)
+    print("model saved.")
+
+
+def _length(arguments: Mapping[str, Any]) -> tuple[int, int]:
+    if "max_train_epochs" in arguments:
+        return arguments["max_train_epochs"] * STEPS_PER_EPOCH, arguments["max_train_epochs"]
+    steps = arguments["max_train_steps"]
+    return steps, math.ceil(steps / STEPS_PER_EPOCH)
+
+
+def _bar(step: int, total: int, wrong: set[str]) -> None:
+    pace = 0.5 * 4**step if "slow_pace" in wrong else 0.5
+    loss = "nan" if "nan_loss" in wrong else f"{0.1 + 1 / step:.3f}"
+    bar = f"{100 * step // total:3d}%|####      | {step}/{total} [00:01<00:01, {pace:.2f}s/it, avr_loss={loss}]"
+    print(f"\rsteps: {bar}", end="", file=sys.stderr, flush=True)
+
+
+def _epoch_ends(
+    output: Path, arguments: Mapping[str, Any], wrong: set[str], *, epoch: int, step: int, steps: int
+) -> None:
+    name = f"{arguments['output_name']}-{epoch:06d}"
+    every = arguments.get("save_every_n_epochs")
+    if every and epoch % every == 0:
+        _save(output / f"{name}.safetensors", arguments, wrong, step=step, epoch=epoch)
+
+
+def _resumed(arguments: Mapping[str, Any]) -> int:
+    return 0
+
+
+# --- the checkpoint ---------------------------------------------------------------------------------------------------
+
+
+def _save(path: Path, arguments: Mapping[str, Any], wrong: set[str], *, step: int, epoch: int) -> None:
+    """Not written in one piece, as the vendor's is not."""
+    content = _safetensors(_weights(arguments, wrong, step), _metadata(arguments, wrong, step, epoch))
+    if "truncated" in wrong:
+        content = content[:-8]
+    with path.open("wb") as file:
+        for begin in range(0, len(content), 4096):
+            file.write(content[begin : begin + 4096])
+
+
+def _weights(arguments: Mapping[str, Any], wrong: set[str], step: int) -> dict[str, list[list[float]]]:
+    """What was learned follows from rank, seed and steps, so that the same training gives the same file."""
+    rank = arguments["network_dim"]
+    value = math.nan if "nan_weights" in wrong else math.sin(arguments.get("seed", 0) + step / 7) + 2
+    return {
+        "lora_unet_a.alpha": [[float(arguments.get("network_alpha", 1))]],
+        "lora_unet_a.lora_down.weight": [[value / (row + column + 1) for column in range(4)] for row in range(rank)],
+        "lora_unet_a.lora_up.weight": [[value * (row - column + 9) for column in range(rank)] for row in range(4)],
+    }
+
+
+def _metadata(arguments: Mapping[str, Any], wrong: set[str], step: int, epoch: int) -> dict[str, str]:
+    steps, epochs = _length(arguments)
+    given = {
+        f"ss_{key}": str(value[0] if isinstance(value, list) and value else value) for key, value in arguments.items()
+    }
+    optimizer = str(arguments.get("optimizer_type", "AdamW"))
+    facts = {
+        "ss_steps": step,
+        "ss_epoch": epoch,
+        "ss_max_train_steps": steps,
+        "ss_num_epochs": epochs,
+        "ss_num_batches_per_epoch": STEPS_PER_EPOCH * arguments.get("gradient_accumulation_steps", 1),
+        "ss_gradient_accumulation_steps": arguments.get("gradient_accumulation_steps", 1),
+        "ss_optimizer": f"somewhere.{optimizer}(lr=1)",
+        "ss_training_finished_at": time.time(),
+        **({"ss_seed": -1} if "other_seed" in wrong else {}),
+    }
+    return given | {key: str(value) for key, value in facts.items()}
+
+
+def _safetensors(weights: Mapping[str, list[list[float]]], metadata: Mapping[str, str]) -> bytes:
+    header: dict[str, Any] = {"__metadata__": metadata}
+    body = b""
+    for name, rows in weights.items():
+        raw = b"".join(struct.pack(f"<{len(row)}f", *row) for row in rows)
+        header[name] = {
+            "dtype": "F32",
+            "shape": [] if name.endswith("alpha") else [len(rows), len(rows[0])],
+            "data_offsets": [len(body), len(body) + len(raw)],
+        }
+        body += raw
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + body
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[sys.argv.index("--config_file") + 1]))

@@ -1,0 +1,279 @@
+"""A small sweep world: settings, grid, pictures, face pack and the stand-in programs; a run takes about a second."""
+
+import csv
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from orchestrator import freeze, plan, process, provenance, report, scorer, store, sweep
+from orchestrator.context import Context, Stop
+from orchestrator.miniature import pack, world
+from orchestrator.model import Image, Result, State, VramSample
+from orchestrator.plan import Plan
+from orchestrator.stages import prepare
+from orchestrator.store import Run, Status, Sweep
+from orchestrator.vram import Card, VramProbe
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+BASE = ROOT / "orchestrator" / "miniature" / "base.safetensors"
+GRID = "[dims]\nnetwork_dim = [2, 4]\n"
+CARD = Card(uuid="GPU-1", name="a card", total_mib=24576, used_mib=0, driver="1", processes={})
+
+_SETTINGS = """
+runs = "runs"
+templates = "{root}/templates"
+[trainer]
+python = "{python}"
+sd_scripts = "{here}"
+train_script = "train.py"
+generate_script = "generate.py"
+{trainer}
+[trainer.env]
+STANDIN_ALBUM = "{shared}/references"
+STANDIN_LEDGER = "{folder}/ledger"
+{env}
+[base_models.doll]
+path = "{base}"
+[datasets.portraits]
+image_dir = "images"
+trigger = "ohwx person"
+[arguments]
+network_module = "networks.lora"
+network_dim = 4
+network_alpha = "{{{{ network_dim }}}}"
+optimizer_type = "AdamW"
+learning_rate = 1e-4
+max_train_steps = 4
+train_batch_size = 1
+mixed_precision = "bf16"
+save_precision = "fp16"
+sdpa = true
+resolution = "1024,1024"
+seed = 1
+[generate]
+prompts = "{shared}/prompts.txt"
+seeds = [1]
+[score]
+pack = "{shared}/pack"
+references = "{shared}/references"
+workers = 1
+{sections}
+"""
+
+_VRAM = '[vram]\ncard = "none"\npoll_seconds = 0.05\n'
+_LIMITS = "[limits]\ngrace_seconds = 1\nfree_gib = 0.001\n"
+
+
+def build_shared(folder: Path) -> Path:
+    """What all worlds share, built once: portraits, references, prompts, face pack, and the faces found so far."""
+    folder.mkdir(parents=True, exist_ok=True)
+    world.photos(folder / "images", world.PERSONA, count=3, first=0, captions=True, px=128)
+    world.photos(folder / "references", world.PERSONA, count=8, first=1000, captions=False, px=128)
+    (folder / "prompts.txt").write_text("photo of ohwx person\nohwx person outside\n", encoding="utf-8")
+    pack.build(folder / "pack")
+    _find_faces(folder)
+    return folder
+
+
+def _find_faces(folder: Path) -> None:
+    job = scorer.Job(
+        pack=folder / "pack",
+        device="cpu",
+        det_size=640,
+        workers=2,
+        cache=folder / ".faces",
+        references=tuple((folder / "references").glob("*.png")),
+        training=tuple((folder / "images").glob("*.png")),
+        images=(Image(file="images/0000.png", checkpoint="", strength=1.0, prompt=0, seed=1),),
+        root=folder,
+        out=folder / "scored.json",
+    )
+    scorer.write_job(folder / "job.json", job)
+    child = [sys.executable, "-m", "orchestrator.scorer", str(folder / "job.json")]
+    subprocess.run(child, check=True, capture_output=True, cwd=ROOT)
+
+
+@dataclass(slots=True, kw_only=True)
+class Heard:
+    """A Listener that keeps what it is told."""
+
+    events: list[tuple[str, str, str]] = field(default_factory=list)
+
+    def started(self, run: Run, stage: str, attempt: int, note: str) -> None:
+        self.events.append((run.point.name, stage, f"started {attempt} {note}".strip()))
+
+    def ended(self, run: Run, stage: str, result: Result) -> None:
+        self.events.append((run.point.name, stage, str(result.failure or "done")))
+
+
+@dataclass(slots=True, kw_only=True)
+class Probe:
+    """A VramProbe at the driver's boundary: one card, and what `answer` makes of the polled processes."""
+
+    answer: Callable[[Collection[int]], VramSample | None] = lambda _pids: None
+    card: Card = CARD
+    polled: int = 0
+
+    def cards(self) -> list[Card]:
+        return [self.card]
+
+    def sample(self, card: str, pids: Collection[int]) -> VramSample | None:
+        assert card == self.card.uuid
+        self.polled += 1
+        return self.answer(pids)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """A folder with settings and a grid; `shared` holds what worlds share."""
+
+    folder: Path
+    shared: Path
+
+    @classmethod
+    def build(cls, folder: Path, shared: Path) -> "World":
+        """A world whose trainings all go well, with the faces of its pictures found already."""
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(shared / "images", folder / "images")
+        shutil.copytree(shared / ".faces", folder / "runs" / ".faces")
+        made = cls(folder=folder, shared=shared)
+        made.settle()
+        made.ask(GRID)
+        return made
+
+    def settle(
+        self,
+        *,
+        env: Mapping[str, str] | None = None,
+        trainer: str = "",
+        vram: str = _VRAM,
+        limits: str = "",
+        sections: str = "",
+    ) -> None:
+        """Write the settings anew. `env` is for the stand-ins; the rest are lines of TOML."""
+        text = _SETTINGS.format(
+            root=ROOT,
+            here=HERE,
+            python=sys.executable,
+            base=BASE,
+            folder=self.folder,
+            shared=self.shared,
+            trainer=trainer,
+            env="\n".join(f'{key} = "{value}"' for key, value in (env or {}).items()),
+            sections=f"{vram}{_LIMITS}{limits}\n{sections}",
+        )
+        self.settings.write_text(text, encoding="utf-8")
+
+    def ask(self, grid: str) -> None:
+        self.grid.write_text(grid, encoding="utf-8")
+
+    @property
+    def settings(self) -> Path:
+        return self.folder / "orchestrate.toml"
+
+    @property
+    def grid(self) -> Path:
+        return self.folder / "grid.toml"
+
+    @property
+    def sweep(self) -> Sweep:
+        return Sweep(self.folder / "runs" / "grid")
+
+    # --- in this process ----------------------------------------------------------------------------------------------
+
+    def plan(self) -> Plan:
+        return plan.read(self.settings, self.grid)
+
+    def context(
+        self,
+        *,
+        probe: VramProbe | None = None,
+        listener: Heard | None = None,
+        stop: Stop | None = None,
+        environ: Mapping[str, str] = os.environ,
+    ) -> Context:
+        """The sweep, prepared and frozen. With a `probe`, its card is in use."""
+        asked = self.plan()
+        hashes = provenance.Hashes(asked.settings.runs / ".hashes.json")
+        datasets = {
+            name: prepare.build(one, asked.settings.runs, hashes) for name, one in asked.settings.datasets.items()
+        }
+        asked.sweep.path.mkdir(parents=True, exist_ok=True)
+        freeze.freeze(asked, datasets, hashes)
+        return Context(
+            settings=asked.settings,
+            templates=asked.sweep.templates,
+            datasets=datasets,
+            prompts=asked.prompts,
+            probe=probe or Probe(),
+            listener=listener or Heard(),
+            environ=environ,
+            card=CARD.uuid if probe else "",
+            stop=stop or Stop(),
+        )
+
+    def drive(
+        self, ctx: Context | None = None, *, only: str = "*", retry: bool = False, fail_fast: bool = False
+    ) -> None:
+        sweep.drive(self.plan().runs(only), ctx or self.context(), retry=retry, fail_fast=fail_fast)
+
+    def run(self, only: str = "*") -> Run:
+        """The first run whose name matches."""
+        return self.plan().runs(only)[0]
+
+    def statuses(self) -> dict[str, Status]:
+        """By the run's name without its id."""
+        return {run.point.name.rpartition("-")[0]: store.status(run) for run in self.plan().runs()}
+
+    def states(self) -> dict[str, State]:
+        return {name: status.state for name, status in self.statuses().items()}
+
+    def rows(self) -> dict[str, dict[str, str]]:
+        """results.csv, written anew, by the run's name without its id."""
+        with report.write(self.sweep).open(encoding="utf-8", newline="") as file:
+            return {row["run"].rpartition("-")[0]: row for row in csv.DictReader(file)}
+
+    def ledger(self) -> list[str]:
+        """What the trainings said when they began and ended."""
+        path = self.folder / "ledger"
+        return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+    # --- by its command -----------------------------------------------------------------------------------------------
+
+    def command(self, *more: str) -> list[str]:
+        where = ["--settings", str(self.settings), "--grid", str(self.grid)]
+        return [sys.executable, "-c", "from orchestrator.cli import main; main()", "run", *where, *more]
+
+    def call(self, *more: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        """`orchestrate run` to its end."""
+        environ = {**os.environ, **(env or {})}
+        return subprocess.run(
+            self.command(*more), env=environ, cwd=self.folder, capture_output=True, text=True, check=False, timeout=120
+        )
+
+    def living(self) -> list[int]:
+        """The processes that carry the marker of an attempt of this world."""
+        return [pid for pid in _pids() if f"{process.MARKER}={self.folder}".encode() in _environ(pid)]
+
+    def kill_all(self) -> None:
+        """Leave nothing behind after a test."""
+        for pid in self.living():
+            with suppress(ProcessLookupError):
+                os.kill(pid, 9)
+
+
+def _pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def _environ(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return b""
