@@ -44,7 +44,7 @@ TIGHT_GIB = 13.7
 def write(folder: Path, runs: Path) -> None:
     """Makes `images/` (36 photos, captions), `references/` (12 others), `prompts.txt`, `base.safetensors`, `pack/`.
 
-    And two settings files that put their sweeps into `runs`: `orchestrate.toml`, and `tight.toml` with too small a card.
+    And settings that put their sweeps into `runs`: `orchestrate.toml`, and `tight.toml` with too small a card.
     """
     folder.mkdir(parents=True, exist_ok=True)
     parts: dict[str, Callable[[Path], object]] = {

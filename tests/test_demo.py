@@ -1,0 +1,104 @@
+"""The whole program on the miniature: real training, real pictures, real face scores, real child processes."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from orchestrator import cli
+from orchestrator.miniature import world
+
+GRID = """
+[dims]
+network_dim = [2, 8]
+[fixed]
+max_train_steps = 120
+optimizer_type = "AdamW"
+learning_rate = 2e-3
+optimizer_args = []
+"""
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("demo") / ".miniature"
+    world.write(folder, runs=folder.parent)
+    (folder / "short.toml").write_text(GRID, encoding="utf-8")
+    return folder
+
+
+def run(here: Path, settings: str, grid: Path):
+    return CliRunner().invoke(cli.main, ["run", "--settings", str(here / settings), "--grid", str(grid)])
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def finished(here):
+    """The sweep, run once."""
+    result = run(here, "orchestrate.toml", here / "short.toml")
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def test_the_last_line_on_stdout_is_the_report(here, finished):
+    assert finished.stdout.splitlines()[-1] == str(here.parent / "short" / "report" / "results.csv")
+
+
+def test_what_was_trained_is_clearly_above_the_floor(here, finished):
+    found = rows(here.parent / "short" / "report" / "results.csv")
+    floor = next(row for row in found if row["run"].startswith("floor-"))
+    trained = [row for row in found if row is not floor]
+    assert [row["state"] for row in found] == ["finished"] * 3
+    assert len(trained) == 2
+    assert all(float(row["similarity_mean"]) > float(floor["similarity_mean"]) + 0.3 for row in trained)
+    assert all(row["degraded"] == "False" and row["attempts"] == "1" for row in trained)
+    assert all(row["peak_vram_mib"] == "" for row in found), "there is no card, so nothing is known of it"
+
+
+def test_every_picture_has_its_row(here, finished):
+    found = rows(here.parent / "short" / "report" / "images.csv")
+    assert len(found) == 3 * len(world.PROMPTS) * 2
+    assert len({(row["id"], row["prompt"], row["seed"]) for row in found}) == len(found)
+
+
+def test_a_second_run_starts_nothing(here, finished):
+    before = sorted((here.parent / "short").rglob("attempt.json"))
+    again = run(here, "orchestrate.toml", here / "short.toml")
+    assert again.exit_code == 0
+    assert ": train" not in again.stderr
+    assert sorted((here.parent / "short").rglob("attempt.json")) == before
+
+
+def test_a_grown_grid_keeps_what_is_there(here, finished):
+    grown = here / "grown.toml"
+    grown.write_text(GRID.replace("[2, 8]", "[2, 8, 4]"), encoding="utf-8")
+    result = CliRunner().invoke(
+        cli.main,
+        ["plan", "--settings", str(here / "orchestrate.toml"), "--grid", str(grown), "--name", "short"],
+    )
+    assert result.exit_code == 0, result.output
+    assert result.stdout.count("finished") == 3
+    assert result.stdout.count("to train") == 1
+
+
+def test_the_ladder_ends_in_another_optimizer_with_its_own_rate(here):
+    grid = here / "oom.toml"
+    grid.write_text(
+        '[dims]\noptimizer_type = ["Prodigy"]\n[fixed]\ntrain_batch_size = 6\nmax_train_steps = 10\n', encoding="utf-8"
+    )
+    result = run(here, "tight.toml", grid)
+    assert result.exit_code == 0, result.output
+    (row, _floor) = rows(here.parent / "oom" / "report" / "results.csv")
+    overrides = json.loads(row["overrides"])
+    assert row["degraded"] == "True"
+    assert row["params_optimizer_type"] == "Prodigy", "what was asked is kept"
+    assert overrides["optimizer_type"] == "AdamW8bit"
+    assert overrides["learning_rate"] == 1e-3
+    assert row["attempts"] == "3"
+    assert "conceding: gradient checkpointing, AdamW8bit" in result.stderr

@@ -1,0 +1,120 @@
+"""What is refused before anything starts: with the file, the key, the value, the remedy and the exit code."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from orchestrator import cli
+from orchestrator.miniature import world
+
+GRID = "[dims]\nnetwork_dim = [2, 4]\n"
+
+
+@pytest.fixture(scope="session")
+def pristine(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("pristine") / "world"
+    world.write(folder, runs=folder.parent / "runs")
+    return folder
+
+
+@pytest.fixture
+def here(pristine, tmp_path, monkeypatch) -> Path:
+    """A world of this test's own, as the working folder."""
+    shutil.copytree(pristine, tmp_path / "world")
+    (tmp_path / "world" / "orchestrate.toml").write_text(world.settings(tmp_path / "runs"), encoding="utf-8")
+    (tmp_path / "world" / "dims.toml").write_text(GRID, encoding="utf-8")
+    monkeypatch.chdir(tmp_path / "world")
+    return tmp_path / "world"
+
+
+def run(*extra: str):
+    return CliRunner().invoke(cli.main, ["run", "--grid", "dims.toml", *extra])
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def refused(result, code: int, *words: str) -> None:
+    assert result.exit_code == code, result.output
+    for word in words:
+        assert word in result.stderr.replace("\n", " "), result.stderr
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("netwrok_dim = [2, 4]", ["dims.toml", "netwrok_dim", 'did you mean "network_dim"?']),
+        ('network_dim = [2]\nlearning_rate = ["1e-4"]', ["dims.toml", "learning_rate", '"1e-4"', "1e-4"]),
+        ('network_dim = [2]\noptimizer_type = ["AdamW8bits"]', ["optimizer_type", "AdamW8bits", "AdamW8bit"]),
+        ("network_dim = [2.5]", ["network_dim", "2.5", "integer"]),
+        ('base_model = ["miniatur"]', ["base_model", "miniatur", "miniature"]),
+        ("output_dir = ['elsewhere']", ["output_dir", "orchestrate"]),
+    ],
+)
+def test_a_grid_that_the_trainer_would_swallow(here, line, words):
+    (here / "dims.toml").write_text(f"[dims]\n{line}\n", encoding="utf-8")
+    refused(run(), 2, *words)
+
+
+def test_all_mistakes_are_told_in_one_go(here):
+    (here / "dims.toml").write_text("[dims]\nnetwrok_dim = [2]\nseeed = [1, 2]\n", encoding="utf-8")
+    refused(run(), 2, "netwrok_dim", "seeed")
+
+
+def test_settings_with_a_typo(here):
+    edit(here / "orchestrate.toml", "det_size", "det_siz")
+    refused(run(), 2, "orchestrate.toml", "score.det_siz", "did you mean", "det_size")
+
+
+def test_a_missing_base_model(here):
+    (here / "base.safetensors").unlink()
+    refused(run(), 4, "orchestrate.toml", "base_models.miniature.path", str(here / "base.safetensors"))
+
+
+def test_a_base_model_that_is_something_else(here):
+    (here / "base.safetensors").write_bytes(b"\xff" * 100)
+    refused(run(), 4, "base_models.miniature.path", "base.safetensors", "cannot be read")
+
+
+def test_an_empty_dataset(here):
+    for path in (here / "images").iterdir():
+        path.unlink()
+    refused(run(), 4, "datasets.portraits.image_dir", "holds no pictures", str(here / "images"))
+
+
+def test_a_broken_picture(here):
+    broken = here / "images" / "0003.png"
+    broken.write_bytes(broken.read_bytes()[:3000])
+    refused(run(), 4, str(broken), "cannot be read", "replace the picture")
+
+
+def test_a_missing_face_pack(here):
+    shutil.rmtree(here / "pack")
+    refused(run(), 4, str(here / "pack"), "face pack", "https://")
+
+
+def test_everything_that_is_missing_in_one_list(here):
+    shutil.rmtree(here / "pack")
+    (here / "base.safetensors").unlink()
+    edit(here / "orchestrate.toml", 'card = "none"', 'card = "GPU-0000"')
+    refused(run(), 4, "face pack", "base_models.miniature.path", "vram.card")
+
+
+def test_nothing_is_left_behind_by_a_refusal(here):
+    shutil.rmtree(here / "pack")
+    run()
+    assert not (here.parent / "runs").exists()
+
+
+def test_a_glob_that_matches_nothing(here):
+    refused(run("--only", "network_dim=64*"), 3, "network_dim=64*", "orchestrate plan")
+
+
+def test_a_name_that_leads_out(here):
+    refused(run("--name", "../elsewhere"), 2, "--name", "../elsewhere")
