@@ -1,6 +1,6 @@
 """What a training takes on disk, and which of its arguments decide what it takes of the card."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Sequence
 
 from orchestrator.kohya import files
 from orchestrator.kohya.files import Length
@@ -100,8 +100,7 @@ def shortened(params: Params, steps: int) -> Params:
     return {**kept, "max_train_steps": steps}
 
 
-def differing(profiles: Iterator[Params] | list[Params]) -> list[str]:
+def differing(profiles: Sequence[Params]) -> list[str]:
     """The arguments in which profiles differ: what to call them by."""
-    listed: list[Mapping[str, object]] = list(profiles)
-    keys = dict.fromkeys(key for one in listed for key in one)
-    return [key for key in keys if len({repr(one.get(key)) for one in listed}) > 1]
+    keys = dict.fromkeys(key for one in profiles for key in one)
+    return [key for key in keys if len({repr(one.get(key)) for one in profiles}) > 1]

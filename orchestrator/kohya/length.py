@@ -14,6 +14,12 @@ Size: TypeAlias = tuple[int, int]
 DEFAULT_STEPS = 1600
 """sd-scripts' max_train_steps when neither steps nor epochs are given."""
 
+DECIDING = (
+    "max_train_epochs", "max_train_steps", "train_batch_size", "gradient_accumulation_steps", "resolution",
+    "enable_bucket", "bucket_no_upscale", "bucket_reso_steps", "min_bucket_reso", "max_bucket_reso",
+)  # fmt: skip
+"""The arguments that a length follows from, beside the pictures."""
+
 
 def length(params: Params, sizes: Sequence[Size], repeats: int) -> Length:
     """The length of a training on pictures of these sizes, each shown `repeats` times an epoch; at least one picture.
@@ -21,17 +27,17 @@ def length(params: Params, sizes: Sequence[Size], repeats: int) -> Length:
     Source: train_network.py (steps of an epoch), train_util.py (BucketManager, make_buckets).
     """
     batches = batches_per_epoch(params, sizes, repeats)
-    per_epoch = math.ceil(batches / _whole(params, "gradient_accumulation_steps", 1))
-    if epochs := _whole(params, "max_train_epochs", 0):
+    per_epoch = math.ceil(batches / whole(params, "gradient_accumulation_steps", 1))
+    if epochs := whole(params, "max_train_epochs", 0):
         steps = epochs * per_epoch
     else:
-        steps = _whole(params, "max_train_steps", DEFAULT_STEPS)
+        steps = whole(params, "max_train_steps", DEFAULT_STEPS)
     return Length(steps=steps, epochs=math.ceil(steps / per_epoch), steps_per_epoch=per_epoch)
 
 
 def batches_per_epoch(params: Params, sizes: Iterable[Size], repeats: int) -> int:
     """A bucket's last batch may be a small one: the pictures of one shape are batched among themselves."""
-    batch = _whole(params, "train_batch_size", 1)
+    batch = whole(params, "train_batch_size", 1)
     return sum(math.ceil(count * repeats / batch) for count in buckets(params, sizes).values())
 
 
@@ -40,12 +46,18 @@ def buckets(params: Params, sizes: Iterable[Size]) -> Counter[Size]:
     resolution = _resolution(params)
     if not params.get("enable_bucket"):
         return Counter(resolution for _ in sizes)
-    step = _whole(params, "bucket_reso_steps", 64)
+    step = whole(params, "bucket_reso_steps", 64)
     if params.get("bucket_no_upscale"):
         return Counter(_shrunk(size, resolution, step) for size in sizes)
-    least, most = _whole(params, "min_bucket_reso", 256), _whole(params, "max_bucket_reso", 1024)
+    least, most = whole(params, "min_bucket_reso", 256), whole(params, "max_bucket_reso", 1024)
     shapes = _shapes(resolution, least - least % step, most + -most % step, step)
     return Counter(_nearest(size, shapes) for size in sizes)
+
+
+def area(params: Params) -> int:
+    """Pixels of a picture as it is trained on, about."""
+    width, height = _resolution(params)
+    return width * height
 
 
 def _resolution(params: Params) -> Size:
@@ -55,11 +67,11 @@ def _resolution(params: Params) -> Size:
 
 def _shapes(resolution: Size, least: int, most: int, step: int) -> list[Size]:
     """The shapes that have about the resolution's area. Source: model_util.make_bucket_resolutions."""
-    area = resolution[0] * resolution[1]
-    square = int(math.sqrt(area) // step) * step
+    most_pixels = resolution[0] * resolution[1]
+    square = int(math.sqrt(most_pixels) // step) * step
     shapes = {(square, square)}
     for width in range(least, most + 1, step):
-        height = min(most, area // width // step * step)
+        height = min(most, most_pixels // width // step * step)
         if height >= least:
             shapes |= {(width, height), (height, width)}
     return sorted(shapes)
@@ -75,10 +87,10 @@ def _nearest(size: Size, shapes: Sequence[Size]) -> Size:
 def _shrunk(size: Size, resolution: Size, step: int) -> Size:
     """The picture's own size, shrunk to the resolution's area where it has more, cut to whole steps."""
     width, height = size
-    area, ratio = resolution[0] * resolution[1], size[0] / size[1]
-    if width * height > area:
-        wide = _rounded(math.sqrt(area * ratio), step)
-        high = _rounded(area / math.sqrt(area * ratio), step)
+    most, ratio = resolution[0] * resolution[1], size[0] / size[1]
+    if width * height > most:
+        wide = _rounded(math.sqrt(most * ratio), step)
+        high = _rounded(most / math.sqrt(most * ratio), step)
         by_width = wide / max(_rounded(wide / ratio, step), step)
         by_height = _rounded(high * ratio, step) / max(high, step)
         if abs(by_width - ratio) < abs(by_height - ratio):
@@ -92,6 +104,7 @@ def _rounded(side: float, step: int) -> int:
     return int(side + 0.5) // step * step
 
 
-def _whole(params: Params, key: str, default: int) -> int:
+def whole(params: Params, key: str, default: int) -> int:
+    """A positive integer argument, or what sd-scripts takes without one."""
     value = params.get(key, default)
     return value if isinstance(value, int) and value > 0 else default

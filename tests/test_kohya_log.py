@@ -1,0 +1,170 @@
+"""Progress and causes of failure are read from real logs, and from the exact words of failures not easily provoked."""
+
+import math
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from orchestrator.kohya import log
+from orchestrator.model import Failure, Progress
+
+LOGS = Path(__file__).parent / "fixtures" / "trainer-logs"
+
+
+def read(name: str) -> str:
+    return (LOGS / f"{name}.log").read_text(encoding="utf-8")
+
+
+def test_the_last_bar_of_a_real_training() -> None:
+    assert log.read_progress(read("train-finished")) == Progress(step=4, total=4, seconds_per_step=3.32, loss=1.61)
+    assert log.total_steps(read("train-finished")) == 4
+
+
+@pytest.mark.parametrize(
+    ("bar", "progress"),
+    [
+        (
+            "steps:  42%|████▏     | 5/12 [01:07<01:33, 13.40s/it, avr_loss=1.07]",
+            Progress(step=5, total=12, seconds_per_step=13.4, loss=1.07),
+        ),
+        (
+            "steps:  50%|█████     | 6/12 [00:03<00:03,  2.00it/s, Keys Scaled=3, Average key norm=0.1, avr_loss=0.2]",
+            Progress(step=6, total=12, seconds_per_step=0.5, loss=0.2),
+        ),
+        ("steps:   0%|          | 0/12 [00:00<?, ?it/s]", Progress(step=0, total=12)),
+        (
+            "steps:  42%|████▏     | 5/12 [1:01:07<01:33, 13.40s/it]2026-11-22 INFO  glued",
+            Progress(step=5, total=12, seconds_per_step=13.4),
+        ),
+    ],
+)
+def test_bars_in_all_their_forms(bar: str, progress: Progress) -> None:
+    before = "steps:   8%|▊         | 1/12 [00:01<00:11,  1.00s/it, avr_loss=9]\r"
+    after = "\rvalidation steps:  10%|█         | 1/10 [00:01<00:09,  1.00s/it]\n"
+    assert log.read_progress(before + bar + after) == progress
+
+
+def test_a_loss_that_is_no_number_is_told() -> None:
+    progress = log.read_progress(read("train-nan"))
+    assert progress is not None
+    assert progress.loss is not None
+    assert math.isnan(progress.loss)
+
+
+def test_a_log_without_a_bar_has_no_progress() -> None:
+    assert log.read_progress(read("train-no-data")) is None
+    assert log.total_steps("") is None
+
+
+def test_pictures_of_a_real_generation() -> None:
+    assert log.read_pictures(read("generate-four-loras-merged")) == Progress(step=16, total=16)
+    assert log.read_pictures(read("train-finished")) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "failure", "reason"),
+    [
+        ("train-cuda-oom", 1, Failure.OOM, "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB"),
+        ("train-no-data", 0, Failure.DATASET, "No data found"),
+        ("train-nan", 0, Failure.NAN, "the loss is nan at step 6"),
+        ("train-argparse-accelerate", 1, Failure.BAD_CONFIG, "unrecognized arguments: --netwrok_dim 4"),
+        ("train-constant-warmup", 1, Failure.BAD_CONFIG, "ValueError: SchedulerType.CONSTANT does not require"),
+        ("train-killed-accelerate", 1, Failure.HOST_OOM, "killed by SIGKILL"),
+    ],
+)
+def test_causes_in_real_logs(name: str, code: int, failure: Failure, reason: str) -> None:
+    found = log.classify(read(name), code)
+    assert found is not None
+    assert found[0] is failure
+    assert reason in found[1]
+
+
+@pytest.mark.parametrize("name", ["train-finished", "generate-one-lora", "generate-four-loras-merged"])
+def test_a_good_end_has_no_cause(name: str) -> None:
+    assert log.classify(read(name), 0) is None
+
+
+@pytest.mark.parametrize(
+    ("line", "failure"),
+    [
+        ("torch.cuda.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB", Failure.OOM),
+        ("RuntimeError: CUDA error: out of memory", Failure.OOM),
+        ("RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", Failure.OOM),
+        ("RuntimeError: cuDNN error: CUDNN_STATUS_ALLOC_FAILED", Failure.OOM),
+        ("RuntimeError: NVML_SUCCESS == r INTERNAL ASSERT FAILED at CUDACachingAllocator.cpp:1090", Failure.OOM),
+        ("Error out of memory at line 380 in file /src/csrc/ops.cu", Failure.OOM),
+        (
+            "RuntimeError: [enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory",
+            Failure.HOST_OOM,
+        ),
+        ("RuntimeError: DataLoader worker (pid 4242) is killed by signal: Killed.", Failure.HOST_OOM),
+        ("RuntimeError: DataLoader worker (pid(s) 4242) is killed by signal: Bus error.", Failure.HOST_OOM),
+        ("MemoryError", Failure.HOST_OOM),
+        ("OSError: [Errno 28] No space left on device: '/runs/x'", Failure.DISK_FULL),
+        ("safetensors_rust.SafetensorError: I/O error: No space left on device (os error 28)", Failure.DISK_FULL),
+        ("RuntimeError: CUDA error: unspecified launch failure", Failure.GPU_LOST),
+        ("RuntimeError: No CUDA GPUs are available", Failure.GPU_LOST),
+        ("RuntimeError: CUDA error: device-side assert triggered", Failure.UNKNOWN),  # a bug, not the card
+        ("PIL.UnidentifiedImageError: cannot identify image file '/data/a.png'", Failure.DATASET),
+        ("OSError: image file is truncated (3 bytes not processed)", Failure.DATASET),
+        ("AssertionError: caption file is empty / キャプションファイルが空です: /data/a.txt", Failure.DATASET),
+        ("zipfile.BadZipFile: File is not a zip file", Failure.DATASET),
+        ("AttributeError: module 'torch.optim' has no attribute 'Prodgy'", Failure.BAD_CONFIG),
+        ("ImportError: No bitsandbytes / bitsandbytesがインストールされていないようです", Failure.BAD_CONFIG),
+        ("TypeError: '<=' not supported between instances of 'str' and 'float'", Failure.BAD_CONFIG),
+        ("voluptuous.error.MultipleInvalid: extra keys not allowed @ data['datasets'][0]", Failure.BAD_CONFIG),
+        ("RuntimeError: Setting different lr values in different parameter groups is only", Failure.BAD_CONFIG),
+        ("KeyboardInterrupt", Failure.KILLED),
+        ("RuntimeError: something new", Failure.UNKNOWN),
+    ],
+)
+def test_causes_by_their_words(line: str, failure: Failure) -> None:
+    frame = 'Traceback (most recent call last):\n  File "/x/train.py", line 3, in f\n    raise MemoryError()\n'
+    echo = "\nsubprocess.CalledProcessError: Command '[...]' returned non-zero exit status 1."
+    bar = "\nsteps:   0%|          | 0/12 [00:00<?, ?it/s]\n"
+    found = log.classify(frame + line + bar + echo, 1)
+    assert found is not None
+    assert found[0] is failure
+    assert found[1].startswith(line.split(" / ")[0])
+
+
+@pytest.mark.parametrize(
+    ("code", "failure"),
+    [
+        (-signal.SIGKILL, Failure.HOST_OOM),
+        (128 + signal.SIGKILL, Failure.HOST_OOM),
+        (-signal.SIGSEGV, Failure.CRASHED),
+        (-signal.SIGTERM, Failure.KILLED),
+        (-signal.SIGINT, Failure.KILLED),
+        (2, Failure.BAD_CONFIG),
+        (1, Failure.UNKNOWN),
+        (None, Failure.CRASHED),
+    ],
+)
+def test_causes_by_exit_code_alone(code: int | None, failure: Failure) -> None:
+    found = log.classify("steps:  42%|████▏     | 5/12 [01:07<01:33, 13.40s/it, avr_loss=1.07]", code)
+    assert found is not None
+    assert found[0] is failure
+    assert found[1]
+
+
+def test_an_error_after_the_first_step_is_not_the_configurations() -> None:
+    bar = "steps:  42%|████▏     | 5/12 [01:07<01:33, 13.40s/it, avr_loss=1.07]\n"
+    assert log.classify(f"{bar}ValueError: odd", 1) == (Failure.UNKNOWN, "ValueError: odd")
+    assert log.classify("ValueError: odd", 1) == (Failure.BAD_CONFIG, "ValueError: odd")
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    ["steps: 1%||1/2 [1:1<1:1, 1s/it", "\n  ", 'File "a", line 1 ', "total optimization steps", "\x1b[", " ", "a."],
+)
+def test_reading_is_quick_whatever_the_log_holds(hostile: str) -> None:
+    text = (hostile * (256 * 1024 // len(hostile)))[: 256 * 1024]
+    start = time.perf_counter()
+    log.classify(text, 1)
+    log.read_progress(text)
+    log.read_pictures(text)
+    log.total_steps(text)
+    assert time.perf_counter() - start < 2
