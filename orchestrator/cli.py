@@ -34,6 +34,7 @@ _grid = click.option(
     "--grid", "grid_file", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The grid file."
 )
 _name = click.option("--name", default="", help="The sweep's name; the grid file's without it.")
+_json = click.option("--json", "as_json", is_flag=True, help="For scripts.")
 _only = click.option("--only", default="*", help="Only runs whose name or id matches this glob.")
 
 
@@ -88,15 +89,26 @@ def run(settings_file: Path, grid_file: Path, name: str, only: str, retry: str |
 @_grid
 @_name
 @_only
-def plan(settings_file: Path, grid_file: Path, name: str, only: str) -> None:
-    """Show every run, why it would run, and the TOML of the first; starts nothing."""
-    from orchestrator import forecast
+@_json
+def plan(settings_file: Path, grid_file: Path, name: str, only: str, as_json: bool) -> None:
+    """Show every run, why it would run, and what it costs; with --only also the first one's TOML. Starts nothing."""
+    from orchestrator import bill, forecast
     from orchestrator import plan as planning
 
     console = _console()
     asked = planning.read(settings_file, grid_file, name)
-    console.problems(asked.warnings)
-    console.points([(run.point, forecast.why(run)) for run in asked.runs(only)])
+    told = forecast.forecast(
+        asked.sweep, asked.runs(only), asked.settings, prompts=len(asked.prompts), card_gib=_card_gib(asked)
+    )
+    warnings = [*asked.warnings, *bill.shortage(told)]
+    toml = planning.example(asked, only) if only != "*" else ""
+    if as_json:
+        console.result(bill.as_json(told, warnings, toml))
+        return
+    console.problems(warnings)
+    console.page(bill.page(told, asked.questions))
+    if toml:
+        console.result("\n" + toml)
 
 
 @main.command()
@@ -121,7 +133,7 @@ def check(settings_file: Path, grid_file: Path | None) -> None:
 @main.command()
 @_settings
 @click.argument("sweep")
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@_json
 def status(settings_file: Path, sweep: str, as_json: bool) -> None:
     """How far a sweep is."""
     from orchestrator import view
@@ -162,6 +174,14 @@ def _ready(asked: Plan, console: Console) -> str:
     console.problems(problems)
     card = readiness.choose_card(probe.cards(), asked.settings.vram.card)
     return card.uuid if card else ""
+
+
+def _card_gib(asked: Plan) -> float | None:
+    """What the card in use holds; None where there is none here."""
+    from orchestrator import readiness, vram
+
+    card = readiness.choose_card(vram.Nvml().cards(), asked.settings.vram.card)
+    return card.total_mib / 1024 if card else None
 
 
 def _context(asked: Plan, card: str, console: Console) -> Context:

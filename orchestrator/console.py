@@ -1,15 +1,18 @@
 """The only printer: events and tables on stderr, results on stdout."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console as Terminal
+from rich.console import RenderableType
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from orchestrator.bill import duration
 from orchestrator.errors import Problem, Severity
-from orchestrator.model import Point, Result, State
+from orchestrator.model import Result, State
 from orchestrator.store import Run
 from orchestrator.view import Row, View
 
@@ -67,14 +70,9 @@ class Console:
     def table(self, view: View) -> None:
         Terminal(highlight=False).print(table(view, limit=len(view.rows)))
 
-    def points(self, points: Sequence[tuple[Point, str]]) -> None:
-        """Every point with why it would run."""
-        shown = Table(box=None, pad_edge=False)
-        for heading in ("run", "why"):
-            shown.add_column(heading, overflow="fold")
-        for point, why in points:
-            shown.add_row(escape(point.name), escape(why))
-        Terminal(highlight=False).print(shown)
+    def page(self, page: RenderableType) -> None:
+        """A result for people; in a file or a pipe no line is folded."""
+        Terminal(highlight=False, width=None if sys.stdout.isatty() else 240).print(page)
 
 
 def table(view: View, limit: int = _SHOWN_ROWS) -> Table:
@@ -114,10 +112,3 @@ def _bar(row: Row) -> str:
     used, total = row.vram.used_mib, row.vram.total_mib
     full = round(8 * used / total)
     return f"{'█' * full}{'░' * (8 - full)} {used / 1024:.1f}/{total / 1024:.0f} GiB"
-
-
-def duration(seconds: float) -> str:
-    """`4 s`, `3 min`, `2.5 h`."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

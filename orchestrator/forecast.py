@@ -1,8 +1,215 @@
-"""What a sweep will do and cost, before the night."""
+"""What a sweep will do and cost, before the night: steps, hours, GPU-hours, memory and disk, and how that is known."""
 
-from orchestrator import store
-from orchestrator.model import State
-from orchestrator.store import Run
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator import experience, store
+from orchestrator.experience import Experience, Pace
+from orchestrator.kohya import files, footprint
+from orchestrator.kohya import length as lengths
+from orchestrator.kohya.files import Length
+from orchestrator.model import Dataset, Generation, Params, Point, Settings, State
+from orchestrator.stages import prepare
+from orchestrator.store import Run, Status, Sweep
+
+ASSUMED = "assumed"
+
+_SECONDS_PER_STEP = 1.5
+_STEP_BESIDE_S = 50.0
+_PICTURE_S = 3.5
+_SCORE_S = 0.5
+"""Where nothing was measured here: per picture of 1024 x 1024 trained on, made in 28 steps, and scored; beside a
+training's steps. As on an H200 with slow cores, where the host decides; a 24 GB card of its time is near it."""
+
+_PNG_BYTES_PER_PIXEL = 1.7
+_RECORD_BYTES = 2_000_000
+"""A run's logs, records and curves."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pictures:
+    """What a dataset trains on. `here`: False where the files are not there and only their number is known."""
+
+    sizes: tuple[tuple[int, int], ...]
+    repeats: int
+    here: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunForecast:
+    """One run: what is still to be done. Seconds are 0 where a stage is done; `length` None where it is unknown.
+
+    exact: the steps are counted from the pictures, not estimated; peak_gib: of the card; origin: how the pace is known.
+    """
+
+    run: Run
+    status: Status
+    why: str
+    length: Length | None
+    exact: bool
+    images: int
+    train_s: float
+    generate_s: float
+    score_s: float
+    disk_bytes: int
+    profile: str
+    peak_gib: float | None
+    rungs: tuple[str, ...]
+    origin: str
+
+    @property
+    def seconds(self) -> float:
+        return self.train_s + self.generate_s + self.score_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """Trainings that take the same of the card. `settings`: what sets them apart from the sweep's other profiles."""
+
+    key: str
+    settings: Params
+    runs: int
+    seconds_per_step: float
+    peak_gib: float | None
+    rungs: tuple[str, ...]
+    origin: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """A sweep's runs and their sums.
+
+    free_bytes: of the disk that holds runs/; card_gib: what one run may use, None where it is not known.
+    """
+
+    name: str
+    runs: tuple[RunForecast, ...]
+    profiles: tuple[Profile, ...]
+    free_bytes: int
+    card_gib: float | None
+    scored_on_gpu: bool
+
+    @property
+    def seconds(self) -> float:
+        return sum(run.seconds for run in self.runs)
+
+    @property
+    def gpu_seconds(self) -> float:
+        scored = sum(run.score_s for run in self.runs) if self.scored_on_gpu else 0.0
+        return sum(run.train_s + run.generate_s for run in self.runs) + scored
+
+    @property
+    def disk_bytes(self) -> int:
+        return sum(run.disk_bytes for run in self.runs)
+
+
+def forecast(
+    sweep: Sweep, runs: Sequence[Run], used: Settings, *, prompts: int, card_gib: float | None = None
+) -> Forecast:
+    """What these runs of a sweep still ask for, by what earlier runs and probes took, else by assumption."""
+    known, measure = experience.gather(sweep), Measure(used.datasets)
+    return Forecast(
+        name=sweep.name,
+        runs=tuple(_run(run, used, prompts, known, measure) for run in runs),
+        profiles=tuple(_profiles([run.point.params for run in runs if not run.point.floor], known)),
+        free_bytes=free_bytes(used.runs),
+        card_gib=used.vram.budget_gib or card_gib,
+        scored_on_gpu=used.scoring.device == "cuda",
+    )
+
+
+def _profiles(points: Sequence[Params], known: Experience) -> Iterator[Profile]:
+    by_key: dict[str, list[Params]] = {}
+    for params in points:
+        by_key.setdefault(experience.key_of(params), []).append(params)
+    apart = footprint.differing([footprint.profile(group[0]) for group in by_key.values()])
+    for key, group in by_key.items():
+        pace = _pace(group[0], known)
+        yield Profile(
+            key=key,
+            settings={name: group[0][name] for name in apart if name in group[0]},
+            runs=len(group),
+            seconds_per_step=pace.seconds_per_step,
+            peak_gib=_peak_gib(pace),
+            rungs=pace.rungs,
+            origin=pace.origin,
+        )
+
+
+def free_bytes(folder: Path) -> int:
+    """Of the disk that holds a folder, which need not be there yet."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    return shutil.disk_usage(there).free
+
+
+class Measure:
+    """The lengths of trainings: each dataset is listed once, each different length counted once."""
+
+    def __init__(self, datasets: Mapping[str, Dataset]) -> None:
+        self._datasets = datasets
+        self._pictures: dict[str, Pictures | None] = {}
+        self._lengths: dict[tuple[object, ...], Length] = {}
+
+    def pictures(self, name: str) -> Pictures | None:
+        """What a dataset trains on; None where there is neither a picture nor a number of them in the settings."""
+        if name not in self._pictures:
+            self._pictures[name] = _pictures(self._datasets[name])
+        return self._pictures[name]
+
+    def length(self, params: Params) -> Length | None:
+        """How long a point is trained; None where its pictures are unknown."""
+        name = str(params["dataset"])
+        if (found := self.pictures(name)) is None:
+            return None
+        key = (name, *(params.get(key) for key in lengths.DECIDING))
+        if key not in self._lengths:
+            self._lengths[key] = lengths.length(params, found.sizes, found.repeats)
+        return self._lengths[key]
+
+    def steps(self, points: Iterable[Point]) -> dict[str, int]:
+        """Optimizer steps by point id, where they are known."""
+        found = ((point.id, self.length(point.params)) for point in points if not point.floor)
+        return {identity: length.steps for identity, length in found if length}
+
+
+def _pictures(dataset: Dataset) -> Pictures | None:
+    sizes = tuple(prepare.sizes(dataset))
+    if sizes:
+        return Pictures(sizes=sizes, repeats=dataset.num_repeats, here=True)
+    if dataset.pictures:
+        return Pictures(sizes=((1024, 1024),) * dataset.pictures, repeats=dataset.num_repeats, here=False)
+    return None
+
+
+# --- one run ----------------------------------------------------------------------------------------------------------
+
+
+def _run(run: Run, used: Settings, prompts: int, known: Experience, measure: Measure) -> RunForecast:
+    params, status = run.point.params, store.status(run)
+    length = None if run.point.floor else measure.length(params)
+    pictures = None if run.point.floor else measure.pictures(str(params["dataset"]))
+    images = _images(run.point, length, used.generation) * prompts
+    pace = _pace(params, known)
+    todo = [stage for stage in run.stages if not run.done(stage)]
+    return RunForecast(
+        run=run,
+        status=status,
+        why=why(status),
+        length=length,
+        exact=pictures is not None and pictures.here and not params.get("validation_split"),
+        images=images,
+        train_s=pace.beside_s + pace.seconds_per_step * (length.steps if length else 0) if "train" in todo else 0.0,
+        generate_s=images * (known.picture_s or _made_s(used.generation)) if "generate" in todo else 0.0,
+        score_s=images * (known.score_s or _SCORE_S) if "score" in todo else 0.0,
+        disk_bytes=_disk(params, todo, length, images, used.generation),
+        profile="" if run.point.floor else experience.key_of(params),
+        peak_gib=None if run.point.floor else _peak_gib(pace),
+        rungs=pace.rungs,
+        origin=pace.origin,
+    )
+
 
 _WHY = {
     State.FINISHED: "finished: nothing to do",
@@ -13,9 +220,52 @@ _WHY = {
 }
 
 
-def why(run: Run) -> str:
-    """Why the run would be worked on, or not."""
-    status = store.status(run)
+def why(status: Status) -> str:
+    """Why a run would be worked on, or not."""
     if status.state is State.PENDING:
         return f"to {status.stage}" + (f": attempt {status.attempt} left off there" if status.attempt else "")
     return _WHY[status.state] + (f" ({status.reason})" if status.reason else "")
+
+
+def _pace(params: Params, known: Experience) -> Pace:
+    return known.paces.get(experience.key_of(params)) or known.sweep or _assumed(params)
+
+
+def _assumed(params: Params) -> Pace:
+    batch = lengths.whole(params, "train_batch_size", 1) * lengths.whole(params, "gradient_accumulation_steps", 1)
+    return Pace(
+        seconds_per_step=_SECONDS_PER_STEP * batch * lengths.area(params) / 1024**2,
+        beside_s=_STEP_BESIDE_S,
+        peak_mib=None,
+        rungs=(),
+        origin=ASSUMED,
+    )
+
+
+def _peak_gib(pace: Pace) -> float | None:
+    return pace.peak_mib / 1024 if pace.peak_mib else None
+
+
+def _images(point: Point, length: Length | None, generation: Generation) -> int:
+    """How many pictures a run makes of each prompt; of a floor, one for each seed."""
+    if point.floor:
+        return len(generation.seeds)
+    chosen = _chosen(point.params, length, generation.checkpoints)
+    return len(generation.seeds) * len(generation.strengths) * chosen
+
+
+def _chosen(params: Params, length: Length | None, which: str | tuple[int, ...]) -> int:
+    if length is None or which == "last":
+        return 1
+    there = files.expected("x", params, length)
+    return len(there) if which == "all" else max(1, sum(one.epoch in which for one in there))
+
+
+def _made_s(generation: Generation) -> float:
+    return _PICTURE_S * generation.steps / 28 * generation.width * generation.height / 1024**2
+
+
+def _disk(params: Params, todo: Sequence[str], length: Length | None, images: int, generation: Generation) -> int:
+    trained = footprint.training_bytes(params, length) if "train" in todo and length else 0
+    made = images * generation.width * generation.height * _PNG_BYTES_PER_PIXEL if "generate" in todo else 0
+    return int(trained + made) + (_RECORD_BYTES if todo else 0)

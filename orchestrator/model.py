@@ -131,6 +131,8 @@ class Dataset:
     caption_extension: str = ".txt"
     num_repeats: int = 1
     trigger: str = ""
+    pictures: int | None = None
+    """How many there ought to be: another number is told, and until they are there, forecasts reckon with it."""
     subset: Params = field(default_factory=dict)
     """Further keys of sd-scripts' `[[datasets.subsets]]`, verbatim."""
 

@@ -1,17 +1,17 @@
 """What a grid asks for, read and checked before anything starts: every mistake in one go."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from orchestrator import grid, ladder, settings
+from orchestrator import forecast, grid, mistakes, render, settings
 from orchestrator.errors import InputError, NothingSelected, Problem, errors_of
-from orchestrator.expressions import Expressions
-from orchestrator.kohya import check, generate, keys, prompts, traps
+from orchestrator.kohya import generate, prompts
 from orchestrator.model import Params, Point, Question, Settings
-from orchestrator.store import Run, Sweep
+from orchestrator.stages import train
+from orchestrator.store import Attempt, Run, Sweep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,17 +37,26 @@ class Plan:
 
 def read(settings_file: Path, grid_file: Path, name: str = "") -> Plan:
     """Read and check everything that the user wrote; raises InputError with every mistake in all of it."""
-    found, problems = _collect(lambda: settings.load(settings_file), lambda: grid.load(grid_file))
+    found, problems = _collect(
+        lambda: settings.load(settings_file), lambda: grid.load(grid_file), lambda: _name(name or grid_file.stem)
+    )
     if problems:
         raise InputError(*problems)
-    used, asked = found
-    points = grid.expand(asked, used)
+    used, asked, name = found
+    sweep = Sweep(used.runs / name)
     texts, problems = prompts.read_prompts(used.generation.prompts)
-    problems += [*_wrong(points, used, str(grid_file)), *generate.check(used.generation, where=str(settings_file))]
+    problems += generate.check(used.generation, where=str(settings_file))
+    expanded, wrong = _collect(lambda: grid.expand(asked, used))
+    if wrong:
+        raise InputError(*mistakes.as_written(asked, used), *wrong, *errors_of(problems))
+    points: tuple[Point, ...] = expanded[0]
+    problems += mistakes.of_points(points, asked, used, forecast.Measure(used.datasets).steps(points))
+    if not errors_of(problems):
+        problems += mistakes.of_templates([sweep.run(point) for point in points], used)
     if errors_of(problems):
         raise InputError(*problems)
     return Plan(
-        sweep=Sweep(used.runs / _name(name or grid_file.stem)),
+        sweep=sweep,
         settings=used,
         grid_text=grid_file.read_text(encoding="utf-8"),
         points=(*points, *_floors(points)),
@@ -55,6 +64,15 @@ def read(settings_file: Path, grid_file: Path, name: str = "") -> Plan:
         prompts=texts,
         warnings=tuple(problems),
     )
+
+
+def example(asked: Plan, only: str) -> str:
+    """sd-scripts' config of the first asked run that trains; empty where none does."""
+    for run in asked.runs(only):
+        if not run.point.floor:
+            attempt = Attempt(run.path / train.NAME / str(len(run.attempts(train.NAME)) + 1))
+            return train.config_toml(run, attempt, asked.settings, render.Renderer(asked.settings.templates))
+    return ""
 
 
 def _collect(*readers: Callable[[], Any]) -> tuple[list[Any], list[Problem]]:
@@ -84,20 +102,3 @@ def _floor(base: str) -> Point:
     params: Params = {"base_model": base}
     identity = grid.point_id({**params, "floor": True})
     return Point(id=identity, name=f"floor-{grid.point_name(params, params, identity)}", params=params, floor=True)
-
-
-def _wrong(points: Sequence[Point], used: Settings, where: str) -> list[Problem]:
-    """What sd-scripts would refuse, or worse, not refuse, of the points and of what the ladder makes of them."""
-    accepted, expressions = keys.accepted(used.trainer.sd_scripts), Expressions()
-    asked = [point.params for point in points]
-    steps = [(params, step.overrides) for params in asked for step in ladder.steps(params, used.ladder, expressions)]
-    rungs = f"{used.path}: ladder"
-    told = traps.traps(asked, where=where)
-    lowered = traps.traps([{**params, **overrides} for params, overrides in steps], where=rungs)
-    return [
-        *check.check(asked, accepted, where=where),
-        *check.check([overrides for _, overrides in steps], accepted, where=rungs),
-        *told,
-        *(trap for trap in lowered if trap.what not in {known.what for known in told}),
-        *traps.sweep_traps(points, where=where),
-    ]

@@ -106,7 +106,7 @@ def _dataset(name: str, table: Reader) -> Dataset:
         name=name,
         image_dir=table.require("image_dir", table.path),
         subset=subset,
-        **table.given(caption_extension=_extension, num_repeats=whole(1), trigger=text),
+        **table.given(caption_extension=_extension, num_repeats=whole(1), trigger=text, pictures=whole(1)),
     )
 
 

@@ -1,5 +1,6 @@
 """The only module that knows the layout of runs/: paths, records, the lock, and the state that follows from them.
 
+    runs/.probe/<key>/  a run of 20 steps for one memory profile; never counted as a run
     runs/<sweep>/  .lock  sweep.json  grid-1.toml  templates/  report/
         <run>/  point.json  checkpoints.json  images/  images.json  scores.json
             train/1/  attempt.json  config.toml  dataset.toml  command.json  process.json  log  vram.csv  stop.json
@@ -262,6 +263,17 @@ def _frozen(value: Any) -> Any:
 def sweeps(runs: Path) -> Sequence[Sweep]:
     """Every sweep below `runs`, by name."""
     return [Sweep(path.parent) for path in sorted(runs.glob("*/sweep.json"))]
+
+
+def probe_sweep(runs: Path) -> Sweep:
+    """Where probes are kept: never frozen, so that it is no sweep to anybody else, but lockable like one."""
+    return Sweep(runs / ".probe")
+
+
+def probes(runs: Path) -> list[Run]:
+    """Every probe that was begun, by its key."""
+    records = sorted(probe_sweep(runs).path.glob("*/point.json"))
+    return [Run(path.parent, point_of(read(path))) for path in records]
 
 
 def write(path: Path, record: Mapping[str, Any]) -> None:

@@ -18,8 +18,9 @@ FLOORS = (
     {"store"},
     {"scorer", "context", "attempt"},
     {"stages", "datasets"},
-    {"facts", "report", "page", "view", "forecast", "settings"},
-    {"plan", "readiness", "freeze", "schedule", "sweep"},
+    {"facts", "report", "page", "view", "experience", "forecast", "settings"},
+    {"mistakes", "plan", "readiness", "inspection", "freeze", "schedule", "sweep", "probe"},
+    {"bill"},
     {"console"},
     {"cli"},
 )
@@ -29,6 +30,8 @@ SAME_FLOOR = {
     ("toml_file", "values"), ("toml_file", "toml_lines"), ("toml_text", "values"), ("expressions", "values"),
     ("process", "shim"), ("provenance", "shim"), ("attempt", "context"),
     ("report", "facts"), ("page", "facts"), ("sweep", "schedule"), ("freeze", "plan"),
+    ("forecast", "experience"), ("plan", "mistakes"), ("inspection", "readiness"),
+    ("probe", "plan"), ("probe", "sweep"),
 }  # fmt: skip
 
 LAZY = {"pandas", "insightface", "onnxruntime", "pynvml", "torch", "rich", "scipy", "numpy"}

@@ -4,6 +4,7 @@ sd-scripts drops caches beside the pictures it reads, and the owner may edit a p
 is given a copy, and the owner's folder is only ever read.
 """
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -22,6 +23,9 @@ def survey(dataset: Dataset, where: str) -> list[Problem]:
         remedy = f"put the pictures into {dataset.image_dir}, or correct {key}.image_dir"
         return [Problem(what=what, where=where, key=f"{key}.image_dir", value=str(dataset.image_dir), remedy=remedy)]
     problems = list(listing.problems)
+    if dataset.pictures and len(listing.pictures) != dataset.pictures:
+        what = f"holds {len(listing.pictures)} pictures, not {dataset.pictures}"
+        problems.append(_warning(what, dataset.image_dir, key, "", f"look what is missing, or mend {key}.pictures"))
     for picture in listing.pictures:
         problems += _picture(picture, dataset, key)
     return problems
@@ -50,6 +54,15 @@ def _picture(picture: Path, dataset: Dataset, key: str) -> list[Problem]:
 
 def _warning(what: str, path: Path, key: str, value: str, remedy: str) -> Problem:
     return Problem(what=what, where=str(path), key=key, value=value, remedy=remedy, severity=Severity.WARNING)
+
+
+def sizes(dataset: Dataset) -> list[tuple[int, int]]:
+    """Width and height of each picture that can be read, from its header alone; none where there is no folder."""
+    found = []
+    for picture in media.pictures(dataset.image_dir).pictures:
+        with contextlib.suppress(media.Unreadable):
+            found.append(media.size(picture))
+    return found
 
 
 def key_of(dataset: Dataset, hashes: provenance.Hashes) -> str:

@@ -81,10 +81,17 @@ def _prepare(run: Run, attempt: Attempt, step: Step, ctx: Context) -> Command:
 
 def rendered(run: Run, attempt: Attempt, ctx: Context) -> dict[str, str]:
     """The files that an attempt is started from, proven to read back as what is meant."""
-    settings, params = ctx.settings, effective(run, attempt)
-    renderer = render.Renderer(ctx.templates)
-    base = settings.base_models[str(run.point.params["base_model"])]
-    dataset = settings.datasets[str(run.point.params["dataset"])]
+    renderer, dataset = render.Renderer(ctx.templates), ctx.settings.datasets[str(run.point.params["dataset"])]
+    return {
+        "config.toml": config_toml(run, attempt, ctx.settings, renderer),
+        "dataset.toml": renderer.dataset_toml(run.point, dataset=dataset, image_dir=ctx.datasets[dataset.name].folder),
+    }
+
+
+def config_toml(
+    run: Run, attempt: Attempt, settings: Settings, renderer: render.Renderer, *, prove: bool = True
+) -> str:
+    """sd-scripts' config of an attempt, which need not exist yet."""
     ours: Params = {
         "output_dir": str(attempt.path / "output"),
         "output_name": OUTPUT_NAME,
@@ -92,11 +99,14 @@ def rendered(run: Run, attempt: Attempt, ctx: Context) -> dict[str, str]:
         "training_comment": comment(run, attempt),
         "dataset_config": str(attempt.path / "dataset.toml"),
     }
-    config = renderer.train_toml(run.point, base=base, ours=ours, trainer=settings.trainer, params=params)
-    return {
-        "config.toml": config,
-        "dataset.toml": renderer.dataset_toml(run.point, dataset=dataset, image_dir=ctx.datasets[dataset.name].folder),
-    }
+    return renderer.train_toml(
+        run.point,
+        base=settings.base_models[str(run.point.params["base_model"])],
+        ours=ours,
+        trainer=settings.trainer,
+        params=effective(run, attempt),
+        prove=prove,
+    )
 
 
 def comment(run: Run, attempt: Attempt) -> str:

@@ -1,0 +1,205 @@
+"""A forecast as it is shown: tables for people, one JSON object for scripts."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+from orchestrator.errors import Problem
+from orchestrator.forecast import ASSUMED, Forecast, Profile, RunForecast
+from orchestrator.model import Params, Point, Question, State
+from orchestrator.values import same, shown
+
+_SHOWN_ROWS = 60
+_GIB = 1024**3
+
+
+def page(told: Forecast, questions: Sequence[Question]) -> RenderableType:
+    """What will be trained and why, what it takes of the card, and the sums."""
+    parts: list[RenderableType] = [_head(told), *_asked(told, questions), "", _runs(told)]
+    if told.profiles:
+        parts += ["", _profiles(told)]
+    return Group(*parts, "", *_sums(told))
+
+
+def _head(told: Forecast) -> str:
+    floors = sum(run.run.point.floor for run in told.runs)
+    done = sum(run.status.state is State.FINISHED for run in told.runs)
+    beside = f" and {_count(floors, 'floor')} (the base model without any LoRA)" if floors else ""
+    return f"[bold]{escape(told.name)}[/]: {_count(len(told.runs) - floors, 'training')}{beside}; {done} finished"
+
+
+def _asked(told: Forecast, questions: Iterable[Question]) -> Iterator[str]:
+    points = [run.run.point for run in told.runs]
+    for question in questions:
+        arms = " against ".join(
+            f"{shown(level)} ({_count(_at(points, question.dim, level), 'run')})" for level in question.levels
+        )
+        yield escape(f"  {question.id}: {question.ask} {question.dim} {arms}")
+
+
+def _at(points: Iterable[Point], dim: str, level: Any) -> int:
+    return sum(dim in point.params and same(point.params[dim], level) for point in points if not point.floor)
+
+
+def _runs(told: Forecast) -> Table:
+    shown_runs = Table(box=None, pad_edge=False)
+    shown_runs.add_column("run", overflow="fold")
+    shown_runs.add_column("why", overflow="fold")
+    for heading in ("steps", "epochs", "pictures", "train", "generate", "score", "disk"):
+        shown_runs.add_column(heading, justify="right", no_wrap=True)
+    for run in told.runs[:_SHOWN_ROWS]:
+        shown_runs.add_row(*_cells(run))
+    if len(told.runs) > _SHOWN_ROWS:
+        shown_runs.caption = f"and {len(told.runs) - _SHOWN_ROWS} more; --only GLOB or --json shows them"
+    return shown_runs
+
+
+def _cells(run: RunForecast) -> list[str]:
+    about = "" if run.exact else "~"
+    length = run.length
+    return [
+        escape(run.run.point.name),
+        escape(run.why),
+        f"{about}{length.steps}" if length else ("" if run.run.point.floor else "?"),
+        f"{length.epochs}" if length else "",
+        str(run.images),
+        *(duration(seconds) if seconds else "" for seconds in (run.train_s, run.generate_s, run.score_s)),
+        size(run.disk_bytes) if run.disk_bytes else "",
+    ]
+
+
+def _profiles(told: Forecast) -> Table:
+    shown_profiles = Table(box=None, pad_edge=False)
+    of_card = f" of {told.card_gib:g} GiB" if told.card_gib else ""
+    for heading in ("memory profile", "trainings", "s/step", f"peak VRAM{of_card}", "known from"):
+        shown_profiles.add_column(heading, justify="right" if heading in ("trainings", "s/step") else "left")
+    for profile in told.profiles[:_SHOWN_ROWS]:
+        peak = f"{profile.peak_gib:.1f} GiB{_verdict(profile, told.card_gib)}" if profile.peak_gib else "not known"
+        origin = profile.origin + (f"; conceded {', '.join(profile.rungs)}" if profile.rungs else "")
+        cells = (label(profile.settings) or "all", str(profile.runs), f"{profile.seconds_per_step:.2f}", peak, origin)
+        shown_profiles.add_row(*map(escape, cells))
+    return shown_profiles
+
+
+def label(settings: Params) -> str:
+    """What sets a memory profile apart, on one line."""
+    plain = {key: value for key, value in settings.items() if not isinstance(value, tuple)} or settings
+    return ", ".join(f"{key} {value if isinstance(value, str) else shown(value)}" for key, value in plain.items())
+
+
+def _verdict(profile: Profile, card_gib: float | None) -> str:
+    if card_gib is None or profile.peak_gib is None:
+        return ""
+    return ", fits" if profile.peak_gib <= 0.95 * card_gib else ", does not fit: the ladder will be needed"
+
+
+def _sums(told: Forecast) -> Iterator[str]:
+    yield (
+        f"In all {duration(told.seconds)}, of which {duration(told.gpu_seconds)} on the GPU; "
+        f"{size(told.disk_bytes)} of disk, {size(told.free_bytes)} are free."
+    )
+    trained = [run for run in told.runs if run.train_s]
+    assumed = [run for run in trained if run.origin == ASSUMED]
+    if assumed:
+        yield (
+            f"The pace of {len(assumed)} of {len(trained)} trainings is assumed, not measured: "
+            "`orchestrate probe` with the same grid measures it in minutes."
+        )
+    if any(run.length and not run.exact for run in trained):
+        yield "~ steps are an estimate: the pictures are not here, or some are held out; check counts them."
+    if any(run.length is None and not run.run.point.floor for run in told.runs):
+        yield "? the pictures are not here: put them there, or say their number (`pictures = 36`) in the settings."
+
+
+def shortage(told: Forecast) -> list[Problem]:
+    """An error when the sweep does not fit the disk."""
+    if told.disk_bytes <= told.free_bytes:
+        return []
+    what = f"the sweep needs about {size(told.disk_bytes)} of disk, and {size(told.free_bytes)} are free"
+    remedy = "free some, keep fewer checkpoints (save_every_n_epochs, save_last_n_epochs), or move runs"
+    return [Problem(what=what, key="runs", remedy=remedy)]
+
+
+def as_json(told: Forecast, warnings: Iterable[Problem], toml: str = "") -> str:
+    """One object, runs in the order of the grid; seconds, bytes and GiB; what is not known is null."""
+    record = {
+        "schema": 1,
+        "sweep": told.name,
+        "seconds": round(told.seconds, 1),
+        "gpu_seconds": round(told.gpu_seconds, 1),
+        "disk_bytes": told.disk_bytes,
+        "free_bytes": told.free_bytes,
+        "card_gib": told.card_gib,
+        "runs": [_run_record(run) for run in told.runs],
+        "profiles": [_profile_record(profile) for profile in told.profiles],
+        "warnings": [problem_record(problem) for problem in warnings],
+        "toml": toml or None,
+    }
+    return json.dumps(record, indent=1, ensure_ascii=False)
+
+
+def _run_record(run: RunForecast) -> dict[str, Any]:
+    point, length = run.run.point, run.length
+    return {
+        "run": point.name,
+        "id": point.id,
+        "floor": point.floor,
+        "params": dict(point.params),
+        "state": run.status.state,
+        "stage": run.status.stage or None,
+        "why": run.why,
+        "steps": length.steps if length else None,
+        "epochs": length.epochs if length else None,
+        "steps_exact": run.exact,
+        "images": run.images,
+        "train_s": round(run.train_s, 1),
+        "generate_s": round(run.generate_s, 1),
+        "score_s": round(run.score_s, 1),
+        "disk_bytes": run.disk_bytes,
+        "profile": run.profile or None,
+        "known_from": run.origin,
+    }
+
+
+def _profile_record(profile: Profile) -> dict[str, Any]:
+    return {
+        "profile": profile.key,
+        "settings": dict(profile.settings),
+        "runs": profile.runs,
+        "seconds_per_step": profile.seconds_per_step,
+        "peak_gib": profile.peak_gib,
+        "conceded": list(profile.rungs),
+        "known_from": profile.origin,
+    }
+
+
+def problem_record(problem: Problem) -> dict[str, str]:
+    """A finding for scripts."""
+    return {
+        "severity": problem.severity,
+        "what": problem.what,
+        "where": problem.where,
+        "key": problem.key,
+        "value": problem.value,
+        "remedy": problem.remedy,
+    }
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def size(count: int) -> str:
+    """`12 MiB`, `3.4 GiB`."""
+    return f"{count / _GIB:.1f} GiB" if count >= _GIB // 2 else f"{count / 1024**2:.0f} MiB"
+
+
+def duration(seconds: float) -> str:
+    """`4 s`, `3 min`, `2.5 h`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,106 @@
+"""What is wrong with a grid under its settings, from what was written alone: every mistake with its file and line."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from orchestrator import ladder, render, toml_file
+from orchestrator.errors import InputError, Problem
+from orchestrator.expressions import Expressions, is_expression
+from orchestrator.grid import Grid
+from orchestrator.kohya import check, keys, traps
+from orchestrator.kohya.keys import Keys
+from orchestrator.ladder import Step
+from orchestrator.model import Params, Point, Settings, Value
+from orchestrator.stages import train
+from orchestrator.store import Attempt, Run
+from orchestrator.values import shown
+
+
+def as_written(asked: Grid, used: Settings) -> list[Problem]:
+    """Arguments that sd-scripts does not take, in whatever combination: told even where no point can be made."""
+    plain = [{key: value} for key, value in _written(asked, used) if not is_expression(value)]
+    return _placed(check.check(plain, _accepted(used)), asked, used)
+
+
+def of_points(points: Sequence[Point], asked: Grid, used: Settings, steps: Mapping[str, int]) -> list[Problem]:
+    """What sd-scripts would refuse, or worse, not refuse, of the points and of what the ladder makes of them.
+
+    steps: optimizer steps by point id, where they are known.
+    """
+    params = [point.params for point in points]
+    told = traps.traps(params, datasets=used.datasets)
+    found = [*check.check(params, _accepted(used)), *told, *traps.sweep_traps(points, steps=steps)]
+    return [*_placed(found, asked, used), *_of_ladder(params, {trap.what for trap in told}, used)]
+
+
+def _accepted(used: Settings) -> Keys:
+    return keys.accepted(used.trainer.sd_scripts)
+
+
+def _written(asked: Grid, used: Settings) -> Iterator[tuple[str, Value]]:
+    yield from used.arguments.items()
+    yield from asked.fixed.items()
+    for dims in (asked.dims, *asked.zips):
+        yield from ((key, value) for key, values in dims.items() for value in values)
+    for rule in asked.whens:
+        yield from rule.set.items()
+
+
+def of_templates(runs: Sequence[Run], used: Settings) -> list[Problem]:
+    """What keeps these runs from being rendered; one of each set of arguments is proven to read back as meant."""
+    renderer = render.Renderer(used.templates)
+    proven: set[frozenset[str]] = set()
+    found: dict[Problem, None] = {}
+    for run in runs:
+        names = frozenset(run.point.params)
+        try:
+            train.config_toml(run, Attempt(run.path / train.NAME / "1"), used, renderer, prove=names not in proven)
+        except InputError as error:
+            found |= dict.fromkeys(error.problems)
+        proven.add(names)
+    return list(found)
+
+
+# --- the ladder -------------------------------------------------------------------------------------------------------
+
+
+def _of_ladder(points: Iterable[Params], told: set[str], used: Settings) -> list[Problem]:
+    """Only what a rung brings about: a point's own mistakes are told where it is."""
+    where = f"{used.path}: [[ladder]]"
+    try:
+        steps = _steps(points, used)
+    except InputError as error:
+        return [replace(problem, where=where) for problem in error.problems]
+    lowered = traps.traps([effective for effective, _ in steps], where=where, datasets=used.datasets)
+    return [
+        *check.check([step.overrides for _, step in steps], _accepted(used), where=where),
+        *(trap for trap in lowered if trap.what not in told),
+    ]
+
+
+def _steps(points: Iterable[Params], used: Settings) -> list[tuple[Params, Step]]:
+    expressions = Expressions()
+    return [
+        ({**params, **step.overrides}, step)
+        for params in points
+        for step in ladder.steps(params, used.ladder, expressions)
+    ]
+
+
+# --- where it was written ---------------------------------------------------------------------------------------------
+
+
+def _placed(problems: Iterable[Problem], asked: Grid, used: Settings) -> list[Problem]:
+    settings = toml_file.read(used.path)
+
+    def where(problem: Problem) -> str:
+        rules = (rule.where for rule in asked.whens if _sets(rule.set, problem))
+        if place := next(rules, asked.places.get(problem.key, "")):
+            return place
+        return settings.where(("arguments", problem.key)) if problem.key in used.arguments else str(asked.path)
+
+    return list(dict.fromkeys(replace(problem, where=where(problem)) for problem in problems))
+
+
+def _sets(changes: Params, problem: Problem) -> bool:
+    return problem.key in changes and shown(changes[problem.key]) == problem.value
