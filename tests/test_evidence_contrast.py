@@ -180,6 +180,7 @@ def test_only_prompts_that_all_pairs_have_are_compared() -> None:
     apart = answer([run(16, 1, {0: 0.5}), run(32, 1, {1: 0.5})])
     assert (apart.difference, apart.verdict) == (None, Verdict.UNDECIDED)
     assert "no prompt in common" in apart.reason
+    assert apart.needs is None
 
 
 def test_prompts_that_answer_differently_widen_the_interval() -> None:

@@ -212,7 +212,9 @@ def _unknown(m: _Measured, terms: Terms) -> Answer:
         main_effect=m.main_effect,
         similarity_difference=_mean_difference((p.first.similarity, p.second.similarity) for p in m.matching.pairs),
         no_face_difference=_mean_difference((p.first.no_face_rate, p.second.no_face_rate) for p in m.matching.pairs),
-        needs=_more(FEWEST_REPLICATES, present, len(m.matching.pairs)) if present < FEWEST_REPLICATES else None,
+        needs=_more(FEWEST_REPLICATES, present, len(m.matching.pairs))
+        if present == 1 or not m.matching.pairs
+        else None,
     )
 
 
