@@ -6,6 +6,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TypeAlias
 
+from orchestrator.recipe import Recipe
+
 Scalar: TypeAlias = str | int | float | bool
 Value: TypeAlias = Scalar | tuple[Scalar, ...]
 Params: TypeAlias = Mapping[str, Value]
@@ -124,7 +126,7 @@ class BaseModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
-    """A named folder of pictures with captions beside them."""
+    """Pictures with captions beside them: a named folder, or what a recipe makes of another dataset."""
 
     name: str
     image_dir: Path
@@ -135,15 +137,21 @@ class Dataset:
     """How many there ought to be: another number is told, and until they are there, forecasts reckon with it."""
     subset: Params = field(default_factory=dict)
     """Further keys of sd-scripts' `[[datasets.subsets]]`, verbatim."""
+    recipe: Recipe | None = None
+    """How it is made from another dataset; `image_dir` is then the folder that all of it began with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """A dataset as it is trained on: a folder of ours with copies. `key` is of its content."""
+    """A dataset as it is trained on: a folder of ours with copies. `key` is of its content.
+
+    plain: where the same pictures are without weights in their alpha, for whoever looks for faces.
+    """
 
     folder: Path
     key: str
     pictures: tuple[str, ...]
+    plain: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

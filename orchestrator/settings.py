@@ -5,13 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from orchestrator import toml_file
+from orchestrator import dataset_settings, toml_file
 from orchestrator.errors import InputError, Problem
 from orchestrator.expressions import ExpressionError, Expressions
 from orchestrator.model import (
     TREATMENTS,
     BaseModel,
-    Dataset,
     Generation,
     Launcher,
     Limits,
@@ -28,22 +27,12 @@ T = TypeVar("T")
 
 EXAMPLE = "orchestrate.example.toml"
 
-_ELSEWHERE = {
-    "image_dir": "it is the dataset's own image_dir",
-    "caption_extension": "it is the dataset's own caption_extension",
-    "num_repeats": "it is the dataset's own num_repeats",
-    "class_tokens": "it is the dataset's trigger",
-    "resolution": "it belongs in [arguments]: here it would win over every grid in silence",
-    "batch_size": "it is train_batch_size in [arguments]: here it would win over every grid in silence",
-    "enable_bucket": "it belongs in [arguments]: here it would win over every grid in silence",
-}
-
 
 def load(path: Path) -> Settings:
     """Read the settings; InputError with every mistake in the file."""
     top = Reader(toml_file.read(path))
     base_models = {name: _base_model(name, table) for name, table in top.named("base_models").items()}
-    datasets = {name: _dataset(name, table) for name, table in top.named("datasets").items()}
+    datasets = dataset_settings.read(top.named("datasets"))
     settings = Settings(
         path=path.absolute(),
         runs=top.require("runs", top.path),
@@ -96,18 +85,6 @@ def _trainer(table: Reader) -> Trainer:
 
 def _base_model(name: str, table: Reader) -> BaseModel:
     return BaseModel(name=name, path=table.require("path", table.path), **table.given(vae=table.path, url=text))
-
-
-def _dataset(name: str, table: Reader) -> Dataset:
-    subset = table.section("subset").arguments(value)
-    for key in subset.keys() & _ELSEWHERE.keys():
-        table.section("subset").note(key, f"{key} does not belong here", remedy=_ELSEWHERE[key])
-    return Dataset(
-        name=name,
-        image_dir=table.require("image_dir", table.path),
-        subset=subset,
-        **table.given(caption_extension=_extension, num_repeats=whole(1), trigger=text, pictures=whole(1)),
-    )
 
 
 def _default(top: Reader, key: str, known: Mapping[str, Any]) -> str:
@@ -241,12 +218,6 @@ def _launcher(raw: Any) -> Launcher:
 def _device(raw: Any) -> str:
     if raw not in ("cpu", "cuda"):
         raise Wrong("is not a device to score on", "write cpu or cuda")
-    return str(raw)
-
-
-def _extension(raw: Any) -> str:
-    if not text(raw).startswith(".") or "/" in raw or "\0" in raw:
-        raise Wrong("is not a file extension", "write it with its dot, like .txt")
     return str(raw)
 
 

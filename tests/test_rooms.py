@@ -10,10 +10,10 @@ import orchestrator
 PACKAGE = Path(orchestrator.__file__).parent
 
 FLOORS = (
-    {"errors"},
+    {"errors", "recipe"},
     {"model"},
     {"values", "toml_lines", "toml_text", "expressions", "toml_file"},
-    {"grid", "render", "ladder", "evidence", "vram_model"},
+    {"grid", "render", "ladder", "evidence", "vram_model", "dataset_settings"},
     {"kohya", "shim", "process", "vram", "media", "faces", "provenance"},
     {"store"},
     {"scorer", "context", "attempt"},

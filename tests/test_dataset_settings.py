@@ -1,0 +1,183 @@
+from pathlib import Path
+
+import pytest
+
+from orchestrator import dataset_settings, toml_file
+from orchestrator.errors import InputError
+from orchestrator.model import Dataset
+from orchestrator.recipe import Around, Choose, Crop, Dedupe, Frames, Lost, Mask, Recipe
+from orchestrator.toml_file import Reader
+
+PERSONA = """
+[datasets.persona]
+image_dir = "pictures"
+caption_extension = ".caption"
+trigger = "ohwx"
+num_repeats = 2
+pictures = 36
+subset = { flip_aug = false }
+"""
+
+
+@pytest.fixture
+def load(tmp_path):
+    """The datasets of a settings file of this text."""
+
+    def load(text):
+        path = tmp_path / "orchestrate.toml"
+        path.write_text(text, encoding="utf-8")
+        top = Reader(toml_file.read(path))
+        datasets = dataset_settings.read(top.named("datasets"))
+        top.finish()
+        return datasets
+
+    return load
+
+
+@pytest.fixture
+def problems(load):
+    """What is wrong with settings of this text, by key."""
+
+    def problems(text):
+        with pytest.raises(InputError) as caught:
+            load(text)
+        assert all(problem.where and problem.remedy for problem in caught.value.problems)
+        return {problem.key: problem for problem in caught.value.problems}
+
+    return problems
+
+
+def test_a_recipe_is_its_source_but_for_what_it_says(load, tmp_path):
+    found = load("[datasets.few]\nsource = 'persona'\nequal_steps = true\n[datasets.few.choose]\nn = 12\n" + PERSONA)
+    assert found["few"] == Dataset(
+        name="few",
+        image_dir=tmp_path / "pictures",
+        caption_extension=".caption",
+        trigger="ohwx",
+        num_repeats=2,
+        subset={"flip_aug": False},
+        recipe=Recipe(source="persona", choose=Choose(n=12), equal_steps=True),
+    )
+    assert found["persona"].recipe is None
+
+
+def test_every_key(load, tmp_path):
+    found = load(
+        PERSONA
+        + """
+[datasets.all]
+source = "persona"
+num_repeats = 3
+subset = { flip_aug = true }
+[datasets.all.frames]
+videos = "videos"
+window_s = 0.5
+similarity = 0.3
+duplicates = 6
+share = 0.25
+smallest_face = 64
+caption = "still of ohwx"
+[datasets.all.dedupe]
+distance = 2
+mirror = false
+[datasets.all.choose]
+n = 12
+draws = 3
+[datasets.all.crop]
+around = "head-and-shoulders"
+padding = 0
+smallest = 256
+share = 0.5
+beside = true
+lost = "drop"
+drop_words = ["street", "full body"]
+[datasets.all.mask]
+face = 0.9
+body = 0.4
+background = 0
+feather = 0
+mean = 0.5
+"""
+    )["all"]
+    assert (found.num_repeats, found.subset["flip_aug"], found.pictures) == (3, True, None)
+    assert found.recipe == Recipe(
+        source="persona",
+        frames=Frames(
+            videos=tmp_path / "videos",
+            window_s=0.5,
+            similarity=0.3,
+            duplicates=6,
+            share=0.25,
+            smallest_face=64,
+            caption="still of ohwx",
+        ),
+        dedupe=Dedupe(distance=2, mirror=False),
+        choose=Choose(n=12, draws=3),
+        crop=Crop(
+            around=Around.HEAD_AND_SHOULDERS,
+            padding=0,
+            smallest=256,
+            share=0.5,
+            beside=True,
+            lost=Lost.DROP,
+            drop_words=("street", "full body"),
+        ),
+        mask=Mask(face=0.9, body=0.4, background=0, feather=0, mean=0.5),
+    )
+
+
+def test_weights_are_taken_from_the_alpha_and_not_enlarged_by_pillow(load):
+    weighted = load(PERSONA + "[datasets.w]\nsource = 'persona'\n[datasets.w.mask]\n")["w"]
+    assert weighted.subset == {"flip_aug": False, "alpha_mask": True, "resize_interpolation": "area"}
+    assert weighted.recipe.mask == Mask()
+
+
+def test_recipes_stand_on_recipes(load):
+    text = "[datasets.b]\nsource = 'a'\n[datasets.b.mask]\n[datasets.a]\nsource = 'persona'\n[datasets.a.crop]\n"
+    found = load(text + PERSONA)
+    assert found["b"].recipe.source == "a"
+    assert found["b"].image_dir == found["persona"].image_dir
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "part"),
+    [
+        ("[datasets.a]\nsource = 'persone'\nequal_steps = true", "datasets.a.source", "no [datasets.persone]"),
+        ("[datasets.a]\nsource = 'a'\nequal_steps = true", "datasets.a.source", "a -> a"),
+        ("[datasets.a]\nsource = 'persona'", "datasets.a.source", "does nothing"),
+        ("[datasets.a]\nsource = 'persona'\nchoose = 12", "datasets.a.choose", "must be a table"),
+        ("[datasets.a]\nsource = 'persona'\n[datasets.a.choose]\ndraws = 2", "datasets.a.choose.n", "is missing"),
+        ("[datasets.a]\nsource = 'persona'\n[datasets.a.crop]\npading = 1", "datasets.a.crop.pading", "unknown key"),
+        ("[datasets.a]\nsource = 'persona'\n[datasets.a.crop]\naround = 'hand'", "datasets.a.crop.around", "not known"),
+        ("[datasets.a]\nsource = 'persona'\n[datasets.a.crop]\nshare = 0", "datasets.a.crop.share", "above 0 to 1"),
+        ("[datasets.a]\nsource = 'persona'\n[datasets.a.mask]\nface = 1.5", "datasets.a.mask.face", "from 0 to 1"),
+        (
+            "[datasets.a]\nsource = 'persona'\n[datasets.a.mask]\nface = 0\nbody = 0\nbackground = 0",
+            "datasets.a.mask.face",
+            "nothing would be learned",
+        ),
+        (
+            "[datasets.m]\nsource = 'persona'\n[datasets.m.mask]\n[datasets.a]\nsource = 'm'\n[datasets.a.crop]",
+            "datasets.a.source",
+            "alpha",
+        ),
+        (
+            "[datasets.n]\nimage_dir = 'n'\n[datasets.a]\nsource = 'n'\n[datasets.a.frames]\nvideos = 'v'",
+            "datasets.a.frames.caption",
+            "no caption",
+        ),
+    ],
+)
+def test_mistakes_are_told_where_they_stand(problems, text, key, part):
+    found = problems(f"{PERSONA}\n{text}\n")
+    assert part in found[key].what
+
+
+def test_every_mistake_is_told(problems):
+    found = problems("[datasets.a]\nsource = 'b'\nequal_steps = 1\n[datasets.b]\nimage_dri = 'x'\n")
+    assert {"datasets.a.equal_steps", "datasets.b.image_dri", "datasets.b.image_dir"} <= found.keys()
+
+
+def test_paths_are_the_files_own(load, tmp_path):
+    found = load(PERSONA + "[datasets.v]\nsource = 'persona'\n[datasets.v.frames]\nvideos = '/films'\n")
+    assert found["v"].recipe.frames.videos == Path("/films")
