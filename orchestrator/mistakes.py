@@ -27,10 +27,20 @@ def of_points(points: Sequence[Point], asked: Grid, used: Settings, steps: Mappi
 
     steps: optimizer steps by point id, where they are known.
     """
-    params = [point.params for point in points]
+    params = _but_for_seeds(points)
     told = traps.traps(params, datasets=used.datasets)
-    found = [*check.check(params, _accepted(used)), *told, *traps.sweep_traps(points, steps=steps)]
+    seeds: list[Params] = [{"seed": point.params["seed"]} for point in points if "seed" in point.params]
+    found = [*check.check([*params, *seeds], _accepted(used)), *told, *traps.sweep_traps(points, steps=steps)]
     return [*_placed(found, asked, used), *_of_ladder(params, {trap.what for trap in told}, used)]
+
+
+def _but_for_seeds(points: Iterable[Point]) -> list[Params]:
+    """One of each group of replicates: nothing here depends on which seed it is, and each seed is one too many."""
+    distinct: dict[tuple[object, ...], Params] = {}
+    for point in points:
+        values = [value for key, value in point.params.items() if key != "seed"]
+        distinct.setdefault((*point.params, *map(repr, values)), point.params)
+    return list(distinct.values())
 
 
 def _accepted(used: Settings) -> Keys:

@@ -1,0 +1,71 @@
+"""How long a large grid takes to plan:  python -m benchmarks.planning [--points 10000]
+
+Reads a grid of so many points under a settings file as `orchestrate plan` and `run` do: expanded, hashed, every
+argument, trap and rung of the ladder checked, every config rendered. Prints seconds, and the peak of this process's
+memory; then how long `orchestrate --help` takes, in a process of its own.
+"""
+
+import argparse
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from orchestrator import plan
+
+SETTINGS = Path(__file__).parents[1] / "orchestrate.toml"
+GRID = """
+[dims]
+network_dim = [4, 8, 16, 32, 64]
+optimizer_type = ["Prodigy", "AdamW8bit"]
+train_batch_size = [1, 2, 4, 8]
+min_snr_gamma = [1.0, 3.0, 5.0, 7.0, 9.0]
+{last} = [{values}]
+
+[fixed]
+network_alpha = "{{{{ network_dim // 2 }}}}"
+
+[[when]]
+match = {{ optimizer_type = "AdamW8bit" }}
+set = {{ learning_rate = 1e-4, optimizer_args = ["weight_decay=0.01"] }}
+
+[[question]]
+id = "Q3"
+ask = "Is network_dim 16 too low?"
+contrast = {{ network_dim = [16, 32] }}
+"""
+_BESIDE_LAST = 200
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--points", type=int, default=10_000)
+    parser.add_argument("--last", default="seed", help="the last dim; `max_timestep` makes no two points replicates")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        grid = Path(folder) / "large.toml"
+        values = ", ".join(str(value) for value in range(1, asked.points // _BESIDE_LAST + 1))
+        grid.write_text(GRID.format(last=asked.last, values=values), encoding="utf-8")
+        began = time.perf_counter()
+        found = plan.read(SETTINGS, grid)
+        seconds = time.perf_counter() - began
+    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"{len(found.points) - 1:,} points planned in {seconds:.2f} s, peak {peak_mib:.0f} MiB")
+    print(f"orchestrate --help: {help_seconds():.2f} s")
+
+
+def help_seconds() -> float:
+    """The quickest of five: what the program needs, not what else the machine does."""
+    return min(_one_help() for _ in range(5))
+
+
+def _one_help() -> float:
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "from orchestrator.cli import main; main()", "--help"], check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()
