@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu import cells, pictures, record, watch
+from benchmarks.gpu import cells, pictures, record, sweeps, watch
 
 STEPS = 5
 CHECK_STEPS = 8
@@ -86,6 +86,13 @@ class Bench:
                 figures = pictures.measure(self._programs, self._card, self._inputs, variant)
                 self._results.add("generate", variant.key, figures | pictures.likeness(self._programs, variant))
 
+    def sweeps(self) -> None:
+        """Through `orchestrate run`, down the ladder."""
+        for case in sweeps.CASES:
+            if time.monotonic() < self._deadline and not self._results.under("sweeps", case.name):
+                for run, figures in sweeps.measure(self._programs, self._inputs, case, self._results.folder):
+                    self._results.add("sweeps", f"{case.name}: {run}", figures)
+
     def _due(self, part: str, key: str) -> bool:
         return not self._results.has(part, key) and time.monotonic() < self._deadline
 
@@ -130,6 +137,7 @@ PARTS = {
     "check": Bench.check,
     "packing": Bench.packing,
     "generate": Bench.generate,
+    "sweeps": Bench.sweeps,
 }
 
 

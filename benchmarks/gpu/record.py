@@ -13,6 +13,7 @@ class Record:
     """`folder/gpu.json`: {"schema", "machine", "parts": {part: {cell: figures}}}."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self._file = folder / "gpu.json"
         self._table = folder / "gpu.md"
         folder.mkdir(parents=True, exist_ok=True)
@@ -27,6 +28,10 @@ class Record:
         """True when the cell was measured; a failure is measured again, unless it is out of memory."""
         figures = self._content["parts"].get(part, {}).get(key)
         return figures is not None and figures.get("failure", "oom") == "oom"
+
+    def under(self, part: str, start: str) -> bool:
+        """True when the part has a cell whose name begins so."""
+        return any(key.startswith(f"{start}: ") for key in self._content["parts"].get(part, {}))
 
     def add(self, part: str, key: str, figures: Mapping[str, Any]) -> None:
         """Keep a cell and write both files; prints it."""

@@ -1,0 +1,169 @@
+"""Whole sweeps through `orchestrate run`, with the shipped arguments and ladder, on a card that is made too small."""
+
+import contextlib
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu import cells, watch
+from orchestrator import store
+from orchestrator.miniature import pack, world
+
+SHIPPED = watch.ROOT / "orchestrate.toml"
+PICTURES = 6  # batch 1, one epoch: so many steps
+PROMPTS = "photo of ohwx woman, portrait\nohwx woman, smiling\n"
+TOLD = ("state", "overrides", "degraded", "attempts", "peak_vram_mib", "seconds_per_step", "train_s", "images")
+SETTINGS = """
+runs = "runs"
+templates = {templates}
+
+[trainer]
+python = {python}
+sd_scripts = {sd_scripts}
+tokenizer_cache_dir = {tokenizers}
+
+[base_models.random]
+path = {checkpoint}
+
+[datasets.persona]
+image_dir = "pictures"
+trigger = "ohwx woman"
+
+[generate]
+prompts = "prompts.txt"
+seeds = [1, 2]
+steps = 10
+width = 768
+height = 768
+batch_size = 1
+merge = false
+
+[score]
+pack = "pack"
+references = "references"
+
+[vram]
+{budget}
+"""
+GRID = """
+[fixed]
+max_train_epochs = 1
+save_every_n_epochs = 1
+
+[dims]
+network_dim = [{dim}]
+optimizer_type = ["Prodigy"]
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """A Prodigy training that does not fit. `leave_gib`: a foreign process takes the rest of the card."""
+
+    name: str
+    dim: int
+    budget_gib: float | None = None
+    leave_gib: float | None = None
+
+
+CASES = (
+    # Prodigy at dim 64 takes 14 GiB with gradient checkpointing, AdamW8bit 11.5; the pictures take 10.
+    Case(name="budget", dim=64, budget_gib=12.75),
+    # Prodigy at dim 16 takes 17 GiB without gradient checkpointing, 11 with.
+    Case(name="crowded", dim=16, leave_gib=15),
+)
+
+
+def measure(
+    programs: watch.Programs, files: cells.Inputs, case: Case, out: Path
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Run a case; (run, what results.csv and its attempts say). The CSV and the console's text go to `out`."""
+    folder = programs.work / "sweeps"
+    _write(folder, programs, files, case)
+    began = time.monotonic()
+    with _neighbour(programs, case.leave_gib) as neighbour, (out / f"{case.name}.txt").open("w") as console:
+        code = _orchestrate(folder, case, console)
+    facts = {"exit_code": code, "wall_s": round(time.monotonic() - began, 1), **neighbour}
+    report = folder / "runs" / case.name / "report" / "results.csv"
+    if not report.exists():
+        raise RuntimeError(f"exit code {code}; see {out / case.name}.txt")
+    shutil.copyfile(report, out / f"{case.name}.csv")
+    for row in csv.DictReader(report.read_text(encoding="utf-8").splitlines()):
+        if row["attempts"]:
+            told = {name: row[name] for name in TOLD}
+            yield row["run"], facts | told | {"attempts": _attempts(report.parents[1] / row["run"])}
+
+
+def _write(folder: Path, programs: watch.Programs, files: cells.Inputs, case: Case) -> None:
+    (folder / "pictures").mkdir(parents=True, exist_ok=True)
+    for picture in sorted(files.pictures(1024).glob("*.jpg"))[:PICTURES]:
+        for file in (picture, picture.with_suffix(".txt")):
+            shutil.copyfile(file, folder / "pictures" / file.name)
+    pack.build(folder / "pack")
+    if not (folder / "references").exists():
+        world.photos(folder / "references", world.PERSONA, count=8, first=1000, captions=False)
+    (folder / "prompts.txt").write_text(PROMPTS, encoding="utf-8")
+    (folder / f"{case.name}.grid.toml").write_text(GRID.format(dim=case.dim), encoding="utf-8")
+    (folder / f"{case.name}.toml").write_text(_settings(programs, files, case), encoding="utf-8")
+
+
+def _settings(programs: watch.Programs, files: cells.Inputs, case: Case) -> str:
+    paths = {
+        "templates": watch.ROOT / "templates",
+        "python": programs.python,
+        "sd_scripts": programs.sd_scripts,
+        "tokenizers": files.tokenizers,
+        "checkpoint": files.checkpoint,
+    }
+    quoted = {name: json.dumps(str(path)) for name, path in paths.items()}
+    budget = f"budget_gib = {case.budget_gib}" if case.budget_gib else ""
+    return SETTINGS.format(**quoted, budget=budget) + _shipped()
+
+
+def _shipped() -> str:
+    """The arguments and the ladder of the shipped settings, verbatim."""
+    text = SHIPPED.read_text(encoding="utf-8")
+    arguments, generate, ladder = (text.index(f"\n{table}") for table in ("[arguments]", "[generate]", "[[ladder]]"))
+    return text[arguments:generate] + text[ladder:]
+
+
+@contextlib.contextmanager
+def _neighbour(programs: watch.Programs, leave_gib: float | None) -> Iterator[Mapping[str, Any]]:
+    """A foreign process that leaves so much of the card free; what it holds."""
+    if leave_gib is None:
+        yield {}
+        return
+    command = watch.module(programs, "ballast", leave_gib)
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=watch.ROOT) as child:
+        assert child.stdout
+        yield {"neighbour_pid": child.pid, "neighbour_mib": int(child.stdout.readline())}
+        child.communicate()
+
+
+def _orchestrate(folder: Path, case: Case, console: Any) -> int:
+    command = [sys.executable, "-c", "from orchestrator.cli import main; main()", "run"]
+    command += ["--settings", f"{case.name}.toml", "--grid", f"{case.name}.grid.toml", "--name", case.name]
+    command += ["--only", "network_dim*"]  # not the base model alone: there is nothing to compare with
+    environment = dict(os.environ, COLUMNS="200")
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(watch.ROOT), os.environ.get("PYTHONPATH"))))
+    done = subprocess.run(command, cwd=folder, env=environment, stdout=console, stderr=subprocess.STDOUT, check=False)
+    return done.returncode
+
+
+def _attempts(run: Path) -> list[dict[str, Any]]:
+    """What each training attempt conceded and how it ended."""
+    found = []
+    for number in sorted(int(folder.name) for folder in (run / "train").iterdir()):
+        folder = run / "train" / str(number)
+        asked, result = store.read(folder / "attempt.json"), store.read(folder / "result.json")
+        kept = {key: result[key] for key in ("failure", "reason", "peak_vram_mib", "seconds", "seconds_per_step")}
+        found.append({"rungs": asked["rungs"], "others": asked["others"], **kept})
+    return found

@@ -1,0 +1,64 @@
+"""The arguments that we read from sd-scripts' source are those that its own parser takes."""
+
+import json
+import subprocess
+
+import pytest
+from conftest import Trainer
+
+from orchestrator import provenance
+from orchestrator.kohya import command, keys
+
+PARSER = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+import sdxl_train_network
+def told(action):
+    flag = type(action).__name__ in ("_StoreTrueAction", "_StoreFalseAction")
+    return {
+        "kind": "flag" if flag else getattr(action.type, "__name__", "str"),
+        "many": action.nargs in ("*", "+"),
+        "choices": [choice for choice in action.choices or () if choice is not None],
+        "default": action.default,
+    }
+actions = sdxl_train_network.setup_parser()._actions
+print("\\nPARSER " + json.dumps({action.dest: told(action) for action in actions if action.dest != "help"}))
+"""
+
+
+@pytest.fixture(scope="module")
+def parser(trainer: Trainer) -> dict[str, dict[str, object]]:
+    """Every argument as argparse itself holds it."""
+    done = subprocess.run(
+        [trainer.python, "-c", PARSER, trainer.sd_scripts], capture_output=True, text=True, check=True, timeout=120
+    )
+    return json.loads(done.stdout.rpartition("PARSER ")[2])
+
+
+def test_names_are_the_parsers_own(trainer: Trainer, parser: dict[str, dict[str, object]]) -> None:
+    assert set(keys.read_source(trainer.sd_scripts).by_name) == set(parser)
+
+
+def test_types_choices_and_defaults_are_the_parsers_own(trainer: Trainer, parser: dict[str, dict[str, object]]) -> None:
+    read = keys.read_source(trainer.sd_scripts).by_name
+    found = {
+        name: {"kind": str(key.kind), "many": key.many, "choices": list(key.choices), "default": key.default}
+        for name, key in read.items()
+    }
+    found = {name: told if told["default"] != () else told | {"default": []} for name, told in found.items()}
+    told = {name: told | {"kind": "str" if told["kind"] == "Path" else told["kind"]} for name, told in parser.items()}
+    assert found == told
+
+
+def test_tokenizers_are_looked_for_where_we_say(trainer: Trainer) -> None:
+    source = (trainer.sd_scripts / "library" / "strategy_base.py").read_text(encoding="utf-8")
+    named = (trainer.sd_scripts / "library" / "strategy_sdxl.py").read_text(encoding="utf-8")
+    assert 'replace("/", "_")' in source
+    assert all(f'"{name.replace("_", "/", 1)}"' in named for name in command.TOKENIZERS)
+
+
+def test_the_snapshot_is_of_the_pinned_commit(trainer: Trainer) -> None:
+    """Without sources we go by the snapshot: it must say what these sources say, if they are the pinned ones."""
+    if provenance.commit(trainer.sd_scripts) != keys.PINNED:
+        pytest.skip("the sources are not at the pinned commit")
+    assert keys.read_snapshot().by_name == keys.read_source(trainer.sd_scripts).by_name
