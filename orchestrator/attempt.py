@@ -3,20 +3,24 @@
 What happened is read from the attempt's files alone, so that it does not matter who watched, or whether anybody did.
 """
 
+import contextlib
 import csv
+import itertools
 import math
+import re
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator import process, store
+from orchestrator import outcome, process, store
 from orchestrator.context import Context
-from orchestrator.model import Exit, Failure, Limits, Progress, Result, VramSample
+from orchestrator.errors import NotReady, Problem
+from orchestrator.model import MEMORY_FAILURES, Failure, Limits, Progress, Result, VramSample
+from orchestrator.outcome import Failed, Outcome
 from orchestrator.store import Attempt, Run
-
-TAIL_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,26 +30,6 @@ class Command:
     argv: list[str]
     env: Mapping[str, str]
     cwd: Path
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """Why there is no product."""
-
-    failure: Failure
-    reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What an attempt's files say after its end. `exit` None: nobody saw; `stopped`: why we ended it ourselves."""
-
-    exit: Exit | None
-    stopped: Failed | None
-    started: bool
-    same_boot: bool
-    log: str
-    peak_vram_mib: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,15 +49,19 @@ class Job:
 
 
 def carry_out(run: Run, job: Job, ctx: Context) -> Result:
-    """See one attempt through to its record: the last one if it is not closed or left no product, else a new one."""
+    """See one attempt through to its record: the last one if it is not closed or left no product, else a new one.
+
+    Raises NotReady when there is too little disk to begin one.
+    """
     past = run.attempts(job.stage)
     delivered = _deliver_again(run, past[-1], job) if past else None
     if delivered:
         return delivered
-    attempt = past.pop() if past and past[-1].result() is None else _begin(run, job, ctx)
+    unclosed = past.pop() if past and past[-1].result() is None else None
+    attempt = unclosed or _begin(run, job, ctx)
     ctx.listener.started(run, job.stage, attempt.number, job.note)
     _Watch(attempt, job, ctx).until_it_ends()
-    result = _close(run, attempt, past, job, ctx.settings.limits)
+    result = _close(run, attempt, past, job, ctx, ours=unclosed is None)
     ctx.listener.ended(run, job.stage, result)
     return result
 
@@ -83,7 +71,7 @@ def _deliver_again(run: Run, attempt: Attempt, job: Job) -> Result | None:
     result = attempt.result()
     if result is None or result.failure is not None:
         return None
-    product = job.judge(attempt, _outcome(attempt))
+    product = job.judge(attempt, outcome.read(attempt.path))
     if isinstance(product, Failed):
         return None
     run.finish(job.stage, product)
@@ -91,10 +79,19 @@ def _deliver_again(run: Run, attempt: Attempt, job: Job) -> Result | None:
 
 
 def _begin(run: Run, job: Job, ctx: Context) -> Attempt:
+    _enough_disk(run.path, ctx.settings.limits.free_gib)
     attempt = run.new_attempt(job.stage)
     command = job.prepare(attempt)
     process.start(attempt.path, command.argv, env={**ctx.environ, **command.env}, cwd=command.cwd)
     return attempt
+
+
+def _enough_disk(folder: Path, limit_gib: float) -> None:
+    free_gib = shutil.disk_usage(folder).free / 1024**3
+    if free_gib < limit_gib:
+        what = f"{free_gib:.1f} GiB are free, less than {limit_gib:g}: nothing further is started"
+        remedy = "free some disk, then run the same command again"
+        raise NotReady(Problem(what=what, where=str(folder), key="limits.free_gib", remedy=remedy))
 
 
 class _Watch:
@@ -111,13 +108,23 @@ class _Watch:
         """Returns when nothing of the attempt lives any more."""
         path = self.attempt.path
         while process.running(path):
-            stopped = self._look() if process.exited(path) is None else None
-            if stopped and not (path / "stop.json").exists():
-                store.write(path / "stop.json", asdict(stopped))
-            if stopped or process.exited(path):
-                process.stop(path, self.limits.grace_s, self.ctx.stop.hurry)
-                return
+            stopped = self._stopped_before() or self._look() if process.exited(path) is None else None
+            try:
+                if stopped:
+                    self._write_down(stopped)
+            finally:
+                if stopped or process.exited(path):
+                    process.stop(path, self.limits.grace_s, self.ctx.stop.hurry)
             process.wait(path, self.ctx.settings.vram.poll_s)
+
+    def _write_down(self, stopped: Failed) -> None:
+        if not (self.attempt.path / "stop.json").exists():
+            store.write(self.attempt.path / "stop.json", asdict(stopped))
+
+    def _stopped_before(self) -> Failed | None:
+        """Why an earlier orchestrator was about to end it; that its user went away is no reason any more."""
+        stopped = outcome.stopped(self.attempt.path)
+        return stopped if stopped and stopped.failure is not Failure.KILLED else None
 
     def _look(self) -> Failed | None:
         self._forgive_sleep()
@@ -141,14 +148,15 @@ class _Watch:
         if size == self.size:
             return None
         self.size, self.grew = size, time.monotonic()
-        return self.job.progress(tail(log, 16 * 1024))
+        return self.job.progress(outcome.tail(log, 16 * 1024))
 
     def _sample(self) -> VramSample | None:
         if not self.ctx.card or self.job.stage == "score":
             return None
         sample = self.ctx.probe.sample(self.ctx.card, process.marked(self.attempt.path))
         if sample:
-            _append(self.attempt.path / "vram.csv", sample)
+            with contextlib.suppress(OSError):  # a full disk costs the curve, and not the training
+                _append(self.attempt.path / "vram.csv", sample)
         return sample
 
     def _stopped_by_user(self) -> Failed | None:
@@ -189,15 +197,16 @@ class _Watch:
         return None
 
 
-def _close(run: Run, attempt: Attempt, past: list[Attempt], job: Job, limits: Limits) -> Result:
+def _close(run: Run, attempt: Attempt, past: list[Attempt], job: Job, ctx: Context, *, ours: bool) -> Result:
     """Judge, then record the result, then the product: an end in between is made good by judging again."""
-    outcome = _outcome(attempt)
-    product = _obvious(outcome) or job.judge(attempt, outcome)
+    ended = outcome.read(attempt.path, ours=ours)
+    product = _judged(attempt, job, ended)
     failed = product if isinstance(product, Failed) else None
-    if failed and outcome.exit is None and not outcome.stopped:
-        failed = _unseen(outcome)
-    result = _result(
-        outcome, job.progress(outcome.log), failed, failed is not None and _retry(failed, past, job, limits)
+    result = Result(
+        failure=failed.failure if failed else None,
+        reason=_without_secrets(failed.reason, {**ctx.environ, **ctx.settings.trainer.env}) if failed else "",
+        retry=failed is not None and (ended.interrupted or _retry(failed, past, job, ctx.settings.limits)),
+        **_measured(ended, job.progress(ended.log)),
     )
     attempt.close(result)
     if not isinstance(product, Failed):
@@ -205,75 +214,47 @@ def _close(run: Run, attempt: Attempt, past: list[Attempt], job: Job, limits: Li
     return result
 
 
-def _result(outcome: Outcome, progress: Progress | None, failed: Failed | None, retry: bool) -> Result:
-    return Result(
-        failure=failed.failure if failed else None,
-        reason=failed.reason if failed else "",
-        retry=retry,
-        exit_code=outcome.exit.code if outcome.exit else None,
-        seconds=outcome.exit.seconds if outcome.exit else 0.0,
-        peak_vram_mib=outcome.peak_vram_mib,
-        seconds_per_step=progress.seconds_per_step if progress else None,
-        steps=progress.step if progress else None,
-    )
+def _judged(attempt: Attempt, job: Job, ended: Outcome) -> Mapping[str, Any] | Failed:
+    """A product that is whole counts, whatever ended the program: unless the memory that it took was too much."""
+    if ended.stopped and ended.stopped.failure in MEMORY_FAILURES:
+        return ended.stopped
+    product = job.judge(attempt, ended)
+    return outcome.why(ended, product, attempt.path) if isinstance(product, Failed) else product
 
 
-def _outcome(attempt: Attempt) -> Outcome:
-    path = attempt.path
-    stopped = store.read(path / "stop.json") if (path / "stop.json").exists() else None
-    return Outcome(
-        exit=process.exited(path),
-        stopped=Failed(Failure(stopped["failure"]), stopped["reason"]) if stopped else None,
-        started=process.started(path),
-        same_boot=process.same_boot(path),
-        log=tail(path / "log", TAIL_BYTES),
-        peak_vram_mib=_peak(path / "vram.csv"),
-    )
+def _measured(ended: Outcome, progress: Progress | None) -> dict[str, Any]:
+    return {
+        "exit_code": ended.exit.code if ended.exit else None,
+        "seconds": ended.exit.seconds if ended.exit else 0.0,
+        "peak_vram_mib": ended.peak_vram_mib,
+        "seconds_per_step": progress.seconds_per_step if progress else None,
+        "steps": progress.step if progress else None,
+    }
 
 
-def _obvious(outcome: Outcome) -> Failed | None:
-    """Ends that need no knowledge of the program."""
-    if outcome.stopped:
-        return outcome.stopped
-    if outcome.exit is None:
-        return None  # nobody saw: the proof of its product decides
-    if outcome.exit.error:
-        return Failed(Failure.BAD_CONFIG, f"could not be started: {outcome.exit.error}")
-    if outcome.exit.host_oom:
-        return Failed(Failure.HOST_OOM, "killed by the kernel: the machine ran out of memory")
-    if outcome.exit.code in (-2, -9, -15):
-        return Failed(Failure.CRASHED, f"ended by signal {-outcome.exit.code} from outside")
-    return None
-
-
-def _unseen(outcome: Outcome) -> Failed:
-    """An end that nobody saw, without a product."""
-    if not outcome.started:
-        return Failed(Failure.KILLED, "the orchestrator ended before the program started")
-    if not outcome.same_boot:
-        return Failed(Failure.KILLED, "the machine was restarted")
-    return Failed(Failure.CRASHED, "vanished: neither the program nor its watcher is alive")
+_PASSING = frozenset({Failure.CRASHED, Failure.DISK_FULL})
+"""What may well not happen again."""
 
 
 def _retry(failed: Failed, past: list[Attempt], job: Job, limits: Limits) -> bool:
-    if failed.failure is Failure.KILLED:
-        return True
-    if failed.failure is Failure.CRASHED:
-        results = [earlier.result() for earlier in past[-(limits.crashes - 1) :]]
-        crashed = [result for result in results if result and result.failure is Failure.CRASHED]
-        return len(crashed) < limits.crashes - 1
-    return job.another(failed.failure)
+    """Whether another attempt may help: after so many crashes in a row it does not, however often we were stopped."""
+    if failed.failure not in _PASSING:
+        return job.another(failed.failure)
+    results = [result for attempt in reversed(past) if (result := attempt.result())]
+    failures = [result.failure for result in results if result.failure is not Failure.KILLED]
+    in_a_row = len(list(itertools.takewhile(lambda failure: failure in _PASSING, failures)))
+    return in_a_row + 1 < limits.crashes
 
 
-def tail(log: Path, limit: int) -> str:
-    """The last `limit` bytes of a log as text; what is not UTF-8 is replaced. Empty when there is no log."""
-    try:
-        with log.open("rb") as file:
-            file.seek(0, 2)
-            file.seek(max(0, file.tell() - limit))
-            return file.read().decode("utf-8", errors="replace")
-    except FileNotFoundError:
-        return ""
+_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH", re.IGNORECASE)
+
+
+def _without_secrets(text: str, environ: Mapping[str, str]) -> str:
+    """A reason is a line of the child's log, and the child may have printed anything that it was given."""
+    for name, value in environ.items():
+        if len(value) >= 6 and _SECRET.search(name):
+            text = text.replace(value, f"[{name}]")
+    return text
 
 
 def _used(sample: VramSample) -> int:
@@ -288,12 +269,3 @@ def _append(path: Path, sample: VramSample) -> None:
             writer.writerow(["time", "used_mib", "total_mib", "own_mib"])
         own = "" if sample.own_mib is None else sample.own_mib
         writer.writerow([f"{time.time():.1f}", sample.used_mib, sample.total_mib, own])
-
-
-def _peak(path: Path) -> int | None:
-    """Highest use in MiB: of this run's processes where the driver told, else of the whole card."""
-    if not path.exists():
-        return None
-    with path.open(encoding="ascii", newline="") as file:
-        rows = [row for row in csv.reader(file) if len(row) == 4 and row[1].isdigit()]
-    return max((int(row[3] or row[1]) for row in rows), default=None)

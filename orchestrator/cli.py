@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -47,6 +48,27 @@ class _Commands(click.Group):
         except OrchestrateError as error:
             _console().problems(error.problems)
             sys.exit(error.exit_code)
+        except BrokenPipeError:  # click's: whoever read our output has seen enough
+            raise
+        except OSError as error:
+            _console().problems([_of_the_machine(error)])
+            sys.exit(NotReady.exit_code)
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)
+
+
+_REMEDIES = {
+    errno.ENOSPC: "free some disk, then run the same command again: it goes on where it stopped",
+    errno.EDQUOT: "free some of your quota, then run the same command again: it goes on where it stopped",
+    errno.EACCES: "give yourself the right to it, or name another folder",
+    errno.EROFS: "name a folder that can be written to",
+}
+
+
+def _of_the_machine(error: OSError) -> Problem:
+    """What the machine refused, in the words of every other problem."""
+    remedy = _REMEDIES.get(error.errno or 0, "mend it, then run the same command again: it goes on where it stopped")
+    return Problem(what=error.strerror or str(error), where=str(error.filename or ""), remedy=remedy)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -100,7 +122,7 @@ def plan(settings_file: Path, grid_file: Path, name: str, only: str, as_json: bo
     told = forecast.forecast(
         asked.sweep, asked.runs(only), asked.settings, prompts=len(asked.prompts), card_gib=_card_gib(asked)
     )
-    warnings = [*asked.warnings, *bill.shortage(told)]
+    warnings = [*asked.warnings, *forecast.shortage(told)]
     toml = planning.example(asked, only) if only != "*" else ""
     if as_json:
         console.result(bill.as_json(told, warnings, toml))

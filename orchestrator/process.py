@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import shim
+from orchestrator.errors import NotReady, Problem
 from orchestrator.model import Exit
 
 MARKER = "ORCHESTRATE_ATTEMPT"
@@ -82,13 +83,30 @@ def wait(folder: Path, timeout_s: float) -> None:
 def stop(folder: Path, grace_s: float, hurry: Callable[[], bool] = lambda: False) -> None:
     """End everything marked with this folder: TERM, wait `grace_s` or until `hurry`, KILL; then nothing is left.
 
-    The shim takes no TERM: it ends by itself once it has written down how the child did.
+    The shim takes no TERM, and is killed last: it ends by itself once it has written down how the child did.
+    Raises NotReady when something does not even die of KILL.
     """
     _signal_all(folder, signal.SIGTERM)
     _wait_gone(folder, grace_s, hurry)
-    while marked(folder):
+    _signal_all(folder, signal.SIGKILL, spare=_shim(folder))
+    _wait_gone(folder, 1.0, lambda: False)
+    for _ in range(_UNKILLABLE_S):
+        if not marked(folder):
+            return
         _signal_all(folder, signal.SIGKILL)
         _wait_gone(folder, 1.0, lambda: False)
+    if left := marked(folder):
+        what = f"process {', '.join(map(str, left))} does not die: a driver holds it"
+        raise NotReady(Problem(what=what, where=str(folder), remedy="restart the machine, then run the same command"))
+
+
+_UNKILLABLE_S = 30
+"""A process that waits for a lost card cannot be killed, and nobody can wait for it either."""
+
+
+def _shim(folder: Path) -> int | None:
+    record = _read(folder / "process.json")
+    return int(record["pid"]) if record and _shim_lives(folder) else None
 
 
 def _wait_gone(folder: Path, seconds: float, hurry: Callable[[], bool]) -> None:
@@ -97,8 +115,8 @@ def _wait_gone(folder: Path, seconds: float, hurry: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def _signal_all(folder: Path, number: signal.Signals) -> None:
-    for pid in marked(folder):
+def _signal_all(folder: Path, number: signal.Signals, spare: int | None = None) -> None:
+    for pid in set(marked(folder)) - {spare}:
         # The process may have ended, and its number been taken, since we looked: a pidfd cannot be mistaken.
         with contextlib.suppress(OSError):
             handle = os.pidfd_open(pid)
@@ -146,6 +164,6 @@ def _reap(pid: int) -> None:
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return dict(json.loads(path.read_text(encoding="utf-8", errors="surrogateescape")))
     except FileNotFoundError:
         return None

@@ -21,7 +21,7 @@ from typing import Any
 def main(folder: Path) -> None:
     """Run the command of `folder` to its end."""
     _outlive_polite_signals()
-    command = json.loads((folder / "command.json").read_text(encoding="utf-8"))
+    command = json.loads((folder / "command.json").read_text(encoding="utf-8", errors="surrogateescape"))
     write(folder / "process.json", {"schema": 1, **identity(os.getpid())})
     began, kills = time.monotonic(), _oom_kills()
     code, error = _run(command["argv"], command["cwd"], folder / "log")
@@ -66,19 +66,36 @@ def identity(pid: int) -> dict[str, Any]:
 
 
 def write(path: Path, record: dict[str, Any]) -> None:
-    """Write `record` as JSON, whole or not at all: temporary file, fsync, rename, fsync of the folder."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as out:
-        json.dump(record, out, ensure_ascii=False, indent=1)
-        out.flush()
-        os.fsync(out.fileno())
-    temporary.replace(path)
+    """Write `record` as JSON, whole or not at all."""
+    write_text(path, json.dumps(record, ensure_ascii=False, indent=1))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Whole or not at all, also after a power cut: temporary file, fsync, rename, fsync of the folder.
+
+    In UTF-8; a file name in another encoding comes out as the bytes that it is.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as out:
+            out.write(text)
+            out.flush()
+            os.fsync(out.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
     with contextlib.suppress(OSError):  # some file systems refuse to sync a folder
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Have a file, or a folder's list of files, on the disk itself."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 if __name__ == "__main__":

@@ -97,7 +97,9 @@ class Run:
         return (self.path / PRODUCTS[stage]).exists()
 
     def finish(self, stage: str, record: Mapping[str, Any]) -> None:
-        """Write the stage's product: from here on it is done."""
+        """Write the stage's product: from here on it is done, also after a power cut."""
+        for made in [*record.get("checkpoints", ()), *record.get("images", ())]:
+            shim.sync(self.path / made["file"])
         write(self.path / PRODUCTS[stage], record)
 
     def product(self, stage: str) -> dict[str, Any]:
@@ -181,10 +183,10 @@ class Sweep:
         self.path.mkdir(parents=True, exist_ok=True)
         self.templates.mkdir(exist_ok=True)
         for name, text in templates.items():
-            (self.templates / name).write_text(text, encoding="utf-8")
+            shim.write_text(self.templates / name, text)
         kept = [path.read_text(encoding="utf-8") for path in self.grids()]
         if grid not in kept:
-            (self.path / f"grid-{len(kept) + 1}.toml").write_text(grid, encoding="utf-8")
+            shim.write_text(self.path / f"grid-{len(kept) + 1}.toml", grid)
         write(self.path / "sweep.json", record)
 
     def grids(self) -> list[Path]:
@@ -217,10 +219,12 @@ class Sweep:
             yield
 
     def _held(self) -> Problem:
-        text = (self.path / ".lock").read_text(encoding="utf-8")
-        who = json.loads(text) if text else {"pid": "?", "host": "?", "since": "?"}
+        try:
+            who = "process {pid} on {host} since {since}".format(**json.loads((self.path / ".lock").read_bytes()))
+        except (ValueError, KeyError):
+            who = "a process that has just begun"
         return Problem(
-            what=f"sweep {self.name} is being driven by process {who['pid']} on {who['host']} since {who['since']}",
+            what=f"sweep {self.name} is being driven by {who}",
             where=str(self.path),
             remedy=f"watch it with `orchestrate status {self.name} --watch`, or end it first",
         )
@@ -284,7 +288,7 @@ def write(path: Path, record: Mapping[str, Any]) -> None:
 def read(path: Path) -> dict[str, Any]:
     """Read a record, less its schema. Raises OrchestrateError when it is damaged or of another schema."""
     try:
-        record = dict(json.loads(path.read_text(encoding="utf-8")))
+        record = dict(json.loads(path.read_text(encoding="utf-8", errors="surrogateescape")))
     except (OSError, ValueError) as error:
         raise OrchestrateError(
             Problem(

@@ -25,7 +25,9 @@ def drive(runs: Sequence[Run], ctx: Context, *, retry: bool = False, fail_fast: 
         result = advance(run, ctx, retry=retry)
         if ctx.stop:
             return
-        if store.status(run).state is not State.FAILED or result is None:
+        if result is None:  # it was finished, or had failed, before: that tells nothing of the machine now
+            continue
+        if store.status(run).state is not State.FAILED:
             in_a_row.clear()
             continue
         in_a_row.append(result)

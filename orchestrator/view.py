@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator import attempt, store
+from orchestrator import outcome, store
 from orchestrator.kohya import log
 from orchestrator.model import Progress, State, VramSample
 from orchestrator.store import Run, Status, Sweep
@@ -56,12 +56,12 @@ def _row(run: Run) -> Row:
         return Row(run=run, status=status)
     folder = run.attempts(status.stage)[-1].path
     reader = _READERS.get(status.stage)
-    progress = reader(attempt.tail(folder / "log", 16 * 1024)) if reader else None
+    progress = reader(outcome.tail(folder / "log", 16 * 1024)) if reader else None
     return Row(run=run, status=status, progress=progress, vram=_last_sample(folder / "vram.csv"))
 
 
 def _last_sample(path: Path) -> VramSample | None:
-    lines = attempt.tail(path, 256).splitlines()
+    lines = outcome.tail(path, 256).splitlines()
     cells = next(csv.reader([lines[-1]])) if lines else []
     if len(cells) != 4 or not cells[1].isdigit() or not cells[2].isdigit():
         return None

@@ -16,9 +16,9 @@ FLOORS = (
     {"grid", "render", "ladder", "evidence", "vram_model", "dataset_settings"},
     {"kohya", "shim", "process", "vram", "media", "faces", "provenance"},
     {"store"},
-    {"scorer", "context", "attempt"},
+    {"scorer", "context", "outcome", "attempt"},
     {"stages", "datasets"},
-    {"facts", "report", "page", "view", "experience", "forecast", "settings"},
+    {"facts", "report", "page", "view", "experience", "measure", "forecast", "settings"},
     {"mistakes", "plan", "readiness", "inspection", "freeze", "schedule", "sweep", "probe"},
     {"bill"},
     {"console"},
@@ -28,9 +28,9 @@ FLOORS = (
 
 SAME_FLOOR = {
     ("toml_file", "values"), ("toml_file", "toml_lines"), ("toml_text", "values"), ("expressions", "values"),
-    ("process", "shim"), ("provenance", "shim"), ("attempt", "context"),
+    ("process", "shim"), ("provenance", "shim"), ("attempt", "context"), ("attempt", "outcome"),
     ("report", "facts"), ("page", "facts"), ("sweep", "schedule"), ("freeze", "plan"),
-    ("forecast", "experience"), ("plan", "mistakes"), ("inspection", "readiness"),
+    ("forecast", "experience"), ("forecast", "measure"), ("plan", "mistakes"), ("inspection", "readiness"),
     ("probe", "plan"), ("probe", "sweep"),
 }  # fmt: skip
 

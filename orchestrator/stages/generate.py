@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import attempt, media
-from orchestrator.attempt import Command, Failed, Job, Outcome
+from orchestrator.attempt import Command, Job
 from orchestrator.context import Context
 from orchestrator.kohya import command, generate, log
 from orchestrator.model import Checkpoint, Failure, Generation, Image, Result
+from orchestrator.outcome import Failed, Outcome
 from orchestrator.store import Attempt, Run
 
 NAME = "generate"

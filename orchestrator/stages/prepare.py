@@ -7,10 +7,11 @@ is given a copy, and the owner's folder is only ever read.
 import contextlib
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
-from orchestrator import media, provenance, store
-from orchestrator.errors import Problem, Severity
+from orchestrator import media, provenance, shim, store
+from orchestrator.errors import NotReady, Problem, Severity
 from orchestrator.model import Dataset, Prepared
 
 
@@ -38,8 +39,14 @@ def _picture(picture: Path, dataset: Dataset, key: str) -> list[Problem]:
         what, remedy = f"cannot be read: {error.reason}", "replace the picture or take it out"
         return [Problem(what=what, where=str(picture), key=key, remedy=remedy)]
     caption = _caption(picture, dataset)
+    if _leads_out(caption):
+        what, remedy = "is a link that leads out of its folder", "put the caption itself there"
+        return [Problem(what=what, where=str(caption), key=key, value=str(caption.resolve()), remedy=remedy)]
     if caption.exists():
-        text = caption.read_text(encoding="utf-8", errors="replace").strip()
+        text = caption.read_bytes().decode("utf-8", errors="replace").strip()
+        if "\ufffd" in text:
+            what = "is not UTF-8: sd-scripts stops at such a caption"
+            return [Problem(what=what, where=str(caption), key=key, remedy="save it as UTF-8")]
         if not text:
             what = "is empty: sd-scripts stops at an empty caption"
             return [Problem(what=what, where=str(caption), key=key, remedy="write the caption or delete the file")]
@@ -71,11 +78,17 @@ def key_of(dataset: Dataset, hashes: provenance.Hashes) -> str:
 
 
 def build(dataset: Dataset, runs: Path, hashes: provenance.Hashes) -> Prepared:
-    """The dataset's folder below `runs/.datasets`, made if it is not there; whole or not at all."""
+    """The dataset's folder below `runs/.datasets`, made if it is not there; whole or not at all.
+
+    Raises NotReady when it is no longer what it was made as.
+    """
     key = key_of(dataset, hashes)
     folder = runs / ".datasets" / f"{dataset.name}-{key[:16]}"
     if not (folder / "dataset.json").exists():
         _copy(dataset, key, folder)
+    if key_of(replace(dataset, image_dir=folder / "images"), hashes) != key:
+        what = f"is not the copy of the dataset {dataset.name} that it should be: a file in it was changed or removed"
+        raise NotReady(Problem(what=what, where=str(folder), remedy="delete this folder: it is made again"))
     record = store.read(folder / "dataset.json")
     return Prepared(folder=folder / "images", key=record["key"], pictures=tuple(record["pictures"]))
 
@@ -86,6 +99,7 @@ def _copy(dataset: Dataset, key: str, folder: Path) -> None:
     (building / "images").mkdir(parents=True)
     for path in _files(dataset):
         shutil.copyfile(path, building / "images" / path.name)
+        shim.sync(building / "images" / path.name)
     pictures = [path.name for path in media.pictures(building / "images").pictures]
     source = str(dataset.image_dir)
     store.write(building / "dataset.json", {"name": dataset.name, "key": key, "source": source, "pictures": pictures})
@@ -100,7 +114,11 @@ def _copy(dataset: Dataset, key: str, folder: Path) -> None:
 def _files(dataset: Dataset) -> list[Path]:
     pictures = media.pictures(dataset.image_dir).pictures
     captions = [_caption(picture, dataset) for picture in pictures]
-    return [*pictures, *(caption for caption in captions if caption.exists())]
+    return [*pictures, *(caption for caption in captions if caption.exists() and not _leads_out(caption))]
+
+
+def _leads_out(caption: Path) -> bool:
+    return caption.is_symlink() and not caption.resolve().is_relative_to(caption.parent.resolve())
 
 
 def _caption(picture: Path, dataset: Dataset) -> Path:

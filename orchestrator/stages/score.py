@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import attempt, media, scorer, store
-from orchestrator.attempt import Command, Failed, Job, Outcome
+from orchestrator.attempt import Command, Job
 from orchestrator.context import Context
 from orchestrator.errors import NotReady, OrchestrateError
 from orchestrator.kohya import log
 from orchestrator.model import Failure, Progress, Result
+from orchestrator.outcome import Failed, Outcome
 from orchestrator.store import Attempt, Run
 
 NAME = "score"
@@ -72,14 +73,9 @@ def _died(past: Attempt) -> bool:
 
 
 def _judge(attempt: Attempt, outcome: Outcome) -> Mapping[str, Any] | Failed:
-    code = outcome.exit.code if outcome.exit else None
-    if code in _OWN_DEATHS:
-        names = ", ".join(Path(name).name for name in scorer.in_hand(_out(attempt))) or "no picture"
-        return Failed(Failure.CRASHED, f"the scorer died by signal {-code} with {names} in hand")
-    if code == NotReady.exit_code:
-        return Failed(Failure.BAD_CONFIG, outcome.log.strip().splitlines()[-1] if outcome.log.strip() else "not ready")
-    if code:
-        return Failed(*(log.classify(outcome.log, code) or (Failure.UNKNOWN, f"ended with exit code {code}")))
+    """The scores are written whole, or not at all, at the scorer's end."""
+    if not _out(attempt).exists():
+        return _failed(attempt, outcome)
     try:
         scored = scorer.read_scored(_out(attempt))
     except OrchestrateError as error:
@@ -88,6 +84,18 @@ def _judge(attempt: Attempt, outcome: Outcome) -> Mapping[str, Any] | Failed:
         errors = [score.note for score in scored.scores if score.note]
         return Failed(Failure.UNKNOWN, f"{len(errors)} of {len(scored.scores)} pictures raised an error: {errors[0]}")
     return store.read(_out(attempt))
+
+
+def _failed(attempt: Attempt, outcome: Outcome) -> Failed:
+    code = outcome.exit.code if outcome.exit else None
+    if code in _OWN_DEATHS:
+        names = ", ".join(Path(name).name for name in scorer.in_hand(_out(attempt))) or "no picture"
+        return Failed(Failure.CRASHED, f"the scorer died by signal {-code} with {names} in hand")
+    if code == NotReady.exit_code:
+        return Failed(Failure.BAD_CONFIG, outcome.log.strip().splitlines()[-1] if outcome.log.strip() else "not ready")
+    if code:
+        return Failed(*(log.classify(outcome.log, code) or (Failure.UNKNOWN, f"ended with exit code {code}")))
+    return Failed(Failure.NO_PRODUCT, "it ended well and left no scores")
 
 
 def _progress(text: str) -> Progress | None:

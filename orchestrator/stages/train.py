@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import attempt, ladder, render
-from orchestrator.attempt import Command, Failed, Job, Outcome
+from orchestrator.attempt import Command, Job
 from orchestrator.context import Context
 from orchestrator.kohya import command, log, proof
 from orchestrator.ladder import Step
 from orchestrator.model import MEMORY_FAILURES, TREATMENTS, Failure, Params, Result, Settings
+from orchestrator.outcome import Failed, Outcome
 from orchestrator.store import Attempt, Run
 
 NAME = "train"
@@ -127,13 +128,13 @@ def _others(ctx: Context) -> dict[str, int | None]:
 
 
 def _judge(run: Run, attempt: Attempt, outcome: Outcome) -> Mapping[str, Any] | Failed:
-    if outcome.exit is not None:
-        failed = log.classify(outcome.log, outcome.exit.code)
-        if failed:
-            return Failed(failed[0], failed[1] + _blame(attempt, failed[0]))
+    """The proof of the files decides: a program may well die after its work is done."""
     params, written_by = effective(run, attempt), comment(run, attempt)
     shown = proof.prove(attempt.path / "output", OUTPUT_NAME, params, outcome.log, training_comment=written_by)
     if shown.failure:
+        told = log.classify(outcome.log, outcome.exit.code) if outcome.exit else None
+        if told:
+            return Failed(told[0], told[1] + _blame(attempt, told[0]))
         return Failed(shown.failure, "; ".join(str(problem) for problem in shown.problems))
     output = Path(NAME) / str(attempt.number) / "output"
     checkpoints = [{**asdict(checkpoint), "file": str(output / checkpoint.file)} for checkpoint in shown.checkpoints]
