@@ -20,22 +20,32 @@ class Hashes:
 
     def of(self, path: Path) -> str:
         """The hash of one file; OSError when it cannot be read."""
+        return self._of([path])[0]
+
+    def of_all(self, paths: Iterable[Path]) -> str:
+        """One hash for a set of files: their names and contents, whatever the order given."""
+        chosen = list(paths)
+        lines = sorted(f"{path.name} {found}" for path, found in zip(chosen, self._of(chosen), strict=True))
+        return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+
+    def _of(self, paths: Iterable[Path]) -> list[str]:
+        before = dict(self._known)
+        found = [self._remembered(path) for path in paths]
+        if self._known != before:
+            self._save()
+        return found
+
+    def _remembered(self, path: Path) -> str:
         stat = path.stat()
         key, mark = str(path.resolve()), [stat.st_size, stat.st_mtime_ns]
         known = self._known.get(key)
         if known is None or known[:2] != mark:
             known = self._known[key] = [*mark, sha256(path)]
-            self._save()
         return str(known[2])
-
-    def of_all(self, paths: Iterable[Path]) -> str:
-        """One hash for a set of files: their names and contents, whatever the order given."""
-        lines = sorted(f"{path.name} {self.of(path)}" for path in paths)
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def _load(self) -> dict[str, list[int | str]]:
         try:
-            return dict(json.loads(self._memory.read_text(encoding="utf-8"))["files"])
+            return dict(json.loads(self._memory.read_text(encoding="utf-8", errors="surrogateescape"))["files"])
         except (OSError, ValueError, KeyError):
             return {}  # only a memory: what is lost is hashed again
 

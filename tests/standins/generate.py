@@ -9,13 +9,15 @@ import json
 import os
 import struct
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import faults
 
 ALBUM = "STANDIN_ALBUM"
-STEP_S = "STANDIN_PICTURE_S"
+PICTURE_S = "STANDIN_PICTURE_S"
+"""How long a picture takes, seconds."""
 
 
 def main() -> None:
@@ -28,6 +30,7 @@ def main() -> None:
     portraits = sorted(Path(os.environ[ALBUM]).glob("*.png"))
     ranks = [_rank(Path(name)) for name in plan["loras"]]
     for number, image in enumerate(plan["images"], start=1):
+        time.sleep(float(os.environ.get(PICTURE_S, "0")))
         print(f"prompt {number}/{len(plan['images'])}: {image['text']}", flush=True)
         if number == len(plan["images"]):
             faults.go_wrong(wrong)

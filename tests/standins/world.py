@@ -201,9 +201,7 @@ class World:
         """The sweep, prepared and frozen. With a `probe`, its card is in use."""
         asked = self.plan()
         hashes = provenance.Hashes(asked.settings.runs / ".hashes.json")
-        datasets = {
-            name: prepare.build(one, asked.settings.runs, hashes) for name, one in asked.settings.datasets.items()
-        }
+        datasets = {name: prepare.build(one, asked.settings, hashes) for name, one in asked.settings.datasets.items()}
         asked.sweep.path.mkdir(parents=True, exist_ok=True)
         freeze.freeze(asked, datasets, hashes)
         return Context(

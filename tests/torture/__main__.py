@@ -1,0 +1,93 @@
+"""`python -m torture [--random N] [--seed S] [--jobs J]`: the whole kill matrix and N random trials; 1 on a loss."""
+
+import argparse
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from standins.world import build_shared
+
+from torture import trial
+from torture.trial import Event, Reference
+
+
+@dataclass(slots=True, kw_only=True)
+class Torture:
+    """All trials below one folder."""
+
+    folder: Path
+    wanted: Reference
+    kills: Counter[str] = field(default_factory=Counter)
+    lost: list[str] = field(default_factory=list)
+
+    def at(self, event: Event, how: str) -> None:
+        """One place of the matrix."""
+        name = f"{how} write {event.number} of {event.who}: {event.what}"
+        world = trial.build(self._fresh(name), self.folder / "shared")
+        if trial.kill_at(world, event, how):
+            self.kills[event.who.partition(" ")[0]] += 1
+        else:
+            self.lost.append(f"{name}: it was never killed")
+        self._judge(world, name)
+
+    def random(self, seed: int) -> None:
+        """One random trial."""
+        world = trial.build(self._fresh(f"seed {seed}"), self.folder / "shared")
+        killed = trial.kill_at_random(world, random.Random(seed), self.wanted.seconds)
+        self.kills.update(f"{one.partition(' ')[0]} at random" for one in killed)
+        self._judge(world, f"seed {seed}, {', '.join(killed) or 'nobody was there to kill'}")
+
+    def _judge(self, world: trial.World, name: str) -> None:
+        losses = trial.losses(world, self.wanted)
+        print(f"{'LOST' if losses else 'ok'}\t{name}", flush=True)
+        if losses:
+            self.lost.append(f"{name}: {'; '.join(losses)} (kept in {world.folder})")
+        else:
+            shutil.rmtree(world.folder)
+
+    def _fresh(self, name: str) -> Path:
+        return Path(tempfile.mkdtemp(prefix="trial-", dir=self.folder)) / "world"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--random", type=int, default=200, help="random trials, each of one to three kills")
+    parser.add_argument("--seed", type=int, default=1, help="of the first random trial")
+    parser.add_argument("--jobs", type=int, default=2)
+    options = parser.parse_args()
+    began = time.monotonic()
+    folder = Path(tempfile.mkdtemp(prefix="torture-"))
+    build_shared(folder / "shared")
+    wanted = trial.reference(trial.build(folder / "reference", folder / "shared"))
+    torture = Torture(folder=folder, wanted=wanted)
+    with ThreadPoolExecutor(options.jobs) as pool:
+        _all(pool.submit(torture.at, event, how) for event in wanted.events for how in event.how)
+        _all(pool.submit(torture.random, options.seed + number) for number in range(options.random))
+    _tell(torture, time.monotonic() - began)
+    if not torture.lost:
+        shutil.rmtree(folder)
+    return 1 if torture.lost else 0
+
+
+def _all(futures: Iterable[Future[None]]) -> None:
+    for future in list(futures):
+        future.result()
+
+
+def _tell(torture: Torture, seconds: float) -> None:
+    print(f"\n{sum(torture.kills.values())} kills in {seconds / 60:.0f} min, {len(torture.lost)} losses")
+    for who, count in sorted(torture.kills.items()):
+        print(f"  {count:4d}  {who}")
+    for lost in torture.lost:
+        print(f"LOST {lost}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,63 @@
+"""Counts what a process is about to write below the world, and can end it there, as SIGKILL or a power cut would.
+
+Python's own audit events are listened to, so the product holds nothing of this. Told by the environment:
+
+    TORTURE_WORLD   the folder that counts
+    TORTURE_EVENTS  where to add a line for each event: who, its number, what
+    TORTURE_KILL    JSON: who, number, how; how is `before` that event, `torn` with its file opened and still empty
+"""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+_NAMES = {"os.rename", "os.mkdir", "os.remove", "os.truncate", "os.rmdir", "subprocess.Popen"}
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+
+
+def listen(role: str) -> None:
+    """Count this process's events from now on; `role` and its attempt's folder are who it is."""
+    world = os.environ["TORTURE_WORLD"]
+    folder = os.environ.get("ORCHESTRATE_ATTEMPT", world)
+    who = f"{role} {os.path.relpath(folder, world)}"
+    kill = json.loads(os.environ.get("TORTURE_KILL", "null"))
+    sys.addaudithook(_Counter(who, world, kill).hear)
+
+
+class _Counter:
+    def __init__(self, who: str, world: str, kill: "dict[str, Any] | None") -> None:
+        self.who, self.world, self.number, self.busy = who, f"{world}/", 0, False
+        self.kill = kill if kill and kill["who"] == who else None
+
+    def hear(self, event: str, args: "tuple[Any, ...]") -> None:
+        if self.busy or not self._counts(event, args):
+            return
+        self.busy = True
+        self.number += 1
+        self._note(f"{event} {args[0]}")
+        if self.kill and self.kill["number"] == self.number and self._first():
+            if self.kill["how"] == "torn" and event == "open":
+                os.close(os.open(args[0], os.O_WRONLY | os.O_CREAT | os.O_TRUNC))
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.busy = False
+
+    def _counts(self, event: str, args: "tuple[Any, ...]") -> bool:
+        if event == "open":
+            return isinstance(args[2], int) and bool(args[2] & _WRITING) and str(args[0]).startswith(self.world)
+        return event in _NAMES and (event == "subprocess.Popen" or str(args[0]).startswith(self.world))
+
+    def _note(self, text: str) -> None:
+        if path := os.environ.get("TORTURE_EVENTS"):
+            with Path(path).open("a", encoding="utf-8") as file:
+                file.write(f"{self.who}\t{self.number}\t{text}\n")
+
+    def _first(self) -> bool:
+        """Whoever is killed is killed once: the next attempt shall live."""
+        try:
+            os.close(os.open(os.environ["TORTURE_EVENTS"] + ".killed", os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return False
+        return True

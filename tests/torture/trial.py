@@ -1,0 +1,184 @@
+"""One trial: a sweep is killed, run again, and held against one that was left alone."""
+
+import contextlib
+import csv
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from standins.world import World
+
+from orchestrator.model import Failure, State
+
+SITE = Path(__file__).parent / "site"
+GRID = "[dims]\nnetwork_dim = [2]\n"
+TIMES = ("train_s", "attempts")
+"""Columns of results.csv that tell of time and of interruptions: left out of the comparison, and only they."""
+
+VICTIMS = ("orchestrator", "shim", "program", "all")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One write of one process: `who` is its role and its attempt's folder, `number` counts from 1."""
+
+    who: str
+    number: int
+    what: str
+
+    @property
+    def how(self) -> tuple[str, ...]:
+        """A file can also be there and still be empty when the power goes."""
+        return ("before", "torn") if self.what.startswith("open ") else ("before",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """A sweep that nobody killed: its reports, its writes, and how long it took, seconds."""
+
+    reports: tuple[str, ...]
+    events: tuple[Event, ...]
+    seconds: float
+
+
+def build(folder: Path, shared: Path, grid: str = GRID) -> World:
+    """A world whose steps take long enough to be hit."""
+    world = World.build(folder, shared)
+    world.settle(env={"STANDIN_STEP_S": "0.03", "STANDIN_PICTURE_S": "0.03"})
+    world.ask(grid)
+    return world
+
+
+def reference(world: World) -> Reference:
+    """Run it in peace, and see what it writes."""
+    began = time.monotonic()
+    with _started(world) as child:
+        assert child.wait(timeout=120) == 0
+    seconds = time.monotonic() - began
+    lines = (world.folder / "events").read_text(encoding="utf-8").splitlines()
+    events = [line.split("\t") for line in lines]
+    found = tuple(Event(who=who, number=int(number), what=what) for who, number, what in events)
+    return Reference(reports=reports(world), events=found, seconds=seconds)
+
+
+# --- killing ----------------------------------------------------------------------------------------------------------
+
+
+def kill_at(world: World, event: Event, how: str) -> bool:
+    """Run until this event, where its process dies; whether it came to that."""
+    with _started(world, {"who": event.who, "number": event.number, "how": how}) as child:
+        child.wait(timeout=120)
+    return (world.folder / "events.killed").exists()
+
+
+def kill_at_random(world: World, rng: random.Random, seconds: float) -> list[str]:
+    """Run it up to three times, killing somebody at a random moment of each; who was killed."""
+    killed = []
+    for _ in range(rng.choice((1, 1, 2, 3))):
+        victim, moment = rng.choice(VICTIMS), rng.uniform(0.3, seconds)
+        with _started(world) as child:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(timeout=moment)
+            if _kill(world, victim, child):
+                killed.append(f"{victim} after {moment:.2f} s")
+            if victim not in ("orchestrator", "all"):
+                child.wait(timeout=120)
+    return killed
+
+
+def _kill(world: World, victim: str, child: "subprocess.Popen[bytes]") -> bool:
+    if child.poll() is not None:
+        return False
+    shims, programs = _children(world)
+    chosen = {"orchestrator": [child.pid], "shim": shims, "program": programs, "all": [child.pid, *shims, *programs]}
+    for pid in chosen[victim]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return bool(chosen[victim])
+
+
+def _children(world: World) -> tuple[list[int], list[int]]:
+    """Shims, and what they watch over. Of a launcher and its child it is the launcher that is killed."""
+    shims, programs = [], []
+    for pid in sorted(world.living()):
+        with contextlib.suppress(OSError):
+            line = Path(f"/proc/{pid}/cmdline").read_bytes()
+            (shims if b"shim.py" in line else programs).append(pid)
+    return shims, programs[:1]
+
+
+@contextlib.contextmanager
+def _started(world: World, kill: Mapping[str, object] | None = None) -> "Iterator[subprocess.Popen[bytes]]":
+    hooked = {
+        "PYTHONPATH": os.pathsep.join([str(SITE), os.environ.get("PYTHONPATH", "")]),
+        "TORTURE_WORLD": str(world.folder),
+        "TORTURE_EVENTS": str(world.folder / "events"),
+        **({"TORTURE_KILL": json.dumps(kill)} if kill else {}),
+    }
+    with (world.folder / "said").open("ab") as out:
+        child = subprocess.Popen(
+            world.command(), env={**os.environ, **hooked}, cwd=world.folder, stdout=out, stderr=out
+        )
+        try:
+            yield child
+        finally:
+            if child.poll() is None:
+                child.kill()
+            child.wait()
+
+
+# --- what must hold afterwards ----------------------------------------------------------------------------------------
+
+
+def losses(world: World, wanted: Reference) -> list[str]:
+    """Run it again, unhindered, and tell everything that is not as it would have been."""
+    done = world.call()
+    found = [f"exit code {done.returncode}: {done.stderr[-2000:]}"] if done.returncode else []
+    found += [f"{name} is {state}" for name, state in world.states().items() if state is not State.FINISHED]
+    found += _doubtful(world)
+    found += _repeated(world.ledger())
+    found += [f"process {pid} is left" for pid in world.living()]
+    if not found and reports(world) != wanted.reports:
+        found.append("the reports differ")
+    return found
+
+
+def _doubtful(world: World) -> list[str]:
+    """Exactly one finished attempt per stage, and all others interrupted or crashed."""
+    found = []
+    for run in world.plan().runs():
+        for stage in run.stages:
+            results = [attempt.result() for attempt in run.attempts(stage)]
+            failures = [result.failure if result else "no result" for result in results]
+            if failures.count(None) != 1 or set(failures) - {None, Failure.CRASHED, Failure.KILLED}:
+                found.append(f"{run.point.name} {stage}: {failures}")
+    return found
+
+
+def _repeated(ledger: list[str]) -> list[str]:
+    """Trainings that began again after they had ended."""
+    ended: set[str] = set()
+    found = []
+    for line in ledger:
+        word, _, rest = line.partition(" ")
+        point = rest.split()[1]
+        if word == "began" and point in ended:
+            found.append(f"trained again: {line}")
+        if word == "ended":
+            ended.add(point)
+    return found
+
+
+def reports(world: World) -> tuple[str, ...]:
+    """The text of the reports, less times; attempts are not told apart in paths."""
+    with (world.sweep.report / "results.csv").open(encoding="utf-8", newline="") as file:
+        rows = [{key: value for key, value in row.items() if key not in TIMES} for row in csv.DictReader(file)]
+    images = (world.sweep.report / "images.csv").read_text(encoding="utf-8")
+    return json.dumps(rows), re.sub(r"train/\d+/", "train/", images)
