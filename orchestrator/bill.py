@@ -1,4 +1,4 @@
-"""A forecast as it is shown: tables for people, one JSON object for scripts."""
+"""Forecasts and inspections as they are shown: tables for people, one JSON object for scripts."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,6 +10,7 @@ from rich.table import Table
 
 from orchestrator.errors import Problem
 from orchestrator.forecast import ASSUMED, Forecast, Profile, RunForecast
+from orchestrator.inspection import Inspection
 from orchestrator.model import Params, Point, Question, State
 from orchestrator.values import same, shown
 
@@ -115,15 +116,6 @@ def _sums(told: Forecast) -> Iterator[str]:
         yield "? the pictures are not here: put them there, or say their number (`pictures = 36`) in the settings."
 
 
-def shortage(told: Forecast) -> list[Problem]:
-    """An error when the sweep does not fit the disk."""
-    if told.disk_bytes <= told.free_bytes:
-        return []
-    what = f"the sweep needs about {size(told.disk_bytes)} of disk, and {size(told.free_bytes)} are free"
-    remedy = "free some, keep fewer checkpoints (save_every_n_epochs, save_last_n_epochs), or move runs"
-    return [Problem(what=what, key="runs", remedy=remedy)]
-
-
 def as_json(told: Forecast, warnings: Iterable[Problem], toml: str = "") -> str:
     """One object, runs in the order of the grid; seconds, bytes and GiB; what is not known is null."""
     record = {
@@ -187,6 +179,21 @@ def problem_record(problem: Problem) -> dict[str, str]:
         "value": problem.value,
         "remedy": problem.remedy,
     }
+
+
+def facts(found: Inspection) -> RenderableType:
+    """What was found out, one line each."""
+    shown_facts = Table(box=None, pad_edge=False, show_header=False)
+    for name, fact in found.facts.items():
+        shown_facts.add_row(escape(name), escape(fact))
+    return shown_facts
+
+
+def inspection_json(found: Inspection, *, ready: bool) -> str:
+    """One object: whether this machine is ready, what was found out by name, and every finding."""
+    findings = [problem_record(problem) for problem in found.problems]
+    record = {"schema": 1, "ready": ready, "facts": dict(found.facts), "findings": findings}
+    return json.dumps(record, indent=1, ensure_ascii=False)
 
 
 def _count(number: int, noun: str) -> str:

@@ -135,21 +135,24 @@ def plan(settings_file: Path, grid_file: Path, name: str, only: str, as_json: bo
 
 @main.command()
 @_settings
-@click.option("--grid", "grid_file", type=click.Path(path_type=Path, dir_okay=False), help="Only what this grid needs.")
-def check(settings_file: Path, grid_file: Path | None) -> None:
-    """Is this machine ready: what is missing, and how to get it."""
-    from orchestrator import plan, readiness, settings, vram
+@click.option("--grid", "grid_file", type=click.Path(path_type=Path, dir_okay=False), help="What this grid needs.")
+@_json
+def check(settings_file: Path, grid_file: Path | None, as_json: bool) -> None:
+    """Is this machine ready: what is missing, and how to get it. Tries the trainer's libraries and the face pack."""
+    from orchestrator import bill, inspection, plan, settings, vram
 
     console = _console()
-    if grid_file:
-        asked = plan.read(settings_file, grid_file)
-        problems = [*asked.warnings, *readiness.findings(asked.settings, asked.points, vram.Nvml())]
+    asked = plan.read(settings_file, grid_file) if grid_file else None
+    used = asked.settings if asked else settings.load(settings_file)
+    found = inspection.inspect(used, vram.Nvml(), asked)
+    ready = not errors_of(found.problems)
+    if as_json:
+        console.result(bill.inspection_json(found, ready=ready))
     else:
-        problems = readiness.findings(settings.load(settings_file), (), vram.Nvml())
-    console.problems(problems)
-    if not errors_of(problems):
-        console.result("ready")
-    sys.exit(NotReady.exit_code if errors_of(problems) else 0)
+        console.problems(found.problems)
+        console.page(bill.facts(found))
+        console.result("ready" if ready else "not ready")
+    sys.exit(0 if ready else NotReady.exit_code)
 
 
 @main.command()
@@ -208,14 +211,14 @@ def _card_gib(asked: Plan) -> float | None:
 
 def _context(asked: Plan, card: str, console: Console) -> Context:
     """Prepare the datasets, freeze the sweep, and hand out what its runs share."""
-    from orchestrator import freeze, provenance, vram
+    from orchestrator import datasets, freeze, provenance, vram
     from orchestrator.context import Context
     from orchestrator.stages import prepare
 
     used = asked.settings
     hashes = provenance.Hashes(used.runs / ".hashes.json")
-    names = dict.fromkeys(str(point.params["dataset"]) for point in asked.points if not point.floor)
-    prepared = {name: prepare.build(used.datasets[name], used.runs, hashes) for name in names}
+    wanted = [datasets.of(point.params, used.datasets) for point in asked.points if not point.floor]
+    prepared = {one.name: prepare.build(one, used, hashes) for one in {one.name: one for one in wanted}.values()}
     freeze.freeze(asked, prepared, hashes)
     return Context(
         settings=used,

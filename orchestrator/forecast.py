@@ -1,17 +1,18 @@
 """What a sweep will do and cost, before the night: steps, hours, GPU-hours, memory and disk, and how that is known."""
 
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator import experience, store
+from orchestrator.errors import Problem
 from orchestrator.experience import Experience, Pace
 from orchestrator.kohya import files, footprint
 from orchestrator.kohya import length as lengths
 from orchestrator.kohya.files import Length
-from orchestrator.model import Dataset, Generation, Params, Point, Settings, State
-from orchestrator.stages import prepare
+from orchestrator.measure import Measure
+from orchestrator.model import Generation, Params, Point, Settings, State
 from orchestrator.store import Run, Status, Sweep
 
 ASSUMED = "assumed"
@@ -26,15 +27,6 @@ training's steps. As on an H200 with slow cores, where the host decides; a 24 GB
 _PNG_BYTES_PER_PIXEL = 1.7
 _RECORD_BYTES = 2_000_000
 """A run's logs, records and curves."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pictures:
-    """What a dataset trains on. `here`: False where the files are not there and only their number is known."""
-
-    sizes: tuple[tuple[int, int], ...]
-    repeats: int
-    here: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,49 +130,20 @@ def _profiles(points: Sequence[Params], known: Experience) -> Iterator[Profile]:
         )
 
 
+def shortage(told: Forecast) -> list[Problem]:
+    """An error when the sweep does not fit the disk."""
+    if told.disk_bytes <= told.free_bytes:
+        return []
+    needed, free = told.disk_bytes / 1024**3, told.free_bytes / 1024**3
+    what = f"the sweep needs about {needed:.1f} GiB of disk, and {free:.1f} GiB are free"
+    remedy = "free some, keep fewer checkpoints (save_every_n_epochs, save_last_n_epochs), or move runs"
+    return [Problem(what=what, key="runs", remedy=remedy)]
+
+
 def free_bytes(folder: Path) -> int:
     """Of the disk that holds a folder, which need not be there yet."""
     there = next(path for path in (folder, *folder.parents) if path.exists())
     return shutil.disk_usage(there).free
-
-
-class Measure:
-    """The lengths of trainings: each dataset is listed once, each different length counted once."""
-
-    def __init__(self, datasets: Mapping[str, Dataset]) -> None:
-        self._datasets = datasets
-        self._pictures: dict[str, Pictures | None] = {}
-        self._lengths: dict[tuple[object, ...], Length] = {}
-
-    def pictures(self, name: str) -> Pictures | None:
-        """What a dataset trains on; None where there is neither a picture nor a number of them in the settings."""
-        if name not in self._pictures:
-            self._pictures[name] = _pictures(self._datasets[name])
-        return self._pictures[name]
-
-    def length(self, params: Params) -> Length | None:
-        """How long a point is trained; None where its pictures are unknown."""
-        name = str(params["dataset"])
-        if (found := self.pictures(name)) is None:
-            return None
-        key = (name, *(params.get(key) for key in lengths.DECIDING))
-        if key not in self._lengths:
-            self._lengths[key] = lengths.length(params, found.sizes, found.repeats)
-        return self._lengths[key]
-
-    def steps(self, points: Iterable[Point]) -> dict[str, int]:
-        """Optimizer steps by point id, where they are known."""
-        found = ((point.id, self.length(point.params)) for point in points if not point.floor)
-        return {identity: length.steps for identity, length in found if length}
-
-
-def _pictures(dataset: Dataset) -> Pictures | None:
-    sizes = tuple(prepare.sizes(dataset))
-    if sizes:
-        return Pictures(sizes=sizes, repeats=dataset.num_repeats, here=True)
-    if dataset.pictures:
-        return Pictures(sizes=((1024, 1024),) * dataset.pictures, repeats=dataset.num_repeats, here=False)
-    return None
 
 
 # --- one run ----------------------------------------------------------------------------------------------------------
@@ -198,7 +161,7 @@ def _run(run: Run, used: Settings, prompts: int, known: Experience, measure: Mea
         status=status,
         why=why(status),
         length=length,
-        exact=pictures is not None and pictures.here and not params.get("validation_split"),
+        exact=pictures is not None and pictures.counted and not params.get("validation_split"),
         images=images,
         train_s=pace.beside_s + pace.seconds_per_step * (length.steps if length else 0) if "train" in todo else 0.0,
         generate_s=images * (known.picture_s or _made_s(used.generation)) if "generate" in todo else 0.0,

@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from orchestrator import forecast, grid, mistakes, render, settings
+from orchestrator import grid, measure, mistakes, render, settings
 from orchestrator.errors import InputError, NothingSelected, Problem, errors_of
 from orchestrator.kohya import generate, prompts
 from orchestrator.model import Params, Point, Question, Settings
@@ -50,7 +50,7 @@ def read(settings_file: Path, grid_file: Path, name: str = "") -> Plan:
     if wrong:
         raise InputError(*mistakes.as_written(asked, used), *wrong, *errors_of(problems))
     points: tuple[Point, ...] = expanded[0]
-    problems += mistakes.of_points(points, asked, used, forecast.Measure(used.datasets).steps(points))
+    problems += mistakes.of_points(points, asked, used, measure.Measure(used.datasets).steps(points))
     if not errors_of(problems):
         problems += mistakes.of_templates([sweep.run(point) for point in points], used)
     if errors_of(problems):

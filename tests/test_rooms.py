@@ -30,8 +30,8 @@ SAME_FLOOR = {
     ("toml_file", "values"), ("toml_file", "toml_lines"), ("toml_text", "values"), ("expressions", "values"),
     ("process", "shim"), ("provenance", "shim"), ("attempt", "context"), ("attempt", "outcome"),
     ("report", "facts"), ("page", "facts"), ("sweep", "schedule"), ("freeze", "plan"),
-    ("forecast", "experience"), ("forecast", "measure"), ("plan", "mistakes"), ("inspection", "readiness"),
-    ("probe", "plan"), ("probe", "sweep"),
+    ("forecast", "experience"), ("forecast", "measure"), ("plan", "mistakes"), ("inspection", "readiness"), ("inspection", "plan"),
+    ("stages", "datasets"), ("probe", "plan"), ("probe", "sweep"),
 }  # fmt: skip
 
 LAZY = {"pandas", "insightface", "onnxruntime", "pynvml", "torch", "rich", "scipy", "numpy"}
