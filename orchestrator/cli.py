@@ -157,6 +157,31 @@ def check(settings_file: Path, grid_file: Path | None, as_json: bool) -> None:
 
 @main.command()
 @_settings
+@_grid
+@_only
+@click.option("--retry", type=click.Choice(["failed"]), help="Give failed probes another attempt.")
+def probe(settings_file: Path, grid_file: Path, only: str, retry: str | None) -> None:
+    """Train 20 steps of every memory profile in the grid: peak VRAM and seconds per step, for `plan`."""
+    from orchestrator import bill, experience, plan, store
+    from orchestrator import probe as probing
+
+    console = _console()
+    asked = plan.read(settings_file, grid_file)
+    console.problems(asked.warnings)
+    probes = probing.wanted(asked, only)
+    card = _ready(asked, console)
+    with store.probe_sweep(asked.settings.runs).lock():
+        ctx = _context(asked, card, console, frozen=False)
+        _on_signals(ctx.stop)
+        probing.drive(probes, ctx, retry=retry is not None)
+    console.page(bill.probed(probes, experience.gather(asked.sweep), _card_gib(asked)))
+    if ctx.stop:
+        sys.exit(INTERRUPTED)
+    sys.exit(1 if probing.failed(probes) else 0)
+
+
+@main.command()
+@_settings
 @click.argument("sweep")
 @_json
 def status(settings_file: Path, sweep: str, as_json: bool) -> None:
@@ -209,8 +234,8 @@ def _card_gib(asked: Plan) -> float | None:
     return card.total_mib / 1024 if card else None
 
 
-def _context(asked: Plan, card: str, console: Console) -> Context:
-    """Prepare the datasets, freeze the sweep, and hand out what its runs share."""
+def _context(asked: Plan, card: str, console: Console, *, frozen: bool = True) -> Context:
+    """Prepare the datasets, freeze the sweep unless it is only probed, and hand out what its runs share."""
     from orchestrator import datasets, freeze, provenance, vram
     from orchestrator.context import Context
     from orchestrator.stages import prepare
@@ -219,10 +244,11 @@ def _context(asked: Plan, card: str, console: Console) -> Context:
     hashes = provenance.Hashes(used.runs / ".hashes.json")
     wanted = [datasets.of(point.params, used.datasets) for point in asked.points if not point.floor]
     prepared = {one.name: prepare.build(one, used, hashes) for one in {one.name: one for one in wanted}.values()}
-    freeze.freeze(asked, prepared, hashes)
+    if frozen:
+        freeze.freeze(asked, prepared, hashes)
     return Context(
         settings=used,
-        templates=asked.sweep.templates,
+        templates=asked.sweep.templates if frozen else used.templates,
         datasets=prepared,
         prompts=asked.prompts,
         probe=vram.Nvml(),

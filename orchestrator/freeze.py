@@ -56,7 +56,7 @@ def _fingerprint(asked: Plan, prepared: Mapping[str, Prepared], hashes: provenan
         "face pack": pack.fingerprint,
         "references": hashes.of_all(media.pictures(used.scoring.references).pictures),
         **{f"base_model {name}": _base(used, name, hashes) for name in _used(asked.points, "base_model")},
-        **{f"dataset {name}": prepared[name].key for name in _used(asked.points, "dataset")},
+        **{f"dataset {name}": one.key for name, one in prepared.items()},
     }
 
 

@@ -63,6 +63,17 @@ def size(path: Path) -> tuple[int, int]:
         raise _refusal(error) from error
 
 
+def oddities(path: Path) -> tuple[str, ...]:
+    """What `load` does to a picture that a program which is not careful would not. Raises Unreadable."""
+    try:
+        with _open(path) as image:
+            turned = image.getexif().get(_ORIENTATION, 1) in range(2, 9)
+            seen = {"turned upright as its EXIF says": turned, "laid over white": image.has_transparency_data}
+            return tuple(note for note, true in seen.items() if true)
+    except Exception as error:  # as in load
+        raise _refusal(error) from error
+
+
 def sha256(path: Path) -> str:
     """Of the file's bytes, in hex. Raises Unreadable."""
     try:

@@ -1,4 +1,4 @@
-"""How a dataset is made from another one: the tables under `[datasets.NAME]`, typed. docs/treatments.md has the keys."""
+"""How a dataset is made from another: the tables under `[datasets.NAME]`, typed. docs/treatments.md has the keys."""
 
 from dataclasses import dataclass
 from enum import StrEnum

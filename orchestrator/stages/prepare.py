@@ -7,29 +7,60 @@ is given a copy, and the owner's folder is only ever read.
 import contextlib
 import os
 import shutil
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from orchestrator import media, provenance, shim, store
+from orchestrator.datasets import builder, child, identity, video
 from orchestrator.errors import NotReady, Problem, Severity
-from orchestrator.model import Dataset, Prepared
+from orchestrator.model import Dataset, Prepared, Settings
+from orchestrator.recipe import Recipe
 
 
 def survey(dataset: Dataset, where: str) -> list[Problem]:
-    """What is wrong with a dataset before it is trained on; every picture is decoded."""
+    """What is wrong with a dataset before it is trained on; every picture is decoded.
+
+    Of a recipe only what can be told without its source's pictures, which are the source's to survey.
+    """
     key = f"datasets.{dataset.name}"
     listing = media.pictures(dataset.image_dir)
+    if dataset.recipe:
+        return list(_recipe(dataset.recipe, len(listing.pictures), where, key))
     if not listing.pictures:
         what = "holds no pictures" if dataset.image_dir.is_dir() else "there is no such folder"
         remedy = f"put the pictures into {dataset.image_dir}, or correct {key}.image_dir"
         return [Problem(what=what, where=where, key=f"{key}.image_dir", value=str(dataset.image_dir), remedy=remedy)]
     problems = list(listing.problems)
-    if dataset.pictures and len(listing.pictures) != dataset.pictures:
+    if dataset.pictures and not dataset.recipe and len(listing.pictures) != dataset.pictures:
         what = f"holds {len(listing.pictures)} pictures, not {dataset.pictures}"
         problems.append(_warning(what, dataset.image_dir, key, "", f"look what is missing, or mend {key}.pictures"))
     for picture in listing.pictures:
         problems += _picture(picture, dataset, key)
     return problems
+
+
+def with_sources(names: Iterable[str], datasets: Mapping[str, Dataset]) -> list[str]:
+    """The datasets of these names, and those that they are made from."""
+    found: dict[str, None] = {}
+    left = list(names)
+    while left:
+        name = left.pop(0)
+        recipe = datasets[name].recipe
+        found[name] = None
+        left += [recipe.source] if recipe else []
+    return list(found)
+
+
+def _recipe(recipe: Recipe, pictures: int, where: str, key: str) -> Iterator[Problem]:
+    if recipe.frames and not video.files(recipe.frames.videos):
+        remedy = f"put videos there ({', '.join(sorted(video.SUFFIXES))}), or correct {key}.frames.videos"
+        yield Problem(
+            what="holds no video", where=where, key=f"{key}.frames", value=str(recipe.frames.videos), remedy=remedy
+        )
+    if recipe.choose and not recipe.frames and recipe.choose.n > pictures:
+        what, remedy = f"asks for {recipe.choose.n} of {pictures} pictures", f"write {pictures} or less"
+        yield Problem(what=what, where=where, key=f"{key}.choose.n", remedy=remedy)
 
 
 def _picture(picture: Path, dataset: Dataset, key: str) -> list[Problem]:
@@ -72,43 +103,96 @@ def sizes(dataset: Dataset) -> list[tuple[int, int]]:
     return found
 
 
-def key_of(dataset: Dataset, hashes: provenance.Hashes) -> str:
-    """Hash of the pictures and captions: names and bytes."""
-    return hashes.of_all(_files(dataset))
+def key_of(dataset: Dataset, used: Settings, hashes: provenance.Hashes) -> str:
+    """Hash of the pictures and captions, names and bytes; of a recipe, of all that it makes its pictures from."""
+    if dataset.recipe is None:
+        return hashes.of_all(_files(dataset))
+    source = key_of(used.datasets[dataset.recipe.source], used, hashes)
+    return identity.key_of(dataset, source, used.scoring, hashes)
 
 
-def build(dataset: Dataset, runs: Path, hashes: provenance.Hashes) -> Prepared:
+def build(dataset: Dataset, used: Settings, hashes: provenance.Hashes) -> Prepared:
     """The dataset's folder below `runs/.datasets`, made if it is not there; whole or not at all.
 
-    Raises NotReady when it is no longer what it was made as.
+    Raises NotReady when it is no longer what it was made as, or without the faces that its recipe needs, and
+    InputError where the recipe cannot be carried out.
     """
-    key = key_of(dataset, hashes)
-    folder = runs / ".datasets" / f"{dataset.name}-{key[:16]}"
+    key = key_of(dataset, used, hashes)
+    folder = used.runs / ".datasets" / f"{dataset.name}-{key[:16]}"
     if not (folder / "dataset.json").exists():
-        _copy(dataset, key, folder)
-    if key_of(replace(dataset, image_dir=folder / "images"), hashes) != key:
+        _make(dataset, key, folder, used, hashes)
+    record = store.read(folder / "dataset.json")
+    if hashes.of_all(_contents(folder / "images")) != record["content"]:
         what = f"is not the copy of the dataset {dataset.name} that it should be: a file in it was changed or removed"
         raise NotReady(Problem(what=what, where=str(folder), remedy="delete this folder: it is made again"))
-    record = store.read(folder / "dataset.json")
-    return Prepared(folder=folder / "images", key=record["key"], pictures=tuple(record["pictures"]))
+    plain = folder / "plain"
+    return Prepared(
+        folder=folder / "images",
+        key=record["key"],
+        pictures=tuple(record["pictures"]),
+        plain=plain if plain.is_dir() else None,
+    )
 
 
-def _copy(dataset: Dataset, key: str, folder: Path) -> None:
-    building = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(building, ignore_errors=True)
-    (building / "images").mkdir(parents=True)
-    for path in _files(dataset):
-        shutil.copyfile(path, building / "images" / path.name)
-        shim.sync(building / "images" / path.name)
-    pictures = [path.name for path in media.pictures(building / "images").pictures]
-    source = str(dataset.image_dir)
-    store.write(building / "dataset.json", {"name": dataset.name, "key": key, "source": source, "pictures": pictures})
+def _make(dataset: Dataset, key: str, folder: Path, used: Settings, hashes: provenance.Hashes) -> None:
+    """In a draft that becomes the folder when all of it is on the disk."""
+    draft = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.parent.mkdir(parents=True, exist_ok=True)
     try:
-        building.rename(folder)
+        record = _copied(dataset, draft) if dataset.recipe is None else _cooked(dataset, draft, used, hashes)
+        files = _contents(draft / "images")
+        for path in files:
+            shim.sync(path)
+        content = provenance.Hashes(draft / "hashes.json").of_all(files)
+        (draft / "hashes.json").unlink()
+        store.write(draft / "dataset.json", {**record, "key": key, "content": content})
+        _publish(draft, folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _publish(draft: Path, folder: Path) -> None:
+    try:
+        draft.rename(folder)
     except OSError:
-        shutil.rmtree(building)  # another sweep built the same content meanwhile
-        if not (folder / "dataset.json").exists():
+        if not (folder / "dataset.json").exists():  # else another sweep built the same content meanwhile
             raise
+
+
+def _copied(dataset: Dataset, draft: Path) -> dict[str, Any]:
+    (draft / "images").mkdir(parents=True)
+    for path in _files(dataset):
+        shutil.copyfile(path, draft / "images" / path.name)
+    pictures = [path.name for path in media.pictures(draft / "images").pictures]
+    return {"name": dataset.name, "source": str(dataset.image_dir), "pictures": pictures}
+
+
+def _cooked(dataset: Dataset, draft: Path, used: Settings, hashes: provenance.Hashes) -> dict[str, Any]:
+    """By the recipe, in a child; its source is prepared first."""
+    assert dataset.recipe
+    source = build(used.datasets[dataset.recipe.source], used, hashes)
+    hand = draft.with_name(f"{draft.name}.in_hand")
+    try:
+        return child.build(
+            builder.Request(
+                dataset=dataset,
+                source=source.folder.parent,
+                folder=draft,
+                scoring=used.scoring,
+                cache=used.runs / ".faces",
+                hand=hand,
+            )
+        )
+    finally:
+        hand.unlink(missing_ok=True)
+
+
+def _contents(images: Path) -> list[Path]:
+    """Pictures and captions, and not what sd-scripts may drop beside them."""
+    pictures = media.pictures(images).pictures
+    stems = {picture.stem for picture in pictures}
+    return [path for path in sorted(images.iterdir()) if path.stem in stems]
 
 
 def _files(dataset: Dataset) -> list[Path]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator import attempt, media, scorer, store
+from orchestrator import attempt, datasets, media, scorer, store
 from orchestrator.attempt import Command, Job
 from orchestrator.context import Context
 from orchestrator.errors import NotReady, OrchestrateError
@@ -35,7 +35,7 @@ def _prepare(run: Run, attempt: Attempt, ctx: Context) -> Command:
     scoring = ctx.settings.scoring
     skip, alone = _suspects(run)
     attempt.open({"skip": skip, "alone": alone})
-    dataset = ctx.datasets.get(str(run.point.params.get("dataset", "")))
+    trained = None if run.point.floor else ctx.datasets[datasets.of(run.point.params, ctx.settings.datasets).name]
     job = scorer.Job(
         pack=scoring.pack,
         device=scoring.device,
@@ -43,7 +43,7 @@ def _prepare(run: Run, attempt: Attempt, ctx: Context) -> Command:
         workers=scoring.workers,
         cache=ctx.settings.runs / CACHE,
         references=media.pictures(scoring.references).pictures,
-        training=tuple(dataset.folder / name for name in dataset.pictures) if dataset else (),
+        training=tuple((trained.plain or trained.folder) / name for name in trained.pictures) if trained else (),
         images=run.pictures(),
         root=run.path,
         out=_out(attempt),

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from orchestrator import attempt, ladder, render
+from orchestrator import attempt, datasets, ladder, render
 from orchestrator.attempt import Command, Job
 from orchestrator.context import Context
 from orchestrator.kohya import command, log, proof
@@ -82,7 +82,7 @@ def _prepare(run: Run, attempt: Attempt, step: Step, ctx: Context) -> Command:
 
 def rendered(run: Run, attempt: Attempt, ctx: Context) -> dict[str, str]:
     """The files that an attempt is started from, proven to read back as what is meant."""
-    renderer, dataset = render.Renderer(ctx.templates), ctx.settings.datasets[str(run.point.params["dataset"])]
+    renderer, dataset = render.Renderer(ctx.templates), datasets.of(run.point.params, ctx.settings.datasets)
     return {
         "config.toml": config_toml(run, attempt, ctx.settings, renderer),
         "dataset.toml": renderer.dataset_toml(run.point, dataset=dataset, image_dir=ctx.datasets[dataset.name].folder),

@@ -122,7 +122,7 @@ class World:
         return Context(
             settings=used,
             templates=used.templates,
-            datasets={name: prepare.build(one, used.runs, hashes) for name, one in used.datasets.items()},
+            datasets={name: prepare.build(one, used, hashes) for name, one in used.datasets.items()},
             prompts=tuple((self.folder / "prompts.txt").read_text(encoding="utf-8").splitlines()),
             probe=SimpleNamespace(cards=lambda: [], sample=lambda *_: None),
             listener=SimpleNamespace(started=lambda *_: None, ended=lambda *_: None),

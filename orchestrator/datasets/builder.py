@@ -1,0 +1,167 @@
+"""Carries a recipe out: steps over pieces, then pictures, captions, weights and the record of how each came to be."""
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from orchestrator import media, store
+from orchestrator.datasets import choose, crop, dedupe, frames, mask
+from orchestrator.datasets.pieces import Batch, Box, Piece, with_faces
+from orchestrator.datasets.sight import Sight
+from orchestrator.errors import InputError, Problem
+from orchestrator.model import Dataset, Scoring
+from orchestrator.recipe import Mask, Recipe
+
+RULE = "1"
+"""Part of every key: change it when the same recipe makes other pictures."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What to build. `source`: the folder of the prepared source; `folder`: a new one, all of it ours.
+
+    cache: of faces. hand: the file that names the pictures in hand.
+    """
+
+    dataset: Dataset
+    source: Path
+    folder: Path
+    scoring: Scoring
+    cache: Path
+    hand: Path
+
+
+def build(request: Request) -> dict[str, Any]:
+    """Fill the folder; returns the record of what is in it and of what is not.
+
+    Raises InputError where the recipe cannot be carried out, NotReady without the faces for it.
+    """
+    recipe = request.dataset.recipe
+    assert recipe
+    for name in ("images", "stills"):
+        (request.folder / name).mkdir(parents=True)
+    batch = _steps(recipe, _pieces(request), request)
+    if not batch.pieces:
+        whys = "; ".join(dict.fromkeys(one.why for one in batch.dropped))
+        what, key = f"leaves no picture: {whys}", f"datasets.{request.dataset.name}"
+        raise InputError(Problem(what=what, key=key, remedy="loosen the recipe, or look at its source's pictures"))
+    made = [_write(piece, recipe, request) for piece in batch.pieces]
+    _forget_unused_stills(batch, request.folder)
+    return _record(request, batch, made)
+
+
+def _pieces(request: Request) -> Batch:
+    """The source's pictures, each with the origin that its own record knows."""
+    record = store.read(request.source / "dataset.json")
+    known = {one["name"]: one for one in record.get("made", [])}
+    pieces = [
+        Piece(
+            name=Path(name).stem,
+            file=request.source / "images" / name,
+            caption=_caption((request.source / "images" / name).with_suffix(request.dataset.caption_extension)),
+            origin=known.get(name, {}).get("origin", str(Path(record["source"]) / name)),
+            time_s=known.get(name, {}).get("time_s"),
+        )
+        for name in record["pictures"]
+    ]
+    return Batch(pieces=tuple(pieces))
+
+
+def _caption(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8").strip() if path.exists() else None
+
+
+def _steps(recipe: Recipe, batch: Batch, request: Request) -> Batch:
+    dataset, shown = request.dataset, len(batch.pieces)
+    sight = Sight(request.scoring, cache=request.cache, hand=request.hand) if recipe.needs_faces else None
+    if recipe.frames and sight:
+        caption, draft = recipe.frames.caption or dataset.trigger, request.folder / "stills"
+        batch = frames.apply(recipe.frames, batch, sight.see, sight.likeness, caption=caption, draft=draft)
+    if recipe.dedupe:
+        batch = dedupe.apply(recipe.dedupe, batch)
+    if recipe.choose:
+        batch = choose.apply(recipe.choose, batch, key=f"datasets.{dataset.name}")
+    if recipe.crop and sight:
+        batch = crop.apply(recipe.crop, batch, sight.see, trigger=dataset.trigger)
+    if recipe.mask and sight:
+        known = [piece for piece in batch.pieces if piece.face]
+        batch = batch.keeping([*known, *with_faces([piece for piece in batch.pieces if not piece.face], sight.see)])
+    return batch.keeping(_repeated(batch, shown, dataset.name)) if recipe.equal_steps else batch
+
+
+def _repeated(batch: Batch, total: int, name: str) -> list[Piece]:
+    if len(batch.pieces) > total:
+        what = f"has {len(batch.pieces)} pictures, more than the {total} of its source: no repeats make that equal"
+        remedy = "leave equal_steps out, and give max_train_steps in the grid"
+        raise InputError(Problem(what=what, key=f"datasets.{name}.equal_steps", remedy=remedy))
+    return choose.repeated(batch.pieces, total) if batch.pieces else []
+
+
+def _write(piece: Piece, recipe: Recipe, request: Request) -> dict[str, Any]:
+    """The picture, its caption, its weights; returns what the record says of it."""
+    images, odd = request.folder / "images", media.oddities(piece.file)
+    notes = [*odd, *piece.notes]
+    if recipe.mask or piece.crop or odd:
+        name = f"{piece.name}.png"
+        picture = _cut(media.load(piece.file), piece.crop)
+        if recipe.mask:
+            notes += _write_weighted(picture, piece, recipe.mask, request.folder, name)
+        else:
+            Image.fromarray(picture).save(images / name)
+    else:
+        name = piece.name + piece.file.suffix
+        shutil.copyfile(piece.file, images / name)
+    if piece.caption is not None:
+        caption = (images / name).with_suffix(request.dataset.caption_extension)
+        caption.write_text(f"{piece.caption}\n", encoding="utf-8")
+    told = {key: getattr(piece, key) for key in ("origin", "time_s", "face", "crop", "caption")}
+    file = os.path.relpath(piece.file, request.folder)
+    return {"name": name, "file": file, **told, "notes": list(dict.fromkeys(notes))}
+
+
+def _cut(picture: media.Picture, box: Box | None) -> media.Picture:
+    if box is None:
+        return picture
+    left, top, right, bottom = box
+    return picture[top:bottom, left:right]
+
+
+def _write_weighted(picture: media.Picture, piece: Piece, asked: Mask, folder: Path, name: str) -> list[str]:
+    """The weights as the picture's alpha, which sd-scripts carries along its own path; returns notes."""
+    left, top = piece.crop[:2] if piece.crop else (0, 0)
+    face = None if piece.face is None else tuple(np.subtract(piece.face, (left, top, left, top)))
+    weights = mask.weights(asked, face, (picture.shape[1], picture.shape[0]))
+    alpha = Image.fromarray(np.rint(weights * 255).astype(np.uint8))
+    plain = Image.fromarray(picture)
+    for kind in ("plain", "masks"):
+        (folder / kind).mkdir(exist_ok=True)
+    plain.save(folder / "plain" / name)
+    alpha.save(folder / "masks" / name)
+    plain.putalpha(alpha)
+    plain.save(folder / "images" / name)
+    return [f"mean weight {weights.mean():.2f}"]
+
+
+def _forget_unused_stills(batch: Batch, folder: Path) -> None:
+    used = {piece.file for piece in batch.pieces}
+    for still in (folder / "stills").iterdir():
+        if still not in used:
+            still.unlink()
+
+
+def _record(request: Request, batch: Batch, made: list[dict[str, Any]]) -> dict[str, Any]:
+    dataset = request.dataset
+    return {
+        "name": dataset.name,
+        "source": request.source.name,
+        "pictures": [one["name"] for one in made],
+        "made": made,
+        "dropped": [asdict(one) for one in batch.dropped],
+        "recipe": json.loads(json.dumps(asdict(dataset.recipe) if dataset.recipe else {}, default=str)),
+    }

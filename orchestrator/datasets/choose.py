@@ -1,0 +1,39 @@
+"""A part of the pictures, nested: the first of one fixed order, so that 12 are part of 24 are part of 36."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from orchestrator import media
+from orchestrator.datasets.pieces import Batch, Piece, drop
+from orchestrator.errors import InputError, Problem
+from orchestrator.recipe import Choose
+
+
+def apply(choose: Choose, batch: Batch, *, key: str) -> Batch:
+    """The first `n` of a draw. InputError where there are fewer; `key`: the recipe's, for the message."""
+    if choose.n > len(batch.pieces):
+        what = f"asks for {choose.n} of {len(batch.pieces)} pictures"
+        raise InputError(Problem(what=what, key=f"{key}.choose.n", remedy=f"write {len(batch.pieces)} or less"))
+    ordered = order(batch.pieces, draw=choose.draw)
+    left = [drop(piece, f"not among the {choose.n} of draw {choose.draw}") for piece in ordered[choose.n :]]
+    return batch.keeping(ordered[: choose.n], left)
+
+
+def order(pieces: Iterable[Piece], *, draw: int) -> list[Piece]:
+    """A shuffle that hangs on nothing but the pictures' content and the draw: one picture more moves no other."""
+    return sorted(pieces, key=lambda piece: (_rank(piece, draw), piece.name))
+
+
+def _rank(piece: Piece, draw: int) -> str:
+    return hashlib.sha256(f"{draw} {media.sha256(piece.file)}".encode()).hexdigest()
+
+
+def repeated(pieces: Sequence[Piece], total: int) -> list[Piece]:
+    """As many as `total`: all of them equally often, and where that does not come out even, some once more."""
+    ordered = order(pieces, draw=1)
+    return [_again(ordered[index % len(ordered)], index // len(ordered)) for index in range(max(total, len(ordered)))]
+
+
+def _again(piece: Piece, time: int) -> Piece:
+    return replace(piece, name=f"{piece.name}~{time + 1}").noting("repeated for equal steps") if time else piece

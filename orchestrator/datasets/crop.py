@@ -1,0 +1,80 @@
+"""Cuts pictures to a face, and says of each what became of it."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from orchestrator import media
+from orchestrator.datasets import captions, choose
+from orchestrator.datasets.pieces import Batch, Box, Dropped, Piece, See, drop, with_faces
+from orchestrator.recipe import Around, Crop, Lost
+
+# In sides of the face's box, which reaches from forehead to chin: left and right, above, below.
+_REACH = {Around.FACE: (0.0, 0.0, 0.0), Around.HEAD_AND_SHOULDERS: (1.0, 0.5, 1.5)}
+
+
+def apply(crop: Crop, batch: Batch, see: See, *, trigger: str) -> Batch:
+    """A share of the pictures cut, in their places or beside them."""
+    chosen = choose.order(batch.pieces, draw=1)[: round(crop.share * len(batch.pieces))]
+    names = {piece.name for piece in chosen}
+    kept = [piece for piece in batch.pieces if crop.beside or piece.name not in names]
+    dropped: list[Dropped] = []
+    for piece in with_faces(chosen, see):
+        made = _cut(piece, crop, trigger)
+        if made is None:
+            _lose(piece, crop, kept, dropped)
+        else:
+            kept.append(replace(made, name=f"{made.name}-face") if crop.beside else made)
+    return batch.keeping(kept, dropped)
+
+
+def _cut(piece: Piece, crop: Crop, trigger: str) -> Piece | None:
+    """None where there is nothing to cut to, or where it would come out too small."""
+    if piece.face is None:
+        return None
+    size = media.size(piece.file)
+    if min(size) < crop.smallest:
+        return None
+    box = around(piece.face, size, crop)
+    if box == (0, 0, *size):
+        return None if crop.beside else piece.noting("the whole picture: the face fills it")
+    caption = None if piece.caption is None else captions.without(piece.caption, crop.drop_words, trigger=trigger)
+    return replace(piece, crop=box, caption=caption or piece.caption)
+
+
+def _lose(piece: Piece, crop: Crop, kept: list[Piece], dropped: list[Dropped]) -> None:
+    """With `beside` the original is there anyway, and there is just no crop of it."""
+    why = _why(piece, crop)
+    if crop.lost is Lost.DROP and not crop.beside:
+        dropped.append(drop(piece, why))
+    elif crop.beside:
+        dropped.append(drop(piece, f"no crop beside it: {why}"))
+    else:
+        kept.append(piece.noting(f"not cropped: {why}"))
+
+
+def _why(piece: Piece, crop: Crop) -> str:
+    if piece.face is None:
+        return piece.notes[-1]
+    smaller = min(media.size(piece.file))
+    if smaller < crop.smallest:
+        return f"its shorter side has {smaller} of {crop.smallest} pixels"
+    return "the face fills it"
+
+
+def around(face: Sequence[float], size: tuple[int, int], crop: Crop) -> Box:
+    """What is kept of a picture of this size: square for a face, widened to `smallest`, moved into the picture."""
+    left, top, right, bottom = face
+    unit = max(right - left, bottom - top)
+    beside, above, below = (reach + crop.padding for reach in _REACH[crop.around])
+    width, height = unit * (1 + 2 * beside), unit * (1 + above + below)
+    middle = (left + right) / 2, (top + bottom) / 2 + unit * (below - above) / 2
+    wider = max(1.0, crop.smallest / min(width, height))
+    across = _span(middle[0], width * wider, size[0])
+    down = _span(middle[1], height * wider, size[1])
+    return across[0], down[0], across[1], down[1]
+
+
+def _span(middle: float, length: float, most: int) -> tuple[int, int]:
+    whole = min(round(length), most)
+    start = min(max(round(middle - whole / 2), 0), most - whole)
+    return start, start + whole

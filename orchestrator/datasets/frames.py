@@ -1,0 +1,90 @@
+"""Stills from videos: sharp, of the persona, all different, and not more of them than the recipe's share."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeAlias
+
+from PIL import Image
+
+from orchestrator import faces, media
+from orchestrator.datasets import dedupe, video
+from orchestrator.datasets.pieces import Batch, Dropped, Piece, See, drop
+from orchestrator.recipe import Frames
+
+Likeness: TypeAlias = Callable[[faces.Embedding], float]
+"""Cosine of a face to the persona's references."""
+
+
+def apply(frames: Frames, batch: Batch, see: See, likeness: Likeness, *, caption: str, draft: Path) -> Batch:
+    """The pictures and as many stills as may stand beside them. `draft`: where the stills are written."""
+    stills, dropped = _stills(frames, caption, draft)
+    good, poor = _of_persona(stills, see, likeness, frames)
+    most = round(len(batch.pieces) * frames.share / (1 - frames.share))
+    chosen, alike = _different(good, batch.pieces, frames.duplicates, most)
+    return batch.keeping([*batch.pieces, *chosen], [*dropped, *poor, *alike])
+
+
+def _stills(frames: Frames, caption: str, draft: Path) -> tuple[list[Piece], list[Dropped]]:
+    stills: list[Piece] = []
+    dropped: list[Dropped] = []
+    for path in video.files(frames.videos):
+        try:
+            for still in video.sharpest(path, window_s=frames.window_s):
+                stills.append(_piece(path, still, caption, draft))
+        except media.Unreadable as error:
+            dropped.append(Dropped(origin=str(path), why=f"cannot be read to its end: {error.reason}"))
+    return stills, dropped
+
+
+def _piece(path: Path, still: video.Still, caption: str, draft: Path) -> Piece:
+    name = f"{path.stem}-{round(still.time_s * 1000):08d}ms"
+    file = draft / f"{name}.png"
+    Image.fromarray(still.picture).save(file)
+    return Piece(name=name, file=file, caption=caption, origin=str(path), time_s=still.time_s)
+
+
+def _of_persona(
+    stills: Sequence[Piece], see: See, likeness: Likeness, frames: Frames
+) -> tuple[list[Piece], list[Dropped]]:
+    good: list[Piece] = []
+    dropped: list[Dropped] = []
+    for still, outcome in zip(stills, see([still.file for still in stills]), strict=True):
+        why, like = _fault(outcome, likeness, frames)
+        if why:
+            dropped.append(drop(still, why))
+        else:
+            good.append(still.noting(f"similarity {like:.2f}"))
+    return good, dropped
+
+
+def _fault(outcome: faces.Outcome, likeness: Likeness, frames: Frames) -> tuple[str, float]:
+    """Why a still is of no use, and how like the persona it is."""
+    if isinstance(outcome, faces.Refusal):
+        return outcome.note, 0.0
+    if outcome.embedding is None:
+        return "no face found", 0.0
+    if outcome.faces[0].px < frames.smallest_face:
+        return f"its face has {outcome.faces[0].px:.0f} of {frames.smallest_face} pixels", 0.0
+    like = likeness(outcome.embedding)
+    return (f"similarity {like:.2f}, below {frames.similarity:g}" if like < frames.similarity else ""), like
+
+
+def _different(
+    stills: Sequence[Piece], beside: Sequence[Piece], least: int, most: int
+) -> tuple[list[Piece], list[Dropped]]:
+    """One after the other the still that is most unlike all that is there, until `most` are, or none is new."""
+    hashes = {still.name: dedupe.of(media.load(still.file), mirror=True) for still in stills}
+    known = [dedupe.of(media.load(piece.file), mirror=True) for piece in beside]
+    away = {
+        still.name: min((dedupe.distance(hashes[still.name], one) for one in known), default=64) for still in stills
+    }
+    left, chosen = list(stills), list[Piece]()
+    while left and len(chosen) < most and away[(best := max(left, key=lambda still: away[still.name])).name] >= least:
+        left.remove(best)
+        chosen.append(replace(best, notes=(*best.notes, f"{away[best.name]} bits from the nearest picture")))
+        away |= {s.name: min(away[s.name], dedupe.distance(hashes[s.name], hashes[best.name])) for s in left}
+    near = [still for still in left if away[still.name] < least]
+    dropped = [drop(still, f"{away[still.name]} bits from a picture that is there, below {least}") for still in near]
+    dropped += [drop(still, f"more than the share allows ({most})") for still in left if still not in near]
+    return chosen, dropped

@@ -1,0 +1,31 @@
+"""What a made dataset's pictures hang on, as one hash: its source, its recipe, and what the recipe looks at."""
+
+import hashlib
+import json
+from dataclasses import asdict, replace
+from typing import Any
+
+from orchestrator import faces, media, provenance
+from orchestrator.datasets import builder, video
+from orchestrator.model import Dataset, Scoring
+
+
+def key_of(dataset: Dataset, source_key: str, scoring: Scoring, hashes: provenance.Hashes) -> str:
+    """NotReady where faces are needed and there is no face pack."""
+    recipe = dataset.recipe
+    assert recipe
+    choose = replace(recipe.choose, draws=1) if recipe.choose else None
+    parts: dict[str, Any] = {
+        "rule": builder.RULE,
+        "source": source_key,
+        "recipe": asdict(replace(recipe, source="", frames=None, choose=choose)),
+        "caption": [dataset.caption_extension, dataset.trigger],
+    }
+    if recipe.needs_faces:
+        parts["faces"] = faces.inspect(
+            scoring.pack, det_size=scoring.det_size, decode_rule=media.DECODE_RULE
+        ).fingerprint
+    if recipe.frames:
+        parts["frames"] = asdict(recipe.frames) | {"videos": hashes.of_all(video.files(recipe.frames.videos))}
+        parts["references"] = hashes.of_all(media.pictures(scoring.references).pictures)
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

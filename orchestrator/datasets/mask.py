@@ -1,0 +1,57 @@
+"""Weights of the loss over a picture: the face, the body under it, and everything else."""
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.recipe import Mask
+
+Weights: TypeAlias = NDArray[np.float64]
+"""Height x width, 0..1."""
+Array: TypeAlias = NDArray[Any]
+
+# In sides of the face's box, which reaches from forehead to chin.
+_FACE = (0.55, 0.6)  # half width, half height of an ellipse
+_HEAD = (0.85, 0.95)  # the same with hair and ears: counts as body
+_BODY = 1.5  # half width of the column from the face's middle down to the edge
+
+
+def weights(mask: Mask, face: Sequence[float] | None, size: tuple[int, int]) -> Weights:
+    """The recipe's weights around a face in a picture of width, height; without a face the same weight everywhere."""
+    if face is None:
+        return scaled(np.full(size[::-1], max(mask.face, mask.body, mask.background)), mask.mean)
+    x, y = np.meshgrid(np.arange(size[0]) + 0.5, np.arange(size[1]) + 0.5)
+    unit = max(face[2] - face[0], face[3] - face[1])
+    across = (x - (face[0] + face[2]) / 2) / unit
+    down = (y - (face[1] + face[3]) / 2) / unit
+    column = _edge(np.minimum(_BODY - np.abs(across), down), mask.feather, unit)
+    body = np.maximum(_ellipse(across, down, _HEAD, mask.feather, unit), column)
+    laid = mask.background + (mask.body - mask.background) * body
+    laid += (mask.face - laid) * _ellipse(across, down, _FACE, mask.feather, unit)
+    return scaled(laid, mask.mean)
+
+
+def scaled(raw: Array, mean: float | None) -> Weights:
+    """All weights times one number, so that their mean is `mean`; none can go above 1, so the others go further.
+
+    Where less than a share `mean` of the picture has a weight at all, those come to 1 and the mean stays below.
+    """
+    if mean is None:
+        return np.asarray(raw, np.float64)
+    low, high = 0.0, 1 / raw[raw > 0].min()
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if np.minimum(raw * middle, 1).mean() < mean else (low, middle)
+    return np.asarray(np.minimum(raw * high, 1))
+
+
+def _ellipse(across: Array, down: Array, half: tuple[float, float], feather: float, unit: float) -> Array:
+    radius = np.hypot(across / half[0], down / half[1])
+    return _edge((1 - radius) * min(half), feather, unit)
+
+
+def _edge(inside: Array, feather: float, unit: float) -> Array:
+    """1 inside, 0 outside, with a ramp of `feather` across the edge, or of one pixel. `inside`: in faces."""
+    return np.asarray(np.clip(inside / max(feather, 1 / unit) + 0.5, 0, 1))

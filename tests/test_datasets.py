@@ -1,0 +1,191 @@
+"""Recipes carried out on drawn portraits, whose faces the unmodified InsightFace finds."""
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from orchestrator import datasets, provenance, store
+from orchestrator.datasets import choose
+from orchestrator.datasets.pieces import Piece
+from orchestrator.errors import InputError, NotReady
+from orchestrator.miniature import pack, world
+from orchestrator.model import Dataset, Scoring
+from orchestrator.recipe import Choose, Recipe
+from orchestrator.stages import prepare
+
+pytestmark = pytest.mark.filterwarnings("ignore:.estimate. is deprecated:FutureWarning")
+
+PX = 96
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    """Six portraits with captions."""
+    folder = tmp_path_factory.mktemp("photos") / "images"
+    world.photos(folder, world.PERSONA, count=6, first=0, captions=True, px=PX)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scoring(tmp_path_factory) -> Scoring:
+    folder = tmp_path_factory.mktemp("scoring")
+    pack.build(folder / "pack")
+    world.photos(folder / "references", world.PERSONA, count=4, first=1000, captions=False)
+    return Scoring(pack=folder / "pack", references=folder / "references", det_size=256)
+
+
+@pytest.fixture
+def kitchen(tmp_path, photos, scoring):
+    """Carries recipes out over the six portraits."""
+    return Kitchen(tmp_path, photos, scoring)
+
+
+class Kitchen:
+    def __init__(self, folder: Path, photos: Path, scoring: Scoring) -> None:
+        self.runs = folder / "runs"
+        self.hashes = provenance.Hashes(self.runs / ".hashes.json")
+        self.persona = Dataset(name="persona", image_dir=photos, trigger=world.SUBJECT)
+        self.scoring = scoring
+
+    def dataset(self, name: str, **steps: object) -> Dataset:
+        return replace(self.persona, name=name, recipe=Recipe(source="persona", **steps))
+
+    def cook(self, dataset: Dataset, *others: Dataset):
+        known = {one.name: one for one in (self.persona, dataset, *others)}
+        used = SimpleNamespace(runs=self.runs, datasets=known, scoring=self.scoring)
+        return prepare.build(dataset, used, self.hashes)
+
+    def record(self, prepared) -> dict:
+        return store.read(prepared.folder.parent / "dataset.json")
+
+
+def contents(folder: Path) -> set[str]:
+    return {hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.png")}
+
+
+# --- any recipe -------------------------------------------------------------------------------------------------------
+
+
+def test_the_owners_folder_is_only_read(kitchen, photos):
+    before = {path: path.stat().st_mtime_ns for path in photos.iterdir()}
+    kitchen.cook(kitchen.dataset("few", choose=Choose(n=2)))
+    assert {path: path.stat().st_mtime_ns for path in photos.iterdir()} == before
+
+
+def test_pictures_that_nothing_is_done_to_are_copied_byte_by_byte_with_their_captions(kitchen, photos):
+    made = kitchen.cook(kitchen.dataset("few", choose=Choose(n=2)))
+    assert len(made.pictures) == 2
+    for name in made.pictures:
+        assert (made.folder / name).read_bytes() == (photos / name).read_bytes()
+        caption = Path(name).with_suffix(".txt")
+        assert (made.folder / caption).read_text() == (photos / caption).read_text()
+
+
+def test_built_once_and_again_only_when_an_input_or_the_recipe_changes(kitchen, photos, tmp_path):
+    few = kitchen.dataset("few", choose=Choose(n=2))
+    first = kitchen.cook(few)
+    stamp = (first.folder.parent / "dataset.json").stat().st_mtime_ns
+    assert kitchen.cook(few) == first
+    assert (first.folder.parent / "dataset.json").stat().st_mtime_ns == stamp
+    other = kitchen.cook(kitchen.dataset("few", choose=Choose(n=3)))
+    (tmp_path / "more").mkdir()
+    for path in photos.iterdir():
+        (tmp_path / "more" / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "more" / "0000.txt").write_text("another caption of ohwx person")
+    kitchen.persona = replace(kitchen.persona, image_dir=tmp_path / "more")
+    recaptioned = kitchen.cook(kitchen.dataset("few", choose=Choose(n=2)))
+    assert len({first.key, other.key, recaptioned.key}) == 3
+
+
+def test_the_record_says_where_each_picture_is_from_and_why_others_are_not_there(kitchen, photos):
+    made = kitchen.cook(kitchen.dataset("few", choose=Choose(n=2)))
+    record = kitchen.record(made)
+    assert {one["origin"] for one in record["made"]} == {str(photos / name) for name in made.pictures}
+    assert len(record["dropped"]) == 4
+    assert all(one["why"] == "not among the 2 of draw 1" for one in record["dropped"])
+    assert all((made.folder.parent / one["file"]).exists() for one in record["made"])
+    assert json.dumps(record["recipe"])
+
+
+def test_a_recipe_over_a_recipe_still_knows_the_owners_file(kitchen, photos):
+    four = kitchen.dataset("four", choose=Choose(n=4))
+    two = replace(kitchen.dataset("two", choose=Choose(n=2)), recipe=Recipe(source="four", choose=Choose(n=2)))
+    record = kitchen.record(kitchen.cook(two, four))
+    assert record["source"].startswith("four-")
+    assert {Path(one["origin"]).parent for one in record["made"]} == {photos}
+
+
+def test_nothing_is_left_of_a_build_that_fails(kitchen):
+    with pytest.raises(InputError, match="asks for 7 of 6 pictures"):
+        kitchen.cook(kitchen.dataset("many", choose=Choose(n=7)))
+    assert [path.name.split("-")[0] for path in (kitchen.runs / ".datasets").iterdir()] == ["persona"]
+
+
+def test_a_copy_that_was_changed_is_refused(kitchen):
+    few = kitchen.dataset("few", choose=Choose(n=2))
+    made = kitchen.cook(few)
+    (made.folder / made.pictures[0]).with_suffix(".txt").write_text("other words")
+    with pytest.raises(NotReady, match="was changed"):
+        kitchen.cook(few)
+
+
+def test_what_sd_scripts_drops_beside_the_pictures_is_no_change(kitchen):
+    few = kitchen.dataset("few", choose=Choose(n=2))
+    made = kitchen.cook(few)
+    (made.folder / f"{Path(made.pictures[0]).stem}_0096x0096_sdxl.npz").write_bytes(b"latents")
+    assert kitchen.cook(few) == made
+
+
+# --- choose and repeats -----------------------------------------------------------------------------------------------
+
+
+def test_choices_are_nested_and_draws_differ(kitchen):
+    def names(n: int, draw: int) -> set[str]:
+        chosen = Choose(n=n, draws=2, draw=draw)
+        return set(kitchen.cook(kitchen.dataset(f"n{n}-{draw}", choose=chosen)).pictures)
+
+    for draw in (1, 2):
+        assert names(2, draw) < names(4, draw) < names(6, draw)
+    assert names(4, 1) != names(4, 2)
+
+
+def test_a_choice_hangs_on_the_pictures_and_not_on_their_names(tmp_path):
+    files = [tmp_path / f"{number}.png" for number in range(8)]
+    for number, file in enumerate(files):
+        file.write_bytes(bytes([number]))
+
+    def chosen(renamed: str) -> list[Path]:
+        pieces = [Piece(name=f"{renamed}{index}", file=file, caption="", origin="") for index, file in enumerate(files)]
+        return [piece.file for piece in choose.order(pieces, draw=1)]
+
+    assert chosen("a") == chosen("b") != sorted(files)
+
+
+def test_the_draw_follows_the_training_seed(kitchen):
+    drawn = kitchen.dataset("few", choose=Choose(n=2, draws=3))
+    known = {"few": drawn, "persona": kitchen.persona}
+
+    def of(seed: int) -> Dataset:
+        return datasets.of({"dataset": "few", "seed": seed}, known)
+
+    assert [of(seed).name for seed in (1, 2, 3, 4)] == ["few-draw1", "few-draw2", "few-draw3", "few-draw1"]
+    assert of(2).recipe.choose.draw == 2
+    assert datasets.of({"dataset": "persona", "seed": 2}, known) is kitchen.persona
+
+
+def test_equal_steps_show_each_picture_equally_often(kitchen):
+    made = kitchen.cook(kitchen.dataset("few", choose=Choose(n=2), equal_steps=True))
+    assert len(made.pictures) == 6
+    assert len(contents(made.folder)) == 2
+    assert all((made.folder / name).with_suffix(".txt").exists() for name in made.pictures)
+
+
+def test_equal_steps_are_equal_also_where_they_do_not_come_out_even(kitchen):
+    made = kitchen.cook(kitchen.dataset("few", choose=Choose(n=4), equal_steps=True))
+    assert len(made.pictures) == 6
+    assert len(contents(made.folder)) == 4
+    assert sum("repeated for equal steps" in one["notes"] for one in kitchen.record(made)["made"]) == 2
