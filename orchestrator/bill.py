@@ -22,7 +22,7 @@ def page(told: Forecast, questions: Sequence[Question]) -> RenderableType:
     """What will be trained and why, what it takes of the card, and the sums."""
     parts: list[RenderableType] = [_head(told), *_asked(told, questions), "", _runs(told)]
     if told.profiles:
-        parts += ["", _profiles(told)]
+        parts += ["", profiles(told)]
     return Group(*parts, "", *_sums(told))
 
 
@@ -73,7 +73,8 @@ def _cells(run: RunForecast) -> list[str]:
     ]
 
 
-def _profiles(told: Forecast) -> Table:
+def profiles(told: Forecast) -> Table:
+    """What each memory profile takes of the card, and per step."""
     shown_profiles = Table(box=None, pad_edge=False)
     of_card = f" of {told.card_gib:g} GiB" if told.card_gib else ""
     for heading in ("memory profile", "trainings", "s/step", f"peak VRAM{of_card}", "known from"):

@@ -17,6 +17,7 @@ from orchestrator.errors import InputError, NotReady, OrchestrateError, Problem,
 if TYPE_CHECKING:
     from orchestrator.console import Console
     from orchestrator.context import Context, Stop
+    from orchestrator.forecast import Forecast
     from orchestrator.plan import Plan
     from orchestrator.store import Sweep
 
@@ -119,9 +120,7 @@ def plan(settings_file: Path, grid_file: Path, name: str, only: str, as_json: bo
 
     console = _console()
     asked = planning.read(settings_file, grid_file, name)
-    told = forecast.forecast(
-        asked.sweep, asked.runs(only), asked.settings, prompts=len(asked.prompts), card_gib=_card_gib(asked)
-    )
+    told = _forecast(asked, only)
     warnings = [*asked.warnings, *forecast.shortage(told)]
     toml = planning.example(asked, only) if only != "*" else ""
     if as_json:
@@ -162,19 +161,21 @@ def check(settings_file: Path, grid_file: Path | None, as_json: bool) -> None:
 @click.option("--retry", type=click.Choice(["failed"]), help="Give failed probes another attempt.")
 def probe(settings_file: Path, grid_file: Path, only: str, retry: str | None) -> None:
     """Train 20 steps of every memory profile in the grid: peak VRAM and seconds per step, for `plan`."""
-    from orchestrator import bill, experience, plan, store
+    from orchestrator import bill, plan, store
     from orchestrator import probe as probing
 
     console = _console()
     asked = plan.read(settings_file, grid_file)
     console.problems(asked.warnings)
     probes = probing.wanted(asked, only)
+    for profile in _forecast(asked, only).profiles:
+        console.say(f"{profile.key}: {bill.label(profile.settings) or 'all'}")
     card = _ready(asked, console)
     with store.probe_sweep(asked.settings.runs).lock():
         ctx = _context(asked, card, console, frozen=False)
         _on_signals(ctx.stop)
         probing.drive(probes, ctx, retry=retry is not None)
-    console.page(bill.probed(probes, experience.gather(asked.sweep), _card_gib(asked)))
+    console.page(bill.profiles(_forecast(asked, only)))
     if ctx.stop:
         sys.exit(INTERRUPTED)
     sys.exit(1 if probing.failed(probes) else 0)
@@ -226,12 +227,14 @@ def _ready(asked: Plan, console: Console) -> str:
     return card.uuid if card else ""
 
 
-def _card_gib(asked: Plan) -> float | None:
-    """What the card in use holds; None where there is none here."""
-    from orchestrator import readiness, vram
+def _forecast(asked: Plan, only: str) -> Forecast:
+    """On this machine's card, if there is one."""
+    from orchestrator import forecast, readiness, vram
 
     card = readiness.choose_card(vram.Nvml().cards(), asked.settings.vram.card)
-    return card.total_mib / 1024 if card else None
+    card_gib = card.total_mib / 1024 if card else None
+    runs = asked.runs(only)
+    return forecast.forecast(asked.sweep, runs, asked.settings, prompts=len(asked.prompts), card_gib=card_gib)
 
 
 def _context(asked: Plan, card: str, console: Console, *, frozen: bool = True) -> Context:
