@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 WORLD := runs/.miniature
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-oom test check format sweep-% plan-% report-% setup-trainer gpu-scoring test-vendor clean
@@ -14,7 +15,9 @@ setup: $(VENV)/.ready ## the orchestrator's own environment, in .venv
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed: make PYTHON=python3.11 ..."; exit 4; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[miniature,dev]'
+	$(PIP) --quiet -e '.[miniature,dev]'
+	@$(BIN)/python -c 'import cv2' 2>/dev/null || { echo "no libGL here: OpenCV without windows takes the place of the other"; \
+		$(BIN)/python -m pip uninstall --quiet --yes opencv-python; $(PIP) --quiet --no-deps opencv-python-headless; }
 	@touch $@
 
 $(WORLD)/orchestrate.toml: $(VENV)/.ready
@@ -56,7 +59,7 @@ setup-trainer: setup ## sd-scripts and an interpreter of its own, with CUDA
 
 gpu-scoring: setup ## score on the GPU: onnxruntime-gpu in the place of onnxruntime
 	$(BIN)/python -m pip uninstall --yes onnxruntime
-	$(BIN)/python -m pip install --force-reinstall --no-deps -c constraints.txt onnxruntime-gpu
+	$(PIP) --force-reinstall --no-deps onnxruntime-gpu
 
 test-vendor: setup ## the unmodified sd-scripts, shrunk, on CPU: needs the submodule and its interpreter
 	$(BIN)/python -m pytest -m vendor -rs tests/vendor
