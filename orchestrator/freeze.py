@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from orchestrator import faces, media, provenance, store
 from orchestrator.errors import Conflict, Problem
-from orchestrator.model import Point, Prepared, Settings
+from orchestrator.model import Point, Prepared, Scoring, Settings
 from orchestrator.plan import Plan
 from orchestrator.store import Sweep
 
@@ -18,9 +19,12 @@ def freeze(asked: Plan, prepared: Mapping[str, Prepared], hashes: provenance.Has
     """Make the sweep, or grow it; raises Conflict when it was made from other inputs. The lock must be held."""
     made_from = _fingerprint(asked, prepared, hashes)
     old = asked.sweep.record() if asked.sweep.exists() else {"fingerprint": {}, "points": [], "questions": []}
-    changed = [key for key, value in made_from.items() if old["fingerprint"].get(key, value) != value]
-    if changed:
-        raise Conflict(*(_changed(key, asked.sweep) for key in changed))
+    changed = {key: old["fingerprint"].get(key, value) for key, value in made_from.items()}
+    problems = [
+        _changed(key, was, made_from[key], asked.sweep) for key, was in changed.items() if was != made_from[key]
+    ]
+    if problems:
+        raise Conflict(*problems)
     points = {record["id"]: record for record in [*old["points"], *_json([asdict(point) for point in asked.points])]}
     questions = {record["id"]: record for record in [*old["questions"], *_json([asdict(q) for q in asked.questions])]}
     record = {
@@ -45,19 +49,28 @@ def _json(value: Any) -> Any:
 
 
 def _fingerprint(asked: Plan, prepared: Mapping[str, Prepared], hashes: provenance.Hashes) -> dict[str, str]:
-    """What changes a picture or a number and is not an argument of a point."""
+    """What changes a picture or a number and is not an argument of a point; one entry for each thing to name."""
     used = asked.settings
-    generation = {**asdict(used.generation), "prompts": asked.prompts}
+    generation = {key: value for key, value in asdict(used.generation).items() if key != "prompts"}
     pack = faces.inspect(used.scoring.pack, det_size=used.scoring.det_size, decode_rule=media.DECODE_RULE)
     return {
-        "templates": _hash(_templates(used.templates)),
-        "generation": _hash(generation),
+        **{f"templates/{name}": _hash(text) for name, text in _templates(used.templates).items()},
+        **{f"generate.{key}": json.dumps(value) for key, value in generation.items()},
+        "generate.prompts": _hash(asked.prompts),
         "trainer": trainer_identity(used),
         "face pack": pack.fingerprint,
+        **_second_pack(used.scoring),
         "references": hashes.of_all(media.pictures(used.scoring.references).pictures),
         **{f"base_model {name}": _base(used, name, hashes) for name in _used(asked.points, "base_model")},
         **{f"dataset {name}": one.key for name, one in prepared.items()},
     }
+
+
+def _second_pack(used: Scoring) -> dict[str, str]:
+    if used.second_pack is None:
+        return {}
+    pack = faces.inspect(used.second_pack, det_size=used.det_size, decode_rule=media.DECODE_RULE)
+    return {"second face pack": pack.fingerprint}
 
 
 def trainer_identity(used: Settings) -> str:
@@ -84,11 +97,15 @@ def _hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _changed(key: str, sweep: Sweep) -> Problem:
+def _changed(key: str, was: str, is_now: str, sweep: Sweep) -> Problem:
+    values = "" if _HASH.fullmatch(was) else f" ({was}, now {is_now})"
     return Problem(
-        what=f"{key} is not what the sweep {sweep.name} was made from; old and new results would not compare",
+        what=f"{key} is not what the sweep {sweep.name} was made from{values}: old and new results would not compare",
         where=str(sweep.path / "sweep.json"),
         key=key,
         remedy=f"put it back as it was (templates and grids are kept in {sweep.path}), or start a sweep of another "
         "name with --name",
     )
+
+
+_HASH = re.compile(r"[0-9a-f]{64,}")

@@ -65,12 +65,15 @@ def sha256_text(text: str) -> str:
 
 
 def commit(folder: Path) -> str:
-    """The commit checked out in a folder, with `-dirty` when files differ; empty when it is no checkout of its own."""
+    """The commit checked out in a folder, with `-dirty-` and a hash of the differences when files differ.
+
+    Empty when it is no checkout of its own.
+    """
     if not (folder / ".git").exists():
         return ""
     head = _git(folder, "rev-parse", "HEAD")
-    changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
-    return f"{head}-dirty" if head and changed else head
+    changed = _git(folder, "diff", "HEAD")
+    return f"{head}-dirty-{sha256_text(changed)[:12]}" if head and changed else head
 
 
 def _git(folder: Path, *argv: str) -> str:

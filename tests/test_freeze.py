@@ -1,0 +1,250 @@
+"""A sweep keeps what it was made from: whatever of it changes is named and refused; a grown grid is no change."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from standins.world import GRID, World
+
+from orchestrator import provenance, store
+from orchestrator.errors import Conflict
+
+
+def frozen(world: World) -> dict:
+    world.context()
+    return world.sweep.record()
+
+
+def refusal(world: World) -> str:
+    with pytest.raises(Conflict) as caught:
+        world.context()
+    return str(caught.value)
+
+
+def rewrite(path: Path, old: str, new: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def own_copy(world: World, key: str, source: Path, name: str) -> Path:
+    """A part of the shared world as this world's own, so that it can be changed."""
+    target = world.folder / name
+    copy = subprocess.run(["cp", "-r", str(source), str(target)], check=False)
+    assert copy.returncode == 0
+    rewrite(world.settings, f'{key} = "{source}"', f'{key} = "{target}"')
+    return target
+
+
+def root_of(world: World, key: str) -> Path:
+    line = next(line for line in world.settings.read_text().splitlines() if line.startswith(f"{key} = "))
+    return Path(line.split('"')[1])
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("added", "named", "shown"),
+    [
+        ("steps = 12", "generate.steps", "(28, now 12)"),
+        ("scale = 5.5", "generate.scale", "(6.0, now 5.5)"),
+        ('negative_prompt = "blurry"', "generate.negative_prompt", '("", now "blurry")'),
+        ("strengths = [0.8]", "generate.strengths", "([1.0], now [0.8])"),
+        ('sampler = "ddim"', "generate.sampler", '("euler_a", now "ddim")'),
+        ("width = 512", "generate.width", "(1024, now 512)"),
+        ('checkpoints = "all"', "generate.checkpoints", '("last", now "all")'),
+    ],
+)
+def test_a_changed_way_to_make_pictures_is_refused_with_both_values(world, added, named, shown):
+    frozen(world)
+    rewrite(world.settings, "seeds = [1]\n", f"seeds = [1]\n{added}\n")
+    told = refusal(world)
+    assert named in told
+    assert shown in told
+
+
+def test_changed_seeds_of_pictures_are_refused(world):
+    frozen(world)
+    rewrite(world.settings, "seeds = [1]", "seeds = [1, 2]")
+    assert "generate.seeds is not what the sweep grid was made from ([1], now [1, 2])" in refusal(world)
+
+
+def test_a_changed_prompt_is_refused(world):
+    prompts = own_copy(world, "prompts", root_of(world, "prompts"), "prompts.txt")
+    frozen(world)
+    rewrite(prompts, "outside", "indoors")
+    assert "generate.prompts is not" in refusal(world)
+
+
+def test_a_changed_template_is_refused_by_its_name(world):
+    templates = own_copy(world, "templates", root_of(world, "templates"), "templates")
+    frozen(world)
+    rewrite(templates / "train.toml.j2", "[model]", "# mine\n[model]")
+    told = refusal(world)
+    assert "templates/train.toml.j2 is not" in told
+    assert "templates/dataset.toml.j2" not in told
+
+
+def test_a_changed_caption_is_refused(world):
+    frozen(world)
+    caption = next((world.folder / "images").glob("*.txt"))
+    caption.write_text("ohwx person, quite another caption", encoding="utf-8")
+    assert "dataset portraits is not" in refusal(world)
+
+
+def test_another_reference_is_refused(world):
+    references = own_copy(world, "references", root_of(world, "references"), "references")
+    frozen(world)
+    next(references.glob("*.png")).unlink()
+    assert "references is not" in refusal(world)
+
+
+def test_another_base_model_file_under_the_same_name_is_refused(world):
+    base = own_copy(world, "path", root_of(world, "path"), "base.safetensors")
+    frozen(world)
+    base.write_bytes(base.read_bytes() + b" ")
+    assert "base_model doll is not" in refusal(world)
+
+
+def test_another_face_pack_is_refused(world):
+    pack = own_copy(world, "pack", root_of(world, "pack"), "pack")
+    frozen(world)
+    rewrite(world.settings, f'pack = "{pack}"', f'pack = "{pack}"\ndet_size = 320')
+    assert "face pack is not" in refusal(world)
+
+
+def test_other_trainer_scripts_are_refused(world):
+    own_copy(world, "sd_scripts", root_of(world, "sd_scripts"), "scripts")
+    frozen(world)
+    script = world.folder / "scripts" / "train.py"
+    script.write_text(script.read_text() + "\n# mine\n", encoding="utf-8")
+    assert "trainer is not" in refusal(world)
+
+
+def test_everything_that_changed_is_named_at_once_with_both_ways_out(world):
+    frozen(world)
+    rewrite(world.settings, "seeds = [1]\n", "seeds = [1]\nsteps = 12\nscale = 5.5\n")
+    told = refusal(world)
+    assert "generate.steps" in told
+    assert "generate.scale" in told
+    assert f"put it back as it was (templates and grids are kept in {world.sweep.path})" in told
+    assert "start a sweep of another name with --name" in told
+
+
+def test_the_command_ends_with_5_and_touches_nothing(world):
+    before = frozen(world)
+    rewrite(world.settings, "seeds = [1]\n", "seeds = [1]\nsteps = 12\n")
+    done = world.call()
+    assert done.returncode == 5, done.stderr
+    assert "generate.steps" in done.stderr
+    assert world.sweep.record() == before
+    assert world.ledger() == []
+
+
+def test_under_another_name_the_changed_inputs_are_a_sweep_of_their_own(world):
+    frozen(world)
+    rewrite(world.settings, "seeds = [1]\n", "seeds = [1]\nsteps = 12\n")
+    done = world.call("--name", "other", "--only", "floor-*")
+    assert done.returncode == 0, done.stderr
+    assert store.Sweep(world.sweep.path.with_name("other")).exists()
+
+
+# --- what is not ------------------------------------------------------------------------------------------------------
+
+
+def test_the_same_inputs_leave_the_record_untouched(world):
+    frozen(world)
+    written = (world.sweep.path / "sweep.json").stat().st_mtime_ns
+    world.context()
+    assert (world.sweep.path / "sweep.json").stat().st_mtime_ns == written
+    assert len(world.sweep.grids()) == 1
+
+
+@pytest.mark.parametrize("changed", ["workers = 2", 'url = "https://example.org/pack"'])
+def test_how_it_is_computed_may_change(world, changed):
+    frozen(world)
+    rewrite(world.settings, "workers = 1", changed)
+    world.context()
+
+
+def test_a_grown_grid_adds_points_and_keeps_the_first_grid(world):
+    before = frozen(world)
+    grown = GRID.replace("[2, 4]", "[2, 4, 8]")
+    world.ask(grown)
+    after = frozen(world)
+    ids = [point["id"] for point in before["points"]]
+    assert len(after["points"]) == len(ids) + 1
+    assert set(ids) <= {point["id"] for point in after["points"]}
+    assert [grid.read_text(encoding="utf-8") for grid in world.sweep.grids()] == [GRID, grown]
+    assert after["created_at"] == before["created_at"]
+
+
+def test_a_smaller_grid_forgets_no_point(world):
+    before = frozen(world)
+    world.ask(GRID.replace("[2, 4]", "[4]"))
+    assert frozen(world)["points"] == before["points"]
+
+
+def test_finished_runs_of_a_grown_grid_are_not_trained_again(world):
+    world.drive()
+    of_two = world.ledger()
+    world.ask(GRID.replace("[2, 4]", "[2, 4, 8]"))
+    world.drive()
+    assert world.ledger()[: len(of_two)] == of_two
+    assert len(world.ledger()) == len(of_two) * 3 // 2
+
+
+# --- hashes -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_large_file_is_read_once_and_remembered_by_the_next_process(tmp_path):
+    checkpoint, memory = tmp_path / "base.safetensors", tmp_path / "runs" / ".hashes.json"
+    checkpoint.write_bytes(b"first" * 1000)
+    stat = checkpoint.stat()
+    first = provenance.Hashes(memory).of(checkpoint)
+    checkpoint.write_bytes(b"other" * 1000)  # the same size and time: only who reads the file again would notice
+    os.utime(checkpoint, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert provenance.Hashes(memory).of(checkpoint) == first
+
+
+def test_a_changed_file_is_read_again(tmp_path):
+    checkpoint, hashes = tmp_path / "base.safetensors", provenance.Hashes(tmp_path / ".hashes.json")
+    checkpoint.write_bytes(b"first")
+    first = hashes.of(checkpoint)
+    checkpoint.write_bytes(b"longer than it was")
+    assert hashes.of(checkpoint) != first
+    assert hashes.of(checkpoint) == provenance.sha256(checkpoint)
+
+
+def test_a_damaged_memory_costs_time_and_nothing_else(tmp_path):
+    memory, checkpoint = tmp_path / ".hashes.json", tmp_path / "base.safetensors"
+    checkpoint.write_bytes(b"first")
+    memory.write_text('{"files": ', encoding="utf-8")
+    assert provenance.Hashes(memory).of(checkpoint) == provenance.sha256(checkpoint)
+
+
+def test_many_files_are_remembered_with_one_write(tmp_path):
+    memory = tmp_path / ".hashes.json"
+    files = [tmp_path / f"{number}.png" for number in range(50)]
+    for file in files:
+        file.write_bytes(file.name.encode())
+    hashes = provenance.Hashes(memory)
+    whole = hashes.of_all(files)
+    written = memory.stat().st_mtime_ns
+    assert hashes.of_all(reversed(files)) == whole
+    assert memory.stat().st_mtime_ns == written
+
+
+def test_a_changed_checkout_is_another_trainer_and_so_is_each_further_change(tmp_path):
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    (tmp_path / "train.py").write_text("1\n", encoding="utf-8")
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *words], check=True)
+    clean = provenance.commit(tmp_path)
+    (tmp_path / "train.py").write_text("2\n", encoding="utf-8")
+    once = provenance.commit(tmp_path)
+    (tmp_path / "train.py").write_text("3\n", encoding="utf-8")
+    assert len({clean, once, provenance.commit(tmp_path)}) == 3
+    assert once.startswith(f"{clean}-dirty-")
