@@ -205,6 +205,39 @@ def report(settings_file: Path, sweep: str) -> None:
 
 
 @main.command()
+@_settings
+@click.option("--pairs", type=click.Path(path_type=Path, dir_okay=False), help="Known-good pairs: TOML or CSV.")
+@click.option("--impostors", type=click.Path(path_type=Path, file_okay=False), multiple=True, help="Other faces.")
+@click.option("--against", metavar="SWEEP", multiple=True, help="What its base models make without a LoRA.")
+@click.option("--allow-training-references", is_flag=True, help="Go on, and mark every number.")
+def calibrate(
+    settings_file: Path,
+    pairs: Path | None,
+    impostors: tuple[Path, ...],
+    against: tuple[str, ...],
+    allow_training_references: bool,
+) -> None:
+    """From which similarity on a LoRA is good enough: what the persona's own photos reach among each other."""
+    from orchestrator import settings, store
+    from orchestrator.yardstick import impostors as others
+    from orchestrator.yardstick import measure, pair_list, plot, record, words
+
+    used, console = settings.load(settings_file), _console()
+    asked = measure.Asked(
+        pairs=pair_list.read(pairs) if pairs else (),
+        impostors=others.gather(impostors, [_sweep(settings_file, name) for name in against]),
+        allow_training_references=allow_training_references,
+    )
+    kept, path = measure.measure(used, asked), store.calibration(used.runs)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    record.write(path, kept)
+    plot.draw(kept, path.with_suffix(".svg"))
+    for line in words.lines(kept):
+        console.result(line)
+    console.result(str(path))
+
+
+@main.command()
 @click.argument("path", type=click.Path(path_type=Path, dir_okay=False), default="orchestrate.toml")
 def init(path: Path) -> None:
     """Write a commented settings file to start from."""

@@ -1,15 +1,19 @@
 """What a finished or unfinished sweep has to say: every run's records, read once, with the numbers that follow."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator import scorer, store
-from orchestrator.evidence import choice, numbers
+from orchestrator.errors import Problem
+from orchestrator.evidence import choice, numbers, pareto
 from orchestrator.evidence.choice import Choice, Split
-from orchestrator.evidence.numbers import RunNumbers
+from orchestrator.evidence.numbers import RunNumbers, Yardstick
+from orchestrator.evidence.pareto import Contender, Front
 from orchestrator.model import Result, Score
 from orchestrator.store import Run, Status, Sweep
+from orchestrator.yardstick import record
+from orchestrator.yardstick.record import Kept
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,13 +31,16 @@ class Attempted:
 class RunFacts:
     """One run. `choice` and `numbers` are None until it is scored.
 
-    gain: mean over prompts of the picture value less that of the base model without any LoRA; None without a floor.
+    trained_faces: training pictures with a face; None until it is scored, and for a floor.
+    gain: mean over prompts of the picture value less that of the base model without any LoRA on the same prompts and
+    seeds; None without a floor.
     """
 
     run: Run
     status: Status
     training: tuple[Attempted, ...]
     scores: tuple[Score, ...]
+    trained_faces: int | None = None
     choice: Choice | None = None
     numbers: RunNumbers | None = None
     gain: float | None = None
@@ -51,19 +58,26 @@ class RunFacts:
 def gather(sweep: Sweep) -> list[RunFacts]:
     """The facts of every run of a frozen sweep, in the order of its grid, floors last."""
     bare = [_read(run) for run in sweep.runs()]
-    cells = {(score.image.prompt, score.image.seed) for facts in bare for score in facts.scores}
-    halves = choice.split(cells)
-    floors = {_base(facts.run): _values(facts.scores) for facts in bare if facts.run.point.floor and facts.scores}
-    return [_weighed(facts, halves, floors.get(_base(facts.run))) for facts in bare]
+    halves = choice.split({choice.cell(score) for facts in bare for score in facts.scores})
+    floors = {_base(facts.run): facts.scores for facts in bare if facts.run.point.floor}
+    kept, _ = calibration(sweep)
+    yardstick = kept.calibration.yardstick if kept else None
+    return [_weighed(facts, halves, floors.get(_base(facts.run), ()), yardstick) for facts in bare]
+
+
+def calibration(sweep: Sweep) -> tuple[Kept | None, list[Problem]]:
+    """The yardstick that this sweep is read against; None, and why, where there is none for it."""
+    return record.fitting(store.calibration(sweep.path.parent), sweep.record()["fingerprint"])
 
 
 def _read(run: Run) -> RunFacts:
-    done = run.done("score")
+    scored = scorer.read_scored(run.path / store.PRODUCTS["score"]) if run.done("score") else None
     return RunFacts(
         run=run,
         status=store.status(run),
         training=tuple(_attempts(run)),
-        scores=scorer.read_scores(run.path / store.PRODUCTS["score"]) if done else (),
+        scores=scored.scores if scored else (),
+        trained_faces=scored.training if scored and not run.point.floor else None,
     )
 
 
@@ -88,23 +102,38 @@ def _base(run: Run) -> str:
     return str(run.point.params["base_model"])
 
 
-def _values(scores: Sequence[Score]) -> dict[int, float]:
-    return numbers.by_prompt(scores)
-
-
-def _weighed(facts: RunFacts, halves: Split, floor: dict[int, float] | None) -> RunFacts:
+def _weighed(facts: RunFacts, halves: Split, floor: Sequence[Score], yardstick: Yardstick | None) -> RunFacts:
     chosen = choice.choose(facts.scores, halves)
     if chosen is None:
         return facts
-    gains = numbers.gain(_values(chosen.reported), floor) if floor and not facts.run.point.floor else {}
-    return RunFacts(
-        run=facts.run,
-        status=facts.status,
-        training=facts.training,
-        scores=facts.scores,
+    return replace(
+        facts,
         choice=chosen,
-        numbers=numbers.summary(chosen.reported),
-        gain=sum(gains.values()) / len(gains) if gains else None,
+        numbers=numbers.summary(chosen.reported, yardstick),
+        gain=None if facts.run.point.floor else gain(chosen.reported, floor),
+    )
+
+
+def gain(scores: Sequence[Score], floor: Sequence[Score]) -> float | None:
+    """Mean over prompts of what `scores` are above the floor's pictures of the same prompts and seeds."""
+    cells = {choice.cell(score) for score in scores}
+    below = numbers.by_prompt(score for score in floor if choice.cell(score) in cells)
+    gains = numbers.gain(numbers.by_prompt(scores), below)
+    return sum(gains.values()) / len(gains) if gains else None
+
+
+def front(found: Sequence[RunFacts]) -> Front:
+    """The runs with a LoRA that no other such run beats in similarity, missing faces and copying at once."""
+    return pareto.pareto_front([_contender(facts) for facts in found if facts.numbers and not facts.run.point.floor])
+
+
+def _contender(facts: RunFacts) -> Contender:
+    run = facts.numbers
+    return Contender(
+        run=facts.run.point.name,
+        similarity=run.similarity_mean if run else None,
+        no_face_rate=run.no_face_rate if run else None,
+        copying=run.nearest_training if run else None,
     )
 
 

@@ -51,6 +51,9 @@ class Failure(StrEnum):
 MEMORY_FAILURES = frozenset({Failure.OOM, Failure.SPILL})
 """What the ladder answers."""
 
+CROWDED_FAILURES = MEMORY_FAILURES | {Failure.HOST_OOM}
+"""What an attempt beside others on the same card has nothing to answer for: it is made again, alone."""
+
 MACHINE_FAILURES = frozenset({Failure.GPU_LOST, Failure.HOST_OOM, Failure.DISK_FULL, Failure.STALLED, Failure.CRASHED})
 """Caused by the machine, not by the point: several in a row pause the sweep."""
 
@@ -185,15 +188,21 @@ class Scoring:
     det_size: int = 640
     workers: int = 2
     url: str = ""
+    second_pack: Path | None = None
+    """Another face pack that scores every picture too: a number that depends on the pack is no answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vram:
-    """Which card, and how much of it a run may use."""
+    """Which cards, and how much of one a run may use."""
 
     card: str = ""
-    """UUID or index; empty: the first."""
+    """UUIDs or indices, with commas between; empty: all of them."""
     budget_gib: float | None = None
+    pack: bool = False
+    """Several runs on one card, as their measured peaks allow."""
+    share: bool = False
+    """Take a card also while another sweep drives it."""
     poll_s: float = 1.0
 
 
@@ -317,6 +326,8 @@ class Score:
 
     nearest_reference, nearest_training: cosine to the most similar single picture (copying shows there).
     face_px: shorter side of the scored face's box, pixels.
+    turn: how far the nose is off the middle of the eyes, in distances between the eyes; a side view from 0.35 on.
+    second_similarity: by the second face pack, where the settings name one.
     """
 
     image: Image
@@ -327,4 +338,6 @@ class Score:
     det_score: float | None = None
     nearest_reference: float | None = None
     nearest_training: float | None = None
+    turn: float | None = None
+    second_similarity: float | None = None
     note: str = ""

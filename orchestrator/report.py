@@ -1,7 +1,7 @@
 """Facts -> results.csv, one row per run, and images.csv, one row per picture. Missing is empty, never zero."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from orchestrator import facts
 from orchestrator.facts import RunFacts
 from orchestrator.model import Value
 from orchestrator.store import Sweep
+from orchestrator.yardstick.record import Kept
 
 RESULTS, IMAGES = "results.csv", "images.csv"
 
@@ -19,7 +20,9 @@ _MEASURED = (
     *("overrides", "degraded", "attempts", "checkpoint", "strength"),
     *("similarity_median", "similarity_mean", "similarity_p25", "no_face_rate", "images"),
     *("peak_vram_mib", "seconds_per_step", "train_s"),
-    *("gain", "unseen", "several_faces", "seed_spread", "nearest_training", "face_px", "steps", "reason"),
+    *("gain", "pass_rate", "pass_low", "pass_high", "above_band_rate", "copying", "on_front", "yardstick"),
+    *("unseen", "several_faces", "seed_spread", "nearest_training", "face_px", "face_turn"),
+    *("second_similarity", "second_agreement", "steps", "reason"),
 )
 """The columns after the arguments, in their order."""
 
@@ -27,14 +30,20 @@ _MEASURED = (
 def write(sweep: Sweep) -> Path:
     """(Re)write the report of a sweep from its records; may be done at any time. Returns the path of results.csv."""
     found = facts.gather(sweep)
+    kept, _ = facts.calibration(sweep)
     sweep.report.mkdir(parents=True, exist_ok=True)
     _save(images(found), sweep.report / IMAGES)
-    return _save(results(found), sweep.report / RESULTS)
+    return _save(results(found, kept), sweep.report / RESULTS)
 
 
-def results(found: Sequence[RunFacts]) -> pd.DataFrame:
-    """One row per run, in the order of the grid; one `params_` column per dim and per argument of any run."""
-    rows = [_row(one, found) for one in found]
+def results(found: Sequence[RunFacts], kept: Kept | None = None) -> pd.DataFrame:
+    """One row per run, in the order of the grid; one `params_` column per dim and per argument of any run.
+
+    kept: the yardstick that the numbers of the runs were read against.
+    """
+    columns, front = _columns(found), facts.front(found).front
+    yardstick = None if kept is None else "; ".join((f"{kept.calibration.threshold:.3f}", *kept.caveats))
+    rows = [_row(one, columns, front) | ({"yardstick": yardstick} if one.numbers else {}) for one in found]
     return pd.DataFrame(rows).convert_dtypes() if rows else pd.DataFrame()
 
 
@@ -52,14 +61,15 @@ def _save(frame: pd.DataFrame, path: Path) -> Path:
     return path
 
 
-def _row(one: RunFacts, found: Sequence[RunFacts]) -> dict[str, Any]:
-    measured = {**_training(one), **_scored(one)}
+def _row(one: RunFacts, columns: Sequence[str], front: Collection[str]) -> dict[str, Any]:
+    in_running = one.run.point.name in front if one.numbers and not one.run.point.floor else None
+    measured = {**_training(one), **_scored(one), "on_front": in_running, "yardstick": None}
     return {
         "run": one.run.point.name,
         "id": one.run.point.id,
         "state": one.status.state.value,
         "failure": one.status.failure.value if one.status.failure else None,
-        **{f"params_{key}": _cell(one.run.point.params.get(key)) for key in _columns(found)},
+        **{f"params_{key}": _cell(one.run.point.params.get(key)) for key in columns},
         **{key: measured[key] for key in _MEASURED},
     }
 
@@ -99,6 +109,11 @@ def _scored(one: RunFacts) -> dict[str, Any]:
         "similarity_mean": run.similarity_mean if run else None,
         "similarity_p25": run.similarity_p25 if run else None,
         "gain": one.gain,
+        "pass_rate": run.pass_rate if run else None,
+        "pass_low": run.pass_interval.low if run and run.pass_interval else None,
+        "pass_high": run.pass_interval.high if run and run.pass_interval else None,
+        "above_band_rate": run.above_band_rate if run else None,
+        "copying": run.copying if run else None,
         "no_face_rate": run.no_face_rate if run else None,
         "images": run.images if run else None,
         "unseen": run.unseen if run else None,
@@ -106,6 +121,9 @@ def _scored(one: RunFacts) -> dict[str, Any]:
         "seed_spread": run.seed_spread if run else None,
         "nearest_training": run.nearest_training if run else None,
         "face_px": run.face_px if run else None,
+        "face_turn": run.face_turn if run else None,
+        "second_similarity": run.second_similarity if run else None,
+        "second_agreement": run.second_agreement if run else None,
     }
 
 

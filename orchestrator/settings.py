@@ -133,12 +133,14 @@ def _scoring(table: Reader) -> Scoring:
     return Scoring(
         pack=table.require("pack", table.path),
         references=table.require("references", table.path),
-        **table.given(device=_device, det_size=whole(32), workers=whole(1), url=text),
+        **table.given(device=_device, det_size=whole(32), workers=whole(1), url=text, second_pack=table.path),
     )
 
 
 def _vram(table: Reader) -> Vram:
-    given = table.given(card=text, budget_gib=number(above=0), poll_seconds=number(above=0))
+    given = table.given(
+        card=_cards, budget_gib=number(above=0), pack=boolean, share=boolean, poll_seconds=number(above=0)
+    )
     return Vram(**_renamed(given, poll_seconds=("poll_s", 1)))
 
 
@@ -219,6 +221,11 @@ def _device(raw: Any) -> str:
     if raw not in ("cpu", "cuda"):
         raise Wrong("is not a device to score on", "write cpu or cuda")
     return str(raw)
+
+
+def _cards(raw: Any) -> str:
+    cards = [raw] if isinstance(raw, str) else list(several(text)(raw))
+    return "" if cards == ["all"] else ",".join(cards)
 
 
 def _checkpoints(raw: Any) -> str | tuple[int, ...]:

@@ -1,5 +1,6 @@
 """The only module that knows the layout of runs/: paths, records, the lock, and the state that follows from them.
 
+    runs/calibration.json  calibration.svg
     runs/.probe/<key>/  a run of 20 steps for one memory profile; never counted as a run
     runs/<sweep>/  .lock  sweep.json  grid-1.toml  templates/  report/
         <run>/  point.json  checkpoints.json  images/  images.json  scores.json
@@ -23,7 +24,7 @@ from typing import Any
 
 from orchestrator import process, shim
 from orchestrator.errors import Conflict, OrchestrateError, Problem
-from orchestrator.model import Checkpoint, Failure, Image, Params, Point, Question, Result, State
+from orchestrator.model import CROWDED_FAILURES, Checkpoint, Failure, Image, Params, Point, Question, Result, State
 
 SCHEMA = 1
 PRODUCTS = {"train": "checkpoints.json", "generate": "images.json", "score": "scores.json"}
@@ -46,6 +47,16 @@ class Attempt:
 
     def asked(self) -> dict[str, Any]:
         return read(self.path / "attempt.json") if (self.path / "attempt.json").exists() else {}
+
+    @property
+    def packed(self) -> bool:
+        """Whether others were, or could come, on the same card."""
+        return bool(self.asked().get("packed"))
+
+    def crowded_out(self) -> bool:
+        """Whether it ran out of memory beside others."""
+        result = self.result()
+        return result is not None and result.failure in CROWDED_FAILURES and self.packed
 
     def close(self, result: Result) -> None:
         """Write how it ended; nothing is added to the folder afterwards."""
@@ -262,6 +273,11 @@ def point_of(record: Mapping[str, Any]) -> Point:
 
 def _frozen(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
+
+
+def calibration(runs: Path) -> Path:
+    """Where the persona's yardstick is kept: it serves every sweep beside it."""
+    return runs / "calibration.json"
 
 
 def sweeps(runs: Path) -> Sequence[Sweep]:

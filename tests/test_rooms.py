@@ -18,9 +18,10 @@ FLOORS = (
     {"store"},
     {"scorer", "context", "outcome", "attempt"},
     {"stages", "datasets"},
+    {"yardstick"},
     {"facts", "report", "page", "view", "experience", "measure", "forecast", "settings"},
-    {"mistakes", "plan", "readiness", "inspection", "freeze", "schedule", "sweep", "probe"},
-    {"bill"},
+    {"answers", "questions_page", "mistakes", "plan", "readiness", "inspection", "freeze", "schedule", "sweep", "probe"},
+    {"bill", "confirm"},
     {"console"},
     {"cli"},
 )

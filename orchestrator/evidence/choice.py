@@ -86,9 +86,14 @@ def choose(scores: Sequence[Score], halves: Split) -> Choice | None:
         strength=ranked[0].strength,
         candidates=tuple(ranked),
         selection_n=len(halves.selection) if several else 0,
-        reported=tuple(s for s in best if not several or _cell(s) in halves.reporting),
+        reported=tuple(s for s in best if not several or cell(s) in halves.reporting),
         fresh=halves.fresh or not several,
     )
+
+
+def cell(score: Score) -> Cell:
+    """Where in the sweep's prompts and seeds a picture stands."""
+    return score.image.prompt, score.image.seed
 
 
 def _half(items: Iterable[int]) -> frozenset[int]:
@@ -111,10 +116,6 @@ def _candidates(groups: Mapping[tuple[str, float], list[Score]], halves: Split) 
 
 
 def _selection_mean(scores: Iterable[Score], selection: frozenset[Cell]) -> float:
-    values = {_cell(score): picture_value(score) for score in scores}
-    known = (values.get(cell) for cell in sorted(selection))
+    values = {cell(score): picture_value(score) for score in scores}
+    known = (values.get(one) for one in sorted(selection))
     return float(np.mean([FAILURE if value is None else value for value in known]))
-
-
-def _cell(score: Score) -> Cell:
-    return score.image.prompt, score.image.seed

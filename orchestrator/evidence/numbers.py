@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
 from orchestrator.evidence.interval import Interval, wilson
 from orchestrator.model import FaceStatus, Score
@@ -12,6 +13,7 @@ from orchestrator.model import FaceStatus, Score
 FAILURE = -1.0
 """What a picture without a face is worth where pictures are ranked or averaged: the lowest cosine."""
 
+_FEWEST_TO_AGREE = 4
 _UNSEEN = frozenset({FaceStatus.UNREADABLE, FaceStatus.ERROR})
 
 
@@ -34,7 +36,9 @@ class RunNumbers:
     seed_spread: standard deviation of similarity over seeds, mean over prompts; near zero means that the seeds give
     one picture (collapse). nearest_training: median of the cosine to the most similar training picture; copying: it
     is above what the persona's own photos reach among each other. above_band_rate: share of faces more similar to the
-    centroid than 95 % of the persona's own photos.
+    centroid than 95 % of the persona's own photos. face_turn: median of Score.turn. second_*: mean similarity by the
+    second face pack, and Spearman's rank correlation of the two packs over the pictures: low means that the number
+    depends on the pack.
     """
 
     images: int
@@ -52,6 +56,9 @@ class RunNumbers:
     copying: bool | None
     above_band_rate: float | None
     face_px: float | None
+    face_turn: float | None = None
+    second_similarity: float | None = None
+    second_agreement: float | None = None
 
 
 def summary(scores: Sequence[Score], yardstick: Yardstick | None = None) -> RunNumbers:
@@ -77,6 +84,9 @@ def summary(scores: Sequence[Score], yardstick: Yardstick | None = None) -> RunN
         copying=nearest > yardstick.nearest_high if yardstick and nearest is not None else None,
         above_band_rate=float(np.mean([x > yardstick.band_high for x in found])) if yardstick and found else None,
         face_px=_median(s.face_px for s in seen),
+        face_turn=_median(s.turn for s in seen),
+        second_similarity=_mean(s.second_similarity for s in seen),
+        second_agreement=_agreement(seen),
     )
 
 
@@ -105,6 +115,20 @@ def gain(values: Mapping[int, float], floor: Mapping[int, float]) -> dict[int, f
 def _median(values: Iterable[float | None]) -> float | None:
     known = [v for v in values if v is not None]
     return float(np.median(known)) if known else None
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _agreement(scores: Iterable[Score]) -> float | None:
+    """None below four pictures, or where a pack sees no differences at all."""
+    pairs = [(s.similarity, s.second_similarity) for s in scores]
+    known = np.array([(a, b) for a, b in pairs if a is not None and b is not None])
+    if len(known) < _FEWEST_TO_AGREE or not np.ptp(known, axis=0).all():
+        return None
+    return float(stats.spearmanr(known).statistic)
 
 
 def _seed_spread(scores: Iterable[Score]) -> float | None:

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.faces.finding import Embedding, Finding, Outcome
+from orchestrator.faces.finding import Embedding, Face, Finding, Outcome
 from orchestrator.model import Image, Score
 
 Rows: TypeAlias = NDArray[np.float64]
@@ -62,8 +62,19 @@ def score(image: Image, outcome: Outcome, someone: Persona) -> Score:
         faces=len(outcome.faces),
         face_px=outcome.faces[0].px,
         det_score=outcome.faces[0].det_score,
+        turn=_turn(outcome.faces[0]),
         note=f"found by the detector's fallback: {outcome.fallback}" if outcome.fallback else "",
     )
+
+
+def _turn(face: Face) -> float | None:
+    """How far the nose is off the middle of the eyes along the line between them, in distances between the eyes."""
+    if len(face.landmarks) < 3:
+        return None
+    left, right, nose = (np.array(point) for point in face.landmarks[:3])
+    across = right - left
+    width = float(across @ across)
+    return abs(float((nose - (left + right) / 2) @ across)) / width if width else None
 
 
 def _rows(embeddings: Sequence[Embedding]) -> Rows:

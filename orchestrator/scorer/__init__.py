@@ -26,8 +26,9 @@ TOO_MANY_ERRORS = 0.05
 class Job:
     """What to score against whom. `images[].file`, `skip` and `alone` are absolute or relative to `root`.
 
-    training: pictures that a LoRA was trained on, for `nearest_training`. cache: may be shared between machines.
-    skip: pictures that are not opened and score as `error`. alone: pictures taken one at a time, after the others.
+    training: pictures that a LoRA was trained on, for `nearest_training`. second_pack: scores every picture, too.
+    cache: may be shared between machines. skip: pictures that are not opened and score as `error`. alone: pictures
+    taken one at a time, after the others.
     """
 
     pack: Path
@@ -40,6 +41,7 @@ class Job:
     root: Path
     out: Path
     training: tuple[Path, ...] = ()
+    second_pack: Path | None = None
     skip: tuple[str, ...] = ()
     alone: tuple[str, ...] = ()
 
@@ -68,6 +70,7 @@ class Scored:
     references: References
     training: int
     scores: tuple[Score, ...]
+    second_fingerprint: str = ""
 
     @property
     def too_many_errors(self) -> bool:
@@ -76,7 +79,7 @@ class Scored:
 
 
 def write_job(path: Path, job: Job) -> None:
-    store.write(path, _plain(asdict(job)))
+    store.write(path, plain(asdict(job)))
 
 
 def read_job(path: Path) -> Job:
@@ -84,6 +87,7 @@ def read_job(path: Path) -> Job:
     record = store.read(path)
     for key in ("pack", "cache", "root", "out"):
         record[key] = Path(record[key])
+    record["second_pack"] = Path(record["second_pack"]) if record["second_pack"] else None
     for key in ("references", "training"):
         record[key] = tuple(Path(name) for name in record[key])
     for key in ("skip", "alone"):
@@ -119,12 +123,12 @@ def in_hand(out: Path) -> tuple[str, ...]:
     return hand.read(in_hand_path(out))
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """`value` with its paths as text, for JSON."""
     if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
+        return {key: plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
+        return [plain(inner) for inner in value]
     return str(value) if isinstance(value, Path) else value
 
 

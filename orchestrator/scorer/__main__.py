@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from orchestrator import faces, media, scorer
@@ -28,7 +29,18 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _score(job: scorer.Job) -> scorer.Scored:
-    pack = faces.inspect(job.pack, det_size=job.det_size, decode_rule=media.DECODE_RULE)
+    first = _by(job.pack, job)
+    if job.second_pack is None:
+        return first
+    second = _by(job.second_pack, job)
+    pairs = zip(first.scores, second.scores, strict=True)
+    scores = tuple(replace(one, second_similarity=other.similarity) for one, other in pairs)
+    return replace(first, scores=scores, second_fingerprint=second.fingerprint)
+
+
+def _by(folder: Path, job: scorer.Job) -> scorer.Scored:
+    """The scores by one face pack."""
+    pack = faces.inspect(folder, det_size=job.det_size, decode_rule=media.DECODE_RULE)
     looker = Looker(
         load=lambda: faces.load(pack, device=job.device),
         cache=faces.Cache(job.cache, pack.fingerprint),

@@ -38,6 +38,7 @@ def _prepare(run: Run, attempt: Attempt, ctx: Context) -> Command:
     trained = None if run.point.floor else ctx.datasets[datasets.of(run.point.params, ctx.settings.datasets).name]
     job = scorer.Job(
         pack=scoring.pack,
+        second_pack=scoring.second_pack,
         device=scoring.device,
         det_size=scoring.det_size,
         workers=scoring.workers,

@@ -1,0 +1,99 @@
+"""calibration.json: what was measured, by which face pack and from which photos; refused for any other."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator import store
+from orchestrator.errors import OrchestrateError, Problem, Severity
+from orchestrator.evidence.calibration import Calibration, Impostors, KnownPair, PairBaseline, Reference
+from orchestrator.evidence.interval import Interval
+
+_AGAIN = "`orchestrate calibrate` measures anew"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """A calibration and what it holds for.
+
+    face_pack, references: as in a sweep's fingerprint. rejected: photos that were not used, and why.
+    trained_on: references that also stand in a training set, which were let through on the user's word.
+    known_pairs, baseline: of the owner's list; expected_from_pairs: their mean on the scale of centroid scores.
+    """
+
+    face_pack: str
+    references: str
+    measured_at: str
+    calibration: Calibration
+    rejected: dict[str, str]
+    trained_on: tuple[str, ...] = ()
+    known_pairs: tuple[KnownPair, ...] = ()
+    baseline: PairBaseline | None = None
+    expected_from_pairs: float | None = None
+
+    @property
+    def caveats(self) -> tuple[str, ...]:
+        """What must stand beside every number that is read against it; none when nothing is the matter."""
+        found = []
+        if self.calibration.provisional:
+            found.append(f"provisional: {self.calibration.photos} photos")
+        if self.trained_on:
+            found.append(f"{len(self.trained_on)} references were trained on")
+        return tuple(found)
+
+
+def write(path: Path, kept: Kept) -> None:
+    """Replaces an earlier one; whole or not at all."""
+    store.write(path, asdict(kept))
+
+
+def read(path: Path) -> Kept:
+    """Raises OrchestrateError when it is damaged or of another version."""
+    record = store.read(path)
+    try:
+        return _kept(record)
+    except (KeyError, TypeError) as error:
+        raise OrchestrateError(Problem(what=f"is damaged: {error}", where=str(path), remedy=_AGAIN)) from error
+
+
+def fitting(path: Path, fingerprint: dict[str, str]) -> tuple[Kept | None, list[Problem]]:
+    """The calibration for a sweep with this fingerprint; None, and why, when there is none or it is another's."""
+    if not path.exists():
+        return None, []
+    try:
+        kept = read(path)
+    except OrchestrateError as error:
+        return None, list(error.problems)
+    made_with = {"face pack": kept.face_pack, "references": kept.references}
+    other = [key for key, value in made_with.items() if fingerprint.get(key) != value]
+    return (None, [_unfit(path, key) for key in other]) if other else (kept, [])
+
+
+def _unfit(path: Path, key: str) -> Problem:
+    what = f"is not used: the sweep has another {key}" if key == "face pack" else f"is not used: the {key} are others"
+    return Problem(what=what, where=str(path), key=key, remedy=_AGAIN, severity=Severity.WARNING)
+
+
+def _kept(record: dict[str, Any]) -> Kept:
+    baseline = record["baseline"]
+    return Kept(
+        **{
+            **record,
+            "calibration": _calibration(record["calibration"]),
+            "trained_on": tuple(record["trained_on"]),
+            "known_pairs": tuple(KnownPair(**pair) for pair in record["known_pairs"]),
+            "baseline": _baseline(baseline) if baseline else None,
+        }
+    )
+
+
+def _calibration(record: dict[str, Any]) -> Calibration:
+    intervals = {key: Interval(**record[key]) for key in ("threshold_interval", "band", "nearest_band")}
+    sets = [Impostors(**{**one, "similarities": tuple(one["similarities"])}) for one in record["impostors"]]
+    references = tuple(Reference(**one) for one in record["references"])
+    return Calibration(**{**record, **intervals, "references": references, "impostors": tuple(sets)})
+
+
+def _baseline(record: dict[str, Any]) -> PairBaseline:
+    interval = record["interval"]
+    return PairBaseline(**{**record, "interval": Interval(**interval) if interval else None})
