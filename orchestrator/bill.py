@@ -60,13 +60,13 @@ def _runs(told: Forecast) -> Table:
 
 
 def _cells(run: RunForecast) -> list[str]:
-    about = "" if run.exact else "~"
     length = run.length
+    steps, epochs = "" if run.exact else "~", "" if run.counted else "~"
     return [
         escape(run.run.point.name),
         escape(run.why),
-        f"{about}{length.steps}" if length else ("" if run.run.point.floor else "?"),
-        f"{length.epochs}" if length else "",
+        f"{steps}{length.steps}" if length else ("" if run.run.point.floor else "?"),
+        f"{epochs}{length.epochs}" if length else "",
         str(run.images),
         *(duration(seconds) if seconds else "" for seconds in (run.train_s, run.generate_s, run.score_s)),
         size(run.disk_bytes) if run.disk_bytes else "",
@@ -111,8 +111,8 @@ def _sums(told: Forecast) -> Iterator[str]:
             f"The pace of {len(assumed)} of {len(trained)} trainings is assumed, not measured: "
             "`orchestrate probe` with the same grid measures it in minutes."
         )
-    if any(run.length and not run.exact for run in trained):
-        yield "~ steps are an estimate: the pictures are not here, or some are held out; check counts them."
+    if any(run.length and not run.counted for run in trained):
+        yield "~ estimated: the pictures are not here yet, or a recipe is still to make them."
     if any(run.length is None and not run.run.point.floor for run in told.runs):
         yield "? the pictures are not here: put them there, or say their number (`pictures = 36`) in the settings."
 

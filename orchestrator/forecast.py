@@ -33,14 +33,15 @@ _RECORD_BYTES = 2_000_000
 class RunForecast:
     """One run: what is still to be done. Seconds are 0 where a stage is done; `length` None where it is unknown.
 
-    exact: the steps are counted from the pictures, not estimated; peak_gib: of the card; origin: how the pace is known.
+    counted: the pictures are here, so that epochs are no estimate, and neither are steps; steps are none either way
+    where they are asked for by number. peak_gib: of the card; origin: how the pace is known.
     """
 
     run: Run
     status: Status
     why: str
     length: Length | None
-    exact: bool
+    counted: bool
     images: int
     train_s: float
     generate_s: float
@@ -54,6 +55,11 @@ class RunForecast:
     @property
     def seconds(self) -> float:
         return self.train_s + self.generate_s + self.score_s
+
+    @property
+    def exact(self) -> bool:
+        """Whether the steps are no estimate."""
+        return self.counted or "max_train_epochs" not in self.run.point.params
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +167,7 @@ def _run(run: Run, used: Settings, prompts: int, known: Experience, measure: Mea
         status=status,
         why=why(status),
         length=length,
-        exact=pictures is not None and pictures.counted and not params.get("validation_split"),
+        counted=pictures is not None and pictures.counted and not params.get("validation_split"),
         images=images,
         train_s=pace.beside_s + pace.seconds_per_step * (length.steps if length else 0) if "train" in todo else 0.0,
         generate_s=images * (known.picture_s or _made_s(used.generation)) if "generate" in todo else 0.0,

@@ -41,11 +41,8 @@ class Measure:
         source = self.pictures(recipe.source)
         if source is None:
             return None
-        count = dataset.pictures or _count(recipe, len(source.sizes))
-        repeats = dataset.num_repeats
-        if recipe.equal_steps:
-            repeats = max(1, round(source.repeats * len(source.sizes) / count))
-        return Pictures(sizes=tuple(_of_each(source.sizes, count)), repeats=repeats, counted=False)
+        count = len(source.sizes) if recipe.equal_steps else dataset.pictures or _count(recipe, len(source.sizes))
+        return Pictures(sizes=tuple(_of_each(source.sizes, count)), repeats=dataset.num_repeats, counted=False)
 
     def length(self, params: Params) -> Length | None:
         """How long a point is trained; None where its pictures are unknown."""
