@@ -1,23 +1,20 @@
-"""Recipes carried out on drawn portraits, whose faces the unmodified InsightFace finds."""
+"""Recipes carried out: what they have in common, and the choice of pictures."""
 
 import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
+import kitchen as kitchens
 import pytest
 
-from orchestrator import datasets, provenance, store
+from orchestrator import datasets
 from orchestrator.datasets import choose
 from orchestrator.datasets.pieces import Piece
 from orchestrator.errors import InputError, NotReady
-from orchestrator.miniature import pack, world
-from orchestrator.model import Dataset, Scoring
+from orchestrator.miniature import world
+from orchestrator.model import Dataset
 from orchestrator.recipe import Choose, Recipe
-from orchestrator.stages import prepare
-
-pytestmark = pytest.mark.filterwarnings("ignore:.estimate. is deprecated:FutureWarning")
 
 PX = 96
 
@@ -31,36 +28,13 @@ def photos(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def scoring(tmp_path_factory) -> Scoring:
-    folder = tmp_path_factory.mktemp("scoring")
-    pack.build(folder / "pack")
-    world.photos(folder / "references", world.PERSONA, count=4, first=1000, captions=False)
-    return Scoring(pack=folder / "pack", references=folder / "references", det_size=256)
+def scoring(tmp_path_factory):
+    return kitchens.scoring(tmp_path_factory.mktemp("scoring"))
 
 
 @pytest.fixture
 def kitchen(tmp_path, photos, scoring):
-    """Carries recipes out over the six portraits."""
-    return Kitchen(tmp_path, photos, scoring)
-
-
-class Kitchen:
-    def __init__(self, folder: Path, photos: Path, scoring: Scoring) -> None:
-        self.runs = folder / "runs"
-        self.hashes = provenance.Hashes(self.runs / ".hashes.json")
-        self.persona = Dataset(name="persona", image_dir=photos, trigger=world.SUBJECT)
-        self.scoring = scoring
-
-    def dataset(self, name: str, **steps: object) -> Dataset:
-        return replace(self.persona, name=name, recipe=Recipe(source="persona", **steps))
-
-    def cook(self, dataset: Dataset, *others: Dataset):
-        known = {one.name: one for one in (self.persona, dataset, *others)}
-        used = SimpleNamespace(runs=self.runs, datasets=known, scoring=self.scoring)
-        return prepare.build(dataset, used, self.hashes)
-
-    def record(self, prepared) -> dict:
-        return store.read(prepared.folder.parent / "dataset.json")
+    return kitchens.Kitchen(tmp_path, photos, scoring)
 
 
 def contents(folder: Path) -> set[str]:

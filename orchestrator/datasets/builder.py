@@ -12,7 +12,7 @@ from PIL import Image
 
 from orchestrator import media, store
 from orchestrator.datasets import choose, crop, dedupe, frames, mask
-from orchestrator.datasets.pieces import Batch, Box, Piece, with_faces
+from orchestrator.datasets.pieces import Batch, Box, Piece, pixels, with_faces
 from orchestrator.datasets.sight import Sight
 from orchestrator.errors import InputError, Problem
 from orchestrator.model import Dataset, Scoring
@@ -105,11 +105,11 @@ def _repeated(batch: Batch, total: int, name: str) -> list[Piece]:
 
 def _write(piece: Piece, recipe: Recipe, request: Request) -> dict[str, Any]:
     """The picture, its caption, its weights; returns what the record says of it."""
-    images, odd = request.folder / "images", media.oddities(piece.file)
+    images, picture = request.folder / "images", _cut(pixels(piece), piece.crop)
+    odd = media.oddities(piece.file)
     notes = [*odd, *piece.notes]
     if recipe.mask or piece.crop or odd:
         name = f"{piece.name}.png"
-        picture = _cut(media.load(piece.file), piece.crop)
         if recipe.mask:
             notes += _write_weighted(picture, piece, recipe.mask, request.folder, name)
         else:

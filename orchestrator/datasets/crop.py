@@ -9,7 +9,7 @@ from orchestrator.datasets.pieces import Batch, Box, Dropped, Piece, See, drop, 
 from orchestrator.recipe import Around, Crop, Lost
 
 # In sides of the face's box, which reaches from forehead to chin: left and right, above, below.
-_REACH = {Around.FACE: (0.0, 0.0, 0.0), Around.HEAD_AND_SHOULDERS: (1.0, 0.5, 1.5)}
+_REACH = {Around.FACE: (0.0, 0.0, 0.0), Around.HEAD_AND_SHOULDERS: (0.75, 0.25, 1.25)}
 
 
 def apply(crop: Crop, batch: Batch, see: See, *, trigger: str) -> Batch:
@@ -62,7 +62,7 @@ def _why(piece: Piece, crop: Crop) -> str:
 
 
 def around(face: Sequence[float], size: tuple[int, int], crop: Crop) -> Box:
-    """What is kept of a picture of this size: square for a face, widened to `smallest`, moved into the picture."""
+    """What is kept of a picture of this size: a square, widened to `smallest`, moved and cut to lie in the picture."""
     left, top, right, bottom = face
     unit = max(right - left, bottom - top)
     beside, above, below = (reach + crop.padding for reach in _REACH[crop.around])

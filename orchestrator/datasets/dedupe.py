@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from orchestrator import media
-from orchestrator.datasets.pieces import Batch, Dropped, Piece, drop
+from orchestrator.datasets.pieces import Batch, Dropped, Piece, drop, pixels
 from orchestrator.recipe import Dedupe
 
 
@@ -16,7 +16,7 @@ def apply(dedupe: Dedupe, batch: Batch) -> Batch:
     kept: list[tuple[Piece, Sequence[imagehash.ImageHash]]] = []
     dropped: list[Dropped] = []
     for piece in sorted(batch.pieces, key=lambda piece: (-_pixels(piece), piece.name)):
-        hashes = of(media.load(piece.file), mirror=dedupe.mirror)
+        hashes = of(pixels(piece), mirror=dedupe.mirror)
         twin = next((other for other, known in kept if distance(hashes, known) <= dedupe.distance), None)
         if twin:
             dropped.append(drop(piece, f"a duplicate of {twin.name}"))

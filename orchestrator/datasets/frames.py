@@ -9,7 +9,7 @@ from PIL import Image
 
 from orchestrator import faces, media
 from orchestrator.datasets import dedupe, video
-from orchestrator.datasets.pieces import Batch, Dropped, Piece, See, drop
+from orchestrator.datasets.pieces import Batch, Dropped, Piece, See, drop, pixels
 from orchestrator.recipe import Frames
 
 Likeness: TypeAlias = Callable[[faces.Embedding], float]
@@ -74,8 +74,8 @@ def _different(
     stills: Sequence[Piece], beside: Sequence[Piece], least: int, most: int
 ) -> tuple[list[Piece], list[Dropped]]:
     """One after the other the still that is most unlike all that is there, until `most` are, or none is new."""
-    hashes = {still.name: dedupe.of(media.load(still.file), mirror=True) for still in stills}
-    known = [dedupe.of(media.load(piece.file), mirror=True) for piece in beside]
+    hashes = {still.name: dedupe.of(pixels(still), mirror=True) for still in stills}
+    known = [dedupe.of(pixels(piece), mirror=True) for piece in beside]
     away = {
         still.name: min((dedupe.distance(hashes[still.name], one) for one in known), default=64) for still in stills
     }

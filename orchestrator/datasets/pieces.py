@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
-from orchestrator import faces
+from orchestrator import faces, media
+from orchestrator.errors import InputError, Problem
 
 Box: TypeAlias = tuple[int, int, int, int]
 """Left, top, right, bottom in whole pixels; right and bottom are outside."""
@@ -56,6 +57,15 @@ class Batch:
         """These pieces, and what is dropped besides."""
         ordered = sorted(pieces, key=lambda piece: piece.name)
         return Batch(pieces=tuple(ordered), dropped=(*self.dropped, *dropped))
+
+
+def pixels(piece: Piece) -> media.Picture:
+    """The whole picture, decoded. InputError that names it where that cannot be done."""
+    try:
+        return media.load(piece.file)
+    except media.Unreadable as error:
+        what, remedy = f"cannot be read: {error.reason}", "replace the picture or take it out"
+        raise InputError(Problem(what=what, where=piece.origin, remedy=remedy)) from None
 
 
 def drop(piece: Piece, why: str) -> Dropped:

@@ -122,7 +122,7 @@ def build(dataset: Dataset, used: Settings, hashes: provenance.Hashes) -> Prepar
     if not (folder / "dataset.json").exists():
         _make(dataset, key, folder, used, hashes)
     record = store.read(folder / "dataset.json")
-    if hashes.of_all(_contents(folder / "images")) != record["content"]:
+    if _content(folder / "images") != record["content"]:
         what = f"is not the copy of the dataset {dataset.name} that it should be: a file in it was changed or removed"
         raise NotReady(Problem(what=what, where=str(folder), remedy="delete this folder: it is made again"))
     plain = folder / "plain"
@@ -141,12 +141,9 @@ def _make(dataset: Dataset, key: str, folder: Path, used: Settings, hashes: prov
     draft.parent.mkdir(parents=True, exist_ok=True)
     try:
         record = _copied(dataset, draft) if dataset.recipe is None else _cooked(dataset, draft, used, hashes)
-        files = _contents(draft / "images")
-        for path in files:
+        for path in _ours(draft / "images"):
             shim.sync(path)
-        content = provenance.Hashes(draft / "hashes.json").of_all(files)
-        (draft / "hashes.json").unlink()
-        store.write(draft / "dataset.json", {**record, "key": key, "content": content})
+        store.write(draft / "dataset.json", {**record, "key": key, "content": _content(draft / "images")})
         _publish(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -188,10 +185,15 @@ def _cooked(dataset: Dataset, draft: Path, used: Settings, hashes: provenance.Ha
         hand.unlink(missing_ok=True)
 
 
-def _contents(images: Path) -> list[Path]:
+def _content(images: Path) -> str:
+    """One hash of the pictures and captions, read anew: names and bytes."""
+    lines = [f"{path.name} {provenance.sha256(path)}" for path in _ours(images)]
+    return provenance.sha256_text("\n".join(lines))
+
+
+def _ours(images: Path) -> list[Path]:
     """Pictures and captions, and not what sd-scripts may drop beside them."""
-    pictures = media.pictures(images).pictures
-    stems = {picture.stem for picture in pictures}
+    stems = {picture.stem for picture in media.pictures(images).pictures}
     return [path for path in sorted(images.iterdir()) if path.stem in stems]
 
 

@@ -1,0 +1,61 @@
+"""Carries recipes out over drawn portraits, whose faces the unmodified InsightFace finds."""
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from PIL import Image
+
+from orchestrator import provenance, store
+from orchestrator.datasets import builder
+from orchestrator.miniature import draw, pack, world
+from orchestrator.model import Dataset, Prepared, Scoring
+from orchestrator.recipe import Recipe
+from orchestrator.stages import prepare
+
+
+class Kitchen:
+    """Recipes over one dataset, `persona`."""
+
+    def __init__(self, folder: Path, photos: Path, scoring: Scoring) -> None:
+        self.runs = folder / "runs"
+        self.hashes = provenance.Hashes(self.runs / ".hashes.json")
+        self.persona = Dataset(name="persona", image_dir=photos, trigger=world.SUBJECT)
+        self.scoring = scoring
+        self._tasted = 0
+
+    def dataset(self, name: str, **steps: Any) -> Dataset:
+        return replace(self.persona, name=name, recipe=Recipe(source="persona", **steps))
+
+    def cook(self, dataset: Dataset, *others: Dataset) -> Prepared:
+        known = {one.name: one for one in (self.persona, dataset, *others)}
+        used: Any = SimpleNamespace(runs=self.runs, datasets=known, scoring=self.scoring)
+        return prepare.build(dataset, used, self.hashes)
+
+    def taste(self, dataset: Dataset) -> tuple[Path, dict[str, Any]]:
+        """The same in this process, which is quicker: the folder of pictures, and the record."""
+        self._tasted += 1
+        folder = self.runs / ".datasets" / f"tasted-{self._tasted}"
+        source = self.cook(self.persona).folder.parent
+        hand = self.runs / "in_hand"
+        request = builder.Request(
+            dataset=dataset, source=source, folder=folder, scoring=self.scoring, cache=self.runs / ".faces", hand=hand
+        )
+        return folder / "images", builder.build(request)
+
+    def record(self, prepared: Prepared) -> dict[str, Any]:
+        return store.read(prepared.folder.parent / "dataset.json")
+
+
+def scoring(folder: Path) -> Scoring:
+    """A face pack and references of the persona."""
+    pack.build(folder / "pack")
+    world.photos(folder / "references", world.PERSONA, count=4, first=1000, captions=False)
+    return Scoring(pack=folder / "pack", references=folder / "references", det_size=256)
+
+
+def drawn(*faces: draw.Pose, px: int = 256, person: int = world.PERSONA, seed: int = 0) -> Image.Image:
+    """A photo of the persona, or of the persona and others, in these places."""
+    people = [(draw.person(person + index), pose) for index, pose in enumerate(faces)]
+    return Image.fromarray(draw.photo(people, draw.Backdrop(seed=seed), px=px))

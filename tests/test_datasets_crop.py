@@ -1,0 +1,192 @@
+"""Crops: what becomes of every kind of picture."""
+
+from pathlib import Path
+
+import kitchen as kitchens
+import numpy as np
+import pytest
+from kitchen import drawn
+from PIL import Image
+
+from orchestrator import faces, media
+from orchestrator.datasets import captions, crop
+from orchestrator.errors import InputError
+from orchestrator.miniature.draw import Pose
+from orchestrator.recipe import Around, Crop, Lost
+
+pytestmark = pytest.mark.filterwarnings("ignore:.estimate. is deprecated:FutureWarning")
+
+CAPTION = "photo of ohwx person, full body, on a street, smiling"
+SMALL = Pose(x=0.3, y=0.35, size=0.3)
+
+
+@pytest.fixture(scope="module")
+def scoring(tmp_path_factory):
+    return kitchens.scoring(tmp_path_factory.mktemp("scoring"))
+
+
+@pytest.fixture(scope="module")
+def model(scoring):
+    found = faces.inspect(scoring.pack, det_size=scoring.det_size, decode_rule=media.DECODE_RULE)
+    return faces.load(found, device="cpu")
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    """A folder for pictures."""
+    (tmp_path / "images").mkdir()
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def kitchen(tmp_path, photos, scoring):
+    return kitchens.Kitchen(tmp_path, photos, scoring)
+
+
+def put(picture: Image.Image, path: Path, **options: object) -> None:
+    picture.save(path, **options)
+    path.with_suffix(".txt").write_text(CAPTION)
+
+
+def notes(record: dict) -> dict[str, str]:
+    return {Path(one["name"]).stem: "; ".join(one["notes"]) for one in record["made"]}
+
+
+def share(model: faces.Faces, path: Path) -> float:
+    """The longer side of the face's box as a part of the picture's width."""
+    picture = media.load(path)
+    left, top, right, bottom = model.find(picture).faces[0].box
+    return max(right - left, bottom - top) / picture.shape[1]
+
+
+def test_the_face_is_cut_out_with_its_padding(kitchen, photos, model):
+    put(drawn(SMALL), photos / "a.png")
+    made, _ = kitchen.taste(kitchen.dataset("close", crop=Crop(padding=0.25, smallest=32)))
+    face = share(model, photos / "a.png")
+    assert share(model, made / "a.png") == pytest.approx(1 / 1.5, abs=0.05)
+    assert share(model, made / "a.png") > 2 * face
+    assert (photos / "a.png").stat().st_size > (made / "a.png").stat().st_size
+
+
+def test_head_and_shoulders_show_more_and_more_below_than_above():
+    face, size = (100, 100, 140, 140), (400, 400)
+    close = crop.around(face, size, Crop(smallest=1, padding=0))
+    wide = crop.around(face, size, Crop(smallest=1, padding=0, around=Around.HEAD_AND_SHOULDERS))
+    assert close == (100, 100, 140, 140)
+    assert wide[3] - 140 > 2 * (100 - wide[1]) > 0
+    assert (wide[2] - wide[0], (wide[0] + wide[2]) / 2) == (wide[3] - wide[1], 120)
+
+
+@pytest.mark.parametrize("face", [(0, 0, 40, 40), (360, 260, 400, 300), (180, 0, 220, 40)])
+def test_a_crop_lies_in_its_picture_and_is_no_smaller_than_the_smallest(face):
+    left, top, right, bottom = crop.around(face, (400, 300), Crop(smallest=128))
+    assert (right - left, bottom - top) == (128, 128)
+    assert left >= 0
+    assert top >= 0
+    assert right <= 400
+    assert bottom <= 300
+
+
+def test_a_crop_wider_than_the_picture_is_cut_to_it():
+    assert crop.around((50, 50, 150, 150), (400, 200), Crop(padding=1.0)) == (0, 0, 400, 200)
+    assert crop.around((50, 50, 150, 150), (400, 200), Crop(padding=1.0, smallest=64)) == (0, 0, 300, 200)
+
+
+def test_every_kind_of_picture_has_its_outcome_and_its_line(kitchen, photos):
+    put(drawn(SMALL), photos / "one.png")
+    put(drawn(), photos / "none.png")
+    put(drawn(Pose(x=0.25, y=0.3, size=0.2), Pose(x=0.7, y=0.6, size=0.4)), photos / "two.png")
+    put(drawn(Pose(size=0.7)).resize((60, 60)), photos / "tiny.png")
+    put(drawn(Pose(size=0.8)), photos / "filled.png")
+    _, record = kitchen.taste(kitchen.dataset("close", crop=Crop(smallest=96)))
+    told = notes(record)
+    assert told["one"] == ""
+    assert "not cropped: no face found" in told["none"]
+    assert "2 faces, the largest counts" in told["two"]
+    assert "not cropped: its shorter side has 60 of 96 pixels" in told["tiny"]
+    assert "the whole picture: the face fills it" in told["filled"]
+    crops = {Path(one["name"]).stem: one["crop"] for one in record["made"]}
+    assert crops["two"][0] > 40
+    assert crops["none"] is crops["tiny"] is crops["filled"] is None
+    assert record["dropped"] == []
+
+
+def test_lost_pictures_can_be_left_out_and_are_named(kitchen, photos):
+    put(drawn(SMALL), photos / "one.png")
+    put(drawn(), photos / "none.png")
+    _, record = kitchen.taste(kitchen.dataset("close", crop=Crop(smallest=96, lost=Lost.DROP)))
+    assert record["pictures"] == ["one.png"]
+    (dropped,) = record["dropped"]
+    assert (dropped["origin"], dropped["why"]) == (str(photos / "none.png"), "no face found")
+
+
+def test_crops_can_stand_beside_their_originals(kitchen, photos):
+    put(drawn(SMALL), photos / "one.png")
+    put(drawn(), photos / "none.png")
+    words = Crop(smallest=96, beside=True, drop_words=("full body",))
+    made, record = kitchen.taste(kitchen.dataset("both", crop=words))
+    assert set(record["pictures"]) == {"none.png", "one-face.png", "one.png"}
+    assert (made / "one.png").read_bytes() == (photos / "one.png").read_bytes()
+    assert "full body" in (made / "one.txt").read_text()
+    assert "full body" not in (made / "one-face.txt").read_text()
+    assert "no crop beside it: no face found" in record["dropped"][0]["why"]
+
+
+def test_a_share_of_the_pictures_is_cropped(kitchen, photos):
+    for number in range(4):
+        put(drawn(SMALL, seed=number), photos / f"{number}.png")
+    _, record = kitchen.taste(kitchen.dataset("half", crop=Crop(smallest=96, share=0.5)))
+    assert sum(one["crop"] is not None for one in record["made"]) == 2
+
+
+def test_a_picture_on_its_side_is_turned_as_its_exif_says(kitchen, photos, model):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise
+    put(drawn(SMALL).rotate(90, expand=True), photos / "turned.png", exif=exif)
+    made, record = kitchen.taste(kitchen.dataset("close", crop=Crop(smallest=96)))
+    assert "turned upright as its EXIF says" in notes(record)["turned"]
+    with Image.open(made / "turned.png") as picture:
+        assert not picture.getexif()
+    eyes = model.find(media.load(made / "turned.png")).faces[0].landmarks
+    assert eyes[0][0] < eyes[1][0]
+    assert abs(eyes[0][1] - eyes[1][1]) < 5
+
+
+def test_transparent_parts_become_white(kitchen, photos):
+    picture = drawn(SMALL)
+    alpha = np.full((256, 256), 255, np.uint8)
+    alpha[200:] = 0
+    picture.putalpha(Image.fromarray(alpha))
+    put(picture, photos / "clear.png")
+    made, record = kitchen.taste(kitchen.dataset("wide", crop=Crop(smallest=250)))
+    assert "laid over white" in notes(record)["clear"]
+    with Image.open(made / "clear.png") as opened:
+        assert opened.mode == "RGB"
+        assert np.asarray(opened)[-1].min() == 255
+
+
+def test_a_picture_that_cannot_be_decoded_stops_the_build_with_its_name(kitchen, photos):
+    put(drawn(SMALL), photos / "whole.png")
+    (photos / "broken.png").write_bytes((photos / "whole.png").read_bytes()[:3000])
+    with pytest.raises(InputError, match=r"broken\.png"):
+        kitchen.taste(kitchen.dataset("close", crop=Crop(smallest=96)))
+
+
+@pytest.mark.parametrize(
+    ("caption", "kept"),
+    [
+        (CAPTION, "photo of ohwx person, smiling"),
+        ("ohwx person on a street, Full Body", "ohwx person on a street"),
+        ("streetwear, smiling", "streetwear, smiling"),
+        ("on a street", ""),
+    ],
+)
+def test_captions_lose_the_parts_that_are_no_longer_true(caption, kept):
+    assert captions.without(caption, ("full body", "street"), trigger="ohwx person") == kept
+
+
+def test_a_caption_never_becomes_empty(kitchen, photos):
+    put(drawn(SMALL), photos / "a.png")
+    (photos / "a.txt").write_text("on a street")
+    made, _ = kitchen.taste(kitchen.dataset("close", crop=Crop(smallest=96, drop_words=("street",))))
+    assert (made / "a.txt").read_text().strip() == "on a street"
