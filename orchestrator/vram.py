@@ -1,6 +1,6 @@
 """The card: which ones there are, and how much memory is used. NVML behind a protocol; its failures are None."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Protocol, TypeVar
@@ -68,16 +68,29 @@ def _cards(nvml: Any) -> list[Card]:
 def _sample(nvml: Any, card: str, pids: Collection[int]) -> VramSample | None:
     handle = nvml.nvmlDeviceGetHandleByUUID(card)
     memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-    own = [size for pid, size in _processes(nvml, handle).items() if pid in pids and size is not None]
-    return plausible(int(memory.used) // MIB, int(memory.total) // MIB, sum(own) if own else None)
+    own = own_mib(_processes(nvml, handle), pids)
+    return plausible(int(memory.used) // MIB, int(memory.total) // MIB, own)
 
 
-def plausible(used_mib: int, total_mib: int, own_mib: int | None) -> VramSample | None:
+def own_mib(processes: Mapping[int, int | None], pids: Collection[int]) -> int | None:
+    """What `pids` hold of a card with these processes; None where the driver hides processes or sizes.
+
+    0 while they are not on it yet: the memory of a trainer that was just killed is there for another second, and a
+    neighbour's is not theirs either.
+    """
+    ours = {pid: size for pid, size in processes.items() if pid in pids}
+    told = [size for size in (ours or processes).values() if size is not None]
+    if not told or len(told) < len(ours or processes):
+        return None
+    return sum(told) if ours else 0
+
+
+def plausible(used_mib: int, total_mib: int, own: int | None) -> VramSample | None:
     """A sample, unless the driver reports nonsense."""
     if not 0 <= used_mib <= total_mib or total_mib == 0:
         return None
-    own = own_mib if own_mib is not None and 0 < own_mib <= used_mib else None
-    return VramSample(used_mib=used_mib, total_mib=total_mib, own_mib=own)
+    told = own if own is not None and 0 <= own <= used_mib else None
+    return VramSample(used_mib=used_mib, total_mib=total_mib, own_mib=told)
 
 
 def _card(nvml: Any, handle: Any, driver: str) -> Card:

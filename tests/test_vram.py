@@ -1,0 +1,40 @@
+"""What of a card's memory is a run's own, as far as the driver tells."""
+
+import pytest
+
+from orchestrator import vram
+
+DYING, NEIGHBOUR, OURS = 533, 652, 700
+
+
+@pytest.mark.parametrize(
+    ("processes", "own"),
+    [
+        ({OURS: 9000}, 9000),
+        ({OURS: 9000, 701: 300, NEIGHBOUR: 4000}, 9300),
+        ({DYING: 17324}, 0),  # seen on an H200: the trainer stopped for its memory was listed when the next one started
+        ({NEIGHBOUR: 127788}, 0),
+        ({}, None),  # a container: nobody is listed, whatever is used
+        ({OURS: None}, None),  # WSL and Windows: sizes are not told
+        ({NEIGHBOUR: None}, None),
+        ({OURS: 9000, NEIGHBOUR: None}, 9000),
+        ({OURS: None, 701: 300}, None),
+    ],
+)
+def test_own_memory(processes: dict[int, int | None], own: int | None) -> None:
+    assert vram.own_mib(processes, {OURS, 701}) == own
+
+
+def test_nothing_of_ours_is_a_sample() -> None:
+    assert vram.plausible(17947, 143771, 0) == vram.VramSample(used_mib=17947, total_mib=143771, own_mib=0)
+
+
+@pytest.mark.parametrize(("used", "total"), [(-1, 24576), (24577, 24576), (0, 0)])
+def test_nonsense_is_no_sample(used: int, total: int) -> None:
+    assert vram.plausible(used, total, None) is None
+
+
+def test_a_larger_part_than_the_whole_is_not_believed() -> None:
+    sample = vram.plausible(1000, 24576, 2000)
+    assert sample is not None
+    assert sample.own_mib is None
