@@ -1,0 +1,120 @@
+"""Weights of the loss: where they lie, what their mean is, and that the picture under them is the same."""
+
+from pathlib import Path
+
+import kitchen as kitchens
+import numpy as np
+import pytest
+from kitchen import drawn
+from PIL import Image
+
+from orchestrator.datasets import mask
+from orchestrator.miniature.draw import Pose
+from orchestrator.recipe import Crop, Mask
+
+pytestmark = pytest.mark.filterwarnings("ignore:.estimate. is deprecated:FutureWarning")
+
+FACE, SIZE = (100.0, 60.0, 160.0, 140.0), (300, 400)
+PLAIN = Mask(face=1.0, body=0.5, background=0.2, feather=0.0)
+
+
+@pytest.fixture(scope="module")
+def scoring(tmp_path_factory):
+    return kitchens.scoring(tmp_path_factory.mktemp("scoring"))
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    (tmp_path / "images").mkdir()
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def kitchen(tmp_path, photos, scoring):
+    return kitchens.Kitchen(tmp_path, photos, scoring)
+
+
+def test_face_body_and_background_have_their_weights():
+    weights = mask.weights(PLAIN, FACE, SIZE)
+    assert weights.shape == (400, 300)
+    assert weights[100, 130] == 1.0
+    assert weights[390, 130] == weights[60, 90] == 0.5
+    assert weights[5, 5] == weights[390, 5] == 0.2
+
+
+def test_feathering_softens_the_edge_and_never_leaves_the_range():
+    hard, soft = mask.weights(PLAIN, FACE, SIZE), mask.weights(Mask(body=0.5, background=0.2, feather=0.5), FACE, SIZE)
+    assert np.abs(np.diff(soft, axis=0)).max() < np.abs(np.diff(hard, axis=0)).max() / 4
+    assert (soft.min(), soft.max()) == (pytest.approx(0.2), pytest.approx(1.0))
+
+
+@pytest.mark.parametrize("mean", [0.1, 0.4, 0.6, 0.9, 1.0])
+def test_the_mean_is_what_the_recipe_says(mean):
+    weights = mask.weights(Mask(mean=mean), FACE, SIZE)
+    assert weights.mean() == pytest.approx(mean, abs=1e-6)
+    assert weights.max() <= 1
+    assert weights[100, 130] == weights.max()
+
+
+def test_below_one_the_ratios_stay():
+    weights = mask.weights(Mask(face=1.0, body=0.5, background=0.25, feather=0, mean=0.2), FACE, SIZE)
+    assert weights[100, 130] / weights[5, 5] == pytest.approx(4)
+
+
+def test_a_mean_that_cannot_be_reached_gives_all_there_is():
+    weights = mask.weights(Mask(face=1, body=0, background=0, feather=0, mean=0.9), FACE, SIZE)
+    assert set(np.unique(weights.round(6))) >= {0.0, 1.0}
+    assert weights[5, 5] == 0
+    assert weights.mean() < 0.2
+
+
+def test_without_a_face_all_weighs_the_same():
+    assert np.all(mask.weights(Mask(mean=0.4), None, SIZE) == pytest.approx(0.4))
+    assert np.all(mask.weights(Mask(), None, SIZE) == 1.0)
+
+
+def test_a_larger_face_weighs_no_more_than_a_smaller_one_under_a_mean():
+    close, far = (mask.weights(Mask(mean=0.5), face, SIZE).sum() for face in ((50, 50, 250, 300), FACE))
+    assert close == pytest.approx(far)
+
+
+def test_the_weights_are_the_alpha_of_an_unchanged_picture(kitchen, photos):
+    drawn(Pose(x=0.4, y=0.4, size=0.4)).save(photos / "a.png")
+    made, record = kitchen.taste(kitchen.dataset("weighted", mask=Mask(background=0.0, feather=0.0)))
+    with Image.open(made / "a.png") as picture, Image.open(photos / "a.png") as original:
+        assert picture.mode == "RGBA"
+        assert np.array_equal(np.asarray(picture)[..., :3], np.asarray(original))
+        alpha = np.asarray(picture)[..., 3]
+    with Image.open(made.parent / "masks" / "a.png") as kept, Image.open(made.parent / "plain" / "a.png") as plain:
+        assert np.array_equal(np.asarray(kept), alpha)
+        assert np.array_equal(np.asarray(plain), np.asarray(original))
+    left, top, right, bottom = (round(side) for side in record["made"][0]["face"])
+    assert alpha[(top + bottom) // 2, (left + right) // 2] == 255
+    assert alpha[2, 2] == 0
+    assert f"mean weight {alpha.mean() / 255:.2f}" in record["made"][0]["notes"]
+
+
+def test_in_a_crop_the_weights_lie_where_the_face_is(kitchen, photos):
+    drawn(Pose(x=0.25, y=0.3, size=0.3)).save(photos / "a.png")
+    both = kitchen.dataset("both", crop=Crop(smallest=96), mask=Mask(body=0.0, background=0.0, feather=0.0))
+    made, record = kitchen.taste(both)
+    with Image.open(made / "a.png") as picture:
+        alpha = np.asarray(picture)[..., 3]
+    rows, columns = np.nonzero(alpha)
+    face, crop = record["made"][0]["face"], record["made"][0]["crop"]
+    middle = ((face[0] + face[2]) / 2 - crop[0], (face[1] + face[3]) / 2 - crop[1])
+    assert (columns.mean(), rows.mean()) == (pytest.approx(middle[0], abs=2), pytest.approx(middle[1], abs=2))
+
+
+def test_a_picture_without_a_face_is_named(kitchen, photos):
+    drawn().save(photos / "none.png")
+    _, record = kitchen.taste(kitchen.dataset("weighted", mask=Mask(mean=0.4)))
+    assert "no face found" in record["made"][0]["notes"]
+    assert "mean weight 0.40" in record["made"][0]["notes"]
+
+
+def test_who_looks_for_faces_gets_the_pictures_without_their_weights(kitchen, photos):
+    drawn(Pose(size=0.5)).save(photos / "a.png")
+    prepared = kitchen.cook(kitchen.dataset("weighted", mask=Mask(background=0.0)))
+    assert prepared.plain == prepared.folder.parent / "plain"
+    assert all((prepared.plain / name).exists() for name in prepared.pictures)
