@@ -18,7 +18,7 @@ from typing import Any
 from orchestrator import outcome, process, store
 from orchestrator.context import Context
 from orchestrator.errors import NotReady, Problem
-from orchestrator.model import MEMORY_FAILURES, Failure, Limits, Progress, Result, VramSample
+from orchestrator.model import CROWDED_FAILURES, MEMORY_FAILURES, Failure, Progress, Result, VramSample
 from orchestrator.outcome import Failed, Outcome
 from orchestrator.store import Attempt, Run
 
@@ -137,7 +137,7 @@ class _Watch:
     def _forgive_sleep(self) -> None:
         """Time in which we did not look (a suspended machine, a stopped orchestrator) is nobody's stall."""
         now = time.monotonic()
-        missed = now - self.looked - 10 * self.ctx.settings.vram.poll_s - 5
+        missed = now - self.looked - 10 * self.ctx.settings.vram.poll_s
         if missed > 0:
             self.began, self.grew = self.began + missed, self.grew + missed
         self.looked = now
@@ -182,8 +182,8 @@ class _Watch:
     def _memory(self, sample: VramSample | None, progress: Progress | None) -> Failed | None:
         if sample is None:
             return None
-        budget, used = self.ctx.settings.vram.budget_gib, _used(sample)
-        if budget and used > budget * 1024:
+        budget, used = self.ctx.settings.vram.budget_gib, _used(sample, packed=self.ctx.packed)
+        if budget and used and used > budget * 1024:
             return Failed(
                 Failure.OOM, f"used {used / 1024:.1f} GiB, over the budget of {budget:g} GiB (vram.budget_gib)"
             )
@@ -205,7 +205,7 @@ def _close(run: Run, attempt: Attempt, past: list[Attempt], job: Job, ctx: Conte
     result = Result(
         failure=failed.failure if failed else None,
         reason=_without_secrets(failed.reason, {**ctx.environ, **ctx.settings.trainer.env}) if failed else "",
-        retry=failed is not None and (ended.interrupted or _retry(failed, past, job, ctx.settings.limits)),
+        retry=failed is not None and (ended.interrupted or _retry(failed, attempt, past, job, ctx)),
         **_measured(ended, job.progress(ended.log)),
     )
     attempt.close(result)
@@ -236,14 +236,16 @@ _PASSING = frozenset({Failure.CRASHED, Failure.DISK_FULL})
 """What may well not happen again."""
 
 
-def _retry(failed: Failed, past: list[Attempt], job: Job, limits: Limits) -> bool:
+def _retry(failed: Failed, attempt: Attempt, past: list[Attempt], job: Job, ctx: Context) -> bool:
     """Whether another attempt may help: after so many crashes in a row it does not, however often we were stopped."""
+    if failed.failure in CROWDED_FAILURES and attempt.packed:
+        return True
     if failed.failure not in _PASSING:
         return job.another(failed.failure)
     results = [result for attempt in reversed(past) if (result := attempt.result())]
     failures = [result.failure for result in results if result.failure is not Failure.KILLED]
     in_a_row = len(list(itertools.takewhile(lambda failure: failure in _PASSING, failures)))
-    return in_a_row + 1 < limits.crashes
+    return in_a_row + 1 < ctx.settings.limits.crashes
 
 
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH", re.IGNORECASE)
@@ -257,8 +259,9 @@ def _without_secrets(text: str, environ: Mapping[str, str]) -> str:
     return text
 
 
-def _used(sample: VramSample) -> int:
-    return sample.used_mib if sample.own_mib is None else sample.own_mib
+def _used(sample: VramSample, *, packed: bool) -> int | None:
+    """MiB of this attempt: the whole card's where the driver tells no more, unless others are on it, too."""
+    return sample.used_mib if sample.own_mib is None and not packed else sample.own_mib
 
 
 def _append(path: Path, sample: VramSample) -> None:

@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,13 +94,13 @@ def run(settings_file: Path, grid_file: Path, name: str, only: str, retry: str |
     asked = plan.read(settings_file, grid_file, name)
     console.problems(asked.warnings)
     runs = asked.runs(only)
-    card = _ready(asked, console)
-    with asked.sweep.lock():
-        ctx = _context(asked, card, console)
+    cards = _ready(asked, console)
+    with asked.sweep.lock(), _held(asked, cards) as held:
+        ctx = _context(asked, held, console)
         _on_signals(ctx.stop)
         with console.live(lambda: view.look(asked.sweep)):
             try:
-                sweep.drive(runs, ctx, retry=retry is not None, fail_fast=fail_fast)
+                sweep.drive(runs, ctx, cards=held, retry=retry is not None, fail_fast=fail_fast)
             finally:
                 _report(asked.sweep, console)
     if ctx.stop:
@@ -170,9 +171,9 @@ def probe(settings_file: Path, grid_file: Path, only: str, retry: str | None) ->
     probes = probing.wanted(asked, only)
     for profile in _forecast(asked, only).profiles:
         console.say(f"{profile.key}: {bill.label(profile.settings) or 'all'}")
-    card = _ready(asked, console)
-    with store.probe_sweep(asked.settings.runs).lock():
-        ctx = _context(asked, card, console, frozen=False)
+    cards = _ready(asked, console)
+    with store.probe_sweep(asked.settings.runs).lock(), _held(asked, cards) as held:
+        ctx = _context(asked, held, console, frozen=False)
         _on_signals(ctx.stop)
         probing.drive(probes, ctx, retry=retry is not None)
     console.page(bill.profiles(_forecast(asked, only)))
@@ -247,8 +248,8 @@ def init(path: Path) -> None:
     _console().result(str(path))
 
 
-def _ready(asked: Plan, console: Console) -> str:
-    """The UUID of the card to use, empty when none is needed; raises NotReady with all that is missing."""
+def _ready(asked: Plan, console: Console) -> list[str]:
+    """The UUIDs of the cards to use, none when none is needed; raises NotReady with all that is missing."""
     from orchestrator import readiness, vram
 
     probe = vram.Nvml()
@@ -256,8 +257,15 @@ def _ready(asked: Plan, console: Console) -> str:
     if errors_of(problems):
         raise NotReady(*problems)
     console.problems(problems)
-    card = readiness.choose_card(probe.cards(), asked.settings.vram.card)
-    return card.uuid if card else ""
+    return [card.uuid for card in readiness.choose_cards(probe.cards(), asked.settings.vram.card)]
+
+
+def _held(asked: Plan, cards: list[str]) -> AbstractContextManager[list[str]]:
+    """Those of the cards that no other sweep uses, for as long as ours does; all where they may be shared."""
+    from orchestrator import store
+
+    used = asked.settings
+    return nullcontext(cards) if used.vram.share else store.hold_cards(used.runs, cards)
 
 
 def _forecast(asked: Plan, only: str) -> Forecast:
@@ -270,7 +278,7 @@ def _forecast(asked: Plan, only: str) -> Forecast:
     return forecast.forecast(asked.sweep, runs, asked.settings, prompts=len(asked.prompts), card_gib=card_gib)
 
 
-def _context(asked: Plan, card: str, console: Console, *, frozen: bool = True) -> Context:
+def _context(asked: Plan, cards: list[str], console: Console, *, frozen: bool = True) -> Context:
     """Prepare the datasets, freeze the sweep unless it is only probed, and hand out what its runs share."""
     from orchestrator import datasets, freeze, provenance, vram
     from orchestrator.context import Context
@@ -290,7 +298,7 @@ def _context(asked: Plan, card: str, console: Console, *, frozen: bool = True) -
         probe=vram.Nvml(),
         listener=console,
         environ=os.environ,
-        card=card,
+        card=cards[0] if cards else "",
     )
 
 

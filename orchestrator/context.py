@@ -35,8 +35,8 @@ class Listener(Protocol):
 class Context:
     """The outside world of a sweep, and what all its runs share.
 
-    card: UUID of the card in use, empty without one; environ: what children inherit; templates: the frozen ones;
-    datasets: by name, as prepared; prompts: in the order of their file.
+    card: UUID of the card in use, empty without one; packed: others may be on it, too; environ: what children inherit;
+    templates: the frozen ones; datasets: by name, as prepared; prompts: in the order of their file.
     """
 
     settings: Settings
@@ -47,4 +47,5 @@ class Context:
     listener: Listener
     environ: Mapping[str, str]
     card: str = ""
+    packed: bool = False
     stop: Stop = field(default_factory=Stop)

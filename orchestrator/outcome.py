@@ -56,7 +56,7 @@ def read(folder: Path, *, ours: bool = False) -> Outcome:
         same_boot=process.same_boot(folder),
         ours=ours,
         log=tail(folder / "log", TAIL_BYTES),
-        peak_vram_mib=_peak(folder / "vram.csv"),
+        peak_vram_mib=_peak(folder / "vram.csv", packed=store.Attempt(folder).packed),
     )
 
 
@@ -97,7 +97,7 @@ def _unseen(outcome: Outcome) -> Failed:
     if not outcome.started:
         return Failed(Failure.KILLED, "its watcher ended before the program started")
     if not outcome.same_boot:
-        return Failed(Failure.KILLED, "the machine was restarted")
+        return Failed(Failure.KILLED, "its machine was restarted, or is gone")
     return Failed(Failure.CRASHED, "vanished: neither the program nor its watcher is alive")
 
 
@@ -112,10 +112,11 @@ def tail(log: Path, limit: int) -> str:
         return ""
 
 
-def _peak(path: Path) -> int | None:
-    """Highest use in MiB: of this run's processes where the driver told, else of the whole card."""
+def _peak(path: Path, *, packed: bool) -> int | None:
+    """Highest use in MiB: of this run's processes where the driver told, else of the whole card if it was alone."""
     if not path.exists():
         return None
     with path.open(encoding="ascii", errors="replace", newline="") as file:
         rows = [row for row in csv.reader(file) if len(row) == 4 and row[1].isdigit() and row[2].isdigit()]
-    return max((int(row[3] if row[3].isdigit() else row[1]) for row in rows), default=None)
+    known = [row for row in rows if row[3].isdigit() or not packed]
+    return max((int(row[3] if row[3].isdigit() else row[1]) for row in known), default=None)

@@ -13,7 +13,7 @@ from orchestrator.model import Point
 from orchestrator.plan import Plan
 from orchestrator.stages import train
 from orchestrator.store import Run
-from orchestrator.sweep import RUNNABLE
+from orchestrator.schedule import RUNNABLE
 
 STEPS = 20
 

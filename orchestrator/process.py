@@ -22,6 +22,9 @@ from orchestrator.model import Exit
 
 MARKER = "ORCHESTRATE_ATTEMPT"
 
+SILENT_S = 12 * shim.BEAT_S
+"""Without a sign of life for so long, a shim on another machine is dead; clocks may differ by some of it."""
+
 
 def start(folder: Path, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path) -> None:
     """Start `argv` under the shim; its records and its log go to `folder`. `env` is the child's whole environment."""
@@ -42,14 +45,31 @@ def started(folder: Path) -> bool:
 
 
 def same_boot(folder: Path) -> bool:
-    """Whether the child was started since the machine was: a reboot or power loss is not the child's fault."""
+    """Whether the child was started here since the machine was: a reboot or power loss is not the child's fault."""
+    record, here = _read(folder / "process.json"), shim.identity(os.getpid())
+    return record is not None and all(record.get(key) == here[key] for key in ("boot", "host"))
+
+
+def host(folder: Path) -> str:
+    """The machine that it was started on; empty before it was."""
     record = _read(folder / "process.json")
-    return record is not None and record["boot"] == shim.identity(os.getpid())["boot"]
+    return str(record.get("host", "")) if record else ""
+
+
+def elsewhere(folder: Path) -> bool:
+    """Whether it was started on another machine, whose processes we do not see."""
+    return host(folder) not in ("", os.uname().nodename)
 
 
 def running(folder: Path) -> bool:
-    """Whether the shim or anything it started still lives."""
+    """Whether the shim or anything it started still lives; on another machine: whether its shim gives signs of life."""
+    if elsewhere(folder):
+        return exited(folder) is None and _silence_s(folder) < SILENT_S
     return _shim_lives(folder) or bool(marked(folder))
+
+
+def _silence_s(folder: Path) -> float:
+    return time.time() - (folder / "process.json").stat().st_mtime
 
 
 def exited(folder: Path) -> Exit | None:
@@ -68,7 +88,7 @@ def wait(folder: Path, timeout_s: float) -> None:
     """Sleep until the shim ends, at most `timeout_s`; a short nap when only what it left behind still lives."""
     record = _read(folder / "process.json")
     if record is None or not _shim_lives(folder):
-        time.sleep(min(timeout_s, 0.02))
+        time.sleep(timeout_s if elsewhere(folder) else min(timeout_s, 0.02))
         return
     with contextlib.suppress(OSError):  # it ended since we looked
         ended = os.pidfd_open(record["pid"])
@@ -84,8 +104,11 @@ def stop(folder: Path, grace_s: float, hurry: Callable[[], bool] = lambda: False
     """End everything marked with this folder: TERM, wait `grace_s` or until `hurry`, KILL; then nothing is left.
 
     The shim takes no TERM, and is killed last: it ends by itself once it has written down how the child did.
-    Raises NotReady when something does not even die of KILL.
+    Raises NotReady when something does not even die of KILL, or lives on another machine.
     """
+    if elsewhere(folder):
+        what, remedy = f"runs on {host(folder)} and can only be ended there", "the same command there, then Ctrl-C"
+        raise NotReady(Problem(what=what, where=str(folder), remedy=remedy))
     _signal_all(folder, signal.SIGTERM)
     _wait_gone(folder, grace_s, hurry)
     _signal_all(folder, signal.SIGKILL, spare=_shim(folder))

@@ -55,23 +55,30 @@ def _card(settings: Settings, probe: VramProbe, where: str) -> Iterator[Problem]
     if settings.vram.card == NO_CARD:
         return
     cards = probe.cards()
-    chosen = choose_card(cards, settings.vram.card)
-    if chosen is None:
-        what = "no such NVIDIA GPU" if cards else "the NVIDIA driver shows no GPU"
-        remedy = "install the driver, then `nvidia-smi` must list the card" if not cards else _names(cards)
-        yield _missing(what, where, "vram.card", settings.vram.card or "(the first)", remedy)
-    elif chosen.processes:
-        named = ", ".join(f"process {pid} ({mib or '?'} MiB)" for pid, mib in chosen.processes.items())
-        yield _doubt(f"{chosen.name} is also used by {named}", where, "vram.card", chosen.uuid, "end what you can")
+    for wanted in _wanted(settings.vram.card) or [""]:
+        if not choose_cards(cards, wanted):
+            what = "no such NVIDIA GPU" if cards else "the NVIDIA driver shows no GPU"
+            remedy = "install the driver, then `nvidia-smi` must list the card" if not cards else _names(cards)
+            yield _missing(what, where, "vram.card", wanted or "(all)", remedy)
+    for card in choose_cards(cards, settings.vram.card):
+        if card.processes:
+            named = ", ".join(f"process {pid} ({mib or '?'} MiB)" for pid, mib in card.processes.items())
+            yield _doubt(f"{card.name} is also used by {named}", where, "vram.card", card.uuid, "end what you can")
+
+
+def choose_cards(cards: Iterable[Card], wanted: str) -> list[Card]:
+    """The cards of these UUIDs or indices, with commas between them; all when none is named."""
+    listed, names = list(cards), _wanted(wanted)
+    return [card for index, card in enumerate(listed) if not names or {card.uuid, str(index)} & set(names)]
 
 
 def choose_card(cards: Iterable[Card], wanted: str) -> Card | None:
-    """The card of that UUID or index; the first when none is named."""
-    listed = list(cards)
-    if wanted.isdigit() or not wanted:
-        index = int(wanted or 0)
-        return listed[index] if index < len(listed) else None
-    return next((card for card in listed if card.uuid == wanted), None)
+    """The first of them, for what is said of one card."""
+    return next(iter(choose_cards(cards, wanted)), None)
+
+
+def _wanted(written: str) -> list[str]:
+    return [name.strip() for name in written.split(",") if name.strip()]
 
 
 def _names(cards: Iterable[Card]) -> str:

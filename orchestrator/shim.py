@@ -17,12 +17,16 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+BEAT_S = 5.0
+"""Between two signs of life."""
+
 
 def main(folder: Path) -> None:
     """Run the command of `folder` to its end."""
     _outlive_polite_signals()
     command = json.loads((folder / "command.json").read_text(encoding="utf-8", errors="surrogateescape"))
     write(folder / "process.json", {"schema": 1, **identity(os.getpid())})
+    _give_signs_of_life(folder / "process.json")
     began, kills = time.monotonic(), _oom_kills()
     code, error = _run(command["argv"], command["cwd"], folder / "log")
     killed = code == -signal.SIGKILL and _oom_kills() > kills
@@ -37,6 +41,17 @@ def _outlive_polite_signals() -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, nothing)
+
+
+def _give_signs_of_life(file: Path) -> None:
+    """Touch the file now and then: other machines do not see our /proc. The child inherits no timer."""
+
+    def touch(_signal: int, _frame: FrameType | None) -> None:
+        with contextlib.suppress(OSError):  # a full disk, or a network folder that is away for a while
+            os.utime(file)
+
+    signal.signal(signal.SIGALRM, touch)
+    signal.setitimer(signal.ITIMER_REAL, BEAT_S, BEAT_S)
 
 
 def _run(argv: list[str], cwd: str, log: Path) -> tuple[int, str]:
@@ -58,11 +73,11 @@ def _oom_kills() -> int:
 
 
 def identity(pid: int) -> dict[str, Any]:
-    """Who a process is, for ever: its number, the tick it started at, and the boot it lives in (/proc, Linux)."""
+    """Who a process is, for ever: its number, the tick it started at, boot and machine it lives in (/proc, Linux)."""
     stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     ticks = int(stat.rpartition(")")[2].split()[19])
     boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    return {"pid": pid, "started": ticks, "boot": boot}
+    return {"pid": pid, "started": ticks, "boot": boot, "host": os.uname().nodename}
 
 
 def write(path: Path, record: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """The only module that knows the layout of runs/: paths, records, the lock, and the state that follows from them.
 
     runs/calibration.json  calibration.svg
+    runs/.cards/<uuid>.lock  held by the sweep that uses the card
     runs/.probe/<key>/  a run of 20 steps for one memory profile; never counted as a run
     runs/<sweep>/  .lock  sweep.json  grid-1.toml  templates/  report/
         <run>/  point.json  checkpoints.json  images/  images.json  scores.json
@@ -17,7 +18,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,10 @@ class Attempt:
     def packed(self) -> bool:
         """Whether others were, or could come, on the same card."""
         return bool(self.asked().get("packed"))
+
+    def host(self) -> str:
+        """The machine that it was started on."""
+        return process.host(self.path)
 
     def crowded_out(self) -> bool:
         """Whether it ran out of memory beside others."""
@@ -220,25 +225,12 @@ class Sweep:
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the sweep; the kernel lets go when the process dies, so that a stale lock is no lock."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("a+", encoding="utf-8") as file:
-            if not _acquire(file.fileno()):
-                raise Conflict(self._held())
-            file.truncate(0)
-            file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": now()}))
-            file.flush()
+        with _held(self.path / ".lock") as holder:
+            if holder:
+                remedy = f"watch it with `orchestrate status {self.name} --watch`, or end it first"
+                what = f"sweep {self.name} is being driven by {holder}"
+                raise Conflict(Problem(what=what, where=str(self.path), remedy=remedy))
             yield
-
-    def _held(self) -> Problem:
-        try:
-            who = "process {pid} on {host} since {since}".format(**json.loads((self.path / ".lock").read_bytes()))
-        except (ValueError, KeyError):
-            who = "a process that has just begun"
-        return Problem(
-            what=f"sweep {self.name} is being driven by {who}",
-            where=str(self.path),
-            remedy=f"watch it with `orchestrate status {self.name} --watch`, or end it first",
-        )
 
     def driven(self) -> bool:
         """Whether another process holds the lock now."""
@@ -253,6 +245,43 @@ class Sweep:
         finally:
             os.close(file)
         return False
+
+
+@contextlib.contextmanager
+def hold_cards(runs: Path, cards: Iterable[str]) -> Iterator[list[str]]:
+    """Hold those of these cards that no other sweep in `runs` holds; Conflict when none is left."""
+    held, holders = [], []
+    with contextlib.ExitStack() as locks:
+        for card in cards:
+            holder = locks.enter_context(_held(runs / ".cards" / f"{card}.lock"))
+            held += [] if holder else [card]
+            holders += [f"{card} by {holder}"] if holder else []
+        if holders and not held:
+            what = f"every card is in use by another sweep: {', '.join(holders)}"
+            remedy = "wait for it, name another card, or set `share = true` in [vram]"
+            raise Conflict(Problem(what=what, where=str(runs), key="vram.card", remedy=remedy))
+        yield held
+
+
+@contextlib.contextmanager
+def _held(path: Path) -> Iterator[str]:
+    """Hold a lock, if it can be had: who else holds it, empty when it is ours. A dead process holds none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as file:
+        if not _acquire(file.fileno()):
+            yield _holder(path)
+            return
+        file.truncate(0)
+        file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": now()}))
+        file.flush()
+        yield ""
+
+
+def _holder(path: Path) -> str:
+    try:
+        return "process {pid} on {host} since {since}".format(**json.loads(path.read_bytes()))
+    except (ValueError, KeyError):
+        return "a process that has just begun"
 
 
 def _acquire(file: int) -> bool:

@@ -2,60 +2,85 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from orchestrator import store
+from orchestrator import pool, schedule, store
 from orchestrator.context import Context
 from orchestrator.errors import NotReady, Problem
-from orchestrator.model import MACHINE_FAILURES, Result, State
+from orchestrator.model import Result, State
+from orchestrator.pool import Ended, Team
+from orchestrator.schedule import Health
 from orchestrator.stages import generate, score, train
 from orchestrator.store import Run
 
-RUNNABLE = frozenset({State.PENDING, State.RUNNING, State.CRASHED, State.KILLED})
 _PERFORM: Mapping[str, Callable[[Run, Context], Result]] = {
     stage.NAME: stage.perform for stage in (train, generate, score)
 }
 
 
-def drive(runs: Sequence[Run], ctx: Context, *, retry: bool = False, fail_fast: bool = False) -> None:
-    """Bring every run as far as it goes. Raises NotReady when the machine, not the points, makes runs fail.
+def drive(
+    runs: Sequence[Run], ctx: Context, *, cards: Sequence[str] = (), retry: bool = False, fail_fast: bool = False
+) -> None:
+    """Bring every run as far as it goes, on these cards (`ctx.card` without any).
 
-    retry: give those that failed for good another attempt. fail_fast: stop at the first failed run.
+    retry: give those that failed for good another attempt. fail_fast: start nothing more after the first failed run.
+    Raises NotReady when the machine, not the points, makes runs fail. Whatever is raised, and however it was stopped,
+    no attempt is left unwatched.
     """
-    in_a_row: list[Result] = []
-    for run in runs:
-        result = advance(run, ctx, retry=retry)
-        if ctx.stop:
-            return
-        if result is None:  # it was finished, or had failed, before: that tells nothing of the machine now
-            continue
-        if store.status(run).state is not State.FAILED:
-            in_a_row.clear()
-            continue
-        in_a_row.append(result)
-        _pause_if_poisoned(in_a_row, ctx.settings.limits.crashes)
-        if fail_fast:
-            return
+    with pool.Pool.open(ctx, cards or (ctx.card,), perform, runs) as team:
+        drive_with(team, runs, ctx, retry=retry, fail_fast=fail_fast)
 
 
-def advance(run: Run, ctx: Context, *, retry: bool = False) -> Result | None:
-    """One run through its stages until it is finished, has failed, or the user stops it; its last result."""
+def drive_with(team: Team, runs: Sequence[Run], ctx: Context, *, retry: bool = False, fail_fast: bool = False) -> None:
+    """As `drive`, by a team of any kind."""
+    waiting = schedule.line_up(runs, ctx.settings, again=retry)
+    ends = _Ends(team, ctx.settings.limits.crashes, fail_fast=fail_fast)
+    team.start(waiting)
+    while team.busy():
+        for ended in team.ended():
+            status = store.status(ended.turn.run)
+            ends.judge(ended, status.state)
+            following = schedule.next_turn(ended.turn.run, status, ctx.settings)
+            waiting[:0] = [following] if following else []
+        if not (ctx.stop or ends.halted):
+            team.start(waiting)
+    ends.report()
+
+
+def perform(run: Run, stage: str, ctx: Context) -> Result:
+    """Carry out one attempt at a stage of a run."""
     run.create()
-    result = None
-    while not ctx.stop:
-        status = store.status(run)
-        if status.state not in RUNNABLE and not (retry and status.state is State.FAILED):
-            break
-        retry = False
-        result = _PERFORM[status.stage](run, ctx)
-    return result
+    return _PERFORM[stage](run, ctx)
 
 
-def _pause_if_poisoned(in_a_row: Sequence[Result], limit: int) -> None:
-    kinds = [result.failure for result in in_a_row[-limit:]]
-    if len(kinds) == limit and len(set(kinds)) == 1 and kinds[0] in MACHINE_FAILURES:
-        raise NotReady(
-            Problem(
-                what=f"{limit} runs in a row failed with {kinds[0]}: the sweep is paused, it looks like the machine",
-                value=in_a_row[-1].reason,
-                remedy="mend it (`orchestrate check`), then the same command with `--retry failed` goes on",
-            )
+class _Ends:
+    """What the ends of turns mean for those to come: a poisoned card takes none, an error or a wish ends them all."""
+
+    def __init__(self, team: Team, limit: int, *, fail_fast: bool) -> None:
+        self._team, self._limit, self._fail_fast = team, limit, fail_fast
+        self._health = Health(limit)
+        self._errors: list[BaseException] = []
+        self._poisoned: list[Problem] = []
+        self.halted = False
+
+    def judge(self, ended: Ended, state: State) -> None:
+        if ended.error:
+            self._errors.append(ended.error)
+        elif ended.result and self._health.poisoned(ended.turn, ended.place, ended.result, state):
+            self._team.retire(ended.turn, ended.place)
+            self._poisoned.append(self._problem(ended, ended.result))
+        self.halted = self.halted or bool(self._errors) or (self._fail_fast and state is State.FAILED)
+
+    def _problem(self, ended: Ended, result: Result) -> Problem:
+        return Problem(
+            what=f"{self._limit} runs in a row failed with {result.failure}: "
+            "the sweep is paused, it looks like the machine",
+            where=ended.place.card,
+            value=result.reason,
+            remedy="mend it (`orchestrate check`), then the same command with `--retry failed` goes on",
         )
+
+    def report(self) -> None:
+        """Raise what kept the sweep from going on, once nothing is left to watch."""
+        if self._errors:
+            raise self._errors[0]
+        if self._poisoned:
+            raise NotReady(*self._poisoned)

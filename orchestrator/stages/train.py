@@ -33,12 +33,12 @@ def perform(run: Run, ctx: Context) -> Result:
 
 
 def next_step(run: Run, settings: Settings) -> Step:
-    """What the next attempt concedes: as much as the last one, and one rung more if that ran out of memory."""
+    """What the next attempt concedes: as much as the last one, and one rung more if that ran out of memory by itself."""
     past = run.attempts(NAME)
     asked = [asked_of(attempt) for attempt in past]
     last = asked[-1] if asked else Step(overrides={}, rungs=(), degraded=False)
     result = past[-1].result() if past else None
-    if result is None or result.failure not in MEMORY_FAILURES:
+    if result is None or result.failure not in MEMORY_FAILURES or past[-1].crowded_out():
         return last
     return _below(run, last, settings) or last
 
@@ -69,7 +69,7 @@ def effective(run: Run, attempt: Attempt) -> Params:
 
 
 def _prepare(run: Run, attempt: Attempt, step: Step, ctx: Context) -> Command:
-    attempt.open({**asdict(step), "card": ctx.card, "others": _others(ctx)})
+    attempt.open({**asdict(step), "card": ctx.card, "packed": ctx.packed, "others": _others(ctx)})
     for name, text in rendered(run, attempt, ctx).items():
         (attempt.path / name).write_text(text, encoding="utf-8", newline="\n")
     trainer = ctx.settings.trainer
