@@ -7,7 +7,7 @@ from orchestrator import ladder, render, toml_file
 from orchestrator.errors import InputError, Problem
 from orchestrator.expressions import Expressions, is_expression
 from orchestrator.grid import Grid
-from orchestrator.kohya import check, keys, traps
+from orchestrator.kohya import base, check, keys, traps
 from orchestrator.kohya.keys import Keys
 from orchestrator.ladder import Step
 from orchestrator.model import Params, Point, Settings, Value
@@ -31,7 +31,14 @@ def of_points(points: Sequence[Point], asked: Grid, used: Settings, steps: Mappi
     told = traps.traps(params, datasets=used.datasets)
     seeds: list[Params] = [{"seed": point.params["seed"]} for point in points if "seed" in point.params]
     found = [*check.check([*params, *seeds], _accepted(used)), *told, *traps.sweep_traps(points, steps=steps)]
-    return [*_placed(found, asked, used), *_of_ladder(params, {trap.what for trap in told}, used)]
+    ladder_problems = _of_ladder(params, {trap.what for trap in told}, used)
+    return [*_placed(found, asked, used), *ladder_problems, *_of_base_models(params, used)]
+
+
+def _of_base_models(points: Iterable[Params], used: Settings) -> Iterator[Problem]:
+    for name in dict.fromkeys(str(params["base_model"]) for params in points):
+        path = used.base_models[name].path
+        yield from base.distilled(path, where=str(used.path), key=f"base_models.{name}.path")
 
 
 def _but_for_seeds(points: Iterable[Point]) -> list[Params]:

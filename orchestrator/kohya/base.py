@@ -31,7 +31,12 @@ def problems(path: Path, *, where: str = "", key: str = "") -> list[Problem]:
     """Why sd-scripts could not train on, or generate from, this file; `where` and `key` say who named it."""
     wrong = list(_unfit(path))
     found = [Problem(what=what, where=where, key=key, value=str(path), remedy=remedy) for what, remedy in wrong]
-    return found + [
+    return found + distilled(path, where=where, key=key)
+
+
+def distilled(path: Path, *, where: str = "", key: str = "") -> list[Problem]:
+    """A warning about a checkpoint whose name says that it was made for few steps; the file need not be here."""
+    return [
         Problem(what=what, where=where, key=key, value=str(path), remedy=remedy, severity=Severity.WARNING)
         for what, remedy in _distilled(path)
     ]

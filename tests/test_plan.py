@@ -1,0 +1,409 @@
+"""`orchestrate plan`, end to end: every mistake in one go, every silent trap by its name, and the bill."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from orchestrator import forecast, measure, plan
+from orchestrator.cli import main
+from orchestrator.kohya import footprint
+from orchestrator.kohya import length as lengths
+from orchestrator.kohya.files import Length
+
+ROOT = Path(__file__).parents[1]
+GRIDS = sorted(path for path in (ROOT / "grids").glob("*.toml") if not path.stem.startswith("demo"))
+
+
+class Desk:
+    """The project's own settings in a folder of their own, a grid beside them, and the command."""
+
+    def __init__(self, folder: Path) -> None:
+        self.settings, self.grid = folder / "orchestrate.toml", folder / "grid.toml"
+        text = (ROOT / "orchestrate.toml").read_text(encoding="utf-8")
+        text = text.replace('templates = "templates"', f'templates = "{ROOT}/templates"')
+        text = text.replace('"persona/prompts.txt"', f'"{ROOT}/persona/prompts.txt"')
+        self.settings.write_text(text, encoding="utf-8")
+        self.pictures = folder / "persona" / "pictures"
+
+    def change(self, old: str, new: str) -> None:
+        text = self.settings.read_text(encoding="utf-8")
+        assert old in text
+        self.settings.write_text(text.replace(old, new), encoding="utf-8")
+
+    def plan(self, grid: str, *more: str) -> Result:
+        self.grid.write_text(grid, encoding="utf-8")
+        return self.call("plan", "--grid", str(self.grid), *more)
+
+    def call(self, command: str, *more: str) -> Result:
+        return CliRunner().invoke(main, [command, "--settings", str(self.settings), *more])
+
+    def told(self, grid: str, *more: str) -> dict:
+        done = self.plan(grid, "--json", *more)
+        assert done.exit_code == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def draw(self, count: int, size: tuple[int, int] = (64, 64)) -> None:
+        self.pictures.mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            Image.new("RGB", size, (number, 0, 0)).save(self.pictures / f"{size[0]}-{number}.png")
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+# --- every mistake in one go ------------------------------------------------------------------------------------------
+
+
+def test_mistakes_of_settings_and_grid_are_told_together_each_with_its_line(desk):
+    desk.change("steps = 28", "stepz = 28")
+    done = desk.plan("[dimz]\nnetwork_dim = [16]\n")
+    assert done.exit_code == 2
+    assert f"{desk.settings}:" in done.stderr
+    assert "stepz" in done.stderr
+    assert f"{desk.grid}:1" in done.stderr
+    assert "dimz" in done.stderr
+
+
+def test_wrong_arguments_of_both_files_are_told_together_each_at_its_line(desk):
+    desk.change("sdpa = true", "sdpq = true")
+    done = desk.plan('[dims]\nnetwrk_dim = [16]\n\n[fixed]\nlearning_rate = "1e-4"\nmax_grad_norm = -1.0\n')
+    line = desk.settings.read_text().splitlines().index("sdpq = true") + 1
+    assert done.exit_code == 2
+    for place, text in {
+        f"{desk.settings}:{line}: sdpq": 'did you mean "sdpa"?',
+        f"{desk.grid}:2: netwrk_dim": 'did you mean "network_dim"?',
+        f"{desk.grid}:5: learning_rate": "write 1e-4 without quotes",
+        f"{desk.grid}:6: max_grad_norm": "must not be negative",
+    }.items():
+        assert place in done.stderr
+        assert text in done.stderr
+
+
+def test_what_is_wrong_in_a_rule_is_told_at_the_rule(desk):
+    rule = (
+        '[dims]\nnetwork_dim = [16, 32]\n\n[[when]]\nmatch = { network_dim = 16 }\nset = { lr_schedular = "cosine" }\n'
+    )
+    done = desk.plan(rule)
+    assert f"{desk.grid}:4: lr_schedular" in done.stderr
+    assert 'did you mean "lr_scheduler"?' in done.stderr
+
+
+def test_a_grid_that_makes_no_points_still_has_its_arguments_checked(desk):
+    done = desk.plan('[dims]\nnetwrk_dim = [16]\nnetwork_alpha = ["{{ nowhere }}"]\n')
+    assert done.exit_code == 2
+    assert "nowhere" in done.stderr
+    assert 'did you mean "network_dim"?' in done.stderr
+
+
+def test_what_the_ladder_would_make_of_a_point_is_checked_too(desk):
+    desk.change("learning_rate = 1e-4                       # its own", "# learning_rate =")
+    done = desk.plan("[dims]\nnetwork_dim = [16]\n")
+    assert done.exit_code == 2
+    assert "[[ladder]]: learning_rate: AdamW8bit takes the learning rate as it is: 1 destroys the run" in done.stderr
+
+
+def test_a_broken_template_is_told_before_the_night(desk, tmp_path):
+    templates = tmp_path / "templates"
+    subprocess.run(["cp", "-r", str(ROOT / "templates"), str(templates)], check=True)
+    (templates / "train.toml.j2").write_text("[model]\nnetwork_dim = 4\n", encoding="utf-8")
+    desk.change(f'"{ROOT}/templates"', f'"{templates}"')
+    done = desk.plan("[dims]\nnetwork_dim = [16]\n")
+    assert done.exit_code == 2
+    assert "train.toml.j2" in done.stderr
+
+
+# --- silent traps of sd-scripts ---------------------------------------------------------------------------------------
+
+STOPPED = [
+    ("Prodigy at 1e-4", "[fixed]\nlearning_rate = 1e-4\n", "Prodigy finds its own step size and wants 1.0"),
+    (
+        "AdamW8bit at 1.0",
+        '[fixed]\noptimizer_type = "AdamW8bit"\noptimizer_args = []\n',
+        "AdamW8bit takes the learning rate as it is: 1 destroys the run",
+    ),
+    ("another unet_lr under Prodigy", "[fixed]\nunet_lr = 0.5\n", "Prodigy works with one learning rate only"),
+    ("unet_lr under Prodigy", "[fixed]\nunet_lr = 1.0\n", "unet_lr must always equal the others"),
+    (
+        "unet_lr that the ladder would leave at 1.0 under AdamW8bit",
+        "[fixed]\nunet_lr = 1.0\n",
+        "[[ladder]]: unet_lr: AdamW8bit takes the learning rate as it is: 1 destroys the run",
+    ),
+    (
+        "text encoder cache while they are trained",
+        "[fixed]\ncache_text_encoder_outputs = true\n",
+        "the text encoders are trained, so their outputs cannot be cached",
+    ),
+    (
+        "text encoder cache with shuffled captions",
+        "[fixed]\ncache_text_encoder_outputs = true\nnetwork_train_unet_only = true\nshuffle_caption = true\n",
+        "cache_text_encoder_outputs needs captions that stay the same",
+    ),
+    (
+        "face crops with buckets",
+        '[fixed]\nface_crop_aug_range = "2.0,4.0"\n',
+        "with enable_bucket pictures are cropped to their bucket, and this does nothing",
+    ),
+    (
+        "face crops with cached latents",
+        '[fixed]\nface_crop_aug_range = "2.0,4.0"\nenable_bucket = false\n',
+        "cached latents are cropped once, and this does nothing",
+    ),
+    ("masked loss without masks", "[fixed]\nmasked_loss = true\n", "the dataset has no masks"),
+    (
+        "a cache on disk under two resolutions",
+        '[dims]\nresolution = ["768,768", "1024,1024"]\n[fixed]\ncache_latents_to_disk = true\n',
+        "the cache on disk does not know it",
+    ),
+]
+
+WARNED = [
+    (
+        "alpha that does not follow the rank",
+        "[dims]\nnetwork_dim = [16, 32]\n[fixed]\nnetwork_alpha = 8\n",
+        "the scale alpha/dim changes with the rank (8/16 = 0.5, 8/32 = 0.25)",
+    ),
+]
+
+
+@pytest.mark.parametrize(("grid", "what"), [case[1:] for case in STOPPED], ids=[case[0] for case in STOPPED])
+def test_a_trap_that_would_train_something_else_is_refused(desk, grid, what):
+    done = desk.plan(grid)
+    assert done.exit_code == 2
+    assert f"error: {desk.grid.parent}/" in done.stderr
+    assert what in done.stderr
+    assert "    -> " in done.stderr
+
+
+@pytest.mark.parametrize(("grid", "what"), [case[1:] for case in WARNED], ids=[case[0] for case in WARNED])
+def test_a_trap_that_is_seldom_meant_is_warned_about(desk, grid, what):
+    done = desk.plan(grid)
+    assert done.exit_code == 0
+    assert f"warning: {desk.grid}" in done.stderr
+    assert what in done.stderr
+    assert any(what in warning["what"] for warning in desk.told(grid)["warnings"])
+
+
+def test_1600_steps_by_default_are_refused_or_warned_about(desk):
+    desk.change("max_train_steps = 2160", "# max_train_steps")
+    done = desk.plan("[dims]\nnetwork_dim = [16]\n")
+    assert "1600" in done.stderr
+
+
+def test_arms_that_see_unequal_steps_are_told_with_their_steps(desk):
+    desk.change("max_train_steps = 2160", "max_train_epochs = 10")
+    done = desk.plan("[dims]\ntrain_batch_size = [1, 2]\n")
+    assert "points are trained for 180 to 360 optimizer steps" in done.stderr
+
+
+def test_arms_of_equal_steps_are_not_warned_about(desk):
+    done = desk.plan('[dims]\ndataset = ["images-12", "persona"]\n')
+    assert done.exit_code == 0
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("name", ["RealVisXL_V5.0_Lightning", "sdxl-turbo"])
+def test_a_distilled_checkpoint_is_warned_about_though_it_is_not_here(desk, name):
+    desk.change("RealVisXL_V5.0_fp16", name)
+    done = desk.plan("[dims]\nnetwork_dim = [16]\n")
+    assert done.exit_code == 0
+    assert "made for few steps" in done.stderr
+    assert "base_models.realvisxl-v5.path" in done.stderr
+
+
+def test_what_a_dataset_sets_itself_and_a_grid_too_is_refused(desk):
+    desk.change("# subset = { flip_aug = false }", "subset = { flip_aug = false }")
+    done = desk.plan("[fixed]\nflip_aug = true\n")
+    assert done.exit_code == 2
+    assert "dataset persona sets flip_aug = false, which wins over this in silence" in done.stderr
+
+
+# --- the bill ---------------------------------------------------------------------------------------------------------
+
+
+def test_every_grid_of_the_project_plans_without_a_word_of_warning(desk):
+    assert len(GRIDS) >= 7
+    for grid in GRIDS:
+        done = desk.call("plan", "--json", "--grid", str(grid))
+        assert done.exit_code == 0, done.stderr
+        told = json.loads(done.stdout)
+        assert told["warnings"] == []
+        assert told["seconds"] < 3 * 12 * 3600, "no question may take more than three nights"
+        assert len({run["steps"] for run in told["runs"] if not run["floor"]}) == 1
+        replicates = {run["params"]["seed"] for run in told["runs"] if not run["floor"]}
+        assert len(replicates) >= 3
+
+
+def test_a_stranger_sees_what_the_night_does_and_costs(desk):
+    done = desk.call("plan", "--grid", str(ROOT / "grids" / "sweep-v3.toml"))
+    assert done.exit_code == 0
+    for text in (
+        "sweep-v3: 6 trainings and 1 floor",
+        "Q3: Is network_dim 16 too low for identity capture? network_dim 16 (3 runs) against 32 (3 runs)",
+        "network_dim=16_seed=1-",
+        "to train",
+        "2160",
+        "In all 5.8 h, of which 5.8 h on the GPU; 6.2 GiB of disk",
+        "The pace of 6 of 6 trainings is assumed, not measured: `orchestrate probe`",
+    ):
+        assert text in done.stdout
+
+
+def test_only_shows_the_toml_of_the_first_that_matches(desk):
+    done = desk.plan("[dims]\nnetwork_dim = [16, 32]\n", "--only", "*dim=32*")
+    assert "network_dim = 32" in done.stdout
+    assert "network_alpha = 16" in done.stdout
+    assert "dim=16" not in done.stdout
+
+
+def test_nothing_selected_is_3_and_nothing_is_written(desk):
+    done = desk.plan("[dims]\nnetwork_dim = [16, 32]\n", "--only", "nothing")
+    assert done.exit_code == 3
+    assert not (desk.settings.parent / "runs").exists()
+
+
+def test_plan_starts_and_writes_nothing(desk):
+    desk.plan("[dims]\nnetwork_dim = [16, 32]\n")
+    assert sorted(path.name for path in desk.settings.parent.iterdir()) == ["grid.toml", "orchestrate.toml"]
+
+
+def test_steps_are_counted_from_the_pictures_by_their_buckets(desk):
+    desk.change("max_train_steps = 2160", "max_train_epochs = 10")
+    desk.draw(5)
+    desk.draw(3, size=(128, 64))
+    # two shapes: batches of 4 are 4 + 1 squares and 3 wide ones, three batches; in pairs of batches two steps an epoch
+    told = desk.told("[fixed]\ntrain_batch_size = 4\ngradient_accumulation_steps = 2\n")
+    assert [(run["steps"], run["epochs"], run["steps_exact"]) for run in told["runs"] if not run["floor"]] == [
+        (20, 10, True)
+    ]
+
+
+def test_steps_are_an_estimate_while_the_pictures_are_elsewhere_and_unknown_without_a_number(desk):
+    desk.change("max_train_steps = 2160", "max_train_epochs = 10")
+    (run, _) = desk.told("[dims]\nnetwork_dim = [16]\n")["runs"]
+    assert (run["steps"], run["steps_exact"]) == (360, False)
+    desk.change("pictures = 36 ", "# ")
+    (run, _) = desk.told("[dims]\nnetwork_dim = [16]\n")["runs"]
+    assert run["steps"] is None
+
+
+def test_disk_is_checkpoints_states_and_pictures(desk):
+    grid = "[fixed]\nnetwork_dim = 32\nsave_every_n_epochs = 30\n"
+    plain = desk.told(grid)
+    with_states = desk.told(grid + "save_state = true\n")
+    numbers = (2_660_000 + 903_000) * 32
+    (run, _) = plain["runs"]
+    pictures = 40 * 1024 * 1024 * 1.7
+    assert run["disk_bytes"] == pytest.approx(2 * numbers * 2 + pictures, rel=0.01)
+    more = with_states["runs"][0]["disk_bytes"] - run["disk_bytes"]
+    assert more == pytest.approx(2 * numbers * (4 + 13.8), rel=0.01)
+
+
+def test_a_sweep_larger_than_the_disk_is_told(desk):
+    told = desk.told("[dims]\nnetwork_dim = [1024]\nseed = [{}]\n".format(", ".join(map(str, range(1, 3000)))))
+    assert [warning["severity"] for warning in told["warnings"]] == ["error"]
+    assert "the sweep needs about" in told["warnings"][0]["what"]
+
+
+def test_the_bill_is_of_this_machine_once_a_run_is_finished(world):
+    before = _json(world, "plan")
+    assert {run["known_from"] for run in before["runs"]} == {"assumed"}
+    world.drive(only="network_dim=2*")
+    after = {run["run"].rpartition("-")[0]: run for run in _json(world, "plan")["runs"]}
+    assert after["network_dim=2"]["state"] == "finished"
+    assert after["network_dim=2"]["train_s"] == 0
+    assert after["network_dim=4"]["known_from"] == "this sweep's other runs"
+    assert after["network_dim=4"]["train_s"] < 10
+    assert {profile["known_from"] for profile in _json(world, "plan")["profiles"]} == {
+        "this sweep",
+        "this sweep's other runs",
+    }
+
+
+def test_another_sweep_of_the_same_memory_profile_counts(world):
+    world.drive(only="network_dim=2*")
+    told = _json(world, "plan", "--name", "another")
+    by_dim = {run["params"].get("network_dim"): run["known_from"] for run in told["runs"] if not run["floor"]}
+    assert by_dim == {2: "sweep grid", 4: "assumed"}
+
+
+def _json(world, *words: str) -> dict:
+    files = ["--settings", str(world.settings), "--grid", str(world.grid)]
+    done = CliRunner().invoke(main, [words[0], *files, "--json", *words[1:]])
+    assert done.exit_code == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+# --- the numbers behind it --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("size", "shape"),
+    [
+        ((1024, 1024), (1024, 1024)),
+        ((2000, 1000), (1408, 704)),
+        ((768, 1344), (768, 1344)),
+        ((1000, 1500), (832, 1216)),
+        ((64, 64), (1024, 1024)),
+    ],
+)
+def test_a_picture_falls_into_the_bucket_that_sd_scripts_puts_it_in(size, shape):
+    params = {"resolution": "1024,1024", "enable_bucket": True, "min_bucket_reso": 512, "max_bucket_reso": 2048}
+    assert list(lengths.buckets(params, [size])) == [shape]
+
+
+def test_without_upscaling_a_small_picture_keeps_its_size():
+    params = {"resolution": "1024,1024", "enable_bucket": True, "bucket_no_upscale": True}
+    sizes = [(700, 500), (3000, 2000)]
+    assert list(lengths.buckets(params, sizes)) == [(640, 448), (1216, 832)]
+
+
+def test_without_buckets_all_are_of_one_size():
+    assert lengths.buckets({"resolution": "512"}, [(700, 500), (1, 9)]) == {(512, 512): 2}
+
+
+def test_1600_steps_are_what_sd_scripts_takes_by_itself():
+    assert lengths.length({}, [(1, 1)] * 10, 1) == Length(steps=1600, epochs=160, steps_per_epoch=10)
+
+
+@pytest.mark.parametrize(
+    ("params", "mib"),
+    [
+        ({"network_dim": 16, "save_precision": "fp16"}, 109),
+        ({"network_dim": 32, "save_precision": "bf16"}, 217),
+        ({"network_dim": 16, "save_precision": "fp16", "network_train_unet_only": True}, 81),
+        ({"network_dim": 64, "network_train_unet_only": True}, 650),
+    ],
+)
+def test_a_checkpoint_is_as_large_as_real_ones_are(params, mib):
+    assert footprint.checkpoint_bytes(params) / 1024**2 == pytest.approx(mib, rel=0.01)
+
+
+def test_learning_rates_and_seeds_do_not_make_another_memory_profile():
+    params = {"network_dim": 16, "learning_rate": 1.0, "seed": 1, "optimizer_type": "Prodigy", "max_train_steps": 9}
+    alike = {**params, "learning_rate": 0.5, "seed": 2, "max_train_steps": 20}
+    assert footprint.profile(params) == footprint.profile(alike)
+    assert footprint.profile(params) != footprint.profile({**params, "optimizer_type": "AdamW8bit"})
+    assert footprint.profile(params) != footprint.profile({**params, "an_argument_of_tomorrow": True})
+
+
+def test_a_recipe_is_measured_by_what_it_will_make(desk):
+    desk.draw(6)
+    desk.change("pictures = 36 ", "# ")
+    desk.grid.write_text("[dims]\nnetwork_dim = [16]\n", encoding="utf-8")
+    used = plan.read(desk.settings, desk.grid).settings
+    found = measure.Measure(used.datasets)
+    counts = {name: (len(found.pictures(name).sizes), found.pictures(name).counted) for name in used.datasets}
+    assert counts["persona"] == (6, True)
+    assert counts["face-crop"] == (6, False)
+    assert counts["images-12"] == (6, False), "repeated to the source's length"
+    assert counts["with-frames"] == (12, False), "half of all at most"
+
+
+def test_free_disk_is_of_the_disk_that_will_hold_the_runs(tmp_path):
+    assert forecast.free_bytes(tmp_path / "not" / "yet" / "there") > 0
