@@ -239,6 +239,26 @@ def calibrate(
 
 
 @main.command()
+@_settings
+@click.argument("sweeps", nargs=-1, required=True, metavar="SWEEP...")
+@click.option("--into", type=click.Path(path_type=Path, dir_okay=False), help="Your own page of questions.")
+@click.option("--smallest", default=0.02, show_default=True, help="The smallest difference that matters to you.")
+def answer(settings_file: Path, sweeps: tuple[str, ...], into: Path | None, smallest: float) -> None:
+    """What sweeps say to their questions: printed, kept in their reports, and written into your own page."""
+    from orchestrator import answers, questions_page
+    from orchestrator.answers import write
+    from orchestrator.evidence.contrast import Terms
+
+    console, named = _console(), [_sweep(settings_file, name) for name in dict.fromkeys(sweeps)]
+    told = answers.answer([answers.read(sweep) for sweep in named], Terms(smallest=smallest))
+    for sweep, of_sweep in zip(named, told, strict=True):
+        write.write(sweep.report, of_sweep)
+        console.result(write.markdown(of_sweep))
+    if into:
+        console.problems(questions_page.update(into, write.blocks(told)))
+
+
+@main.command()
 @click.argument("path", type=click.Path(path_type=Path, dir_okay=False), default="orchestrate.toml")
 def init(path: Path) -> None:
     """Write a commented settings file to start from."""
@@ -314,8 +334,9 @@ def _on_signals(stop: Stop) -> None:
 
 def _report(sweep: Sweep, console: Console) -> None:
     """Write it; its path is the last line on stdout."""
-    from orchestrator import report
+    from orchestrator import facts, report
 
+    console.problems(facts.calibration(sweep)[1])
     console.result(str(report.write(sweep)))
 
 

@@ -75,6 +75,15 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """The runs of one sweep and the questions asked of them. `zips`: dims that move together, as in the grid."""
+
+    rows: Sequence[RunRow]
+    questions: Sequence[Question]
+    zips: Sequence[Sequence[str]] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Measured:
     question: Question
     matching: Matching
@@ -96,15 +105,24 @@ def answers(
     no         the interval lies below `smallest`, still after the correction: no difference worth having, or a loss;
     undecided  all else, and always when all pairs have one training seed.
     """
-    terms = terms or Terms()
-    measured = [_measure(rows, question, zips) for question in questions]
+    return answers_together([Family(rows=rows, questions=questions, zips=zips)], terms=terms or Terms())[0]
+
+
+def answers_together(families: Sequence[Family], *, terms: Terms) -> list[tuple[Answer, ...]]:
+    """As `answers`, for the questions of several sweeps: each from its own runs, all corrected together."""
+    measured = [_measure(one.rows, question, one.zips) for one in families for question in one.questions]
+    found = iter(_corrected(measured, terms))
+    return [tuple(next(found) for _ in one.questions) for one in families]
+
+
+def _corrected(measured: Sequence[_Measured], terms: Terms) -> list[Answer]:
     tested = [m.estimate for m in measured if m.estimate]
     p_yes = iter(holm([found.p_value(0.0) for found in tested]))
     p_no = iter(holm([found.p_value(terms.smallest) for found in tested]))
-    return tuple(
+    return [
         _answer(m, m.estimate, next(p_yes), next(p_no), len(tested), terms) if m.estimate else _unknown(m, terms)
         for m in measured
-    )
+    ]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -16,6 +16,11 @@ def verdict(kept: Kept) -> str:
 def lines(kept: Kept) -> Iterator[str]:
     """All that was found, a sentence each, the most important first."""
     yield f"{verdict(kept)}: 95 % of her own photos reach it, each against the centroid of the others"
+    yield from details(kept)
+
+
+def details(kept: Kept) -> Iterator[str]:
+    """All but the threshold."""
     yield from _photos(kept)
     yield from (_impostors(one) for one in kept.calibration.impostors)
     yield from _pairs(kept)

@@ -1,0 +1,42 @@
+"""What finished sweeps say to the owner's questions: facts -> answers, each with its effect, its cost and its pictures.
+
+Answers to several sweeps' questions are corrected together; none is read from runs of two sweeps.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from orchestrator import facts
+from orchestrator.answers import contrasts, memory, ready
+from orchestrator.answers.told import Told
+from orchestrator.evidence.contrast import Terms
+from orchestrator.facts import RunFacts
+from orchestrator.model import Question
+from orchestrator.store import Sweep
+from orchestrator.yardstick.record import Kept
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Read:
+    """All of a sweep that its answers are made from."""
+
+    sweep: str
+    questions: tuple[Question, ...]
+    runs: tuple[RunFacts, ...]
+    kept: Kept | None
+
+
+def read(sweep: Sweep) -> Read:
+    """Of a frozen sweep, finished or not."""
+    kept, _ = facts.calibration(sweep)
+    return Read(sweep=sweep.name, questions=tuple(sweep.questions()), runs=tuple(facts.gather(sweep)), kept=kept)
+
+
+def answer(sweeps: Sequence[Read], terms: Terms | None = None) -> list[tuple[Told, ...]]:
+    """The answers of each sweep: its questions in their order, then what it says of memory and of the threshold."""
+    asked = [contrasts.Asked(sweep=one.sweep, questions=one.questions, runs=one.runs, kept=one.kept) for one in sweeps]
+    answered = contrasts.answer(asked, terms or Terms())
+    return [
+        (*told, *memory.answer(one.sweep, one.questions, one.runs), *ready.answer(one.sweep, one.runs, one.kept))
+        for one, told in zip(sweeps, answered, strict=True)
+    ]

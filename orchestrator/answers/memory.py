@@ -1,0 +1,78 @@
+"""Does Prodigy fit a 24 GB card: read from the attempts, not from pictures."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from orchestrator.answers import cost
+from orchestrator.answers.told import Told
+from orchestrator.evidence.contrast import Verdict
+from orchestrator.facts import Attempted, RunFacts
+from orchestrator.model import Question, State
+
+ID = "Q5"
+"""The question's heading on the owner's page."""
+
+_ASK = "Does Prodigy train an SDXL LoRA within 24 GB of VRAM?"
+_OPTIMIZER = "Prodigy"
+_CARD_GIB = 24.0
+_DRIVER_GIB = 0.5
+"""What a card of 24 GB does not give to a training."""
+
+
+def answer(sweep: str, questions: Sequence[Question], runs: Sequence[RunFacts]) -> Iterator[Told]:
+    """One answer where the sweep has trained with Prodigy, or has tried to."""
+    asked = [run for run in runs if run.run.point.params.get("optimizer_type") == _OPTIMIZER]
+    attempts = [one for run in asked for one in run.training if _with_prodigy(one)]
+    if not attempts or any(question.id == f"{ID}-memory" for question in questions):
+        return
+    spent, peak = cost.cost(asked), _peak_gib(attempts)
+    verdict, reason = _verdict(asked, attempts, peak)
+    rows = {
+        "Read from": f"{len(attempts)} attempts of {len(asked)} runs that were asked to train with {_OPTIMIZER}",
+        "Memory": cost.memory(asked),
+        "Peak with Prodigy": f"{peak:.1f} GiB" if peak else "not known: no card was watched",
+        "Cost": str(spent),
+    }
+    yield Told(
+        id=ID,
+        ask=_ASK,
+        sweep=sweep,
+        verdict=verdict.value,
+        reason=reason,
+        gpu_hours=spent.gpu_hours,
+        peak_gib=peak,
+        rows=tuple(rows.items()),
+    )
+
+
+def _with_prodigy(one: Attempted) -> bool:
+    return one.overrides.get("optimizer_type", _OPTIMIZER) == _OPTIMIZER
+
+
+def _peak_gib(attempts: Iterable[Attempted]) -> float | None:
+    peaks = [one.result.peak_vram_mib for one in attempts if one.result.peak_vram_mib]
+    return max(peaks) / 1024 if peaks else None
+
+
+def _verdict(runs: Sequence[RunFacts], attempts: Sequence[Attempted], peak: float | None) -> tuple[Verdict, str]:
+    lost = sum(any(map(cost.out_of_memory, run.training)) and _ended_without(run) for run in runs)
+    if lost:
+        return Verdict.NO, f"{lost} of {len(runs)} runs ran out of memory and did not end with {_OPTIMIZER}"
+    done = [one for one in attempts if one.result.failure is None]
+    if not done:
+        return Verdict.UNDECIDED, "no training with it has ended well yet, and none ran out of memory"
+    if peak is None:
+        return Verdict.UNDECIDED, f"{len(done)} trainings ended well, but nobody watched the card's memory"
+    delivered = _peak_gib(done) or peak
+    if delivered > _CARD_GIB - _DRIVER_GIB:
+        return (
+            Verdict.NO,
+            f"it took {delivered:.1f} GiB; set vram.budget_gib = {_CARD_GIB:g} to see what the ladder does",
+        )
+    rungs = dict.fromkeys(rung for one in done for rung in one.rungs)
+    conceding = f" after conceding {', '.join(rungs)}" if rungs else ""
+    return Verdict.YES, f"{len(done)} trainings ended well{conceding}, with {delivered:.1f} GiB at most"
+
+
+def _ended_without(run: RunFacts) -> bool:
+    """Whether it came to its end, and not with Prodigy."""
+    return run.status.state is State.FAILED if run.trained is None else not _with_prodigy(run.trained)
