@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from orchestrator import faces, media, provenance, store
+from orchestrator import faces, media, provenance, render, store
 from orchestrator.errors import Conflict, Problem
 from orchestrator.model import Point, Prepared, Scoring, Settings
 from orchestrator.plan import Plan
@@ -90,7 +90,8 @@ def _used(points: Iterable[Point], treatment: str) -> list[str]:
 
 
 def _templates(folder: Path) -> dict[str, str]:
-    return {path.name: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.toml.j2"))}
+    paths = [folder / name for name in render.TEMPLATES]
+    return {path.name: path.read_text(encoding="utf-8") for path in paths if path.exists()}
 
 
 def _hash(value: Any) -> str:

@@ -87,7 +87,6 @@ ERRORS: list[tuple[str, Params]] = [
     ("adaptive_noise_scale", {"adaptive_noise_scale": 0.1}),
     ("scale_v_pred_loss_like_noise_pred", {"scale_v_pred_loss_like_noise_pred": True}),
     ("v_pred_like_loss", {"v_pred_like_loss": 0.1, "v_parameterization": True}),
-    ("sample_every_n_epochs", {"sample_every_n_epochs": 1}),
     ("cache_text_encoder_outputs", {"cache_text_encoder_outputs": True}),
     ("shuffle_caption", {**TEXT_CACHE, "shuffle_caption": True}),
     ("caption_dropout_rate", {**TEXT_CACHE, "caption_dropout_rate": 0.1}),

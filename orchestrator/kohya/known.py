@@ -75,6 +75,7 @@ OURS = {
     "tokenizer_cache_dir": "set it under [trainer] in the settings",
     "training_comment": "leave it out: it carries the point's id, by which a checkpoint is proven",
     "no_metadata": "leave it out: a checkpoint is proven by its metadata",
+    "sample_prompts": "leave it out: previews are drawn of the settings' own prompts, the first four",
     "resume": "leave it out: interrupted runs are continued by running the same command again",
     "debug_dataset": "leave it out: with it nothing is trained",
     "v2": "leave it out: this trains SDXL",

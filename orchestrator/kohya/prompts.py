@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from orchestrator.errors import Problem, Severity
+from orchestrator.model import Generation
 
 _TOKENS = 75  # of one CLIP chunk; gen_img.py cuts off the rest
 
@@ -29,6 +30,13 @@ def parse_prompts(text: str, *, where: str) -> tuple[tuple[str, ...], list[Probl
     if not prompts:
         problems.append(Problem(what="there is no prompt in it", where=where, remedy="write one prompt per line"))
     return tuple(line for _, line in prompts), problems + _repeated(prompts, where) + _long(prompts, where)
+
+
+def preview(text: str, generation: Generation) -> str:
+    """A line of the trainer's `--sample_prompts`, at the size and seed of the pictures that are scored."""
+    negative = f" --n {generation.negative_prompt}" if generation.negative_prompt else ""
+    size = f"--w {generation.width} --h {generation.height}"
+    return f"{text}{negative} {size} --d {generation.seeds[0]} --s {generation.steps} --l {generation.scale:g}"
 
 
 def unusable(text: str, *, where: str, key: str = "") -> list[Problem]:

@@ -245,13 +245,6 @@ def _noise_and_loss(params: Params) -> Iterator[Finding]:
         yield warning("zero_terminal_snr", what, "leave it out")
 
 
-def _previews(params: Params) -> Iterator[Finding]:
-    for key in ("sample_at_first", "sample_every_n_epochs", "sample_every_n_steps"):
-        if params.get(key) and not params.get("sample_prompts"):
-            yield error(key, "there are no sample_prompts: the run stops, or makes no previews", "set sample_prompts")
-            return
-
-
 _RULES = (
     _rate_is_given,
     _rate_suits_optimizer,
@@ -263,5 +256,4 @@ _RULES = (
     _network,
     _precision,
     _noise_and_loss,
-    _previews,
 )

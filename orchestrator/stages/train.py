@@ -8,7 +8,7 @@ from typing import Any
 from orchestrator import attempt, datasets, ladder, render
 from orchestrator.attempt import Command, Job
 from orchestrator.context import Context
-from orchestrator.kohya import command, log, proof
+from orchestrator.kohya import command, log, prompts, proof
 from orchestrator.ladder import Step
 from orchestrator.model import MEMORY_FAILURES, TREATMENTS, Failure, Params, Result, Settings
 from orchestrator.outcome import Failed, Outcome
@@ -16,6 +16,8 @@ from orchestrator.store import Attempt, Run
 
 NAME = "train"
 OUTPUT_NAME = "lora"
+PREVIEWS = 4
+"""So many prompts, from the first, are drawn while training, when sd-scripts is asked to."""
 
 
 def perform(run: Run, ctx: Context) -> Result:
@@ -33,7 +35,7 @@ def perform(run: Run, ctx: Context) -> Result:
 
 
 def next_step(run: Run, settings: Settings) -> Step:
-    """What the next attempt concedes: as much as the last one, and one rung more if that ran out of memory by itself."""
+    """What the next attempt concedes: as much as the last one, and one rung more if that alone ran out of memory."""
     past = run.attempts(NAME)
     asked = [asked_of(attempt) for attempt in past]
     last = asked[-1] if asked else Step(overrides={}, rungs=(), degraded=False)
@@ -83,10 +85,14 @@ def _prepare(run: Run, attempt: Attempt, step: Step, ctx: Context) -> Command:
 def rendered(run: Run, attempt: Attempt, ctx: Context) -> dict[str, str]:
     """The files that an attempt is started from, proven to read back as what is meant."""
     renderer, dataset = render.Renderer(ctx.templates), datasets.of(run.point.params, ctx.settings.datasets)
-    return {
+    files = {
         "config.toml": config_toml(run, attempt, ctx.settings, renderer),
         "dataset.toml": renderer.dataset_toml(run.point, dataset=dataset, image_dir=ctx.datasets[dataset.name].folder),
     }
+    if _previews(effective(run, attempt)):
+        lines = [prompts.preview(text, ctx.settings.generation) for text in ctx.prompts[:PREVIEWS]]
+        files["prompts.txt"] = renderer.prompts_txt(run.point, lines)
+    return files
 
 
 def config_toml(
@@ -99,6 +105,7 @@ def config_toml(
         "logging_dir": str(attempt.path / "logs"),
         "training_comment": comment(run, attempt),
         "dataset_config": str(attempt.path / "dataset.toml"),
+        **({"sample_prompts": str(attempt.path / "prompts.txt")} if _previews(effective(run, attempt)) else {}),
     }
     return renderer.train_toml(
         run.point,
@@ -108,6 +115,11 @@ def config_toml(
         params=effective(run, attempt),
         prove=prove,
     )
+
+
+def _previews(params: Params) -> bool:
+    """Whether the trainer is asked for pictures on its way: to look at, never scored."""
+    return any(params.get(key) for key in ("sample_at_first", "sample_every_n_epochs", "sample_every_n_steps"))
 
 
 def comment(run: Run, attempt: Attempt) -> str:
