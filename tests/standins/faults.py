@@ -20,8 +20,12 @@ LEDGER = "STANDIN_LEDGER"
 """A file to which every training adds a line when it begins and when its last checkpoint is whole."""
 
 _FAULT = re.compile(r"(?P<name>\w+)(?::(?P<key>\w+)=(?P<value>[^#]*))?(?:#(?P<attempts>\d+))?")
-_OOM = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 2.00 GiB"
-_LOST = "RuntimeError: CUDA error: unspecified launch failure"
+_LAST_WORDS = {
+    "oom": "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 2 GiB",
+    "gpu_lost": "RuntimeError: CUDA error: unspecified launch failure",
+    "disk_full": "OSError: [Errno 28] No space left on device",
+    "bad_config": "ValueError: these arguments do not fit together",
+}
 
 
 def told(variable: str, arguments: Mapping[str, Any]) -> set[str]:
@@ -37,14 +41,9 @@ def _applies(fault: re.Match[str], arguments: Mapping[str, Any]) -> bool:
 
 def go_wrong(faults: set[str]) -> None:
     """The faults that any program can have, in the middle of its work."""
-    if "oom" in faults:
-        sys.exit(_OOM)
-    if "gpu_lost" in faults:
-        sys.exit(_LOST)
-    if "disk_full" in faults:
-        sys.exit("OSError: [Errno 28] No space left on device")
-    if "bad_config" in faults:
-        sys.exit("ValueError: these arguments do not fit together")
+    for name, words in _LAST_WORDS.items():
+        if name in faults:
+            sys.exit(f"\n{words}")
     for name, number in (("segfault", signal.SIGSEGV), ("killed", signal.SIGKILL)):
         if name in faults:
             os.kill(os.getpid(), number)

@@ -112,7 +112,7 @@ class Heard:
         self.events.append((run.point.name, stage, str(result.failure or "done")))
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class Probe:
     """A VramProbe at the driver's boundary: one card, and what `answer` makes of the polled processes."""
 
@@ -213,7 +213,7 @@ class World:
             listener=listener or Heard(),
             environ=environ,
             card=CARD.uuid if probe else "",
-            stop=stop or Stop(),
+            stop=Stop() if stop is None else stop,  # it is false as long as nobody asked
         )
 
     def drive(

@@ -30,7 +30,7 @@ class Torture:
     def at(self, event: Event, how: str) -> None:
         """One place of the matrix."""
         name = f"{how} write {event.number} of {event.who}: {event.what}"
-        world = trial.build(self._fresh(name), self.folder / "shared")
+        world = trial.build(self._fresh(), self.folder / "shared")
         if trial.kill_at(world, event, how):
             self.kills[event.who.partition(" ")[0]] += 1
         else:
@@ -38,8 +38,8 @@ class Torture:
         self._judge(world, name)
 
     def random(self, seed: int) -> None:
-        """One random trial."""
-        world = trial.build(self._fresh(f"seed {seed}"), self.folder / "shared")
+        """One random trial; in every second one the trainer is a launcher's child."""
+        world = trial.build(self._fresh(), self.folder / "shared", faults="launcher" if seed % 2 else "")
         killed = trial.kill_at_random(world, random.Random(seed), self.wanted.seconds)
         self.kills.update(f"{one.partition(' ')[0]} at random" for one in killed)
         self._judge(world, f"seed {seed}, {', '.join(killed) or 'nobody was there to kill'}")
@@ -52,7 +52,7 @@ class Torture:
         else:
             shutil.rmtree(world.folder)
 
-    def _fresh(self, name: str) -> Path:
+    def _fresh(self) -> Path:
         return Path(tempfile.mkdtemp(prefix="trial-", dir=self.folder)) / "world"
 
 

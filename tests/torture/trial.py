@@ -48,11 +48,12 @@ class Reference:
     seconds: float
 
 
-def build(folder: Path, shared: Path, grid: str = GRID) -> World:
-    """A world whose steps take long enough to be hit."""
+def build(folder: Path, shared: Path, *, faults: str = "") -> World:
+    """A world whose steps take long enough to be hit, and whose programs may be killed more often than usual."""
     world = World.build(folder, shared)
-    world.settle(env={"STANDIN_STEP_S": "0.03", "STANDIN_PICTURE_S": "0.03"})
-    world.ask(grid)
+    env = {"STANDIN_STEP_S": "0.03", "STANDIN_PICTURE_S": "0.03", "STANDIN_TRAIN": faults}
+    world.settle(env=env, limits="crashes = 9\n")
+    world.ask(GRID)
     return world
 
 
@@ -86,7 +87,9 @@ def kill_at_random(world: World, rng: random.Random, seconds: float) -> list[str
         with _started(world) as child:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(timeout=moment)
-            if _kill(world, victim, child):
+            while not (hit := _kill(world, victim, child)) and child.poll() is None:
+                time.sleep(0.01)  # nobody of that kind lives just now
+            if hit:
                 killed.append(f"{victim} after {moment:.2f} s")
             if victim not in ("orchestrator", "all"):
                 child.wait(timeout=120)
@@ -97,7 +100,8 @@ def _kill(world: World, victim: str, child: "subprocess.Popen[bytes]") -> bool:
     if child.poll() is not None:
         return False
     shims, programs = _children(world)
-    chosen = {"orchestrator": [child.pid], "shim": shims, "program": programs, "all": [child.pid, *shims, *programs]}
+    everybody = [child.pid, *shims, *programs]
+    chosen = {"orchestrator": [child.pid], "shim": shims[:1], "program": programs[:1], "all": everybody}
     for pid in chosen[victim]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -111,7 +115,7 @@ def _children(world: World) -> tuple[list[int], list[int]]:
         with contextlib.suppress(OSError):
             line = Path(f"/proc/{pid}/cmdline").read_bytes()
             (shims if b"shim.py" in line else programs).append(pid)
-    return shims, programs[:1]
+    return shims, programs
 
 
 @contextlib.contextmanager

@@ -1,0 +1,363 @@
+"""One launch of anything: watched, stopped, judged by its files, and tried again when that may help; real children."""
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from standins.world import Heard, Probe, World
+
+from orchestrator import attempt, outcome, process, store
+from orchestrator.attempt import Command, Job
+from orchestrator.context import Context, Stop
+from orchestrator.errors import NotReady
+from orchestrator.kohya import log
+from orchestrator.model import Failure, Result, VramSample
+from orchestrator.outcome import Failed, Outcome
+from orchestrator.store import Attempt, Run
+
+BAR = r"steps:  50%|#     | {step}/9 [00:01<00:01, {pace}s/it, avr_loss={loss}]"
+MADE = "open('made', 'w').close()"
+
+
+@pytest.fixture
+def run(world: World) -> Run:
+    made = world.run()
+    made.create()
+    return made
+
+
+def job(code: str, another: Callable[[Failure], bool] = lambda _failure: False, env: Mapping[str, str] = {}) -> Job:
+    """A program whose product is a file called `made`."""
+
+    def prepare(attempt: Attempt) -> Command:
+        attempt.open({"asked": code})
+        return Command(argv=[sys.executable, "-c", code], env=env, cwd=attempt.path)
+
+    return Job(stage="train", prepare=prepare, progress=log.read_progress, judge=judge, another=another)
+
+
+def judge(attempt: Attempt, outcome: Outcome) -> Mapping[str, Any] | Failed:
+    if (attempt.path / "made").exists():
+        return {"attempt": attempt.number}
+    code = outcome.exit.code if outcome.exit else None
+    return Failed(*(log.classify(outcome.log, code) or (Failure.NO_PRODUCT, "made nothing")))
+
+
+def carry_out(run: Run, code: str, ctx: Context, **more: Any) -> Result:
+    return attempt.carry_out(run, job(code, **more), ctx)
+
+
+def last(run: Run) -> Path:
+    return run.attempts("train")[-1].path
+
+
+def used(mib: int, own: int | None = None) -> VramSample:
+    return VramSample(used_mib=mib, total_mib=24576, own_mib=own)
+
+
+# --- the end is judged ------------------------------------------------------------------------------------------------
+
+
+def test_a_good_end_leaves_a_result_and_a_product(world: World, run: Run) -> None:
+    ctx = world.context()
+    result = carry_out(run, f"print('hello'); {MADE}", ctx)
+    assert (result.failure, result.exit_code, result.retry) == (None, 0, False)
+    assert run.product("train") == {"attempt": 1}
+    assert run.attempts("train")[0].result() == result
+    assert isinstance(ctx.listener, Heard)
+    assert ctx.listener.events == [(run.point.name, "train", "started 1"), (run.point.name, "train", "done")]
+
+
+@pytest.mark.parametrize(
+    ("code", "failure", "reason"),
+    [
+        ("pass", Failure.NO_PRODUCT, "made nothing"),
+        ("raise SystemExit('CUDA out of memory')", Failure.OOM, "CUDA out of memory"),
+        (f"print({BAR.format(step=3, pace=1, loss='nan')!r})", Failure.NAN, "step 3"),
+        ("import os; os.kill(os.getpid(), 11)", Failure.CRASHED, "killed by SIGSEGV"),
+        ("import os; os.kill(os.getpid(), 9)", Failure.CRASHED, "ended by signal 9 from outside"),
+        (
+            "import os; os.write(2, b'caf\\xe9 \\xff\\xfe No space left on device'); raise SystemExit(1)",
+            Failure.DISK_FULL,
+            "No space left on device",
+        ),
+    ],
+)
+def test_a_bad_end_says_why(world: World, run: Run, code: str, failure: Failure, reason: str) -> None:
+    result = carry_out(run, code, world.context())
+    assert result.failure is failure
+    assert reason in result.reason
+    assert not run.done("train")
+
+
+def test_a_program_that_cannot_be_started_is_named(world: World, run: Run) -> None:
+    def prepare(attempt: Attempt) -> Command:
+        return Command(argv=["/no/such/python"], env={}, cwd=attempt.path)
+
+    result = attempt.carry_out(
+        run, Job(stage="train", prepare=prepare, progress=log.read_progress, judge=judge), world.context()
+    )
+    assert result.failure is Failure.BAD_CONFIG
+    assert "/no/such/python" in result.reason
+    assert not result.retry
+
+
+def test_a_product_counts_whatever_ended_the_program(world: World, run: Run) -> None:
+    result = carry_out(run, f"{MADE}; import os; os.kill(os.getpid(), 9)", world.context())
+    assert (result.failure, result.exit_code) == (None, -9)
+    assert run.done("train")
+
+
+def test_what_the_program_left_running_is_ended_with_it(world: World, run: Run) -> None:
+    sleeper = "[sys.executable, '-c', 'import time; time.sleep(600)']"
+    code = f"import subprocess, sys; subprocess.Popen({sleeper}, start_new_session=True); {MADE}"
+    assert carry_out(run, code, world.context()).failure is None
+    assert world.living() == []
+
+
+def test_a_secret_that_the_program_prints_is_not_repeated(world: World, run: Run) -> None:
+    world.settle(env={"HF_TOKEN": "hf_abcdefgh"})
+    ctx = world.context(environ={**os.environ, "WANDB_API_KEY": "wandb123456", "PLAIN": "not secret"})
+    code = (
+        'from os import environ as e; raise SystemExit(f\'ValueError: {e["WANDB_API_KEY"]} hf_abcdefgh {e["PLAIN"]}\')'
+    )
+    result = carry_out(run, code, ctx)
+    assert result.reason == "ValueError: [WANDB_API_KEY] [HF_TOKEN] not secret"
+    assert "wandb123456" not in (last(run) / "result.json").read_text()
+
+
+# --- the limits -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("limits", "code", "failure", "setting"),
+    [
+        ("wall_hours = 0.0001", "while 1: print('tick', flush=True); time.sleep(0.05)", Failure.TIMEOUT, "wall_hours"),
+        ("stall_minutes = 0.005", "print('one', flush=True); time.sleep(60)", Failure.STALLED, "stall_minutes"),
+        ("log_mib = 0.1", "while 1: print('x' * 4000)", Failure.LOG_FLOOD, "log_mib"),
+    ],
+)
+def test_a_limit_ends_it_and_is_named(
+    world: World, run: Run, limits: str, code: str, failure: Failure, setting: str
+) -> None:
+    world.settle(limits=limits)
+    result = carry_out(run, f"import time\n{code}", world.context())
+    assert (result.failure, result.retry) == (failure, False)
+    assert f"limits.{setting}" in result.reason
+    assert world.living() == []
+    assert json.loads((last(run) / "stop.json").read_text())["failure"] == failure
+
+
+def test_a_loss_that_is_no_number_ends_it_at_once(world: World, run: Run) -> None:
+    bar = BAR.format(step=4, pace=1, loss="nan")
+    result = carry_out(run, f"import time; print({bar!r}, flush=True); time.sleep(60)", world.context())
+    assert (result.failure, result.reason) == (Failure.NAN, "the loss became nan by step 4")
+
+
+def test_going_over_the_budget_is_out_of_memory_even_with_a_product(world: World, run: Run) -> None:
+    world.settle(vram="[vram]\nbudget_gib = 8\npoll_seconds = 0.05\n")
+    code = f"import time; {MADE}; time.sleep(60)"
+    result = carry_out(
+        run, code, world.context(probe=Probe(lambda _pids: used(9000, own=8500))), another=lambda _: True
+    )
+    assert (result.failure, result.retry, result.peak_vram_mib) == (Failure.OOM, True, 8500)
+    assert "over the budget of 8 GiB" in result.reason
+    assert not run.done("train")
+
+
+def test_what_others_hold_is_not_over_the_budget(world: World, run: Run) -> None:
+    world.settle(vram="[vram]\nbudget_gib = 8\npoll_seconds = 0.05\n")
+    probe = Probe(lambda _pids: used(20000, own=4000))
+    assert carry_out(run, f"import time; time.sleep(0.3); {MADE}", world.context(probe=probe)).failure is None
+    assert probe.polled
+
+
+def test_a_full_card_and_ever_slower_steps_are_a_spill(world: World, run: Run) -> None:
+    bars = [BAR.format(step=step, pace=pace, loss=0.1) for step, pace in ((1, 0.5), (2, 4.0))]
+    code = f"import time\nfor bar in {bars!r}: print(bar, flush=True); time.sleep(0.4)\ntime.sleep(60)"
+    result = carry_out(run, code, world.context(probe=Probe(lambda _pids: used(24400))))
+    assert result.failure is Failure.SPILL
+    assert "8.0 times as long" in result.reason
+
+
+def test_a_driver_that_fails_half_way_disturbs_nothing(world: World, run: Run) -> None:
+    answers = iter([used(1000), used(3000)])
+    probe = Probe(lambda _pids: next(answers, None))
+    result = carry_out(run, f"import time; time.sleep(0.5); {MADE}", world.context(probe=probe))
+    assert (result.failure, result.peak_vram_mib) == (None, 3000)
+    assert probe.polled > 2
+
+
+def test_a_card_is_asked_about_the_programs_own_processes(world: World, run: Run) -> None:
+    asked: list[int] = []
+    probe = Probe(lambda pids: asked.extend(pids))
+    carry_out(
+        run, f"import os, time; print(os.getpid(), flush=True); time.sleep(0.3); {MADE}", world.context(probe=probe)
+    )
+    assert int((last(run) / "log").read_text()) in asked
+
+
+# --- the user ---------------------------------------------------------------------------------------------------------
+
+
+def ask_once_it_says(run: Run, word: str, stop: Stop, times: int) -> threading.Thread:
+    def ask() -> None:
+        while not list(run.path.glob("train/*/log")) or word not in (last(run) / "log").read_text():
+            time.sleep(0.01)
+        stop.asked += times
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_asked_once_it_ends_politely_and_may_go_on(world: World, run: Run) -> None:
+    stop = Stop()
+    thread = ask_once_it_says(run, "up", stop, 1)
+    code = "import signal, sys, time; signal.signal(15, lambda *_: (print('bye', flush=True), sys.exit(3)));"
+    result = carry_out(run, f"{code} print('up', flush=True); time.sleep(60)", world.context(stop=stop))
+    thread.join()
+    assert (result.failure, result.retry, result.exit_code) == (Failure.KILLED, True, 3)
+    assert "bye" in (last(run) / "log").read_text()
+    assert store.status(run).state == "killed"
+
+
+@pytest.mark.parametrize(("times", "grace_s", "least", "most"), [(1, 0.5, 0.45, 5), (2, 30, 0, 5)])
+def test_what_ignores_term_is_killed_after_the_grace_or_at_once(
+    world: World, run: Run, times: int, grace_s: float, least: float, most: float
+) -> None:
+    text = world.settings.read_text().replace("grace_seconds = 1", f"grace_seconds = {grace_s}")
+    world.settings.write_text(text)
+    stop = Stop()
+    thread = ask_once_it_says(run, "up", stop, times)
+    code = "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+    ctx = world.context(stop=stop)
+    result = carry_out(run, code, ctx)
+    thread.join()
+    ended = (last(run) / "result.json").stat().st_mtime - (last(run) / "stop.json").stat().st_mtime
+    assert least < ended < most
+    assert (result.failure, result.exit_code) == (Failure.KILLED, -9), "the shim lived to tell"
+    assert world.living() == []
+
+
+# --- crashes ----------------------------------------------------------------------------------------------------------
+
+
+def test_crashes_in_a_row_are_too_many_and_interruptions_do_not_count(world: World, run: Run) -> None:
+    ctx = world.context()
+    crash = "import os; os.kill(os.getpid(), 11)"
+    stop = Stop()
+    stop.asked = 1
+    results = [carry_out(run, crash, ctx)]
+    results.append(carry_out(run, "import time; time.sleep(60)", world.context(stop=stop)))
+    results += [carry_out(run, crash, ctx) for _ in range(2)]
+    assert [result.failure for result in results] == ["crashed", "killed", "crashed", "crashed"]
+    assert [result.retry for result in results] == [True, True, True, False]
+    assert store.status(run).state == "failed"
+
+
+def test_a_program_that_interrupts_itself_is_not_tried_for_ever(world: World, run: Run) -> None:
+    results = [carry_out(run, "raise KeyboardInterrupt", world.context()) for _ in range(3)]
+    assert [(result.failure, result.retry) for result in results] == [("crashed", True)] * 2 + [("crashed", False)]
+
+
+def test_a_watcher_that_dies_is_not_tried_for_ever(world: World, run: Run) -> None:
+    def prepare(attempt: Attempt) -> Command:
+        (attempt.path / "log").symlink_to("/no/such/folder/log")
+        return Command(argv=[sys.executable], env={}, cwd=attempt.path)
+
+    broken = Job(stage="train", prepare=prepare, progress=log.read_progress, judge=judge)
+    results = [attempt.carry_out(run, broken, world.context()) for _ in range(3)]
+    assert [(result.failure, result.retry) for result in results] == [("crashed", True)] * 2 + [("crashed", False)]
+
+
+@pytest.mark.parametrize(("ours", "interrupted", "failure"), [(True, False, "crashed"), (False, True, "killed")])
+def test_what_never_started_is_its_watchers_fault_only_where_we_began_it(
+    tmp_path: Path, ours: bool, interrupted: bool, failure: str
+) -> None:
+    ended = outcome.read(tmp_path, ours=ours)
+    assert ended.interrupted is interrupted
+    assert outcome.why(ended, Failed(Failure.NO_PRODUCT, "nothing"), tmp_path).failure == failure
+
+
+# --- what an earlier orchestrator left --------------------------------------------------------------------------------
+
+
+def begun(run: Run, code: str) -> Attempt:
+    """An attempt whose orchestrator is gone."""
+    orphan = run.new_attempt("train")
+    command = job(code).prepare(orphan)
+    process.start(orphan.path, command.argv, env=os.environ, cwd=command.cwd)
+    return orphan
+
+
+def test_an_orphan_is_adopted_and_its_memory_polled(world: World, run: Run) -> None:
+    begun(run, f"import time; time.sleep(0.6); {MADE}")
+    probe = Probe(lambda _pids: used(5000))
+    ctx = world.context(probe=probe)
+    assert store.status(run).state == "running"
+    result = carry_out(run, "raise SystemExit('a second one')", ctx)
+    assert (result.failure, result.peak_vram_mib) == (None, 5000)
+    assert [one.number for one in run.attempts("train")] == [1]
+    assert probe.polled > 2
+
+
+def test_an_end_that_nobody_saw_is_judged_by_its_product(world: World, run: Run) -> None:
+    orphan = begun(run, MADE)
+    while process.running(orphan.path):
+        time.sleep(0.01)
+    (orphan.path / "exit.json").unlink()
+    assert store.status(run).state == "crashed"
+    assert carry_out(run, "raise SystemExit('a second one')", world.context()).failure is None
+
+
+def test_a_shim_that_was_killed_costs_nothing_when_the_program_finishes(world: World, run: Run) -> None:
+    orphan = begun(run, f"import time; time.sleep(0.5); {MADE}")
+    while not (orphan.path / "process.json").exists():
+        time.sleep(0.01)
+    os.kill(json.loads((orphan.path / "process.json").read_text())["pid"], 9)
+    result = carry_out(run, "raise SystemExit('a second one')", world.context())
+    assert (result.failure, result.exit_code) == (None, None)
+
+
+def test_an_attempt_that_never_started_is_closed_and_another_may_follow(world: World, run: Run) -> None:
+    run.new_attempt("train").open({"asked": "nothing"})
+    assert store.status(run).state == "pending"
+    result = carry_out(run, MADE, world.context())
+    assert (result.failure, result.retry) == (Failure.KILLED, True)
+    assert carry_out(run, MADE, world.context()).failure is None
+    assert run.product("train") == {"attempt": 2}
+
+
+def test_a_result_without_its_product_is_delivered_and_not_made_again(world: World, run: Run) -> None:
+    carry_out(run, MADE, world.context())
+    (run.path / "checkpoints.json").unlink()
+    assert store.status(run).state == "pending"
+    carry_out(run, "raise SystemExit('a second one')", world.context())
+    assert run.product("train") == {"attempt": 1}
+
+
+@pytest.mark.parametrize(
+    ("decided", "seconds", "failure"),
+    [(Failure.KILLED, 0.3, None), (Failure.TIMEOUT, 60, Failure.TIMEOUT)],
+)
+def test_an_orchestrator_that_died_while_stopping_is_taken_over(
+    world: World, run: Run, decided: Failure, seconds: float, failure: Failure | None
+) -> None:
+    orphan = begun(run, f"import time; time.sleep({seconds}); {MADE}")
+    store.write(orphan.path / "stop.json", {"failure": decided, "reason": "as it was then"})
+    assert carry_out(run, "raise SystemExit('a second one')", world.context()).failure is failure
+    assert world.living() == []
+
+
+def test_too_little_disk_begins_nothing(world: World, run: Run) -> None:
+    world.settings.write_text(world.settings.read_text().replace("free_gib = 0.001", "free_gib = 1000000"))
+    with pytest.raises(NotReady, match=r"limits.free_gib: .* GiB are free, less than 1e\+06"):
+        carry_out(run, MADE, world.context())
+    assert run.attempts("train") == []
