@@ -21,7 +21,7 @@ LEDGER = "STANDIN_LEDGER"
 
 _FAULT = re.compile(r"(?P<name>\w+)(?::(?P<key>\w+)=(?P<value>[^#]*))?(?:#(?P<attempts>\d+))?")
 _LAST_WORDS = {
-    "oom": "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 2 GiB",
+    "oom": "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has 2 GiB",
     "gpu_lost": "RuntimeError: CUDA error: unspecified launch failure",
     "disk_full": "OSError: [Errno 28] No space left on device",
     "bad_config": "ValueError: these arguments do not fit together",
