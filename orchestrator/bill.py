@@ -101,7 +101,7 @@ def _verdict(profile: Profile, card_gib: float | None) -> str:
 
 def _sums(told: Forecast) -> Iterator[str]:
     yield (
-        f"In all {duration(told.seconds)}, of which {duration(told.gpu_seconds)} on the GPU; "
+        f"In all {duration(told.seconds)} on {_count(told.cards, 'card')}, {told.gpu_seconds / 3600:.1f} GPU-hours; "
         f"{size(told.disk_bytes)} of disk, {size(told.free_bytes)} are free."
     )
     trained = [run for run in told.runs if run.train_s]
@@ -126,6 +126,7 @@ def as_json(told: Forecast, warnings: Iterable[Problem], toml: str = "") -> str:
         "gpu_seconds": round(told.gpu_seconds, 1),
         "disk_bytes": told.disk_bytes,
         "free_bytes": told.free_bytes,
+        "cards": told.cards,
         "card_gib": told.card_gib,
         "runs": [_run_record(run) for run in told.runs],
         "profiles": [_profile_record(profile) for profile in told.profiles],

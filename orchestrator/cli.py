@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from orchestrator.console import Console
     from orchestrator.context import Context, Stop
     from orchestrator.forecast import Forecast
+    from orchestrator.model import Dataset, Settings
     from orchestrator.plan import Plan
     from orchestrator.store import Sweep
 
@@ -38,6 +39,7 @@ _grid = click.option(
 )
 _name = click.option("--name", default="", help="The sweep's name; the grid file's without it.")
 _json = click.option("--json", "as_json", is_flag=True, help="For scripts.")
+_seed = click.option("--seed", default=1, show_default=True, help="Of a dataset with several draws: that seed's.")
 _only = click.option("--only", default="*", help="Only runs whose name or id matches this glob.")
 
 
@@ -258,6 +260,75 @@ def answer(settings_file: Path, sweeps: tuple[str, ...], into: Path | None, smal
         console.problems(questions_page.update(into, write.blocks(told)))
 
 
+@main.group(cls=_Commands)
+def dataset() -> None:
+    """Make a dataset of the settings, or look at it: every picture, and why others are not there."""
+
+
+@dataset.command("build")
+@_settings
+@_seed
+@click.argument("name")
+def build_dataset(settings_file: Path, seed: int, name: str) -> None:
+    """Build a dataset, unless it is there, and show it."""
+    from orchestrator import provenance, settings
+    from orchestrator.stages import prepare
+
+    used, console = settings.load(settings_file), _console()
+    asked = _dataset(used, name, seed)
+    names = prepare.with_sources([name], used.datasets)
+    problems = [problem for one in names for problem in prepare.survey(used.datasets[one], str(settings_file))]
+    if errors_of(problems):
+        raise NotReady(*problems)
+    console.problems(problems)
+    _show_dataset(prepare.build(asked, used, provenance.Hashes(used.runs / ".hashes.json")).folder.parent, console)
+
+
+@dataset.command("show")
+@_settings
+@_seed
+@click.argument("name")
+def show_dataset(settings_file: Path, seed: int, name: str) -> None:
+    """Show a dataset that is built: a table of its pictures, and the path of its contact sheet."""
+    from orchestrator import provenance, settings
+    from orchestrator.stages import prepare
+
+    used = settings.load(settings_file)
+    folder = prepare.folder_of(_dataset(used, name, seed), used, provenance.Hashes(used.runs / ".hashes.json"))
+    if not (folder / "dataset.json").exists():
+        what, remedy = f"{name} is not built as it would be now", f"`orchestrate dataset build {name} --seed {seed}`"
+        raise InputError(Problem(what=what, where=str(folder), remedy=remedy))
+    _show_dataset(folder, _console())
+
+
+@main.command()
+@_settings
+@click.argument("sweep")
+@click.option("--top", default=3, show_default=True, type=click.IntRange(min=1), help="How many of the best runs.")
+def confirm(settings_file: Path, sweep: str, top: int) -> None:
+    """Make more pictures with the best runs, of fresh prompts or seeds: the best of many looks better than it is."""
+    from orchestrator import confirm as confirming
+    from orchestrator import settings, store
+    from orchestrator import sweep as sweeping
+    from orchestrator.model import State
+
+    console, named = _console(), _sweep(settings_file, sweep)
+    best = confirming.best(named, top)
+    asked = confirming.plan(settings.load(settings_file), named, best)
+    cards = _ready(asked, console)
+    with named.lock(), _held(asked, cards) as held:
+        ctx = confirming.anew(_context(asked, held, console))
+        _on_signals(ctx.stop)
+        wanted = confirming.prepare(best, ctx)
+        confirming.drive(wanted, ctx, lambda runs, world: sweeping.drive(runs, world, cards=held))
+    for line in confirming.report(named):
+        console.result(line)
+    _report(named, console)
+    if ctx.stop:
+        sys.exit(INTERRUPTED)
+    sys.exit(0 if all(store.status(one.run).state is State.FINISHED for one in wanted) else 1)
+
+
 @main.command()
 @click.argument("path", type=click.Path(path_type=Path, dir_okay=False), default="orchestrate.toml")
 def init(path: Path) -> None:
@@ -276,7 +347,7 @@ def _ready(asked: Plan, console: Console) -> list[str]:
     problems = readiness.findings(asked.settings, asked.points, probe)
     if errors_of(problems):
         raise NotReady(*problems)
-    console.problems(problems)
+    console.problems(problem for problem in problems if problem not in asked.warnings)
     return [card.uuid for card in readiness.choose_cards(probe.cards(), asked.settings.vram.card)]
 
 
@@ -289,13 +360,12 @@ def _held(asked: Plan, cards: list[str]) -> AbstractContextManager[list[str]]:
 
 
 def _forecast(asked: Plan, only: str) -> Forecast:
-    """On this machine's card, if there is one."""
+    """On this machine's cards, if there are any."""
     from orchestrator import forecast, readiness, vram
 
-    card = readiness.choose_card(vram.Nvml().cards(), asked.settings.vram.card)
-    card_gib = card.total_mib / 1024 if card else None
-    runs = asked.runs(only)
-    return forecast.forecast(asked.sweep, runs, asked.settings, prompts=len(asked.prompts), card_gib=card_gib)
+    cards = readiness.choose_cards(vram.Nvml().cards(), asked.settings.vram.card)
+    sizes = [card.total_mib / 1024 for card in cards]
+    return forecast.forecast(asked.sweep, asked.runs(only), asked.settings, prompts=len(asked.prompts), cards_gib=sizes)
 
 
 def _context(asked: Plan, cards: list[str], console: Console, *, frozen: bool = True) -> Context:
@@ -346,6 +416,25 @@ def _failed(asked: Plan, only: str) -> int:
 
     states = [store.status(run).state for run in asked.runs(only)]
     return 0 if all(state is State.FINISHED for state in states) else 1
+
+
+def _dataset(used: Settings, name: str, seed: int) -> Dataset:
+    from orchestrator import datasets
+
+    if name not in used.datasets:
+        known = ", ".join(used.datasets) or "none yet"
+        raise InputError(Problem(what=f'there is no dataset "{name}"', where=str(used.path), remedy=f"known: {known}"))
+    return datasets.of({"dataset": name, "seed": seed}, used.datasets)
+
+
+def _show_dataset(folder: Path, console: Console) -> None:
+    """The sheet's path is the last line on stdout."""
+    from orchestrator import dataset_page, store
+    from orchestrator.datasets import sheet
+
+    record = store.read(folder / "dataset.json")
+    console.page(dataset_page.page(record))
+    console.result(str(sheet.write(folder, record)))
 
 
 def _sweep(settings_file: Path, name: str) -> Sweep:

@@ -80,18 +80,21 @@ class Forecast:
     """A sweep's runs and their sums.
 
     free_bytes: of the disk that holds runs/; card_gib: what one run may use, None where it is not known.
+    cards: over how many the runs are spread.
     """
 
     name: str
     runs: tuple[RunForecast, ...]
     profiles: tuple[Profile, ...]
     free_bytes: int
+    cards: int
     card_gib: float | None
     scored_on_gpu: bool
 
     @property
     def seconds(self) -> float:
-        return sum(run.seconds for run in self.runs)
+        """From start to end, one run after the other on each card; less where runs are packed onto one."""
+        return sum(run.seconds for run in self.runs) / self.cards
 
     @property
     def gpu_seconds(self) -> float:
@@ -104,16 +107,20 @@ class Forecast:
 
 
 def forecast(
-    sweep: Sweep, runs: Sequence[Run], used: Settings, *, prompts: int, card_gib: float | None = None
+    sweep: Sweep, runs: Sequence[Run], used: Settings, *, prompts: int, cards_gib: Sequence[float] = ()
 ) -> Forecast:
-    """What these runs of a sweep still ask for, by what earlier runs and probes took, else by assumption."""
+    """What these runs of a sweep still ask for, by what earlier runs and probes took, else by assumption.
+
+    cards_gib: the sizes of the cards in use; none where there are none here.
+    """
     known, measure = experience.gather(sweep), Measure(used.datasets)
     return Forecast(
         name=sweep.name,
         runs=tuple(_run(run, used, prompts, known, measure) for run in runs),
         profiles=tuple(_profiles([run.point.params for run in runs if not run.point.floor], known)),
         free_bytes=free_bytes(used.runs),
-        card_gib=used.vram.budget_gib or card_gib,
+        cards=max(1, len(cards_gib)),
+        card_gib=used.vram.budget_gib or min(cards_gib, default=None),
         scored_on_gpu=used.scoring.device == "cuda",
     )
 

@@ -72,11 +72,6 @@ def choose_cards(cards: Iterable[Card], wanted: str) -> list[Card]:
     return [card for index, card in enumerate(listed) if not names or {card.uuid, str(index)} & set(names)]
 
 
-def choose_card(cards: Iterable[Card], wanted: str) -> Card | None:
-    """The first of them, for what is said of one card."""
-    return next(iter(choose_cards(cards, wanted)), None)
-
-
 def _wanted(written: str) -> list[str]:
     return [name.strip() for name in written.split(",") if name.strip()]
 

@@ -248,7 +248,7 @@ def test_a_stranger_sees_what_the_night_does_and_costs(desk):
         "network_dim=16_seed=1-",
         "to train",
         "2160",
-        "In all 5.8 h, of which 5.8 h on the GPU; 6.2 GiB of disk",
+        "In all 5.8 h on 1 card, 5.8 GPU-hours; 6.2 GiB of disk",
         "The pace of 6 of 6 trainings is assumed, not measured: `orchestrate probe`",
     ):
         assert text in done.stdout

@@ -32,8 +32,9 @@ def inspect(settings: Settings, probe: VramProbe, asked: Plan | None = None) -> 
     faces = persona.look(settings, datasets)
     problems += faces.problems
     if asked:
-        told = forecast.forecast(asked.sweep, asked.runs(), settings, prompts=len(asked.prompts))
-        problems += [*card.too_small(told, card.gib(probe, settings)), *forecast.shortage(told)]
+        sizes = card.sizes_gib(probe, settings)
+        told = forecast.forecast(asked.sweep, asked.runs(), settings, prompts=len(asked.prompts), cards_gib=sizes)
+        problems += [*card.too_small(told), *forecast.shortage(told)]
     return Inspection(facts={**trainer.facts, **driver, **faces.facts}, problems=tuple(dict.fromkeys(problems)))
 
 

@@ -1,4 +1,4 @@
-"""The card: its driver, and whether each memory profile of a plan fits it."""
+"""The cards: their driver, and whether each memory profile of a plan fits."""
 
 from collections.abc import Iterator
 
@@ -13,26 +13,26 @@ _FULL = 0.95
 
 
 def facts(probe: VramProbe, settings: Settings) -> dict[str, str]:
-    """The card in use and its driver; nothing where there is none."""
+    """The cards in use and their driver; nothing where there is none."""
     found = _chosen(probe, settings)
-    if found is None:
-        return {}
-    return {"card": f"{found.name}, {found.total_mib / 1024:.1f} GiB, {found.used_mib / 1024:.1f} in use, {found.uuid}",
-            "driver": found.driver}  # fmt: skip
+    told = [
+        f"{one.name}, {one.total_mib / 1024:.1f} GiB, {one.used_mib / 1024:.1f} in use, {one.uuid}" for one in found
+    ]
+    return {"card": "; ".join(told), "driver": found[0].driver} if found else {}
 
 
-def gib(probe: VramProbe, settings: Settings) -> float | None:
-    """What one run may use: the budget, else all of the card; None where neither is known."""
-    found = _chosen(probe, settings)
-    return settings.vram.budget_gib or (found.total_mib / 1024 if found else None)
+def sizes_gib(probe: VramProbe, settings: Settings) -> list[float]:
+    """Of the cards in use."""
+    return [one.total_mib / 1024 for one in _chosen(probe, settings)]
 
 
-def _chosen(probe: VramProbe, settings: Settings) -> Card | None:
-    return readiness.choose_card(probe.cards(), settings.vram.card)
+def _chosen(probe: VramProbe, settings: Settings) -> list[Card]:
+    return readiness.choose_cards(probe.cards(), settings.vram.card)
 
 
-def too_small(told: Forecast, card_gib: float | None) -> Iterator[Problem]:
+def too_small(told: Forecast) -> Iterator[Problem]:
     """A warning for each memory profile that is not expected to fit: its runs begin with an out-of-memory."""
+    card_gib = told.card_gib
     for profile in told.profiles:
         if card_gib and profile.peak_gib and profile.peak_gib > _FULL * card_gib:
             named = ", ".join(f"{key} = {value}" for key, value in profile.settings.items()) or "all trainings"

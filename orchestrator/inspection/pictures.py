@@ -27,14 +27,10 @@ def problems(dataset: Dataset, params: Params) -> Iterator[Problem]:
     for one, other, turned in _twins([path for path, _ in readable]):
         what = f"{one.name} and {other.name} are the same picture" + (", one turned around" if turned else "")
         yield _doubt(dataset, what, str(dataset.image_dir), "take one out: what is shown twice is learned twice")
-    needed = lengths.area(params)
-    small = [
-        f"{path.name} ({width} x {height})" for path, (width, height) in readable if width * height < 0.95 * needed
-    ]
+    needed = _ENOUGH * lengths.area(params)
+    small = [f"{path.name} ({wide} x {high})" for path, (wide, high) in readable if wide * high < needed]
     if small:
-        what = (
-            f"{len(small)} of {len(readable)} pictures have fewer pixels than {params.get('resolution')}: {few(small)}"
-        )
+        what = f"{len(small)} of {len(readable)} pictures have fewer pixels than the resolution: {few(small)}"
         remedy = "find larger ones, or lower resolution: enlarged pictures teach blur"
         yield _doubt(dataset, what, str(dataset.image_dir), remedy)
 

@@ -1,0 +1,282 @@
+"""`orchestrate check`: what is missing or doubtful, found by really trying it, each with a remedy."""
+
+import json
+import shutil
+import sys
+import threading
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+from standins.world import CARD, Probe, World
+
+from orchestrator import forecast, inspection, plan, settings
+from orchestrator.cli import main
+from orchestrator.errors import Problem, Severity
+from orchestrator.inspection import card, interpreter, persona, pictures, tokenizers
+from orchestrator.miniature import draw
+from orchestrator.model import Dataset
+
+
+def check(world: World, *more: str) -> Result:
+    return CliRunner().invoke(main, ["check", "--settings", str(world.settings), *more])
+
+
+def told(problems: object) -> str:
+    return "\n".join(str(problem) for problem in problems)
+
+
+def quick(world: World, folder: Path) -> None:
+    """A trainer's interpreter that says what it imported without taking the seconds for it."""
+    stand_in = program(folder / "python", """echo '{"python": "3.11.0", "torch": "2.6.0", "built for": "12.4"}'""")
+    text = world.settings.read_text(encoding="utf-8")
+    world.settings.write_text(text.replace(f'python = "{sys.executable}"', f'python = "{stand_in}"'), encoding="utf-8")
+
+
+def program(path: Path, text: str) -> Path:
+    path.write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
+    path.chmod(0o755)
+    return path
+
+
+def album(folder: Path, *names: str, source: Path) -> Dataset:
+    """A dataset with copies of real pictures."""
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        shutil.copyfile(source / name, folder / name)
+    return Dataset(name="album", image_dir=folder)
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_a_ready_machine_is_0_and_says_what_it_found(world):
+    done = check(world, "--grid", str(world.grid))
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.endswith("ready\n")
+    assert "torch 2." in done.stdout
+    assert "pack on CPUExecutionProvider" in done.stdout
+
+
+def test_for_scripts_it_is_one_object_with_every_finding(world, tmp_path):
+    quick(world, tmp_path)
+    next((world.folder / "images").glob("*.txt")).write_text("no trigger here", encoding="utf-8")
+    done = check(world, "--json")
+    record = json.loads(done.stdout)
+    assert (record["schema"], record["ready"], done.exit_code) == (1, True, 0)
+    assert set(record["facts"]) == {"trainer", "torch sees", "face pack"}
+    finding = next(finding for finding in record["findings"] if finding["what"] == "lacks the trigger")
+    assert finding["severity"] == "warning"
+    assert finding["remedy"]
+    assert set(finding) == {"severity", "what", "where", "key", "value", "remedy"}
+
+
+def test_everything_that_is_missing_is_told_at_once_and_is_4(world, tmp_path):
+    quick(world, tmp_path)
+    images = sorted((world.folder / "images").glob("*.png"))
+    images[0].write_bytes(images[0].read_bytes()[:100])
+    images[1].with_suffix(".txt").write_text(" ", encoding="utf-8")
+    text = world.settings.read_text(encoding="utf-8")
+    world.settings.write_text(text.replace("base.safetensors", "nowhere.safetensors"), encoding="utf-8")
+    done = check(world, "--grid", str(world.grid))
+    assert done.exit_code == 4
+    for what in ("cannot be read", "is empty: sd-scripts stops at an empty caption", "there is no such file"):
+        assert what in done.stderr
+    assert "not ready" in done.stdout
+
+
+def test_a_wrong_grid_is_2(world):
+    world.ask("[dims]\nnetwrk_dim = [2]\n")
+    assert check(world, "--grid", str(world.grid)).exit_code == 2
+
+
+def test_a_number_of_pictures_that_is_not_the_expected_one_is_told(world, tmp_path):
+    quick(world, tmp_path)
+    text = world.settings.read_text(encoding="utf-8")
+    world.settings.write_text(
+        text.replace('image_dir = "images"', 'image_dir = "images"\npictures = 4'), encoding="utf-8"
+    )
+    assert "holds 3 pictures, not 4" in check(world).stderr
+
+
+# --- the trainer's interpreter ----------------------------------------------------------------------------------------
+
+
+def trainer(world: World, *, script: str = "train.py", python: Path | None = None, card: str = "none"):
+    used = settings.load(world.settings)
+    changed = replace(used.trainer, train_script=script, python=python or used.trainer.python)
+    return replace(used, trainer=changed, vram=replace(used.vram, card=card))
+
+
+def test_libraries_that_cannot_be_imported_are_named(world, tmp_path):
+    bare = program(tmp_path / "python", f'exec {sys.executable} -S "$@"')
+    found = interpreter.look(trainer(world, python=bare), [])
+    assert "cannot import torch: ModuleNotFoundError" in told(found.problems)
+    assert "make setup-trainer" in told(found.problems)
+    assert {problem.severity for problem in found.problems} == {Severity.ERROR}
+
+
+def test_what_only_a_rung_of_the_ladder_needs_is_a_doubt(world):
+    world.settle(sections='[[ladder]]\nname = "a"\nset = { optimizer_type = "AdamW8bit", learning_rate = 1e-4 }\n')
+    used = trainer(world, script="sdxl_train_network.py")
+    missing = {problem.what.split()[2]: problem.severity for problem in interpreter.look(used, []).problems}
+    assert missing["accelerate:"] is Severity.ERROR
+    assert missing["bitsandbytes:"] is Severity.WARNING
+    asked = interpreter.look(used, [{"optimizer_type": "PagedAdamW8bit"}])
+    assert {problem.what.split()[2]: problem.severity for problem in asked.problems}["bitsandbytes:"] is Severity.ERROR
+
+
+def test_a_prodigy_that_is_installed_is_shown_with_its_version(world):
+    used = trainer(world, script="sdxl_train_network.py")
+    assert "prodigyopt 1." in interpreter.look(used, [{"optimizer_type": "Prodigy"}]).facts["trainer"]
+
+
+@pytest.mark.parametrize("text", ["exit 3", "echo no JSON", "kill -9 $$"])
+def test_an_interpreter_that_does_not_run_is_told(world, tmp_path, text):
+    (problem,) = interpreter.look(trainer(world, python=program(tmp_path / "python", text)), []).problems
+    assert "does not run" in problem.what
+
+
+def test_torch_without_a_gpu_is_an_error_where_one_is_asked_for(world):
+    (problem,) = interpreter.look(trainer(world, card=""), []).problems
+    assert "sees no GPU (torch 2." in problem.what
+
+
+# --- tokenizers -------------------------------------------------------------------------------------------------------
+
+
+def tokenizer_problems(world: World, **env: str) -> str:
+    used = trainer(world, script="sdxl_train_network.py")
+    return told(tokenizers.problems(replace(used, trainer=replace(used.trainer, env=env))))
+
+
+def test_tokenizers_that_are_neither_here_nor_to_be_had_are_an_error(world, tmp_path):
+    found = tokenizer_problems(world, HF_HOME=str(tmp_path), HF_ENDPOINT="http://127.0.0.1:9")
+    assert "openai_clip-vit-large-patch14 and laion_CLIP-ViT-bigG-14-laion2B-39B-b160k: not cached" in found
+    assert "refused" in found
+    assert "HF_HUB_OFFLINE is set" in tokenizer_problems(world, HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1")
+
+
+def test_tokenizers_in_the_hubs_own_cache_will_do(world, tmp_path):
+    for name in ("openai--clip-vit-large-patch14", "laion--CLIP-ViT-bigG-14-laion2B-39B-b160k"):
+        snapshot = tmp_path / "hub" / f"models--{name}" / "snapshots" / "abc"
+        snapshot.mkdir(parents=True)
+        (snapshot / "vocab.json").write_text("{}", encoding="utf-8")
+    assert tokenizer_problems(world, HF_HOME=str(tmp_path), HF_ENDPOINT="http://127.0.0.1:9") == ""
+
+
+@pytest.mark.parametrize(("code", "what"), [(200, ""), (503, "it answers 503")])
+def test_a_hub_that_answers_will_do(world, tmp_path, code, what):
+    class Hub(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.send_response(code)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        found = tokenizer_problems(world, HF_HOME=str(tmp_path), HF_ENDPOINT=f"http://127.0.0.1:{server.server_port}")
+    assert bool(found) is bool(what)
+    assert what in found
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_same_picture_saved_smaller_or_turned_around_is_found(world, tmp_path):
+    images = world.folder / "images"
+    one, other, third = sorted(path.name for path in images.glob("*.png"))
+    dataset = album(tmp_path / "album", one, other, third, source=images)
+    assert "the same picture" not in told(pictures.problems(dataset, {"resolution": "64,64"}))
+    with Image.open(images / one) as image:
+        image.resize((96, 96)).save(tmp_path / "album" / "small.jpg", quality=80)
+        image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "album" / "turned.png")
+    found = told(pictures.problems(dataset, {"resolution": "64,64"}))
+    assert f"{one} and small.jpg are the same picture\n" in found
+    assert f"{one} and turned.png are the same picture, one turned around" in found
+
+
+def test_pictures_below_the_resolution_are_counted_and_the_first_named(world, tmp_path):
+    images = world.folder / "images"
+    names = sorted(path.name for path in images.glob("*.png"))
+    dataset = album(tmp_path / "album", *names, source=images)
+    (problem,) = pictures.problems(dataset, {"resolution": "1024,1024"})
+    assert problem.what.startswith(f"3 of 3 pictures have fewer pixels than the resolution: {names[0]} (128 x 128)")
+    assert list(pictures.problems(dataset, {"resolution": "128,128"})) == []
+
+
+def test_a_reference_that_is_trained_on_is_found_by_its_bytes(world, shared, tmp_path):
+    references = shared / "references"
+    twin = sorted(references.glob("*.png"))[2]
+    dataset = album(tmp_path / "album", twin.name, source=references)
+    (problem,) = pictures.trained_on(dataset, references)
+    assert problem.where == str(twin)
+    assert f"as {twin.name}" in problem.what
+
+
+def test_strangers_empty_scenes_and_references_saved_anew_are_found_by_their_faces(world, shared, tmp_path):
+    folder = tmp_path / "album"
+    folder.mkdir()
+    places = (draw.Pose(x=0.3, y=0.35, size=0.5), draw.Pose(x=0.75, y=0.75, size=0.4))
+    for name, people in {"two.png": (1, 2), "nobody.png": ()}.items():
+        faces = list(zip(map(draw.person, people), places, strict=False))
+        Image.fromarray(draw.photo(faces, draw.Backdrop(seed=1), px=256)).save(folder / name)
+    with Image.open(sorted((shared / "references").glob("*.png"))[0]) as image:
+        image.save(folder / "again.jpg", quality=95)
+    found = persona.look(settings.load(world.settings), [Dataset(name="album", image_dir=folder)])
+    text = told(found.problems)
+    assert "1 of 3 pictures show no face: nobody.png" in text
+    assert "1 of 3 pictures show more than one face: two.png" in text
+    assert "again.jpg" in next(problem.what for problem in found.problems if "as a reference shows it" in problem.what)
+    assert found.facts == {"face pack": "pack on CPUExecutionProvider"}
+
+
+def test_a_face_pack_that_does_not_run_where_it_should_is_an_error(world):
+    used = settings.load(world.settings)
+    on_gpu = replace(used, scoring=replace(used.scoring, device="cuda"))
+    (problem,) = persona.look(on_gpu, list(used.datasets.values())).problems
+    assert problem.severity is Severity.ERROR
+    assert "scoring does not work" in problem.what
+    assert "CPUExecutionProvider" in problem.what
+
+
+# --- the card and the disk --------------------------------------------------------------------------------------------
+
+
+def test_the_card_its_driver_and_its_other_users_are_told(world, tmp_path):
+    busy = replace(CARD, used_mib=2048, processes={4711: 2048})
+    quick(world, tmp_path)
+    found = inspection.inspect(settings.load(_with_card(world)), Probe(card=busy))
+    assert found.facts["card"] == "a card, 24.0 GiB, 2.0 in use, GPU-1"
+    assert found.facts["driver"] == "1"
+    assert "process 4711 (2048 MiB)" in told(found.problems)
+
+
+def _with_card(world: World) -> Path:
+    text = world.settings.read_text(encoding="utf-8")
+    world.settings.write_text(text.replace('card = "none"', 'card = ""'), encoding="utf-8")
+    return world.settings
+
+
+def test_a_memory_profile_that_is_not_expected_to_fit_is_told_before_the_night(world):
+    asked = plan.read(world.settings, world.grid)
+    bill = forecast.forecast(asked.sweep, asked.runs(), asked.settings, prompts=2, cards_gib=[24.0])
+    small, large = bill.profiles
+    tight = replace(bill, profiles=(replace(small, peak_gib=12.0), replace(large, peak_gib=23.5)))
+    (problem,) = card.too_small(tight)
+    assert problem.what == "network_dim = 4: 23.5 GiB are expected, and 24 GiB are there"
+    assert problem.severity is Severity.WARNING
+
+
+def test_a_sweep_that_does_not_fit_the_disk_is_an_error(world):
+    asked = plan.read(world.settings, world.grid)
+    bill = forecast.forecast(asked.sweep, asked.runs(), asked.settings, prompts=2)
+    assert forecast.shortage(bill) == []
+    (problem,) = forecast.shortage(replace(bill, free_bytes=1024))
+    assert isinstance(problem, Problem)
+    assert "0.0 GiB are free" in problem.what
