@@ -49,7 +49,7 @@ def _lose(piece: Piece, crop: Crop, kept: list[Piece], dropped: list[Dropped]) -
     elif crop.beside:
         dropped.append(drop(piece, f"no crop beside it: {why}"))
     else:
-        kept.append(piece.noting(f"not cropped: {why}"))
+        kept.append(replace(piece, notes=(*(note for note in piece.notes if note != why), f"not cropped: {why}")))
 
 
 def _why(piece: Piece, crop: Crop) -> str:

@@ -15,7 +15,7 @@ Array: TypeAlias = NDArray[Any]
 # In sides of the face's box, which reaches from forehead to chin.
 _FACE = (0.55, 0.6)  # half width, half height of an ellipse
 _HEAD = (0.85, 0.95)  # the same with hair and ears: counts as body
-_BODY = 1.5  # half width of the column from the face's middle down to the edge
+_BODY = 1.5  # half width of a column from the chin down to the edge
 
 
 def weights(mask: Mask, face: Sequence[float] | None, size: tuple[int, int]) -> Weights:
@@ -26,7 +26,7 @@ def weights(mask: Mask, face: Sequence[float] | None, size: tuple[int, int]) -> 
     unit = max(face[2] - face[0], face[3] - face[1])
     across = (x - (face[0] + face[2]) / 2) / unit
     down = (y - (face[1] + face[3]) / 2) / unit
-    column = _edge(np.minimum(_BODY - np.abs(across), down), mask.feather, unit)
+    column = _edge(np.minimum(_BODY - np.abs(across), down - 0.5), mask.feather, unit)
     body = np.maximum(_ellipse(across, down, _HEAD, mask.feather, unit), column)
     laid = mask.background + (mask.body - mask.background) * body
     laid += (mask.face - laid) * _ellipse(across, down, _FACE, mask.feather, unit)

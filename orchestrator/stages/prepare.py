@@ -117,8 +117,7 @@ def build(dataset: Dataset, used: Settings, hashes: provenance.Hashes) -> Prepar
     Raises NotReady when it is no longer what it was made as, or without the faces that its recipe needs, and
     InputError where the recipe cannot be carried out.
     """
-    key = key_of(dataset, used, hashes)
-    folder = used.runs / ".datasets" / f"{dataset.name}-{key[:16]}"
+    key, folder = key_of(dataset, used, hashes), folder_of(dataset, used, hashes)
     if not (folder / "dataset.json").exists():
         _make(dataset, key, folder, used, hashes)
     record = store.read(folder / "dataset.json")
@@ -132,6 +131,11 @@ def build(dataset: Dataset, used: Settings, hashes: provenance.Hashes) -> Prepar
         pictures=tuple(record["pictures"]),
         plain=plain if plain.is_dir() else None,
     )
+
+
+def folder_of(dataset: Dataset, used: Settings, hashes: provenance.Hashes) -> Path:
+    """Where it lies once it is built: `images/` and `dataset.json`, and of a recipe what it was made with."""
+    return used.runs / ".datasets" / f"{dataset.name}-{key_of(dataset, used, hashes)[:16]}"
 
 
 def _make(dataset: Dataset, key: str, folder: Path, used: Settings, hashes: provenance.Hashes) -> None:

@@ -1,0 +1,116 @@
+"""`orchestrate dataset`: what a person sees of a treatment before a night is spent on it."""
+
+from pathlib import Path
+
+import kitchen as kitchens
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from kitchen import drawn
+from PIL import Image
+
+from orchestrator import cli
+from orchestrator.datasets import sheet
+from orchestrator.miniature.draw import Pose
+
+SETTINGS = """
+runs = "runs"
+templates = "templates"
+[trainer]
+python = "python"
+sd_scripts = "sd-scripts"
+[base_models.base]
+path = "base.safetensors"
+[defaults]
+dataset = "persona"
+[generate]
+prompts = "prompts.txt"
+[score]
+pack = "pack"
+references = "references"
+det_size = 256
+[datasets.persona]
+image_dir = "images"
+trigger = "ohwx"
+[datasets.close]
+source = "persona"
+crop = { smallest = 96, lost = "drop" }
+[datasets.weighted]
+source = "persona"
+mask = { background = 0.0 }
+[datasets.few]
+source = "persona"
+choose = { n = 2, draws = 2 }
+[datasets.films]
+source = "persona"
+frames = { videos = "videos" }
+"""
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("persona")
+    kitchens.scoring(folder)
+    (folder / "images").mkdir()
+    for number, pose in enumerate((Pose(x=0.3, size=0.3), Pose(x=0.6, size=0.35), Pose(x=0.5, size=0.3))):
+        drawn(pose, seed=number).save(folder / "images" / f"{number}.png")
+    drawn(seed=9).save(folder / "images" / "nobody.png")
+    (folder / "orchestrate.toml").write_text(SETTINGS, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def orchestrate(here):
+    def orchestrate(*args: str):
+        return CliRunner().invoke(cli.main, ["dataset", *args, "--settings", str(here / "orchestrate.toml")])
+
+    return orchestrate
+
+
+def colours(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.unique(np.asarray(picture).reshape(-1, 3), axis=0)
+
+
+def drawn_in(path: Path, colour: tuple[int, int, int]) -> bool:
+    return bool((np.abs(colours(path).astype(int) - colour).sum(axis=1) < 30).any())
+
+
+def test_a_crop_is_shown_with_its_boxes_and_what_was_dropped(orchestrate):
+    result = orchestrate("build", "close")
+    assert result.exit_code == 0, result.output
+    assert "3 pictures, 1 dropped" in result.stdout
+    assert "nobody.png" in result.stdout
+    assert "no face found" in result.stdout
+    path = Path(result.stdout.splitlines()[-1])
+    assert path.name == sheet.NAME
+    assert drawn_in(path, sheet._FACE)
+    assert drawn_in(path, sheet._CROP)
+    assert orchestrate("show", "close").stdout == result.stdout
+
+
+def test_weights_are_shown_as_light(orchestrate):
+    shown = colours(Path(orchestrate("build", "weighted").stdout.splitlines()[-1]))
+    plain = colours(Path(orchestrate("build", "persona").stdout.splitlines()[-1]))
+    assert (shown.max(axis=1) < 25).sum() > 100
+    assert (plain.max(axis=1) < 25).sum() < 20
+
+
+def test_draws_are_shown_by_seed(orchestrate):
+    first, second = (orchestrate("build", "few", "--seed", seed).stdout for seed in ("1", "2"))
+    assert "few-draw1" in first
+    assert "few-draw2" in second
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "part"),
+    [
+        (("show", "films"), 2, "dataset build films"),
+        (("build", "films"), 4, "holds no video"),
+        (("build", "nothing"), 2, "known: persona, close"),
+    ],
+)
+def test_what_cannot_be_shown_says_why(orchestrate, args, code, part):
+    result = orchestrate(*args)
+    assert result.exit_code == code
+    assert part in result.stderr
