@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from orchestrator import host, schedule
+from orchestrator import host, process, schedule
 from orchestrator.context import Context
 from orchestrator.model import Result
 from orchestrator.schedule import Load, Memory, Peaks, Place, Turn
@@ -140,6 +140,14 @@ class Pool:
         alone = any(not going.place.packed or going.need_mib is None for going in there)
         if alone or not self._ctx.settings.vram.pack:
             return Load(card=card, turns=len(there), alone=True)
-        sample = self._ctx.probe.sample(card, ()) if card else None
-        free_mib = self._memory[card].free_mib(sample.total_mib, sample.used_mib, promised) if sample else 0
+        sample = self._ctx.probe.sample(card, _processes(there)) if card else None
+        if sample is None:
+            return Load(card=card, turns=len(there))
+        own_mib = sample.own_mib if there else None
+        free_mib = self._memory[card].free_mib(sample.total_mib, sample.used_mib, promised, own_mib)
         return Load(card=card, turns=len(there), free_mib=free_mib)
+
+
+def _processes(there: Sequence[_Going]) -> list[int]:
+    attempts = [attempt for going in there for attempt in going.turn.run.attempts(going.turn.stage)[-1:]]
+    return [pid for attempt in attempts for pid in process.marked(attempt.path)]

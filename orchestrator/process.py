@@ -29,7 +29,7 @@ SILENT_S = 12 * shim.BEAT_S
 def start(folder: Path, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path) -> None:
     """Start `argv` under the shim; its records and its log go to `folder`. `env` is the child's whole environment."""
     shim.write(folder / "command.json", {"schema": 1, "argv": list(argv), "cwd": str(cwd)})
-    subprocess.Popen(
+    child = subprocess.Popen(
         [sys.executable, "-I", "-S", shim.__file__, str(folder)],
         env={**env, MARKER: str(folder)},
         stdin=subprocess.DEVNULL,
@@ -37,6 +37,9 @@ def start(folder: Path, argv: Sequence[str], *, env: Mapping[str, str], cwd: Pat
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
+    # In the midst of its exec a process has no environment, and would be taken for one that has ended.
+    while not _environ(child.pid) and child.poll() is None:
+        time.sleep(0.0005)
 
 
 def started(folder: Path) -> bool:

@@ -146,10 +146,11 @@ class Memory:
 
     strangers_mib: int = 0
 
-    def free_mib(self, total_mib: int, used_mib: int, promised_mib: Collection[int]) -> int:
-        """What can still be promised. Strangers are seen exactly while ours are not there, else at their most."""
-        beyond = max(0, used_mib - sum(promised_mib))
-        self.strangers_mib = max(self.strangers_mib, beyond) if promised_mib else beyond
+    def free_mib(self, total_mib: int, used_mib: int, promised_mib: Collection[int], own_mib: int | None = None) -> int:
+        """What can still be promised. Without being told what ours hold, strangers are seen at their most so far."""
+        beyond = max(0, used_mib - (sum(promised_mib) if own_mib is None else own_mib))
+        told = own_mib is not None or not promised_mib
+        self.strangers_mib = beyond if told else max(self.strangers_mib, beyond)
         return total_mib - self.strangers_mib - sum(promised_mib) - _SPARE_MIB
 
 
