@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from orchestrator import scorer, store
+from orchestrator import fresh, scorer, store
 from orchestrator.errors import Problem
 from orchestrator.evidence import choice, numbers, pareto
 from orchestrator.evidence.choice import Choice, Split
 from orchestrator.evidence.numbers import RunNumbers, Yardstick
 from orchestrator.evidence.pareto import Contender, Front
+from orchestrator.fresh import Fresh
 from orchestrator.model import Result, Score
 from orchestrator.store import Run, Status, Sweep
 from orchestrator.yardstick import record
@@ -44,6 +45,7 @@ class RunFacts:
     choice: Choice | None = None
     numbers: RunNumbers | None = None
     gain: float | None = None
+    fresh: Fresh | None = None
 
     @property
     def trained(self) -> Attempted | None:
@@ -62,7 +64,8 @@ def gather(sweep: Sweep) -> list[RunFacts]:
     floors = {_base(facts.run): facts.scores for facts in bare if facts.run.point.floor}
     kept, _ = calibration(sweep)
     yardstick = kept.calibration.yardstick if kept else None
-    return [_weighed(facts, halves, floors.get(_base(facts.run), ()), yardstick) for facts in bare]
+    weighed = [_weighed(facts, halves, floors.get(_base(facts.run), ()), yardstick) for facts in bare]
+    return [replace(facts, fresh=_fresh(facts, weighed)) for facts in weighed]
 
 
 def calibration(sweep: Sweep) -> tuple[Kept | None, list[Problem]]:
@@ -98,6 +101,14 @@ def _attempts(run: Run) -> list[Attempted]:
     return found
 
 
+def _fresh(one: RunFacts, all_facts: Sequence[RunFacts]) -> Fresh | None:
+    if one.choice is None:
+        return None
+    floor = next((other for other in all_facts if other.run.point.floor and _base(other.run) == _base(one.run)), None)
+    below = fresh.scores(floor.run, floor.choice) if floor and floor.choice and floor is not one else ()
+    return fresh.of(one.run, one.choice, below)
+
+
 def _base(run: Run) -> str:
     return str(run.point.params["base_model"])
 
@@ -110,16 +121,8 @@ def _weighed(facts: RunFacts, halves: Split, floor: Sequence[Score], yardstick: 
         facts,
         choice=chosen,
         numbers=numbers.summary(chosen.reported, yardstick),
-        gain=None if facts.run.point.floor else gain(chosen.reported, floor),
+        gain=None if facts.run.point.floor else fresh.gain(chosen.reported, floor),
     )
-
-
-def gain(scores: Sequence[Score], floor: Sequence[Score]) -> float | None:
-    """Mean over prompts of what `scores` are above the floor's pictures of the same prompts and seeds."""
-    cells = {choice.cell(score) for score in scores}
-    below = numbers.by_prompt(score for score in floor if choice.cell(score) in cells)
-    gains = numbers.gain(numbers.by_prompt(scores), below)
-    return sum(gains.values()) / len(gains) if gains else None
 
 
 def front(found: Sequence[RunFacts]) -> Front:

@@ -51,7 +51,7 @@ def _json(value: Any) -> Any:
 def _fingerprint(asked: Plan, prepared: Mapping[str, Prepared], hashes: provenance.Hashes) -> dict[str, str]:
     """What changes a picture or a number and is not an argument of a point; one entry for each thing to name."""
     used = asked.settings
-    generation = {key: value for key, value in asdict(used.generation).items() if key != "prompts"}
+    generation = {key: value for key, value in asdict(used.generation).items() if "prompts" not in key}
     pack = faces.inspect(used.scoring.pack, det_size=used.scoring.det_size, decode_rule=media.DECODE_RULE)
     return {
         **{f"templates/{name}": _hash(text) for name, text in _templates(used.templates).items()},

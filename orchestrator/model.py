@@ -174,6 +174,8 @@ class Generation:
     height: int = 1024
     batch_size: int = 4
     vae_batch_size: int = 1
+    confirm_prompts: Path | None = None
+    """What `orchestrate confirm` makes pictures of; the prompts themselves, with fresh seeds, where there is none."""
     merge: bool = True
     """Merge LoRA weights into the U-Net before each batch (`--network_pre_calc`) instead of hooking every layer."""
 

@@ -20,7 +20,7 @@ _MEASURED = (
     *("overrides", "degraded", "attempts", "checkpoint", "strength"),
     *("similarity_median", "similarity_mean", "similarity_p25", "no_face_rate", "images"),
     *("peak_vram_mib", "seconds_per_step", "train_s"),
-    *("gain", "pass_rate", "pass_low", "pass_high", "above_band_rate", "copying", "on_front", "yardstick"),
+    *("gain", "pass_rate", "pass_low", "pass_high", "above_band_rate", "copying", "on_front", "yardstick", "fresh"),
     *("unseen", "several_faces", "seed_spread", "nearest_training", "face_px", "face_turn"),
     *("second_similarity", "second_agreement", "steps", "reason"),
 )
@@ -109,6 +109,7 @@ def _scored(one: RunFacts) -> dict[str, Any]:
         "similarity_mean": run.similarity_mean if run else None,
         "similarity_p25": run.similarity_p25 if run else None,
         "gain": one.gain,
+        "fresh": one.fresh.confirmation.fresh if one.fresh else None,
         "pass_rate": run.pass_rate if run else None,
         "pass_low": run.pass_interval.low if run and run.pass_interval else None,
         "pass_high": run.pass_interval.high if run and run.pass_interval else None,

@@ -125,6 +125,7 @@ def _generation(table: Reader) -> Generation:
             batch_size=whole(1),
             vae_batch_size=whole(1),
             merge=boolean,
+            confirm_prompts=table.path,
         ),
     )
 

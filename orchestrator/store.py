@@ -3,10 +3,12 @@
     runs/calibration.json  calibration.svg
     runs/.cards/<uuid>.lock  held by the sweep that uses the card
     runs/.probe/<key>/  a run of 20 steps for one memory profile; never counted as a run
+    runs/.thumbnails/   small copies of pictures, for the report
     runs/<sweep>/  .lock  sweep.json  grid-1.toml  templates/  report/
         <run>/  point.json  checkpoints.json  images/  images.json  scores.json
             train/1/  attempt.json  config.toml  dataset.toml  command.json  process.json  log  vram.csv  stop.json
                       exit.json  result.json  output/
+            confirm/<key>/  a run of further pictures: point.json  checkpoints.json  images/  images.json  scores.json
 
 A record is written whole or not at all, once, and never edited (`sweep.json` alone is replaced, when its grid grows).
 State is derived from the records, never stored.
@@ -96,6 +98,14 @@ class Run:
         self.path.mkdir(parents=True, exist_ok=True)
         if not (self.path / "point.json").exists():
             write(self.path / "point.json", asdict(self.point))
+
+    def beside(self, key: str) -> "Run":
+        """Further pictures of the run's chosen checkpoint, to confirm it: a life of their own, never mixed with its."""
+        return Run(self.path / "confirm" / key, self.point)
+
+    def confirmations(self) -> list["Run"]:
+        """All of them that were begun."""
+        return [self.beside(path.parent.name) for path in sorted(self.path.glob("confirm/*/point.json"))]
 
     def attempts(self, stage: str) -> list[Attempt]:
         """All attempts of a stage, oldest first."""
@@ -323,6 +333,11 @@ def probes(runs: Path) -> list[Run]:
     """Every probe that was begun, by its key."""
     records = sorted(probe_sweep(runs).path.glob("*/point.json"))
     return [Run(path.parent, point_of(read(path))) for path in records]
+
+
+def thumbnails(run: Path) -> Path:
+    """Where small copies of the pictures in a run's folder are kept, for the report; they can be made again."""
+    return run.parent.parent / ".thumbnails" / run.parent.name / run.name
 
 
 def write(path: Path, record: Mapping[str, Any]) -> None:

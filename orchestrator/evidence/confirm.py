@@ -12,8 +12,8 @@ from orchestrator.evidence.interval import Interval
 class Confirmation:
     """Means over prompts of what the sweep reported and of fresh pictures of the same checkpoint.
 
-    fresh is the number to quote. change: fresh minus reported, with a 95 % Welch interval over prompts; None with
-    fewer than two prompts on either side.
+    fresh is the number to quote. change: fresh minus reported, with a 95 % interval over prompts (Welch's, or of the
+    paired changes where the prompts are the same); None with fewer than two prompts on either side.
     """
 
     reported: float
@@ -23,8 +23,13 @@ class Confirmation:
     change_interval: Interval | None
 
 
-def confirmation(reported: Mapping[int, float], fresh: Mapping[int, float]) -> Confirmation | None:
-    """From mean picture values by prompt (numbers.by_prompt) of other prompts each; None when a side is empty."""
+def confirmation(
+    reported: Mapping[int, float], fresh: Mapping[int, float], *, same_prompts: bool = False
+) -> Confirmation | None:
+    """From mean picture values by prompt (numbers.by_prompt); None when a side is empty.
+
+    same_prompts: `fresh` has other seeds of the same prompts, under the same numbers; else other prompts.
+    """
     before, after = list(reported.values()), list(fresh.values())
     if not before or not after:
         return None
@@ -34,12 +39,17 @@ def confirmation(reported: Mapping[int, float], fresh: Mapping[int, float]) -> C
         fresh=new,
         fresh_interval=_mean_interval(after),
         change=new - old,
-        change_interval=_change_interval(before, after),
+        change_interval=_paired(reported, fresh) if same_prompts else _change_interval(before, after),
     )
 
 
 def _mean_interval(values: Sequence[float]) -> Interval | None:
     return _interval(stats.ttest_1samp(values, 0).confidence_interval(0.95)) if len(values) > 1 else None
+
+
+def _paired(reported: Mapping[int, float], fresh: Mapping[int, float]) -> Interval | None:
+    changes = [fresh[prompt] - reported[prompt] for prompt in sorted(reported.keys() & fresh.keys())]
+    return _mean_interval(changes)
 
 
 def _change_interval(before: Sequence[float], after: Sequence[float]) -> Interval | None:

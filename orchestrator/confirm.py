@@ -1,0 +1,180 @@
+"""More pictures of the best runs, made to be believed: the best of many looks better than it is."""
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from orchestrator import facts, fresh, shim
+from orchestrator.context import Context
+from orchestrator.errors import InputError, NothingSelected, Problem, errors_of
+from orchestrator.evidence import numbers
+from orchestrator.evidence.interval import Interval
+from orchestrator.facts import RunFacts
+from orchestrator.fresh import Fresh
+from orchestrator.kohya import prompts
+from orchestrator.model import Generation, Settings
+from orchestrator.plan import Plan
+from orchestrator.store import Run, Sweep
+
+TABLE = "confirm.csv"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confirming:
+    """What is to be made: further pictures `of` a run, in a folder of their own, at its chosen strength."""
+
+    of: RunFacts
+    run: Run
+    strength: float
+
+
+def best(sweep: Sweep, count: int) -> list[RunFacts]:
+    """The scored runs with the highest mean picture value, best first, and the floors of their base models.
+
+    Raises NothingSelected when none is scored yet.
+    """
+    found = facts.gather(sweep)
+    ranked = sorted((one for one in found if one.choice and not one.run.point.floor), key=_value, reverse=True)[:count]
+    if not ranked:
+        what = f"no run of {sweep.name} is scored yet, so there is nothing to confirm"
+        raise NothingSelected(Problem(what=what, remedy=f"`orchestrate status {sweep.name}`"))
+    bases = {one.run.point.params["base_model"] for one in ranked}
+    floors = (one for one in found if one.choice and one.run.point.floor)
+    return [*ranked, *(one for one in floors if one.run.point.params["base_model"] in bases)]
+
+
+def _value(one: RunFacts) -> float:
+    values = numbers.by_prompt(one.choice.reported if one.choice else ())
+    return float(np.mean(list(values.values()))) if values else numbers.FAILURE
+
+
+def plan(settings: Settings, sweep: Sweep, chosen: Sequence[RunFacts]) -> Plan:
+    """The sweep as it was planned, for these runs alone: to see that nothing of what it was made from has changed."""
+    texts, problems = prompts.read_prompts(settings.generation.prompts)
+    if errors_of(problems):
+        raise InputError(*problems)
+    return Plan(
+        sweep=sweep,
+        settings=settings,
+        grid_text=sweep.grids()[-1].read_text(encoding="utf-8"),
+        points=tuple(one.run.point for one in chosen),
+        questions=(),
+        prompts=texts,
+        warnings=tuple(problems),
+    )
+
+
+def anew(ctx: Context) -> Context:
+    """The same world with prompts or seeds that no picture of the sweep was made with.
+
+    Prompts of `generate.confirm_prompts`, or the sweep's own; as many seeds as it has, all of them new. Raises
+    InputError with what is wrong with the prompts.
+    """
+    used = ctx.settings.generation
+    first = max(used.seeds) + 1
+    seeds = tuple(range(first, first + len(used.seeds)))
+    texts = ctx.prompts
+    if used.confirm_prompts:
+        texts, problems = prompts.read_prompts(used.confirm_prompts)
+        problems += [_known(text, used.confirm_prompts) for text in texts if text in ctx.prompts]
+        if errors_of(problems):
+            raise InputError(*problems)
+    generation = replace(used, seeds=seeds, checkpoints="last")
+    return replace(ctx, prompts=texts, settings=replace(ctx.settings, generation=generation))
+
+
+def _known(text: str, path: Path) -> Problem:
+    what = "is a prompt of the sweep already, so it confirms nothing"
+    return Problem(what=what, where=str(path), key="generate.confirm_prompts", value=text, remedy="write another")
+
+
+def prepare(chosen: Sequence[RunFacts], ctx: Context) -> list[Confirming]:
+    """The folders for the pictures of a context made `anew`; what is there of them already is kept."""
+    return [_prepared(one, ctx) for one in chosen]
+
+
+def _prepared(one: RunFacts, ctx: Context) -> Confirming:
+    chosen = one.choice
+    assert chosen, "only scored runs are confirmed"
+    run = one.run.beside(_key(chosen.checkpoint, chosen.strength, ctx.settings.generation, ctx.prompts))
+    run.create()
+    if not one.run.point.floor and not run.done("train"):
+        known = next(item for item in one.run.checkpoints() if item.file == chosen.checkpoint)
+        run.finish("train", {"checkpoints": [asdict(replace(known, file=f"{fresh.UP}{known.file}"))]})
+    return Confirming(of=one, run=run, strength=chosen.strength)
+
+
+def _key(checkpoint: str, strength: float, generation: Generation, texts: Sequence[str]) -> str:
+    """Of all that sets these pictures apart from others of the run."""
+    made = [checkpoint, strength, texts, {**asdict(generation), "strengths": None}]
+    return hashlib.sha256(json.dumps(made, sort_keys=True, default=str).encode()).hexdigest()[:8]
+
+
+def drive(wanted: Sequence[Confirming], ctx: Context, by: Callable[[Sequence[Run], Context], None]) -> None:
+    """Have the pictures made and scored `by` whatever drives runs, those of one strength together."""
+    for strength in dict.fromkeys(one.strength for one in wanted):
+        generation = replace(ctx.settings.generation, strengths=(strength,))
+        runs = [one.run for one in wanted if one.strength == strength]
+        by(runs, replace(ctx, settings=replace(ctx.settings, generation=generation)))
+
+
+def report(sweep: Sweep) -> Iterator[str]:
+    """Write what was confirmed so far as a table, and say it in sentences, the best run first."""
+    found = [one for one in facts.gather(sweep) if one.fresh]
+    found.sort(key=lambda one: one.fresh.confirmation.fresh if one.fresh else 0.0, reverse=True)
+    rows = [_row(one, one.fresh) for one in found if one.fresh]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else ["run"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    sweep.report.mkdir(parents=True, exist_ok=True)
+    shim.write_text(sweep.report / TABLE, text.getvalue())
+    yield from (_sentence(one, one.fresh) for one in found if one.fresh)
+
+
+def _row(one: RunFacts, found: Fresh) -> dict[str, str]:
+    told = found.confirmation
+    return {
+        "run": one.run.point.name,
+        "reported": _number(told.reported),
+        "fresh": _number(told.fresh),
+        **_bounds("fresh", told.fresh_interval),
+        "change": _number(told.change),
+        **_bounds("change", told.change_interval),
+        "gain": _number(found.gain),
+        "reported_gain": _number(one.gain),
+        "pictures": str(len(found.scores)),
+    }
+
+
+def _bounds(name: str, interval: Interval | None) -> dict[str, str]:
+    return {
+        f"{name}_low": _number(interval.low if interval else None),
+        f"{name}_high": _number(interval.high if interval else None),
+    }
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"
+
+
+def _sentence(one: RunFacts, found: Fresh) -> str:
+    told, ends = found.confirmation, found.confirmation.change_interval
+    bounds = f" ({ends.low:+.3f} to {ends.high:+.3f})" if ends else ""
+    return (
+        f"{one.run.point.name}: {told.fresh:.3f} on {len(found.scores)} fresh pictures; "
+        f"reported {told.reported:.3f}, a change of {told.change:+.3f}{bounds}{_over_floor(one, found)}"
+    )
+
+
+def _over_floor(one: RunFacts, found: Fresh) -> str:
+    """Fresh prompts and seeds may be harder for everyone; over the floor, that cancels."""
+    if found.gain is None or one.gain is None:
+        return ""
+    return f"; over its floor {found.gain:+.3f}, reported {one.gain:+.3f}"
