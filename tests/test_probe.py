@@ -1,0 +1,93 @@
+"""`orchestrate probe`: every memory profile once, kept apart from the runs, and known to `plan`."""
+
+import json
+
+from click.testing import CliRunner
+from standins.world import Heard, Probe, World
+
+from orchestrator import experience, probe, store
+from orchestrator.cli import main
+from orchestrator.model import State, VramSample
+
+GRID = "[dims]\nnetwork_dim = [2, 4]\nseed = [1, 2, 3]\n"
+
+
+def call(world: World, *words: str):
+    files = ["--settings", str(world.settings), "--grid", str(world.grid)]
+    return CliRunner().invoke(main, [words[0], *files, *words[1:]])
+
+
+def probed(world: World) -> list[store.Run]:
+    return store.probes(world.settings.parent / "runs")
+
+
+def test_replicates_are_one_profile_and_each_profile_is_trained_twenty_steps_once(world):
+    world.ask(GRID)
+    done = call(world, "probe")
+    assert done.exit_code == 0, done.stderr
+    assert sorted((run.point.params["network_dim"], run.point.params["max_train_steps"]) for run in probed(world)) == [
+        (2, 20),
+        (4, 20),
+    ]
+    trained = world.ledger()
+    assert call(world, "probe").exit_code == 0
+    assert world.ledger() == trained, "a probe that is there is not made again"
+
+
+def test_probes_are_no_runs_and_no_sweep(world):
+    world.ask(GRID)
+    call(world, "probe")
+    assert store.sweeps(world.settings.parent / "runs") == []
+    assert not world.sweep.exists(), "a sweep that is only probed is not frozen"
+    told = json.loads(call(world, "plan", "--json").stdout)
+    assert {run["state"] for run in told["runs"]} == {State.PENDING}
+
+
+def test_plan_reckons_with_what_was_probed(world):
+    world.ask(GRID)
+    call(world, "probe")
+    told = json.loads(call(world, "plan", "--json").stdout)
+    assert {run["known_from"] for run in told["runs"] if not run["floor"]} == {"probe"}
+    assert {profile["known_from"] for profile in told["profiles"]} == {"probe"}
+    assert [profile["runs"] for profile in told["profiles"]] == [3, 3]
+    (slow, _) = told["runs"][:2]
+    assert 0 < slow["train_s"] < 60
+
+
+def test_only_probes_the_profiles_of_the_runs_it_names(world):
+    world.ask(GRID)
+    call(world, "probe", "--only", "*dim=4*")
+    assert [run.point.params["network_dim"] for run in probed(world)] == [4]
+
+
+def test_a_finished_run_counts_more_than_a_probe(world):
+    call(world, "probe")
+    world.drive(only="network_dim=2*")
+    known = experience.gather(world.sweep)
+    origins = {run.point.params["network_dim"]: known.paces[experience.key_of(run.point.params)].origin
+               for run in world.plan().runs() if not run.point.floor}  # fmt: skip
+    assert origins == {2: "this sweep", 4: "probe"}
+
+
+def test_the_peak_of_the_card_is_kept_and_what_had_to_be_conceded(world):
+    rung = '[[ladder]]\nname = "smaller"\nset = { gradient_checkpointing = true }\nkeeps_result = true\n'
+    world.settle(vram="[vram]\npoll_seconds = 0.02\nbudget_gib = 10\n", sections=rung)
+    sizes = iter([VramSample(used_mib=20000, total_mib=24576)])
+    card = Probe(answer=lambda _pids: next(sizes, VramSample(used_mib=9000, total_mib=24576)))
+    heard = Heard()
+    ctx = world.context(probe=card, listener=heard)
+    (first, *_) = probe.wanted(world.plan())
+    probe.drive([first], ctx)
+    pace = experience.gather(world.sweep).paces[first.point.id]
+    assert pace.rungs == ("smaller",)
+    assert [told for _, _, told in heard.events][:2] == ["started 1", "oom"]
+
+
+def test_a_probe_that_fails_is_1_and_is_tried_again_only_when_asked(world):
+    world.settle(env={"STANDIN_TRAIN": "bad_config"})
+    assert call(world, "probe").exit_code == 1
+    failed = len(world.ledger())
+    assert call(world, "probe").exit_code == 1
+    assert len(world.ledger()) == failed
+    world.settle()
+    assert call(world, "probe", "--retry", "failed").exit_code == 0
