@@ -1,0 +1,102 @@
+"""How much of a card a training takes at its peak, told beforehand: a linear model of what was measured (docs/vram.md).
+
+`python -m benchmarks.gpu.fit` refits the constants from docs/vram.json and says how far they are off.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from orchestrator.errors import Problem, Severity
+from orchestrator.model import Params, Value
+
+GIB = {
+    "base": 5.849,  # the U-Net in bf16 and the driver's context
+    "text_encoders": 1.966,
+    "AdamW8bit": 9.113,  # per 1024^3 trained weights: the weight, its gradient, the optimizer's state
+    "Prodigy": 20.904,
+    "kept": 8.258,  # activations of a square of 1024 x 1024 pixels
+    "recomputed": 1.009,  # the same with gradient checkpointing
+}
+ERROR_GIB = 0.6
+"""Of the cells that the constants were not fitted to, the worst was 0.54 off, at 43 GiB; below 30 GiB 0.22."""
+HEADROOM_GIB = 1.0
+"""What a desktop takes, and what lies idle between allocations."""
+
+DIMS, BATCHES = range(8, 129), range(1, 5)
+SQUARES = {True: (0.5, 1.05), False: (0.95, 1.05)}
+"""Measured areas, in squares of 1024 x 1024 pixels, with gradient checkpointing and without."""
+_WEIGHTS_PER_DIM = {"unet": 2.66e6, "text_encoders": 0.903e6}  # of networks.lora over SDXL, without convolutions
+_AS_MEASURED: Params = {"network_module": "networks.lora", "mixed_precision": "bf16", "sdpa": True}
+_NOT_MEASURED = (
+    *("sample_every_n_steps", "sample_every_n_epochs", "sample_at_first", "validation_split", "network_args"),
+    *("full_bf16", "full_fp16", "fp8_base", "fp8_base_unet", "network_train_text_encoder_only", "torch_compile"),
+    *("xformers", "mem_eff_attn", "deepspeed"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """Peak memory of one training on the card, context included, and how far that may be off; GiB."""
+
+    gib: float
+    error_gib: float
+
+
+def estimate(params: Params) -> Estimate | None:
+    """For a point's effective arguments; None where nothing like it was measured."""
+    found = terms(params)
+    if found is None:
+        return None
+    return Estimate(gib=sum(GIB[name] * amount for name, amount in found.items()), error_gib=ERROR_GIB)
+
+
+def verdict(expected: Estimate, card_gib: float) -> Problem | None:
+    """A warning when it does not fit, or only just, into `card_gib`: the card's size, or the budget if that is less."""
+    most = expected.gib + expected.error_gib
+    if most + HEADROOM_GIB <= card_gib:
+        return None
+    fate = "does not fit" if expected.gib - expected.error_gib > card_gib else "tight"
+    return Problem(
+        what=f"about {expected.gib:.0f} GiB of {card_gib:.0f}: {fate}",
+        key="vram",
+        remedy="gradient_checkpointing = true, or a smaller train_batch_size; else the ladder concedes that by itself",
+        severity=Severity.WARNING,
+    )
+
+
+def terms(params: Params) -> Mapping[str, float] | None:
+    """How often each constant counts; None outside what was measured."""
+    optimizer, area = _optimizer(params), _squares(params.get("resolution"))
+    dim, batch = params.get("network_dim"), params.get("train_batch_size", 1)
+    recomputed, encoders = bool(params.get("gradient_checkpointing")), not params.get("network_train_unet_only")
+    least, most = SQUARES[recomputed]
+    if optimizer is None or area is None or not least <= area <= most or not _as_measured(params, encoders):
+        return None
+    if not (isinstance(dim, int) and dim in DIMS and isinstance(batch, int) and batch in BATCHES):
+        return None
+    weights = dim * (_WEIGHTS_PER_DIM["unet"] + encoders * _WEIGHTS_PER_DIM["text_encoders"])
+    return {
+        "base": 1,
+        "text_encoders": encoders,
+        optimizer: weights / 2**30,
+        "recomputed" if recomputed else "kept": batch * area,
+    }
+
+
+def _optimizer(params: Params) -> str | None:
+    name = str(params.get("optimizer_type", "")).casefold()
+    return next((known for known in ("AdamW8bit", "Prodigy") if known.casefold() == name), None)
+
+
+def _squares(resolution: Value | None) -> float | None:
+    sides = str(resolution).split(",")
+    if not all(side.strip().isdecimal() for side in sides) or len(sides) > 2:
+        return None
+    return int(sides[0]) * int(sides[-1]) / 1024**2
+
+
+def _as_measured(params: Params, encoders: bool) -> bool:
+    """Latents were cached, and so were the text encoders' outputs where these were not trained."""
+    cached = bool(params.get("cache_latents")) and (encoders or bool(params.get("cache_text_encoder_outputs")))
+    same = all(params.get(key) == value for key, value in _AS_MEASURED.items())
+    return cached and same and not any(params.get(key) for key in _NOT_MEASURED)

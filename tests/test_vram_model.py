@@ -1,0 +1,75 @@
+"""The memory that plan tells beforehand, against what was measured on a card."""
+
+import json
+
+import pytest
+
+from benchmarks.gpu import cells, fit
+from orchestrator import vram_model
+from orchestrator.model import Params
+from orchestrator.vram_model import Estimate
+
+MEASURED = json.loads(fit.PUBLISHED.read_text(encoding="utf-8"))["parts"]["train"]
+CELLS = {cell.key: cell for cell in cells.training() if cell.key in MEASURED and not cell.sample}
+PRODIGY_32: Params = fit.params(cells.Cell(dim=32, optimizer=cells.PRODIGY))
+
+
+def test_constants_are_those_of_the_published_record() -> None:
+    assert fit.fit(fit.PUBLISHED).gib == vram_model.GIB
+
+
+def test_stated_error_covers_the_cells_it_was_not_fitted_to() -> None:
+    held_out = fit.fit(fit.PUBLISHED).held_out
+    assert len(held_out) >= 5
+    assert max(map(abs, held_out.values())) <= vram_model.ERROR_GIB
+
+
+@pytest.mark.parametrize("key", CELLS)
+def test_every_measured_cell_is_predicted(key: str) -> None:
+    expected = vram_model.estimate(fit.params(CELLS[key]))
+    assert expected is not None
+    assert expected.gib == pytest.approx(MEASURED[key]["card_gib"], abs=expected.error_gib)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimizer_type": "CAME"},
+        {"network_dim": 256},
+        {"train_batch_size": 8},
+        {"resolution": "512,512"},
+        {"resolution": "768,768", "gradient_checkpointing": False},
+        {"resolution": "large"},
+        {"sample_every_n_epochs": 5},
+        {"fp8_base": True},
+        {"mixed_precision": "no"},
+        {"cache_latents": False},
+        {"network_module": "networks.oft"},
+        {"network_args": ("conv_dim=8",)},
+        {"network_train_unet_only": True, "cache_text_encoder_outputs": False},
+    ],
+)
+def test_nothing_is_told_outside_what_was_measured(changes: Params) -> None:
+    assert vram_model.estimate(PRODIGY_32) is not None
+    assert vram_model.estimate({**PRODIGY_32, **changes}) is None
+
+
+@pytest.mark.parametrize("resolution", ["1024,1024", "1024", 1024, "832,1216"])
+def test_resolution_is_read_as_sd_scripts_writes_it(resolution: str | int) -> None:
+    expected = vram_model.estimate({**PRODIGY_32, "resolution": resolution})
+    assert expected is not None
+    assert expected.gib == pytest.approx(10.98, abs=0.3)
+
+
+@pytest.mark.parametrize(
+    ("gib", "card_gib", "told"),
+    [
+        (18.0, 24, None),
+        (22.8, 24, "about 23 GiB of 24: tight"),
+        (24.3, 24, "about 24 GiB of 24: tight"),
+        (26.4, 24, "about 26 GiB of 24: does not fit"),
+    ],
+)
+def test_verdict(gib: float, card_gib: float, told: str | None) -> None:
+    problem = vram_model.verdict(Estimate(gib=gib, error_gib=0.6), card_gib)
+    assert (problem.what if problem else None) == told
