@@ -6,8 +6,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from orchestrator import host, process, schedule
+from orchestrator import process, schedule
 from orchestrator.context import Context
+from orchestrator.host import Host
 from orchestrator.model import Result
 from orchestrator.schedule import Load, Memory, Peaks, Place, Turn
 from orchestrator.store import Run
@@ -58,10 +59,10 @@ class _Going:
 class Pool:
     """One turn on each card, more where they are packed; as many scorers beside them as there are cores for."""
 
-    def __init__(self, ctx: Context, cards: Sequence[str], perform: Perform, peaks: Peaks) -> None:
-        self._ctx, self._perform, self._peaks = ctx, perform, peaks
+    def __init__(self, ctx: Context, cards: Sequence[str], perform: Perform, peaks: Peaks, host: Host) -> None:
+        self._ctx, self._perform, self._peaks, self._host = ctx, perform, peaks, host
         self._memory = {card: Memory() for card in cards}
-        self._host = Memory()
+        self._host_memory = Memory()
         self._scorers = max(1, host.cores() // ctx.settings.scoring.workers)
         self._most = max(len(cards), host.cores() // schedule.CORES_PER_TRAINING)
         self._going: dict[Future[Result], _Going] = {}
@@ -69,9 +70,12 @@ class Pool:
 
     @classmethod
     @contextmanager
-    def open(cls, ctx: Context, cards: Sequence[str], perform: Perform, runs: Sequence[Run]) -> Iterator["Pool"]:
+    def open(
+        cls, ctx: Context, cards: Sequence[str], perform: Perform, runs: Sequence[Run], host: Host | None = None
+    ) -> Iterator["Pool"]:
         """A pool that knows what these runs' like have taken so far; it leaves no thread behind."""
-        pool = cls(ctx, cards, perform, Peaks.gather(runs) if ctx.settings.vram.pack else Peaks())
+        peaks = Peaks.gather(runs) if ctx.settings.vram.pack else Peaks()
+        pool = cls(ctx, cards, perform, peaks, host or Host())
         with pool._threads:
             yield pool
 
@@ -131,8 +135,8 @@ class Pool:
         return [self._load(card, [going for going in there if going.place.card == card]) for card in self._memory]
 
     def _host_has_room(self, there: Sequence[_Going]) -> bool:
-        total_mib, used_mib = host.memory_mib()
-        free_mib = self._host.free_mib(total_mib, used_mib, [going.host_mib for going in there])
+        total_mib, used_mib = self._host.memory_mib()
+        free_mib = self._host_memory.free_mib(total_mib, used_mib, [going.host_mib for going in there])
         return len(there) < self._most and free_mib >= max(going.host_mib for going in there)
 
     def _load(self, card: str, there: Sequence[_Going]) -> Load:

@@ -1,0 +1,279 @@
+"""Which run goes where and when: the decisions alone, then whole sweeps on cards that are made up."""
+
+import json
+import os
+import threading
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from standins.world import Heard, World
+
+from orchestrator import schedule, store, sweep
+from orchestrator.context import Context
+from orchestrator.errors import Conflict, NotReady
+from orchestrator.host import Host
+from orchestrator.model import Failure, Point, Result, State, VramSample
+from orchestrator.pool import Perform, Pool
+from orchestrator.schedule import Health, Load, Memory, Peaks, Place, Turn
+from orchestrator.store import Run
+from orchestrator.vram import Card
+
+SEEDS = "[dims]\nseed = [1, 2, 3, 4]\n"
+
+
+# --- decisions --------------------------------------------------------------------------------------------------------
+
+
+def turn(**given: Any) -> Turn:
+    point = Point(id="1", name="a", params={"base_model": "doll"})
+    return Turn(**{"run": Run(Path("a"), point), "stage": "train", "key": "k", **given})
+
+
+@pytest.mark.parametrize(
+    ("need", "loads", "place"),
+    [
+        (None, [Load(card="A")], Place(card="A")),
+        (None, [Load(card="A", turns=1, free_mib=90000)], None),  # what was never measured waits for a card of its own
+        (9000, [Load(card="A", free_mib=20000)], Place(card="A", packed=True)),
+        (9000, [Load(card="A", turns=1, free_mib=9000)], Place(card="A", packed=True)),
+        (9000, [Load(card="A", turns=1, free_mib=8999)], None),
+        (9000, [Load(card="A", turns=1, alone=True, free_mib=90000)], None),
+        (9000, [Load(card="A", turns=1, free_mib=90000), Load(card="B", free_mib=90000)], Place(card="B", packed=True)),
+        (9000, [Load(card="A", free_mib=5000)], Place(card="A")),  # strangers took the room: the ladder may answer
+        (9000, [], None),
+    ],
+)
+def test_choose(need: int | None, loads: Sequence[Load], place: Place | None) -> None:
+    assert schedule.choose(turn(), need, loads) == place
+
+
+def test_a_peak_is_promised_with_some_headroom_and_only_if_it_delivered() -> None:
+    peaks = Peaks()
+    peaks.learn("k", Result(failure=Failure.OOM, peak_vram_mib=24000))
+    assert peaks.need_mib(turn()) is None
+    peaks.learn("k", Result(failure=None, peak_vram_mib=10000))
+    peaks.learn("k", Result(failure=None, peak_vram_mib=9000))
+    assert peaks.need_mib(turn()) == 10500
+    assert peaks.need_mib(turn(alone=True)) is None
+
+
+def test_memory_is_shared_with_strangers() -> None:
+    memory = Memory()
+    assert memory.free_mib(24000, 2000, []) == 24000 - 2000 - 1024
+    assert memory.free_mib(24000, 9000, [10000]) == 12000 - 1024, "ours is still growing: the promise counts"
+    assert memory.free_mib(24000, 15000, [10000]) == 9000 - 1024, "a stranger grew"
+    assert memory.free_mib(24000, 9000, [10000]) == 9000 - 1024, "nobody says that it has gone"
+    assert memory.free_mib(24000, 9000, [10000], own_mib=8500) == 13500 - 1024, "the driver says so"
+    assert memory.free_mib(24000, 0, []) == 24000 - 1024
+
+
+def test_a_poisoned_card_is_told_from_the_others() -> None:
+    health = Health(2)
+    lost, good = Result(failure=Failure.GPU_LOST), Result(failure=None)
+    one, other = Place(card="A"), Place(card="B")
+    assert not health.poisoned(turn(), one, lost, State.FAILED)
+    assert not health.poisoned(turn(), other, good, State.PENDING)
+    assert not health.poisoned(turn(), one, Result(failure=Failure.OOM), State.PENDING), "it is tried again"
+    assert health.poisoned(turn(), one, lost, State.FAILED)
+    assert not health.poisoned(turn(), other, lost, State.FAILED)
+    assert not health.poisoned(turn(), other, Result(failure=Failure.BAD_CONFIG), State.FAILED)
+    assert not health.poisoned(turn(), other, Result(failure=Failure.BAD_CONFIG), State.FAILED), "the points' own fault"
+
+
+# --- the order --------------------------------------------------------------------------------------------------------
+
+
+def test_floors_come_first_then_the_first_replicate_of_every_arm(world: World) -> None:
+    world.ask("[dims]\nnetwork_dim = [2, 4]\nseed = [1, 2]\n")
+    asked = world.plan()
+    line = schedule.line_up(asked.runs(), asked.settings)
+    assert [one.run.point.name.rpartition("-")[0] for one in line] == [
+        "floor-base_model=doll",
+        "network_dim=2_seed=1",
+        "network_dim=4_seed=1",
+        "network_dim=2_seed=2",
+        "network_dim=4_seed=2",
+    ]
+
+
+def test_what_has_begun_comes_before_what_has_not(world: World) -> None:
+    asked = world.plan()
+    second = asked.runs()[1]
+    second.create()
+    (second.path / "checkpoints.json").write_text("{}")
+    line = schedule.line_up(asked.runs(), asked.settings)
+    assert (line[0].run, line[0].stage) == (second, "generate")
+
+
+# --- whole sweeps -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Cards:
+    """A driver with two cards of 24 GiB, on which every attempt takes so much."""
+
+    each_mib: int = 8000
+    busy: dict[str, int] = field(default_factory=dict)
+
+    def cards(self) -> list[Card]:
+        return [
+            Card(uuid=f"GPU-{one}", name="c", total_mib=24576, used_mib=0, driver="1", processes={}) for one in "AB"
+        ]
+
+    def sample(self, card: str, pids: Collection[int]) -> VramSample | None:
+        own = self.each_mib if pids else 0
+        return VramSample(used_mib=own, total_mib=24576, own_mib=own)
+
+
+class Together(Heard):
+    """Notes how many attempts at a stage went on at once, at most."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now: dict[str, set[str]] = {}
+        self.most: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def started(self, run: Run, stage: str, attempt: int, note: str) -> None:
+        with self._lock:
+            now = self.now.setdefault(stage, set())
+            now.add(run.point.name)
+            self.most[stage] = max(len(now), self.most.get(stage, 0))
+        super().started(run, stage, attempt, note)
+
+    def ended(self, run: Run, stage: str, result: Result) -> None:
+        with self._lock:
+            self.now[stage].discard(run.point.name)
+        super().ended(run, stage, result)
+
+
+def attempts(world: World, stage: str = "train") -> list[dict[str, Any]]:
+    found = sorted((world.sweep.path).glob(f"*/{stage}/*/attempt.json"))
+    return [json.loads(path.read_text()) for path in found]
+
+
+PACKED = '[vram]\ncard = "all"\npack = true\npoll_seconds = 0.05\n'
+
+
+def test_two_cards_work_at_once(world: World) -> None:
+    world.ask(SEEDS)
+    world.settle(env={"STANDIN_STEP_S": "0.05"})
+    together = Together()
+    ctx = world.context(probe=Cards(), listener=together)
+    drive(world, ctx, "GPU-A", "GPU-B")
+    assert set(world.states().values()) == {State.FINISHED, State.PENDING}
+    assert together.most["train"] == 2
+    assert {one["card"] for one in attempts(world)} == {"GPU-A", "GPU-B"}
+    assert not any(one["packed"] for one in attempts(world))
+
+
+class Large(Host):
+    """A machine with cores and memory for eight trainings, or less."""
+
+    def __init__(self, cores: int = 16, memory_gib: int = 256) -> None:
+        self._cores, self._memory_gib = cores, memory_gib
+
+    def cores(self) -> int:
+        return self._cores
+
+    def memory_mib(self) -> tuple[int, int]:
+        return self._memory_gib * 1024, 0
+
+
+def drive(world: World, ctx: Context, *cards: str, perform: Perform = sweep.perform, host: Host | None = None) -> None:
+    """All trainings, and not the floor."""
+    runs = world.plan().runs("seed*")
+    with Pool.open(ctx, cards, perform, runs, host or Large()) as team:
+        sweep.drive_with(team, runs, ctx)
+
+
+def test_what_was_measured_is_packed(world: World) -> None:
+    world.ask(SEEDS)
+    world.settle(env={"STANDIN_STEP_S": "0.1"}, vram=PACKED)
+    together = Together()
+    ctx = world.context(probe=Cards(each_mib=8000), listener=together)
+    drive(world, ctx, "GPU-A")
+    assert set(world.states().values()) == {State.FINISHED, State.PENDING}
+    trained = {one.point.params["seed"]: one.attempts("train")[0] for one in world.plan().runs("seed*")}
+    assert not trained[1].packed, "the first of its kind is measured alone"
+    assert all(trained[seed].packed for seed in (2, 3, 4))
+    assert together.most["train"] == 2, "three of them would not fit"
+
+
+@pytest.mark.parametrize("host", [Large(cores=3), Large(memory_gib=7)])
+def test_a_small_machine_packs_nothing(world: World, host: Host) -> None:
+    world.ask(SEEDS)
+    world.settle(env={"STANDIN_STEP_S": "0.05"}, vram=PACKED)
+    together = Together()
+    drive(world, world.context(probe=Cards(), listener=together), "GPU-A", host=host)
+    assert together.most["train"] == 1
+
+
+def test_what_runs_out_of_memory_beside_others_is_made_again_alone(world: World) -> None:
+    world.ask(SEEDS)
+    rung = '[[ladder]]\nname = "gradient checkpointing"\nset = { gradient_checkpointing = true }\n'
+    env = {"STANDIN_STEP_S": "0.05", "STANDIN_TRAIN": "oom:seed=3#1"}
+    world.settle(env=env, vram=PACKED, sections=rung)
+    drive(world, world.context(probe=Cards()), "GPU-A")
+    first, second = world.run("seed=3*").attempts("train")
+    assert (first.packed, first.asked()["rungs"], first.crowded_out()) == (True, [], True)
+    assert (second.packed, second.asked()["rungs"], second.crowded_out()) == (False, [], False)
+    assert world.rows()["seed=3"]["degraded"] == "False"
+
+
+def test_a_poisoned_card_is_left_and_the_other_goes_on(world: World) -> None:
+    world.ask("[dims]\nseed = [1, 2, 3, 4, 5, 6]\n")
+    world.settle()
+    ctx = world.context(probe=Cards())
+    bad = replace(ctx.settings.trainer, env={**ctx.settings.trainer.env, "STANDIN_TRAIN": "gpu_lost"})
+    broken = replace(ctx, settings=replace(ctx.settings, trainer=bad))
+
+    def perform(run: Run, stage: str, one: Context) -> Result:
+        return sweep.perform(run, stage, replace(broken, card=one.card) if one.card == "GPU-B" else one)
+
+    with pytest.raises(NotReady, match=r"GPU-B.*3 runs in a row failed with gpu_lost"):
+        drive(world, ctx, "GPU-A", "GPU-B", perform=perform)
+    cards = [one["card"] for one in attempts(world)]
+    assert cards.count("GPU-B") == 3
+    assert cards.count("GPU-A") == 3
+
+
+def test_an_error_ends_it_all_and_leaves_nothing_unwatched(world: World) -> None:
+    world.ask(SEEDS)
+    ctx = world.context(probe=Cards())
+
+    def perform(run: Run, stage: str, one: Context) -> Result:
+        if run.point.params["seed"] == 2:
+            raise NotReady("no disk")
+        return sweep.perform(run, stage, one)
+
+    with pytest.raises(NotReady, match="no disk"):
+        drive(world, ctx, "GPU-A", "GPU-B", perform=perform)
+    assert world.run("seed=1*").done("train"), "what was going on was seen to its end"
+    assert not world.run("seed=4*").attempts("train")
+    assert world.living() == []
+
+
+# --- whose card -------------------------------------------------------------------------------------------------------
+
+
+def test_a_card_is_held_by_one_sweep(tmp_path: Path) -> None:
+    with store.hold_cards(tmp_path, ["A", "B"]) as held:
+        assert held == ["A", "B"]
+        with store.hold_cards(tmp_path, ["B", "C"]) as rest:
+            assert rest == ["C"]
+        with (
+            pytest.raises(Conflict, match=f"A by process {os.getpid()} on .* since"),
+            store.hold_cards(tmp_path, ["A"]),
+        ):
+            pass
+    with store.hold_cards(tmp_path, ["A"]) as held:
+        assert held == ["A"]
+
+
+def test_no_card_needs_no_holding(tmp_path: Path) -> None:
+    with store.hold_cards(tmp_path, []) as held:
+        assert held == []
