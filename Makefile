@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 WORLD := runs/.miniature
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-oom test check format sweep-% plan-% report-% setup-trainer gpu-scoring test-vendor clean
+.PHONY: help setup demo demo-oom test torture check format sweep-% plan-% report-% setup-trainer gpu-scoring test-vendor clean
 
 help: ## this list
 	@grep -E '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -31,6 +31,9 @@ demo-oom: $(WORLD)/orchestrate.toml ## the same on a card that is too small: dow
 
 test: setup ## all tests but those of the real trainer
 	$(BIN)/python -m pytest -m 'not vendor'
+
+torture: setup ## kill a sweep at every write and 200 times at random: what docs/reliability.md reports
+	PYTHONPATH=tests $(BIN)/python -m torture --random 200
 
 check: setup ## format, lint, types, tests
 	$(BIN)/ruff format --check .

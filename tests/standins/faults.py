@@ -49,6 +49,10 @@ def go_wrong(faults: set[str]) -> None:
             os.kill(os.getpid(), number)
     if "not_utf8" in faults:
         sys.stderr.buffer.write(b"\xff\xfe caf\xe9 \x80\n")
+    if "fill" in faults:
+        with Path("filler").open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(64 * 1024))
     if "grandchild" in faults:
         subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
     if "deaf" in faults:

@@ -1,0 +1,147 @@
+"""Faults of the world: each has a defined outcome, a message with its remedy, and goes on once it is mended."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from standins.world import World
+
+from orchestrator import vram
+from orchestrator.errors import Conflict, NotReady
+from orchestrator.model import State
+
+ONE = ("--only", "network_dim=2*")
+
+
+@pytest.fixture
+def small_disk(world: World) -> Iterator[Path]:
+    """`runs` on a disk of 4 MiB; needs the right to mount one."""
+    disk = world.folder / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"no right to mount a small disk here: {mounted.stderr.strip()}")
+    shutil.copytree(world.folder / "runs" / ".faces", disk / "runs" / ".faces")
+    yield disk
+    world.kill_all()
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def on(disk: Path, world: World) -> None:
+    world.settings.write_text(world.settings.read_text().replace('runs = "runs"', 'runs = "disk/runs"'))
+
+
+@pytest.mark.parametrize("stage", ["TRAIN", "GENERATE"])
+def test_a_full_disk_pauses_and_the_same_command_goes_on(world: World, small_disk: Path, stage: str) -> None:
+    world.settle(env={f"STANDIN_{stage}": "fill#1"})
+    on(small_disk, world)
+    full = world.call(*ONE)
+    assert full.returncode == 4, full.stderr
+    assert "Traceback" not in full.stderr
+    assert "free some disk, then run the same command again" in full.stderr
+    assert world.living() == []
+    still = world.call(*ONE)
+    assert still.returncode == 4, "and still pauses while nothing was freed"
+    for filler in small_disk.rglob("filler"):
+        filler.unlink()
+    done = world.call(*ONE)
+    assert done.returncode == 0, done.stderr
+    assert len([line for line in world.ledger() if line.startswith("ended")]) == 1
+
+
+def test_a_disk_that_cannot_be_written_to_is_said_before_anything_starts(world: World, small_disk: Path) -> None:
+    on(small_disk, world)
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    refused = world.call(*ONE)
+    assert refused.returncode == 4
+    assert "cannot be written to" in refused.stderr
+    assert str(small_disk) in refused.stderr
+
+
+def test_a_disk_that_turns_read_only_in_the_middle_is_said_and_goes_on(world: World, small_disk: Path) -> None:
+    on(small_disk, world)
+    assert world.call(*ONE).returncode == 0
+    world.ask("[dims]\nnetwork_dim = [2, 8]\n")
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    assert world.call().returncode == 4
+    subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
+    assert world.call().returncode == 0
+
+
+def test_a_picture_removed_from_our_copy_is_refused_with_the_remedy(world: World) -> None:
+    ctx = world.context()
+    copy = ctx.datasets["portraits"].folder
+    (copy / "0001.png").unlink()
+    with pytest.raises(NotReady, match=r"a file in it was changed or removed\n.*delete this folder: it is made again"):
+        world.context()
+    shutil.rmtree(copy.parent)
+    world.drive(world.context(), only="network_dim=2*")
+    assert world.states()["network_dim=2"] is State.FINISHED
+
+
+def test_a_caption_changed_in_our_copy_is_refused(world: World) -> None:
+    copy = world.context().datasets["portraits"].folder
+    (copy / "0001.txt").write_text("", encoding="utf-8")
+    with pytest.raises(NotReady, match="changed or removed"):
+        world.context()
+
+
+def test_the_owners_dataset_may_go_while_a_sweep_runs_and_is_missed_by_the_next(world: World) -> None:
+    ctx = world.context()
+    (world.folder / "images" / "0000.png").unlink()
+    world.drive(ctx, only="network_dim=2*")
+    assert world.states()["network_dim=2"] is State.FINISHED
+    with pytest.raises(Conflict):
+        world.context()
+
+
+def test_a_clock_that_runs_backwards_changes_nothing(world: World, tmp_path: Path) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(BACKWARDS)
+    paths = f"{tmp_path / 'site'}:{os.environ.get('PYTHONPATH', '')}"
+    world.settle(env={"STANDIN_TRAIN": "killed#1"})
+    done = world.call(*ONE, env={"PYTHONPATH": paths})
+    assert done.returncode == 0, done.stderr
+    assert world.rows()["network_dim=2"]["attempts"] == "2"
+    assert float(world.rows()["network_dim=2"]["train_s"]) >= 0
+
+
+BACKWARDS = """
+import itertools, time
+back = itertools.count()
+real = time.time
+time.time = lambda: real() - 3600 * next(back)
+"""
+
+
+@pytest.mark.parametrize(
+    ("used", "total", "own", "sane"),
+    [
+        (100, 1000, 50, True),
+        (1000, 1000, 1000, True),
+        (1001, 1000, None, False),
+        (-1, 1000, None, False),
+        (0, 0, None, False),
+        (2**44, 1000, None, False),
+    ],
+)
+def test_a_driver_that_reports_nonsense_is_not_believed(used: int, total: int, own: int | None, sane: bool) -> None:
+    assert (vram.plausible(used, total, own) is not None) is sane
+
+
+def test_a_share_greater_than_the_whole_is_not_believed() -> None:
+    sample = vram.plausible(100, 1000, 101)
+    assert sample is not None
+    assert sample.own_mib is None
+
+
+def test_a_machine_without_a_driver_has_no_cards_and_no_samples() -> None:
+    nvml = vram.Nvml()
+    if nvml.cards():
+        pytest.skip("there is a card in this machine")
+    assert nvml.sample("GPU-none", []) is None
