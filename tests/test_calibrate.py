@@ -1,0 +1,254 @@
+"""The persona's yardstick: measured by the real InsightFace, kept, refused for other photos, used by every report."""
+
+import csv
+import json
+import shutil
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+from standins.world import World
+
+from orchestrator import cli, facts, scorer, settings, store
+from orchestrator.errors import InputError, NotReady, OrchestrateError
+from orchestrator.miniature import world as miniature
+from orchestrator.model import FaceStatus, Settings
+from orchestrator.scorer import embedding
+from orchestrator.yardstick import impostors, measure, pair_list, plot, record, words
+from orchestrator.yardstick.measure import Asked
+from orchestrator.yardstick.record import Kept
+
+STRANGER = 12
+
+
+@pytest.fixture(scope="module")
+def album(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve photos of the persona, six of a stranger, three to train on."""
+    folder = tmp_path_factory.mktemp("album")
+    miniature.photos(folder / "references", miniature.PERSONA, count=12, first=1000, captions=False, px=128)
+    miniature.photos(folder / "strangers", STRANGER, count=6, first=3000, captions=False, px=128)
+    miniature.photos(folder / "images", miniature.PERSONA, count=3, first=0, captions=True, px=128)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def used(album: Path, shared: Path) -> Settings:
+    """Settings of a small world with these photos."""
+    made = World.build(album / "world", shared)
+    found = settings.load(made.settings)
+    dataset = replace(found.datasets["portraits"], image_dir=album / "images")
+    scoring = replace(found.scoring, references=album / "references", det_size=256)
+    return replace(found, datasets={"portraits": dataset}, scoring=scoring, runs=album / "runs")
+
+
+@pytest.fixture(scope="module")
+def kept(album: Path, used: Settings) -> Kept:
+    """Measured once, with the strangers and with two known-good pairs."""
+    photo = [album / "references" / f"{number}.png" for number in range(1000, 1004)]
+    pairs = tuple(pair_list.PicturePair(first=a, second=b) for a, b in [photo[:2], photo[1:3]])
+    return measure.measure(used, Asked(impostors=impostors.gather([album / "strangers"], ()), pairs=pairs))
+
+
+def test_every_photo_is_measured_against_the_others(kept: Kept, album: Path, used: Settings) -> None:
+    paths = sorted((album / "references").glob("*.png"))
+    faces = [np.array(one.embedding) for one in embedding.look(used.scoring, paths, cache=album / "runs" / ".faces")]
+    units = np.array([face / np.linalg.norm(face) for face in faces])
+    for number, (path, found) in enumerate(zip(paths, kept.calibration.references, strict=True)):
+        others = np.delete(units, number, axis=0).mean(axis=0)
+        assert found.name == path.name
+        assert found.similarity == pytest.approx(units[number] @ others / np.linalg.norm(others))
+
+
+def test_strangers_do_not_pass_and_few_photos_make_it_provisional(kept: Kept) -> None:
+    found = kept.calibration
+    (strangers,) = found.impostors
+    assert strangers.accepted == 0
+    assert max(strangers.similarities) < found.threshold_interval.low
+    assert found.threshold_interval.low < found.threshold < found.threshold_interval.high
+    assert found.provisional
+    assert found.more_photos == 8
+    assert kept.caveats == ("provisional: 12 photos",)
+
+
+def test_known_good_pairs_are_told_on_both_scales(kept: Kept) -> None:
+    assert kept.baseline
+    assert kept.baseline.mean == pytest.approx(np.mean([pair.similarity for pair in kept.known_pairs]))
+    assert kept.expected_from_pairs
+    assert kept.expected_from_pairs > kept.baseline.mean, "a centroid of twelve is nearer than a single photo"
+    assert "2 known-good pairs of 3 pictures" in "\n".join(words.lines(kept))
+
+
+def test_an_odd_photo_is_named(album: Path, used: Settings, tmp_path: Path) -> None:
+    shutil.copytree(album / "references", tmp_path / "references")
+    shutil.copyfile(album / "strangers" / "3000.png", tmp_path / "references" / "odd.png")
+    found = measure.measure(replace(used, scoring=replace(used.scoring, references=tmp_path / "references")), Asked())
+    assert found.calibration.outliers == ("odd.png",)
+    assert any("odd.png" in line and "look at it" in line for line in words.lines(found))
+
+
+def test_a_photo_without_a_face_is_left_out_and_named(album: Path, used: Settings, tmp_path: Path) -> None:
+    shutil.copytree(album / "references", tmp_path / "references")
+    Image.new("RGB", (64, 64)).save(tmp_path / "references" / "nobody.png")
+    found = measure.measure(replace(used, scoring=replace(used.scoring, references=tmp_path / "references")), Asked())
+    assert found.rejected == {"nobody.png": "shows no face"}
+    assert found.calibration.photos == 12
+
+
+def test_two_photos_are_no_yardstick(album: Path, used: Settings, tmp_path: Path) -> None:
+    (tmp_path / "references").mkdir()
+    for number in (1000, 1001):
+        shutil.copy(album / "references" / f"{number}.png", tmp_path / "references")
+    with pytest.raises(NotReady, match="only 2 usable reference pictures"):
+        measure.measure(replace(used, scoring=replace(used.scoring, references=tmp_path / "references")), Asked())
+
+
+@pytest.mark.parametrize("how", ["the same file", "saved anew"])
+def test_a_reference_that_was_trained_on_is_refused_or_marked(
+    how: str, album: Path, used: Settings, tmp_path: Path
+) -> None:
+    (tmp_path / "images").mkdir()
+    twin = tmp_path / "images" / "twin.png"
+    with Image.open(album / "references" / "1003.png") as photo:
+        photo.save(twin.with_suffix(".jpg"), quality=90)
+    if how == "the same file":
+        twin.with_suffix(".jpg").unlink()
+        shutil.copyfile(album / "references" / "1003.png", twin)
+    dataset = replace(used.datasets["portraits"], image_dir=tmp_path / "images")
+    tainted = replace(used, datasets={"portraits": dataset})
+    with pytest.raises(InputError, match=r"1003\.png: score\.references: is also a training picture .*twin"):
+        measure.measure(tainted, Asked())
+    found = measure.measure(tainted, Asked(allow_training_references=True))
+    assert found.trained_on == ("1003.png",)
+    assert "1 references were trained on" in words.verdict(found)
+
+
+def test_the_record_reads_back_and_is_whole_or_not_there(kept: Kept, tmp_path: Path) -> None:
+    path = tmp_path / "calibration.json"
+    record.write(path, kept)
+    assert record.read(path) == kept
+    path.write_text(path.read_text(encoding="utf-8")[:-30], encoding="utf-8")
+    with pytest.raises(OrchestrateError, match=r"calibration\.json"):
+        record.read(path)
+
+
+@pytest.mark.parametrize("key", ["face pack", "references"])
+def test_it_is_refused_for_another_pack_or_other_photos(kept: Kept, tmp_path: Path, key: str) -> None:
+    path = tmp_path / "calibration.json"
+    record.write(path, kept)
+    fingerprint = {"face pack": kept.face_pack, "references": kept.references}
+    assert record.fitting(path, fingerprint) == (kept, [])
+    found, problems = record.fitting(path, {**fingerprint, key: "another"})
+    assert found is None
+    assert [problem.key for problem in problems] == [key]
+    assert record.fitting(tmp_path / "none.json", fingerprint) == (None, [])
+
+
+def test_the_plot_shows_every_photo_and_is_the_same_each_time(kept: Kept, tmp_path: Path) -> None:
+    for name in ("one.svg", "two.svg"):
+        plot.draw(kept, tmp_path / name)
+    assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
+    drawing = ET.parse(tmp_path / "one.svg")
+    dots = [group for group in drawing.iter("{http://www.w3.org/2000/svg}g") if "PathCollection" in group.get("id", "")]
+    drawn = [len(list(group.iter("{http://www.w3.org/2000/svg}use"))) for group in dots]
+    assert drawn == [12, 6, 1]
+
+
+# --- the owner's list of pairs ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("pairs.csv", "first,second\na.png,b.png\n"),
+        ("pairs.csv", "\ufeffa.png , b.png\r\n\r\n"),
+        ("pairs.toml", '[[pair]]\nfirst = "a.png"\nsecond = "b.png"\n'),
+    ],
+)
+def test_pairs_are_read_from_toml_and_csv(tmp_path: Path, name: str, text: str) -> None:
+    for picture in ("a.png", "b.png"):
+        (tmp_path / picture).touch()
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    (pair,) = pair_list.read(tmp_path / name)
+    assert (pair.first, pair.second) == (tmp_path / "a.png", tmp_path / "b.png")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("pairs.csv", "a.png,b.png\na.png,gone.png\n", r"pairs\.csv:2: there is no such file \(value: .*gone\.png\)"),
+        ("pairs.csv", "a.png\n", r"pairs\.csv:1: has 1 columns, not 2"),
+        ("pairs.csv", "a.png,a.png\n", r"pairs\.csv:1: pairs a picture with itself"),
+        ("pairs.csv", "", r"pairs\.csv: holds no pairs"),
+        ("pairs.toml", '[[pair]]\nfirst = "a.png"\n', r"pairs\.toml:1: pair\[0\]\.second: .*missing"),
+        ("pairs.toml", '[[pairs]]\nfirst = "a.png"\n', r"did you mean pair\?"),
+    ],
+)
+def test_mistakes_in_the_list_are_told_with_their_line(tmp_path: Path, name: str, text: str, message: str) -> None:
+    for picture in ("a.png", "b.png"):
+        (tmp_path / picture).touch()
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=message):
+        pair_list.read(tmp_path / name)
+
+
+# --- the command, and the reports that follow -------------------------------------------------------------------------
+
+
+def call(world: World, *arguments: str) -> Result:
+    return CliRunner().invoke(cli.main, [arguments[0], "--settings", str(world.settings), *arguments[1:]])
+
+
+def test_a_calibration_judges_every_later_report(world: World) -> None:
+    world.drive()
+    assert all(row["pass_rate"] == row["yardstick"] == "" for row in world.rows().values()), "unknown is empty"
+    done = call(world, "calibrate", "--against", "grid")
+    assert done.exit_code == 0, done.output
+    path = Path(done.stdout.splitlines()[-1])
+    assert path == store.calibration(world.sweep.path.parent)
+    assert path.with_suffix(".svg").exists()
+    kept = record.read(path)
+    (row,) = [row for name, row in world.rows().items() if name == "network_dim=2"]
+    scores = scorer.read_scores(world.run("network_dim=2*").path / "scores.json")
+    passed = [s for s in scores if s.similarity is not None and s.similarity >= kept.calibration.threshold]
+    assert float(row["pass_rate"]) == pytest.approx(len(passed) / len(scores))
+    assert float(row["pass_low"]) <= float(row["pass_rate"]) <= float(row["pass_high"])
+    assert row["copying"] in ("True", "False")
+    assert row["yardstick"] == f"{kept.calibration.threshold:.3f}; provisional: 8 photos"
+
+
+def test_a_calibration_by_another_pack_is_told_and_not_used(world: World) -> None:
+    world.drive()
+    call(world, "calibrate")
+    path = store.calibration(world.sweep.path.parent)
+    made = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**made, "face_pack": "another"}), encoding="utf-8")
+    told = call(world, "report", "grid")
+    assert told.exit_code == 0, told.output
+    assert "is not used: the sweep has another face pack" in " ".join(told.stderr.split())
+    with (world.sweep.report / "results.csv").open(encoding="utf-8", newline="") as file:
+        assert all(row["pass_rate"] == "" for row in csv.DictReader(file))
+
+
+def test_a_sweep_without_floors_has_no_impostors(world: World) -> None:
+    world.context()
+    refused = call(world, "calibrate", "--against", "grid")
+    assert refused.exit_code == 3
+    assert "no pictures of a base model without a LoRA" in " ".join(refused.stderr.split())
+
+
+def test_a_second_pack_scores_every_picture_and_its_agreement_is_shown(world: World, shared: Path) -> None:
+    # A copy of the first pack, so that what it must say is known.
+    shutil.copytree(shared / "pack", world.folder / "second")
+    text = world.settings.read_text(encoding="utf-8").replace("[score]", '[score]\nsecond_pack = "second"')
+    world.settings.write_text(text.replace("seeds = [1]", "seeds = [1, 2]"), encoding="utf-8")
+    world.drive(only="network_dim=2*")
+    (found,) = [one for one in facts.gather(world.sweep) if one.choice]
+    assert found.numbers
+    assert all(s.second_similarity == s.similarity for s in found.scores if s.status is FaceStatus.OK)
+    assert found.numbers.second_similarity == pytest.approx(found.numbers.similarity_mean)
+    assert found.numbers.second_agreement == pytest.approx(1.0)
+    assert "second face pack" in world.sweep.record()["fingerprint"]
