@@ -1,18 +1,20 @@
 """Answers to the questions of grids: two levels of one dim compared over matched pairs of runs."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from orchestrator.answers import cost, pictures, rows
 from orchestrator.answers.curve import curve
 from orchestrator.answers.told import Told
-from orchestrator.evidence import contrast
+from orchestrator.evidence import contrast, replicates
 from orchestrator.evidence.contrast import Answer, Family, Terms, Verdict
 from orchestrator.evidence.interval import Interval
 from orchestrator.evidence.pairs import Matching, RunRow
 from orchestrator.facts import RunFacts
-from orchestrator.model import Params, Question
+from orchestrator.model import Params, Question, Value
 from orchestrator.values import same, shown
 from orchestrator.yardstick.record import Kept
 
@@ -82,6 +84,7 @@ def _rows(
     yield "Held", _held(matching.held)
     yield "Effect", _effect(found)
     yield "Of which", _parts(found)
+    yield "Nearest training picture", _copying(matching, runs)
     yield "Second opinions", "; ".join(_opinions(found, second))
     yield "Over its own floor", _gains(concerned, found.question)
     yield "Pictures that pass", _passing(concerned, found.question, asked.kept)
@@ -125,6 +128,20 @@ def _parts(found: Answer) -> str:
         f"{found.similarity_difference:+.3f} similarity of the faces found, "
         f"{100 * found.no_face_difference:+.1f} points of pictures without a face"
     )
+
+
+def _copying(matching: Matching, runs: Mapping[str, RunFacts]) -> str:
+    """How much nearer the second level comes to the pictures that it was trained on."""
+    by_seed: dict[Value | None, list[float]] = {}
+    for pair in matching.pairs:
+        before, after = (runs[row.run].numbers for row in (pair.first, pair.second))
+        if before and after and before.nearest_training is not None and after.nearest_training is not None:
+            by_seed.setdefault(pair.replicate, []).append(after.nearest_training - before.nearest_training)
+    if not by_seed:
+        return ""
+    means = np.array([[np.mean(changes)] for changes in by_seed.values()])
+    found = replicates.estimate(means)
+    return f"{means.mean():+.3f} similarity to it" + (f" ({_ends(found.interval())})" if found else "")
 
 
 def _opinions(found: Answer, second: Answer) -> Iterator[str]:
