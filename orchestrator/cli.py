@@ -6,7 +6,10 @@ import errno
 import os
 import signal
 import sys
-from contextlib import AbstractContextManager, nullcontext
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
     from orchestrator.store import Sweep
 
 INTERRUPTED = 130
+_LOOK_S, _RENEW_S = 1.0, 10.0
+"""Between two looks at a sweep that is watched, and between two of its reports."""
 
 _settings = click.option(
     "--settings",
@@ -100,9 +105,9 @@ def run(settings_file: Path, grid_file: Path, name: str, only: str, retry: str |
     with asked.sweep.lock(), _held(asked, cards) as held:
         ctx = _context(asked, held, console)
         _on_signals(ctx.stop)
-        with console.live(lambda: view.look(asked.sweep)):
+        with console.live(lambda: view.look(asked.sweep)), _told(ctx, asked.sweep, console) as telling:
             try:
-                sweep.drive(runs, ctx, cards=held, retry=retry is not None, fail_fast=fail_fast)
+                sweep.drive(runs, telling, cards=held, retry=retry is not None, fail_fast=fail_fast)
             finally:
                 _report(asked.sweep, console)
     if ctx.stop:
@@ -188,23 +193,34 @@ def probe(settings_file: Path, grid_file: Path, only: str, retry: str | None) ->
 @_settings
 @click.argument("sweep")
 @_json
-def status(settings_file: Path, sweep: str, as_json: bool) -> None:
+@click.option("--watch", is_flag=True, help="Go on showing it until nobody drives it any more.")
+def status(settings_file: Path, sweep: str, as_json: bool, watch: bool) -> None:
     """How far a sweep is."""
     from orchestrator import view
 
-    seen = view.look(_sweep(settings_file, sweep))
+    console, named = _console(), _sweep(settings_file, sweep)
+    if watch:
+        with console.live(lambda: view.look(named)):
+            while named.driven():
+                time.sleep(_LOOK_S)
+    seen = view.look(named)
     if as_json:
-        _console().result(view.as_json(seen))
+        console.result(view.as_json(seen))
     else:
-        _console().table(seen)
+        console.table(seen)
 
 
 @main.command()
 @_settings
 @click.argument("sweep")
-def report(settings_file: Path, sweep: str) -> None:
-    """Write the report of a sweep anew, finished or not."""
-    _report(_sweep(settings_file, sweep), _console())
+@click.option("--watch", is_flag=True, help="Go on renewing it until nobody drives the sweep any more.")
+def report(settings_file: Path, sweep: str, watch: bool) -> None:
+    """Write the report of a sweep anew, finished or not: report.html, results.csv and images.csv."""
+    console, named = _console(), _sweep(settings_file, sweep)
+    _report(named, console)
+    while watch and named.driven():
+        time.sleep(_RENEW_S)
+        _report(named, console)
 
 
 @main.command()
@@ -330,6 +346,43 @@ def confirm(settings_file: Path, sweep: str, top: int) -> None:
 
 
 @main.command()
+@_settings
+@click.argument("sweep")
+@click.option("--run", "pattern", default="", help="The run to take, by a glob of its name or id; the best without it.")
+def export(settings_file: Path, sweep: str, pattern: str) -> None:
+    """Take a LoRA home: its chosen checkpoint under a speaking name, a model card, and what loads it elsewhere."""
+    from orchestrator import export as exporting
+    from orchestrator import facts, settings
+
+    named = _sweep(settings_file, sweep)
+    found = facts.gather(named)
+    chosen = exporting.choose(facts.ranked(found), pattern, named)
+    for path in exporting.export(chosen, named, found, settings.load(settings_file)):
+        _console().result(str(path))
+
+
+@main.command()
+@_settings
+@click.argument("sweep")
+@click.option("--keep-best", required=True, type=click.IntRange(min=0), help="Of so many of the best, all is kept.")
+@click.option("--yes", is_flag=True, help="Delete; without it, it is only shown what would go.")
+def prune(settings_file: Path, sweep: str, keep_best: int, yes: bool) -> None:
+    """Free disk: training states and checkpoints that were not chosen, of finished runs. Reports stay as they are."""
+    from orchestrator import facts
+    from orchestrator import prune as pruning
+
+    console, named = _console(), _sweep(settings_file, sweep)
+    with named.lock():
+        spares = pruning.spare(facts.ranked(facts.gather(named)), keep_best)
+        for one in spares:
+            console.result(f"{one.size / 1e6:10.1f} MB  {one.path.relative_to(named.path)}")
+        if yes:
+            pruning.remove(spares)
+    total = f"{len(spares)} files and folders, {sum(one.size for one in spares) / 1e9:.2f} GB"
+    console.say(f"deleted: {total}" if yes else f"would go: {total}; --yes deletes them")
+
+
+@main.command()
 @click.argument("path", type=click.Path(path_type=Path, dir_okay=False), default="orchestrate.toml")
 def init(path: Path) -> None:
     """Write a commented settings file to start from."""
@@ -403,11 +456,33 @@ def _on_signals(stop: Stop) -> None:
 
 
 def _report(sweep: Sweep, console: Console) -> None:
-    """Write it; its path is the last line on stdout."""
-    from orchestrator import facts, report
+    """Write the page and the tables; the path of results.csv is the last line on stdout."""
+    from orchestrator import answers, facts, page, report
 
     console.problems(facts.calibration(sweep)[1])
-    console.result(str(report.write(sweep)))
+    table, read = report.write(sweep), answers.read(sweep)
+    console.result(str(page.write(sweep, read.runs, answers.answer([read])[0], read.kept)))
+    console.result(str(table))
+
+
+@contextmanager
+def _told(ctx: Context, sweep: Sweep, console: Console) -> Iterator[Context]:
+    """The same world, whose failures, answers and end also go to the webhook of the settings, where there is one."""
+    if not ctx.settings.notify:
+        yield ctx
+        return
+    from orchestrator import answers, view, webhook
+
+    hook = webhook.Webhook(ctx.settings.notify, console.say)
+    began = view.look(sweep)
+    try:
+        yield replace(ctx, listener=webhook.Telling(ctx.listener, hook))
+    finally:
+        ended = view.look(sweep)
+        if [row.status for row in ended.rows] != [row.status for row in began.rows]:
+            for event, text in webhook.ending(ended, answers.answer([answers.read(sweep)])[0]):
+                hook.send(event, sweep.name, text)
+        hook.close()
 
 
 def _failed(asked: Plan, only: str) -> int:

@@ -140,6 +140,17 @@ def _contender(facts: RunFacts) -> Contender:
     )
 
 
+def ranked(found: Sequence[RunFacts]) -> list[RunFacts]:
+    """The scored runs with a LoRA, by their mean picture value, best first; those that were degraded come last."""
+    scored = [one for one in found if one.choice and not one.run.point.floor]
+    return sorted(scored, key=lambda one: (one.degraded, -_worth(one)))
+
+
+def _worth(one: RunFacts) -> float:
+    values = numbers.by_prompt(one.choice.reported if one.choice else ())
+    return sum(values.values()) / len(values) if values else numbers.FAILURE
+
+
 def log_of(run: Run) -> Path | None:
     """The log of the run's last attempt at the stage it stands at, for a person to read."""
     stage = store.status(run).stage or run.stages[-1]

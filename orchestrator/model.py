@@ -241,6 +241,8 @@ class Settings:
     vram: Vram = field(default_factory=Vram)
     limits: Limits = field(default_factory=Limits)
     ladder: tuple[Rung, ...] = ()
+    notify: str = ""
+    """An http(s) URL that is told of failures, answers and the end; empty: nobody is."""
 
 
 # --- what happened ----------------------------------------------------------------------------------------------------

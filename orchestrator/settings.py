@@ -4,6 +4,7 @@ import importlib.resources
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from orchestrator import dataset_settings, toml_file
 from orchestrator.errors import InputError, Problem
@@ -48,6 +49,7 @@ def load(path: Path) -> Settings:
         vram=_vram(top.section("vram")),
         limits=_limits(top.section("limits")),
         ladder=_ladder(top.sections("ladder")),
+        notify=top.section("notify").given(url=_web).get("url", ""),
     )
     top.finish()
     return settings
@@ -216,6 +218,12 @@ def _launcher(raw: Any) -> Launcher:
     if raw not in list(Launcher):
         raise Wrong("is not a launcher", f"write {' or '.join(Launcher)}")
     return Launcher(raw)
+
+
+def _web(raw: Any) -> str:
+    if not isinstance(raw, str) or urlsplit(raw).scheme not in ("http", "https") or not urlsplit(raw).hostname:
+        raise Wrong("is not a web address", 'write it like "https://hooks.example.org/abc"')
+    return raw
 
 
 def _device(raw: Any) -> str:

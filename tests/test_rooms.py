@@ -15,16 +15,16 @@ FLOORS = (
     {"values", "toml_lines", "toml_text", "expressions", "toml_file"},
     {"grid", "render", "ladder", "evidence", "vram_model", "dataset_settings"},
     {"kohya", "shim", "process", "vram", "host", "media", "faces", "provenance"},
-    {"store"},
+    {"store", "thumbnails"},
     {"scorer", "context", "outcome", "attempt"},
     {"stages", "datasets"},
     {"yardstick", "fresh"},
-    {"facts", "report", "page", "view", "experience", "measure", "forecast", "settings"},
+    {"facts", "report", "view", "experience", "measure", "forecast", "settings"},
     {"schedule"},
     {"pool"},
     {"cluster"},
     {"answers", "questions_page", "mistakes", "plan", "readiness", "inspection", "freeze", "sweep", "probe"},
-    {"bill", "confirm", "dataset_page"},
+    {"bill", "confirm", "dataset_page", "page", "export", "prune", "webhook"},
     {"console"},
     {"cli"},
 )
@@ -33,7 +33,7 @@ FLOORS = (
 SAME_FLOOR = {
     ("toml_file", "values"), ("toml_file", "toml_lines"), ("toml_text", "values"), ("expressions", "values"),
     ("process", "shim"), ("provenance", "shim"), ("attempt", "context"), ("attempt", "outcome"),
-    ("report", "facts"), ("page", "facts"), ("freeze", "plan"),
+    ("report", "facts"), ("freeze", "plan"),
     ("forecast", "experience"), ("forecast", "measure"), ("plan", "mistakes"), ("inspection", "readiness"), ("inspection", "plan"),
     ("stages", "datasets"), ("probe", "plan"), ("probe", "sweep"),
 }  # fmt: skip

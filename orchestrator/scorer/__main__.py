@@ -1,11 +1,12 @@
 """The child: reads a job, looks at the references, the training pictures and the images, writes the scores."""
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from orchestrator import faces, media, scorer
+from orchestrator import faces, media, scorer, store, thumbnails
 from orchestrator.errors import NotReady, OrchestrateError, Problem, Severity
 from orchestrator.scorer.hand import Hand
 from orchestrator.scorer.looker import Looker
@@ -22,6 +23,8 @@ def main(argv: Sequence[str]) -> int:
         job = scorer.read_job(Path(argv[0]))
         scorer.write_scored(job.out, _score(job))
         scorer.in_hand_path(job.out).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # costs the report some time, and no score
+            thumbnails.thumbnails(job.root, [image.file for image in job.images], store.thumbnails(job.root))
     except OrchestrateError as error:
         _tell(error.problems)
         return NotReady.exit_code if isinstance(error, NotReady) else 1

@@ -1,0 +1,206 @@
+"""How long the report page takes over a large sweep:  python -m benchmarks.page [--runs 200] [--px 256]
+
+Writes the records of a sweep that nobody ran into a temporary folder, 64 pictures to a run, and prints the seconds of
+the first page, of one after a further run has ended, and of one when nothing has changed, and the size of the file.
+"""
+
+import argparse
+import math
+import os
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from orchestrator import facts, grid, page, store
+from orchestrator.miniature import world
+from orchestrator.model import Checkpoint, FaceStatus, Failure, Image, Point, Question, Result, Score, Value
+from orchestrator.scorer import References, Scored, write_scored
+from orchestrator.store import Run, Sweep
+
+_MIB = 1024**2
+_DIMS: Mapping[str, Sequence[Value]] = {"network_dim": (8, 16, 32, 64), "optimizer_type": ("Prodigy", "AdamW8bit")}
+_LOG = "steps:  42%|####      | 840/2000 [10:00<13:48,  1.40it/s, avr_loss=0.0934]\r" * 100 + "\nmodel saved.\n"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """What pictures a run of the made-up sweep has: every checkpoint and strength over all prompts and seeds."""
+
+    album: Sequence[Path]
+    prompts: Sequence[str] = world.PROMPTS
+    seeds: int = 8
+    checkpoints: int = 1
+    strengths: Sequence[float] = (1.0,)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=200)
+    parser.add_argument("--px", type=int, default=256, help="side of the pictures; 1024 is what a card makes")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        sweep = Sweep(Path(folder) / "runs" / "large")
+        write(sweep, options.runs, Made(album=album(Path(folder) / "album", px=options.px)))
+        print(f"the first page of {options.runs} runs: {_seconds(sweep):.1f} s")
+        _leave(sweep.runs()[0])
+        print(f"one run later: {_seconds(sweep):.1f} s")
+        print(f"nothing new: {_seconds(sweep):.1f} s")
+        print(f"{(sweep.report / page.PAGE).stat().st_size / _MIB:.1f} MiB")
+
+
+def album(folder: Path, *, px: int, count: int = 24) -> list[Path]:
+    """Drawn portraits to stand for generated ones."""
+    world.photos(folder, world.PERSONA, count=count, first=0, captions=False, px=px)
+    return sorted(folder.glob("*.png"))
+
+
+def write(sweep: Sweep, count: int, made: Made, *, pending: int = 0) -> None:
+    """A sweep of `count` trained runs and a floor: some degraded, some failed, the last `pending` not begun."""
+    points = [*_points(count), _point({"base_model": "realvisxl-v5", "dataset": "persona"}, (), floor=True)]
+    question = Question(
+        id="Q3", ask="Is network_dim 16 too low for identity capture?", dim="network_dim", levels=(16, 32)
+    )
+    record = {
+        "name": sweep.name,
+        "created_at": "2026-11-22T17:06:05Z",
+        "fingerprint": {"trainer": "48d368fa" * 5, "dataset persona": "8a1acd68" * 8},
+        "versions": {"python": "3.11.7", "insightface": "2.1"},
+        "points": [asdict(point) for point in points],
+        "questions": [asdict(question)],
+    }
+    sweep.freeze(record, grid="[dims]\nnetwork_dim = [8, 16, 32, 64]\n", templates={})
+    for number, point in enumerate(points):
+        if point.floor or number < count - pending:
+            _perform(sweep.run(point), number, made)
+
+
+def _points(count: int) -> Iterator[Point]:
+    levels = list(product(*_DIMS.values()))
+    for number in range(count):
+        seed, at = divmod(number, len(levels))
+        dims = dict(zip(_DIMS, levels[at], strict=True))
+        yield _point({"base_model": "realvisxl-v5", "dataset": "persona", **dims, "seed": seed + 1}, (*dims, "seed"))
+
+
+def _point(params: dict[str, Value], dims: tuple[str, ...], *, floor: bool = False) -> Point:
+    identity = grid.point_id(params)
+    name = f"floor-{identity}" if floor else grid.point_name(params, dims, identity)
+    return Point(id=identity, name=name, params=params, dims=dims, floor=floor)
+
+
+def _perform(run: Run, number: int, made: Made) -> None:
+    run.create()
+    if not run.point.floor and not _trained(run, number, made.checkpoints):
+        return
+    for stage in ("generate", "score"):
+        _attempt(run, stage, Result(failure=None, exit_code=0, seconds=240.0 if stage == "generate" else 30.0))
+    images = list(_pictures(run, made))
+    _finish(run, "generate", {"images": [asdict(image) for image in images]})
+    scores = tuple(_score(run, number, image) for image in images)
+    scored = Scored(
+        fingerprint="made up", provider="", references=References(leave_one_out={}), training=36, scores=scores
+    )
+    write_scored(run.path / "scores.json", scored)
+
+
+def _trained(run: Run, number: int, checkpoints: int) -> bool:
+    """Every 13th runs out of memory and goes on degraded, every 17th fails for good."""
+    seconds, peak = 3000.0 + 37 * (number % 11), 14000 + 120 * int(str(run.point.params["network_dim"]))
+    if number % 13 == 6:
+        oom = Result(failure=Failure.OOM, reason="CUDA out of memory", retry=True, seconds=90.0, peak_vram_mib=24400)
+        _attempt(run, "train", oom)
+    conceded: dict[str, Value] = {"optimizer_type": "AdamW8bit", "learning_rate": 1e-4} if number % 13 == 6 else {}
+    if number % 17 == 11:
+        _attempt(run, "train", Result(failure=Failure.NAN, reason="the loss became nan by step 840", seconds=900.0))
+        return False
+    good = Result(failure=None, exit_code=0, seconds=seconds, seconds_per_step=1.4, steps=2000, peak_vram_mib=peak)
+    _attempt(run, "train", good, conceded)
+    attempt = 2 if conceded else 1
+    found = [
+        Checkpoint(file=f"train/{attempt}/output/lora-{epoch:06d}.safetensors", epoch=epoch, step=200 * epoch)
+        for epoch in range(11 - checkpoints, 11)
+    ]
+    for one in found:
+        (run.path / one.file).parent.mkdir(parents=True, exist_ok=True)
+        (run.path / one.file).write_bytes(b"a LoRA")
+    _finish(run, "train", {"attempt": attempt, "checkpoints": [asdict(one) for one in found]})
+    return True
+
+
+def _finish(run: Run, stage: str, record: Mapping[str, Any]) -> None:
+    """As Run.finish, but for its waiting for the disk, which thirteen thousand times is minutes."""
+    store.write(run.path / store.PRODUCTS[stage], record)
+
+
+def _attempt(run: Run, stage: str, result: Result, conceded: Mapping[str, Value] | None = None) -> None:
+    attempt = run.new_attempt(stage)
+    rungs = ["AdamW8bit"] if conceded else []
+    attempt.open({"overrides": conceded or {}, "rungs": rungs, "degraded": bool(conceded)})
+    (attempt.path / "log").write_text(_LOG, encoding="utf-8")
+    if stage == "train":
+        lines = "\n".join(f"{key} = {value!r}" for key, value in run.point.params.items())
+        (attempt.path / "config.toml").write_text(f"[arguments]\n{lines}\n", encoding="utf-8")
+        _curve(attempt.path / "vram.csv", result)
+    attempt.close(result)
+
+
+def _curve(path: Path, result: Result) -> None:
+    """A sample a minute: loading, then level, with the peak where latents are cached."""
+    peak = result.peak_vram_mib or 16000
+    rows = [
+        f"{1.7e9 + 60 * minute:.1f},{peak if minute == 2 else round(peak * 0.9 * (1 - math.exp(-minute)))},24564,"
+        for minute in range(int(result.seconds / 60) + 1)
+    ]
+    path.write_text("time,used_mib,total_mib,own_mib\n" + "\n".join(rows) + "\n", encoding="ascii")
+
+
+def _pictures(run: Run, made: Made) -> Iterator[Image]:
+    run.images.mkdir()
+    files = [""] if run.point.floor else [one.file for one in run.checkpoints()]
+    strengths = (0.0,) if run.point.floor else made.strengths
+    cells = product(enumerate(files), strengths, enumerate(made.prompts), range(1, made.seeds + 1))
+    for (index, checkpoint), strength, (prompt, text), seed in cells:
+        name = f"images/c{index}_s{strength:g}_p{prompt:03d}_{seed}.png"
+        original = made.album[random.Random(f"{run.point.id}{name}").randrange(len(made.album))]
+        try:
+            os.link(original, run.path / name)
+        except OSError:  # another file system, or too many links to one file
+            shutil.copyfile(original, run.path / name)
+        yield Image(file=name, checkpoint=checkpoint, strength=strength, prompt=prompt, seed=seed, text=text)
+
+
+def _score(run: Run, number: int, image: Image) -> Score:
+    """More rank, more likeness; a floor has none; each training seed has its luck."""
+    luck = random.Random(f"{number} {image.file}")
+    rank = int(str(run.point.params.get("network_dim", 0)))
+    trained = image.checkpoint.removesuffix(".safetensors").rpartition("-")[2]
+    late = int(trained) / 10 if trained.isdigit() else 1.0
+    strong = 1 - 1.5 * (image.strength - 0.9) ** 2
+    mean = (0.35 + 0.07 * math.log2(rank) * late) * strong + 0.03 * math.sin(number) if rank else 0.12
+    if luck.random() < 0.04:
+        return Score(image=image, status=FaceStatus.NO_FACE)
+    similarity = max(-1.0, min(0.99, luck.gauss(mean - 0.02 * (image.prompt % 4), 0.06)))
+    return Score(
+        image=image, status=FaceStatus.OK, similarity=similarity, faces=1, face_px=300.0, nearest_training=similarity
+    )
+
+
+def _leave(run: Run) -> None:
+    """Take back the last record of a run, as if it were just being scored."""
+    (run.path / "scores.json").unlink()
+
+
+def _seconds(sweep: Sweep) -> float:
+    began = time.perf_counter()
+    page.write(sweep, facts.gather(sweep))
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()

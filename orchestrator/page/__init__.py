@@ -1,0 +1,85 @@
+"""Facts -> report.html: one file that opens from disk, needs no network, and is right in the middle of a sweep, too."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+import orchestrator
+from orchestrator import outcome, render, store
+from orchestrator.answers.told import Told
+from orchestrator.facts import RunFacts, log_of
+from orchestrator.model import State
+from orchestrator.page import contents, figures, policy, sheets
+from orchestrator.store import Sweep
+from orchestrator.yardstick.record import Kept
+
+PAGE = "report.html"
+_TEMPLATE = "report.html.j2"
+_HEAD_BYTES = 1024
+
+
+def write(sweep: Sweep, found: Sequence[RunFacts], told: Sequence[Told] = (), kept: Kept | None = None) -> Path:
+    """(Re)write the page of a sweep, unless it says all of this already. Returns its path.
+
+    told: the answers to the grid's questions; kept: the yardstick that scores are read against.
+    """
+    path = sweep.report / PAGE
+    mark = _mark(found, told, kept)
+    if mark.encode() in _head(path):
+        return path
+    sweep.report.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(_html(sweep, found, told, kept, mark), encoding="utf-8")
+    temporary.replace(path)
+    return path
+
+
+def _mark(found: Sequence[RunFacts], told: Sequence[Told], kept: Kept | None) -> str:
+    """A digest of all that the page is made from."""
+    digest = hashlib.sha256(orchestrator.__version__.encode())
+    for path in sorted(render.shipped_templates().glob("report.*")):
+        digest.update(path.read_bytes())
+    digest.update(repr((found, told, kept)).encode())
+    for one in found:
+        log = log_of(one.run)
+        if one.status.state is State.RUNNING and log:
+            digest.update(outcome.tail(log, 256).encode())
+    return digest.hexdigest()
+
+
+def _head(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(_HEAD_BYTES)
+    except FileNotFoundError:
+        return b""
+
+
+def _html(sweep: Sweep, found: Sequence[RunFacts], told: Sequence[Told], kept: Kept | None, mark: str) -> str:
+    folder = render.shipped_templates()
+    environment = Environment(
+        loader=FileSystemLoader(folder),
+        undefined=StrictUndefined,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    style, script = ((folder / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+    return environment.get_template(_TEMPLATE).render(
+        name=sweep.name,
+        mark=mark,
+        now=store.now(),
+        version=orchestrator.__version__,
+        policy=policy.policy(style, script),
+        style=policy.trusted(style),
+        script=policy.trusted(script),
+        told=told,
+        missing=contents.missing(found, kept),
+        dims=contents.dims(found),
+        rows=[contents.row(one) for one in found],
+        figures=figures.figures(found, kept),
+        sheets=sheets.sheets(found),
+        origin=contents.origin(sweep),
+    )
