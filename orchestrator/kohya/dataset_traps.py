@@ -46,7 +46,7 @@ def _latent_cache(params: Params) -> Iterator[Finding]:
                 yield error(option, what, "leave it out, or leave cache_latents out")
     if params.get("cache_latents_to_disk"):
         what = "the cache on disk does not know resolution, buckets, VAE or base model, and is used again regardless"
-        yield warning("cache_latents_to_disk", what, "use cache_latents, which caches in memory in seconds")
+        yield error("cache_latents_to_disk", what, "use cache_latents, which caches in memory in seconds")
     if params.get("cache_info"):
         what = "sd-scripts then keeps captions and sizes in a file beside the pictures, and ignores later edits"
         yield error("cache_info", what, "leave it out: it saves seconds")

@@ -122,7 +122,7 @@ def build(dataset: Dataset, used: Settings, hashes: provenance.Hashes) -> Prepar
         _make(dataset, key, folder, used, hashes)
     record = store.read(folder / "dataset.json")
     if _content(folder / "images") != record["content"]:
-        what = f"is not the copy of the dataset {dataset.name} that it should be: a file in it was changed or removed"
+        what = f"is not the copy of the dataset {dataset.name} that it should be: a file in it was changed, added or removed"
         raise NotReady(Problem(what=what, where=str(folder), remedy="delete this folder: it is made again"))
     plain = folder / "plain"
     return Prepared(
@@ -145,7 +145,7 @@ def _make(dataset: Dataset, key: str, folder: Path, used: Settings, hashes: prov
     draft.parent.mkdir(parents=True, exist_ok=True)
     try:
         record = _copied(dataset, draft) if dataset.recipe is None else _cooked(dataset, draft, used, hashes)
-        for path in _ours(draft / "images"):
+        for path in (draft / "images").iterdir():
             shim.sync(path)
         store.write(draft / "dataset.json", {**record, "key": key, "content": _content(draft / "images")})
         _publish(draft, folder)
@@ -190,15 +190,9 @@ def _cooked(dataset: Dataset, draft: Path, used: Settings, hashes: provenance.Ha
 
 
 def _content(images: Path) -> str:
-    """One hash of the pictures and captions, read anew: names and bytes."""
-    lines = [f"{path.name} {provenance.sha256(path)}" for path in _ours(images)]
+    """One hash of all that is there, read anew: a latent that somebody has cached beside a picture counts, too."""
+    lines = [f"{path.name} {provenance.sha256(path)}" for path in sorted(images.iterdir())]
     return provenance.sha256_text("\n".join(lines))
-
-
-def _ours(images: Path) -> list[Path]:
-    """Pictures and captions, and not what sd-scripts may drop beside them."""
-    stems = {picture.stem for picture in media.pictures(images).pictures}
-    return [path for path in sorted(images.iterdir()) if path.stem in stems]
 
 
 def _files(dataset: Dataset) -> list[Path]:

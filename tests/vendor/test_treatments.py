@@ -99,6 +99,18 @@ def test_the_loss_is_weighted_by_the_mean_that_was_asked(runs: dict[str, Trained
     assert loss(runs["weighted"]) == pytest.approx(loss(runs["persona"]) / 4, rel=0.2)
 
 
+def test_latents_are_never_taken_from_another_run(
+    tiny: World, weighing: Context, runs: dict[str, Trained], trainer: Trainer
+) -> None:
+    """They are cached in memory: another resolution finds nothing on the disk, and has its own."""
+    run = tiny.run("weighing-larger", dataset="persona", resolution="192,192")
+    larger = trained(run, train.perform(run, weighing))
+    assert loss(larger) != loss(runs["persona"])
+    assert "caching latents" in larger.log
+    for dataset in weighing.datasets.values():
+        assert not list(dataset.folder.rglob("*.npz"))
+
+
 @pytest.mark.parametrize("size", [(300, 200), (200, 300), (96, 150), (260, 256)])
 def test_in_the_bucket_the_weights_lie_on_the_face_and_the_picture_is_the_same(
     trainer: Trainer, weighing: Context, tmp_path: Path, size: tuple[int, int]
