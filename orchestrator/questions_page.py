@@ -80,12 +80,13 @@ def _section_end(text: str, name: str) -> tuple[int, int] | None:
     wanted = re.compile(rf"###[ \t]+{re.escape(_heading_of(name))}\b(?!-)")
     inside, end, fenced = False, None, False
     at = 0
-    for line in _LINE.findall(text):
-        fenced ^= bool(_FENCE.match(line))
-        if not fenced and _HEADING.match(line):
+    for number, line in enumerate(_LINE.findall(text)):
+        words = line if number else line.removeprefix("\ufeff")
+        fenced ^= bool(_FENCE.match(words))
+        if not fenced and _HEADING.match(words):
             if inside:
                 break
-            inside = bool(wanted.match(line))
+            inside = bool(wanted.match(words))
         if inside and line.strip():
             end = at + len(line.rstrip("\r\n"))
         at += len(line)

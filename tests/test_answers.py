@@ -1,0 +1,377 @@
+"""Facts -> answers, and answers -> the owner's page, with scores whose truth is known."""
+
+import csv
+import io
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from standins.world import World
+
+from orchestrator import answers, cli, facts, questions_page, scorer
+from orchestrator.answers import Read, write
+from orchestrator.answers.told import Told
+from orchestrator.errors import InputError
+from orchestrator.evidence import choice, numbers
+from orchestrator.evidence.contrast import Terms
+from orchestrator.facts import Attempted, RunFacts
+from orchestrator.model import FaceStatus, Failure, Image, Params, Point, Question, Result, Score, State, Value
+from orchestrator.store import Run, Status
+
+Q3 = Question(id="Q3", ask="Is network_dim 16 too low?", dim="network_dim", levels=(16, 32))
+
+
+def run(
+    params: Params,
+    similarity: float,
+    *,
+    state: State = State.FINISHED,
+    training: tuple[Attempted, ...] = (),
+    prompts: int = 4,
+    nearest: float = 0.5,
+    trained_faces: int | None = None,
+) -> RunFacts:
+    """A run whose pictures all have about this similarity: prompts differ, and so does the luck of the seed."""
+    name = "_".join(f"{key}={value}" for key, value in params.items())
+    point = Point(id="0" * 8, name=name, params=params, dims=tuple(params))
+    luck = random.Random(name).uniform(-0.005, 0.005)
+    scores = tuple(
+        Score(
+            image=Image(file=f"images/p{p}_{s}.png", checkpoint="c", strength=1.0, prompt=p, seed=s, text=str(p)),
+            status=FaceStatus.OK,
+            similarity=similarity + luck + 0.01 * p,
+            nearest_training=nearest + luck,
+        )
+        for p in range(prompts)
+        for s in (1, 2)
+    )
+    seen = scores if state is State.FINISHED else ()
+    chosen = choice.choose(seen, choice.split({choice.cell(score) for score in scores}))
+    return RunFacts(
+        run=Run(Path("/nowhere/sweep") / name, point),
+        status=Status(state=state),
+        training=training,
+        scores=seen,
+        trained_faces=trained_faces,
+        choice=chosen,
+        numbers=numbers.summary(seen) if seen else None,
+    )
+
+
+def grid(
+    effect: float, *, seeds: int = 4, dim: str = "network_dim", levels: tuple[Value, Value] = (16, 32)
+) -> Iterator[RunFacts]:
+    for seed in range(1, seeds + 1):
+        yield run({dim: levels[0], "seed": seed}, 0.5)
+        yield run({dim: levels[1], "seed": seed}, 0.5 + effect)
+
+
+def read(runs: Iterator[RunFacts] | list[RunFacts], *questions: Question, name: str = "sweep") -> Read:
+    return Read(sweep=name, questions=questions or (Q3,), runs=tuple(runs), kept=None)
+
+
+def only(runs: Iterator[RunFacts] | list[RunFacts], *questions: Question) -> Told:
+    ((told, *_),) = answers.answer([read(runs, *questions)])
+    return told
+
+
+def rows(told: Told) -> dict[str, str]:
+    return dict(told.rows)
+
+
+# --- verdicts ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("effect", "verdict"), [(0.1, "yes"), (-0.1, "no"), (0.0, "no"), (0.016, "undecided")])
+def test_an_effect_gets_its_verdict(effect: float, verdict: str) -> None:
+    told = only(grid(effect))
+    assert told.verdict == verdict
+    assert told.difference == pytest.approx(effect, abs=0.01)
+    assert told.interval
+    assert told.interval.low < effect < told.interval.high
+
+
+def test_one_unreplicated_pair_is_always_undecided() -> None:
+    told = only(grid(0.4, seeds=1))
+    assert told.verdict == "undecided"
+    assert "same training seed" in told.reason
+    assert told.interval is None
+    assert told.needs == "about 2 more training seeds, 2 more runs at each of the two levels"
+
+
+def test_what_was_degraded_or_failed_is_left_out_and_counted() -> None:
+    conceded = Attempted(number=1, result=Result(failure=None), rungs=("AdamW8bit",), overrides={}, degraded=True)
+    first, second, *others = grid(0.1)
+    told = only([replace(first, training=(conceded,)), run(second.run.point.params, 0.6, state=State.FAILED), *others])
+    assert told.left_out == 2
+    assert told.pairs == 3
+    assert rows(told)["Left out"] == "1 degraded: an attempt changed its settings; 1 failed"
+
+
+def test_several_sweeps_are_corrected_together_and_never_mixed() -> None:
+    alone = only(grid(0.03))
+    sweeps = [read(grid(0.03), name="a"), *(read(grid(0.0), name=str(n)) for n in range(5))]
+    (together, *_), *_ = answers.answer(sweeps)
+    assert alone.p is not None
+    assert together.p == pytest.approx(min(6 * alone.p, 1.0))
+    assert together.pairs == alone.pairs == 4
+    assert together.interval == alone.interval
+
+
+def test_the_smallest_difference_of_interest_is_the_users() -> None:
+    assert answers.answer([read(grid(0.1))], Terms(smallest=0.2))[0][0].verdict == "no"
+
+
+def test_dims_that_move_together_are_compared_together() -> None:
+    """As in [[zip]]; a dim that follows the seed does not count as moving with it."""
+    zipped = [
+        run({"resolution": size, "train_batch_size": batch, "seed": seed}, value)
+        for seed in (1, 2, 3)
+        for size, batch, value in (("768,768", 2, 0.5), ("1024,1024", 1, 0.6))
+    ]
+    question = Question(id="Q", ask="?", dim="resolution", levels=("768,768", "1024,1024"))
+    told = only(zipped, question)
+    assert (told.pairs, told.verdict) == (3, "yes")
+    assert "with it train_batch_size" in rows(told)["Varied"]
+
+
+def test_a_star_of_arms_is_compared_each_with_the_middle() -> None:
+    middle: Params = {"network_dim": 16, "learning_rate": 1e-3}
+    arms = [(middle, 0.6), ({**middle, "network_dim": 1}, 0.3), ({**middle, "learning_rate": 1e-4}, 0.5)]
+    runs = [run({**params, "seed": seed}, value) for seed in (1, 2, 3) for params, value in arms]
+    question = Question(id="rank", ask="?", dim="network_dim", levels=(1, 16))
+    told = only(runs, question)
+    assert told.pairs == 3
+    assert told.difference == pytest.approx(0.3, abs=0.02)
+
+
+def test_coming_nearer_to_the_training_pictures_is_told() -> None:
+    runs = [run({"dataset": d, "seed": s}, 0.6, nearest=n) for s in (1, 2, 3) for d, n in (("all", 0.5), ("few", 0.7))]
+    told = only(runs, Question(id="Q6", ask="?", dim="dataset", levels=("all", "few")))
+    assert rows(told)["Nearest training picture"].startswith("+0.2")
+
+
+def test_what_more_pictures_would_be_worth_comes_from_three_sizes() -> None:
+    sizes = {"12": (12, 0.40), "24": (24, 0.50), "36": (36, 0.54)}
+    runs = [
+        run({"dataset": name, "seed": seed}, value, trained_faces=count)
+        for seed in (1, 2, 3)
+        for name, (count, value) in sizes.items()
+    ]
+    told = only(runs, Question(id="Q6", ask="?", dim="dataset", levels=("24", "36")))
+    assert rows(told)["More pictures"].startswith("72 instead of 36 would be worth +0.")
+    assert "extrapolation" in rows(told)["More pictures"]
+
+
+def test_pictures_to_look_at_are_of_one_prompt_and_seed() -> None:
+    typical, largest = rows(only(grid(0.1)))["Look at"].split("; ")
+    assert typical.startswith("typical, +0.")
+    first, second = (part.partition("/images/")[2].partition("`")[0] for part in largest.split(" against "))
+    assert first == second
+    assert "network_dim=16" in largest.split(" against ")[0]
+    assert "network_dim=32" in largest.split(" against ")[1]
+
+
+# --- memory: Q5 -------------------------------------------------------------------------------------------------------
+
+
+def prodigy(*attempts: Attempted, state: State = State.FINISHED) -> RunFacts:
+    return run({"optimizer_type": "Prodigy", "seed": 1}, 0.5, state=state, training=attempts)
+
+
+def attempt(
+    failure: Failure | None = None, *, peak_gib: float | None = None, rungs: tuple[str, ...] = (), other: str = ""
+) -> Attempted:
+    peak = None if peak_gib is None else round(1024 * peak_gib)
+    overrides: Mapping[str, object] = {"optimizer_type": other} if other else {}
+    result = Result(failure=failure, peak_vram_mib=peak)
+    return Attempted(number=1, result=result, rungs=rungs, overrides=dict(overrides), degraded=bool(other))
+
+
+def memory(*runs: RunFacts) -> Told | None:
+    (told,) = answers.answer([Read(sweep="s", questions=(), runs=runs, kept=None)])
+    return told[0] if told else None
+
+
+@pytest.mark.parametrize(
+    ("attempts", "state", "verdict", "reason"),
+    [
+        ([attempt(peak_gib=21.3)], State.FINISHED, "yes", "1 trainings ended well, with 21.3 GiB at most"),
+        (
+            [attempt(Failure.OOM, peak_gib=23.9), attempt(peak_gib=18, rungs=("gradient checkpointing",))],
+            State.FINISHED,
+            "yes",
+            "after conceding gradient checkpointing, with 18.0 GiB",
+        ),
+        (
+            [attempt(Failure.OOM), attempt(other="AdamW8bit", peak_gib=15)],
+            State.FINISHED,
+            "no",
+            "1 of 1 runs ran out of memory and did not end with Prodigy",
+        ),
+        ([attempt(Failure.SPILL)], State.FAILED, "no", "ran out of memory"),
+        ([attempt(Failure.OOM)], State.PENDING, "undecided", "no training with it has ended well yet"),
+        ([attempt(peak_gib=41.0)], State.FINISHED, "no", "it took 41.0 GiB"),
+        ([attempt()], State.FINISHED, "undecided", "nobody watched the card's memory"),
+    ],
+)
+def test_whether_prodigy_fits_is_read_from_the_attempts(
+    attempts: list[Attempted], state: State, verdict: str, reason: str
+) -> None:
+    told = memory(prodigy(*attempts, state=state))
+    assert told
+    assert (told.id, told.verdict) == ("Q5", verdict)
+    assert reason in told.reason
+
+
+def test_a_sweep_without_prodigy_says_nothing_of_it() -> None:
+    assert memory(run({"optimizer_type": "AdamW", "seed": 1}, 0.5, training=(attempt(peak_gib=10),))) is None
+
+
+# --- as text ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_table_has_one_row_per_answer_and_empty_for_unknown() -> None:
+    (told,) = answers.answer([read(grid(0.1, seeds=1))])
+    (row,) = csv.DictReader(io.StringIO(write.table(told)))
+    assert (row["id"], row["verdict"], row["low"], row["p"]) == ("Q3", "undecided", "", "")
+    assert float(row["difference"]) == pytest.approx(0.1, abs=0.01)
+
+
+def test_text_cannot_break_out_of_its_block() -> None:
+    told = only(grid(0.1), replace(Q3, ask="A <!-- orchestrate:Q3 end --> \n\n### Q4: trick"))
+    block = write.block([told])
+    assert "<!--" not in block
+    assert "-->" not in block
+    assert "\n###" not in block
+
+
+# --- the owner's page -------------------------------------------------------------------------------------------------
+
+PAGE = """# Open Questions
+
+### Q1: Which base?
+**Context:** none.
+
+```
+### Q3: inside a fence this is no heading
+```
+
+### Q3: Is network_dim 16 too low for identity capture?
+**How to answer:** v3 sweep.
+
+## Strategic Questions
+
+### Q30: Something else?
+ünïcode – stays
+### Q8: When is it good enough?
+**How to answer:** measure"""
+
+
+def edited(text: str, **blocks: str) -> str:
+    return questions_page.edit(text, blocks, where="page.md").text
+
+
+def test_a_block_comes_at_the_end_of_its_section() -> None:
+    after = edited(PAGE, Q3="Yes.")
+    marks = "\n\n<!-- orchestrate:Q3 begin -->\nYes.\n<!-- orchestrate:Q3 end -->"
+    assert after == PAGE.replace("v3 sweep.", f"v3 sweep.{marks}")
+
+
+def test_the_last_section_needs_no_newline_at_the_end() -> None:
+    assert edited(PAGE, Q8="x").startswith(PAGE)
+    assert edited(PAGE, Q8="x").endswith("measure\n\n<!-- orchestrate:Q8 begin -->\nx\n<!-- orchestrate:Q8 end -->")
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_a_second_run_replaces_the_block_and_nothing_else(newline: str) -> None:
+    page = PAGE.replace("\n", newline)
+    once = edited(page, Q3="Undecided.\n\n- more", Q8="x")
+    twice = edited(once, Q3="Yes.", Q8="x")
+    assert twice == once.replace(f"Undecided.{newline}{newline}- more", "Yes.")
+    assert edited(twice, Q3="Yes.", Q8="x") == twice
+    assert newline == "\n" or "\n" not in twice.replace("\r\n", "")
+
+
+def test_a_block_that_the_owner_moved_stays_where_it_is() -> None:
+    block = "<!-- orchestrate:Q3 begin -->\nold\n<!-- orchestrate:Q3 end -->"
+    assert edited(f"{block}\n{PAGE}", Q3="new") == f"{block.replace('old', 'new')}\n{PAGE}"
+
+
+def test_two_questions_share_a_heading() -> None:
+    after = edited(PAGE, **{"Q1": "one", "Q1-helloworld": "other"})
+    assert after.index("one") < after.index("other") < after.index("### Q3: Is")
+
+
+def test_a_question_without_a_heading_is_told_and_the_others_are_written() -> None:
+    found = questions_page.edit(PAGE, {"Q5": "x", "Q8": "y"}, where="page.md")
+    assert [problem.what for problem in found.problems] == ["has no heading for Q5, so its answer is not written there"]
+    assert "orchestrate:Q8" in found.text
+    assert "orchestrate:Q5" not in found.text
+
+
+@pytest.mark.parametrize("torn", ["<!-- orchestrate:Q3 begin -->\nhalf", "<!-- orchestrate:Q3 end -->"])
+def test_torn_marks_are_refused_and_the_page_stays(tmp_path: Path, torn: str) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"{PAGE}\n{torn}", encoding="utf-8")
+    before = page.read_bytes()
+    with pytest.raises(InputError, match=r"page\.md:19: the marks of Q3 are torn"):
+        questions_page.update(page, {"Q3": "x"})
+    assert page.read_bytes() == before
+
+
+def test_bytes_that_are_no_text_survive(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_bytes(b"\xef\xbb\xbf### Q3: caf\xe9?\r\nbody\x0c\r\n")
+    page.chmod(0o640)
+    assert questions_page.update(page, {"Q3": "x"}) == []
+    assert page.read_bytes() == (
+        b"\xef\xbb\xbf### Q3: caf\xe9?\r\nbody\x0c"
+        b"\r\n\r\n<!-- orchestrate:Q3 begin -->\r\nx\r\n<!-- orchestrate:Q3 end -->\r\n"
+    )
+    assert page.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_page_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"gone\.md: cannot be edited"):
+        questions_page.update(tmp_path / "gone.md", {"Q3": "x"})
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_prints_keeps_and_writes_back(world: World) -> None:
+    world.ask(
+        "[dims]\nnetwork_dim = [2, 4]\nseed = [1, 2]\n"
+        '[[question]]\nid = "Q3"\nask = "Too low?"\ncontrast = { network_dim = [2, 4] }\n'
+    )
+    world.drive()
+    page = world.folder / "questions.md"
+    page.write_text("### Q3: Too low?\n", encoding="utf-8")
+    done = CliRunner().invoke(cli.main, ["answer", "--settings", str(world.settings), "grid", "--into", str(page)])
+    assert done.exit_code == 0, done.output
+    assert done.stdout.strip() == (world.sweep.report / "answers.md").read_text(encoding="utf-8").strip()
+    block = write.blocks(answers.answer([answers.read(world.sweep)]))["Q3"]
+    assert block.strip() in page.read_text(encoding="utf-8")
+    assert "GPU-hours" in block
+    assert (world.sweep.report / "answers.csv").exists()
+
+
+def test_facts_choose_on_one_half_and_report_on_the_other(world: World) -> None:
+    """Checkpoints and strengths: the run's numbers are of pictures that took no part in the choice."""
+    text = world.settings.read_text(encoding="utf-8").replace("max_train_steps = 4", "max_train_epochs = 2")
+    text = text.replace("train_batch_size", "save_every_n_epochs = 1\ntrain_batch_size")
+    text = text.replace("seeds = [1]", 'seeds = [1, 2, 3]\nstrengths = [0.5, 1.0]\ncheckpoints = "all"')
+    world.settings.write_text(text, encoding="utf-8")
+    world.drive(only="network_dim=2*")
+    (found,) = [one for one in facts.gather(world.sweep) if one.choice]
+    assert found.choice
+    assert found.numbers
+    scores = scorer.read_scores(found.run.path / "scores.json")
+    assert len({(s.image.checkpoint, s.image.strength) for s in scores}) == len(found.choice.candidates) == 4
+    reported = {choice.cell(score) for score in found.choice.reported}
+    assert len(reported) == found.numbers.images == 4
+    assert len({choice.cell(score) for score in scores} - reported) == found.choice.selection_n == 2
