@@ -4,7 +4,6 @@
     runs/.cards/<uuid>.lock  held by the sweep that uses the card
     runs/.probe/<key>/  a run of 20 steps for one memory profile; never counted as a run
     runs/.thumbnails/   small copies of pictures, for the report
-    runs/.thumbnails/   small copies of pictures, for the report
     runs/<sweep>/  .lock  sweep.json  grid-1.toml  templates/  report/
         <run>/  point.json  checkpoints.json  images/  images.json  scores.json
             train/1/  attempt.json  config.toml  dataset.toml  command.json  process.json  log  vram.csv  stop.json
@@ -334,11 +333,6 @@ def probes(runs: Path) -> list[Run]:
     """Every probe that was begun, by its key."""
     records = sorted(probe_sweep(runs).path.glob("*/point.json"))
     return [Run(path.parent, point_of(read(path))) for path in records]
-
-
-def thumbnails(run: Path) -> Path:
-    """Where small copies of the pictures in a run's folder are kept, for the report; they can be made again."""
-    return run.parent.parent / ".thumbnails" / run.parent.name / run.name
 
 
 def thumbnails(run: Path) -> Path:
