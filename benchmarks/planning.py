@@ -48,11 +48,13 @@ def main() -> None:
         grid = Path(folder) / "large.toml"
         values = ", ".join(str(value) for value in range(1, asked.points // _BESIDE_LAST + 1))
         grid.write_text(GRID.format(last=asked.last, values=values), encoding="utf-8")
-        began = time.perf_counter()
+        began, cpu_began = time.perf_counter(), time.process_time()
         found = plan.read(SETTINGS, grid)
-        seconds = time.perf_counter() - began
+        seconds, cpu_s = time.perf_counter() - began, time.process_time() - cpu_began
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{len(found.points) - 1:,} points planned in {seconds:.2f} s, peak {peak_mib:.0f} MiB")
+    print(
+        f"{len(found.points) - 1:,} points planned in {seconds:.2f} s ({cpu_s:.2f} s of CPU), peak {peak_mib:.0f} MiB"
+    )
     print(f"orchestrate --help: {help_seconds():.2f} s")
 
 
@@ -63,7 +65,11 @@ def help_seconds() -> float:
 
 def _one_help() -> float:
     began = time.perf_counter()
-    subprocess.run([sys.executable, "-c", "from orchestrator.cli import main; main()", "--help"], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, "-c", "from orchestrator.cli import main; main()", "--help"],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
     return time.perf_counter() - began
 
 

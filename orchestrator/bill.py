@@ -12,10 +12,10 @@ from orchestrator.errors import Problem
 from orchestrator.forecast import ASSUMED, Forecast, Profile, RunForecast
 from orchestrator.inspection import Inspection
 from orchestrator.model import Params, Point, Question, State
+from orchestrator.quantities import counted, duration, size
 from orchestrator.values import same, shown
 
 _SHOWN_ROWS = 60
-_GIB = 1024**3
 
 
 def page(told: Forecast, questions: Sequence[Question]) -> RenderableType:
@@ -29,15 +29,15 @@ def page(told: Forecast, questions: Sequence[Question]) -> RenderableType:
 def _head(told: Forecast) -> str:
     floors = sum(run.run.point.floor for run in told.runs)
     done = sum(run.status.state is State.FINISHED for run in told.runs)
-    beside = f" and {_count(floors, 'floor')} (the base model without any LoRA)" if floors else ""
-    return f"[bold]{escape(told.name)}[/]: {_count(len(told.runs) - floors, 'training')}{beside}; {done} finished"
+    beside = f" and {counted(floors, 'floor')} (the base model without any LoRA)" if floors else ""
+    return f"[bold]{escape(told.name)}[/]: {counted(len(told.runs) - floors, 'training')}{beside}; {done} finished"
 
 
 def _asked(told: Forecast, questions: Iterable[Question]) -> Iterator[str]:
     points = [run.run.point for run in told.runs]
     for question in questions:
         arms = " against ".join(
-            f"{shown(level)} ({_count(_at(points, question.dim, level), 'run')})" for level in question.levels
+            f"{shown(level)} ({counted(_at(points, question.dim, level), 'run')})" for level in question.levels
         )
         yield escape(f"  {question.id}: {question.ask} {question.dim} {arms}")
 
@@ -101,7 +101,7 @@ def _verdict(profile: Profile, card_gib: float | None) -> str:
 
 def _sums(told: Forecast) -> Iterator[str]:
     yield (
-        f"In all {duration(told.seconds)} on {_count(told.cards, 'card')}, {told.gpu_seconds / 3600:.1f} GPU-hours; "
+        f"In all {duration(told.seconds)} on {counted(told.cards, 'card')}, {told.gpu_seconds / 3600:.1f} GPU-hours; "
         f"{size(told.disk_bytes)} of disk, {size(told.free_bytes)} are free."
     )
     trained = [run for run in told.runs if run.train_s]
@@ -196,19 +196,3 @@ def inspection_json(found: Inspection, *, ready: bool) -> str:
     findings = [problem_record(problem) for problem in found.problems]
     record = {"schema": 1, "ready": ready, "facts": dict(found.facts), "findings": findings}
     return json.dumps(record, indent=1, ensure_ascii=False)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")
-
-
-def size(count: int) -> str:
-    """`12 MiB`, `3.4 GiB`."""
-    return f"{count / _GIB:.1f} GiB" if count >= _GIB // 2 else f"{count / 1024**2:.0f} MiB"
-
-
-def duration(seconds: float) -> str:
-    """`4 s`, `3 min`, `2.5 h`."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

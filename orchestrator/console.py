@@ -10,9 +10,9 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from orchestrator.bill import duration
 from orchestrator.errors import Problem, Severity
 from orchestrator.model import Result, State
+from orchestrator.quantities import duration
 from orchestrator.store import Run
 from orchestrator.view import Row, View
 
@@ -25,6 +25,7 @@ _COLOURS = {
     State.PENDING: "dim",
 }
 _SHOWN_ROWS = 25
+_READ_ROWS = 200
 
 
 class Console:
@@ -68,7 +69,8 @@ class Console:
             yield
 
     def table(self, view: View) -> None:
-        Terminal(highlight=False).print(table(view, limit=len(view.rows)))
+        """All of it, but of a large sweep only so much as a person reads, the restless runs first."""
+        Terminal(highlight=False).print(table(view, limit=_READ_ROWS))
 
     def page(self, page: RenderableType) -> None:
         """A result for people; in a file or a pipe no line is folded."""

@@ -12,7 +12,7 @@ PACKAGE = Path(orchestrator.__file__).parent
 FLOORS = (
     {"errors", "recipe"},
     {"model"},
-    {"values", "toml_lines", "toml_text", "expressions", "toml_file"},
+    {"quantities", "values", "toml_lines", "toml_text", "expressions", "toml_file"},
     {"grid", "render", "ladder", "evidence", "vram_model", "dataset_settings"},
     {"kohya", "shim", "process", "vram", "host", "media", "faces", "provenance"},
     {"store", "thumbnails"},

@@ -1,0 +1,20 @@
+"""How quantities are written for people."""
+
+_GIB = 1024**3
+
+
+def duration(seconds: float) -> str:
+    """`4 s`, `3 min`, `2.5 h`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def size(count: int) -> str:
+    """Of bytes: `12 MiB`, `3.4 GiB`."""
+    return f"{count / _GIB:.1f} GiB" if count >= _GIB // 2 else f"{count / 1024**2:.0f} MiB"
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 run`, `2 runs`."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
