@@ -19,7 +19,7 @@ def traps(
     points: Iterable[Params], *, where: str = "", datasets: Mapping[str, Dataset] = _NO_DATASETS
 ) -> list[Problem]:
     """The traps of these points, each told once. `datasets` by name: what their subsets set counts, too."""
-    distinct = {tuple(sorted((key, repr(value)) for key, value in _alike(params))): params for params in points}
+    distinct = {_but_for_the_seed(params): params for params in points}
     found = [
         _problem(finding, params, where)
         for params in distinct.values()
@@ -28,9 +28,9 @@ def traps(
     return list(dict.fromkeys(found))
 
 
-def _alike(params: Params) -> Iterator[tuple[str, Value]]:
+def _but_for_the_seed(params: Params) -> tuple[str, ...]:
     """Replicates differ by their seed alone, and no trap depends on which seed it is."""
-    return ((key, value) for key, value in params.items() if key != "seed" or value is None)
+    return (*params, *[repr(value) for key, value in params.items() if key != "seed" or value is None])
 
 
 def _of_one(params: Params, dataset: Dataset | None) -> Iterator[Finding]:
