@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 WORLD := runs/.miniature
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-oom test torture check format sweep-% plan-% report-% setup-trainer gpu-scoring test-vendor clean
+.PHONY: help setup demo demo-oom test torture check format sweep-% plan-% report-% setup-trainer gpu-scoring test-vendor bench-gpu clean
 
 help: ## this list
 	@grep -E '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -66,6 +66,9 @@ gpu-scoring: setup ## score on the GPU: onnxruntime-gpu in the place of onnxrunt
 
 test-vendor: setup ## the unmodified sd-scripts, shrunk, on CPU: needs the submodule and its interpreter
 	$(BIN)/python -m pytest -m vendor -rs tests/vendor
+
+bench-gpu: setup ## memory and speed of the unmodified sd-scripts at full size: needs a CUDA card, writes runs/bench-gpu
+	$(BIN)/python -m benchmarks.gpu
 
 clean: ## the environment and caches; never runs/
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
