@@ -1,0 +1,166 @@
+"""More pictures of the best runs, made by the same program, kept apart from the runs' own."""
+
+import csv
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from standins.world import World
+
+from orchestrator import cli, confirm, facts, fresh, store
+from orchestrator.errors import InputError
+from orchestrator.evidence import confirm as winners_curse
+from orchestrator.evidence import numbers
+from orchestrator.model import State
+
+GRID = "[dims]\nnetwork_dim = [2, 4, 8]\n"
+
+
+def call(world: World, command: str, *arguments: str) -> Result:
+    where = [command, "--settings", str(world.settings)]
+    return CliRunner().invoke(cli.main, [*where, *arguments])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> World:
+    """A finished sweep of three runs and their floor, made once."""
+    made = World.build(tmp_path_factory.mktemp("finished") / "world", shared)
+    made.ask(GRID)
+    made.drive()
+    return made
+
+
+@pytest.fixture
+def scored(finished: World, tmp_path: Path) -> Iterator[World]:
+    """A copy of it, to do with what one likes."""
+    shutil.copytree(finished.folder, tmp_path / "world")
+    copied = World(folder=tmp_path / "world", shared=finished.shared)
+    yield copied
+    copied.kill_all()
+
+
+def products(world: World) -> dict[Path, bytes]:
+    """What the sweep's own runs have: nothing of it may change."""
+    found = {path for run in world.sweep.runs() for path in run.path.rglob("*") if path.is_file()}
+    return {path: path.read_bytes() for path in found if "confirm" not in path.parts}
+
+
+def table(world: World) -> list[dict[str, str]]:
+    with (world.sweep.report / confirm.TABLE).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_best_runs_and_their_floor_get_fresh_seeds(scored: World) -> None:
+    before = products(scored)
+    done = call(scored, "confirm", "grid", "--top", "2")
+    assert done.exit_code == 0, done.output
+    assert products(scored) == before, "the runs' own records and pictures stay as they were"
+    found = [one for one in facts.gather(scored.sweep) if one.fresh]
+    assert [one.run.point.floor for one in found] == [False, False, True]
+    for one in found:
+        assert one.fresh
+        assert one.choice
+        assert {s.image.seed for s in one.fresh.scores} == {2}, "the sweep's only seed is 1"
+        assert {s.image.text for s in one.fresh.scores} == {s.image.text for s in one.choice.reported}
+        expected = numbers.by_prompt(one.fresh.scores)
+        assert one.fresh.confirmation.fresh == pytest.approx(sum(expected.values()) / len(expected))
+    rows = {row["run"]: row for row in table(scored)}
+    assert {name for name, row in rows.items() if row["gain"]} == {
+        o.run.point.name for o in found if o.gain is not None
+    }
+    assert sum(row["fresh"] != "" for row in scored.rows().values()) == 3
+
+
+def test_those_with_the_highest_reported_value_are_the_best(scored: World) -> None:
+    best = [one for one in confirm.best(scored.sweep, 2) if not one.run.point.floor]
+    every = [one for one in facts.gather(scored.sweep) if not one.run.point.floor]
+
+    def value(one: facts.RunFacts) -> float:
+        assert one.choice
+        values = numbers.by_prompt(one.choice.reported).values()
+        return sum(values) / len(values)
+
+    assert [value(one) for one in best] == pytest.approx(sorted(map(value, every), reverse=True)[:2])
+
+
+def test_a_second_time_nothing_is_made_again(scored: World) -> None:
+    call(scored, "confirm", "grid", "--top", "1")
+    records = sorted(scored.sweep.path.rglob("confirm/*/*/*/attempt.json"))
+    assert len(records) == 4, "two runs, each generated and scored"
+    again = call(scored, "confirm", "grid", "--top", "1")
+    assert again.exit_code == 0
+    assert sorted(scored.sweep.path.rglob("confirm/*/*/*/attempt.json")) == records
+
+
+def test_what_was_cut_off_goes_on(scored: World) -> None:
+    call(scored, "confirm", "grid", "--top", "1")
+    (run, *_) = [one for run in scored.sweep.runs() for one in run.confirmations() if not run.point.floor]
+    made = fresh.scores(run_of(scored, run), chosen(scored, run))
+    for name in ("scores.json", "images.json"):
+        (run.path / name).unlink()
+    next(run.images.glob("*.png")).unlink()
+    assert store.status(run).state is State.PENDING
+    assert call(scored, "confirm", "grid", "--top", "1").exit_code == 0
+    assert fresh.scores(run_of(scored, run), chosen(scored, run)) == made
+
+
+def test_prompts_of_its_own_file_are_used_and_must_be_new(scored: World) -> None:
+    text = scored.settings.read_text(encoding="utf-8")
+    scored.settings.write_text(text.replace("[generate]", '[generate]\nconfirm_prompts = "new.txt"'), encoding="utf-8")
+    prompts = scored.folder / "new.txt"
+    prompts.write_text("ohwx person in a boat\nphoto of ohwx person\n", encoding="utf-8")
+    refused = call(scored, "confirm", "grid")
+    assert refused.exit_code == InputError.exit_code
+    assert "is a prompt of the sweep already" in " ".join(refused.stderr.split())
+    prompts.write_text("ohwx person in a boat\nohwx person asleep\n", encoding="utf-8")
+    done = call(scored, "confirm", "grid", "--top", "1")
+    assert done.exit_code == 0, done.output
+    (one,) = [one for one in facts.gather(scored.sweep) if one.fresh and not one.run.point.floor]
+    assert one.fresh
+    assert {s.image.text for s in one.fresh.scores} == {"ohwx person in a boat", "ohwx person asleep"}
+    assert one.fresh.gain is not None
+
+
+def test_a_changed_sweep_is_not_confirmed(scored: World) -> None:
+    text = scored.settings.read_text(encoding="utf-8").replace("seeds = [1]", "seeds = [1]\nsteps = 30")
+    scored.settings.write_text(text, encoding="utf-8")
+    refused = call(scored, "confirm", "grid")
+    assert refused.exit_code == 5
+    assert "generate.steps" in refused.stderr
+
+
+def test_a_sweep_without_scores_has_no_best(world: World) -> None:
+    world.context()
+    refused = call(world, "confirm", "grid")
+    assert refused.exit_code == 3
+    assert "no run of grid is scored yet" in " ".join(refused.stderr.split())
+
+
+def test_seeds_of_the_same_prompts_are_compared_prompt_by_prompt() -> None:
+    """Prompts differ by far more than the change: paired, the change is seen; unpaired, it drowns."""
+    reported = {prompt: 0.1 * prompt + 0.03 + 0.001 * (prompt % 2) for prompt in range(8)}
+    again = {prompt: 0.1 * prompt for prompt in range(8)}
+    paired = winners_curse.confirmation(reported, again, same_prompts=True)
+    unpaired = winners_curse.confirmation(reported, again)
+    assert paired
+    assert unpaired
+    assert paired.change == unpaired.change == pytest.approx(-0.0305)
+    assert paired.change_interval
+    assert unpaired.change_interval
+    assert paired.change_interval.high < 0 < unpaired.change_interval.high
+
+
+# --- helpers ----------------------------------------------------------------------------------------------------------
+
+
+def run_of(world: World, confirmation: store.Run) -> store.Run:
+    return next(run for run in world.sweep.runs() if run.path == confirmation.path.parents[1])
+
+
+def chosen(world: World, confirmation: store.Run) -> facts.Choice:
+    path = confirmation.path.parents[1]
+    found = next(one.choice for one in facts.gather(world.sweep) if one.run.path == path)
+    assert found
+    return found
