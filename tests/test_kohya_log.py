@@ -67,6 +67,7 @@ def test_pictures_of_a_real_generation() -> None:
     ("name", "code", "failure", "reason"),
     [
         ("train-cuda-oom", 1, Failure.OOM, "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB"),
+        ("train-cuda-oom-crowded", 1, Failure.OOM, "Process 1024 has 124.79 GiB memory in use"),
         ("train-no-data", 0, Failure.DATASET, "No data found"),
         ("train-nan", 0, Failure.NAN, "the loss is nan at step 6"),
         ("train-argparse-accelerate", 1, Failure.BAD_CONFIG, "unrecognized arguments: --netwrok_dim 4"),
