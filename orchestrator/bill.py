@@ -8,9 +8,11 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from orchestrator import vram_model
 from orchestrator.errors import Problem
 from orchestrator.forecast import ASSUMED, Forecast, Profile, RunForecast
 from orchestrator.inspection import Inspection
+from orchestrator.kohya import footprint
 from orchestrator.model import Params, Point, Question, State
 from orchestrator.quantities import counted, duration, size
 from orchestrator.values import same, shown
@@ -20,7 +22,7 @@ _SHOWN_ROWS = 60
 
 def page(told: Forecast, questions: Sequence[Question]) -> RenderableType:
     """What will be trained and why, what it takes of the card, and the sums."""
-    parts: list[RenderableType] = [_head(told), *_asked(told, questions), "", _runs(told)]
+    parts: list[RenderableType] = [_head(told), *_asked(told, questions), *_alike(told), "", _runs(told)]
     if told.profiles:
         parts += ["", profiles(told)]
     return Group(*parts, "", *_sums(told))
@@ -44,6 +46,25 @@ def _asked(told: Forecast, questions: Iterable[Question]) -> Iterator[str]:
 
 def _at(points: Iterable[Point], dim: str, level: Any) -> int:
     return sum(dim in point.params and same(point.params[dim], level) for point in points if not point.floor)
+
+
+_TOLD = (
+    "base_model", "dataset", "network_dim", "network_alpha", "optimizer_type", "learning_rate", "lr_scheduler",
+    "max_train_epochs", "max_train_steps", "train_batch_size", "gradient_accumulation_steps", "resolution",
+)  # fmt: skip
+"""What one wants to know of a training first."""
+
+
+def _alike(told: Forecast) -> Iterator[str]:
+    """What is the same in all trainings."""
+    points = [run.run.point.params for run in told.runs if not run.run.point.floor]
+    alike = {
+        key: points[0][key]
+        for key in _TOLD
+        if points and key in points[0] and len({repr(one.get(key)) for one in points}) == 1
+    }
+    if alike:
+        yield escape(f"  All with {label(alike)}")
 
 
 def _runs(told: Forecast) -> Table:
@@ -77,12 +98,12 @@ def profiles(told: Forecast) -> Table:
     """What each memory profile takes of the card, and per step."""
     shown_profiles = Table(box=None, pad_edge=False)
     of_card = f" of {told.card_gib:g} GiB" if told.card_gib else ""
-    for heading in ("memory profile", "trainings", "s/step", f"peak VRAM{of_card}", "known from"):
+    for heading in ("memory profile", "trainings", "s/step", "known from", f"peak VRAM{of_card}"):
         shown_profiles.add_column(heading, justify="right" if heading in ("trainings", "s/step") else "left")
     for profile in told.profiles[:_SHOWN_ROWS]:
-        peak = f"{profile.peak_gib:.1f} GiB{_verdict(profile, told.card_gib)}" if profile.peak_gib else "not known"
         origin = profile.origin + (f"; conceded {', '.join(profile.rungs)}" if profile.rungs else "")
-        cells = (label(profile.settings) or "all", str(profile.runs), f"{profile.seconds_per_step:.2f}", peak, origin)
+        pace, peak = f"{profile.seconds_per_step:.2f}", _peak(profile, told.card_gib)
+        cells = (label(profile.settings) or "all", str(profile.runs), pace, origin, peak)
         shown_profiles.add_row(*map(escape, cells))
     return shown_profiles
 
@@ -93,10 +114,13 @@ def label(settings: Params) -> str:
     return ", ".join(f"{key} {value if isinstance(value, str) else shown(value)}" for key, value in plain.items())
 
 
-def _verdict(profile: Profile, card_gib: float | None) -> str:
-    if card_gib is None or profile.peak_gib is None:
-        return ""
-    return ", fits" if profile.peak_gib <= 0.95 * card_gib else ", does not fit: the ladder will be needed"
+def _peak(profile: Profile, card_gib: float | None) -> str:
+    if profile.peak is None:
+        return "not known"
+    told = f"{profile.peak.gib:.1f} GiB" + (", estimated" if profile.peak.error_gib else "")
+    if card_gib is None:
+        return told
+    return told + (": doubtful, see check" if vram_model.verdict(profile.peak, card_gib) else ": fits")
 
 
 def _sums(told: Forecast) -> Iterator[str]:
@@ -165,7 +189,8 @@ def _profile_record(profile: Profile) -> dict[str, Any]:
         "settings": dict(profile.settings),
         "runs": profile.runs,
         "seconds_per_step": profile.seconds_per_step,
-        "peak_gib": profile.peak_gib,
+        "peak_gib": round(profile.peak.gib, 2) if profile.peak else None,
+        "peak_error_gib": profile.peak.error_gib if profile.peak else None,
         "conceded": list(profile.rungs),
         "known_from": profile.origin,
     }

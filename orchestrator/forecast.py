@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator import experience, store
+from orchestrator import experience, store, vram_model
 from orchestrator.errors import Problem
 from orchestrator.experience import Experience, Pace
 from orchestrator.kohya import files, footprint
@@ -14,6 +14,7 @@ from orchestrator.kohya.files import Length
 from orchestrator.measure import Measure
 from orchestrator.model import Generation, Params, Point, Settings, State
 from orchestrator.store import Run, Status, Sweep
+from orchestrator.vram_model import Estimate
 
 ASSUMED = "assumed"
 
@@ -34,7 +35,7 @@ class RunForecast:
     """One run: what is still to be done. Seconds are 0 where a stage is done; `length` None where it is unknown.
 
     counted: the pictures are here, so that epochs are no estimate, and neither are steps; steps are none either way
-    where they are asked for by number. peak_gib: of the card; origin: how the pace is known.
+    where they are asked for by number. origin: how the pace is known.
     """
 
     run: Run
@@ -48,8 +49,6 @@ class RunForecast:
     score_s: float
     disk_bytes: int
     profile: str
-    peak_gib: float | None
-    rungs: tuple[str, ...]
     origin: str
 
     @property
@@ -64,13 +63,16 @@ class RunForecast:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """Trainings that take the same of the card. `settings`: what sets them apart from the sweep's other profiles."""
+    """Trainings that take the same of the card. `settings`: what sets them apart from the sweep's other profiles.
+
+    peak: measured where its error is 0; None where nothing like it was ever measured.
+    """
 
     key: str
     settings: Params
     runs: int
     seconds_per_step: float
-    peak_gib: float | None
+    peak: Estimate | None
     rungs: tuple[str, ...]
     origin: str
 
@@ -137,7 +139,7 @@ def _profiles(points: Sequence[Params], known: Experience) -> Iterator[Profile]:
             settings={name: group[0][name] for name in apart if name in group[0]},
             runs=len(group),
             seconds_per_step=pace.seconds_per_step,
-            peak_gib=_peak_gib(pace),
+            peak=_peak(group[0], pace),
             rungs=pace.rungs,
             origin=pace.origin,
         )
@@ -181,8 +183,6 @@ def _run(run: Run, used: Settings, prompts: int, known: Experience, measure: Mea
         score_s=images * (known.score_s or _SCORE_S) if "score" in todo else 0.0,
         disk_bytes=_disk(params, todo, length, images, used.generation),
         profile="" if run.point.floor else experience.key_of(params),
-        peak_gib=None if run.point.floor else _peak_gib(pace),
-        rungs=pace.rungs,
         origin=pace.origin,
     )
 
@@ -218,8 +218,8 @@ def _assumed(params: Params) -> Pace:
     )
 
 
-def _peak_gib(pace: Pace) -> float | None:
-    return pace.peak_mib / 1024 if pace.peak_mib else None
+def _peak(params: Params, pace: Pace) -> Estimate | None:
+    return Estimate(gib=pace.peak_mib / 1024, error_gib=0.0) if pace.peak_mib else vram_model.estimate(params)
 
 
 def _images(point: Point, length: Length | None, generation: Generation) -> int:

@@ -19,6 +19,7 @@ from orchestrator.errors import Problem, Severity
 from orchestrator.inspection import card, interpreter, persona, pictures, tokenizers
 from orchestrator.miniature import draw
 from orchestrator.model import Dataset
+from orchestrator.vram_model import Estimate
 
 
 def check(world: World, *more: str) -> Result:
@@ -267,10 +268,12 @@ def test_a_memory_profile_that_is_not_expected_to_fit_is_told_before_the_night(w
     asked = plan.read(world.settings, world.grid)
     bill = forecast.forecast(asked.sweep, asked.runs(), asked.settings, prompts=2, cards_gib=[24.0])
     small, large = bill.profiles
-    tight = replace(bill, profiles=(replace(small, peak_gib=12.0), replace(large, peak_gib=23.5)))
-    (problem,) = card.too_small(tight)
-    assert problem.what == "network_dim = 4: 23.5 GiB are expected, and 24 GiB are there"
-    assert problem.severity is Severity.WARNING
+    fits, tight, never = (Estimate(gib=gib, error_gib=0.6) for gib in (18.0, 23.5, 30.0))
+    assert list(card.too_small(replace(bill, profiles=(replace(small, peak=fits),)))) == []
+    first, second = card.too_small(replace(bill, profiles=(replace(small, peak=never), replace(large, peak=tight))))
+    assert first.what == "network_dim = 2: about 30 GiB of 24: does not fit"
+    assert second.what == "network_dim = 4: about 24 GiB of 24: tight"
+    assert {first.severity, second.severity} == {Severity.WARNING}
 
 
 def test_a_sweep_that_does_not_fit_the_disk_is_an_error(world):

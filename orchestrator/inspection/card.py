@@ -1,15 +1,13 @@
 """The cards: their driver, and whether each memory profile of a plan fits."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
-from orchestrator import readiness
-from orchestrator.errors import Problem, Severity
+from orchestrator import readiness, vram_model
+from orchestrator.errors import Problem
 from orchestrator.forecast import Forecast
 from orchestrator.model import Settings
 from orchestrator.vram import Card, VramProbe
-
-_FULL = 0.95
-"""Above this share of the card a training is expected not to fit: other programs and fragments take the rest."""
 
 
 def facts(probe: VramProbe, settings: Settings) -> dict[str, str]:
@@ -31,14 +29,9 @@ def _chosen(probe: VramProbe, settings: Settings) -> list[Card]:
 
 
 def too_small(told: Forecast) -> Iterator[Problem]:
-    """A warning for each memory profile that is not expected to fit: its runs begin with an out-of-memory."""
-    card_gib = told.card_gib
+    """A warning for each memory profile that is not expected to fit: its runs may begin with an out-of-memory."""
     for profile in told.profiles:
-        if card_gib and profile.peak_gib and profile.peak_gib > _FULL * card_gib:
-            named = ", ".join(f"{key} = {value}" for key, value in profile.settings.items()) or "all trainings"
-            yield Problem(
-                what=f"{named}: {profile.peak_gib:.1f} GiB are expected, and {card_gib:g} GiB are there",
-                key="vram",
-                remedy="the ladder will be climbed down; to spare the attempts, concede it in the grid",
-                severity=Severity.WARNING,
-            )
+        problem = vram_model.verdict(profile.peak, told.card_gib) if profile.peak and told.card_gib else None
+        if problem:
+            named = ", ".join(f"{key} = {value}" for key, value in profile.settings.items()) or "every training"
+            yield replace(problem, what=f"{named}: {problem.what}")

@@ -9,8 +9,7 @@ from typing import Any
 from orchestrator.errors import Problem, Severity
 from orchestrator.inspection.look import Look
 from orchestrator.kohya import command, keys
-from orchestrator.model import Params, Settings
-from orchestrator.readiness import NO_CARD
+from orchestrator.model import NO_CARD, Params, Settings
 
 TIMEOUT_S = 180
 """A first import of torch from a cold, slow disk takes a minute."""
