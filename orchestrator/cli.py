@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from orchestrator.forecast import Forecast
     from orchestrator.model import Dataset, Settings
     from orchestrator.plan import Plan
-    from orchestrator.store import Sweep
+    from orchestrator.pool import Team
+    from orchestrator.store import Run, Sweep
 
 INTERRUPTED = 130
 _LOOK_S, _RENEW_S = 1.0, 10.0
@@ -93,7 +95,10 @@ def main() -> None:
 @_only
 @click.option("--retry", type=click.Choice(["failed"]), help="Give failed runs another attempt.")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first run that fails.")
-def run(settings_file: Path, grid_file: Path, name: str, only: str, retry: str | None, fail_fast: bool) -> None:
+@click.option("--cluster", metavar="ADDRESS", help="Run on the machines of this Ray cluster (docs/cluster.md).")
+def run(
+    settings_file: Path, grid_file: Path, name: str, only: str, retry: str | None, fail_fast: bool, cluster: str | None
+) -> None:
     """Train, generate, score and report what the grid asks for; what is done already is not done again."""
     from orchestrator import plan, sweep, view
 
@@ -101,13 +106,15 @@ def run(settings_file: Path, grid_file: Path, name: str, only: str, retry: str |
     asked = plan.read(settings_file, grid_file, name)
     console.problems(asked.warnings)
     runs = asked.runs(only)
-    cards = _ready(asked, console)
+    cards = _ready(asked, console, cluster)
     with asked.sweep.lock(), _held(asked, cards) as held:
         ctx = _context(asked, held, console)
         _on_signals(ctx.stop)
         with console.live(lambda: view.look(asked.sweep)), _told(ctx, asked.sweep, console) as telling:
             try:
-                sweep.drive(runs, telling, cards=held, retry=retry is not None, fail_fast=fail_fast)
+                with _team(asked, runs, telling, held, cluster) as team:
+                    _on_signals(ctx.stop)
+                    sweep.drive_with(team, runs, telling, retry=retry is not None, fail_fast=fail_fast)
             finally:
                 _report(asked.sweep, console)
     if ctx.stop:
@@ -323,20 +330,20 @@ def show_dataset(settings_file: Path, seed: int, name: str) -> None:
 @click.option("--top", default=3, show_default=True, type=click.IntRange(min=1), help="How many of the best runs.")
 def confirm(settings_file: Path, sweep: str, top: int) -> None:
     """Make more pictures with the best runs, of fresh prompts or seeds: the best of many looks better than it is."""
+    from orchestrator import beside, settings, store
     from orchestrator import confirm as confirming
-    from orchestrator import settings, store
     from orchestrator import sweep as sweeping
     from orchestrator.model import State
 
     console, named = _console(), _sweep(settings_file, sweep)
     best = confirming.best(named, top)
-    asked = confirming.plan(settings.load(settings_file), named, best)
+    asked = beside.plan(settings.load(settings_file), named, [one.run.point for one in best])
     cards = _ready(asked, console)
     with named.lock(), _held(asked, cards) as held:
         ctx = confirming.anew(_context(asked, held, console))
         _on_signals(ctx.stop)
         wanted = confirming.prepare(best, ctx)
-        confirming.drive(wanted, ctx, lambda runs, world: sweeping.drive(runs, world, cards=held))
+        beside.drive(wanted, ctx, lambda runs, world: sweeping.drive(runs, world, cards=held))
     for line in confirming.report(named):
         console.result(line)
     _report(named, console)
@@ -383,6 +390,35 @@ def prune(settings_file: Path, sweep: str, keep_best: int, yes: bool) -> None:
 
 
 @main.command()
+@_settings
+@click.argument("sweep")
+@click.option("--to", "base", required=True, help="The base model to make the pictures with.")
+@_only
+def transfer(settings_file: Path, sweep: str, base: str, only: str) -> None:
+    """Make a sweep's pictures with its LoRAs on another base model than they were trained on."""
+    from orchestrator import beside, settings, store
+    from orchestrator import sweep as sweeping
+    from orchestrator import transfer as moving
+    from orchestrator.model import State
+
+    console, named, used = _console(), _sweep(settings_file, sweep), settings.load(settings_file)
+    chosen = moving.selected(named, base, only, used)
+    cards = _ready(beside.plan(used, named, moving.points(chosen, base)), console)
+    asked = beside.plan(used, named, [one.run.point for one in chosen])
+    with named.lock(), _held(asked, cards) as held:
+        ctx = _context(asked, held, console)
+        _on_signals(ctx.stop)
+        wanted = moving.prepare(chosen, base, named, ctx)
+        beside.drive(wanted, ctx, lambda runs, world: sweeping.drive(runs, world, cards=held))
+    for line in moving.report(named):
+        console.result(line)
+    console.result(str(named.report / moving.TABLE))
+    if ctx.stop:
+        sys.exit(INTERRUPTED)
+    sys.exit(0 if all(store.status(one.run).state is State.FINISHED for one in wanted) else 1)
+
+
+@main.command()
 @click.argument("path", type=click.Path(path_type=Path, dir_okay=False), default="orchestrate.toml")
 def init(path: Path) -> None:
     """Write a commented settings file to start from."""
@@ -392,16 +428,30 @@ def init(path: Path) -> None:
     _console().result(str(path))
 
 
-def _ready(asked: Plan, console: Console) -> list[str]:
-    """The UUIDs of the cards to use, none when none is needed; raises NotReady with all that is missing."""
+def _ready(asked: Plan, console: Console, cluster: str | None = None) -> list[str]:
+    """The UUIDs of the cards to use, none when none is needed here; raises NotReady with all that is missing."""
     from orchestrator import readiness, vram
+    from orchestrator.model import NO_CARD
 
-    probe = vram.Nvml()
-    problems = readiness.findings(asked.settings, asked.points, probe)
+    probe, used = vram.Nvml(), asked.settings
+    here = replace(used, vram=replace(used.vram, card=NO_CARD)) if cluster else used
+    problems = readiness.findings(here, asked.points, probe)
     if errors_of(problems):
         raise NotReady(*problems)
     console.problems(problem for problem in problems if problem not in asked.warnings)
-    return [card.uuid for card in readiness.choose_cards(probe.cards(), asked.settings.vram.card)]
+    return [card.uuid for card in readiness.choose_cards(probe.cards(), here.vram.card)]
+
+
+def _team(
+    asked: Plan, runs: list[Run], ctx: Context, cards: list[str], address: str | None
+) -> AbstractContextManager[Team]:
+    """The threads of this machine, or the machines of the cluster at `address`."""
+    from orchestrator import cluster, pool, readiness, sweep, vram
+
+    if not address:
+        return pool.Pool.open(ctx, cards or [ctx.card], sweep.perform, runs)
+    check = partial(readiness.findings, asked.settings, asked.points, vram.Nvml())
+    return cluster.Cluster.open(address, ctx, sweep.perform, runs, check)
 
 
 def _held(asked: Plan, cards: list[str]) -> AbstractContextManager[list[str]]:

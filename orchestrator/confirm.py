@@ -1,16 +1,15 @@
 """More pictures of the best runs, made to be believed: the best of many looks better than it is."""
 
 import csv
-import hashlib
 import io
-import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from orchestrator import facts, fresh, shim
+from orchestrator import beside, facts, shim
+from orchestrator.beside import Beside
 from orchestrator.context import Context
 from orchestrator.errors import InputError, NothingSelected, Problem, errors_of
 from orchestrator.evidence import numbers
@@ -18,20 +17,9 @@ from orchestrator.evidence.interval import Interval
 from orchestrator.facts import RunFacts
 from orchestrator.fresh import Fresh
 from orchestrator.kohya import prompts
-from orchestrator.model import Generation, Settings
-from orchestrator.plan import Plan
-from orchestrator.store import Run, Sweep
+from orchestrator.store import Sweep
 
 TABLE = "confirm.csv"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Confirming:
-    """What is to be made: further pictures `of` a run, in a folder of their own, at its chosen strength."""
-
-    of: RunFacts
-    run: Run
-    strength: float
 
 
 def best(sweep: Sweep, count: int) -> list[RunFacts]:
@@ -52,22 +40,6 @@ def best(sweep: Sweep, count: int) -> list[RunFacts]:
 def _value(one: RunFacts) -> float:
     values = numbers.by_prompt(one.choice.reported if one.choice else ())
     return float(np.mean(list(values.values()))) if values else numbers.FAILURE
-
-
-def plan(settings: Settings, sweep: Sweep, chosen: Sequence[RunFacts]) -> Plan:
-    """The sweep as it was planned, for these runs alone: to see that nothing of what it was made from has changed."""
-    texts, problems = prompts.read_prompts(settings.generation.prompts)
-    if errors_of(problems):
-        raise InputError(*problems)
-    return Plan(
-        sweep=sweep,
-        settings=settings,
-        grid_text=sweep.grids()[-1].read_text(encoding="utf-8"),
-        points=tuple(one.run.point for one in chosen),
-        questions=(),
-        prompts=texts,
-        warnings=tuple(problems),
-    )
 
 
 def anew(ctx: Context) -> Context:
@@ -94,34 +66,11 @@ def _known(text: str, path: Path) -> Problem:
     return Problem(what=what, where=str(path), key="generate.confirm_prompts", value=text, remedy="write another")
 
 
-def prepare(chosen: Sequence[RunFacts], ctx: Context) -> list[Confirming]:
+def prepare(chosen: Sequence[RunFacts], ctx: Context) -> list[Beside]:
     """The folders for the pictures of a context made `anew`; what is there of them already is kept."""
-    return [_prepared(one, ctx) for one in chosen]
-
-
-def _prepared(one: RunFacts, ctx: Context) -> Confirming:
-    chosen = one.choice
-    assert chosen, "only scored runs are confirmed"
-    run = one.run.beside(_key(chosen.checkpoint, chosen.strength, ctx.settings.generation, ctx.prompts))
-    run.create()
-    if not one.run.point.floor and not run.done("train"):
-        known = next(item for item in one.run.checkpoints() if item.file == chosen.checkpoint)
-        run.finish("train", {"checkpoints": [asdict(replace(known, file=f"{fresh.UP}{known.file}"))]})
-    return Confirming(of=one, run=run, strength=chosen.strength)
-
-
-def _key(checkpoint: str, strength: float, generation: Generation, texts: Sequence[str]) -> str:
-    """Of all that sets these pictures apart from others of the run."""
-    made = [checkpoint, strength, texts, {**asdict(generation), "strengths": None}]
-    return hashlib.sha256(json.dumps(made, sort_keys=True, default=str).encode()).hexdigest()[:8]
-
-
-def drive(wanted: Sequence[Confirming], ctx: Context, by: Callable[[Sequence[Run], Context], None]) -> None:
-    """Have the pictures made and scored `by` whatever drives runs, those of one strength together."""
-    for strength in dict.fromkeys(one.strength for one in wanted):
-        generation = replace(ctx.settings.generation, strengths=(strength,))
-        runs = [one.run for one in wanted if one.strength == strength]
-        by(runs, replace(ctx, settings=replace(ctx.settings, generation=generation)))
+    return [
+        beside.prepare(one, one.run.beside(beside.key(one, ctx.settings.generation, ctx.prompts))) for one in chosen
+    ]
 
 
 def report(sweep: Sweep) -> Iterator[str]:

@@ -95,10 +95,11 @@ def _name(name: str) -> str:
 def _floors(points: Iterable[Point]) -> list[Point]:
     """One run without any LoRA for each base model: the same prompts and seeds, made once, shared by all."""
     bases = dict.fromkeys(str(point.params["base_model"]) for point in points)
-    return [_floor(base) for base in bases]
+    return [floor(base) for base in bases]
 
 
-def _floor(base: str) -> Point:
+def floor(base: str) -> Point:
+    """The base model without any LoRA: nothing is trained, only generated and scored."""
     params: Params = {"base_model": base}
     identity = grid.point_id({**params, "floor": True})
     return Point(id=identity, name=f"floor-{grid.point_name(params, params, identity)}", params=params, floor=True)

@@ -23,8 +23,8 @@ FLOORS = (
     {"schedule"},
     {"pool"},
     {"cluster"},
-    {"answers", "questions_page", "mistakes", "plan", "readiness", "inspection", "freeze", "sweep", "probe"},
-    {"bill", "confirm", "dataset_page", "page", "export", "prune", "webhook"},
+    {"answers", "questions_page", "beside", "mistakes", "plan", "readiness", "inspection", "freeze", "sweep", "probe"},
+    {"bill", "confirm", "transfer", "dataset_page", "page", "export", "prune", "webhook"},
     {"console"},
     {"cli"},
 )
@@ -35,7 +35,7 @@ SAME_FLOOR = {
     ("process", "shim"), ("provenance", "shim"), ("attempt", "context"), ("attempt", "outcome"),
     ("report", "facts"), ("freeze", "plan"),
     ("forecast", "experience"), ("forecast", "measure"), ("plan", "mistakes"), ("inspection", "readiness"), ("inspection", "plan"),
-    ("stages", "datasets"), ("probe", "plan"), ("probe", "sweep"),
+    ("stages", "datasets"), ("probe", "plan"), ("beside", "plan"), ("probe", "sweep"),
 }  # fmt: skip
 
 LAZY = {"pandas", "insightface", "onnxruntime", "pynvml", "torch", "rich", "scipy", "numpy"}

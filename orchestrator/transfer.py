@@ -1,0 +1,106 @@
+"""LoRAs on another base model than they were trained on: the same prompts and seeds, against that base's own floor."""
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+
+from orchestrator import beside, facts, fresh, plan, provenance, scorer, shim, store
+from orchestrator.beside import Beside
+from orchestrator.context import Context
+from orchestrator.errors import InputError, NothingSelected, Problem
+from orchestrator.evidence import choice, numbers
+from orchestrator.facts import RunFacts
+from orchestrator.model import Point, Score, Settings
+from orchestrator.store import Run, Sweep
+
+TABLE = "transfer.csv"
+
+
+def selected(sweep: Sweep, base: str, only: str, settings: Settings) -> list[RunFacts]:
+    """The scored runs that were trained on another base. Raises InputError for a base that is not in the settings."""
+    if base not in settings.base_models:
+        known = ", ".join(settings.base_models)
+        raise InputError(Problem(what=f"there is no [base_models.{base}]", key="--to", value=base, remedy=known))
+    found = [
+        one
+        for one in facts.gather(sweep)
+        if one.choice and not one.run.point.floor and one.run.point.params["base_model"] != base
+        if fnmatchcase(one.run.point.name, only) or fnmatchcase(one.run.point.id, only)
+    ]
+    if not found:
+        what = f"no scored run of {sweep.name} matches that was trained on another base than {base}"
+        raise NothingSelected(Problem(what=what, remedy=f"`orchestrate status {sweep.name}`"))
+    return found
+
+
+def points(chosen: Sequence[RunFacts], base: str) -> list[Point]:
+    """As if they had been trained on `base`, and its floor: what this machine must be ready for."""
+    moved = [replace(one.run.point, params={**one.run.point.params, "base_model": base}) for one in chosen]
+    return [*moved, plan.floor(base)]
+
+
+def prepare(chosen: Sequence[RunFacts], base: str, sweep: Sweep, ctx: Context) -> list[Beside]:
+    """The folders for the pictures; of the floor too, unless the sweep has one for this base."""
+    hashes = provenance.Hashes(ctx.settings.runs / ".hashes.json")
+    content = hashes.of(ctx.settings.base_models[base].path)
+    wanted = []
+    for one, point in zip(chosen, points(chosen, base), strict=False):
+        folder = f"{base}-{beside.key(one, ctx.settings.generation, ctx.prompts, content)}"
+        wanted.append(beside.prepare(one, Run(one.run.path / "on" / folder, point)))
+    floor = plan.floor(base)
+    if not any(run.point.id == floor.id for run in sweep.runs()):
+        wanted.append(Beside(run=Run(sweep.path / "on" / floor.name, floor), strength=0.0))
+    return wanted
+
+
+def report(sweep: Sweep) -> Iterator[str]:
+    """Write what was moved so far as a table, and say it in sentences."""
+    rows = [row for one in facts.gather(sweep) if one.choice for row in _rows(one, sweep)]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else ["run"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    sweep.report.mkdir(parents=True, exist_ok=True)
+    shim.write_text(sweep.report / TABLE, text.getvalue())
+    for row in rows:
+        yield (
+            f"{row['run']} on {row['made_on']}: similarity {row['similarity_mean']}, {row['gain'] or '?'} over its "
+            f"floor; on {row['trained_on']}, where it was trained: {row['similarity_at_home']}, {row['gain_at_home']}"
+        )
+
+
+def _rows(one: RunFacts, sweep: Sweep) -> Iterator[dict[str, str]]:
+    for path in sorted(one.run.path.glob("on/*/scores.json")):
+        base = str(store.point_of(store.read(path.parent / "point.json")).params["base_model"])
+        scores = _reported(one, scorer.read_scores(path))
+        told = numbers.summary(scores)
+        yield {
+            "run": one.run.point.name,
+            "trained_on": str(one.run.point.params["base_model"]),
+            "made_on": base,
+            "similarity_mean": _number(told.similarity_mean),
+            "no_face_rate": _number(told.no_face_rate),
+            "gain": _number(fresh.gain(scores, _floor_scores(sweep, base))),
+            "similarity_at_home": _number(one.numbers.similarity_mean if one.numbers else None),
+            "gain_at_home": _number(one.gain),
+        }
+
+
+def _reported(one: RunFacts, scores: Sequence[Score]) -> list[Score]:
+    """Those of the prompts and seeds that the run is reported on."""
+    cells = {choice.cell(score) for score in one.choice.reported} if one.choice else set()
+    return [score for score in scores if choice.cell(score) in cells]
+
+
+def _floor_scores(sweep: Sweep, base: str) -> tuple[Score, ...]:
+    name = plan.floor(base).name
+    for path in (sweep.path / name, sweep.path / "on" / name):
+        if (path / store.PRODUCTS["score"]).exists():
+            return scorer.read_scores(path / store.PRODUCTS["score"])
+    return ()
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
