@@ -26,6 +26,8 @@ class Attempted:
     rungs: tuple[str, ...]
     overrides: dict[str, object]
     degraded: bool
+    resumed: int | None = None
+    """The epochs that were done when it was taken up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +98,7 @@ def _attempts(run: Run) -> list[Attempted]:
                     rungs=tuple(asked.get("rungs", ())),
                     overrides=asked.get("overrides", {}),
                     degraded=asked.get("degraded", False),
+                    resumed=(asked.get("resumed") or {}).get("epoch"),
                 )
             )
     return found

@@ -114,6 +114,8 @@ class Trainer:
     launcher: Launcher = Launcher.PYTHON
     accelerate_args: tuple[str, ...] = ()
     tokenizer_cache_dir: Path | None = None
+    resume: bool = False
+    """Whether an interrupted training goes on from its last epoch instead of from the beginning."""
     env: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -192,6 +194,10 @@ class Scoring:
     url: str = ""
     second_pack: Path | None = None
     """Another face pack that scores every picture too: a number that depends on the pack is no answer."""
+
+
+NO_CARD = "none"
+"""`vram.card` of a trainer that needs no GPU."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,7 @@ _MEASURED = (
     *("peak_vram_mib", "seconds_per_step", "train_s"),
     *("gain", "pass_rate", "pass_low", "pass_high", "above_band_rate", "copying", "on_front", "yardstick", "fresh"),
     *("unseen", "several_faces", "seed_spread", "nearest_training", "face_px", "face_turn"),
-    *("second_similarity", "second_agreement", "steps", "reason"),
+    *("second_similarity", "second_agreement", "steps", "resumed", "reason"),
 )
 """The columns after the arguments, in their order."""
 
@@ -95,6 +95,7 @@ def _training(one: RunFacts) -> dict[str, Any]:
         "reason": one.status.reason or None,
         "peak_vram_mib": result.peak_vram_mib if result else None,
         "seconds_per_step": result.seconds_per_step if result else None,
+        "resumed": one.trained.resumed if one.trained else None,
         "steps": result.steps if result else None,
         "train_s": result.seconds if result else None,
     }

@@ -80,6 +80,7 @@ def _trainer(table: Reader) -> Trainer:
             launcher=_launcher,
             accelerate_args=_texts,
             tokenizer_cache_dir=table.path,
+            resume=boolean,
             env=_environment,
         ),
     )

@@ -6,14 +6,15 @@ An exit code of 0 proves nothing: sd-scripts exits so without data, and with a l
 import hashlib
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator.errors import Problem
-from orchestrator.kohya import files, header, log
+from orchestrator.kohya import files, header, log, resume
 from orchestrator.kohya.files import Length
 from orchestrator.kohya.header import Header
+from orchestrator.kohya.resume import Leg
 from orchestrator.model import Checkpoint, Failure, Params, Value
 
 
@@ -29,12 +30,24 @@ class Proof:
     failure: Failure | None = None
 
 
-def prove(output_dir: Path, output_name: str, params: Params, log_text: str, *, training_comment: str) -> Proof:
-    """Prove a training of `params` that ended well. `log_text` is its log, or the tail of it."""
+def prove(
+    output_dir: Path,
+    output_name: str,
+    params: Params,
+    log_text: str,
+    *,
+    training_comment: str,
+    earlier: Sequence[Leg] = (),
+    begun: int = 0,
+) -> Proof:
+    """Prove a training of `params` that ended well. `log_text` is its log, or the tail of it.
+
+    begun: the epochs that it had behind it when it was taken up; earlier: where those were trained, oldest first.
+    """
     if quiet := log.classify(log_text, 0):
         return _refuted([Problem(what=quiet[1], where=str(output_dir))], quiet[0])
     final = output_dir / files.last(output_name)
-    problems = [*_unsound(final, params), *_other_than_asked(final, params, training_comment, log_text)]
+    problems = [*_unsound(final, params), *_other_than_asked(final, params, training_comment, log_text, begun)]
     if problems:
         return _refuted(problems, _kind(problems))
     length = _length(header.read_header(final).metadata)
@@ -42,10 +55,11 @@ def prove(output_dir: Path, output_name: str, params: Params, log_text: str, *, 
         what = "the checkpoint does not record how long it was trained"
         return _refuted([Problem(what=what, where=str(final), remedy="train it again")], Failure.NO_PRODUCT)
     expected = files.expected(output_name, params, length)
-    problems = [problem for checkpoint in expected[:-1] for problem in _not_its(output_dir, checkpoint, params)]
+    legs = (*earlier, Leg(epoch=begun, folder=output_dir))
+    problems = [problem for found in expected[:-1] for problem in _not_its(found, params, legs, length)]
     if problems:
         return _refuted(problems, _kind(problems))
-    hashed = (replace(found, sha256=_sha256(output_dir / found.file)) for found in expected)
+    hashed = (replace(found, sha256=_sha256(_leg(legs, found).folder / found.file)) for found in expected)
     return Proof(checkpoints=tuple(hashed))
 
 
@@ -106,13 +120,19 @@ def _items(value: Value) -> tuple[object, ...]:
     return value if isinstance(value, tuple) else (value,)
 
 
-def _not_its(output_dir: Path, checkpoint: Checkpoint, params: Params) -> Iterator[Problem]:
+def _not_its(checkpoint: Checkpoint, params: Params, legs: Sequence[Leg], length: Length) -> Iterator[Problem]:
     """What is wrong with a checkpoint of the middle of the training."""
-    path = output_dir / checkpoint.file
+    leg = _leg(legs, checkpoint)
+    path, step = leg.folder / checkpoint.file, checkpoint.step - leg.epoch * length.steps_per_epoch
     problems = list(_unsound(path, params))
     yield from problems
-    if not problems and (steps := header.read_header(path).metadata.get("ss_steps")) != str(checkpoint.step):
-        yield Problem(what=f"it says step {steps}, not {checkpoint.step}", where=str(path), remedy="train it again")
+    if not problems and (steps := header.read_header(path).metadata.get("ss_steps")) != str(step):
+        yield Problem(what=f"it says step {steps}, not {step}", where=str(path), remedy="train it again")
+
+
+def _leg(legs: Sequence[Leg], checkpoint: Checkpoint) -> Leg:
+    """A training with checkpoints by step is never taken up: it has one leg."""
+    return legs[-1] if checkpoint.epoch is None else resume.leg_of(legs, checkpoint.epoch)
 
 
 # --- metadata ---------------------------------------------------------------------------------------------------------
@@ -143,19 +163,19 @@ ALSO = {
 """Arguments that must agree where they are recorded."""
 
 
-def _other_than_asked(path: Path, params: Params, comment: str, log_text: str) -> Iterator[Problem]:
+def _other_than_asked(path: Path, params: Params, comment: str, log_text: str, begun: int) -> Iterator[Problem]:
     """Where the last checkpoint's metadata, or the log, says something else than was asked."""
     try:
         metadata = header.read_header(path).metadata
     except (OSError, ValueError):
         return  # told already
-    for key, asked, told in _disagreements(metadata, params, comment, log_text):
+    for key, asked, told in _disagreements(metadata, params, comment, log_text, begun):
         what = f"the checkpoint says {key} = {told}, not {asked}"
         yield Problem(what=what, where=str(path), key=key, remedy="it is another training's file: train it again")
 
 
 def _disagreements(
-    metadata: Mapping[str, str], params: Params, comment: str, log_text: str
+    metadata: Mapping[str, str], params: Params, comment: str, log_text: str, begun: int
 ) -> Iterator[tuple[str, object, str | None]]:
     for argument, key in _recorded(params).items():
         told = metadata.get(key)
@@ -167,11 +187,17 @@ def _disagreements(
     if optimizer.casefold() != optimizer_class(params).casefold():
         yield "ss_optimizer", optimizer_class(params), optimizer
     planned = metadata.get("ss_max_train_steps")
-    if metadata.get("ss_steps") != planned:
-        yield "ss_steps", planned, metadata.get("ss_steps")
+    if metadata.get("ss_steps") != (left := _left(metadata, begun)):
+        yield "ss_steps", left, metadata.get("ss_steps")
     announced = log.total_steps(log_text)
     if announced is not None and str(announced) != planned:
         yield "ss_max_train_steps", announced, planned
+
+
+def _left(metadata: Mapping[str, str], begun: int) -> str | None:
+    """The steps that a training taken up after `begun` epochs had still to make, and counts alone."""
+    length = _length(metadata)
+    return str(length.steps - begun * length.steps_per_epoch) if length else metadata.get("ss_max_train_steps")
 
 
 def _recorded(params: Params) -> dict[str, str]:

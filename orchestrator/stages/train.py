@@ -1,16 +1,26 @@
 """TRAIN: templates -> kohya TOML -> attempts, down the ladder when memory runs out -> proven checkpoints."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import asdict, replace
 from typing import Any
 
 from orchestrator import attempt, datasets, ladder, render
 from orchestrator.attempt import Command, Job
 from orchestrator.context import Context
-from orchestrator.kohya import command, log, prompts, proof
+from orchestrator.kohya import command, log, prompts, proof, resume
+from orchestrator.kohya.resume import Leg
 from orchestrator.ladder import Step
-from orchestrator.model import MEMORY_FAILURES, TREATMENTS, Failure, Params, Result, Settings
+from orchestrator.model import (
+    MACHINE_FAILURES,
+    MEMORY_FAILURES,
+    TREATMENTS,
+    Checkpoint,
+    Failure,
+    Params,
+    Progress,
+    Result,
+    Settings,
+)
 from orchestrator.outcome import Failed, Outcome
 from orchestrator.store import Attempt, Run
 
@@ -23,12 +33,13 @@ PREVIEWS = 4
 def perform(run: Run, ctx: Context) -> Result:
     """Carry out one attempt to train the run's point."""
     step = next_step(run, ctx.settings)
+    resumed = taken_up(run, step, ctx.settings)
     job = Job(
         stage=NAME,
-        prepare=lambda attempt: _prepare(run, attempt, step, ctx),
-        progress=log.read_progress,
+        prepare=lambda attempt: _prepare(run, attempt, {**asdict(step), "resumed": resumed}, ctx),
+        progress=lambda text: _progress(run, text),
         judge=lambda attempt, outcome: _judge(run, attempt, outcome),
-        another=lambda failure: failure in MEMORY_FAILURES and _below(run, step, ctx.settings) is not None,
+        another=lambda failure: _another(run, step, failure, ctx.settings),
         note=", ".join(step.rungs),
     )
     return attempt.carry_out(run, job, ctx)
@@ -43,6 +54,13 @@ def next_step(run: Run, settings: Settings) -> Step:
     if result is None or result.failure not in MEMORY_FAILURES or past[-1].crowded_out():
         return last
     return _below(run, last, settings) or last
+
+
+def _another(run: Run, step: Step, failure: Failure, settings: Settings) -> bool:
+    """Memory has the ladder; a state that cannot be taken up has the beginning."""
+    if failure in MEMORY_FAILURES:
+        return _below(run, step, settings) is not None
+    return failure not in _NOT_ITS_STATES and legs(run, run.attempts(NAME)[-1])[-1].epoch > 0
 
 
 def _below(run: Run, step: Step, settings: Settings) -> Step | None:
@@ -64,14 +82,67 @@ def _tuples(params: Mapping[str, Any]) -> Params:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in params.items()}
 
 
+# --- resuming ---------------------------------------------------------------------------------------------------------
+
+_NOT_ITS_STATES = MACHINE_FAILURES | {Failure.KILLED, Failure.TIMEOUT, Failure.NAN, Failure.LOG_FLOOD}
+"""What ends a training without a doubt about the state that it began with."""
+
+
+def taken_up(run: Run, step: Step, settings: Settings) -> dict[str, int] | None:
+    """The attempt and epoch that the next attempt goes on from, where the settings allow it; None: from the beginning.
+
+    Only an attempt that the machine or the user ended is gone on from, and only with the same arguments.
+    """
+    past = run.attempts(NAME)
+    result = past[-1].result() if past else None
+    resumable = result is not None and result.failure in MACHINE_FAILURES | {Failure.KILLED, Failure.TIMEOUT}
+    if not (settings.trainer.resume and resumable and asked_of(past[-1]).overrides == step.overrides):
+        return None
+    epoch = resume.last_state(past[-1].path / "output", OUTPUT_NAME)
+    begun: dict[str, int] | None = past[-1].asked().get("resumed")
+    return {"attempt": past[-1].number, "epoch": epoch} if epoch else begun
+
+
+def legs(run: Run, attempt: Attempt) -> list[Leg]:
+    """The attempts that an attempt's training is made of, oldest first, itself the last."""
+    begun = attempt.asked().get("resumed")
+    before = legs(run, Attempt(attempt.path.with_name(str(begun["attempt"])))) if begun else []
+    return [*before, Leg(epoch=begun["epoch"] if begun else 0, folder=attempt.path / "output")]
+
+
+def _states(run: Run, attempt: Attempt, settings: Settings) -> tuple[Params, Params]:
+    """The arguments that leave states, and those that take one up."""
+    params = effective(run, attempt)
+    if not (settings.trainer.resume and resume.possible(params)):
+        return {}, {}
+    *before, this = legs(run, attempt)
+    if not before:
+        return resume.saving(params), {}
+    state = resume.state_of(before[-1].folder, OUTPUT_NAME, this.epoch)
+    return resume.saving(params), resume.taking_up(state, this.epoch)
+
+
+def _progress(run: Run, text: str) -> Progress | None:
+    """How far the whole training is: a resumed one counts from zero again, towards the total of all."""
+    shown, past = log.read_progress(text), run.attempts(NAME)
+    begun = legs(run, past[-1])[-1].epoch if past else 0
+    if shown is None or not begun:
+        return shown
+    epochs = effective(run, past[-1])["max_train_epochs"]
+    return replace(shown, step=shown.step + begun * shown.total // int(epochs)) if isinstance(epochs, int) else shown
+
+
+# --- one attempt ------------------------------------------------------------------------------------------------------
+
+
 def effective(run: Run, attempt: Attempt) -> Params:
     """The arguments that an attempt trains with: the point's, less the treatments, with its overrides."""
     point = {key: value for key, value in run.point.params.items() if key not in TREATMENTS}
     return {**point, **asked_of(attempt).overrides}
 
 
-def _prepare(run: Run, attempt: Attempt, step: Step, ctx: Context) -> Command:
-    attempt.open({**asdict(step), "card": ctx.card, "packed": ctx.packed, "others": _others(ctx)})
+def _prepare(run: Run, attempt: Attempt, asked: Mapping[str, Any], ctx: Context) -> Command:
+    attempt.open({**asked, "card": ctx.card, "packed": ctx.packed, "others": _others(ctx)})
     for name, text in rendered(run, attempt, ctx).items():
         (attempt.path / name).write_text(text, encoding="utf-8", newline="\n")
     trainer = ctx.settings.trainer
@@ -99,6 +170,7 @@ def config_toml(
     run: Run, attempt: Attempt, settings: Settings, renderer: render.Renderer, *, prove: bool = True
 ) -> str:
     """sd-scripts' config of an attempt, which need not exist yet."""
+    saving, taking_up = _states(run, attempt, settings)
     ours: Params = {
         "output_dir": str(attempt.path / "output"),
         "output_name": OUTPUT_NAME,
@@ -106,13 +178,14 @@ def config_toml(
         "training_comment": comment(run, attempt),
         "dataset_config": str(attempt.path / "dataset.toml"),
         **({"sample_prompts": str(attempt.path / "prompts.txt")} if _previews(effective(run, attempt)) else {}),
+        **taking_up,
     }
     return renderer.train_toml(
         run.point,
         base=settings.base_models[str(run.point.params["base_model"])],
         ours=ours,
         trainer=settings.trainer,
-        params=effective(run, attempt),
+        params={**effective(run, attempt), **saving},
         prove=prove,
     )
 
@@ -141,16 +214,29 @@ def _others(ctx: Context) -> dict[str, int | None]:
 
 def _judge(run: Run, attempt: Attempt, outcome: Outcome) -> Mapping[str, Any] | Failed:
     """The proof of the files decides: a program may well die after its work is done."""
-    params, written_by = effective(run, attempt), comment(run, attempt)
-    shown = proof.prove(attempt.path / "output", OUTPUT_NAME, params, outcome.log, training_comment=written_by)
+    *earlier, this = legs(run, attempt)
+    shown = proof.prove(
+        this.folder,
+        OUTPUT_NAME,
+        effective(run, attempt),
+        outcome.log,
+        training_comment=comment(run, attempt),
+        earlier=earlier,
+        begun=this.epoch,
+    )
     if shown.failure:
         told = log.classify(outcome.log, outcome.exit.code) if outcome.exit else None
         if told:
             return Failed(told[0], told[1] + _blame(attempt, told[0]))
         return Failed(shown.failure, "; ".join(str(problem) for problem in shown.problems))
-    output = Path(NAME) / str(attempt.number) / "output"
-    checkpoints = [{**asdict(checkpoint), "file": str(output / checkpoint.file)} for checkpoint in shown.checkpoints]
+    checkpoints = [_placed(run, checkpoint, [*earlier, this]) for checkpoint in shown.checkpoints]
     return {"attempt": attempt.number, "checkpoints": checkpoints}
+
+
+def _placed(run: Run, checkpoint: Checkpoint, legs: list[Leg]) -> dict[str, Any]:
+    """The record of a checkpoint, its file relative to the run's folder."""
+    leg = legs[-1] if checkpoint.epoch is None else resume.leg_of(legs, checkpoint.epoch)
+    return {**asdict(checkpoint), "file": str((leg.folder / checkpoint.file).relative_to(run.path))}
 
 
 def _blame(attempt: Attempt, failure: Failure) -> str:

@@ -7,11 +7,13 @@ Two optimizer steps make an epoch. Faults of its own: no_file, truncated, nan_we
 import json
 import math
 import os
+import shutil
 import struct
 import subprocess
 import sys
 import time
 import tomllib
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -48,14 +50,14 @@ def _train(arguments: Mapping[str, Any], wrong: set[str]) -> None:
     began = _resumed(arguments)
     for step in range(began + 1, steps + 1):
         time.sleep(float(os.environ.get(STEP_S, "0")))
-        _bar(step - began, steps - began, wrong)
-        if step == (began + steps) // 2 + 1:
+        _bar(step - began, steps, wrong)
+        if step == steps // 2 + 1:
             faults.go_wrong(wrong)
         epoch, rest = divmod(step, STEPS_PER_EPOCH)
         if not rest and step < steps:
-            _epoch_ends(output, arguments, wrong, epoch=epoch, step=step, steps=steps)
+            _epoch_ends(output, arguments, wrong, epoch=epoch, step=step - began)
     if "no_file" not in wrong:
-        _save(output / f"{arguments['output_name']}.safetensors", arguments, wrong, step=steps, epoch=epochs)
+        _save(output / f"{arguments['output_name']}.safetensors", arguments, wrong, step=steps - began, epoch=epochs)
     print("model saved.")
 
 
@@ -73,17 +75,41 @@ def _bar(step: int, total: int, wrong: set[str]) -> None:
     print(f"\rsteps: {bar}", end="", file=sys.stderr, flush=True)
 
 
-def _epoch_ends(
-    output: Path, arguments: Mapping[str, Any], wrong: set[str], *, epoch: int, step: int, steps: int
-) -> None:
-    name = f"{arguments['output_name']}-{epoch:06d}"
+def _epoch_ends(output: Path, arguments: Mapping[str, Any], wrong: set[str], *, epoch: int, step: int) -> None:
+    """`step` counts from the beginning of this process, as the vendor's does."""
     every = arguments.get("save_every_n_epochs")
-    if every and epoch % every == 0:
-        _save(output / f"{name}.safetensors", arguments, wrong, step=step, epoch=epoch)
+    if not every or epoch % every:
+        return
+    name = f"{arguments['output_name']}-{epoch:06d}"
+    _save(output / f"{name}.safetensors", arguments, wrong, step=step, epoch=epoch)
+    _prune(output, arguments, epoch - every * arguments.get("save_last_n_epochs", epoch))
+    if arguments.get("save_state"):
+        _save_state(output / f"{name}-state", arguments, wrong, epoch=epoch, step=step)
+
+
+def _prune(output: Path, arguments: Mapping[str, Any], epoch: int) -> None:
+    (output / f"{arguments['output_name']}-{epoch:06d}.safetensors").unlink(missing_ok=True)
+
+
+def _save_state(folder: Path, arguments: Mapping[str, Any], wrong: set[str], *, epoch: int, step: int) -> None:
+    folder.mkdir()
+    (folder / "train_state.json").write_text(json.dumps({"current_epoch": epoch, "current_step": step}))
+    _save(folder / "model.safetensors", arguments, wrong, step=step, epoch=epoch)
+    for name in ("optimizer.bin", "scheduler.bin", "random_states_0.pkl"):
+        with zipfile.ZipFile(folder / name, "w") as file:
+            file.writestr("data", "")
+    for old in sorted(folder.parent.glob("*-state"))[:-1]:
+        shutil.rmtree(old)
 
 
 def _resumed(arguments: Mapping[str, Any]) -> int:
-    return 0
+    """The steps that are behind it: by the epoch to begin with, else by what the state says."""
+    if "resume" not in arguments:
+        return 0
+    state = json.loads((Path(arguments["resume"]) / "train_state.json").read_text(encoding="utf-8"))
+    if "initial_epoch" not in arguments:
+        return int(state["current_step"])
+    return int((arguments["initial_epoch"] - 1) * STEPS_PER_EPOCH)
 
 
 # --- the checkpoint ---------------------------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ network_dim = 4
 network_alpha = "{{{{ network_dim }}}}"
 optimizer_type = "AdamW"
 learning_rate = 1e-4
-max_train_steps = 4
+{length}
 train_batch_size = 1
 mixed_precision = "bf16"
 save_precision = "fp16"
@@ -152,6 +152,7 @@ class World:
         *,
         env: Mapping[str, str] | None = None,
         trainer: str = "",
+        length: str = "max_train_steps = 4",
         vram: str = _VRAM,
         limits: str = "",
         sections: str = "",
@@ -165,6 +166,7 @@ class World:
             folder=self.folder,
             shared=self.shared,
             trainer=trainer,
+            length=length,
             env="\n".join(f'{key} = "{value}"' for key, value in (env or {}).items()),
             sections=f"{vram}{_LIMITS}{limits}\n{sections}",
         )

@@ -1,0 +1,132 @@
+"""Resuming inside a training: from the last whole epoch, to the right step, and the report says so."""
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+from standins.world import Probe, World
+
+from orchestrator.kohya import resume
+from orchestrator.model import State
+
+ONE = "[dims]\nnetwork_dim = [2]\n[fixed]\n{more}"
+TEN = "max_train_epochs = 10"
+ONLY = "network_dim=2*"
+
+
+@pytest.fixture
+def ten(world: World) -> World:
+    """A training of ten epochs of two steps, which may be taken up."""
+    world.ask(ONE.format(more=""))
+    return world
+
+
+def settle(world: World, faults: str, on: str = "true", length: str = TEN) -> None:
+    world.settle(env={"STANDIN_TRAIN": faults}, trainer=f"resume = {on}", length=length)
+
+
+def config(world: World, attempt: int) -> dict[str, object]:
+    text = (world.run(ONLY).path / "train" / str(attempt) / "config.toml").read_text(encoding="utf-8")
+    return {key: value for table in tomllib.loads(text).values() for key, value in table.items()}
+
+
+def test_a_crashed_training_goes_on_from_its_last_epoch(ten: World) -> None:
+    settle(ten, "killed#1")
+    ten.drive(only=ONLY)
+    row = ten.rows()["network_dim=2"]
+    assert (row["state"], row["attempts"], row["resumed"], row["steps"]) == ("finished", "2", "5", "20")
+    assert (config(ten, 2)["initial_epoch"], Path(str(config(ten, 2)["resume"])).name) == (6, "lora-000005-state")
+    assert [item.step for item in ten.run(ONLY).checkpoints()] == [20]
+
+
+def test_a_chain_of_crashes_keeps_the_right_step(ten: World) -> None:
+    """The vendor's second state says step 2 where step 12 is meant: by it, the third leg would train too long."""
+    settle(ten, "killed#1")
+    ten.drive(only=ONLY)
+    run = ten.run(ONLY)
+    second = run.attempts("train")[1]
+    for product in ("checkpoints.json", "images.json", "scores.json"):
+        (run.path / product).unlink()
+    result = json.loads((second.path / "result.json").read_text())
+    (second.path / "result.json").write_text(json.dumps({**result, "failure": "crashed", "retry": True}))
+    (second.path / "output" / "lora.safetensors").unlink()
+    ten.drive(only=ONLY)
+    state = json.loads((second.path / "output" / "lora-000009-state" / "train_state.json").read_text())
+    assert state["current_step"] == 8, "counted from zero again, as the vendor's is"
+    assert (config(ten, 3)["initial_epoch"], ten.rows()["network_dim=2"]["resumed"]) == (10, "9")
+    assert ten.states()["network_dim=2"] is State.FINISHED
+
+
+def test_a_leg_that_ends_before_an_epoch_does_is_begun_again_where_it_began(ten: World) -> None:
+    settle(ten, "killed#2")
+    ten.drive(only=ONLY)
+    assert [config(ten, number).get("initial_epoch") for number in (1, 2, 3)] == [None, 6, 6]
+    assert ten.rows()["network_dim=2"]["resumed"] == "5"
+
+
+def test_checkpoints_of_all_legs_are_the_runs(ten: World) -> None:
+    ten.ask(ONE.format(more="save_every_n_epochs = 2\n"))
+    settle(ten, "killed#1")
+    ten.drive(only=ONLY)
+    found = ten.run(ONLY).checkpoints()
+    assert [(item.epoch, item.step) for item in found] == [(2, 4), (4, 8), (6, 12), (8, 16), (10, 20)]
+    assert [item.file.split("/")[1] for item in found] == ["1", "1", "2", "2", "2"]
+    assert all((ten.run(ONLY).path / item.file).exists() for item in found)
+
+
+def test_without_being_asked_nothing_is_resumed_and_no_state_is_written(ten: World) -> None:
+    settle(ten, "killed#1", on="false")
+    ten.drive(only=ONLY)
+    assert ten.rows()["network_dim=2"]["resumed"] == ""
+    assert "save_state" not in config(ten, 1)
+    assert list(ten.run(ONLY).path.rglob("*-state")) == []
+
+
+def test_only_the_last_state_is_kept_and_no_checkpoint_that_nobody_asked_for(ten: World) -> None:
+    settle(ten, "")
+    ten.drive(only=ONLY)
+    output = ten.run(ONLY).path / "train" / "1" / "output"
+    assert [path.name for path in output.glob("*-state")] == ["lora-000009-state"]
+    assert len(ten.run(ONLY).checkpoints()) == 1
+
+
+def test_out_of_memory_begins_anew(ten: World) -> None:
+    ladder = '[[ladder]]\nname = "less"\nset = { gradient_checkpointing = true }\n'
+    ten.settle(env={"STANDIN_TRAIN": "oom#1"}, trainer="resume = true", length=TEN, sections=ladder)
+    ten.drive(only=ONLY)
+    assert ten.rows()["network_dim=2"]["resumed"] == ""
+    assert "resume" not in config(ten, 2)
+
+
+def test_a_training_by_steps_is_not_resumed(world: World) -> None:
+    world.ask(ONE.format(more="save_every_n_steps = 2\n"))
+    settle(world, "killed#1", length="max_train_steps = 4")
+    world.drive(only=ONLY)
+    assert world.rows()["network_dim=2"]["resumed"] == ""
+    assert not resume.possible({"max_train_steps": 100})
+    assert not resume.possible({"max_train_epochs": 10, "save_every_n_steps": 50})
+
+
+def test_a_state_that_was_cut_off_is_none(ten: World, tmp_path: Path) -> None:
+    settle(ten, "")
+    ten.drive(only=ONLY)
+    output = ten.run(ONLY).path / "train" / "1" / "output"
+    assert resume.last_state(output, "lora") == 9
+    part = output / "lora-000009-state" / "optimizer.bin"
+    part.write_bytes(part.read_bytes()[:-10])
+    assert resume.last_state(output, "lora") is None
+
+
+def test_a_state_that_cannot_be_taken_up_costs_one_attempt_and_no_more(ten: World) -> None:
+    settle(ten, "killed#1 bad_config:initial_epoch=6")
+    ten.drive(only=ONLY)
+    row = ten.rows()["network_dim=2"]
+    assert (row["state"], row["attempts"], row["resumed"]) == ("finished", "3", "")
+
+
+def test_progress_counts_the_whole_training(ten: World) -> None:
+    settle(ten, "killed#1")
+    ten.drive(ten.context(probe=Probe()), only=ONLY)
+    results = [attempt.result() for attempt in ten.run(ONLY).attempts("train")]
+    assert [result.steps for result in results if result] == [11, 20]
