@@ -58,12 +58,9 @@ _TOLD = (
 def _alike(told: Forecast) -> Iterator[str]:
     """What is the same in all trainings."""
     points = [run.run.point.params for run in told.runs if not run.run.point.floor]
-    alike = {
-        key: points[0][key]
-        for key in _TOLD
-        if points and key in points[0] and len({repr(one.get(key)) for one in points}) == 1
-    }
-    if alike:
+    if points:
+        apart = footprint.differing(points)
+        alike = {key: points[0][key] for key in _TOLD if key in points[0] and key not in apart}
         yield escape(f"  All with {label(alike)}")
 
 
