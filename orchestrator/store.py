@@ -8,7 +8,8 @@
         <run>/  point.json  checkpoints.json  images/  images.json  scores.json
             train/1/  attempt.json  config.toml  dataset.toml  command.json  process.json  log  vram.csv  stop.json
                       exit.json  result.json  output/
-            confirm/<key>/  a run of further pictures: point.json  checkpoints.json  images/  images.json  scores.json
+            confirm/<key>/  on/<base>-<key>/  runs of further pictures, with the records of any run
+        on/floor-.../       the floor of a base model that no run of the sweep was trained on
 
 A record is written whole or not at all, once, and never edited (`sweep.json` alone is replaced, when its grid grows).
 State is derived from the records, never stored.
@@ -102,6 +103,15 @@ class Run:
     def beside(self, key: str) -> "Run":
         """Further pictures of the run's chosen checkpoint, to confirm it: a life of their own, never mixed with its."""
         return Run(self.path / "confirm" / key, self.point)
+
+    def on(self, name: str, point: Point) -> "Run":
+        """Pictures of the run's chosen checkpoint on the base model of `point`."""
+        return Run(self.path / "on" / name, point)
+
+    def transfers(self) -> list["Run"]:
+        """All runs `on` another base model that were begun."""
+        records = sorted(self.path.glob("on/*/point.json"))
+        return [Run(path.parent, point_of(read(path))) for path in records]
 
     def confirmations(self) -> list["Run"]:
         """All of them that were begun."""
@@ -221,6 +231,11 @@ class Sweep:
 
     def run(self, point: Point) -> Run:
         return Run(self.path / point.name, point)
+
+    def floor_on(self, point: Point) -> Run:
+        """The floor of a base model: the sweep's own, or one beside its runs where none was trained on it."""
+        own = self.run(point)
+        return own if point in (run.point for run in self.runs()) else Run(self.path / "on" / point.name, point)
 
     def runs(self) -> list[Run]:
         """Every run of the frozen sweep, in the order of its grid, whether or not it has a folder yet."""

@@ -42,17 +42,14 @@ def points(chosen: Sequence[RunFacts], base: str) -> list[Point]:
 
 
 def prepare(chosen: Sequence[RunFacts], base: str, sweep: Sweep, ctx: Context) -> list[Beside]:
-    """The folders for the pictures; of the floor too, unless the sweep has one for this base."""
+    """The folders for the pictures, and the floor of the base model, which the sweep may have already."""
     hashes = provenance.Hashes(ctx.settings.runs / ".hashes.json")
     content = hashes.of(ctx.settings.base_models[base].path)
     wanted = []
     for one, point in zip(chosen, points(chosen, base), strict=False):
         folder = f"{base}-{beside.key(one, ctx.settings.generation, ctx.prompts, content)}"
-        wanted.append(beside.prepare(one, Run(one.run.path / "on" / folder, point)))
-    floor = plan.floor(base)
-    if not any(run.point.id == floor.id for run in sweep.runs()):
-        wanted.append(Beside(run=Run(sweep.path / "on" / floor.name, floor), strength=0.0))
-    return wanted
+        wanted.append(beside.prepare(one, one.run.on(folder, point)))
+    return [*wanted, Beside(run=sweep.floor_on(plan.floor(base)), strength=0.0)]
 
 
 def report(sweep: Sweep) -> Iterator[str]:
@@ -72,9 +69,10 @@ def report(sweep: Sweep) -> Iterator[str]:
 
 
 def _rows(one: RunFacts, sweep: Sweep) -> Iterator[dict[str, str]]:
-    for path in sorted(one.run.path.glob("on/*/scores.json")):
-        base = str(store.point_of(store.read(path.parent / "point.json")).params["base_model"])
-        scores = _reported(one, scorer.read_scores(path))
+    for moved in one.run.transfers():
+        base, scores = str(moved.point.params["base_model"]), _reported(one, _scores(moved))
+        if not scores:
+            continue
         told = numbers.summary(scores)
         yield {
             "run": one.run.point.name,
@@ -82,7 +80,7 @@ def _rows(one: RunFacts, sweep: Sweep) -> Iterator[dict[str, str]]:
             "made_on": base,
             "similarity_mean": _number(told.similarity_mean),
             "no_face_rate": _number(told.no_face_rate),
-            "gain": _number(fresh.gain(scores, _floor_scores(sweep, base))),
+            "gain": _number(fresh.gain(scores, _scores(sweep.floor_on(plan.floor(base))))),
             "similarity_at_home": _number(one.numbers.similarity_mean if one.numbers else None),
             "gain_at_home": _number(one.gain),
         }
@@ -94,12 +92,8 @@ def _reported(one: RunFacts, scores: Sequence[Score]) -> list[Score]:
     return [score for score in scores if choice.cell(score) in cells]
 
 
-def _floor_scores(sweep: Sweep, base: str) -> tuple[Score, ...]:
-    name = plan.floor(base).name
-    for path in (sweep.path / name, sweep.path / "on" / name):
-        if (path / store.PRODUCTS["score"]).exists():
-            return scorer.read_scores(path / store.PRODUCTS["score"])
-    return ()
+def _scores(run: Run) -> tuple[Score, ...]:
+    return scorer.read_scores(run.path / store.PRODUCTS["score"]) if run.done("score") else ()
 
 
 def _number(value: float | None) -> str:
