@@ -7,9 +7,10 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from standins.world import build_shared
@@ -67,18 +68,27 @@ def main() -> int:
     build_shared(folder / "shared")
     wanted = trial.reference(trial.build(folder / "reference", folder / "shared"))
     torture = Torture(folder=folder, wanted=wanted)
-    with ThreadPoolExecutor(options.jobs) as pool:
-        _all(pool.submit(torture.at, event, how) for event in wanted.events for how in event.how)
-        _all(pool.submit(torture.random, options.seed + number) for number in range(options.random))
+    trials: list[Callable[[], None]] = [
+        *(partial(torture.at, event, how) for event in wanted.events for how in event.how),
+        *(partial(torture.random, options.seed + number) for number in range(options.random)),
+    ]
+    random.Random(options.seed).shuffle(trials)  # a run that is cut short has seen some of everything
+    _carry_out(trials, options.jobs)
     _tell(torture, time.monotonic() - began)
     if not torture.lost:
         shutil.rmtree(folder)
     return 1 if torture.lost else 0
 
 
-def _all(futures: Iterable[Future[None]]) -> None:
-    for future in list(futures):
-        future.result()
+def _carry_out(trials: list[Callable[[], None]], jobs: int) -> None:
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        for future in [pool.submit(trial) for trial in trials]:
+            future.result()
+    except KeyboardInterrupt:
+        print("cut short")
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _tell(torture: Torture, seconds: float) -> None:
