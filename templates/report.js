@@ -86,7 +86,7 @@ function build(sheet) {
     const marks = [...row.cells[1].querySelectorAll(".degraded, .failed, .floor")].map((mark) => mark.cloneNode(true));
     const folder = document.getElementById(`run-${row.dataset.run}`).dataset.folder;
     const tiles = seeds.map((seed) => tile(folder, name, seed, prompt, runs[row.dataset.run][seed]));
-    return element("div", { className: "row" }, element("h4", {}, name, ...marks), element("ul", {}, ...tiles));
+    return element("div", { className: "row" }, element("h3", {}, name, ...marks), element("ul", {}, ...tiles));
   });
   sheet.lastElementChild.classList.toggle("few", seeds.length <= 4);
   const legend = element("p", { className: "faint legend", textContent: `Seeds ${seeds.join(", ")}, from left to right; below each picture its similarity.` });

@@ -100,7 +100,7 @@ def _conceded(found: Sequence[RunFacts]) -> str:
 
 def _uncalibrated(kept: Kept | None) -> str:
     if kept is None:
-        return "Nothing says which score is good enough: no calibration fits this sweep. `orchestrate calibrate` measures one."
+        return "No calibration fits this sweep, so nothing says which score is good enough: `orchestrate calibrate`."
     return f"The calibration is to be taken with care ({'; '.join(kept.caveats)})." if kept.caveats else ""
 
 

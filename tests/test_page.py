@@ -1,0 +1,201 @@
+"""report.html: what it says of a sweep, finished or not, and what of hostile words comes out of it."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from benchmarks import page as paper
+from orchestrator import facts, page, store, thumbnails
+from orchestrator.answers.told import Told
+from orchestrator.page import figures, policy, sheets
+from orchestrator.store import Sweep
+
+HOSTILE = '</script><script>alert(1)</script><img src=x onerror=alert(2)> & "quotes" `code`'
+
+
+@pytest.fixture(scope="module")
+def album(tmp_path_factory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("album") / "pictures"
+    return paper.album(folder, px=96, count=4)
+
+
+def made(folder: Path, album: list[Path], *, runs: int = 16, pending: int = 0, **pictures) -> Sweep:
+    sweep = Sweep(folder / "runs" / "s")
+    paper.write(sweep, runs, paper.Made(album=album, **{"seeds": 2, **pictures}), pending=pending)
+    return sweep
+
+
+def written(sweep: Sweep, told=()) -> str:
+    return page.write(sweep, facts.gather(sweep), told).read_text(encoding="utf-8")
+
+
+class Seen(HTMLParser):
+    """Every tag, every attribute, and the text of the table's rows."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def with_class(self, tag: str, name: str) -> int:
+        return sum(found == tag and name in (attrs.get("class") or "").split() for found, attrs in self.tags)
+
+
+def test_every_run_has_a_row_and_a_place_to_look_closer(tmp_path, album):
+    sweep = made(tmp_path, album)
+    seen = Seen(written(sweep))
+    ids = {run.point.id for run in sweep.runs()}
+    assert {attrs["data-run"] for tag, attrs in seen.tags if tag == "tr" and "data-run" in attrs} == ids
+    assert {attrs["id"] for tag, attrs in seen.tags if tag == "details" and "id" in attrs} == {
+        f"run-{one}" for one in ids
+    }
+    assert seen.with_class("tr", "degraded") == 1
+    assert seen.with_class("tr", "failed") == 1
+
+
+def test_what_is_missing_in_the_middle_of_a_sweep_is_said(tmp_path, album):
+    text = written(made(tmp_path, album, pending=3))
+    assert "4 of 17 runs are not finished (1 failed, 3 pending)" in text
+    assert "1 run was degraded" in text
+    assert "Only one checkpoint of each run has been scored" in text
+    assert "No question was asked" in text
+
+
+def test_a_sweep_of_which_nothing_is_there_yet_has_a_page(tmp_path, album):
+    sweep = made(tmp_path, album, runs=2, pending=2)
+    for name in ("scores.json", "images.json"):
+        (sweep.runs()[-1].path / name).unlink()
+    text = written(sweep)
+    assert "No run of these is scored yet" in text
+    assert "No pictures have been made yet" in text
+
+
+def test_answers_are_told_with_their_verdict(tmp_path, album):
+    told = [
+        Told(id="Q3", ask="Too low?", sweep="s", verdict="undecided", reason="one seed", needs="about 2 more seeds")
+    ]
+    text = written(made(tmp_path, album, runs=2), told)
+    assert 'class="answer undecided"' in text
+    assert "about 2 more seeds" in text
+
+
+def test_asked_stands_against_used(tmp_path, album):
+    text = re.sub(r"\s+", " ", written(made(tmp_path, album, runs=8)))
+    assert '<del>Prodigy</del> <span class="arrow">→</span> <ins>AdamW8bit</ins>' in text
+
+
+def test_the_file_needs_nothing_else_and_its_policy_allows_nothing_else(tmp_path, album):
+    text = written(made(tmp_path, album, runs=4))
+    sources = [
+        attrs[key] for tag, attrs in Seen(text).tags for key in ("src", "srcset", "poster", "data") if attrs.get(key)
+    ]
+    assert sources == []
+    assert not re.search(r"https?://(?!www\.w3\.org)", text), "no address but the name spaces of SVG"
+    assert " style=" not in text, "the policy would block it"
+    assert not re.search(r"\son\w+=", text)
+    (style,), (script,) = (re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL) for tag in ("style", "script"))
+    assert policy.policy(style, script) in text.replace("&#39;", "'"), "the hashes are of what stands there"
+
+
+def test_hostile_names_and_prompts_are_text(tmp_path, album):
+    sweep = made(tmp_path, album, runs=4, prompts=(HOSTILE, "$math$"))
+    run = sweep.runs()[0]
+    (run.attempts("score")[-1].path / "log").write_text(f"{HOSTILE}\x1b[31m\x00", encoding="utf-8")
+    (run.path / "train/1/config.toml").write_text(HOSTILE, encoding="utf-8")
+    told = [Told(id="Q1", ask=HOSTILE, sweep="s", verdict="no", reason=HOSTILE, rows=((HOSTILE, HOSTILE),))]
+    text = written(sweep, told)
+    seen = Seen(text)
+    assert seen.with_class("li", "answer") == 1
+    assert not [tag for tag, _ in seen.tags if tag == "img"]
+    assert sum(tag == "script" for tag, _ in seen.tags) == 3, "two sheets of data, and the page's own"
+    assert "\x00" not in text
+    assert "\x1b" not in text
+
+
+def test_an_unchanged_sweep_leaves_its_page_alone(tmp_path, album):
+    sweep = made(tmp_path, album, runs=4)
+    first = page.write(sweep, facts.gather(sweep))
+    before = first.stat()
+    assert page.write(sweep, facts.gather(sweep)).stat().st_mtime_ns == before.st_mtime_ns
+    (sweep.runs()[0].path / "scores.json").unlink()
+    assert page.write(sweep, facts.gather(sweep)).stat().st_ino != before.st_ino
+
+
+def test_the_same_numbers_give_the_same_plots(tmp_path, album):
+    found = facts.gather(made(tmp_path, album, checkpoints=2, strengths=(0.6, 1.0)))
+    plots = [str(figure.svg) for figure in figures.figures(found)]
+    assert plots == [str(figure.svg) for figure in figures.figures(found)]
+    assert all(plot.startswith("<svg") for plot in plots)
+    assert len(plots) == 6
+
+
+def test_every_scored_run_is_a_dot_with_its_name_and_leads_to_it(tmp_path, album):
+    found = facts.gather(made(tmp_path, album))
+    by_dim = next(figure for figure in figures.figures(found) if figure.title == "Similarity by network_dim")
+    scored = {one.run.point.id for one in found if one.numbers and not one.run.point.floor}
+    assert set(re.findall(r'href="#run-(\w+)"', str(by_dim.svg))) == scored
+    assert "network_dim 16: 3 runs, mean 0." in by_dim.alt
+    assert "95 % interval" in by_dim.alt
+
+
+def test_ladder_events_stand_in_the_memory_plot(tmp_path, album):
+    found = facts.gather(made(tmp_path, album))
+    memory = next(figure for figure in figures.figures(found) if figure.title == "VRAM over time")
+    assert "1 ended for want of memory" in memory.alt
+    assert ">AdamW8bit<" in str(memory.svg)
+
+
+def test_a_sheet_shows_the_same_seeds_of_every_run(tmp_path, album):
+    sweep = made(tmp_path, album, runs=4, checkpoints=2)
+    found = facts.gather(sweep)
+    (first, *_rest) = sheets.sheets(found)
+    assert first.seeds == (1, 2)
+    assert set(first.runs) == {run.point.id for run in sweep.runs()}
+    for one in found:
+        for file, small, word in first.runs[one.run.point.id].values():
+            assert (one.run.path / file).exists()
+            assert small
+            assert word == "no face" or -1 <= float(word) <= 1
+        chosen = {
+            image.file for image in one.run.pictures() if one.choice and image.checkpoint == one.choice.checkpoint
+        }
+        assert {file for file, _, _ in first.runs[one.run.point.id].values()} <= chosen
+
+
+def test_a_torn_picture_is_shown_as_missing(tmp_path, album):
+    sweep = made(tmp_path, album, runs=2)
+    run = sweep.runs()[0]
+    torn = run.path / run.pictures()[0].file
+    content = torn.read_bytes()
+    torn.unlink()
+    torn.write_bytes(content[:50])
+    (first, *_rest) = sheets.sheets(facts.gather(sweep))
+    smalls = [small for _, small, _ in first.runs[run.point.id].values()]
+    assert [bool(small) for small in smalls] == [False, True]
+
+
+def test_thumbnails_are_made_once_and_again_when_the_picture_changes(tmp_path, album):
+    (tmp_path / "a.png").write_bytes(album[0].read_bytes())
+    memory = tmp_path / "memory"
+    first = thumbnails.thumbnails(tmp_path, ["a.png"], memory)
+    kept = (memory / f"{thumbnails.LARGEST}.json").stat().st_mtime_ns
+    assert thumbnails.thumbnails(tmp_path, ["a.png"], memory) == first
+    assert (memory / f"{thumbnails.LARGEST}.json").stat().st_mtime_ns == kept
+    Image.new("RGB", (300, 200), "red").save(tmp_path / "a.png")
+    assert thumbnails.thumbnails(tmp_path, ["a.png"], memory) != first
+
+
+def test_the_scorer_leaves_thumbnails_behind(world):
+    world.drive()
+    run = next(run for run in world.sweep.runs() if run.done("score"))
+    kept = store.thumbnails(run.path) / f"{thumbnails.LARGEST}.json"
+    assert kept.exists()
+    assert len(thumbnails.thumbnails(run.path, [image.file for image in run.pictures()], kept.parent)) == len(
+        run.pictures()
+    )
