@@ -26,7 +26,7 @@ def draw(kept: Kept, path: Path) -> None:
     _dots(axes, rows, [one.outlier for one in found.references])
     axes.set_xlabel("similarity to the centroid of her (other) photos")
     axes.set_title("; ".join(("Her own yardstick", *kept.caveats)), loc="left")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.3 / len(rows) - 0.12), ncols=3, frameon=False)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     _save(figure, path)
@@ -45,7 +45,7 @@ def _dots(axes: Axes, rows: Sequence[tuple[str, np.ndarray]], outliers: Sequence
         shake = np.random.default_rng(height).uniform(-0.22, 0.22, len(values))
         colours = [_OUTLIER if odd else _OWN for odd in outliers] if height == 0 else _OTHERS
         axes.scatter(values, height + shake, s=26, c=colours, alpha=0.8, linewidths=0)
-    axes.set_yticks(range(len(rows)), [f"{name} ({len(values)})" for name, values in rows])
+    axes.set_yticks(range(len(rows)), [f"{name} ({len(values)})" for name, values in rows], parse_math=False)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
 
