@@ -1,0 +1,141 @@
+"""A real Ray cluster of two nodes on this machine: whole sweeps, a node that dies, a user who stops."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from standins.world import Heard, World
+
+from orchestrator import process, sweep
+from orchestrator.context import Context
+from orchestrator.errors import NotReady, Problem
+from orchestrator.model import State
+
+ray: Any = pytest.importorskip("ray", reason="Ray is an extra: pip install '.[cluster]'")
+pytest.importorskip("ray.cluster_utils")
+
+from orchestrator.cluster import Cluster  # noqa: E402
+
+NODE = "STANDIN_NODE"
+"""A variable that tells the two nodes of one machine apart."""
+
+SEEDS = "[dims]\nseed = [1, 2, 3, 4]\n"
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Any]:
+    """A head that does nothing but lead."""
+    from ray.cluster_utils import Cluster as Nodes
+
+    made = Nodes(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    yield made
+    made.shutdown()
+
+
+@pytest.fixture
+def two(nodes: Any) -> Iterator[list[Any]]:
+    added = [nodes.add_node(num_cpus=2, env_vars={NODE: str(number)}) for number in range(2)]
+    nodes.wait_for_nodes()
+    yield added
+    for node in added:
+        if node in nodes.list_all_nodes():
+            nodes.remove_node(node)
+
+
+def drive(nodes: Any, world: World, ctx: Context, check: Callable[[], list[Problem]] = list) -> None:
+    runs = world.plan().runs("seed*")
+    with Cluster.open(nodes.address, ctx, sweep.perform, runs, check) as team:
+        sweep.drive_with(team, runs, ctx)
+
+
+def until(what: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + 30
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def node_of(pid: int) -> str:
+    words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return next((word.decode().partition("=")[2] for word in words if word.startswith(f"{NODE}=".encode())), "")
+
+
+def test_a_sweep_over_two_nodes(nodes: Any, two: list[Any], world: World) -> None:
+    world.ask(SEEDS)
+    heard = Heard()
+    drive(nodes, world, world.context(listener=heard))
+    assert {name: state for name, state in world.states().items() if "floor" not in name} == {
+        f"seed={seed}": State.FINISHED for seed in (1, 2, 3, 4)
+    }
+    assert len([event for event in heard.events if event[1:] == ("train", "done")]) == 4
+    assert {row["attempts"] for name, row in world.rows().items() if "floor" not in name} == {"1"}
+
+
+def test_a_node_that_dies_loses_nothing_that_was_finished(nodes: Any, two: list[Any], world: World) -> None:
+    world.ask(SEEDS)
+    world.settle(env={"STANDIN_STEP_S": "0.5"})
+    killed: list[int] = []
+
+    def kill() -> None:
+        until(lambda: any(line.startswith("ended") for line in world.ledger()))
+        until(lambda: {node_of(pid) for pid in world.living()} >= {"0", "1"})
+        nodes.remove_node(two[0], allow_graceful=False)
+        for pid in world.living():
+            if node_of(pid) == "0":  # a machine that dies takes its programs with it
+                killed.append(pid)
+                os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    drive(nodes, world, world.context())
+    killer.join()
+    assert killed
+    assert {state for name, state in world.states().items() if "floor" not in name} == {State.FINISHED}
+    ledger = world.ledger()
+    finished = [line.split()[2] for line in ledger if line.startswith("ended")]
+    assert sorted(set(finished)) == sorted(finished), "what was finished was not made again"
+    assert len([line for line in ledger if line.startswith("began")]) > 4, "what was not, was"
+
+
+def test_stopping_reaches_the_machines(nodes: Any, two: list[Any], world: World) -> None:
+    world.ask(SEEDS)
+    world.settle(env={"STANDIN_STEP_S": "5"})
+    ctx = world.context()
+
+    def stop() -> None:
+        until(world.ledger)
+        ctx.stop.asked = 1
+
+    stopper = threading.Thread(target=stop)
+    stopper.start()
+    drive(nodes, world, ctx)
+    stopper.join()
+    assert world.living() == []
+    assert {State.KILLED} <= set(world.states().values()) <= {State.KILLED, State.PENDING}
+
+
+def test_a_machine_that_lacks_something_is_named(nodes: Any, two: list[Any], world: World) -> None:
+    missing = Problem(what="there is no such file", where="orchestrate.toml", key="base_models.doll.path")
+    with pytest.raises(NotReady, match=f"{os.uname().nodename}: orchestrate.toml: base_models.doll.path"):
+        drive(nodes, world, world.context(), check=lambda: [missing])
+    assert not world.ledger()
+
+
+def test_a_cluster_that_does_not_answer(world: World) -> None:
+    with (
+        pytest.raises(NotReady, match="ray start --head"),
+        Cluster.open("127.0.0.1:1", world.context(), sweep.perform, [], list),
+    ):
+        pass
+
+
+def test_the_machine_of_a_child_is_on_record(world: World) -> None:
+    world.drive(only="network_dim=2*")
+    attempt = world.run("network_dim=2*").attempts("train")[0]
+    assert attempt.host() == os.uname().nodename
+    assert not process.elsewhere(attempt.path)
