@@ -239,6 +239,19 @@ def test_every_grid_of_the_project_plans_without_a_word_of_warning(desk):
         assert len(replicates) >= 3
 
 
+def test_the_page_of_questions_has_every_grids_bill(desk):
+    lines = (ROOT / "docs" / "questions.md").read_text(encoding="utf-8").splitlines()
+    rows = [line for line in lines if line.startswith("| Q")]
+    assert [row[2:4] for row in rows] == [f"Q{number}" for number in range(1, 9)]
+    for grid in GRIDS:
+        told = json.loads(desk.call("plan", "--json", "--grid", str(grid)).stdout)
+        (row,) = [row for row in rows if grid.name in row]
+        cells = " ".join(row.split("|")[4:]).replace(",", " ").split()
+        trainings = sum(not run["floor"] for run in told["runs"])
+        for figure in (str(trainings), f"{told['seconds'] / 3600:.1f}", f"{told['disk_bytes'] / 1024**3:.1f}"):
+            assert figure in cells, (grid.name, figure)
+
+
 def test_a_stranger_sees_what_the_night_does_and_costs(desk):
     done = desk.call("plan", "--grid", str(ROOT / "grids" / "sweep-v3.toml"))
     assert done.exit_code == 0
