@@ -4,7 +4,7 @@ import json
 import subprocess
 
 import pytest
-from conftest import Trainer
+from small_world import Trainer
 
 from orchestrator import provenance
 from orchestrator.kohya import command, keys

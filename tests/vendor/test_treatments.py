@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Trained, Trainer, World, trained
 from PIL import Image
 from safetensors.numpy import load_file
+from small_world import Trained, Trainer, World, trained
 
 from orchestrator import faces, media, settings
 from orchestrator.context import Context

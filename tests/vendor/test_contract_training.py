@@ -1,0 +1,125 @@
+"""What the unmodified trainer leaves and says: files, metadata, progress, and how it ends when it goes wrong."""
+
+import math
+import threading
+from pathlib import Path
+
+import pytest
+from small_world import Trained, World
+
+from orchestrator import process
+from orchestrator.context import Stop
+from orchestrator.kohya import files, header, log
+from orchestrator.model import Failure
+
+
+def test_a_product_is_proven(masked: Trained) -> None:
+    assert masked.result.failure is None, masked.result.reason
+    assert (masked.result.steps, masked.result.exit_code) == (4, 0)
+
+
+def test_checkpoints_are_named_as_expected(masked: Trained) -> None:
+    length = files.Length(steps=4, epochs=2, steps_per_epoch=2)
+    expected = files.expected("lora", masked.run.point.params, length)
+    assert [one.file for one in expected] == ["lora-000001.safetensors", "lora.safetensors"]
+    assert {path.name for path in masked.output.glob("*.safetensors")} == {one.file for one in expected}
+
+
+def test_states_are_named_as_expected(masked: Trained) -> None:
+    assert [path.name for path in files.states(masked.output, "lora")] == ["lora-000001-state", "lora-state"]
+
+
+def test_progress_is_told_in_a_form_we_read(masked: Trained) -> None:
+    progress = log.read_progress(masked.log)
+    assert progress is not None
+    assert (progress.step, progress.total, log.total_steps(masked.log)) == (4, 4, 4)
+    assert progress.seconds_per_step
+    assert progress.loss is not None
+    assert math.isfinite(progress.loss)
+
+
+def test_masks_take_their_share_of_the_loss(masked: Trained, plain: Trained) -> None:
+    """The trainer's loss is not renormalised: a mask that leaves a sixteenth leaves about a sixteenth of the loss."""
+    inside, everywhere = log.read_progress(masked.log), log.read_progress(plain.log)
+    assert inside is not None
+    assert everywhere is not None
+    assert inside.loss is not None
+    assert everywhere.loss is not None
+    assert inside.loss < everywhere.loss / 8
+
+
+def test_text_encoders_are_trained_or_not_as_asked(masked: Trained, plain: Trained) -> None:
+    assert plain.result.failure is None, plain.result.reason
+    assert _parts(masked.output / "lora.safetensors") == {"lora_te1", "lora_te2", "lora_unet"}
+    assert _parts(plain.output / "lora.safetensors") == {"lora_unet"}
+
+
+def _parts(file: Path) -> set[str]:
+    return {"_".join(name.split("_")[:2]) for name in header.read_header(file).tensors}
+
+
+def test_nothing_is_written_into_the_users_folder(tiny: World, masked: Trained, plain: Trained) -> None:
+    assert {path.suffix for path in tiny.dataset.image_dir.iterdir()} == {".png", ".txt"}
+
+
+def test_a_loss_that_is_no_number_ends_the_run(tiny: World) -> None:
+    result = tiny.train("nan", learning_rate=1e30, max_train_epochs=20).result
+    assert result.failure is Failure.NAN
+    assert result.steps is not None
+    assert result.steps < 40
+
+
+def test_an_unreadable_picture_is_the_datasets_fault(tiny: World) -> None:
+    result = tiny.train("broken", dataset=tiny.broken()).result
+    assert result.failure is Failure.DATASET, result.reason
+
+
+@pytest.fixture(scope="module")
+def legs(tiny: World) -> tuple[Trained, Trained]:
+    """A training of six epochs that is stopped in its second one, and what the same command makes of it."""
+    stop = Stop()
+    log_file = tiny.settings.runs / "single" / "stopped" / "train" / "1" / "log"
+    watcher = threading.Thread(target=_ask_in_the_second_epoch, args=(log_file, stop))
+    watcher.start()
+    stopped = tiny.train("stopped", stop=stop, resume=True, max_train_epochs=6)
+    watcher.join()
+    return stopped, tiny.train("stopped", resume=True, max_train_epochs=6)
+
+
+def _ask_in_the_second_epoch(file: Path, stop: Stop) -> None:
+    ready = threading.Event()
+    for _ in range(1200):
+        progress = log.read_progress(file.read_text(encoding="utf-8")) if file.exists() else None
+        if progress and progress.step > 2:
+            break
+        ready.wait(0.1)
+    stop.asked = 1
+
+
+def test_a_stopped_training_leaves_nothing_running(legs: tuple[Trained, Trained]) -> None:
+    stopped, _ = legs
+    assert (stopped.result.failure, stopped.result.retry) == (Failure.KILLED, True)
+    assert process.marked(stopped.folder) == []
+    assert not (stopped.output / "lora.safetensors").exists()
+
+
+def test_it_goes_on_where_it_was_stopped(legs: tuple[Trained, Trained]) -> None:
+    _, resumed = legs
+    assert resumed.result.failure is None, resumed.result.reason
+    assert "epoch 1/6" not in resumed.log
+    assert "epoch 6/6" in resumed.log
+
+
+@pytest.mark.parametrize(
+    ("allocation", "failure"),
+    [
+        ("raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20.00 MiB.')", Failure.OOM),
+        ("torch.empty(2**60, dtype=torch.uint8)", Failure.HOST_OOM),
+    ],
+)
+def test_torchs_own_words_for_out_of_memory(tiny: World, allocation: str, failure: Failure) -> None:
+    """Its class has been renamed before; what a card says is in the fixtures, a CPU has nothing to say it about."""
+    text = tiny.said(f"import torch; {allocation}")
+    told = log.classify(text, 1)
+    assert told is not None
+    assert told[0] is failure
