@@ -61,7 +61,7 @@ def sha256(path: Path) -> str:
 
 
 def sha256_text(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()  # file names may be in any encoding
 
 
 def commit(folder: Path) -> str:

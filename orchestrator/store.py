@@ -364,7 +364,7 @@ def read(path: Path) -> dict[str, Any]:
     """Read a record, less its schema. Raises OrchestrateError when it is damaged or of another schema."""
     try:
         record = dict(json.loads(path.read_text(encoding="utf-8", errors="surrogateescape")))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise OrchestrateError(
             Problem(
                 what=f"cannot be read: {error}", where=str(path), remedy="move the run's folder aside and run again"

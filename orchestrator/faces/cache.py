@@ -37,7 +37,7 @@ class Cache:
             if record["check"] != self._check(sha256, body):
                 return None
             return _finding(body)
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
 
     def put(self, sha256: str, finding: Finding) -> None:
