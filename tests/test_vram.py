@@ -1,5 +1,7 @@
 """What of a card's memory is a run's own, as far as the driver tells."""
 
+import contextlib
+
 import pytest
 
 from orchestrator import vram
@@ -38,3 +40,14 @@ def test_a_larger_part_than_the_whole_is_not_believed() -> None:
     sample = vram.plausible(1000, 24576, 2000)
     assert sample is not None
     assert sample.own_mib is None
+
+
+def test_a_driver_that_fails_is_no_answer_and_no_error() -> None:
+    """Asked of the real library: without a driver it fails at its start, and again with every question."""
+    pynvml = pytest.importorskip("pynvml")
+    with contextlib.suppress(pynvml.NVMLError):
+        pynvml.nvmlInit()
+        pytest.skip("this machine has a driver")
+    probe = vram.Nvml()
+    assert probe.cards() == []
+    assert probe.sample("GPU-0", {OURS}) is None
