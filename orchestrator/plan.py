@@ -4,14 +4,17 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from orchestrator import grid, measure, mistakes, render, settings
 from orchestrator.errors import InputError, NothingSelected, Problem, errors_of
+from orchestrator.grid import Grid
 from orchestrator.kohya import generate, prompts
 from orchestrator.model import Params, Point, Question, Settings
 from orchestrator.stages import train
 from orchestrator.store import Attempt, Run, Sweep
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,33 +40,49 @@ class Plan:
 
 def read(settings_file: Path, grid_file: Path, name: str = "") -> Plan:
     """Read and check everything that the user wrote; raises InputError with every mistake in all of it."""
-    found, problems = _collect(
-        lambda: settings.load(settings_file), lambda: grid.load(grid_file), lambda: _name(name or grid_file.stem)
-    )
-    if problems:
+    problems: list[Problem] = []
+    used = _tried(lambda: settings.load(settings_file), problems)
+    asked = _tried(lambda: grid.load(grid_file), problems)
+    name = _tried(lambda: _name(name or grid_file.stem), problems) or ""
+    texts = _prompts(used, problems) if used else ()
+    points = _points(asked, used, problems) if used and asked else ()
+    if used is None or asked is None or errors_of(problems):
         raise InputError(*problems)
-    used, asked, name = found
     sweep = Sweep(used.runs / name)
-    texts, problems = prompts.read_prompts(used.generation.prompts)
-    problems += generate.check(used.generation, where=str(settings_file))
-    expanded, wrong = _collect(lambda: grid.expand(asked, used))
-    if wrong:
-        raise InputError(*mistakes.as_written(asked, used), *wrong, *errors_of(problems))
-    points: tuple[Point, ...] = expanded[0]
-    problems += mistakes.of_points(points, asked, used, measure.Measure(used.datasets).steps(points))
-    if not errors_of(problems):
-        problems += mistakes.of_templates([sweep.run(point) for point in points], used)
-    if errors_of(problems):
-        raise InputError(*problems)
+    if wrong := mistakes.of_templates([sweep.run(point) for point in points], used):
+        raise InputError(*wrong)
     return Plan(
         sweep=sweep,
         settings=used,
-        grid_text=grid_file.read_text(encoding="utf-8"),
+        grid_text="\n".join(path.read_text(encoding="utf-8") for path in asked.files),
         points=(*points, *_floors(points)),
         questions=asked.questions,
         prompts=texts,
         warnings=tuple(problems),
     )
+
+
+def _tried(read: Callable[[], T], problems: list[Problem]) -> T | None:
+    try:
+        return read()
+    except InputError as error:
+        problems += error.problems
+        return None
+
+
+def _prompts(used: Settings, problems: list[Problem]) -> tuple[str, ...]:
+    texts, wrong = prompts.read_prompts(used.generation.prompts)
+    problems += [*wrong, *generate.check(used.generation, where=str(used.path))]
+    return texts
+
+
+def _points(asked: Grid, used: Settings, problems: list[Problem]) -> tuple[Point, ...]:
+    points = _tried(lambda: grid.expand(asked, used), problems)
+    if points is None:
+        problems += mistakes.as_written(asked, used)
+        return ()
+    problems += mistakes.of_points(points, asked, used, measure.Measure(used.datasets).steps(points))
+    return points
 
 
 def example(asked: Plan, only: str) -> str:
@@ -73,17 +92,6 @@ def example(asked: Plan, only: str) -> str:
             attempt = Attempt(run.path / train.NAME / str(len(run.attempts(train.NAME)) + 1))
             return train.config_toml(run, attempt, asked.settings, render.Renderer(asked.settings.templates))
     return ""
-
-
-def _collect(*readers: Callable[[], Any]) -> tuple[list[Any], list[Problem]]:
-    found: list[Any] = []
-    problems: list[Problem] = []
-    for read in readers:
-        try:
-            found.append(read())
-        except InputError as error:
-            problems += error.problems
-    return found, problems
 
 
 def _name(name: str) -> str:

@@ -181,6 +181,15 @@ def test_a_grown_grid_adds_points_and_keeps_the_first_grid(world):
     assert after["created_at"] == before["created_at"]
 
 
+def test_what_a_grid_includes_is_kept_with_it(world):
+    (world.folder / "common.toml").write_text("[fixed]\nmax_train_steps = 6\n", encoding="utf-8")
+    world.ask('include = ["common.toml"]\n' + GRID)
+    frozen(world)
+    (kept,) = world.sweep.grids()
+    assert "max_train_steps = 6" in kept.read_text(encoding="utf-8")
+    assert GRID in kept.read_text(encoding="utf-8")
+
+
 def test_a_smaller_grid_forgets_no_point(world):
     before = frozen(world)
     world.ask(GRID.replace("[2, 4]", "[4]"))

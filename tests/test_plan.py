@@ -70,6 +70,15 @@ def test_mistakes_of_settings_and_grid_are_told_together_each_with_its_line(desk
     assert "dimz" in done.stderr
 
 
+def test_settings_are_looked_through_though_the_grid_cannot_be_read(desk):
+    desk.change(f"{ROOT}/persona/prompts.txt", "nowhere.txt")
+    desk.change('sampler = "euler_a"', 'sampler = "euler_z"')
+    done = desk.plan("[dimz]\nnetwork_dim = [16]\n", "--name", "../up")
+    assert done.exit_code == 2
+    for text in ("dimz", "nowhere.txt", "euler_z", "../up"):
+        assert text in done.stderr
+
+
 def test_wrong_arguments_of_both_files_are_told_together_each_at_its_line(desk):
     desk.change("sdpa = true", "sdpq = true")
     done = desk.plan('[dims]\nnetwrk_dim = [16]\n\n[fixed]\nlearning_rate = "1e-4"\nmax_grad_norm = -1.0\n')
