@@ -44,8 +44,8 @@ class Team(Protocol):
     def busy(self) -> bool:
         """Whether any turn goes on."""
 
-    def retire(self, turn: Turn, place: Place) -> None:
-        """Take nothing further like `turn` there."""
+    def retire(self, ended: Ended) -> None:
+        """Take nothing further like it there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,9 +97,9 @@ class Pool:
     def busy(self) -> bool:
         return bool(self._going)
 
-    def retire(self, turn: Turn, place: Place) -> None:
-        if self._on_card(turn):
-            self._memory.pop(place.card, None)
+    def retire(self, ended: Ended) -> None:
+        if self._on_card(ended.turn):
+            self._memory.pop(ended.place.card, None)
         else:
             self._scorers = 0
 

@@ -10,12 +10,9 @@ from orchestrator import faces, media, provenance
 from orchestrator.errors import NotReady, Problem, Severity
 from orchestrator.kohya import base as base_model
 from orchestrator.kohya import command, keys
-from orchestrator.model import TREATMENTS, BaseModel, Point, Settings
+from orchestrator.model import NO_CARD, TREATMENTS, BaseModel, Point, Settings
 from orchestrator.stages import prepare
 from orchestrator.vram import Card, VramProbe
-
-NO_CARD = "none"
-"""`vram.card` of a trainer that needs no GPU."""
 
 
 def findings(settings: Settings, points: Iterable[Point], probe: VramProbe) -> list[Problem]:

@@ -17,7 +17,7 @@ CORES_PER_TRAINING = 2
 LOADING_MIB = 4096
 """What a program takes of the host's memory beside the base model that it loads: libraries, CUDA, pictures."""
 
-_SPARE_MIB = 1024
+SPARE_MIB = 1024
 """Of each card, never promised: fragments, and what a poll once a second does not see."""
 
 _HEADROOM = 1.05
@@ -151,7 +151,7 @@ class Memory:
         beyond = max(0, used_mib - (sum(promised_mib) if own_mib is None else own_mib))
         told = own_mib is not None or not promised_mib
         self.strangers_mib = beyond if told else max(self.strangers_mib, beyond)
-        return total_mib - self.strangers_mib - sum(promised_mib) - _SPARE_MIB
+        return total_mib - self.strangers_mib - sum(promised_mib) - SPARE_MIB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -65,7 +65,7 @@ class _Ends:
         if ended.error:
             self._errors.append(ended.error)
         elif ended.result and self._health.poisoned(ended.turn, ended.place, ended.result, state):
-            self._team.retire(ended.turn, ended.place)
+            self._team.retire(ended)
             self._poisoned.append(self._problem(ended, ended.result))
         self.halted = self.halted or bool(self._errors) or (self._fail_fast and state is State.FAILED)
 

@@ -61,8 +61,20 @@ def until(what: Callable[[], Any]) -> None:
 
 
 def node_of(pid: int) -> str:
-    words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    """Empty for what belongs to neither, or has ended."""
+    try:
+        words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return ""
     return next((word.decode().partition("=")[2] for word in words if word.startswith(f"{NODE}=".encode())), "")
+
+
+def everything() -> list[int]:
+    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+
+
+def trains(pid: int) -> bool:
+    return b"config.toml" in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def test_a_sweep_over_two_nodes(nodes: Any, two: list[Any], world: World) -> None:
@@ -83,12 +95,12 @@ def test_a_node_that_dies_loses_nothing_that_was_finished(nodes: Any, two: list[
 
     def kill() -> None:
         until(lambda: any(line.startswith("ended") for line in world.ledger()))
-        until(lambda: {node_of(pid) for pid in world.living()} >= {"0", "1"})
-        nodes.remove_node(two[0], allow_graceful=False)
-        for pid in world.living():
-            if node_of(pid) == "0":  # a machine that dies takes its programs with it
+        until(lambda: any(node_of(pid) == "0" and trains(pid) for pid in world.living()))
+        for pid in everything():  # a machine that dies takes its programs with it
+            if node_of(pid) == "0":
                 killed.append(pid)
                 os.kill(pid, signal.SIGKILL)
+        nodes.remove_node(two[0], allow_graceful=False)
 
     killer = threading.Thread(target=kill)
     killer.start()
@@ -120,6 +132,7 @@ def test_stopping_reaches_the_machines(nodes: Any, two: list[Any], world: World)
 
 
 def test_a_machine_that_lacks_something_is_named(nodes: Any, two: list[Any], world: World) -> None:
+    world.ask(SEEDS)
     missing = Problem(what="there is no such file", where="orchestrate.toml", key="base_models.doll.path")
     with pytest.raises(NotReady, match=f"{os.uname().nodename}: orchestrate.toml: base_models.doll.path"):
         drive(nodes, world, world.context(), check=lambda: [missing])

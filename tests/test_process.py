@@ -3,13 +3,15 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from orchestrator import process
+from orchestrator import process, shim
+from orchestrator.errors import NotReady
 
 
 def start(folder: Path, code: str, **env: str) -> None:
@@ -135,3 +137,50 @@ def test_stopping_what_never_started_is_nothing(folder):
     folder.mkdir()
     process.stop(folder, 5)
     assert not process.started(folder)
+
+
+# --- other machines ---------------------------------------------------------------------------------------------------
+
+
+def elsewhere(folder: Path, silent_s: float) -> None:
+    folder.mkdir()
+    shim.write(folder / "process.json", {"schema": 1, **shim.identity(os.getpid()), "host": "another"})
+    then = time.time() - silent_s
+    os.utime(folder / "process.json", (then, then))
+
+
+def test_a_child_of_another_machine_lives_by_its_signs_of_life(tmp_path: Path) -> None:
+    elsewhere(tmp_path / "a", silent_s=process.SILENT_S - 10)
+    assert process.elsewhere(tmp_path / "a")
+    assert process.running(tmp_path / "a")
+    elsewhere(tmp_path / "b", silent_s=process.SILENT_S + 10)
+    assert not process.running(tmp_path / "b")
+    assert not process.same_boot(tmp_path / "b"), "its end is its machine's, not its own"
+
+
+def test_a_child_of_another_machine_that_has_ended_is_not_waited_for(tmp_path: Path) -> None:
+    elsewhere(tmp_path / "a", silent_s=0)
+    shim.write(tmp_path / "a" / "exit.json", {"schema": 1, "code": 0, "error": "", "seconds": 1.0, "host_oom": False})
+    assert not process.running(tmp_path / "a")
+
+
+def test_a_child_of_another_machine_cannot_be_ended_from_here(tmp_path: Path) -> None:
+    elsewhere(tmp_path / "a", silent_s=0)
+    with pytest.raises(NotReady, match="runs on another"):
+        process.stop(tmp_path / "a", 0.1)
+
+
+def test_a_shim_gives_signs_of_life(tmp_path: Path) -> None:
+    beat = f"import sys; sys.path.insert(0, {str(Path(shim.__file__).parent)!r}); import shim; shim.BEAT_S = 0.05; "
+    shim.write(tmp_path / "command.json", {"schema": 1, "argv": ["sleep", "0.5"], "cwd": str(tmp_path)})
+    child = subprocess.Popen([sys.executable, "-c", f"{beat} shim.main(shim.Path({str(tmp_path)!r}))"])
+    while not process.started(tmp_path):
+        time.sleep(0.01)
+    seen: set[int] = set()
+    while child.poll() is None:
+        seen.add((tmp_path / "process.json").stat().st_mtime_ns)
+        time.sleep(0.01)
+    assert len(seen) > 3
+    ended = process.exited(tmp_path)
+    assert ended
+    assert ended.code == 0
