@@ -148,9 +148,8 @@ class Workshop:
             "network_module": "networks.lora",
             "network_dim": 8,
             "network_alpha": 8,
-            "optimizer_type": "Prodigy",
-            "learning_rate": 1.0,
-            "optimizer_args": ["decouple=True", "weight_decay=0.01", "use_bias_correction=True"],
+            "optimizer_type": "AdamW",  # Prodigy needs its first fifty steps to find its rate
+            "learning_rate": 4e-3,
             "train_batch_size": 4,
             "max_train_steps": self._steps,
             "seed": seed,

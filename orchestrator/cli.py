@@ -473,14 +473,13 @@ def _forecast(asked: Plan, only: str) -> Forecast:
 
 def _context(asked: Plan, cards: list[str], console: Console, *, frozen: bool = True) -> Context:
     """Prepare the datasets, freeze the sweep unless it is only probed, and hand out what its runs share."""
-    from orchestrator import datasets, freeze, provenance, vram
+    from orchestrator import freeze, provenance, vram
     from orchestrator.context import Context
     from orchestrator.stages import prepare
 
     used = asked.settings
     hashes = provenance.Hashes(used.runs / ".hashes.json")
-    wanted = [datasets.of(point.params, used.datasets) for point in asked.points if not point.floor]
-    prepared = {one.name: prepare.build(one, used, hashes) for one in {one.name: one for one in wanted}.values()}
+    prepared = prepare.for_points(asked.points, used, hashes, console.say)
     if frozen:
         freeze.freeze(asked, prepared, hashes)
     return Context(

@@ -1,5 +1,6 @@
 """Carries recipes out over drawn portraits, whose faces the unmodified InsightFace finds."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ from PIL import Image
 from orchestrator import provenance, store
 from orchestrator.datasets import builder
 from orchestrator.miniature import draw, pack, world
-from orchestrator.model import Dataset, Prepared, Scoring
+from orchestrator.model import Dataset, Params, Point, Prepared, Scoring
 from orchestrator.recipe import Recipe
 from orchestrator.stages import prepare
 
@@ -29,9 +30,16 @@ class Kitchen:
         return replace(self.persona, name=name, recipe=Recipe(source="persona", **steps))
 
     def cook(self, dataset: Dataset, *others: Dataset) -> Prepared:
-        known = {one.name: one for one in (self.persona, dataset, *others)}
-        used: Any = SimpleNamespace(runs=self.runs, datasets=known, scoring=self.scoring)
-        return prepare.build(dataset, used, self.hashes)
+        return prepare.build(dataset, self._settings(dataset, *others), self.hashes)
+
+    def cook_for(self, params: list[Params], dataset: Dataset, say: Callable[[str], None]) -> dict[str, Prepared]:
+        """What points with these params need."""
+        points = [Point(id=str(index), name="", params=one) for index, one in enumerate(params)]
+        return prepare.for_points(points, self._settings(dataset), self.hashes, say)
+
+    def _settings(self, *datasets: Dataset) -> Any:
+        known = {one.name: one for one in (self.persona, *datasets)}
+        return SimpleNamespace(runs=self.runs, datasets=known, scoring=self.scoring)
 
     def taste(self, dataset: Dataset) -> tuple[Path, dict[str, Any]]:
         """The same in this process, which is quicker: the folder of pictures, and the record."""

@@ -190,3 +190,16 @@ def test_a_caption_never_becomes_empty(kitchen, photos):
     (photos / "a.txt").write_text("on a street")
     made, _ = kitchen.taste(kitchen.dataset("close", crop=Crop(smallest=96, drop_words=("street",))))
     assert (made / "a.txt").read_text().strip() == "on a street"
+
+
+def test_a_sweep_says_what_it_builds_and_names_the_faces_that_were_lost(kitchen, photos):
+    put(drawn(SMALL), photos / "one.png")
+    put(drawn(), photos / "none.png")
+    said: list[str] = []
+    close = kitchen.dataset("close", crop=Crop(smallest=96))
+    made = kitchen.cook_for([{"dataset": "close", "seed": seed} for seed in (1, 2)], close, said.append)
+    assert list(made) == ["close"]
+    assert said[0] == "close: is built from persona"
+    assert "2 pictures; 0 dropped; without a face or not cropped: none.png" in said[1]
+    kitchen.cook_for([{"dataset": "close"}], close, said.append)
+    assert len(said) == 2

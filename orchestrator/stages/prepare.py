@@ -5,16 +5,17 @@ is given a copy, and the owner's folder is only ever read.
 """
 
 import contextlib
+import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator import media, provenance, shim, store
+from orchestrator import datasets, media, provenance, shim, store
 from orchestrator.datasets import builder, child, identity, video
 from orchestrator.errors import NotReady, Problem, Severity
-from orchestrator.model import Dataset, Prepared, Settings
+from orchestrator.model import Dataset, Point, Prepared, Settings
 from orchestrator.recipe import Recipe
 
 
@@ -40,13 +41,13 @@ def survey(dataset: Dataset, where: str) -> list[Problem]:
     return problems
 
 
-def with_sources(names: Iterable[str], datasets: Mapping[str, Dataset]) -> list[str]:
+def with_sources(names: Iterable[str], known: Mapping[str, Dataset]) -> list[str]:
     """The datasets of these names, and those that they are made from."""
     found: dict[str, None] = {}
     left = list(names)
     while left:
         name = left.pop(0)
-        recipe = datasets[name].recipe
+        recipe = known[name].recipe
         found[name] = None
         left += [recipe.source] if recipe else []
     return list(found)
@@ -111,6 +112,32 @@ def key_of(dataset: Dataset, used: Settings, hashes: provenance.Hashes) -> str:
     return identity.key_of(dataset, source, used.scoring, hashes)
 
 
+def for_points(
+    points: Iterable[Point], used: Settings, hashes: provenance.Hashes, say: Callable[[str], None]
+) -> dict[str, Prepared]:
+    """What these points train on, by name, built where it is not there; says so, and names the faces that were lost."""
+    trained = [datasets.of(point.params, used.datasets) for point in points if not point.floor]
+    prepared = {}
+    for dataset in {one.name: one for one in trained}.values():
+        fresh = not (folder_of(dataset, used, hashes) / "dataset.json").exists()
+        if fresh and dataset.recipe:
+            say(f"{dataset.name}: is built from {dataset.recipe.source}")
+        prepared[dataset.name] = build(dataset, used, hashes)
+        if fresh and dataset.recipe:
+            say(_summary(store.read(prepared[dataset.name].folder.parent / "dataset.json")))
+    return prepared
+
+
+def _summary(record: Mapping[str, Any]) -> str:
+    lost = [one["name"] for one in record["made"] if any(note.startswith(_LOST) for note in one["notes"])]
+    parts = [f"{len(record['pictures'])} pictures", f"{len(record['dropped'])} dropped"]
+    parts += [f"without a face or not cropped: {', '.join(lost)}"] if lost else []
+    return f"{record['name']}: {'; '.join(parts)}; `orchestrate dataset show` shows them"
+
+
+_LOST = ("no face", "not cropped")
+
+
 def build(dataset: Dataset, used: Settings, hashes: provenance.Hashes) -> Prepared:
     """The dataset's folder below `runs/.datasets`, made if it is not there; whole or not at all.
 
@@ -122,7 +149,7 @@ def build(dataset: Dataset, used: Settings, hashes: provenance.Hashes) -> Prepar
         _make(dataset, key, folder, used, hashes)
     record = store.read(folder / "dataset.json")
     if _content(folder / "images") != record["content"]:
-        what = f"is not the copy of the dataset {dataset.name} that it should be: a file in it was changed, added or removed"
+        what = f"is not the copy of the dataset {dataset.name} that it should be: something was changed, added or removed"
         raise NotReady(Problem(what=what, where=str(folder), remedy="delete this folder: it is made again"))
     plain = folder / "plain"
     return Prepared(
@@ -192,7 +219,7 @@ def _cooked(dataset: Dataset, draft: Path, used: Settings, hashes: provenance.Ha
 def _content(images: Path) -> str:
     """One hash of all that is there, read anew: a latent that somebody has cached beside a picture counts, too."""
     lines = [f"{path.name} {provenance.sha256(path)}" for path in sorted(images.iterdir())]
-    return provenance.sha256_text("\n".join(lines))
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _files(dataset: Dataset) -> list[Path]:

@@ -1,0 +1,33 @@
+"""Each treatment changes what is learned in the direction in which its pictures were planted.
+
+`python -m benchmarks.treatments` is the long form.
+"""
+
+import pytest
+
+from benchmarks import treatments
+
+# About half of what these few steps were seen to do.
+LEAST = {
+    "crop to the face": 0.2,
+    "background weighs nothing": 0.2,
+    "2 of 24 pictures": 0.1,
+    "2 pictures, and frames": 0.05,
+}
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory):
+    return treatments.Workshop(tmp_path_factory.mktemp("treatments"), steps=25)
+
+
+@pytest.mark.filterwarnings("ignore:.estimate. is deprecated:FutureWarning")
+@pytest.mark.parametrize("name", LEAST)
+def test_a_treatment_teaches_what_it_should(workshop, name):
+    (question,) = (one for one in treatments.questions(workshop.folder) if one.name == name)
+    plain, treated = (
+        getattr(workshop.learned(question, recipe, seed=1), question.measured)
+        for recipe in (question.plain, question.treated)
+    )
+    moved = treated - plain
+    assert (moved if question.more else -moved) > LEAST[name], (plain, treated)
