@@ -1,0 +1,212 @@
+"""The layout of runs/: records that are whole or not there, states that follow from them, locks that die with us."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from orchestrator import process, shim, store
+from orchestrator.errors import Conflict, OrchestrateError
+from orchestrator.model import Failure, Point, Result, State
+from orchestrator.store import Run, Sweep
+
+POINT = Point(
+    id="1a2b3c4d", name="seed=1-1a2b3c4d", params={"seed": 1, "optimizer_args": ("a=1", "b=2")}, dims=("seed",)
+)
+FLOOR = Point(id="5e6f7a8b", name="floor-5e6f7a8b", params={"base_model": "doll"}, floor=True)
+GOOD = Result(failure=None, exit_code=0, seconds=1.5)
+CRASHED = Result(failure=Failure.CRASHED, reason="vanished", retry=True)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    made = Sweep(tmp_path / "sweep").run(POINT)
+    made.create()
+    return made
+
+
+# --- states: every row of the table in docs/design.md -----------------------------------------------------------------
+
+
+def test_a_run_without_attempts_is_pending(run: Run) -> None:
+    assert store.status(run) == store.Status(state=State.PENDING, stage="train")
+
+
+def test_a_run_with_its_last_product_is_finished_whatever_else_is_there(run: Run) -> None:
+    run.new_attempt("train")
+    run.finish("score", {})
+    assert store.status(run).state is State.FINISHED
+
+
+@pytest.mark.parametrize(
+    ("result", "state"),
+    [
+        (GOOD, State.PENDING),
+        (CRASHED, State.CRASHED),
+        (Result(failure=Failure.KILLED, retry=True), State.KILLED),
+        (Result(failure=Failure.OOM, retry=True), State.PENDING),
+        (Result(failure=Failure.OOM, retry=False), State.FAILED),
+        (Result(failure=Failure.CRASHED, retry=False), State.FAILED),
+    ],
+)
+def test_a_closed_attempt_says_whether_another_may_help(run: Run, result: Result, state: State) -> None:
+    run.new_attempt("train").close(result)
+    assert store.status(run).state is state
+
+
+def test_a_later_stage_counts_once_the_earlier_is_done(run: Run) -> None:
+    run.new_attempt("train").close(GOOD)
+    run.finish("train", {"checkpoints": []})
+    run.new_attempt("generate").close(CRASHED)
+    status = store.status(run)
+    assert (status.state, status.stage, status.failure, status.reason) == (
+        State.CRASHED,
+        "generate",
+        Failure.CRASHED,
+        "vanished",
+    )
+
+
+def test_an_attempt_that_lives_is_running_and_one_that_ended_unseen_has_crashed(run: Run) -> None:
+    attempt = run.new_attempt("train")
+    assert store.status(run).state is State.PENDING, "it never started"
+    process.start(attempt.path, [sys.executable, "-c", "input()"], env=os.environ, cwd=attempt.path)
+    process.start(attempt.path, ["/bin/sleep", "60"], env=os.environ, cwd=attempt.path)
+    assert store.status(run).state is State.RUNNING
+    process.stop(attempt.path, 0)
+    (attempt.path / "exit.json").unlink(missing_ok=True)
+    assert store.status(run).state is State.CRASHED
+    shim.write(attempt.path / "exit.json", {"schema": 1, "code": 0, "seconds": 1.0})
+    assert store.status(run).state is State.PENDING, "to be judged"
+
+
+def test_the_floor_is_not_trained(tmp_path: Path) -> None:
+    assert store.status(Sweep(tmp_path).run(FLOOR)).stage == "generate"
+
+
+# --- attempts ---------------------------------------------------------------------------------------------------------
+
+
+def test_numbers_are_never_reused_and_strangers_do_not_count(run: Run) -> None:
+    (run.path / "train" / "7").mkdir(parents=True)
+    (run.path / "train" / ".cache").mkdir()
+    (run.path / "train" / "notes").mkdir()
+    assert [attempt.number for attempt in run.attempts("train")] == [7]
+    assert run.new_attempt("train").number == 8
+
+
+def test_attempts_are_in_the_order_of_their_numbers(run: Run) -> None:
+    numbers = [run.new_attempt("train").number for _ in range(11)]
+    assert [attempt.number for attempt in run.attempts("train")] == numbers == list(range(1, 12))
+
+
+def test_a_result_reads_back_equal(run: Run) -> None:
+    attempt = run.new_attempt("train")
+    result = Result(failure=Failure.OOM, reason="ü €", retry=True, seconds=2.5, peak_vram_mib=9, steps=4)
+    attempt.close(result)
+    assert attempt.result() == result
+
+
+# --- records ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_point_reads_back_equal_tuples_included(run: Run) -> None:
+    assert store.point_of(store.read(run.path / "point.json")) == POINT
+
+
+def test_what_is_written_is_there_whole_and_nothing_else(tmp_path: Path) -> None:
+    store.write(tmp_path / "a.json", {"x": [1, "ü", None]})
+    store.write(tmp_path / "a.json", {"x": 2})
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+    assert json.loads((tmp_path / "a.json").read_text()) == {"schema": 1, "x": 2}
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+    store.write(tmp_path / "a.json", {"x": 1})
+    with pytest.raises(TypeError):
+        store.write(tmp_path / "a.json", {"x": object()})
+    (tmp_path / "b.json").mkdir()
+    with pytest.raises(OSError, match=r"b\.json"):
+        store.write(tmp_path / "b.json", {"x": 1})
+    assert store.read(tmp_path / "a.json") == {"x": 1}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "b.json"]
+
+
+def test_a_record_of_another_schema_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"schema": 2}')
+    with pytest.raises(OrchestrateError, match="was written by another version"):
+        store.read(tmp_path / "a.json")
+
+
+def test_a_product_names_files_that_are_there(run: Run) -> None:
+    """They are synced to disk before the record that makes them a fact."""
+    with pytest.raises(FileNotFoundError):
+        run.finish("train", {"checkpoints": [{"file": "train/1/output/lora.safetensors"}]})
+    assert not run.done("train")
+
+
+# --- the sweep --------------------------------------------------------------------------------------------------------
+
+
+def record() -> dict[str, object]:
+    return {"fingerprint": {}, "points": [asdict(POINT), asdict(FLOOR)], "questions": []}
+
+
+def test_grids_are_kept_verbatim_and_each_once(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path / "sweep")
+    for text in ("# one\r\n", "# two\n", "# one\r\n"):
+        sweep.freeze(record(), grid=text, templates={"train.toml.j2": "x"})
+    assert [path.read_bytes() for path in sweep.grids()] == [b"# one\r\n", b"# two\n"]
+    assert [run.point for run in sweep.runs()] == [POINT, FLOOR]
+    assert store.sweeps(tmp_path) == [sweep]
+
+
+def test_a_draft_that_a_kill_left_is_nothing(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path / "sweep")
+    sweep.freeze(record(), grid="# one\n", templates={})
+    (sweep.path / ".grid-2.toml.123.tmp").write_text("# ha")
+    (sweep.path / ".sweep.json.123.tmp").write_text("{")
+    assert len(sweep.grids()) == 1
+    assert len(sweep.runs()) == 2
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from orchestrator.store import Sweep
+with Sweep(Path(sys.argv[1])).lock():
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_lock_is_held_told_and_gone_with_its_process(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path / "sweep")
+    assert not sweep.driven()
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(sweep.path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout
+    holder.stdout.readline()
+    assert sweep.driven()
+    with pytest.raises(Conflict, match=rf"driven by process {holder.pid} on .* since 20\d\d-"), sweep.lock():
+        pass
+    holder.kill()
+    holder.wait()
+    assert not sweep.driven()
+    with sweep.lock():
+        assert json.loads((sweep.path / ".lock").read_text())["pid"] == os.getpid()
+
+
+@pytest.mark.parametrize("text", ["", "{", "null", '{"pid": 1}'])
+def test_a_holder_that_has_not_written_who_it_is_yet_still_holds(tmp_path: Path, text: str) -> None:
+    sweep = Sweep(tmp_path / "sweep")
+    with sweep.lock():
+        (sweep.path / ".lock").write_text(text)
+        began = time.monotonic()
+        with pytest.raises(Conflict, match="is being driven by"), sweep.lock():
+            pass
+        assert time.monotonic() - began < 5
