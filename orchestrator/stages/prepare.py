@@ -149,7 +149,7 @@ def build(dataset: Dataset, used: Settings, hashes: provenance.Hashes) -> Prepar
         _make(dataset, key, folder, used, hashes)
     record = store.read(folder / "dataset.json")
     if _content(folder / "images") != record["content"]:
-        what = f"is not the copy of the dataset {dataset.name} that it should be: something was changed, added or removed"
+        what = f"is not the copy of {dataset.name} that it should be: a file in it was changed, added or removed"
         raise NotReady(Problem(what=what, where=str(folder), remedy="delete this folder: it is made again"))
     plain = folder / "plain"
     return Prepared(
