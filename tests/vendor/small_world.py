@@ -173,7 +173,7 @@ class World:
         run = self.run(name, **arguments)
         trainer = replace(self.settings.trainer, resume=resume)
         ctx = self.context(trainer=trainer, **({"datasets": {"persona": dataset}} if dataset else {}))
-        return trained(run, train.perform(run, replace(ctx, stop=stop or Stop())))
+        return trained(run, train.perform(run, replace(ctx, stop=Stop() if stop is None else stop)))
 
     def masked(self) -> Dataset:
         """The persona with a mask beside each picture that leaves a sixteenth of it."""

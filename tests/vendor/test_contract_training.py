@@ -87,12 +87,13 @@ def legs(tiny: World) -> tuple[Trained, Trained]:
 
 
 def _ask_in_the_second_epoch(file: Path, stop: Stop) -> None:
-    ready = threading.Event()
+    nap = threading.Event()
     for _ in range(1200):
-        progress = log.read_progress(file.read_text(encoding="utf-8")) if file.exists() else None
+        text = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+        progress = log.read_progress(text)
         if progress and progress.step > 2:
             break
-        ready.wait(0.1)
+        nap.wait(0.1)
     stop.asked = 1
 
 
