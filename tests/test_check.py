@@ -32,7 +32,7 @@ def told(problems: object) -> str:
 
 def quick(world: World, folder: Path) -> None:
     """A trainer's interpreter that says what it imported without taking the seconds for it."""
-    stand_in = program(folder / "python", """echo '{"python": "3.11.0", "torch": "2.6.0", "built for": "12.4"}'""")
+    stand_in = program(folder / "python", """echo '{"python": "3.11.0", "torch": "2.6.0", "built for": "CUDA 12.4"}'""")
     text = world.settings.read_text(encoding="utf-8")
     world.settings.write_text(text.replace(f'python = "{sys.executable}"', f'python = "{stand_in}"'), encoding="utf-8")
 
@@ -68,7 +68,7 @@ def test_for_scripts_it_is_one_object_with_every_finding(world, tmp_path):
     done = check(world, "--json")
     record = json.loads(done.stdout)
     assert (record["schema"], record["ready"], done.exit_code) == (1, True, 0)
-    assert set(record["facts"]) == {"trainer", "torch sees", "face pack"}
+    assert set(record["facts"]) == {"orchestrate", "sd-scripts", "trainer", "torch sees", "face pack"}
     finding = next(finding for finding in record["findings"] if finding["what"] == "lacks the trigger")
     assert finding["severity"] == "warning"
     assert finding["remedy"]

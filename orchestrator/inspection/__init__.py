@@ -3,9 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from orchestrator import forecast, readiness
+from orchestrator import forecast, provenance, readiness
 from orchestrator.errors import Problem
 from orchestrator.inspection import card, interpreter, persona, pictures, tokenizers
+from orchestrator.kohya import keys
 from orchestrator.kohya import length as lengths
 from orchestrator.model import Dataset, Point, Settings
 from orchestrator.plan import Plan
@@ -35,7 +36,15 @@ def inspect(settings: Settings, probe: VramProbe, asked: Plan | None = None) -> 
         sizes = card.sizes_gib(probe, settings)
         told = forecast.forecast(asked.sweep, asked.runs(), settings, prompts=len(asked.prompts), cards_gib=sizes)
         problems += [*card.too_small(told), *forecast.shortage(told)]
-    return Inspection(facts={**trainer.facts, **driver, **faces.facts}, problems=tuple(dict.fromkeys(problems)))
+    facts = {**_versions(settings), **trainer.facts, **driver, **faces.facts}
+    return Inspection(facts=facts, problems=tuple(dict.fromkeys(problems)))
+
+
+def _versions(settings: Settings) -> dict[str, str]:
+    commit = provenance.commit(settings.trainer.sd_scripts) or "no checkout of its own"
+    pinned = ", as pinned" if commit == keys.PINNED else ""
+    own = ", ".join(f"{name} {version}" for name, version in provenance.versions().items())
+    return {"orchestrate": own, "sd-scripts": commit + pinned}
 
 
 def _default(settings: Settings) -> Point:

@@ -25,7 +25,7 @@ for name in sys.argv[1:]:
 if isinstance(found.get("torch"), str):
     import torch
     found["cuda"] = torch.cuda.is_available()
-    found["built for"] = torch.version.cuda or "CPU only"
+    found["built for"] = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU only"
     found["sees"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if found["cuda"] else []
 print("\\n" + json.dumps(found))
 """
