@@ -67,7 +67,8 @@ def gather(sweep: Sweep) -> list[RunFacts]:
     kept, _ = calibration(sweep)
     yardstick = kept.calibration.yardstick if kept else None
     weighed = [_weighed(facts, halves, floors.get(_base(facts.run), ()), yardstick) for facts in bare]
-    return [replace(facts, fresh=_fresh(facts, weighed)) for facts in weighed]
+    below = {_base(one.run): fresh.scores(one.run, one.choice) for one in weighed if one.run.point.floor and one.choice}
+    return [replace(facts, fresh=_fresh(facts, below.get(_base(facts.run), ()))) for facts in weighed]
 
 
 def calibration(sweep: Sweep) -> tuple[Kept | None, list[Problem]]:
@@ -104,12 +105,8 @@ def _attempts(run: Run) -> list[Attempted]:
     return found
 
 
-def _fresh(one: RunFacts, all_facts: Sequence[RunFacts]) -> Fresh | None:
-    if one.choice is None:
-        return None
-    floor = next((other for other in all_facts if other.run.point.floor and _base(other.run) == _base(one.run)), None)
-    below = fresh.scores(floor.run, floor.choice) if floor and floor.choice and floor is not one else ()
-    return fresh.of(one.run, one.choice, below)
+def _fresh(one: RunFacts, floor: Sequence[Score]) -> Fresh | None:
+    return fresh.of(one.run, one.choice, () if one.run.point.floor else floor) if one.choice else None
 
 
 def _base(run: Run) -> str:

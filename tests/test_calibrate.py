@@ -95,7 +95,16 @@ def test_a_photo_without_a_face_is_left_out_and_named(album: Path, used: Setting
     Image.new("RGB", (64, 64)).save(tmp_path / "references" / "nobody.png")
     found = measure.measure(replace(used, scoring=replace(used.scoring, references=tmp_path / "references")), Asked())
     assert found.rejected == {"nobody.png": "shows no face"}
+    assert found.twins == ()
     assert found.calibration.photos == 12
+
+
+def test_a_photo_that_is_there_twice_is_named(album: Path, used: Settings, tmp_path: Path) -> None:
+    shutil.copytree(album / "references", tmp_path / "references")
+    shutil.copyfile(album / "references" / "1005.png", tmp_path / "references" / "again.png")
+    found = measure.measure(replace(used, scoring=replace(used.scoring, references=tmp_path / "references")), Asked())
+    assert found.twins == (("1005.png", "again.png"),)
+    assert "1005.png and again.png are one photo, which counts twice: take one out" in list(words.lines(found))
 
 
 def test_two_photos_are_no_yardstick(album: Path, used: Settings, tmp_path: Path) -> None:

@@ -58,6 +58,7 @@ def measure(settings: Settings, asked: Asked) -> Kept:
         calibration=found,
         rejected=rejected,
         trained_on=tuple(trained_on),
+        twins=_twins(photos),
         known_pairs=known,
         baseline=baseline,
         expected_from_pairs=calibration.expected_centroid_similarity(baseline.mean, len(photos)) if baseline else None,
@@ -111,6 +112,14 @@ def _trained_on(
             if row.max() >= SAME_PHOTO:
                 found.setdefault(path.name, seen[int(row.argmax())])
     return found
+
+
+def _twins(photos: Mapping[str, FloatArray]) -> tuple[tuple[str, str], ...]:
+    """Pairs of references that are the same photo."""
+    faces = calibration.unit(np.stack(list(photos.values())))
+    alike = np.argwhere(np.triu(faces @ faces.T >= SAME_PHOTO, 1))
+    names = list(photos)
+    return tuple((names[one], names[other]) for one, other in alike)
 
 
 def _both(settings: Settings, name: str, twin: Path) -> Problem:

@@ -39,6 +39,8 @@ def _photos(kept: Kept) -> Iterator[str]:
             yield f"outlier: {one.name} at {one.similarity:.3f}; another person, a profile, a tiny face? look at it"
     for name, why in kept.rejected.items():
         yield f"not used: {name} {why}"
+    for first, second in kept.twins:
+        yield f"{first} and {second} are one photo, which counts twice: take one out"
     if found.provisional:
         yield (
             f"provisional: {found.more_photos} more photos make it firm ({FIRM_PHOTOS}); with these, the lowest one "
