@@ -35,7 +35,7 @@ def main(record: str = str(PUBLISHED)) -> None:
     for name, value in found.gib.items():
         print(f"{name:16} {value:7.3f}")
     for kind, errors in (("fitted", found.fitted), ("held out", found.held_out)):
-        worst = max(abs(error) for error in errors.values())
+        worst = max(map(abs, errors.values()), default=0.0)
         print(f"\n{len(errors)} cells {kind}, worst {worst:.2f} GiB")
         for key, error in errors.items():
             print(f"  {key:34} {error:+.2f}")

@@ -75,9 +75,9 @@ class Case:
 
 
 CASES = (
-    # Prodigy at dim 64 takes 14 GiB with gradient checkpointing, AdamW8bit 11.5; the pictures take 10.
+    # Prodigy at dim 64 takes 13.3 GiB with gradient checkpointing, AdamW8bit 10.7; the pictures take 8.2.
     Case(name="budget", dim=64, budget_gib=12.75),
-    # Prodigy at dim 16 takes 17 GiB without gradient checkpointing, 11 with.
+    # Prodigy at dim 16 takes 17 GiB without gradient checkpointing, 10.2 with.
     Case(name="crowded", dim=16, leave_gib=15),
 )
 
