@@ -32,10 +32,10 @@ _RECORD_BYTES = 2_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunForecast:
-    """One run: what is still to be done. Seconds are 0 where a stage is done; `length` None where it is unknown.
+    """One run: what is still to be done. Seconds are 0 where a stage is done, and of a run that failed for good.
 
-    counted: the pictures are here, so that epochs are no estimate, and neither are steps; steps are none either way
-    where they are asked for by number. origin: how the pace is known.
+    length: None where it is unknown.
+    counted: the pictures are here, so that epochs and steps are no estimate. origin: how the pace is known.
     """
 
     run: Run
@@ -57,7 +57,7 @@ class RunForecast:
 
     @property
     def exact(self) -> bool:
-        """Whether the steps are no estimate."""
+        """Whether the steps are no estimate: counted, or asked for by their number."""
         return self.counted or "max_train_epochs" not in self.run.point.params
 
 
@@ -170,7 +170,7 @@ def _run(run: Run, used: Settings, prompts: int, known: Experience, measure: Mea
     pictures = None if run.point.floor else measure.pictures(str(params["dataset"]))
     images = _images(run.point, length, used.generation) * prompts
     pace = _pace(params, known)
-    todo = [stage for stage in run.stages if not run.done(stage)]
+    todo = [] if status.state is State.FAILED else [stage for stage in run.stages if not run.done(stage)]
     return RunForecast(
         run=run,
         status=status,

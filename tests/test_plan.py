@@ -347,6 +347,15 @@ def test_the_bill_is_of_this_machine_once_a_run_is_finished(world):
     }
 
 
+def test_a_run_that_failed_for_good_costs_nothing_more(world):
+    world.settle(env={"STANDIN_TRAIN": "bad_config:network_dim=4"})
+    world.drive(only="network_dim=4*")
+    (_, failed, _) = _json(world, "plan")["runs"]
+    assert failed["state"] == "failed"
+    assert "only with --retry failed" in failed["why"]
+    assert (failed["train_s"], failed["generate_s"], failed["disk_bytes"]) == (0, 0, 0)
+
+
 def test_another_sweep_of_the_same_memory_profile_counts(world):
     world.drive(only="network_dim=2*")
     told = _json(world, "plan", "--name", "another")
@@ -365,24 +374,34 @@ def _json(world, *words: str) -> dict:
 
 
 @pytest.mark.parametrize(
-    ("size", "shape"),
+    ("resolution", "least", "most", "step", "no_upscale", "size", "shape"),
     [
-        ((1024, 1024), (1024, 1024)),
-        ((2000, 1000), (1408, 704)),
-        ((768, 1344), (768, 1344)),
-        ((1000, 1500), (832, 1216)),
-        ((64, 64), (1024, 1024)),
+        ((1024, 1024), 512, 2048, 64, False, (1024, 1024), (1024, 1024)),
+        ((1024, 1024), 512, 2048, 64, False, (64, 64), (1024, 1024)),
+        ((1024, 1024), 512, 2048, 64, False, (656, 1224), (768, 1344)),
+        ((1024, 1024), 256, 1024, 64, False, (3727, 1597), (1024, 448)),
+        ((768, 768), 256, 1536, 32, False, (3061, 1775), (992, 576)),
+        ((832, 1216), 512, 2048, 64, False, (2054, 3746), (704, 1344)),
+        ((832, 1216), 512, 2048, 64, False, (652, 1587), (640, 1536)),
+        ((1024, 1024), 512, 2048, 64, True, (700, 500), (640, 448)),
+        ((1024, 1024), 512, 2048, 64, True, (1567, 1302), (1088, 896)),
+        ((1024, 1024), 256, 1024, 64, True, (1922, 3997), (704, 1472)),
+        ((768, 768), 256, 1536, 32, True, (3291, 297), (2464, 224)),
     ],
 )
-def test_a_picture_falls_into_the_bucket_that_sd_scripts_puts_it_in(size, shape):
-    params = {"resolution": "1024,1024", "enable_bucket": True, "min_bucket_reso": 512, "max_bucket_reso": 2048}
+def test_a_picture_falls_into_the_bucket_of_sd_scripts_own_manager(
+    resolution, least, most, step, no_upscale, size, shape
+):
+    """The shapes are what BucketManager.select_bucket of the pinned commit gave."""
+    params = {
+        "resolution": f"{resolution[0]},{resolution[1]}",
+        "enable_bucket": True,
+        "min_bucket_reso": least,
+        "max_bucket_reso": most,
+        "bucket_reso_steps": step,
+        "bucket_no_upscale": no_upscale,
+    }
     assert list(lengths.buckets(params, [size])) == [shape]
-
-
-def test_without_upscaling_a_small_picture_keeps_its_size():
-    params = {"resolution": "1024,1024", "enable_bucket": True, "bucket_no_upscale": True}
-    sizes = [(700, 500), (3000, 2000)]
-    assert list(lengths.buckets(params, sizes)) == [(640, 448), (1216, 832)]
 
 
 def test_without_buckets_all_are_of_one_size():
