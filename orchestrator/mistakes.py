@@ -27,12 +27,12 @@ def of_points(points: Sequence[Point], asked: Grid, used: Settings, steps: Mappi
 
     steps: optimizer steps by point id, where they are known.
     """
-    params = _but_for_seeds(points)
+    params, accepted = _but_for_seeds(points), _accepted(used)
     told = traps.traps(params, datasets=used.datasets)
     seeds: list[Params] = [{"seed": point.params["seed"]} for point in points if "seed" in point.params]
-    found = [*check.check([*params, *seeds], _accepted(used)), *told, *traps.sweep_traps(points, steps=steps)]
-    ladder_problems = _of_ladder(params, {trap.what for trap in told}, used)
-    return [*_placed(found, asked, used), *ladder_problems, *_of_base_models(params, used)]
+    found = [*check.check([*params, *seeds], accepted), *told, *traps.sweep_traps(points, steps=steps)]
+    of_ladder = _of_ladder(params, {trap.what for trap in told}, used, accepted)
+    return [*_placed(found, asked, used), *of_ladder, *_of_base_models(params, used)]
 
 
 def _of_base_models(points: Iterable[Params], used: Settings) -> Iterator[Problem]:
@@ -81,7 +81,7 @@ def of_templates(runs: Sequence[Run], used: Settings) -> list[Problem]:
 # --- the ladder -------------------------------------------------------------------------------------------------------
 
 
-def _of_ladder(points: Iterable[Params], told: set[str], used: Settings) -> list[Problem]:
+def _of_ladder(points: Iterable[Params], told: set[str], used: Settings, accepted: Keys) -> list[Problem]:
     """Only what a rung brings about: a point's own mistakes are told where it is."""
     where = f"{used.path}: [[ladder]]"
     try:
@@ -90,7 +90,7 @@ def _of_ladder(points: Iterable[Params], told: set[str], used: Settings) -> list
         return [replace(problem, where=where) for problem in error.problems]
     lowered = traps.traps([effective for effective, _ in steps], where=where, datasets=used.datasets)
     return [
-        *check.check([step.overrides for _, step in steps], _accepted(used), where=where),
+        *check.check([step.overrides for _, step in steps], accepted, where=where),
         *(trap for trap in lowered if trap.what not in told),
     ]
 
