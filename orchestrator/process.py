@@ -84,17 +84,18 @@ def exited(folder: Path) -> Exit | None:
 def marked(folder: Path) -> list[int]:
     """The living processes that carry this folder's marker: shim, child, and what they started."""
     want = f"{MARKER}={folder}".encode()
-    return [pid for pid in _pids() if want in _environ(pid).split(b"\0") and not _zombie(pid)]
+    return [pid for pid in _pids() if _has(pid, want) and not _zombie(pid)]
 
 
 def wait(folder: Path, timeout_s: float) -> None:
-    """Sleep until the shim ends, at most `timeout_s`; a short nap when only what it left behind still lives."""
+    """Sleep until the shim ends, at most `timeout_s`, or without a shim whatever it left behind."""
     record = _read(folder / "process.json")
-    if record is None or not _shim_lives(folder):
+    lives = [record["pid"]] if record and _shim_lives(folder) else marked(folder)
+    if not lives:
         time.sleep(timeout_s if elsewhere(folder) else min(timeout_s, 0.02))
         return
     with contextlib.suppress(OSError):  # it ended since we looked
-        ended = os.pidfd_open(record["pid"])
+        ended = os.pidfd_open(lives[0])
         try:
             poll = select.poll()
             poll.register(ended, select.POLLIN)
@@ -147,7 +148,7 @@ def _signal_all(folder: Path, number: signal.Signals, spare: int | None = None) 
         with contextlib.suppress(OSError):
             handle = os.pidfd_open(pid)
             try:
-                if f"{MARKER}={folder}".encode() in _environ(pid).split(b"\0"):
+                if _has(pid, f"{MARKER}={folder}".encode()):
                     signal.pidfd_send_signal(handle, number)
             finally:
                 os.close(handle)
@@ -166,11 +167,22 @@ def _pids() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
 
+def _has(pid: int, variable: bytes) -> bool:
+    environ = _environ(pid)
+    return variable in environ and variable in environ.split(b"\0")
+
+
 def _environ(pid: int) -> bytes:
     try:
-        return Path(f"/proc/{pid}/environ").read_bytes()
+        file = os.open(f"/proc/{pid}/environ", os.O_RDONLY)  # of every process, several times a second: no objects
     except OSError:
         return b""
+    try:
+        return b"".join(iter(lambda: os.read(file, 65536), b""))
+    except OSError:
+        return b""
+    finally:
+        os.close(file)
 
 
 def _zombie(pid: int) -> bool:
