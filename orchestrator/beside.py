@@ -1,11 +1,14 @@
 """Further pictures of runs that are scored already: each set a run of its own, beside the run's pictures."""
 
+import csv
 import hashlib
+import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
-from orchestrator import fresh
+from orchestrator import fresh, shim
 from orchestrator.context import Context
 from orchestrator.errors import InputError, errors_of
 from orchestrator.facts import RunFacts
@@ -62,3 +65,13 @@ def drive(wanted: Sequence[Beside], ctx: Context, by: Callable[[Sequence[Run], C
         generation = replace(ctx.settings.generation, strengths=(strength,), checkpoints="last")
         runs = [one.run for one in wanted if one.strength == strength]
         by(runs, replace(ctx, settings=replace(ctx.settings, generation=generation)))
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
+    """(Re)write a table of a report; without rows its one heading says that there is none."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else ["run"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shim.write_text(path, text.getvalue())

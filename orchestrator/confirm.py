@@ -1,14 +1,12 @@
 """More pictures of the best runs, made to be believed: the best of many looks better than it is."""
 
-import csv
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from orchestrator import beside, facts, shim
+from orchestrator import beside, facts
 from orchestrator.beside import Beside
 from orchestrator.context import Context
 from orchestrator.errors import InputError, NothingSelected, Problem, errors_of
@@ -77,13 +75,7 @@ def report(sweep: Sweep) -> Iterator[str]:
     """Write what was confirmed so far as a table, and say it in sentences, the best run first."""
     found = [one for one in facts.gather(sweep) if one.fresh]
     found.sort(key=lambda one: one.fresh.confirmation.fresh if one.fresh else 0.0, reverse=True)
-    rows = [_row(one, one.fresh) for one in found if one.fresh]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else ["run"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    sweep.report.mkdir(parents=True, exist_ok=True)
-    shim.write_text(sweep.report / TABLE, text.getvalue())
+    beside.write_table(sweep.report / TABLE, [_row(one, one.fresh) for one in found if one.fresh])
     yield from (_sentence(one, one.fresh) for one in found if one.fresh)
 
 

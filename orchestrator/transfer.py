@@ -1,12 +1,10 @@
 """LoRAs on another base model than they were trained on: the same prompts and seeds, against that base's own floor."""
 
-import csv
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
-from orchestrator import beside, facts, fresh, plan, provenance, scorer, shim, store
+from orchestrator import beside, facts, fresh, plan, provenance, scorer, store
 from orchestrator.beside import Beside
 from orchestrator.context import Context
 from orchestrator.errors import InputError, NothingSelected, Problem
@@ -55,12 +53,7 @@ def prepare(chosen: Sequence[RunFacts], base: str, sweep: Sweep, ctx: Context) -
 def report(sweep: Sweep) -> Iterator[str]:
     """Write what was moved so far as a table, and say it in sentences."""
     rows = [row for one in facts.gather(sweep) if one.choice for row in _rows(one, sweep)]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else ["run"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    sweep.report.mkdir(parents=True, exist_ok=True)
-    shim.write_text(sweep.report / TABLE, text.getvalue())
+    beside.write_table(sweep.report / TABLE, rows)
     for row in rows:
         yield (
             f"{row['run']} on {row['made_on']}: similarity {row['similarity_mean']}, {row['gain'] or '?'} over its "

@@ -37,6 +37,6 @@ def answer(sweeps: Sequence[Read], terms: Terms | None = None) -> list[tuple[Tol
     asked = [contrasts.Asked(sweep=one.sweep, questions=one.questions, runs=one.runs, kept=one.kept) for one in sweeps]
     answered = contrasts.answer(asked, terms or Terms())
     return [
-        (*told, *memory.answer(one.sweep, one.questions, one.runs), *ready.answer(one.sweep, one.runs, one.kept))
+        (*told, *memory.answer(one.sweep, one.runs), *ready.answer(one.sweep, one.runs, one.kept))
         for one, told in zip(sweeps, answered, strict=True)
     ]

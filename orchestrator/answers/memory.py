@@ -6,7 +6,7 @@ from orchestrator.answers import cost
 from orchestrator.answers.told import Told
 from orchestrator.evidence.contrast import Verdict
 from orchestrator.facts import Attempted, RunFacts
-from orchestrator.model import Question, State
+from orchestrator.model import State
 
 ID = "Q5"
 """The question's heading on the owner's page."""
@@ -18,11 +18,11 @@ _DRIVER_GIB = 0.5
 """What a card of 24 GB does not give to a training."""
 
 
-def answer(sweep: str, questions: Sequence[Question], runs: Sequence[RunFacts]) -> Iterator[Told]:
+def answer(sweep: str, runs: Sequence[RunFacts]) -> Iterator[Told]:
     """One answer where the sweep has trained with Prodigy, or has tried to."""
     asked = [run for run in runs if run.run.point.params.get("optimizer_type") == _OPTIMIZER]
     attempts = [one for run in asked for one in run.training if _with_prodigy(one)]
-    if not attempts or any(question.id == f"{ID}-memory" for question in questions):
+    if not attempts:
         return
     spent, peak = cost.cost(asked), _peak_gib(attempts)
     verdict, reason = _verdict(asked, attempts, peak)

@@ -1,7 +1,7 @@
 """Measures the yardstick: looks at the references, the owner's pairs and the impostors, and does the statistics."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -49,9 +49,7 @@ def measure(settings: Settings, asked: Asked) -> Kept:
     if trained_on and not asked.allow_training_references:
         raise InputError(*(_both(settings, name, twin) for name, twin in trained_on.items()))
     found = calibration.calibrate(photos, {name: _faces(paths, looked) for name, paths in asked.impostors.items()})
-    known = _known_pairs(asked.pairs, looked)
-    baseline = calibration.from_pairs(known) if known else None
-    return Kept(
+    kept = Kept(
         face_pack=_pack(settings),
         references=_hashes(settings).of_all(references),
         measured_at=store.now(),
@@ -59,10 +57,8 @@ def measure(settings: Settings, asked: Asked) -> Kept:
         rejected=rejected,
         trained_on=tuple(trained_on),
         twins=_twins(photos),
-        known_pairs=known,
-        baseline=baseline,
-        expected_from_pairs=calibration.expected_centroid_similarity(baseline.mean, len(photos)) if baseline else None,
     )
+    return _with_pairs(kept, _known_pairs(asked.pairs, looked))
 
 
 def _look(settings: Settings, paths: Iterable[Path]) -> dict[Path, Looked]:
@@ -129,6 +125,14 @@ def _both(settings: Settings, name: str, twin: Path) -> Problem:
         key=_KEY,
         remedy="take it out of one of the two, or say --allow-training-references: every number is then marked",
     )
+
+
+def _with_pairs(kept: Kept, known: tuple[KnownPair, ...]) -> Kept:
+    if not known:
+        return kept
+    baseline = calibration.from_pairs(known)
+    expected = calibration.expected_centroid_similarity(baseline.mean, kept.calibration.photos)
+    return replace(kept, known_pairs=known, baseline=baseline, expected_from_pairs=expected)
 
 
 def _known_pairs(pairs: Iterable[PicturePair], looked: Mapping[Path, Looked]) -> tuple[KnownPair, ...]:
