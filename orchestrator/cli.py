@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -20,6 +20,7 @@ import orchestrator
 from orchestrator.errors import InputError, NotReady, OrchestrateError, Problem, errors_of
 
 if TYPE_CHECKING:
+    from orchestrator.beside import Beside
     from orchestrator.console import Console
     from orchestrator.context import Context, Stop
     from orchestrator.forecast import Forecast
@@ -116,7 +117,7 @@ def run(
                     _on_signals(ctx.stop)
                     sweep.drive_with(team, runs, telling, retry=retry is not None, fail_fast=fail_fast)
             finally:
-                _report(asked.sweep, console)
+                _report_if_older(asked.sweep, console)
     if ctx.stop:
         sys.exit(INTERRUPTED)
     sys.exit(_failed(asked, only))
@@ -330,26 +331,17 @@ def show_dataset(settings_file: Path, seed: int, name: str) -> None:
 @click.option("--top", default=3, show_default=True, type=click.IntRange(min=1), help="How many of the best runs.")
 def confirm(settings_file: Path, sweep: str, top: int) -> None:
     """Make more pictures with the best runs, of fresh prompts or seeds: the best of many looks better than it is."""
-    from orchestrator import beside, settings, store
+    from orchestrator import beside, settings
     from orchestrator import confirm as confirming
-    from orchestrator import sweep as sweeping
-    from orchestrator.model import State
 
     console, named = _console(), _sweep(settings_file, sweep)
     best = confirming.best(named, top)
     asked = beside.plan(settings.load(settings_file), named, [one.run.point for one in best])
-    cards = _ready(asked, console)
-    with named.lock(), _held(asked, cards) as held:
-        ctx = confirming.anew(_context(asked, held, console))
-        _on_signals(ctx.stop)
-        wanted = confirming.prepare(best, ctx)
-        beside.drive(wanted, ctx, lambda runs, world: sweeping.drive(runs, world, cards=held))
+    code = _beside(asked, _ready(asked, console), console, lambda ctx: confirming.prepare(best, ctx))
     for line in confirming.report(named):
         console.result(line)
     _report(named, console)
-    if ctx.stop:
-        sys.exit(INTERRUPTED)
-    sys.exit(0 if all(store.status(one.run).state is State.FINISHED for one in wanted) else 1)
+    sys.exit(code)
 
 
 @main.command()
@@ -396,26 +388,18 @@ def prune(settings_file: Path, sweep: str, keep_best: int, yes: bool) -> None:
 @_only
 def transfer(settings_file: Path, sweep: str, base: str, only: str) -> None:
     """Make a sweep's pictures with its LoRAs on another base model than they were trained on."""
-    from orchestrator import beside, settings, store
-    from orchestrator import sweep as sweeping
+    from orchestrator import beside, settings
     from orchestrator import transfer as moving
-    from orchestrator.model import State
 
     console, named, used = _console(), _sweep(settings_file, sweep), settings.load(settings_file)
     chosen = moving.selected(named, base, only, used)
     cards = _ready(beside.plan(used, named, moving.points(chosen, base)), console)
     asked = beside.plan(used, named, [one.run.point for one in chosen])
-    with named.lock(), _held(asked, cards) as held:
-        ctx = _context(asked, held, console)
-        _on_signals(ctx.stop)
-        wanted = moving.prepare(chosen, base, named, ctx)
-        beside.drive(wanted, ctx, lambda runs, world: sweeping.drive(runs, world, cards=held))
+    code = _beside(asked, cards, console, lambda ctx: moving.prepare(chosen, base, named, ctx))
     for line in moving.report(named):
         console.result(line)
     console.result(str(named.report / moving.TABLE))
-    if ctx.stop:
-        sys.exit(INTERRUPTED)
-    sys.exit(0 if all(store.status(one.run).state is State.FINISHED for one in wanted) else 1)
+    sys.exit(code)
 
 
 @main.command()
@@ -494,6 +478,22 @@ def _context(asked: Plan, cards: list[str], console: Console, *, frozen: bool = 
     )
 
 
+def _beside(
+    asked: Plan, cards: list[str], console: Console, prepare: Callable[[Context], tuple[list[Beside], Context]]
+) -> int:
+    """Have further pictures of a sweep's runs made and scored; the exit code."""
+    from orchestrator import beside, store, sweep
+    from orchestrator.model import State
+
+    with asked.sweep.lock(), _held(asked, cards) as held:
+        wanted, ctx = prepare(_context(asked, held, console))
+        _on_signals(ctx.stop)
+        beside.drive(wanted, ctx, lambda runs, world: sweep.drive(runs, world, cards=held))
+    if ctx.stop:
+        return INTERRUPTED
+    return 0 if all(store.status(one.run).state is State.FINISHED for one in wanted) else 1
+
+
 def _on_signals(stop: Stop) -> None:
     """Once is polite, twice is now; TERM is the same as Ctrl-C."""
 
@@ -512,6 +512,15 @@ def _report(sweep: Sweep, console: Console) -> None:
     table, read = report.write(sweep), answers.read(sweep)
     console.result(str(page.write(sweep, read.runs, answers.answer([read])[0], read.kept)))
     console.result(str(table))
+
+
+def _report_if_older(sweep: Sweep, console: Console) -> None:
+    """A report that says all there is to say already is only named."""
+    there = sweep.reported()
+    for path in there:
+        console.result(str(path))
+    if not there:
+        _report(sweep, console)
 
 
 @contextmanager

@@ -4,13 +4,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from orchestrator import beside, facts
 from orchestrator.beside import Beside
 from orchestrator.context import Context
 from orchestrator.errors import InputError, NothingSelected, Problem, errors_of
-from orchestrator.evidence import numbers
 from orchestrator.evidence.interval import Interval
 from orchestrator.facts import RunFacts
 from orchestrator.fresh import Fresh
@@ -26,7 +23,7 @@ def best(sweep: Sweep, count: int) -> list[RunFacts]:
     Raises NothingSelected when none is scored yet.
     """
     found = facts.gather(sweep)
-    ranked = sorted((one for one in found if one.choice and not one.run.point.floor), key=_value, reverse=True)[:count]
+    ranked = facts.ranked(found)[:count]
     if not ranked:
         what = f"no run of {sweep.name} is scored yet, so there is nothing to confirm"
         raise NothingSelected(Problem(what=what, remedy=f"`orchestrate status {sweep.name}`"))
@@ -35,16 +32,20 @@ def best(sweep: Sweep, count: int) -> list[RunFacts]:
     return [*ranked, *(one for one in floors if one.run.point.params["base_model"] in bases)]
 
 
-def _value(one: RunFacts) -> float:
-    values = numbers.by_prompt(one.choice.reported if one.choice else ())
-    return float(np.mean(list(values.values()))) if values else numbers.FAILURE
+def prepare(chosen: Sequence[RunFacts], ctx: Context) -> tuple[list[Beside], Context]:
+    """The folders for the pictures, and the world in which they are made; what is there of them already is kept.
+
+    Raises InputError with what is wrong with the prompts.
+    """
+    fresh = _anew(ctx)
+    keys = [beside.key(one, fresh.settings.generation, fresh.prompts) for one in chosen]
+    return [beside.prepare(one, one.run.beside(key)) for one, key in zip(chosen, keys, strict=True)], fresh
 
 
-def anew(ctx: Context) -> Context:
+def _anew(ctx: Context) -> Context:
     """The same world with prompts or seeds that no picture of the sweep was made with.
 
-    Prompts of `generate.confirm_prompts`, or the sweep's own; as many seeds as it has, all of them new. Raises
-    InputError with what is wrong with the prompts.
+    Prompts of `generate.confirm_prompts`, or the sweep's own; as many seeds as it has, all of them new.
     """
     used = ctx.settings.generation
     first = max(used.seeds) + 1
@@ -62,13 +63,6 @@ def anew(ctx: Context) -> Context:
 def _known(text: str, path: Path) -> Problem:
     what = "is a prompt of the sweep already, so it confirms nothing"
     return Problem(what=what, where=str(path), key="generate.confirm_prompts", value=text, remedy="write another")
-
-
-def prepare(chosen: Sequence[RunFacts], ctx: Context) -> list[Beside]:
-    """The folders for the pictures of a context made `anew`; what is there of them already is kept."""
-    return [
-        beside.prepare(one, one.run.beside(beside.key(one, ctx.settings.generation, ctx.prompts))) for one in chosen
-    ]
 
 
 def report(sweep: Sweep) -> Iterator[str]:

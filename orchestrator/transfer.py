@@ -39,15 +39,15 @@ def points(chosen: Sequence[RunFacts], base: str) -> list[Point]:
     return [*moved, plan.floor(base)]
 
 
-def prepare(chosen: Sequence[RunFacts], base: str, sweep: Sweep, ctx: Context) -> list[Beside]:
-    """The folders for the pictures, and the floor of the base model, which the sweep may have already."""
+def prepare(chosen: Sequence[RunFacts], base: str, sweep: Sweep, ctx: Context) -> tuple[list[Beside], Context]:
+    """The folders for the pictures and the floor of the base model, which the sweep may have already; and the world."""
     hashes = provenance.Hashes(ctx.settings.runs / ".hashes.json")
     content = hashes.of(ctx.settings.base_models[base].path)
     wanted = []
     for one, point in zip(chosen, points(chosen, base), strict=False):
         folder = f"{base}-{beside.key(one, ctx.settings.generation, ctx.prompts, content)}"
         wanted.append(beside.prepare(one, one.run.on(folder, point)))
-    return [*wanted, Beside(run=sweep.floor_on(plan.floor(base)), strength=0.0)]
+    return [*wanted, Beside(run=sweep.floor_on(plan.floor(base)), strength=0.0)], ctx
 
 
 def report(sweep: Sweep) -> Iterator[str]:
