@@ -115,14 +115,14 @@ def _peak(profile: Profile, card_gib: float | None) -> str:
     if profile.peak is None:
         return "not known"
     told = f"{profile.peak.gib:.1f} GiB" + (", estimated" if profile.peak.error_gib else "")
-    if card_gib is None:
+    if card_gib is None or profile.rungs:  # what was conceded is told beside it
         return told
     return told + (": doubtful, see check" if vram_model.verdict(profile.peak, card_gib) else ": fits")
 
 
 def _sums(told: Forecast) -> Iterator[str]:
     yield (
-        f"In all {duration(told.seconds)} on {counted(told.cards, 'card')}, {told.gpu_seconds / 3600:.1f} GPU-hours; "
+        f"In all {duration(told.seconds)} on {counted(told.cards, 'card')}, {_hours(told.gpu_seconds)} GPU-hours; "
         f"{size(told.disk_bytes)} of disk, {size(told.free_bytes)} are free."
     )
     trained = [run for run in told.runs if run.train_s]
@@ -136,6 +136,11 @@ def _sums(told: Forecast) -> Iterator[str]:
         yield "~ estimated: the pictures are not here yet, or a recipe is still to make them."
     if any(run.length is None and not run.run.point.floor for run in told.runs):
         yield "? the pictures are not here: put them there, or say their number (`pictures = 36`) in the settings."
+
+
+def _hours(seconds: float) -> str:
+    hours = seconds / 3600
+    return f"{hours:.1f}" if hours >= 1 else f"{hours:.2f}"
 
 
 def as_json(told: Forecast, warnings: Iterable[Problem], toml: str = "") -> str:

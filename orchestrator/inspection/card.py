@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from orchestrator import readiness, vram_model
-from orchestrator.errors import Problem
+from orchestrator.errors import Problem, Severity
 from orchestrator.forecast import Forecast
 from orchestrator.model import Settings
 from orchestrator.vram import Card, VramProbe
@@ -29,9 +29,13 @@ def _chosen(probe: VramProbe, settings: Settings) -> list[Card]:
 
 
 def too_small(told: Forecast) -> Iterator[Problem]:
-    """A warning for each memory profile that is not expected to fit: its runs may begin with an out-of-memory."""
+    """A warning for each memory profile that did not fit, or is not expected to: its runs begin out of memory."""
     for profile in told.profiles:
+        named = ", ".join(f"{key} = {value}" for key, value in profile.settings.items()) or "every training"
         problem = vram_model.verdict(profile.peak, told.card_gib) if profile.peak and told.card_gib else None
-        if problem:
-            named = ", ".join(f"{key} = {value}" for key, value in profile.settings.items()) or "every training"
+        if profile.rungs:
+            what = f"{named}: memory ran out ({profile.origin}), and was enough after {', '.join(profile.rungs)}"
+            remedy = "the ladder concedes that again; to spare the attempts, concede it in the grid"
+            yield Problem(what=what, key="vram", remedy=remedy, severity=Severity.WARNING)
+        elif problem:
             yield replace(problem, what=f"{named}: {problem.what}")
