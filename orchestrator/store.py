@@ -247,6 +247,17 @@ class Sweep:
             for record in self.record()["questions"]
         ]
 
+    def reported(self) -> list[Path]:
+        """The page and the table, where a finished sweep's are younger than all that they were made of; else none."""
+        made = [self.report / "report.html", self.report / "results.csv"]
+        runs = [one for run in self.runs() for one in (run, *run.confirmations())]
+        if not all(path.exists() for path in made) or not all(run.done(run.stages[-1]) for run in runs):
+            return []
+        read = [run.path / PRODUCTS[run.stages[-1]] for run in runs]
+        read += [path for path in (self.path / "sweep.json", calibration(self.path.parent)) if path.exists()]
+        youngest = max(path.stat().st_mtime_ns for path in read)
+        return made if youngest < min(path.stat().st_mtime_ns for path in made) else []
+
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the sweep; the kernel lets go when the process dies, so that a stale lock is no lock."""

@@ -209,3 +209,30 @@ def test_a_holder_that_has_not_written_who_it_is_yet_still_holds(tmp_path: Path,
         with pytest.raises(Conflict, match="is being driven by"), sweep.lock():
             pass
         assert time.monotonic() - began < 5
+
+
+# --- the report -------------------------------------------------------------------------------------------------------
+
+
+def test_a_report_stands_until_something_younger_is_there(tmp_path: Path) -> None:
+    made = Sweep(tmp_path / "runs" / "one")
+    point = Point(id="1", name="a", params={})
+    record = {"points": [asdict(point)], "questions": []}
+    made.freeze(record, grid="", templates={})
+    run = made.runs()[0]
+    run.create()
+    made.report.mkdir()
+    tables = [made.report / name for name in ("report.html", "results.csv")]
+    for path in tables:
+        path.write_text("")
+    assert made.reported() == [], "it is not finished"
+    for stage in run.stages:
+        run.finish(stage, {})
+    assert made.reported() == [], "the scores are younger"
+    later = time.time() + 10
+    for path in tables:
+        os.utime(path, (later, later))
+    assert made.reported() == tables
+    store.write(store.calibration(tmp_path / "runs"), {})
+    os.utime(store.calibration(tmp_path / "runs"), (later + 1, later + 1))
+    assert made.reported() == []
