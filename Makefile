@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 WORLD := runs/.miniature
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-oom test torture check format sweep-% plan-% report-% setup-trainer gpu-scoring test-vendor bench-gpu clean
+.PHONY: help setup demo demo-oom test test-browser torture check format sweep-% plan-% report-% tensorboard-% setup-trainer gpu-scoring test-vendor bench-gpu clean
 
 help: ## this list
 	@grep -E '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -32,6 +32,10 @@ demo-oom: $(WORLD)/orchestrate.toml ## the same on a card that is too small: dow
 test: setup ## all tests but those of the real trainer
 	$(BIN)/python -m pytest -m 'not vendor'
 
+test-browser: setup ## the report page in headless Chromium, which has to be there (apt-get install chromium)
+	$(PIP) --quiet playwright
+	$(BIN)/python -m pytest -rs tests/test_page_browser.py
+
 torture: setup ## kill a sweep at every write and 200 times at random: what docs/reliability.md reports
 	PYTHONPATH=tests $(BIN)/python -m torture --random 200
 
@@ -53,6 +57,9 @@ plan-%: setup ## make plan-v3: what it would do and cost
 
 report-%: setup ## make report-v3: write its report anew
 	$(BIN)/orchestrate report sweep-$*
+
+tensorboard-%: ## make tensorboard-v3: sd-scripts' own curves of runs/sweep-v3, from the trainer's environment
+	vendor/.venv/bin/tensorboard --logdir runs/sweep-$*
 
 setup-trainer: setup ## sd-scripts and an interpreter of its own, with CUDA
 	git submodule update --init vendor/sd-scripts

@@ -66,6 +66,7 @@ def _html(sweep: Sweep, found: Sequence[RunFacts], told: Sequence[Told], kept: K
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    rows = [contents.row(one) for one in found]
     style, script = ((folder / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
     return environment.get_template(_TEMPLATE).render(
         name=sweep.name,
@@ -78,7 +79,8 @@ def _html(sweep: Sweep, found: Sequence[RunFacts], told: Sequence[Told], kept: K
         told=told,
         missing=contents.missing(found, kept),
         dims=contents.dims(found),
-        rows=[contents.row(one) for one in found],
+        rows=rows,
+        columns=contents.columns(rows),
         figures=figures.figures(found, kept),
         sheets=sheets.sheets(found),
         origin=contents.origin(sweep),

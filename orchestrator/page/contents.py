@@ -128,6 +128,11 @@ def row(one: RunFacts) -> Row:
     )
 
 
+def columns(rows: Sequence[Row]) -> list[str]:
+    """The numbers that are known of any run: a column without one says nothing."""
+    return list(dict.fromkeys(name for row in rows for name, cell in row.numbers.items() if cell.sort is not None))
+
+
 def _changes(params: Params, trained: Attempted | None) -> Iterator[Change]:
     for key, value in (trained.overrides if trained else {}).items():
         asked = shown(params[key]) if key in params else "sd-scripts' default"
@@ -153,6 +158,7 @@ def _numbers(one: RunFacts) -> dict[str, Cell]:
         "similarity": _number(numbers.similarity_median if numbers else None, "{:.3f}"),
         "gain": _number(one.gain, "{:+.3f}"),
         "no face": _number(numbers.no_face_rate if numbers else None, "{:.0%}"),
+        "passing": _number(numbers.pass_rate if numbers else None, "{:.0%}"),
         "pictures": _number(numbers.images if numbers else None, "{:d}"),
         "checkpoint": _level(Path(chosen.checkpoint).stem if chosen and chosen.checkpoint else None),
         "strength": _number(chosen.strength if chosen and chosen.checkpoint else None, "{:g}"),

@@ -52,7 +52,7 @@ def _by_dim(found: Sequence[RunFacts], kept: Kept | None) -> Iterator[Figure]:
         caption = (
             "Every dot is a run: the mean over its pictures, where one without a face counts -1. Bar: mean and 95 % "
             "interval over training seeds; hollow dots are degraded runs and in no mean. Dashed: no LoRA."
-            + (" Shaded: what nine in ten of the persona's own photos reach." if band else "")
+            + (" Shaded: where nine in ten of the persona's own photos lie." if band else "")
         )
         levels = [_level(value, scored, dim) for value in _values(scored, dim)]
         if not levels:

@@ -12,6 +12,9 @@ _SIDES = (thumbnails.LARGEST, 128, 96, 72, 56)
 _MOST_CHARS = 15 * 1000**2
 """Of all thumbnails of a page together: with 200 runs of 64 pictures it stays below 20 MB."""
 
+_GROWTH = 1.3
+"""A thumbnail's bytes grow with this power of its side, at least."""
+
 Picture: TypeAlias = tuple[str, str, str]
 """(file below the run's folder, WebP in base64, what the scorer says in a word or number)."""
 Pictures: TypeAlias = Sequence[tuple[Image, str]]
@@ -40,19 +43,25 @@ def sheets(found: Sequence[RunFacts]) -> list[Sheet]:
 
 def _fitting(found: Sequence[RunFacts], shown: Mapping[str, Pictures]) -> Thumbnails:
     """The largest thumbnails that a page has room for, by run and file."""
-    small: Thumbnails = {}
-    for px in _SIDES:
-        small = {
-            one.run.point.id: thumbnails.thumbnails(
-                one.run.path, [image.file for image, _ in pictures], store.thumbnails(one.run.path), px
-            )
-            for one in found
-            if (pictures := shown[one.run.point.id])
-        }
+    small, px, length = {}, 0, 0
+    for smaller in _SIDES:
+        if length * (smaller / max(px, 1)) ** _GROWTH > _MOST_CHARS and smaller != _SIDES[-1]:
+            continue  # would not fit either
+        small, px = _thumbnails(found, shown, smaller), smaller
         length = sum(len(text) for texts in small.values() for text in texts.values())
         if length <= _MOST_CHARS:
             break
     return small
+
+
+def _thumbnails(found: Sequence[RunFacts], shown: Mapping[str, Pictures], px: int) -> Thumbnails:
+    return {
+        one.run.point.id: thumbnails.thumbnails(
+            one.run.path, [image.file for image, _ in pictures], store.thumbnails(one.run.path), px
+        )
+        for one in found
+        if (pictures := shown[one.run.point.id])
+    }
 
 
 def _shown(one: RunFacts) -> list[tuple[Image, str]]:
