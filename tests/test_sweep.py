@@ -146,6 +146,7 @@ def test_over_the_budget_concedes_like_out_of_memory(world: World) -> None:
     [
         ("no_file", "no_product", "the checkpoint is missing"),
         ("truncated", "no_product", "the checkpoint is broken: it has"),
+        ("zeroed", "no_product", "a part of it never reached the disk"),
         ("nan_weights", "nan", "2 of 3 tensors: the checkpoint has weights that are NaN"),
         ("nan_loss", "nan", "loss"),
         ("other_seed", "no_product", "the checkpoint says ss_seed = -1, not 1"),

@@ -88,12 +88,16 @@ def _unsound(path: Path, params: Params) -> Iterator[Problem]:
         found = header.read_header(path)
         bad = header.not_finite(path, found)
         untrained = header.all_zero(path, found, suffix=".lora_up.weight")
+        torn = _torn(path, found)
     except FileNotFoundError:
         yield Problem(what="the checkpoint is missing", where=str(path), remedy="read the end of the attempt's log")
         return
     except (OSError, ValueError) as error:
         yield Problem(what=f"the checkpoint is broken: {error}", where=str(path), remedy="train it again")
         return
+    if torn:
+        what = "its weights are not those that were saved: a part of it never reached the disk"
+        yield Problem(what=what, where=str(path), remedy="train it again")
     if bad:
         what = f"{len(bad)} of {len(found.tensors)} tensors: the checkpoint {_NOT_FINITE}"
         yield Problem(what=what, where=str(path), remedy="lower the learning rate, or use mixed_precision bf16")
@@ -101,6 +105,16 @@ def _unsound(path: Path, params: Params) -> Iterator[Problem]:
         what = "nothing was learned: every weight that training moves is still zero"
         yield Problem(what=what, where=str(path), remedy="raise the learning rate or the number of steps")
     yield from _other_rank(path, found, params)
+
+
+def _torn(path: Path, found: Header) -> bool:
+    """Whether the weights are other than the hash says that sd-scripts takes of them when it saves."""
+    told = found.metadata.get("sshs_model_hash")
+    if told is None:
+        return False
+    with path.open("rb") as file:
+        file.seek(min((tensor.begin for tensor in found.tensors.values()), default=0))
+        return hashlib.file_digest(file, "sha256").hexdigest() != told
 
 
 def ranks(found: Header) -> set[int]:

@@ -1,9 +1,11 @@
 """The trainer: `python train.py --config_file X.toml` as sdxl_train_network.py, but its training is arithmetic.
 
-Two optimizer steps make an epoch. Faults of its own: no_file, truncated, nan_weights, nan_loss, other_seed, slow_pace
-(steps take ever longer), launcher (the work is done by a child, as under `accelerate launch`).
+Two optimizer steps make an epoch. Faults of its own: no_file, truncated, zeroed (its end never reached the disk),
+nan_weights, nan_loss, other_seed, slow_pace (steps take ever longer), launcher (the work is done by a child, as under
+`accelerate launch`).
 """
 
+import hashlib
 import json
 import math
 import os
@@ -117,9 +119,13 @@ def _resumed(arguments: Mapping[str, Any]) -> int:
 
 def _save(path: Path, arguments: Mapping[str, Any], wrong: set[str], *, step: int, epoch: int) -> None:
     """Not written in one piece, as the vendor's is not."""
-    content = _safetensors(_weights(arguments, wrong, step), _metadata(arguments, wrong, step, epoch))
+    weights = _weights(arguments, wrong, step)
+    metadata = _metadata(arguments, wrong, step, epoch)
+    content = _safetensors(weights, metadata | {"sshs_model_hash": hashlib.sha256(_body(weights)).hexdigest()})
     if "truncated" in wrong:
         content = content[:-8]
+    if "zeroed" in wrong:
+        content = content[:-8] + bytes(8)
     with path.open("wb") as file:
         for begin in range(0, len(content), 4096):
             file.write(content[begin : begin + 4096])
@@ -158,18 +164,18 @@ def _metadata(arguments: Mapping[str, Any], wrong: set[str], step: int, epoch: i
 
 def _safetensors(weights: Mapping[str, list[list[float]]], metadata: Mapping[str, str]) -> bytes:
     header: dict[str, Any] = {"__metadata__": metadata}
-    body = b""
+    end = 0
     for name, rows in weights.items():
-        raw = b"".join(struct.pack(f"<{len(row)}f", *row) for row in rows)
-        header[name] = {
-            "dtype": "F32",
-            "shape": [] if name.endswith("alpha") else [len(rows), len(rows[0])],
-            "data_offsets": [len(body), len(body) + len(raw)],
-        }
-        body += raw
+        begin, end = end, end + 4 * len(rows) * len(rows[0])
+        shape = [] if name.endswith("alpha") else [len(rows), len(rows[0])]
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text + body
+    return struct.pack("<Q", len(text)) + text + _body(weights)
+
+
+def _body(weights: Mapping[str, list[list[float]]]) -> bytes:
+    return b"".join(struct.pack(f"<{len(row)}f", *row) for rows in weights.values() for row in rows)
 
 
 if __name__ == "__main__":
