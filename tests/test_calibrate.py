@@ -14,7 +14,7 @@ from PIL import Image
 from standins.world import World
 
 from orchestrator import cli, facts, scorer, settings, store
-from orchestrator.errors import InputError, NotReady, OrchestrateError
+from orchestrator.errors import InputError, NotReady, OrchestrateError, Severity
 from orchestrator.miniature import world as miniature
 from orchestrator.model import FaceStatus, Settings
 from orchestrator.scorer import embedding
@@ -142,6 +142,9 @@ def test_the_record_reads_back_and_is_whole_or_not_there(kept: Kept, tmp_path: P
     path.write_text(path.read_text(encoding="utf-8")[:-30], encoding="utf-8")
     with pytest.raises(OrchestrateError, match=r"calibration\.json"):
         record.read(path)
+    found, (problem,) = record.fitting(path, {})
+    assert found is None
+    assert problem.severity is Severity.WARNING, "a report is written without it"
 
 
 @pytest.mark.parametrize("key", ["face pack", "references"])

@@ -1,6 +1,6 @@
 """calibration.json: what was measured, by which face pack and from which photos; refused for any other."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ def fitting(path: Path, fingerprint: dict[str, str]) -> tuple[Kept | None, list[
     try:
         kept = read(path)
     except OrchestrateError as error:
-        return None, list(error.problems)
+        return None, [replace(problem, severity=Severity.WARNING) for problem in error.problems]
     made_with = {"face pack": kept.face_pack, "references": kept.references}
     other = [key for key, value in made_with.items() if fingerprint.get(key) != value]
     return (None, [_unfit(path, key) for key in other]) if other else (kept, [])
