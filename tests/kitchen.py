@@ -44,13 +44,15 @@ class Kitchen:
     def taste(self, dataset: Dataset) -> tuple[Path, dict[str, Any]]:
         """The same in this process, which is quicker: the folder of pictures, and the record."""
         self._tasted += 1
-        folder = self.runs / ".datasets" / f"tasted-{self._tasted}"
-        source = self.cook(self.persona).folder.parent
-        hand = self.runs / "in_hand"
-        request = builder.Request(
+        request = self.request(dataset, self.runs / ".datasets" / f"tasted-{self._tasted}")
+        return request.folder / "images", builder.build(request)
+
+    def request(self, dataset: Dataset, folder: Path) -> builder.Request:
+        """What is asked of the builder."""
+        source, hand = self.cook(self.persona).folder.parent, self.runs / "in_hand"
+        return builder.Request(
             dataset=dataset, source=source, folder=folder, scoring=self.scoring, cache=self.runs / ".faces", hand=hand
         )
-        return folder / "images", builder.build(request)
 
     def record(self, prepared: Prepared) -> dict[str, Any]:
         return store.read(prepared.folder.parent / "dataset.json")

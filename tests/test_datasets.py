@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import multiprocessing
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +12,7 @@ import kitchen as kitchens
 import pytest
 
 from orchestrator import datasets
-from orchestrator.datasets import choose
+from orchestrator.datasets import child, choose
 from orchestrator.datasets.pieces import Piece
 from orchestrator.errors import InputError, NotReady
 from orchestrator.miniature import world
@@ -97,6 +100,23 @@ def test_nothing_is_left_of_a_build_that_fails(kitchen):
     with pytest.raises(InputError, match="asks for 7 of 6 pictures"):
         kitchen.cook(kitchen.dataset("many", choose=Choose(n=7)))
     assert [path.name.split("-")[0] for path in (kitchen.runs / ".datasets").iterdir()] == ["persona"]
+
+
+def test_a_build_that_dies_names_what_it_had_in_hand(kitchen, tmp_path):
+    few = kitchen.dataset("few", choose=Choose(n=2))
+    request = kitchen.request(few, tmp_path / "never")
+    request.hand.write_text('["/videos/evil.mp4"]')
+
+    def kill_the_first_child() -> None:
+        while not (children := multiprocessing.active_children()):
+            time.sleep(0.005)
+        children[0].kill()
+
+    killer = threading.Thread(target=kill_the_first_child)
+    killer.start()
+    with pytest.raises(InputError, match=r"datasets\.few: .*evil\.mp4 in hand"):
+        child.build(request)
+    killer.join()
 
 
 def test_a_copy_that_was_changed_is_refused(kitchen):
