@@ -1,3 +1,5 @@
+import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -181,3 +183,26 @@ def test_every_mistake_is_told(problems):
 def test_paths_are_the_files_own(load, tmp_path):
     found = load(PERSONA + "[datasets.v]\nsource = 'persona'\n[datasets.v.frames]\nvideos = '/films'\n")
     assert found["v"].recipe.frames.videos == Path("/films")
+
+
+# --- the page about them ----------------------------------------------------------------------------------------------
+
+PAGE = (Path(__file__).parents[1] / "docs" / "treatments.md").read_text(encoding="utf-8")
+EXAMPLES = [block for block in re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL) if "[datasets." in block]
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_every_example_of_the_page_is_read(load, example):
+    around = {
+        "persona": '[datasets.persona]\nimage_dir = "p"\ntrigger = "x"\n',
+        "images-12": '[datasets.images-12]\nsource = "persona"\nchoose = { n = 12 }\n',
+    }
+    beside = "".join(text for name, text in around.items() if f"[datasets.{name}]" not in example)
+    assert load(example + beside)
+
+
+@pytest.mark.parametrize("kind", [Recipe, Choose, Crop, Mask, Dedupe, Frames])
+def test_every_key_stands_on_the_page(kind):
+    ours = {"draw"}  # which of the draws: a run's seed says it
+    missing = [field.name for field in fields(kind) if field.name not in ours and f"`{field.name}`" not in PAGE]
+    assert not missing
