@@ -16,21 +16,35 @@ from small_world import HERE, ROOT, Swept, Trained, Trainer, World
 VOCABULARY = "bpe_simple_vocab_16e6.txt.gz"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if HERE in item.path.parents:
-            item.add_marker(pytest.mark.vendor)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Marks these tests; without the trainer one of them stands for all and says what is missing."""
+    ours = [item for item in items if HERE in item.path.parents]
+    for item in ours:
+        item.add_marker(pytest.mark.vendor)
+    if ours and (missing := _missing()):
+        ours[0].add_marker(pytest.mark.skip(reason=missing))
+        items[:] = [item for item in items if item not in ours[1:]]
+        config.hook.pytest_deselected(items=ours[1:])
+
+
+def _missing() -> str:
+    for path, key in ((_sources() / "sdxl_train_network.py", "SD_SCRIPTS"), (_python(), "TRAINER_PYTHON")):
+        if not path.exists():
+            return f"the real trainer is not here: no {path} (`make setup-trainer`, or set ORCHESTRATE_{key})"
+    return ""
+
+
+def _sources() -> Path:
+    return Path(os.environ.get("ORCHESTRATE_SD_SCRIPTS", ROOT / "vendor" / "sd-scripts")).absolute()
+
+
+def _python() -> Path:
+    return Path(os.environ.get("ORCHESTRATE_TRAINER_PYTHON", ROOT / "vendor" / ".venv" / "bin" / "python")).absolute()
 
 
 @pytest.fixture(scope="session")
 def trainer() -> Trainer:
-    """Skips where it is not installed."""
-    sources = Path(os.environ.get("ORCHESTRATE_SD_SCRIPTS", ROOT / "vendor" / "sd-scripts")).absolute()
-    python = Path(os.environ.get("ORCHESTRATE_TRAINER_PYTHON", ROOT / "vendor" / ".venv" / "bin" / "python")).absolute()
-    for path, key in ((sources / "sdxl_train_network.py", "SD_SCRIPTS"), (python, "TRAINER_PYTHON")):
-        if not path.exists():
-            pytest.skip(f"the real trainer is not here: no {path} (`make setup-trainer`, or set ORCHESTRATE_{key})")
-    return Trainer(sd_scripts=sources, python=python)
+    return Trainer(sd_scripts=_sources(), python=_python())
 
 
 @pytest.fixture(scope="session")
