@@ -268,7 +268,13 @@ def calibrate(
 @_settings
 @click.argument("sweeps", nargs=-1, required=True, metavar="SWEEP...")
 @click.option("--into", type=click.Path(path_type=Path, dir_okay=False), help="Your own page of questions.")
-@click.option("--smallest", default=0.02, show_default=True, help="The smallest difference that matters to you.")
+@click.option(
+    "--smallest",
+    type=click.FloatRange(min=0),
+    default=0.02,
+    show_default=True,
+    help="The smallest difference that matters to you.",
+)
 def answer(settings_file: Path, sweeps: tuple[str, ...], into: Path | None, smallest: float) -> None:
     """What sweeps say to their questions: printed, kept in their reports, and written into your own page."""
     from orchestrator import answers, questions_page

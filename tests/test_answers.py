@@ -178,8 +178,8 @@ def test_pictures_to_look_at_are_of_one_prompt_and_seed() -> None:
 # --- memory: Q5 -------------------------------------------------------------------------------------------------------
 
 
-def prodigy(*attempts: Attempted, state: State = State.FINISHED) -> RunFacts:
-    return run({"optimizer_type": "Prodigy", "seed": 1}, 0.5, state=state, training=attempts)
+def prodigy(*attempts: Attempted, state: State = State.FINISHED, name: str = "Prodigy") -> RunFacts:
+    return run({"optimizer_type": name, "seed": 1}, 0.5, state=state, training=attempts)
 
 
 def attempt(
@@ -225,6 +225,12 @@ def test_whether_prodigy_fits_is_read_from_the_attempts(
     assert told
     assert (told.id, told.verdict) == ("Q5", verdict)
     assert reason in told.reason
+
+
+def test_the_case_of_its_name_does_not_matter() -> None:
+    told = memory(prodigy(attempt(peak_gib=20), name="prodigy"))
+    assert told
+    assert told.verdict == "yes"
 
 
 def test_a_sweep_without_prodigy_says_nothing_of_it() -> None:

@@ -82,6 +82,14 @@ def test_known_good_pairs_are_told_on_both_scales(kept: Kept) -> None:
     assert "2 known-good pairs of 3 pictures" in "\n".join(words.lines(kept))
 
 
+def test_folders_of_one_name_are_two_sets(tmp_path: Path) -> None:
+    for place in ("a", "b"):
+        (tmp_path / place / "others").mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / place / "others" / "x.png")
+    found = impostors.gather([tmp_path / place / "others" for place in ("a", "b")], ())
+    assert list(found.values()) == [(tmp_path / p / "others" / "x.png",) for p in ("a", "b")]
+
+
 def test_an_odd_photo_is_named(album: Path, used: Settings, tmp_path: Path) -> None:
     shutil.copytree(album / "references", tmp_path / "references")
     shutil.copyfile(album / "strangers" / "3000.png", tmp_path / "references" / "odd.png")

@@ -20,7 +20,7 @@ _DRIVER_GIB = 0.5
 
 def answer(sweep: str, runs: Sequence[RunFacts]) -> Iterator[Told]:
     """One answer where the sweep has trained with Prodigy, or has tried to."""
-    asked = [run for run in runs if run.run.point.params.get("optimizer_type") == _OPTIMIZER]
+    asked = [run for run in runs if _is_prodigy(run.run.point.params.get("optimizer_type"))]
     attempts = [one for run in asked for one in run.training if _with_prodigy(one)]
     if not attempts:
         return
@@ -45,7 +45,12 @@ def answer(sweep: str, runs: Sequence[RunFacts]) -> Iterator[Told]:
 
 
 def _with_prodigy(one: Attempted) -> bool:
-    return one.overrides.get("optimizer_type", _OPTIMIZER) == _OPTIMIZER
+    return _is_prodigy(one.overrides.get("optimizer_type", _OPTIMIZER))
+
+
+def _is_prodigy(name: object) -> bool:
+    """sd-scripts does not mind the case."""
+    return str(name).lower() == _OPTIMIZER.lower()
 
 
 def _peak_gib(attempts: Iterable[Attempted]) -> float | None:

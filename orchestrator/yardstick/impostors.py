@@ -13,10 +13,11 @@ def gather(folders: Iterable[Path], sweeps: Iterable[Sweep]) -> dict[str, tuple[
 
     Raises InputError for a folder without pictures, NothingSelected for a sweep whose floors are not generated yet.
     """
-    found = {}
+    found: dict[str, tuple[Path, ...]] = {}
     for folder in folders:
-        found[folder.name] = media.pictures(folder).pictures
-        if not found[folder.name]:
+        name = str(folder) if folder.name in found else folder.name
+        found[name] = media.pictures(folder).pictures
+        if not found[name]:
             remedy = "name a folder of pictures with a face each"
             raise InputError(Problem(what="holds no pictures", where=str(folder), key="--impostors", remedy=remedy))
     for sweep in sweeps:
