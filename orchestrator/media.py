@@ -67,11 +67,23 @@ def oddities(path: Path) -> tuple[str, ...]:
     """What `load` does to a picture that a program which is not careful would not. Raises Unreadable."""
     try:
         with _open(path) as image:
-            turned = image.getexif().get(_ORIENTATION, 1) in range(2, 9)
-            seen = {"turned upright as its EXIF says": turned, "laid over white": image.has_transparency_data}
+            seen = {"turned upright as its EXIF says": _turned(image), "laid over white": image.has_transparency_data}
             return tuple(note for note, true in seen.items() if true)
     except Exception as error:  # as in load
         raise _refusal(error) from error
+
+
+def lies_on_its_side(path: Path) -> bool:
+    """Whether a program that reads no EXIF would see it turned or mirrored. Raises Unreadable."""
+    try:
+        with _open(path) as image:
+            return _turned(image)
+    except Exception as error:  # as in load
+        raise _refusal(error) from error
+
+
+def _turned(image: Image.Image) -> bool:
+    return image.getexif().get(_ORIENTATION, 1) in range(2, 9)
 
 
 def sha256(path: Path) -> str:

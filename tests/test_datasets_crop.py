@@ -13,6 +13,7 @@ from orchestrator.datasets import captions, crop
 from orchestrator.errors import InputError
 from orchestrator.miniature.draw import Pose
 from orchestrator.recipe import Around, Crop, Lost
+from orchestrator.stages import prepare
 
 pytestmark = pytest.mark.filterwarnings("ignore:.estimate. is deprecated:FutureWarning")
 
@@ -150,6 +151,16 @@ def test_a_picture_on_its_side_is_turned_as_its_exif_says(kitchen, photos, model
     eyes = model.find(media.load(made / "turned.png")).faces[0].landmarks
     assert eyes[0][0] < eyes[1][0]
     assert abs(eyes[0][1] - eyes[1][1]) < 5
+
+
+def test_sd_scripts_reads_no_exif_so_a_plain_folder_with_a_turned_picture_is_refused(kitchen, photos):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    put(drawn(SMALL), photos / "turned.png", exif=exif)
+    put(drawn(SMALL), photos / "upright.png")
+    (problem,) = prepare.survey(kitchen.persona, "settings")
+    assert problem.where == str(photos / "turned.png")
+    assert "on its side" in problem.what
 
 
 def test_transparent_parts_become_white(kitchen, photos):

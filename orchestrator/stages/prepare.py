@@ -70,6 +70,9 @@ def _picture(picture: Path, dataset: Dataset, key: str) -> list[Problem]:
     except media.Unreadable as error:
         what, remedy = f"cannot be read: {error.reason}", "replace the picture or take it out"
         return [Problem(what=what, where=str(picture), key=key, remedy=remedy)]
+    if media.lies_on_its_side(picture):
+        what = "lies on its side or head, which its EXIF says and sd-scripts does not read: it would be trained so"
+        return [Problem(what=what, where=str(picture), key=key, remedy="save it upright: `mogrify -auto-orient` does")]
     caption = _caption(picture, dataset)
     if _leads_out(caption):
         what, remedy = "is a link that leads out of its folder", "put the caption itself there"
