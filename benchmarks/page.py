@@ -202,7 +202,7 @@ def _thumbnails(sweep: Sweep) -> None:
     """As the scorer of each run does."""
     for run in sweep.runs():
         if run.done("score"):
-            thumbnails.thumbnails(run.path, [image.file for image in run.pictures()], store.thumbnails(run.path))
+            thumbnails.prepare(run.path, [image.file for image in run.pictures()], store.thumbnails(run.path))
 
 
 def _page(sweep: Sweep) -> None:

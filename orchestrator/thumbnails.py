@@ -13,9 +13,16 @@ from PIL import Image
 
 from orchestrator import media, shim
 
-LARGEST = 192
-"""Side in pixels. Opening an original takes most of the time, so smaller ones are made from these."""
+SIDES = (192, 128, 96, 72)
+"""In pixels. Opening an original takes most of the time, so smaller ones are made from the largest."""
+LARGEST = SIDES[0]
 _QUALITY = 60
+
+
+def prepare(folder: Path, files: Sequence[str], memory: Path) -> None:
+    """Make them in every size, so that whoever needs one has it at once. Raises OSError."""
+    for px in SIDES:
+        thumbnails(folder, files, memory, px)
 
 
 def thumbnails(folder: Path, files: Sequence[str], memory: Path, px: int = LARGEST) -> dict[str, str]:

@@ -8,7 +8,6 @@ from orchestrator import store, thumbnails
 from orchestrator.facts import RunFacts
 from orchestrator.model import FaceStatus, Image, Score
 
-_SIDES = (thumbnails.LARGEST, 128, 96, 72, 56)
 _MOST_CHARS = 15 * 1000**2
 """Of all thumbnails of a page together: with 200 runs of 64 pictures it stays below 20 MB."""
 
@@ -44,8 +43,8 @@ def sheets(found: Sequence[RunFacts]) -> list[Sheet]:
 def _fitting(found: Sequence[RunFacts], shown: Mapping[str, Pictures]) -> Thumbnails:
     """The largest thumbnails that a page has room for, by run and file."""
     small, px, length = {}, 0, 0
-    for smaller in _SIDES:
-        if length * (smaller / max(px, 1)) ** _GROWTH > _MOST_CHARS and smaller != _SIDES[-1]:
+    for smaller in thumbnails.SIDES:
+        if length * (smaller / max(px, 1)) ** _GROWTH > _MOST_CHARS and smaller != thumbnails.SIDES[-1]:
             continue  # would not fit either
         small, px = _thumbnails(found, shown, smaller), smaller
         length = sum(len(text) for texts in small.values() for text in texts.values())

@@ -24,7 +24,7 @@ def main(argv: Sequence[str]) -> int:
         scorer.write_scored(job.out, _score(job))
         scorer.in_hand_path(job.out).unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # costs the report some time, and no score
-            thumbnails.thumbnails(job.root, [image.file for image in job.images], store.thumbnails(job.root))
+            thumbnails.prepare(job.root, [image.file for image in job.images], store.thumbnails(job.root))
     except OrchestrateError as error:
         _tell(error.problems)
         return NotReady.exit_code if isinstance(error, NotReady) else 1
