@@ -11,9 +11,9 @@ from orchestrator.context import Context
 from orchestrator.kohya import footprint
 from orchestrator.model import Point
 from orchestrator.plan import Plan
+from orchestrator.schedule import RUNNABLE
 from orchestrator.stages import train
 from orchestrator.store import Run
-from orchestrator.schedule import RUNNABLE
 
 STEPS = 20
 
