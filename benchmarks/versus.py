@@ -79,6 +79,9 @@ def _ours(world: Path, steps: int) -> float:
 
 def _naive(world: Path) -> dict[str, float]:
     """Seconds of each part. The configs are those that `orchestrate` rendered; the outputs are the loop's own."""
+    pack = world / "insightface" / "models" / "pack"  # where InsightFace looks for one
+    pack.parent.mkdir(parents=True)
+    pack.symlink_to(world / "pack")
     spent = {"trainings": 0.0, "pictures": 0.0, "scores": 0.0}
     for record in sorted(_runs(world).glob("versus/*/point.json")):
         run, out = record.parent, world / "loop" / record.parent.name
@@ -88,7 +91,7 @@ def _naive(world: Path) -> dict[str, float]:
         with _clock(spent, "pictures"):
             _generate(run, out)
         with _clock(spent, "scores"):
-            paths = (world / "pack", world / "references", out / "images", out / "scores.csv")
+            paths = (pack, world / "references", out / "images", out / "scores.csv")
             _call([sys.executable, "-c", SCORE, *map(str, paths)])
         _same(run, out)
     return spent
