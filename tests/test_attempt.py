@@ -318,8 +318,8 @@ def test_an_end_that_nobody_saw_is_judged_by_its_product(world: World, run: Run)
 
 
 def test_a_shim_that_was_killed_costs_nothing_when_the_program_finishes(world: World, run: Run) -> None:
-    orphan = begun(run, f"import time; time.sleep(0.5); {MADE}")
-    while not (orphan.path / "process.json").exists():
+    orphan = begun(run, f"import time; print('up', flush=True); time.sleep(0.5); {MADE}")
+    while not (orphan.path / "log").exists() or not (orphan.path / "log").read_text():
         time.sleep(0.01)
     os.kill(json.loads((orphan.path / "process.json").read_text())["pid"], 9)
     result = carry_out(run, "raise SystemExit('a second one')", world.context())
