@@ -1,0 +1,152 @@
+"""From a plan to its end, for every command that drives runs: ready, locked, frozen, watched, reported."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from orchestrator.cli import common
+from orchestrator.errors import NotReady, errors_of
+
+if TYPE_CHECKING:
+    from orchestrator.beside import Beside
+    from orchestrator.console import Console
+    from orchestrator.context import Context, Stop
+    from orchestrator.plan import Plan
+    from orchestrator.pool import Team
+    from orchestrator.store import Run, Sweep
+
+
+def ready(asked: Plan, console: Console, cluster: str | None = None) -> list[str]:
+    """The UUIDs of the cards to use, none when none is needed here; raises NotReady with all that is missing."""
+    from orchestrator import readiness, vram
+    from orchestrator.model import NO_CARD
+
+    probe, used = vram.Nvml(), asked.settings
+    here = replace(used, vram=replace(used.vram, card=NO_CARD)) if cluster else used
+    problems = readiness.findings(here, asked.points, probe)
+    if errors_of(problems):
+        raise NotReady(*problems)
+    console.problems(problem for problem in problems if problem not in asked.warnings)
+    return [card.uuid for card in readiness.choose_cards(probe.cards(), here.vram.card)]
+
+
+def hold(asked: Plan, cards: list[str]) -> AbstractContextManager[list[str]]:
+    """Those of the cards that no other sweep uses, for as long as ours does; all where they may be shared."""
+    from orchestrator import store
+
+    used = asked.settings
+    return nullcontext(cards) if used.vram.share else store.hold_cards(used.runs, cards)
+
+
+def context(asked: Plan, cards: list[str], console: Console, *, frozen: bool = True) -> Context:
+    """Prepare the datasets, freeze the sweep unless it is only probed, and hand out what its runs share."""
+    from orchestrator import freeze, provenance, vram
+    from orchestrator.context import Context
+    from orchestrator.stages import prepare
+
+    used = asked.settings
+    hashes = provenance.Hashes(used.runs / ".hashes.json")
+    prepared = prepare.for_points(asked.points, used, hashes, console.say)
+    if frozen:
+        freeze.freeze(asked, prepared, hashes)
+    return Context(
+        settings=used,
+        templates=asked.sweep.templates if frozen else used.templates,
+        datasets=prepared,
+        prompts=asked.prompts,
+        probe=vram.Nvml(),
+        listener=console,
+        environ=os.environ,
+        card=cards[0] if cards else "",
+    )
+
+
+def team(
+    asked: Plan, runs: list[Run], ctx: Context, cards: list[str], address: str | None
+) -> AbstractContextManager[Team]:
+    """The threads of this machine, or the machines of the cluster at `address`."""
+    from orchestrator import cluster, pool, readiness, sweep, vram
+
+    if not address:
+        return pool.Pool.open(ctx, cards or [ctx.card], sweep.perform, runs)
+    check = partial(readiness.findings, asked.settings, asked.points, vram.Nvml())
+    return cluster.Cluster.open(address, ctx, sweep.perform, runs, check)
+
+
+def make_beside(
+    asked: Plan, cards: list[str], console: Console, prepare: Callable[[Context], tuple[list[Beside], Context]]
+) -> int:
+    """Have further pictures of a sweep's runs made and scored; the exit code."""
+    from orchestrator import beside, store, sweep
+    from orchestrator.model import State
+
+    with asked.sweep.lock(), hold(asked, cards) as held:
+        wanted, ctx = prepare(context(asked, held, console))
+        on_signals(ctx.stop)
+        beside.drive(wanted, ctx, lambda runs, world: sweep.drive(runs, world, cards=held))
+    if ctx.stop:
+        return common.INTERRUPTED
+    return 0 if all(store.status(one.run).state is State.FINISHED for one in wanted) else 1
+
+
+def on_signals(stop: Stop) -> None:
+    """Once is polite, twice is now; TERM is the same as Ctrl-C."""
+
+    def ask(_number: int, _frame: object) -> None:
+        stop.asked += 1
+
+    signal.signal(signal.SIGINT, ask)
+    signal.signal(signal.SIGTERM, ask)
+
+
+@contextmanager
+def told(ctx: Context, sweep: Sweep, console: Console) -> Iterator[Context]:
+    """The same world, whose failures, answers and end also go to the webhook of the settings, where there is one."""
+    if not ctx.settings.notify:
+        yield ctx
+        return
+    from orchestrator import answers, view, webhook
+
+    hook = webhook.Webhook(ctx.settings.notify, console.say)
+    began = view.look(sweep)
+    try:
+        yield replace(ctx, listener=webhook.Telling(ctx.listener, hook))
+    finally:
+        ended = view.look(sweep)
+        if [row.status for row in ended.rows] != [row.status for row in began.rows]:
+            for event, text in webhook.ending(ended, answers.answer([answers.read(sweep)])[0]):
+                hook.send(event, sweep.name, text)
+        hook.close()
+
+
+def write_report(sweep: Sweep, console: Console) -> None:
+    """Write the page and the tables; the path of results.csv is the last line on stdout."""
+    from orchestrator import answers, facts, page, report
+
+    console.problems(facts.calibration(sweep)[1])
+    table, read = report.write(sweep), answers.read(sweep)
+    console.result(str(page.write(sweep, read.runs, answers.answer([read])[0], read.kept)))
+    console.result(str(table))
+
+
+def name_report(sweep: Sweep, console: Console) -> None:
+    """A report that says all there is to say already is only named."""
+    there = sweep.reported()
+    for path in there:
+        console.result(str(path))
+    if not there:
+        write_report(sweep, console)
+
+
+def failed(asked: Plan, only: str) -> int:
+    from orchestrator import store
+    from orchestrator.model import State
+
+    states = [store.status(run).state for run in asked.runs(only)]
+    return 0 if all(state is State.FINISHED for state in states) else 1
