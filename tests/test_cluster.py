@@ -90,7 +90,7 @@ def test_a_sweep_over_two_nodes(nodes: Any, two: list[Any], world: World) -> Non
 
 def test_a_node_that_dies_loses_nothing_that_was_finished(nodes: Any, two: list[Any], world: World) -> None:
     world.ask(SEEDS)
-    world.settle(env={"STANDIN_STEP_S": "0.5"})
+    world.settle(env={"STANDIN_STEP_S": "1"})
     killed: list[int] = []
 
     def kill() -> None:
