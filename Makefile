@@ -30,7 +30,7 @@ demo-oom: $(WORLD)/orchestrate.toml ## the same on a card that is too small: dow
 	$(BIN)/orchestrate run --settings $(WORLD)/tight.toml --grid grids/demo-oom.toml
 
 test: setup ## all tests but those of the real trainer
-	$(BIN)/python -m pytest -m 'not vendor'
+	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not vendor'
 
 test-browser: setup ## the report page in headless Chromium, which has to be there (apt-get install chromium)
 	$(PIP) --quiet playwright
@@ -43,7 +43,7 @@ check: setup ## format, lint, types, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m 'not vendor'
+	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not vendor'
 
 format: setup ## put the code into its format
 	$(BIN)/ruff format .
