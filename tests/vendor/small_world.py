@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 from orchestrator import provenance, settings
 from orchestrator.context import Context, Stop
 from orchestrator.miniature import pack, world
-from orchestrator.model import Dataset, Point, Result, Value
+from orchestrator.model import Dataset, Launcher, Point, Result, Value
 from orchestrator.stages import prepare, train
 from orchestrator.store import Run
 
@@ -167,11 +167,12 @@ class World:
         dataset: Dataset | None = None,
         stop: Stop | None = None,
         resume: bool = False,
+        launcher: Launcher = Launcher.PYTHON,
         **arguments: Value,
     ) -> Trained:
         """One training by our own launcher from our own rendered files; the next attempt, if the run has some."""
         run = self.run(name, **arguments)
-        trainer = replace(self.settings.trainer, resume=resume)
+        trainer = replace(self.settings.trainer, resume=resume, launcher=launcher)
         ctx = self.context(trainer=trainer, **({"datasets": {"persona": dataset}} if dataset else {}))
         return trained(run, train.perform(run, replace(ctx, stop=Stop() if stop is None else stop)))
 
@@ -188,9 +189,10 @@ class World:
     def broken(self) -> Dataset:
         """The persona with one picture that was cut off."""
         folder = self.folder / "broken"
-        shutil.copytree(self.dataset.image_dir, folder)
-        victim = min(folder.glob("*.png"))
-        victim.write_bytes(victim.read_bytes()[:200])
+        if not folder.exists():
+            shutil.copytree(self.dataset.image_dir, folder)
+            victim = min(folder.glob("*.png"))
+            victim.write_bytes(victim.read_bytes()[:200])
         return replace(self.dataset, image_dir=folder)
 
     def sweep(self) -> Swept:

@@ -10,7 +10,7 @@ from small_world import Trained, World
 from orchestrator import process
 from orchestrator.context import Stop
 from orchestrator.kohya import files, header, log
-from orchestrator.model import Failure
+from orchestrator.model import Failure, Launcher
 
 
 def test_a_product_is_proven(masked: Trained) -> None:
@@ -109,6 +109,25 @@ def test_it_goes_on_where_it_was_stopped(legs: tuple[Trained, Trained]) -> None:
     assert resumed.result.failure is None, resumed.result.reason
     assert "epoch 1/6" not in resumed.log
     assert "epoch 6/6" in resumed.log
+
+
+def test_accelerates_launcher_trains_the_same(tiny: World, plain: Trained) -> None:
+    settings = {"network_train_unet_only": True, "cache_text_encoder_outputs": True}
+    launched = tiny.train("launched", launcher=Launcher.ACCELERATE, **settings)
+    assert launched.result.failure is None, launched.result.reason
+    assert "accelerate.commands.launch" in (launched.folder / "command.json").read_text(encoding="utf-8")
+    weights = [
+        header.read_header(one.output / "lora.safetensors").metadata["sshs_model_hash"] for one in (launched, plain)
+    ]
+    assert weights[0] == weights[1]
+
+
+def test_what_accelerates_launcher_makes_of_a_failure_is_told_apart(tiny: World) -> None:
+    """It turns every exit code into 1: the log says what it was."""
+    launched = tiny.train("launched-broken", dataset=tiny.broken(), launcher=Launcher.ACCELERATE)
+    assert launched.result.exit_code == 1
+    assert launched.result.failure is Failure.DATASET, launched.result.reason
+    assert process.marked(launched.folder) == []
 
 
 @pytest.mark.parametrize(
