@@ -34,5 +34,6 @@ def test_a_kill_at_a_write_loses_nothing(
 @pytest.mark.parametrize("seed", [3])
 def test_random_kills_lose_nothing(tmp_path: Path, shared: Path, wanted: Reference, seed: int) -> None:
     world = trial.build(tmp_path / "world", shared, faults="launcher" if seed % 2 else "")
-    assert trial.kill_at_random(world, random.Random(seed), wanted.seconds)
+    early = min(wanted.seconds, 1.5)  # the reference may have been slow, and this sweep over before its kill
+    assert trial.kill_at_random(world, random.Random(seed), early)
     assert trial.losses(world, wanted) == []
