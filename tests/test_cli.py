@@ -155,6 +155,30 @@ def test_a_suspended_machine_is_no_stall(world: World) -> None:
     assert world.rows()["network_dim=2"]["attempts"] == "1"
 
 
+# --- watching from another terminal -----------------------------------------------------------------------------------
+
+
+def test_status_watch_shows_a_sweep_as_long_as_it_is_driven_and_then_how_it_ended(world: World, tmp_path: Path) -> None:
+    world.settle(env={"STANDIN_TRAIN": "hang#1"})
+    driver = started(world, lambda: training(world), *ONE)
+    code = "from orchestrator.cli import main; main()"
+    asked = [sys.executable, "-c", code, "status", "--settings", str(world.settings), "grid", "--watch"]
+    terminal, environ = tmp_path / "terminal", {**os.environ, "FORCE_COLOR": "1", "COLUMNS": "200"}
+    with terminal.open("wb") as shown:  # which Rich takes for a terminal, with that variable
+        watcher = subprocess.Popen(asked, env=environ, stdout=subprocess.PIPE, stderr=shown, text=True)
+    deadline = time.monotonic() + 60
+    while "running" not in terminal.read_text():
+        assert time.monotonic() < deadline, "it does not show what runs"
+        assert watcher.poll() is None, "it ended while the sweep was being driven"
+        time.sleep(0.02)
+    driver.send_signal(signal.SIGINT)
+    driver.communicate(timeout=30)
+    said, _ = watcher.communicate(timeout=30)
+    assert watcher.returncode == 0
+    assert "killed" in said
+    assert "running" not in said
+
+
 # --- what the machine refuses -----------------------------------------------------------------------------------------
 
 
