@@ -12,6 +12,7 @@ from orchestrator import faces, media, provenance, render, store
 from orchestrator.errors import Conflict, Problem
 from orchestrator.model import Point, Prepared, Scoring, Settings
 from orchestrator.plan import Plan
+from orchestrator.scorer import wording
 from orchestrator.store import Sweep
 
 
@@ -60,6 +61,7 @@ def _fingerprint(asked: Plan, prepared: Mapping[str, Prepared], hashes: provenan
         "trainer": trainer_identity(used),
         "face pack": pack.fingerprint,
         **_second_pack(used.scoring),
+        **_clip(asked, hashes),
         "references": hashes.of_all(media.pictures(used.scoring.references).pictures),
         **{f"base_model {name}": _base(used, name, hashes) for name in _used(asked.points, "base_model")},
         **{f"dataset {name}": one.key for name, one in prepared.items()},
@@ -71,6 +73,16 @@ def _second_pack(used: Scoring) -> dict[str, str]:
         return {}
     pack = faces.inspect(used.second_pack, det_size=used.det_size, decode_rule=media.DECODE_RULE)
     return {"second face pack": pack.fingerprint}
+
+
+def _clip(asked: Plan, hashes: provenance.Hashes) -> dict[str, str]:
+    """The model, and what it reads: another dataset's trigger is no change where no prompt has it."""
+    model = asked.settings.scoring.clip
+    if model is None:
+        return {}
+    triggers = [dataset.trigger for dataset in asked.settings.datasets.values()]
+    texts = [wording.without(triggers, prompt) for prompt in asked.prompts]
+    return {"CLIP model": _hash([hashes.of_all(wording.files(model)), texts])}
 
 
 def trainer_identity(used: Settings) -> str:

@@ -194,6 +194,8 @@ class Scoring:
     url: str = ""
     second_pack: Path | None = None
     """Another face pack that scores every picture too: a number that depends on the pack is no answer."""
+    clip: Path | None = None
+    """A CLIP model, a folder as transformers saves it: how well pictures follow their prompts."""
 
 
 NO_CARD = "none"
@@ -337,7 +339,8 @@ class Score:
     nearest_reference, nearest_training: cosine to the most similar single picture (copying shows there).
     face_px: shorter side of the scored face's box, pixels.
     turn: how far the nose is off the middle of the eyes, in distances between the eyes; a side view from 0.35 on.
-    second_similarity: by the second face pack, where the settings name one.
+    second_similarity: by the second face pack, adherence: cosine to the prompt without triggers by CLIP, where the
+    settings name one.
     """
 
     image: Image
@@ -350,4 +353,5 @@ class Score:
     nearest_training: float | None = None
     turn: float | None = None
     second_similarity: float | None = None
+    adherence: float | None = None
     note: str = ""

@@ -10,7 +10,8 @@ from orchestrator import faces, media, provenance
 from orchestrator.errors import NotReady, Problem, Severity
 from orchestrator.kohya import base as base_model
 from orchestrator.kohya import command, keys
-from orchestrator.model import NO_CARD, TREATMENTS, BaseModel, Point, Settings
+from orchestrator.model import NO_CARD, TREATMENTS, BaseModel, Point, Scoring, Settings
+from orchestrator.scorer import wording
 from orchestrator.stages import prepare
 from orchestrator.vram import Card, VramProbe
 
@@ -103,9 +104,16 @@ def _faces(settings: Settings, where: str) -> Iterator[Problem]:
     elif len(listing.pictures) < 8:
         what = f"only {len(listing.pictures)} reference pictures: scores against them are shaky"
         yield _doubt(what, where, "score.references", str(scoring.references), "eight at least, better twenty")
+    yield from _clip(scoring, where)
     if _installed("onnxruntime") and _installed("onnxruntime-gpu"):
         what = "onnxruntime and onnxruntime-gpu are both installed and have overwritten each other"
         yield _doubt(what, "", "", "", "`make gpu-scoring` for the GPU, or `make setup` in a new .venv for the CPU")
+
+
+def _clip(scoring: Scoring, where: str) -> Iterator[Problem]:
+    if scoring.clip and (absent := [name for name in wording.FILES if not (scoring.clip / name).is_file()]):
+        remedy = "put a CLIP model there, as transformers saves it, or take `clip` out"
+        yield _missing(f"lacks {', '.join(absent)}", where, "score.clip", scoring.clip, remedy)
 
 
 def _installed(name: str) -> bool:

@@ -22,7 +22,7 @@ _MEASURED = (
     *("peak_vram_mib", "seconds_per_step", "train_s"),
     *("gain", "pass_rate", "pass_low", "pass_high", "above_band_rate", "copying", "on_front", "yardstick", "fresh"),
     *("unseen", "several_faces", "seed_spread", "nearest_training", "face_px", "face_turn"),
-    *("second_similarity", "second_agreement", "steps", "resumed", "reason"),
+    *("second_similarity", "second_agreement", "adherence", "steps", "resumed", "reason"),
 )
 """The columns after the arguments, in their order."""
 
@@ -126,6 +126,7 @@ def _scored(one: RunFacts) -> dict[str, Any]:
         "face_turn": run.face_turn if run else None,
         "second_similarity": run.second_similarity if run else None,
         "second_agreement": run.second_agreement if run else None,
+        "adherence": run.adherence if run else None,
     }
 
 

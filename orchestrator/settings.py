@@ -137,7 +137,14 @@ def _scoring(table: Reader) -> Scoring:
     return Scoring(
         pack=table.require("pack", table.path),
         references=table.require("references", table.path),
-        **table.given(device=_device, det_size=whole(32), workers=whole(1), url=text, second_pack=table.path),
+        **table.given(
+            device=_device,
+            det_size=whole(32),
+            workers=whole(1),
+            url=text,
+            second_pack=table.path,
+            clip=table.path,
+        ),
     )
 
 

@@ -60,7 +60,8 @@ def job(album: Path) -> scorer.Job:
 
 
 def test_a_job_reads_back_equal(job: scorer.Job, tmp_path: Path) -> None:
-    full = replace(job, skip=("two.png",), alone=("me.png",))
+    clip = scorer.Adherence(python=tmp_path / "python", model=tmp_path / "clip", triggers=("ohwx",))
+    full = replace(job, skip=("two.png",), alone=("me.png",), adherence=clip)
     scorer.write_job(tmp_path / "job.json", full)
     assert scorer.read_job(tmp_path / "job.json") == full
 

@@ -38,7 +38,7 @@ class RunNumbers:
     is above what the persona's own photos reach among each other. above_band_rate: share of faces more similar to the
     centroid than 95 % of the persona's own photos. face_turn: median of Score.turn. second_*: mean similarity by the
     second face pack, and Spearman's rank correlation of the two packs over the pictures: low means that the number
-    depends on the pack.
+    depends on the pack. adherence: mean of Score.adherence.
     """
 
     images: int
@@ -59,6 +59,7 @@ class RunNumbers:
     face_turn: float | None = None
     second_similarity: float | None = None
     second_agreement: float | None = None
+    adherence: float | None = None
 
 
 def summary(scores: Sequence[Score], yardstick: Yardstick | None = None) -> RunNumbers:
@@ -87,6 +88,7 @@ def summary(scores: Sequence[Score], yardstick: Yardstick | None = None) -> RunN
         face_turn=_median(s.turn for s in seen),
         second_similarity=_mean(s.second_similarity for s in seen),
         second_agreement=_agreement(seen),
+        adherence=_mean(s.adherence for s in seen),
     )
 
 

@@ -23,6 +23,19 @@ TOO_MANY_ERRORS = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Adherence:
+    """By which CLIP the pictures are held against their prompts, and which words are left out of these.
+
+    python: an interpreter that has torch and transformers, the trainer's.
+    """
+
+    python: Path
+    model: Path
+    device: str = "cpu"
+    triggers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """What to score against whom. `images[].file`, `skip` and `alone` are absolute or relative to `root`.
 
@@ -42,6 +55,7 @@ class Job:
     out: Path
     training: tuple[Path, ...] = ()
     second_pack: Path | None = None
+    adherence: Adherence | None = None
     skip: tuple[str, ...] = ()
     alone: tuple[str, ...] = ()
 
@@ -92,8 +106,14 @@ def read_job(path: Path) -> Job:
         record[key] = tuple(Path(name) for name in record[key])
     for key in ("skip", "alone"):
         record[key] = tuple(record[key])
+    record["adherence"] = _adherence(record["adherence"]) if record["adherence"] else None
     record["images"] = tuple(Image(**image) for image in record["images"])
     return Job(**record)
+
+
+def _adherence(record: dict[str, Any]) -> Adherence:
+    paths = {key: Path(record[key]) for key in ("python", "model")}
+    return Adherence(**record | paths | {"triggers": tuple(record["triggers"])})
 
 
 def write_scored(path: Path, scored: Scored) -> None:

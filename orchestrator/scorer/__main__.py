@@ -8,6 +8,7 @@ from pathlib import Path
 
 from orchestrator import faces, media, scorer, store, thumbnails
 from orchestrator.errors import NotReady, OrchestrateError, Problem, Severity
+from orchestrator.scorer import wording
 from orchestrator.scorer.hand import Hand
 from orchestrator.scorer.looker import Looker
 
@@ -32,6 +33,14 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _score(job: scorer.Job) -> scorer.Scored:
+    scored = _by_faces(job)
+    if job.adherence is None:
+        return scored
+    scores = wording.with_adherence(scored.scores, job.adherence, root=job.root, folder=job.out.parent)
+    return replace(scored, scores=scores)
+
+
+def _by_faces(job: scorer.Job) -> scorer.Scored:
     first = _by(job.pack, job)
     if job.second_pack is None:
         return first

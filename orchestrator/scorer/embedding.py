@@ -89,7 +89,7 @@ def main(path: Path) -> int:
 def _read(path: Path) -> _Job:
     record = store.read(path)
     used = record["scoring"]
-    paths = {key: Path(used[key]) for key in ("pack", "references", "second_pack") if used[key]}
+    paths = {key: Path(used[key]) for key in ("pack", "references", "second_pack", "clip") if used[key]}
     return _Job(
         scoring=Scoring(**{**used, **paths}),
         pictures=tuple(Path(name) for name in record["pictures"]),

@@ -11,7 +11,7 @@ from orchestrator.attempt import Command, Job
 from orchestrator.context import Context
 from orchestrator.errors import NotReady, OrchestrateError
 from orchestrator.kohya import log
-from orchestrator.model import Failure, Progress, Result
+from orchestrator.model import Failure, Progress, Result, Settings
 from orchestrator.outcome import Failed, Outcome
 from orchestrator.store import Attempt, Run
 
@@ -39,6 +39,7 @@ def _prepare(run: Run, attempt: Attempt, ctx: Context) -> Command:
     job = scorer.Job(
         pack=scoring.pack,
         second_pack=scoring.second_pack,
+        adherence=_adherence(ctx.settings),
         device=scoring.device,
         det_size=scoring.det_size,
         workers=scoring.workers,
@@ -54,6 +55,18 @@ def _prepare(run: Run, attempt: Attempt, ctx: Context) -> Command:
     scorer.write_job(attempt.path / "job.json", job)
     argv = [sys.executable, "-m", "orchestrator.scorer", str(attempt.path / "job.json")]
     return Command(argv=argv, env={"PYTHONUNBUFFERED": "1"}, cwd=attempt.path)
+
+
+def _adherence(settings: Settings) -> scorer.Adherence | None:
+    """No dataset's trigger counts: prompts are shared, and the runs of two datasets and the floor are compared."""
+    if settings.scoring.clip is None:
+        return None
+    return scorer.Adherence(
+        python=settings.trainer.python,
+        model=settings.scoring.clip,
+        device=settings.scoring.device,
+        triggers=tuple(dataset.trigger for dataset in settings.datasets.values()),
+    )
 
 
 def _out(attempt: Attempt) -> Path:

@@ -1,0 +1,120 @@
+"""How well pictures follow their prompts is asked of a program in the trainer's interpreter; unasked, it is empty."""
+
+import csv
+import sys
+from pathlib import Path
+
+import pytest
+from standins.world import Probe, World
+
+from orchestrator import readiness, scorer
+from orchestrator.errors import Conflict, NotReady
+from orchestrator.model import FaceStatus, Image, Score
+from orchestrator.scorer import wording
+
+PROGRAM = """#!{python}
+import json, os, sys
+if not sys.argv[1].endswith("adherence.py"):
+    os.execv({python!r}, [{python!r}, *sys.argv[1:]])
+job = json.load(open(sys.argv[2], encoding="utf-8"))
+cosines = [len(pair["text"]) / 100 for pair in job["pairs"] if os.path.isfile(pair["picture"])]
+json.dump({{"schema": job["schema"], "cosines": cosines}}, open(sys.argv[3], "w", encoding="utf-8"))
+"""
+"""An interpreter whose CLIP finds a picture the nearer to its prompt the longer that is."""
+
+
+def interpreter(path: Path, text: str = PROGRAM) -> Path:
+    path.write_text(text.format(python=sys.executable), encoding="utf-8")
+    path.chmod(0o755)
+    return path
+
+
+def with_clip(world: World, python: Path) -> Path:
+    """Settings that name a model, and an interpreter that stands in for the trainer's; the model's folder."""
+    model = world.folder / "clip"
+    model.mkdir()
+    for name in wording.FILES:
+        (model / name).write_text(name, encoding="utf-8")
+    text = world.settings.read_text(encoding="utf-8").replace("[score]", '[score]\nclip = "clip"')
+    world.settings.write_text(text.replace(f'python = "{sys.executable}"', f'python = "{python}"'), encoding="utf-8")
+    return model
+
+
+def image_rows(world: World) -> list[dict[str, str]]:
+    with (world.sweep.report / "images.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def asked(python: Path, *triggers: str) -> scorer.Adherence:
+    return scorer.Adherence(python=python, model=Path("clip"), triggers=triggers)
+
+
+def score(text: str, status: FaceStatus = FaceStatus.OK) -> Score:
+    return Score(image=Image(file="a.png", checkpoint="", strength=1.0, prompt=0, seed=1, text=text), status=status)
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("photo of ohwx person, outside", "photo of , outside"),
+        ("ohwx person at a cafe", "at a cafe"),
+        ("ohwx on a hill", "on a hill"),
+        ("a personage, ohwxy", "a personage, ohwxy"),
+        ("ohwx person", ""),
+    ],
+)
+def test_triggers_are_left_out_as_whole_words_and_the_longest_first(text: str, left: str) -> None:
+    assert wording.without(["ohwx", "", "ohwx person"], text) == left
+
+
+def test_each_picture_and_each_run_gets_its_adherence(world: World) -> None:
+    with_clip(world, interpreter(world.folder / "python"))
+    world.drive(only="network_dim=2*")
+    row = world.rows()["network_dim=2"]
+    expected = {"photo of ohwx person": len("photo of") / 100, "ohwx person outside": len("outside") / 100}
+    pictures = [one for one in image_rows(world) if one["run"].startswith("network_dim=2")]
+    assert {one["text"]: float(one["adherence"]) for one in pictures} == expected
+    assert float(row["adherence"]) == pytest.approx(sum(expected.values()) / 2)
+
+
+def test_without_a_model_the_column_is_empty(world: World) -> None:
+    world.drive(only="network_dim=2*")
+    assert world.rows()["network_dim=2"]["adherence"] == ""
+    assert {one["adherence"] for one in image_rows(world)} == {""}
+    assert "CLIP model" not in world.sweep.record()["fingerprint"]
+
+
+def test_another_model_is_refused_by_a_sweep_that_was_made_with_one(world: World) -> None:
+    model = with_clip(world, Path(sys.executable))
+    world.context()
+    (model / "model.safetensors").write_text("other weights", encoding="utf-8")
+    with pytest.raises(Conflict, match="CLIP model is not what"):
+        world.context()
+
+
+def test_pictures_that_cannot_be_read_and_prompts_of_triggers_alone_have_none(tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
+    scores = [score("a hill", FaceStatus.ERROR), score("ohwx"), score("ohwx on a hill", FaceStatus.NO_FACE)]
+    python = interpreter(tmp_path / "python")
+    found = wording.with_adherence(scores, asked(python, "ohwx"), root=tmp_path, folder=tmp_path)
+    assert [one.adherence for one in found] == [None, None, len("on a hill") / 100]
+
+
+def test_a_program_that_fails_is_told_with_its_last_words(tmp_path: Path) -> None:
+    python = interpreter(tmp_path / "python", "#!/bin/sh\necho first >&2; echo no torch here >&2; exit 1\n")
+    with pytest.raises(NotReady, match=r"clip: score\.clip: CLIP did not run: no torch here"):
+        wording.with_adherence([score("a hill")], asked(python), root=tmp_path, folder=tmp_path)
+
+
+def test_what_the_folder_lacks_is_said_before_anything_starts(world: World) -> None:
+    model = with_clip(world, Path(sys.executable))
+    assert not _findings(world)
+    (model / "model.safetensors").unlink()
+    (told,) = _findings(world)
+    assert told.startswith(f"{world.settings}: score.clip: lacks model.safetensors (value: {model})")
+
+
+def _findings(world: World) -> list[str]:
+    asked = world.plan()
+    found = readiness.findings(asked.settings, asked.points, Probe())
+    return [str(problem) for problem in found if problem.key == "score.clip"]
