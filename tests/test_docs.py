@@ -1,27 +1,67 @@
-"""Every command in README.md and docs/ is run on a small world, or at least understood; every link leads somewhere."""
+"""Every command in README.md and docs/ is run on a small world, or it is said why not; every link leads somewhere."""
 
+import importlib.util
 import re
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import chdir
 from pathlib import Path
 
-import click
 import pytest
 from click.testing import CliRunner
-from standins.world import World
+from standins.world import BASE, World
 
 from orchestrator import cli
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-_LINE = re.compile(r"^ {4}((?:orchestrate|make) [^#\n]+?)(?: {2,}.*| *#.*)?$", re.MULTILINE)
+_LINE = re.compile(r"^ {4}(?:\w+\$ +)?((?:orchestrate|make) [^#\n]+?)(?: {2,}.*| *#.*)?$", re.MULTILINE)
 _INLINE = re.compile(r"`((?:orchestrate|make) [^`\n]+)`")
+_MODULE = re.compile(r"python -m ([\w.]+)")
 _LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
 
-IN_ORDER = ("check", "calibrate", "plan", "probe", "run", "status", "report", "answer", "confirm", "export", "prune")
+IN_ORDER = (
+    *("--help", "check", "dataset", "calibrate", "plan", "probe", "run", "status", "report", "answer"),
+    *("confirm", "transfer", "export", "prune"),
+)
 """A reader's, and ours."""
+
+STAND_FOR = {"SWEEP": "dims", "SWEEP...": "dims", "BASE": "juggernautxl-v9"} | dict.fromkeys(
+    ("G", "my.toml", "grids/...", "grids/dims.toml"), "grids/sweep-v3.toml"
+)
+"""What a reader puts in the place of the words that stand for something of their own."""
+
+NEEDS_RAY = "orchestrate run --cluster auto --grid grids/sweep-v3.toml"
+"""An extra with machines of its own: tests/test_cluster.py drives sweeps on real nodes."""
+
+MAKE_NOT_HERE = {
+    "setup": "makes an environment from PyPI, in minutes: how CI begins",
+    "setup-trainer": "fetches sd-scripts, and PyTorch with CUDA",
+    "gpu-scoring": "takes another onnxruntime into the environment that these tests run in",
+    "bench-gpu": "needs a CUDA card",
+    "tensorboard-v3": "needs the trainer's environment, and serves until it is ended",
+    "demo": "trains for minutes: CI runs it, and test_demo.py a shorter one",
+    "demo-oom": "the same",
+    "test": "would run this very test, without end",
+    "test-vendor": "needs the submodule and the trainer's environment: tests/vendor",
+    "torture": "kills a sweep for an hour: test_torture.py does so for seconds",
+}
+
+_V3 = (ROOT / "grids" / "sweep-v3.toml").read_text(encoding="utf-8").replace("[1, 2, 3]", "[1]")
+_ONE_POINT = "[dims]\nnetwork_dim = [2]\n"
+_NAMED_IN_DOCS = f"""
+[defaults]
+base_model = "doll"
+dataset = "portraits"
+[base_models.juggernautxl-v9]
+path = "{BASE}"
+[datasets.face-crop]
+source = "portraits"
+crop = {{ around = "face", smallest = 32 }}
+"""
 
 
 def lines() -> Iterator[str]:
@@ -36,50 +76,52 @@ def mentioned() -> Iterator[str]:
         yield from (match[1] for match in _INLINE.finditer(page.read_text(encoding="utf-8")))
 
 
-ORCHESTRATE = list(dict.fromkeys(line for line in lines() if line.startswith("orchestrate ")))
-RUN = [line for line in ORCHESTRATE if line.split()[1] in IN_ORDER]
+def filled_in(line: str) -> str:
+    words = [word.strip("[]") for word in shlex.split(line)]
+    return shlex.join(STAND_FOR.get(word, word) for word in words)
 
 
-@pytest.fixture(scope="module")
-def small(tmp_path_factory, shared) -> World:
-    """A world in which the commands are run one after the other."""
-    made = World.build(tmp_path_factory.mktemp("docs") / "world", shared)
-    made.settle()
-    return made
+def is_name(line: str) -> bool:
+    """Whether a sentence only names a command."""
+    return len(line.split()) == 2 and not line.endswith("--help")
 
 
-def on(world: World, line: str) -> list[str]:
-    """A command of the docs, asked of the small world: its settings, its grid, its sweep, its ranks."""
-    ranks = {"network_dim=16*": "network_dim=2*", "network_dim=32*": "network_dim=4*", "network_dim=32_seed=1*": "*=4*"}
-    words = shlex.split(line)[1:]
-    words = ["grid" if word in ("sweep-v3", "dims") else ranks.get(word, word) for word in words]
-    if "--grid" in words:
-        words[words.index("--grid") + 1] = str(world.grid)
-    return [words[0], "--settings", str(world.settings), *words[1:]]
+def is_ours(line: str) -> bool:
+    return line.startswith("orchestrate ")
 
 
-@pytest.mark.parametrize("line", sorted(RUN, key=lambda line: IN_ORDER.index(line.split()[1])))
-def test_the_commands_do_what_they_are_there_for(small, line):
-    result = CliRunner().invoke(cli.main, on(small, line), catch_exceptions=False)
-    assert result.exit_code == 0, result.output
+COPIED = {filled_in(line) for line in lines() if is_ours(line)}
+SAID = {filled_in(line) for line in mentioned() if is_ours(line) and not is_name(line)}
+RUN = sorted((COPIED | SAID) - {NEEDS_RAY}, key=lambda line: (IN_ORDER.index(line.split()[1]), line))
 
 
-@pytest.mark.parametrize("line", ORCHESTRATE)
-def test_the_commands_are_understood(line):
-    understood(shlex.split(line)[1:])
+@pytest.fixture
+def small(world: World) -> World:
+    """A folder like this project's, with everything small that docs name: grids, a dataset, a further base model."""
+    world.settle(sections=_NAMED_IN_DOCS)
+    (world.folder / "grids").mkdir()
+    for name in ("dims.toml", "grids/sweep-v3.toml"):
+        (world.folder / name).write_text(_V3, encoding="utf-8")
+    for name in ("grids/demo.toml", "grids/demo-oom.toml"):
+        (world.folder / name).write_text(_ONE_POINT, encoding="utf-8")
+    return world
 
 
-def understood(words: list[str]) -> None:
-    """Raises click.UsageError for what the command line does not know."""
-    command: click.Command = cli.main
-    while isinstance(command, click.Group):
-        found = command.get_command(click.Context(command), words[0])
-        assert found, f"there is no {words[0]}"
-        command, words = found, words[1:]
-    command.make_context("docs", list(words))
+def test_the_commands_do_what_they_are_there_for(small):
+    """Word for word, one after the other, as a reader of all pages would."""
+    with chdir(small.folder):
+        for line in RUN:
+            result = CliRunner().invoke(cli.main, shlex.split(line)[1:], catch_exceptions=False)
+            assert result.exit_code == 0, f"{line}\n{result.output}"
 
 
-@pytest.mark.parametrize("line", sorted({line for line in mentioned() if line.startswith("orchestrate ")}))
+def test_the_one_that_needs_a_cluster_is_at_least_understood():
+    assert NEEDS_RAY in COPIED
+    _, command, *words = shlex.split(NEEDS_RAY)
+    cli.main.commands[command].make_context("docs", words)
+
+
+@pytest.mark.parametrize("line", sorted({line for line in mentioned() if is_ours(line)}))
 def test_commands_in_sentences_exist_with_their_options(line):
     word, *rest = line.split()[1:]
     if word.startswith("-"):
@@ -90,11 +132,33 @@ def test_commands_in_sentences_exist_with_their_options(line):
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make")
-@pytest.mark.parametrize("line", sorted({line for line in (*lines(), *mentioned()) if line.startswith("make ")}))
-def test_make_has_the_target(line):
-    target = line.split()[1]
-    done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+class TestMake:
+    NAMED = sorted({line.split()[1] for line in (*lines(), *mentioned()) if line.startswith("make ")})
+
+    def test_targets_that_need_no_more_than_this_do_what_they_are_there_for(self, small):
+        (small.folder / "grids" / "sweep-v3.toml").write_text(_ONE_POINT, encoding="utf-8")
+        targets = {*self.NAMED, "report-v3", "help"} - set(MAKE_NOT_HERE)
+        for target in sorted(targets, key=["help", "plan-v3", "sweep-v3", "report-v3"].index):
+            done = self.make(target, "-C", str(small.folder), "-o", "setup", f"BIN={Path(sys.executable).parent}")
+            assert done.returncode == 0, done.stderr
+        assert (small.folder / "runs" / "sweep-v3" / "report" / "report.html").exists()
+
+    @pytest.mark.parametrize("target", MAKE_NOT_HERE)
+    def test_the_others_are_there_and_named(self, target):
+        done = self.make("-n", target)
+        assert done.returncode == 0, done.stderr
+        assert target in self.NAMED
+
+    @staticmethod
+    def make(*words: str) -> "subprocess.CompletedProcess[str]":
+        argv = ["make", "-f", str(ROOT / "Makefile"), *words]
+        return subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_programs_that_are_named_exist(page):
+    named = set(_MODULE.findall(page.read_text(encoding="utf-8")))
+    assert [name for name in sorted(named) if importlib.util.find_spec(name) is None] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
