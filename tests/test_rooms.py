@@ -34,7 +34,8 @@ SAME_FLOOR = {
     ("toml_file", "values"), ("toml_file", "toml_lines"), ("toml_text", "values"), ("expressions", "values"),
     ("process", "shim"), ("provenance", "shim"), ("attempt", "context"), ("attempt", "outcome"),
     ("report", "facts"), ("freeze", "plan"),
-    ("forecast", "experience"), ("forecast", "measure"), ("plan", "mistakes"), ("inspection", "readiness"), ("inspection", "plan"),
+    ("forecast", "experience"), ("forecast", "measure"), ("plan", "mistakes"),
+    ("inspection", "readiness"), ("inspection", "plan"),
     ("stages", "datasets"), ("probe", "plan"), ("beside", "plan"), ("probe", "sweep"),
 }  # fmt: skip
 
