@@ -87,6 +87,14 @@ def marked(folder: Path) -> list[int]:
     return [pid for pid in _pids() if _has(pid, want) and not _zombie(pid)]
 
 
+def ending(pid: int) -> bool:
+    """Whether a process is on its way out: it has given up its memory here, its card follows a moment later."""
+    try:
+        return not Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return False  # another user's, or not of this namespace: nothing is known of it
+
+
 def wait(folder: Path, timeout_s: float) -> None:
     """Sleep until the shim ends, at most `timeout_s`, or without a shim whatever it left behind."""
     record = _read(folder / "process.json")

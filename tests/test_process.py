@@ -184,3 +184,12 @@ def test_a_shim_gives_signs_of_life(tmp_path: Path) -> None:
     ended = process.exited(tmp_path)
     assert ended
     assert ended.code == 0
+
+
+def test_a_process_on_its_way_out_is_told_from_a_living_one():
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    until(lambda: not process.ending(child.pid))
+    child.kill()
+    until(lambda: process.ending(child.pid))  # nobody has waited for it: it is still listed
+    child.wait()
+    assert not process.ending(2**22 + 1), "of a number that is not here nothing is known"

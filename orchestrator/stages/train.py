@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from orchestrator import attempt, datasets, ladder, render
+from orchestrator import attempt, datasets, ladder, process, render
 from orchestrator.attempt import Command, Job
 from orchestrator.context import Context
 from orchestrator.kohya import command, log, prompts, proof, resume
@@ -207,9 +207,12 @@ def budget(settings: Settings) -> dict[str, str]:
 
 
 def _others(ctx: Context) -> dict[str, int | None]:
-    """Foreign processes on the card as the attempt starts, MiB each: an out-of-memory may be theirs."""
+    """Foreign processes on the card as the attempt starts, MiB each: an out-of-memory may be theirs.
+
+    Not the attempt before this one, which the driver still lists for a moment.
+    """
     cards = [card for card in ctx.probe.cards() if card.uuid == ctx.card]
-    return {str(pid): mib for card in cards for pid, mib in card.processes.items()}
+    return {str(pid): mib for card in cards for pid, mib in card.processes.items() if not process.ending(pid)}
 
 
 def _judge(run: Run, attempt: Attempt, outcome: Outcome) -> Mapping[str, Any] | Failed:
