@@ -91,6 +91,8 @@ def ending(pid: int) -> bool:
     """Whether a process is on its way out: it has given up its memory here, its card follows a moment later."""
     try:
         return not Path(f"/proc/{pid}/environ").read_bytes()
+    except ProcessLookupError:  # ended, and not waited for
+        return True
     except OSError:
         return False  # another user's, or not of this namespace: nothing is known of it
 
