@@ -135,3 +135,11 @@ def test_reading_a_source_agrees_with_argparse(tmp_path: Path) -> None:
         assert read[action.dest].default == action.default
         assert list(read[action.dest].choices) == list(action.choices or [])
         assert read[action.dest].many is (action.nargs == "*")
+
+
+def test_the_submodule_is_pinned_to_the_commit_that_we_know() -> None:
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists():
+        pytest.skip("not a checkout: there is no submodule")
+    done = subprocess.run(["git", "ls-tree", "HEAD", "vendor/sd-scripts"], cwd=root, capture_output=True, text=True)
+    assert done.stdout.split()[:3] == ["160000", "commit", keys.PINNED]
