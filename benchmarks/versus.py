@@ -3,20 +3,25 @@
 On the miniature, on the CPU: `orchestrate run` on a grid of two ranks with all checkpoints of each, and then a shell
 loop over the same work: each config to the trainer, one generator for each LoRA, and a loop over pictures with
 InsightFace, once for each run. Both make the same weights, the same pictures and the same similarities.
+`python -m benchmarks.gpu --part versus` does the same with the real trainer.
 """
 
 import argparse
 import csv
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import time
-import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from orchestrator import settings as settings_file
+from orchestrator.kohya import command
+from orchestrator.model import Settings
 
 GRID = """
 [dims]
@@ -32,9 +37,9 @@ import csv, sys
 from pathlib import Path
 import cv2, numpy as np
 from insightface.app import FaceAnalysis
-pack, references, pictures, out = map(Path, sys.argv[1:])
+pack, references, pictures, out, size = *map(Path, sys.argv[1:5]), int(sys.argv[5])
 app = FaceAnalysis(name=pack.name, root=str(pack.parent.parent), providers=["CPUExecutionProvider"])
-app.prepare(ctx_id=-1, det_size=(256, 256))
+app.prepare(ctx_id=-1, det_size=(size, size))
 def embedding(path):
     faces = app.get(cv2.imread(str(path)))
     return max(faces, key=lambda face: face.det_score).normed_embedding if faces else None
@@ -53,67 +58,72 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40)
     steps = parser.parse_args().steps
     with tempfile.TemporaryDirectory() as folder:
-        world = Path(folder) / "world"
-        _call([sys.executable, "-m", "orchestrator.miniature", str(world)])
-        ours = _ours(world, steps)
-        naive = _naive(world)
-    print(f"{'orchestrate run':<24} {ours:7.1f} s")
-    for name, seconds in naive.items():
-        print(f"{'the loop: ' + name:<24} {seconds:7.1f} s")
-    total = sum(naive.values())
-    print(f"{'the loop':<24} {total:7.1f} s, {total / ours:.2f} times as long")
+        settings, grid = _world(Path(folder) / "world", steps)
+        seconds = ours(settings, grid)
+        told = {
+            "orchestrate run": seconds,
+            **{f"the loop: {name}": spent for name, spent in loop(settings, grid).items()},
+        }
+    total = sum(told.values()) - seconds
+    for name, spent in told.items():
+        print(f"{name:<24} {spent:7.1f} s")
+    print(f"{'the loop':<24} {total:7.1f} s, {total / seconds:.2f} times as long")
 
 
-def _ours(world: Path, steps: int) -> float:
-    settings = world / "orchestrate.toml"
+def _world(folder: Path, steps: int) -> tuple[Path, Path]:
+    _call([sys.executable, "-m", "orchestrator.miniature", str(folder)])
+    settings, grid = folder / "orchestrate.toml", folder / "versus.toml"
     text = settings.read_text(encoding="utf-8")
     settings.write_text(text.replace("[generate]\n", '[generate]\ncheckpoints = "all"\n'), encoding="utf-8")
-    grid = world / "versus.toml"
     every = max(1, steps // STEPS_PER_EPOCH // 4)
     grid.write_text(GRID.format(steps=steps, every=every), encoding="utf-8")
+    return settings, grid
+
+
+def ours(settings: Path, grid: Path) -> float:
+    """Seconds of `orchestrate run`, from reading the grid to the report."""
     began = time.monotonic()
     run = "from orchestrator.cli import main; main()"
     _call([sys.executable, "-c", run, "run", "--settings", str(settings), "--grid", str(grid)])
     return time.monotonic() - began
 
 
-def _naive(world: Path) -> dict[str, float]:
-    """Seconds of each part. The configs are those that `orchestrate` rendered; the outputs are the loop's own."""
-    pack = world / "insightface" / "models" / "pack"  # where InsightFace looks for one
+def loop(settings: Path, grid: Path) -> dict[str, float]:
+    """Seconds of each part of the loop over the work of a finished sweep, one program after the other.
+
+    The configs are those that `orchestrate` rendered; the outputs are the loop's own, beside the grid.
+    """
+    used, out = settings_file.load(settings), grid.parent / "loop"
+    pack = out / "insightface" / "models" / "pack"  # where InsightFace looks for one
     pack.parent.mkdir(parents=True)
-    pack.symlink_to(world / "pack")
+    pack.symlink_to(used.scoring.pack)
     spent = {"trainings": 0.0, "pictures": 0.0, "scores": 0.0}
-    for record in sorted(_runs(world).glob("versus/*/point.json")):
-        run, out = record.parent, world / "loop" / record.parent.name
-        (out / "images").mkdir(parents=True)
+    for record in sorted(used.runs.glob(f"{grid.stem}/*/point.json")):
+        run, made = record.parent, out / record.parent.name
+        (made / "images").mkdir(parents=True)
         with _clock(spent, "trainings"):
-            _train(run, out)
+            _train(run, made, used)
         with _clock(spent, "pictures"):
-            _generate(run, out)
+            _generate(run, made, used)
         with _clock(spent, "scores"):
-            paths = (pack, world / "references", out / "images", out / "scores.csv")
+            paths = (pack, used.scoring.references, made / "images", made / "scores.csv", used.scoring.det_size)
             _call([sys.executable, "-c", SCORE, *map(str, paths)])
-        _same(run, out)
+        _same(run, made)
     return spent
 
 
-def _runs(world: Path) -> Path:
-    text = (world / "orchestrate.toml").read_text(encoding="utf-8")
-    return world / str(tomllib.loads(text)["runs"])
-
-
-def _train(run: Path, out: Path) -> None:
+def _train(run: Path, out: Path, used: Settings) -> None:
     attempt = run / "train" / "1"
     if not attempt.exists():
         return  # the floor
     text = (attempt / "config.toml").read_text(encoding="utf-8")
     text = text.replace(str(attempt / "output"), str(out / "output")).replace(str(attempt / "logs"), str(out / "logs"))
     (out / "config.toml").write_text(text, encoding="utf-8")
-    command = json.loads((attempt / "command.json").read_text(encoding="utf-8"))
-    _call([word.replace(str(attempt / "config.toml"), str(out / "config.toml")) for word in command["argv"]], out)
+    argv = json.loads((attempt / "command.json").read_text(encoding="utf-8"))["argv"]
+    _call([word.replace(str(attempt / "config.toml"), str(out / "config.toml")) for word in argv], out, used)
 
 
-def _generate(run: Path, out: Path) -> None:
+def _generate(run: Path, out: Path, used: Settings) -> None:
     """One process for each LoRA, as with `--network_weights` on the command line."""
     attempt = run / "generate" / "1"
     plan = json.loads((attempt / "plan.json").read_text(encoding="utf-8"))
@@ -125,7 +135,7 @@ def _generate(run: Path, out: Path) -> None:
         path.write_text(json.dumps(alone), encoding="utf-8")
         changed = {str(attempt / "plan.json"): str(path), str(run / "images"): str(out / "images")}
         changed |= {str(plan["loras"][0]): str(lora)} if lora else {}
-        _call([changed.get(word, word) for word in argv], out)
+        _call([changed.get(word, word) for word in argv], out, used)
 
 
 def _first(image: dict[str, Any]) -> dict[str, Any]:
@@ -151,8 +161,9 @@ def _clock(spent: dict[str, float], name: str) -> Iterator[None]:
     spent[name] += time.monotonic() - began
 
 
-def _call(argv: list[str], cwd: Path | None = None) -> None:
-    done = subprocess.run(argv, cwd=cwd, capture_output=True, text=True, check=False)
+def _call(argv: list[str], cwd: Path | None = None, used: Settings | None = None) -> None:
+    environment = {**os.environ, **(command.environment(used.trainer, card=None) if used else {})}
+    done = subprocess.run(argv, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

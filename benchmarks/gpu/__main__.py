@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu import cells, pictures, record, sweeps, watch
+from benchmarks.gpu import against, cells, pictures, record, sweeps, watch
 
 STEPS = 5
 CHECK_STEPS = 8
@@ -93,6 +93,12 @@ class Bench:
                 for run, figures in sweeps.measure(self._programs, self._inputs, case, self._results.folder):
                     self._results.add("sweeps", f"{case.name}: {run}", figures)
 
+    def against(self) -> None:
+        """The whole job, against the loop that one would write."""
+        if self._due("versus", "the loop"):
+            for name, figures in against.measure(self._programs, self._inputs):
+                self._results.add("versus", name, figures)
+
     def _due(self, part: str, key: str) -> bool:
         return not self._results.has(part, key) and time.monotonic() < self._deadline
 
@@ -138,6 +144,7 @@ PARTS = {
     "packing": Bench.packing,
     "generate": Bench.generate,
     "sweeps": Bench.sweeps,
+    "versus": Bench.against,
 }
 
 

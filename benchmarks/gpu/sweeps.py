@@ -51,7 +51,7 @@ pack = "pack"
 references = "references"
 
 [vram]
-{budget}
+{vram}
 """
 GRID = """
 [fixed]
@@ -87,7 +87,10 @@ def measure(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Run a case; (run, what results.csv and its attempts say). The CSV and the console's text go to `out`."""
     folder = programs.work / "sweeps"
-    _write(folder, programs, files, case)
+    furnish(folder, files)
+    budget = f"budget_gib = {case.budget_gib}" if case.budget_gib else ""
+    (folder / f"{case.name}.toml").write_text(settings(programs, files, budget), encoding="utf-8")
+    (folder / f"{case.name}.grid.toml").write_text(GRID.format(dim=case.dim), encoding="utf-8")
     began = time.monotonic()
     with _neighbour(programs, case.leave_gib) as neighbour, (out / f"{case.name}.txt").open("w") as console:
         code = _orchestrate(folder, case, console)
@@ -102,7 +105,8 @@ def measure(
             yield row["run"], facts | told | {"attempts": _attempts(report.parents[1] / row["run"])}
 
 
-def _write(folder: Path, programs: watch.Programs, files: cells.Inputs, case: Case) -> None:
+def furnish(folder: Path, files: cells.Inputs) -> None:
+    """What a sweep needs beside its settings and grid: pictures, a face pack, references, prompts."""
     (folder / "pictures").mkdir(parents=True, exist_ok=True)
     for picture in sorted(files.pictures(1024).glob("*.jpg"))[:PICTURES]:
         for file in (picture, picture.with_suffix(".txt")):
@@ -111,11 +115,10 @@ def _write(folder: Path, programs: watch.Programs, files: cells.Inputs, case: Ca
     if not (folder / "references").exists():
         world.photos(folder / "references", world.PERSONA, count=8, first=1000, captions=False)
     (folder / "prompts.txt").write_text(PROMPTS, encoding="utf-8")
-    (folder / f"{case.name}.grid.toml").write_text(GRID.format(dim=case.dim), encoding="utf-8")
-    (folder / f"{case.name}.toml").write_text(_settings(programs, files, case), encoding="utf-8")
 
 
-def _settings(programs: watch.Programs, files: cells.Inputs, case: Case) -> str:
+def settings(programs: watch.Programs, files: cells.Inputs, vram: str) -> str:
+    """The shipped arguments and ladder over these inputs; `vram` is what stands in that table."""
     paths = {
         "templates": watch.ROOT / "templates",
         "python": programs.python,
@@ -124,8 +127,7 @@ def _settings(programs: watch.Programs, files: cells.Inputs, case: Case) -> str:
         "checkpoint": files.checkpoint,
     }
     quoted = {name: json.dumps(str(path)) for name, path in paths.items()}
-    budget = f"budget_gib = {case.budget_gib}" if case.budget_gib else ""
-    return SETTINGS.format(**quoted, budget=budget) + _shipped()
+    return SETTINGS.format(**quoted, vram=vram) + _shipped()
 
 
 def _shipped() -> str:
