@@ -4,8 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 WORLD := runs/.miniature
+TORTURE := --random 200
+BENCH :=
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-oom test test-browser torture check format sweep-% plan-% report-% tensorboard-% setup-trainer gpu-scoring test-vendor bench-gpu clean
+.PHONY: help setup demo demo-oom test test-browser test-docs torture check format sweep-% plan-% report-% tensorboard-% setup-trainer gpu-scoring test-vendor bench-gpu clean
 
 help: ## this list
 	@grep -E '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -36,8 +38,11 @@ test-browser: setup ## the report page in headless Chromium, which has to be the
 	$(PIP) --quiet playwright
 	$(BIN)/python -m pytest -rs tests/test_page_browser.py
 
+test-docs: setup ## every command of README and docs/ that takes minutes, in a clean clone: an hour, with sd-scripts' own
+	$(BIN)/python -m pytest -rs tests/docs_in_clone.py
+
 torture: setup ## kill a sweep at every write and 200 times at random: what docs/reliability.md reports
-	PYTHONPATH=tests $(BIN)/python -m torture --random 200
+	PYTHONPATH=tests $(BIN)/python -m torture $(TORTURE)
 
 check: setup ## format, lint, types, tests
 	$(BIN)/ruff format --check .
@@ -64,7 +69,7 @@ tensorboard-%: ## make tensorboard-v3: sd-scripts' own curves of runs/sweep-v3, 
 setup-trainer: setup ## sd-scripts and an interpreter of its own, with CUDA
 	git submodule update --init vendor/sd-scripts
 	$(PYTHON) -m venv vendor/.venv
-	vendor/.venv/bin/python -m pip install torch==2.6.0 torchvision==0.21.0 --index-url https://download.pytorch.org/whl/cu124
+	vendor/.venv/bin/python -m pip install torch==2.6.0 torchvision==0.21.0  # PyPI's are made for CUDA 12.4
 	cd vendor/sd-scripts && ../.venv/bin/python -m pip install -r requirements.txt bitsandbytes
 	vendor/.venv/bin/python -m pip install --no-deps open_clip_torch  # carries the vocabulary that `make test-vendor` needs
 
@@ -76,7 +81,7 @@ test-vendor: setup ## the unmodified sd-scripts, shrunk, on CPU: needs the submo
 	$(BIN)/python -m pytest -m vendor -rs tests/vendor
 
 bench-gpu: setup ## memory and speed of the unmodified sd-scripts at full size: needs a CUDA card, writes runs/bench-gpu
-	$(BIN)/python -m benchmarks.gpu
+	$(BIN)/python -m benchmarks.gpu $(BENCH)
 
 clean: ## the environment and caches; never runs/
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

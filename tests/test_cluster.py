@@ -1,7 +1,14 @@
 """A real Ray cluster of two nodes on this machine: whole sweeps, a node that dies, a user who stops."""
 
+import contextlib
 import os
+import re
+import shlex
 import signal
+import socket
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +22,7 @@ from orchestrator import process, sweep
 from orchestrator.context import Context
 from orchestrator.errors import NotReady, Problem
 from orchestrator.model import State
+from orchestrator.store import Sweep, status
 
 ray: Any = pytest.importorskip("ray", reason="Ray is an extra: pip install '.[cluster]'")
 pytest.importorskip("ray.cluster_utils")
@@ -23,6 +31,11 @@ from orchestrator.cluster import Cluster  # noqa: E402
 
 NODE = "STANDIN_NODE"
 """A variable that tells the two nodes of one machine apart."""
+
+_BLOCK = re.compile(r"(?:^ {4}\w+\$ +.+\n)+", re.MULTILINE)
+PAGE = Path(__file__).parents[1] / "docs" / "cluster.md"
+BLOCKS = [block.splitlines() for block in _BLOCK.findall(PAGE.read_text(encoding="utf-8"))]
+"""Lines that belong together: `machine$ command`."""
 
 SEEDS = "[dims]\nseed = [1, 2, 3, 4]\n"
 
@@ -145,6 +158,43 @@ def test_a_cluster_that_does_not_answer(world: World) -> None:
         Cluster.open("127.0.0.1:1", world.context(), sweep.perform, [], list),
     ):
         pass
+
+
+@pytest.mark.parametrize("lines", BLOCKS, ids=lambda lines: lines[0].split()[0])
+def test_the_page_tells_what_works(lines: list[str], world: World) -> None:
+    """Every command of docs/cluster.md, as it stands there; each `ray start` makes a machine of this one."""
+    (world.folder / "grids").mkdir()
+    world.grid.rename(world.folder / "grids" / "dims.toml")
+    own, port = ray.util.get_node_ip_address(), str(free_port())
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder, contextlib.ExitStack() as machines:
+        environ = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "RAY_TMPDIR": folder}
+        for line in lines:
+            words = shlex.split(re.sub("alpha:|PRIVATE_IP", lambda name: own + ":" * name[0].endswith(":"), line))
+            words = [word.replace("6379", port) for word in words[1:]]
+            if words[0] == "ray":
+                machines.enter_context(started([*words, "--block"], environ))
+            else:
+                done = subprocess.run(words, cwd=world.folder, env=environ, capture_output=True, text=True, check=False)
+                assert done.returncode == 0, done.stderr
+    assert {status(run).state for run in Sweep(world.folder / "runs" / "dims").runs()} == {State.FINISHED}
+
+
+def free_port() -> int:
+    with socket.create_server(("", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+@contextlib.contextmanager
+def started(argv: list[str], environ: dict[str, str]) -> Iterator[None]:
+    """A machine, from when it says that it runs."""
+    child = subprocess.Popen(argv, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert child.stdout
+    try:
+        assert any("Ray runtime started" in line for line in child.stdout)
+        yield
+    finally:
+        child.terminate()
+        child.communicate(timeout=60)
 
 
 def test_the_machine_of_a_child_is_on_record(world: World) -> None:

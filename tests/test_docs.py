@@ -1,4 +1,4 @@
-"""Every command in README.md and docs/ is run on a small world, or it is said why not; every link leads somewhere."""
+"""Every command in README.md and docs/ is run, here or where it is said; every link leads somewhere."""
 
 import importlib.util
 import re
@@ -6,20 +6,18 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import chdir
 from pathlib import Path
 
+import docs_in_clone
+import pages
 import pytest
 from click.testing import CliRunner
+from pages import PAGES, ROOT
 from standins.world import BASE, World
 
 from orchestrator import cli
 
-ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-_LINE = re.compile(r"^ {4}(?:\w+\$ +)?((?:orchestrate|make) [^#\n]+?)(?: {2,}.*| *#.*)?$", re.MULTILINE)
-_INLINE = re.compile(r"`((?:orchestrate|make) [^`\n]+)`")
 _MODULE = re.compile(r"python -m ([\w.]+)")
 _LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
 
@@ -34,21 +32,13 @@ STAND_FOR = {"SWEEP": "dims", "SWEEP...": "dims", "BASE": "juggernautxl-v9"} | d
 )
 """What a reader puts in the place of the words that stand for something of their own."""
 
-NEEDS_RAY = "orchestrate run --cluster auto --grid grids/sweep-v3.toml"
-"""An extra with machines of its own: tests/test_cluster.py drives sweeps on real nodes."""
+MAKE_HERE = ("help", "plan-v3", "sweep-v3", "report-v3")
+"""Targets that need no more than a small world; the others are run in a clone."""
 
-MAKE_NOT_HERE = {
-    "setup": "makes an environment from PyPI, in minutes: how CI begins",
-    "setup-trainer": "fetches sd-scripts, and PyTorch with CUDA",
-    "gpu-scoring": "takes another onnxruntime into the environment that these tests run in",
-    "bench-gpu": "needs a CUDA card",
-    "tensorboard-v3": "needs the trainer's environment, and serves until it is ended",
-    "demo": "trains for minutes: CI runs it, and test_demo.py a shorter one",
-    "demo-oom": "the same",
-    "test": "would run this very test, without end",
-    "test-vendor": "needs the submodule and the trainer's environment: tests/vendor",
-    "torture": "kills a sweep for an hour: test_torture.py does so for seconds",
-}
+ON_A_CLUSTER = [
+    line for line in pages.lines(ROOT / "docs" / "cluster.md") if line.startswith("ray ") or "--cluster" in line
+]
+"""What tests/test_cluster.py runs."""
 
 _V3 = (ROOT / "grids" / "sweep-v3.toml").read_text(encoding="utf-8").replace("[1, 2, 3]", "[1]")
 _ONE_POINT = "[dims]\nnetwork_dim = [2]\n"
@@ -62,18 +52,6 @@ path = "{BASE}"
 source = "portraits"
 crop = {{ around = "face", smallest = 32 }}
 """
-
-
-def lines() -> Iterator[str]:
-    """What stands on a line of its own, to be copied."""
-    for page in PAGES:
-        yield from (match[1].strip() for match in _LINE.finditer(page.read_text(encoding="utf-8")))
-
-
-def mentioned() -> Iterator[str]:
-    """What stands within a sentence."""
-    for page in PAGES:
-        yield from (match[1] for match in _INLINE.finditer(page.read_text(encoding="utf-8")))
 
 
 def filled_in(line: str) -> str:
@@ -90,9 +68,9 @@ def is_ours(line: str) -> bool:
     return line.startswith("orchestrate ")
 
 
-COPIED = {filled_in(line) for line in lines() if is_ours(line)}
-SAID = {filled_in(line) for line in mentioned() if is_ours(line) and not is_name(line)}
-RUN = sorted((COPIED | SAID) - {NEEDS_RAY}, key=lambda line: (IN_ORDER.index(line.split()[1]), line))
+COPIED = {filled_in(line) for line in pages.lines() if is_ours(line) and line not in ON_A_CLUSTER}
+SAID = {filled_in(line) for line in pages.mentioned() if is_ours(line) and not is_name(line)}
+RUN = sorted(COPIED | SAID, key=lambda line: (IN_ORDER.index(line.split()[1]), line))
 
 
 @pytest.fixture
@@ -115,13 +93,14 @@ def test_the_commands_do_what_they_are_there_for(small):
             assert result.exit_code == 0, f"{line}\n{result.output}"
 
 
-def test_the_one_that_needs_a_cluster_is_at_least_understood():
-    assert NEEDS_RAY in COPIED
-    _, command, *words = shlex.split(NEEDS_RAY)
-    cli.main.commands[command].make_context("docs", words)
+def test_what_is_not_run_here_is_run_in_a_clone_or_on_a_cluster():
+    """tests/docs_in_clone.py is no part of `make test`: it takes too long."""
+    elsewhere = {*(command.said for command in docs_in_clone.COMMANDS), docs_in_clone.TENSORBOARD, *ON_A_CLUSTER}
+    here = {f"make {target}" for target in MAKE_HERE}
+    assert pages.others() - here == {line for line in elsewhere if not is_ours(line)}
 
 
-@pytest.mark.parametrize("line", sorted({line for line in mentioned() if is_ours(line)}))
+@pytest.mark.parametrize("line", sorted({line for line in pages.mentioned() if is_ours(line)}))
 def test_commands_in_sentences_exist_with_their_options(line):
     word, *rest = line.split()[1:]
     if word.startswith("-"):
@@ -132,27 +111,13 @@ def test_commands_in_sentences_exist_with_their_options(line):
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make")
-class TestMake:
-    NAMED = sorted({line.split()[1] for line in (*lines(), *mentioned()) if line.startswith("make ")})
-
-    def test_targets_that_need_no_more_than_this_do_what_they_are_there_for(self, small):
-        (small.folder / "grids" / "sweep-v3.toml").write_text(_ONE_POINT, encoding="utf-8")
-        targets = {*self.NAMED, "report-v3", "help"} - set(MAKE_NOT_HERE)
-        for target in sorted(targets, key=["help", "plan-v3", "sweep-v3", "report-v3"].index):
-            done = self.make(target, "-C", str(small.folder), "-o", "setup", f"BIN={Path(sys.executable).parent}")
-            assert done.returncode == 0, done.stderr
-        assert (small.folder / "runs" / "sweep-v3" / "report" / "report.html").exists()
-
-    @pytest.mark.parametrize("target", MAKE_NOT_HERE)
-    def test_the_others_are_there_and_named(self, target):
-        done = self.make("-n", target)
+def test_targets_that_need_no_more_than_this_do_what_they_are_there_for(small):
+    (small.folder / "grids" / "sweep-v3.toml").write_text(_ONE_POINT, encoding="utf-8")
+    known = ["-f", str(ROOT / "Makefile"), "-C", str(small.folder), "-o", "setup", f"BIN={Path(sys.executable).parent}"]
+    for target in MAKE_HERE:
+        done = subprocess.run(["make", *known, target], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        assert target in self.NAMED
-
-    @staticmethod
-    def make(*words: str) -> "subprocess.CompletedProcess[str]":
-        argv = ["make", "-f", str(ROOT / "Makefile"), *words]
-        return subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (small.folder / "runs" / "sweep-v3" / "report" / "report.html").exists()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -1,4 +1,4 @@
-"""`python -m torture [--random N] [--seed S] [--jobs J]`: the whole kill matrix and N random trials; 1 on a loss."""
+"""`python -m torture [--writes N] [--random N] [--seed S] [--jobs J]`: a kill at each write, and random ones."""
 
 import argparse
 import random
@@ -59,6 +59,7 @@ class Torture:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--writes", type=int, help="of the kills at writes, so many chosen at random; all by default")
     parser.add_argument("--random", type=int, default=200, help="random trials, each of one to three kills")
     parser.add_argument("--seed", type=int, default=1, help="of the first random trial")
     parser.add_argument("--jobs", type=int, default=2)
@@ -68,16 +69,22 @@ def main() -> int:
     build_shared(folder / "shared")
     wanted = trial.reference(trial.build(folder / "reference", folder / "shared"))
     torture = Torture(folder=folder, wanted=wanted)
-    trials: list[Callable[[], None]] = [
-        *(partial(torture.at, event, how) for event in wanted.events for how in event.how),
-        *(partial(torture.random, options.seed + number) for number in range(options.random)),
-    ]
-    random.Random(options.seed).shuffle(trials)  # a run that is cut short has seen some of everything
-    _carry_out(trials, options.jobs)
+    _carry_out(_trials(torture, options), options.jobs)
     _tell(torture, time.monotonic() - began)
     if not torture.lost:
         shutil.rmtree(folder)
     return 1 if torture.lost else 0
+
+
+def _trials(torture: Torture, options: argparse.Namespace) -> list[Callable[[], None]]:
+    """In mixed order: a run that is cut short has seen some of everything."""
+    mixed = random.Random(options.seed)
+    writes = [partial(torture.at, event, how) for event in torture.wanted.events for how in event.how]
+    mixed.shuffle(writes)
+    by_chance = [partial(torture.random, options.seed + number) for number in range(options.random)]
+    trials: list[Callable[[], None]] = [*writes[: options.writes], *by_chance]
+    mixed.shuffle(trials)
+    return trials
 
 
 def _carry_out(trials: list[Callable[[], None]], jobs: int) -> None:
