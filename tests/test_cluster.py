@@ -87,7 +87,13 @@ def everything() -> list[int]:
 
 
 def trains(pid: int) -> bool:
-    return b"config.toml" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    """Whether it has begun to, and is far from its end: nothing is saved yet."""
+    attempt = Path(f"/proc/{pid}/cwd")
+    try:
+        program = b"config.toml" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        return program and b"running training" in (attempt / "log").read_bytes() and not any(attempt.glob("output/*"))
+    except OSError:
+        return False
 
 
 def test_a_sweep_over_two_nodes(nodes: Any, two: list[Any], world: World) -> None:
