@@ -8,6 +8,7 @@ from benchmarks import versus
 from benchmarks.gpu import cells, sweeps, watch
 
 LORAS = 3
+ONE = 'card = "0"\n'
 GRID = f"""
 [fixed]
 max_train_epochs = 2
@@ -26,8 +27,8 @@ def measure(programs: watch.Programs, files: cells.Inputs) -> Iterator[tuple[str
     """
     folder = programs.work / "against"
     sweeps.furnish(folder, files)
-    alone = _asked(folder, "alone", sweeps.settings(programs, files, ""))
-    packed = _asked(folder, "packed", sweeps.settings(programs, files, "pack = true"))
+    alone = _asked(folder, "alone", sweeps.settings(programs, files, ONE))
+    packed = _asked(folder, "packed", sweeps.settings(programs, files, f"{ONE}pack = true\n"))
     yield "orchestrate run", {"total_s": round(versus.ours(*alone), 1)}
     yield "orchestrate run, pack = true", {"total_s": round(versus.ours(*packed), 1)}
     parts = {name: round(seconds, 1) for name, seconds in versus.loop(*alone).items()}
