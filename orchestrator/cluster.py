@@ -37,6 +37,7 @@ class _Errand:
     templates: Path
     datasets: Mapping[str, Prepared]
     prompts: tuple[str, ...]
+    latents: Mapping[str, Run]
     packed: bool
     card: str
 
@@ -152,6 +153,7 @@ class Cluster:
             templates=ctx.templates,
             datasets=dict(ctx.datasets),
             prompts=ctx.prompts,
+            latents=dict(ctx.latents),
             packed=place.packed,
             card=place.card,
         )
@@ -280,6 +282,7 @@ def _take(perform: Perform, run: Run, stage: str, errand: _Errand, desk: Any) ->
         templates=errand.templates,
         datasets=errand.datasets,
         prompts=errand.prompts,
+        latents=errand.latents,
         probe=probe,
         listener=_Teller(ray, desk),
         environ={key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"},

@@ -36,7 +36,8 @@ class Context:
     """The outside world of a sweep, and what all its runs share.
 
     card: UUID of the card in use, empty without one; packed: others may be on it, too; environ: what children inherit;
-    templates: the frozen ones; datasets: by name, as prepared; prompts: in the order of their file.
+    templates: the frozen ones; datasets: by name, as prepared; prompts: in the order of their file; latents: by point
+    id, where those on the disk are made that its training shares.
     """
 
     settings: Settings
@@ -48,4 +49,5 @@ class Context:
     environ: Mapping[str, str]
     card: str = ""
     packed: bool = False
+    latents: Mapping[str, Run] = field(default_factory=dict)
     stop: Stop = field(default_factory=Stop)

@@ -60,6 +60,11 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def content(folder: Path) -> str:
+    """One hash of all files in a folder, names and bytes, read anew: one that was added counts, too."""
+    return sha256_text("\n".join(f"{path.name} {sha256(path)}" for path in sorted(folder.iterdir())))
+
+
 def sha256_text(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()  # file names may be in any encoding
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from orchestrator import faces, media, provenance
 from orchestrator.errors import NotReady, Problem, Severity
 from orchestrator.kohya import base as base_model
-from orchestrator.kohya import command, keys
+from orchestrator.kohya import command, keys, latents
 from orchestrator.model import NO_CARD, TREATMENTS, BaseModel, Point, Scoring, Settings
 from orchestrator.scorer import wording
 from orchestrator.stages import prepare
@@ -21,7 +21,7 @@ def findings(settings: Settings, points: Iterable[Point], probe: VramProbe) -> l
     chosen = list(points)
     used = {key: dict.fromkeys(str(p.params[key]) for p in chosen if key in p.params) for key in TREATMENTS}
     where = str(settings.path)
-    problems = [*_trainer(settings, where), *_card(settings, probe, where)]
+    problems = [*_trainer(settings, chosen, where), *_card(settings, probe, where)]
     for name in used["base_model"]:
         problems += _base(settings.base_models[name], where)
     for name in prepare.with_sources(used["dataset"], settings.datasets):
@@ -29,9 +29,10 @@ def findings(settings: Settings, points: Iterable[Point], probe: VramProbe) -> l
     return [*problems, *_faces(settings, where), *_disk(settings, where)]
 
 
-def _trainer(settings: Settings, where: str) -> Iterator[Problem]:
+def _trainer(settings: Settings, points: Iterable[Point], where: str) -> Iterator[Problem]:
     trainer = settings.trainer
-    for script in (trainer.train_script, trainer.generate_script):
+    cached = any(latents.on_disk(point.params) for point in points)
+    for script in (trainer.train_script, trainer.generate_script, *([trainer.latents_script] if cached else [])):
         if not (trainer.sd_scripts / script).is_file():
             yield _missing(f"{script} is not there", where, "trainer.sd_scripts", trainer.sd_scripts, _SUBMODULE)
     if not (trainer.python.is_file() and os.access(trainer.python, os.X_OK)):

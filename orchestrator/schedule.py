@@ -1,12 +1,12 @@
 """Which run goes on now, on which card, and beside whom: decisions alone; whoever drives carries them out."""
 
 import itertools
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from orchestrator import experience, store
 from orchestrator.model import MACHINE_FAILURES, Failure, Params, Result, Settings, State
-from orchestrator.stages import generate, score, train
+from orchestrator.stages import generate, latents, score, train
 from orchestrator.store import Attempt, Run, Status
 
 RUNNABLE = frozenset({State.PENDING, State.RUNNING, State.CRASHED, State.KILLED})
@@ -65,6 +65,13 @@ def line_up(runs: Iterable[Run], settings: Settings, *, again: bool = False) -> 
             begun = status.attempt > 0 or turn.stage != run.stages[0]
             turns.append(((turn.living is None, not begun, not run.point.floor, rank), turn))
     return [turn for _, turn in sorted(turns, key=lambda entry: entry[0])]
+
+
+def awaited(turn: Turn, shared: Mapping[str, Run]) -> Run | None:
+    """The latents that have to be made before a training can begin; shared: those of each point, by its id."""
+    wanted = shared.get(turn.run.point.id)
+    waits = wanted and turn.stage == train.NAME and turn.living is None and not wanted.done(latents.NAME)
+    return wanted if waits else None
 
 
 def next_turn(run: Run, status: Status, settings: Settings, *, again: bool = False) -> Turn | None:

@@ -3,6 +3,7 @@
     runs/calibration.json  calibration.svg
     runs/.cards/<uuid>.lock  held by the sweep that uses the card
     runs/.probe/<key>/  a run of 20 steps for one memory profile; never counted as a run
+    runs/.latents/<dataset>-<key>/  latents that trainings share: point.json  latents.json  latents/1/images/
     runs/.thumbnails/   small copies of pictures, for the report
     runs/<sweep>/  .lock  sweep.json  grid-1.toml  templates/  report/
         <run>/  point.json  checkpoints.json  images/  images.json  scores.json
@@ -21,7 +22,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,9 @@ from orchestrator.errors import Conflict, OrchestrateError, Problem
 from orchestrator.model import CROWDED_FAILURES, Checkpoint, Failure, Image, Params, Point, Question, Result, State
 
 SCHEMA = 1
-PRODUCTS = {"train": "checkpoints.json", "generate": "images.json", "score": "scores.json"}
-"""What each stage leaves in the run's folder when it is done, in the order of the stages."""
+STAGES = ("train", "generate", "score")
+PRODUCTS = {"latents": "latents.json", "train": "checkpoints.json", "generate": "images.json", "score": "scores.json"}
+"""What each stage leaves in the run's folder when it is done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +82,16 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A point's folder and its life."""
+    """A point's folder and its life. `makes`: the stages of what no single point makes for itself."""
 
     path: Path
     point: Point
+    makes: tuple[str, ...] = ()
 
     @property
     def stages(self) -> tuple[str, ...]:
         """The floor of a base model is not trained."""
-        return tuple(PRODUCTS)[1:] if self.point.floor else tuple(PRODUCTS)
+        return self.makes or (STAGES[1:] if self.point.floor else STAGES)
 
     @property
     def images(self) -> Path:
@@ -359,6 +362,24 @@ def probes(runs: Path) -> list[Run]:
     """Every probe that was begun, by its key."""
     records = sorted(probe_sweep(runs).path.glob("*/point.json"))
     return [Run(path.parent, point_of(read(path))) for path in records]
+
+
+def latents(runs: Path, point: Point) -> Run:
+    """Latents that trainings share, of whatever sweep: a run that makes them and nothing else."""
+    return Run(runs / ".latents" / point.name, point, makes=("latents",))
+
+
+@contextlib.contextmanager
+def hold(run: Run, patient: Callable[[], bool]) -> Iterator[bool]:
+    """Hold a run that several sweeps share, waiting for who else holds it while `patient`; whether it is ours now."""
+    while True:
+        with _held(run.path / ".lock") as holder:
+            if not holder:
+                yield True
+                return
+        if not patient():
+            yield False
+            return
 
 
 def thumbnails(run: Path) -> Path:

@@ -1,18 +1,20 @@
 """Drives the runs of a frozen sweep to their end. The only loop over runs."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from orchestrator import pool, schedule, store
 from orchestrator.context import Context
 from orchestrator.errors import NotReady, Problem
 from orchestrator.model import Result, State
 from orchestrator.pool import Ended, Team
-from orchestrator.schedule import Health
-from orchestrator.stages import generate, score, train
+from orchestrator.quantities import counted
+from orchestrator.schedule import Health, Turn
+from orchestrator.stages import generate, latents, score, train
 from orchestrator.store import Run
 
 _PERFORM: Mapping[str, Callable[[Run, Context], Result]] = {
-    stage.NAME: stage.perform for stage in (train, generate, score)
+    stage.NAME: stage.perform for stage in (latents, train, generate, score)
 }
 
 
@@ -22,8 +24,8 @@ def drive(
     """Bring every run as far as it goes, on these cards (`ctx.card` without any).
 
     retry: give those that failed for good another attempt. fail_fast: start nothing more after the first failed run.
-    Raises NotReady when the machine, not the points, makes runs fail. Whatever is raised, and however it was stopped,
-    no attempt is left unwatched.
+    Raises NotReady when the machine, not the points, makes runs fail, or where latents cannot be made. Whatever is
+    raised, and however it was stopped, no attempt is left unwatched.
     """
     with pool.Pool.open(ctx, cards or (ctx.card,), perform, runs) as team:
         drive_with(team, runs, ctx, retry=retry, fail_fast=fail_fast)
@@ -31,9 +33,9 @@ def drive(
 
 def drive_with(team: Team, runs: Sequence[Run], ctx: Context, *, retry: bool = False, fail_fast: bool = False) -> None:
     """As `drive`, by a team of any kind."""
-    waiting = schedule.line_up(runs, ctx.settings, again=retry)
+    waiting = _line_up(runs, ctx, retry=retry)
     ends = _Ends(team, ctx.settings.limits.crashes, fail_fast=fail_fast)
-    team.start(waiting)
+    _start(team, waiting, ctx)
     while team.busy():
         for ended in team.ended():
             status = store.status(ended.turn.run)
@@ -41,8 +43,44 @@ def drive_with(team: Team, runs: Sequence[Run], ctx: Context, *, retry: bool = F
             following = schedule.next_turn(ended.turn.run, status, ctx.settings)
             waiting[:0] = [following] if following else []
         if not (ctx.stop or ends.halted):
-            team.start(waiting)
+            _start(team, waiting, ctx)
     ends.report()
+    if not (ctx.stop or ends.halted) and (problems := _stranded(waiting, ctx)):
+        raise NotReady(*problems)
+
+
+def _line_up(runs: Sequence[Run], ctx: Context, *, retry: bool) -> list[Turn]:
+    """The runs' turns, before them those of the latents that they wait for, and before all what lives already."""
+    turns = schedule.line_up(runs, ctx.settings, again=retry)
+    shared = schedule.line_up(_awaited(turns, ctx).values(), ctx.settings, again=True)
+    return sorted([*shared, *turns], key=lambda turn: turn.living is None)
+
+
+def _awaited(turns: Sequence[Turn], ctx: Context) -> dict[Path, Run]:
+    """The latents that have to be made before some of these turns, by their folder."""
+    return {one.path: one for turn in turns if (one := schedule.awaited(turn, ctx.latents))}
+
+
+def _start(team: Team, waiting: list[Turn], ctx: Context) -> None:
+    """Begin what there is room for, and no training whose latents are still to be made; the line keeps its order."""
+    held = {turn.run.path for turn in waiting if schedule.awaited(turn, ctx.latents)}
+    free = [turn for turn in waiting if turn.run.path not in held]
+    team.start(free)
+    kept = held | {turn.run.path for turn in free}
+    waiting[:] = [turn for turn in waiting if turn.run.path in kept]
+
+
+def _stranded(waiting: Sequence[Turn], ctx: Context) -> list[Problem]:
+    """The latents that could not be made, for which trainings still wait."""
+    awaited = [one.path for turn in waiting if (one := schedule.awaited(turn, ctx.latents))]
+    return [_not_made(run, awaited.count(path)) for path, run in _awaited(waiting, ctx).items()]
+
+
+def _not_made(run: Run, trainings: int) -> Problem:
+    logs = [attempt.path / "log" for attempt in run.attempts(latents.NAME)]
+    what = f"{store.status(run).reason}; {counted(trainings, 'training')} could not begin"
+    where = str(logs[-1] if logs else run.path)
+    return Problem(what=what, where=where, remedy="mend it, then the same command goes on")
 
 
 def perform(run: Run, stage: str, ctx: Context) -> Result:

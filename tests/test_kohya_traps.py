@@ -93,7 +93,10 @@ ERRORS: list[tuple[str, Params]] = [
     ("caption_prefix", {**TEXT_CACHE, "caption_prefix": "photo of "}),
     ("random_crop", {"random_crop": True}),
     ("color_aug", {"color_aug": True}),
-    ("cache_latents_to_disk", {"cache_latents_to_disk": True}),
+    (
+        "cache_text_encoder_outputs_to_disk",
+        {**TEXT_CACHE, "cache_text_encoder_outputs_to_disk": True, "cache_latents_to_disk": True},
+    ),
     ("cache_info", {"cache_info": True}),
     ("face_crop_aug_range", {"face_crop_aug_range": "2,4", **UNCACHED}),
     ("face_crop_aug_range", {"face_crop_aug_range": "2,4", "enable_bucket": ABSENT}),
@@ -212,11 +215,13 @@ def test_alpha_must_follow_the_rank() -> None:
 
 
 def test_a_disk_cache_is_not_shared_by_points_that_need_different_ones() -> None:
-    disk: Params = {"cache_latents_to_disk": True}
+    disk: Params = {"cache_text_encoder_outputs_to_disk": True}
     assert sweep(points({**disk, "base_model": "a"}, {**disk, "base_model": "b"})) == [
-        ("cache_latents_to_disk", Severity.ERROR)
+        ("cache_text_encoder_outputs_to_disk", Severity.ERROR)
     ]
     assert sweep(points({"base_model": "a"}, {"base_model": "b"})) == []
+    latents: Params = {"cache_latents_to_disk": True}
+    assert sweep(points({**latents, "base_model": "a"}, {**latents, "base_model": "b"})) == []  # ours know theirs
 
 
 def test_arms_that_see_unequal_steps_are_told() -> None:

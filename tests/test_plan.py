@@ -165,8 +165,9 @@ STOPPED = [
     ),
     ("masked loss without masks", "[fixed]\nmasked_loss = true\n", "the dataset has no masks"),
     (
-        "a cache on disk under two resolutions",
-        '[dims]\nresolution = ["768,768", "1024,1024"]\n[fixed]\ncache_latents_to_disk = true\n',
+        "a cache on disk under two precisions",
+        '[dims]\nmixed_precision = ["bf16", "no"]\n[fixed]\nnetwork_train_unet_only = true\n'
+        "cache_text_encoder_outputs_to_disk = true\n",
         "the cache on disk does not know it",
     ),
 ]

@@ -24,7 +24,7 @@ FLOORS = (
     {"pool"},
     {"cluster"},
     {"answers", "questions_page", "beside", "mistakes", "plan", "readiness", "inspection", "freeze", "sweep", "probe"},
-    {"bill", "confirm", "transfer", "dataset_page", "page", "export", "prune", "webhook"},
+    {"bill", "confirm", "transfer", "dataset_page", "page", "export", "prune", "sharing", "webhook"},
     {"console"},
     {"cli"},
 )

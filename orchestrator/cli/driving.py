@@ -46,7 +46,7 @@ def hold(asked: Plan, cards: list[str]) -> AbstractContextManager[list[str]]:
 
 def context(asked: Plan, cards: list[str], console: Console, *, frozen: bool = True) -> Context:
     """Prepare the datasets, freeze the sweep unless it is only probed, and hand out what its runs share."""
-    from orchestrator import freeze, provenance, vram
+    from orchestrator import freeze, provenance, sharing, vram
     from orchestrator.context import Context
     from orchestrator.stages import prepare
 
@@ -64,6 +64,7 @@ def context(asked: Plan, cards: list[str], console: Console, *, frozen: bool = T
         listener=console,
         environ=os.environ,
         card=cards[0] if cards else "",
+        latents=sharing.latents(asked.points, used, prepared, hashes) if frozen else {},
     )
 
 

@@ -44,9 +44,9 @@ def _latent_cache(params: Params) -> Iterator[Finding]:
             if params.get(option):
                 what = "cached latents cannot be changed from step to step: the run stops at its start"
                 yield error(option, what, "leave it out, or leave cache_latents out")
-    if params.get("cache_latents_to_disk"):
-        what = "the cache on disk does not know resolution, buckets, VAE or base model, and is used again regardless"
-        yield error("cache_latents_to_disk", what, "use cache_latents, which caches in memory in seconds")
+    if params.get("cache_latents_to_disk") and params.get("cache_text_encoder_outputs_to_disk"):
+        key, what = "cache_text_encoder_outputs_to_disk", "captions would be cached among the latents that are shared"
+        yield error(key, what, "use cache_text_encoder_outputs, which caches in memory")
     if params.get("cache_info"):
         what = "sd-scripts then keeps captions and sizes in a file beside the pictures, and ignores later edits"
         yield error("cache_info", what, "leave it out: it saves seconds")

@@ -103,23 +103,17 @@ def _swept(points: Sequence[Point]) -> set[str]:
     return {dim for point in points for dim in point.dims}
 
 
-_CACHED = (
-    "base_model", "resolution", "enable_bucket", "min_bucket_reso", "max_bucket_reso", "bucket_reso_steps",
-    "bucket_no_upscale", "resize_interpolation", "no_half_vae", "mixed_precision", "flip_aug", "alpha_mask",
-)  # fmt: skip
-"""What cached latents depend on and are not keyed by."""
+_CACHED = ("base_model", "max_token_length", "mixed_precision")
+"""What cached outputs of the text encoders depend on and are not keyed by. Latents on the disk are, by us."""
 
 
 def _stale_cache(points: Sequence[Point]) -> Iterator[Finding]:
-    for key, depends in (
-        ("cache_latents_to_disk", _CACHED),
-        ("cache_text_encoder_outputs_to_disk", ("base_model", "max_token_length", "mixed_precision")),
-    ):
-        caching = [point for point in points if point.params.get(key)]
-        varied = [name for name in depends if len(_values(caching, name)) > 1]
-        if varied:
-            what = f"points differ in {', '.join(varied)}, but the cache on disk does not know it: all get the first's"
-            yield error(key, what, f"use {key.removesuffix('_to_disk')}, which caches in memory")
+    key = "cache_text_encoder_outputs_to_disk"
+    caching = [point for point in points if point.params.get(key)]
+    varied = [name for name in _CACHED if len(_values(caching, name)) > 1]
+    if varied:
+        what = f"points differ in {', '.join(varied)}, but the cache on disk does not know it: all get the first's"
+        yield error(key, what, f"use {key.removesuffix('_to_disk')}, which caches in memory")
 
 
 def _unequal_steps(points: Sequence[Point], steps: Mapping[str, int]) -> Iterator[Finding]:

@@ -5,7 +5,6 @@ is given a copy, and the owner's folder is only ever read.
 """
 
 import contextlib
-import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -151,7 +150,7 @@ def build(dataset: Dataset, used: Settings, hashes: provenance.Hashes) -> Prepar
     if not (folder / "dataset.json").exists():
         _make(dataset, key, folder, used, hashes)
     record = store.read(folder / "dataset.json")
-    if _content(folder / "images") != record["content"]:
+    if provenance.content(folder / "images") != record["content"]:
         what = f"is not the copy of {dataset.name} that it should be: a file in it was changed, added or removed"
         raise NotReady(Problem(what=what, where=str(folder), remedy="delete this folder: it is made again"))
     plain = folder / "plain"
@@ -177,7 +176,7 @@ def _make(dataset: Dataset, key: str, folder: Path, used: Settings, hashes: prov
         record = _copied(dataset, draft) if dataset.recipe is None else _cooked(dataset, draft, used, hashes)
         for path in (draft / "images").iterdir():
             shim.sync(path)
-        store.write(draft / "dataset.json", {**record, "key": key, "content": _content(draft / "images")})
+        store.write(draft / "dataset.json", {**record, "key": key, "content": provenance.content(draft / "images")})
         _publish(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -217,12 +216,6 @@ def _cooked(dataset: Dataset, draft: Path, used: Settings, hashes: provenance.Ha
         )
     finally:
         hand.unlink(missing_ok=True)
-
-
-def _content(images: Path) -> str:
-    """One hash of all that is there, read anew: a latent that somebody has cached beside a picture counts, too."""
-    lines = [f"{path.name} {provenance.sha256(path)}" for path in sorted(images.iterdir())]
-    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _files(dataset: Dataset) -> list[Path]:

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from orchestrator import attempt, datasets, ladder, process, render
 from orchestrator.attempt import Command, Job
 from orchestrator.context import Context
-from orchestrator.kohya import command, log, prompts, proof, resume
+from orchestrator.kohya import command, latents, log, prompts, proof, resume
 from orchestrator.kohya.resume import Leg
 from orchestrator.ladder import Step
 from orchestrator.model import (
@@ -22,6 +23,7 @@ from orchestrator.model import (
     Settings,
 )
 from orchestrator.outcome import Failed, Outcome
+from orchestrator.stages import latents as shared
 from orchestrator.store import Attempt, Run
 
 NAME = "train"
@@ -136,12 +138,18 @@ def _progress(run: Run, text: str) -> Progress | None:
 
 
 def effective(run: Run, attempt: Attempt) -> Params:
-    """The arguments that an attempt trains with: the point's, less the treatments, with its overrides."""
+    """The arguments that an attempt trains with: the point's, less the treatments, with its overrides.
+
+    Where it has no latents on the disk to share, it keeps its own in memory.
+    """
     point = {key: value for key, value in run.point.params.items() if key not in TREATMENTS}
-    return {**point, **asked_of(attempt).overrides}
+    params = {**point, **asked_of(attempt).overrides}
+    alone = latents.on_disk(params) and attempt.asked().get("latents") == ""
+    return latents.in_memory(params) if alone else params
 
 
 def _prepare(run: Run, attempt: Attempt, asked: Mapping[str, Any], ctx: Context) -> Command:
+    asked = {**asked, "latents": _latents(run, asked["overrides"], ctx)}
     attempt.open({**asked, "card": ctx.card, "packed": ctx.packed, "others": _others(ctx)})
     for name, text in rendered(run, attempt, ctx).items():
         (attempt.path / name).write_text(text, encoding="utf-8", newline="\n")
@@ -153,12 +161,22 @@ def _prepare(run: Run, attempt: Attempt, asked: Mapping[str, Any], ctx: Context)
     )
 
 
+def _latents(run: Run, overrides: Params, ctx: Context) -> str:
+    """The folder of pictures with latents that an attempt trains on; empty where it has to encode them itself.
+
+    That is where nobody makes them beforehand, and where a rung changes what they follow from.
+    """
+    made = ctx.latents.get(run.point.id)
+    return str(shared.images(made)) if made and not latents.deciding(overrides) else ""
+
+
 def rendered(run: Run, attempt: Attempt, ctx: Context) -> dict[str, str]:
     """The files that an attempt is started from, proven to read back as what is meant."""
     renderer, dataset = render.Renderer(ctx.templates), datasets.of(run.point.params, ctx.settings.datasets)
+    pictures = Path(attempt.asked().get("latents") or ctx.datasets[dataset.name].folder)
     files = {
         "config.toml": config_toml(run, attempt, ctx.settings, renderer),
-        "dataset.toml": renderer.dataset_toml(run.point, dataset=dataset, image_dir=ctx.datasets[dataset.name].folder),
+        "dataset.toml": renderer.dataset_toml(run.point, dataset=dataset, image_dir=pictures),
     }
     if _previews(effective(run, attempt)):
         lines = [prompts.preview(text, ctx.settings.generation) for text in ctx.prompts[:PREVIEWS]]

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from orchestrator import freeze, plan, process, provenance, report, scorer, store, sweep
+from orchestrator import freeze, plan, process, provenance, report, scorer, sharing, store, sweep
 from orchestrator.context import Context, Stop
 from orchestrator.miniature import pack, world
 from orchestrator.model import Image, Result, State, VramSample
@@ -33,6 +33,7 @@ python = "{python}"
 sd_scripts = "{here}"
 train_script = "train.py"
 generate_script = "generate.py"
+latents_script = "cache_latents.py"
 {trainer}
 [trainer.env]
 STANDIN_ALBUM = "{shared}/references"
@@ -215,6 +216,7 @@ class World:
             listener=listener or Heard(),
             environ=environ,
             card=CARD.uuid if probe else "",
+            latents=sharing.latents(asked.points, asked.settings, datasets, hashes),
             stop=Stop() if stop is None else stop,  # it is false as long as nobody asked
         )
 
