@@ -4,14 +4,22 @@ import hashlib
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 from standins.world import GRID, World
 
 from orchestrator import cli, export, facts, settings, store
-from orchestrator.export import workflow
+from orchestrator.export import card, workflow
+from orchestrator.facts import RunFacts
+from orchestrator.kohya import known
+from orchestrator.model import Settings
+
+NODES = json.loads((Path(__file__).parent / "fixtures" / "comfyui-nodes.json").read_text(encoding="utf-8"))["nodes"]
+"""What ComfyUI says of the nodes that we use: inputs with their types, bounds and choices; outputs."""
 
 SEVERAL = "[fixed]\nsave_every_n_epochs = 1\n"
 
@@ -64,12 +72,58 @@ def test_the_best_goes_home_with_its_papers(finished):
     assert f"<lora:{lora.stem}:1>" in prompt.read_text(encoding="utf-8")
 
 
-def test_every_link_of_the_workflow_leads_to_a_node(finished):
-    one = facts.ranked(facts.gather(finished.sweep))[0]
-    nodes = workflow.comfyui(one, "lora", settings.load(finished.settings))
-    links = [value for node in nodes.values() for value in node["inputs"].values() if isinstance(value, list)]
-    assert links
-    assert all(target in nodes for target, _ in links)
+@pytest.mark.parametrize("sampler", known.SAMPLERS)
+def test_the_workflow_is_what_comfyui_asks_for(made, sampler):
+    nodes = workflow.comfyui(best_of(made), "lora", with_vae(made, sampler))
+    for node in nodes.values():
+        asked = NODES[node["class_type"]]["inputs"]
+        assert node["inputs"].keys() == asked.keys()
+        for name, value in node["inputs"].items():
+            assert fits(value, asked[name], nodes), f"{node['class_type']}.{name}: {value}"
+
+
+def fits(value: Any, asked: dict[str, Any], nodes: dict[str, Any]) -> bool:
+    """As ComfyUI's validate_inputs has it; which files are there is the user's machine's."""
+    if isinstance(value, list):
+        source, output = value
+        return NODES[nodes[source]["class_type"]]["outputs"][output] == asked["type"]
+    if asked["type"] in ("INT", "FLOAT"):
+        whole = asked["type"] == "FLOAT" or (isinstance(value, int) and value % asked.get("step", 1) == 0)
+        return whole and asked["min"] <= value <= asked["max"]
+    return isinstance(value, str) and (asked["type"] == "STRING" or value in asked.get("choices", [value]))
+
+
+def test_a_base_model_s_own_vae_is_loaded_with_it(made):
+    one, asked = best_of(made), with_vae(made, "ddim")
+    nodes = workflow.comfyui(one, "lora", asked)
+    source, _ = nodes["7"]["inputs"]["vae"]
+    assert nodes[source] == {"class_type": "VAELoader", "inputs": {"vae_name": "fixed.safetensors"}}
+    assert workflow.a1111(one, "lora", asked).endswith(", VAE: fixed.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("sampler", "theirs", "told"),
+    [
+        ("k_dpm_2_a", "Sampler: DPM2 a,", False),
+        ("pndm", "Sampler: Euler a,", True),
+    ],
+)
+def test_another_sampler_than_the_sweep_s_is_told(made, sampler, theirs, told):
+    one, asked = best_of(made), with_vae(made, sampler)
+    assert theirs in workflow.a1111(one, "lora", asked)
+    text = card.text(one, "lora", made.sweep, [one], asked)
+    assert f"steps of {sampler}, scale" in text
+    assert (f"ComfyUI and A1111 have no {sampler}" in text) is told
+
+
+def best_of(world: World) -> RunFacts:
+    return facts.ranked(facts.gather(world.sweep))[0]
+
+
+def with_vae(world: World, sampler: str) -> Settings:
+    asked = settings.load(world.settings)
+    bases = {name: replace(base, vae=Path("vae/fixed.safetensors")) for name, base in asked.base_models.items()}
+    return replace(asked, base_models=bases, generation=replace(asked.generation, sampler=sampler))
 
 
 def test_a_run_is_named_by_a_glob_of_its_name_or_id(finished):

@@ -5,8 +5,9 @@ from collections.abc import Iterator, Sequence
 from orchestrator.evidence import level, numbers
 from orchestrator.evidence.interval import Interval
 from orchestrator.evidence.pairs import REPLICATE
+from orchestrator.export import workflow
 from orchestrator.facts import RunFacts
-from orchestrator.model import Params, Settings, State
+from orchestrator.model import Generation, Params, Settings, State
 from orchestrator.store import Sweep
 from orchestrator.values import shown
 
@@ -25,8 +26,15 @@ def _head(one: RunFacts, name: str, settings: Settings) -> Iterator[str]:
     yield f"- base model: {one.run.point.params['base_model']}"
     yield f"- trigger: {dataset.trigger if dataset and dataset.trigger else 'as in the captions'}"
     yield f"- strength: {one.choice.strength:g}"
+    yield f"- scored pictures: {_pictures(settings.generation)}"
     if one.degraded:
         yield "- degraded: memory ran out in training, and other settings than asked made this LoRA (see below)"
+
+
+def _pictures(made: Generation) -> str:
+    instead = workflow.sampler_instead(made)
+    note = f"; workflow and prompt say {instead}, for ComfyUI and A1111 have no {made.sampler}" if instead else ""
+    return f"{made.width}x{made.height}, {made.steps} steps of {made.sampler}, scale {made.scale:g}{note}"
 
 
 def _scores(one: RunFacts, found: Sequence[RunFacts]) -> Iterator[str]:
