@@ -45,6 +45,8 @@ class Job:
     judge: Callable[[Attempt, Outcome], Mapping[str, Any] | Failed]
     another: Callable[[Failure], bool] = lambda _failure: False
     """Whether a further attempt may help against this failure."""
+    look: Callable[[Attempt], Failed | None] = lambda _attempt: None
+    """Why the stage itself wants to end it, asked at every turn of the watcher: it must not take long."""
     note: str = ""
 
 
@@ -114,8 +116,12 @@ class _Watch:
                     self._write_down(stopped)
             finally:
                 if stopped or process.exited(path):
-                    process.stop(path, self.limits.grace_s, self.ctx.stop.hurry)
+                    process.stop(path, self._grace_s(stopped), self.ctx.stop.hurry)
             process.wait(path, self.ctx.settings.vram.poll_s)
+
+    def _grace_s(self, stopped: Failed | None) -> float:
+        """A flood is not waited for: it would go on filling the disk."""
+        return 0.0 if stopped and stopped.failure is Failure.LOG_FLOOD else self.limits.grace_s
 
     def _write_down(self, stopped: Failed) -> None:
         if not (self.attempt.path / "stop.json").exists():
@@ -131,7 +137,11 @@ class _Watch:
         progress = self._read_log()
         sample = self._sample()
         return (
-            self._stopped_by_user() or self._over_limits() or self._bad_loss(progress) or self._memory(sample, progress)
+            self._stopped_by_user()
+            or self._over_limits()
+            or self._bad_loss(progress)
+            or self._memory(sample, progress)
+            or self.job.look(self.attempt)
         )
 
     def _forgive_sleep(self) -> None:

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from orchestrator.errors import Problem, Severity
-from orchestrator.model import Result, State
+from orchestrator.model import Failure, Result, State
 from orchestrator.quantities import duration
 from orchestrator.store import Run
 from orchestrator.view import Row, View
@@ -23,6 +23,7 @@ _COLOURS = {
     State.CRASHED: "yellow",
     State.KILLED: "yellow",
     State.PENDING: "dim",
+    State.STOPPED: "blue",
 }
 _SHOWN_ROWS = 25
 _READ_ROWS = 200
@@ -42,6 +43,8 @@ class Console:
         if result.failure is None:
             peak = f", peak {result.peak_vram_mib / 1024:.1f} GiB" if result.peak_vram_mib else ""
             self.say(f"{run.point.name}: {stage} done in {duration(result.seconds)}{peak}")
+        elif result.failure is Failure.STOPPED_EARLY:
+            self.say(f"{run.point.name}: {stage} stopped early: {result.reason}")
         else:
             then = "another attempt follows" if result.retry else "given up"
             self.say(f"{run.point.name}: {stage} failed, {result.failure}: {result.reason}; {then}")
@@ -84,7 +87,7 @@ def table(view: View, limit: int = _SHOWN_ROWS) -> Table:
     shown = Table(title=f"{view.name}: {done}{left}", title_justify="left", box=None, pad_edge=False)
     for heading in ("run", "state", "stage", "step", "loss", "s/step", "VRAM", "left"):
         shown.add_column(heading, justify="left" if heading in ("run", "state", "stage", "VRAM") else "right")
-    order = [State.RUNNING, State.CRASHED, State.KILLED, State.FAILED, State.PENDING, State.FINISHED]
+    order = [State.RUNNING, State.CRASHED, State.KILLED, State.FAILED, State.PENDING, State.STOPPED, State.FINISHED]
     rows = sorted(view.rows, key=lambda row: order.index(row.status.state)) if limit < len(view.rows) else view.rows
     for row in rows[:limit]:
         shown.add_row(*_cells(row))

@@ -1,7 +1,7 @@
 """What a finished or unfinished sweep has to say: every run's records, read once, with the numbers that follow."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from orchestrator import fresh, scorer, store
@@ -12,6 +12,7 @@ from orchestrator.evidence.numbers import RunNumbers, Yardstick
 from orchestrator.evidence.pareto import Contender, Front
 from orchestrator.fresh import Fresh
 from orchestrator.model import Result, Score
+from orchestrator.stages import looks
 from orchestrator.store import Run, Status, Sweep
 from orchestrator.yardstick import record
 from orchestrator.yardstick.record import Kept
@@ -34,6 +35,7 @@ class Attempted:
 class RunFacts:
     """One run. `choice` and `numbers` are None until it is scored.
 
+    looks: what its previews scored on the way, by step; none unless trainings may be stopped early.
     trained_faces: training pictures with a face; None until it is scored, and for a floor.
     gain: mean over prompts of the picture value less that of the base model without any LoRA on the same prompts and
     seeds; None without a floor.
@@ -43,6 +45,7 @@ class RunFacts:
     status: Status
     training: tuple[Attempted, ...]
     scores: tuple[Score, ...]
+    looks: Mapping[int, tuple[Score, ...]] = field(default_factory=dict)
     trained_faces: int | None = None
     choice: Choice | None = None
     numbers: RunNumbers | None = None
@@ -83,6 +86,7 @@ def _read(run: Run) -> RunFacts:
         status=store.status(run),
         training=tuple(_attempts(run)),
         scores=scored.scores if scored else (),
+        looks=looks.scored(run),
         trained_faces=scored.training if scored and not run.point.floor else None,
     )
 

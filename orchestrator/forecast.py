@@ -170,7 +170,8 @@ def _run(run: Run, used: Settings, prompts: int, known: Experience, measure: Mea
     pictures = None if run.point.floor else measure.pictures(str(params["dataset"]))
     images = _images(run.point, length, used.generation) * prompts
     pace = _pace(params, known)
-    todo = [] if status.state is State.FAILED else [stage for stage in run.stages if not run.done(stage)]
+    given_up = status.state in (State.FAILED, State.STOPPED)
+    todo = [] if given_up else [stage for stage in run.stages if not run.done(stage)]
     return RunForecast(
         run=run,
         status=status,
@@ -191,6 +192,7 @@ _WHY = {
     State.FINISHED: "finished: nothing to do",
     State.RUNNING: "is running: will be watched to its end",
     State.FAILED: "failed for good: only with --retry failed",
+    State.STOPPED: "stopped early: nothing to do",
     State.CRASHED: "crashed: another attempt",
     State.KILLED: "was stopped: another attempt",
 }

@@ -62,6 +62,7 @@ def _fingerprint(asked: Plan, prepared: Mapping[str, Prepared], hashes: provenan
         "face pack": pack.fingerprint,
         **_second_pack(used.scoring),
         **_clip(asked, hashes),
+        **({"early_stop": json.dumps(asdict(used.early_stop))} if used.early_stop else {}),
         "references": hashes.of_all(media.pictures(used.scoring.references).pictures),
         **{f"base_model {name}": _base(used, name, hashes) for name in _used(asked.points, "base_model")},
         **{f"dataset {name}": one.key for name, one in prepared.items()},

@@ -4,14 +4,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from orchestrator import ladder, render, toml_file
-from orchestrator.errors import InputError, Problem
+from orchestrator.errors import InputError, Problem, Severity
+from orchestrator.evidence import looking
 from orchestrator.expressions import Expressions, is_expression
 from orchestrator.grid import Grid
-from orchestrator.kohya import base, check, keys, traps
+from orchestrator.kohya import base, check, keys, previews, traps
 from orchestrator.kohya.keys import Keys
 from orchestrator.ladder import Step
 from orchestrator.model import Params, Point, Settings, Value
-from orchestrator.stages import train
+from orchestrator.stages import looks, train
 from orchestrator.store import Attempt, Run
 from orchestrator.values import shown
 
@@ -76,6 +77,52 @@ def of_templates(runs: Sequence[Run], used: Settings) -> list[Problem]:
             found |= dict.fromkeys(error.problems)
         proven.add(names)
     return list(found)
+
+
+# --- stopping early ---------------------------------------------------------------------------------------------------
+
+
+def of_early_stop(points: Sequence[Point], asked: Grid, used: Settings, prompts: int) -> list[Problem]:
+    """What keeps trainings from being looked at on their way, and what keeps a look from ever ending one."""
+    if used.early_stop is None:
+        return []
+    wrong = [
+        Problem(what=_NOT_BESIDE[key], key=key, value=shown(point.params[key]), remedy=_TAKE_OUT)
+        for point in points
+        for key in _NOT_BESIDE
+        if point.params.get(key)
+    ]
+    return [*_placed(wrong, asked, used), *_of_looks(points, used, prompts)]
+
+
+_NOT_BESIDE = {
+    **dict.fromkeys(previews.ASKING, "early_stop decides when previews are drawn"),
+    "max_train_epochs": "early_stop compares trainings at the same step, and epochs are of any length",
+}
+_TAKE_OUT = "take it out (max_train_steps says how long a training is), or take [early_stop] out of the settings"
+
+
+def _of_looks(points: Sequence[Point], used: Settings, prompts: int) -> Iterator[Problem]:
+    by_name = {point.name: point.params for point in points}
+    others = max(len(looks.partners(params, by_name)) for params in by_name.values()) - 1
+    taken = max(len(looks.steps(params, used.early_stop)) for params in by_name.values())
+    if used.early_stop is None or not others * taken:
+        what = "can end no training: no two runs share a training seed and a length, or no look is before their ends"
+        yield _early_stop(used, "", what, "take it out, or lower `after`", Severity.WARNING)
+        return
+    needed = looking.fewest(looking.bound(used.early_stop.p, looks=taken, others=others))
+    if used.early_stop.pictures < needed:
+        what = f"so few pictures cannot tell: {taken} looks at {others + 1} runs share p = {used.early_stop.p:g}"
+        yield _early_stop(used, "pictures", what, f"at least {needed}, or a larger p")
+    elif prompts and len(looks.cells(prompts, used)) < needed:
+        what = f"{prompts} prompts and {len(used.generation.seeds)} seeds make fewer previews than the {needed} needed"
+        yield _early_stop(used, "pictures", what, "add prompts or generate.seeds")
+
+
+def _early_stop(used: Settings, key: str, what: str, remedy: str, severity: Severity = Severity.ERROR) -> Problem:
+    path = ("early_stop", key) if key else ("early_stop",)
+    where = toml_file.read(used.path).where(path)
+    return Problem(what=what, where=where, key=".".join(path), remedy=remedy, severity=severity)
 
 
 # --- the ladder -------------------------------------------------------------------------------------------------------

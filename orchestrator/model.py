@@ -18,7 +18,7 @@ TREATMENTS = ("base_model", "dataset")
 
 
 class State(StrEnum):
-    """What a run's files say of it (W&B's six words)."""
+    """What a run's files say of it (W&B's six words, and one of ours)."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -26,6 +26,7 @@ class State(StrEnum):
     FAILED = "failed"
     CRASHED = "crashed"
     KILLED = "killed"
+    STOPPED = "stopped"  # its training was hopeless: an end as good as finished
 
 
 class Failure(StrEnum):
@@ -45,6 +46,7 @@ class Failure(StrEnum):
     NO_PRODUCT = "no_product"  # it ended well and left nothing, or left something broken
     CRASHED = "crashed"  # it vanished without a word
     KILLED = "killed"  # we or the user stopped it
+    STOPPED_EARLY = "stopped_early"  # its previews were hopeless against another run's, as [early_stop] has it
     UNKNOWN = "unknown"
 
 
@@ -232,6 +234,21 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EarlyStop:
+    """When a training is given up on its way: its previews are worse than another run's beyond doubt, and by much.
+
+    after: the share of the training before the first look, and between looks. p: the chance, over all looks and all
+    runs compared with, of ending a training whose pictures are not worse by `margin` (similarity). pictures: previews
+    of each look.
+    """
+
+    after: float = 0.34
+    p: float = 0.01
+    margin: float = 0.15
+    pictures: int = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """orchestrate.toml. All paths are absolute here; they are relative to the file where they were written."""
 
@@ -250,6 +267,8 @@ class Settings:
     vram: Vram = field(default_factory=Vram)
     limits: Limits = field(default_factory=Limits)
     ladder: tuple[Rung, ...] = ()
+    early_stop: EarlyStop | None = None
+    """None: every training goes to its end."""
     notify: str = ""
     """An http(s) URL that is told of failures, answers and the end; empty: nobody is."""
 

@@ -46,6 +46,7 @@ def read(settings_file: Path, grid_file: Path, name: str = "") -> Plan:
     name = _tried(lambda: _name(name or grid_file.stem), problems) or ""
     texts = _prompts(used, problems) if used else ()
     points = _points(asked, used, problems) if used and asked else ()
+    problems += mistakes.of_early_stop(points, asked, used, len(texts)) if used and asked and points else []
     if used is None or asked is None or errors_of(problems):
         raise InputError(*problems)
     sweep = Sweep(used.runs / name)

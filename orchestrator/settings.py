@@ -12,6 +12,7 @@ from orchestrator.expressions import ExpressionError, Expressions
 from orchestrator.model import (
     TREATMENTS,
     BaseModel,
+    EarlyStop,
     Generation,
     Launcher,
     Limits,
@@ -49,6 +50,7 @@ def load(path: Path) -> Settings:
         vram=_vram(top.section("vram")),
         limits=_limits(top.section("limits")),
         ladder=_ladder(top.sections("ladder")),
+        early_stop=_early_stop(top),
         notify=top.section("notify").given(url=_web).get("url", ""),
     )
     top.finish()
@@ -171,6 +173,13 @@ def _limits(table: Reader) -> Limits:
     )
 
 
+def _early_stop(top: Reader) -> EarlyStop | None:
+    """The table alone turns it on; all of its keys have defaults."""
+    table, there = top.section("early_stop"), top.given(early_stop=bool)
+    given = table.given(after=_share, p=_share, margin=number(above=0), pictures=whole(5))
+    return EarlyStop(**given) if "early_stop" in there else None
+
+
 def _renamed(given: Mapping[str, Any], **units: tuple[str, int]) -> dict[str, Any]:
     """`wall_hours=("wall_s", 3600)`: what is written in hours is kept in seconds."""
     kept = {key: entry for key, entry in given.items() if key not in units}
@@ -239,6 +248,13 @@ def _device(raw: Any) -> str:
     if raw not in ("cpu", "cuda"):
         raise Wrong("is not a device to score on", "write cpu or cuda")
     return str(raw)
+
+
+def _share(raw: Any) -> float:
+    share = number(above=0)(raw)
+    if share >= 1:
+        raise Wrong("must be below 1", "write a share, like 0.34")
+    return share
 
 
 def _cards(raw: Any) -> str:

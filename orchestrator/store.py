@@ -141,6 +141,15 @@ class Run:
             shim.sync(self.path / made["file"])
         write(self.path / PRODUCTS[stage], record)
 
+    def end(self) -> Path | None:
+        """The record that ended it: its last product, or what is written of a training stopped early; None before."""
+        if self.done(self.stages[-1]):
+            return self.path / PRODUCTS[self.stages[-1]]
+        past = self.attempts("train")
+        result = past[-1].result() if past else None
+        stopped = result is not None and result.failure is Failure.STOPPED_EARLY
+        return past[-1].path / "result.json" if stopped else None
+
     def product(self, stage: str) -> dict[str, Any]:
         return read(self.path / PRODUCTS[stage])
 
@@ -187,6 +196,8 @@ def _unclosed(attempt: Attempt) -> State:
 def _closed(result: Result) -> State:
     if result.failure is None:
         return State.PENDING  # the product was proven; only its record is missing
+    if result.failure is Failure.STOPPED_EARLY:
+        return State.STOPPED
     if not result.retry:
         return State.FAILED
     return {Failure.CRASHED: State.CRASHED, Failure.KILLED: State.KILLED}.get(result.failure, State.PENDING)
@@ -254,9 +265,10 @@ class Sweep:
         """The page and the table, where a finished sweep's are younger than all that they were made of; else none."""
         made = [self.report / "report.html", self.report / "results.csv"]
         runs = [one for run in self.runs() for one in (run, *run.confirmations())]
-        if not all(path.exists() for path in made) or not all(run.done(run.stages[-1]) for run in runs):
+        ends = [run.end() for run in runs]
+        read = [path for path in ends if path]
+        if not all(path.exists() for path in made) or len(read) < len(runs):
             return []
-        read = [run.path / PRODUCTS[run.stages[-1]] for run in runs]
         read += [path for path in (self.path / "sweep.json", calibration(self.path.parent)) if path.exists()]
         youngest = max(path.stat().st_mtime_ns for path in read)
         return made if youngest < min(path.stat().st_mtime_ns for path in made) else []

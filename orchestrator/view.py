@@ -75,7 +75,8 @@ def _left(rows: Sequence[Row]) -> float | None:
     if not spent:
         return None
     mean = sum(spent) / len(spent)
-    waiting = [row for row in rows if row.status.stage == "train" and row.status.state is not State.FAILED]
+    over = (State.FAILED, State.STOPPED)
+    waiting = [row for row in rows if row.status.stage == "train" and row.status.state not in over]
     return sum(mean if row.left_s is None else row.left_s for row in waiting)
 
 

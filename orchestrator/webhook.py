@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from orchestrator.answers.told import Told
 from orchestrator.context import Listener
-from orchestrator.model import Result
+from orchestrator.model import Failure, Result
 from orchestrator.store import Run
 from orchestrator.view import View
 
@@ -72,7 +72,7 @@ class Telling:
 
     def ended(self, run: Run, stage: str, result: Result) -> None:
         self._listener.ended(run, stage, result)
-        if result.failure and not result.retry:
+        if result.failure and result.failure is not Failure.STOPPED_EARLY and not result.retry:
             text = f"{run.point.name}: {stage} failed, {result.failure}: {result.reason}"
             self._webhook.send("error", run.path.parent.name, text)
 

@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from orchestrator.kohya import files, header, log, proof
+from orchestrator.kohya import previews as kohya_previews
 from orchestrator.miniature import memory, optimizer, photos, picture_model, training, world
 from orchestrator.miniature.arguments import Arguments
 from orchestrator.model import Failure
@@ -305,3 +306,29 @@ def test_warmup_and_cosine_change_the_rate():
         moved.step()
         rates.step()
     assert seen == [0.0, 0.5, 1.0, 0.93, 0.75, 0.5, 0.25, 0.07]
+
+
+# --- previews ---------------------------------------------------------------------------------------------------------
+
+
+def previews_of(workshop, name, **arguments):
+    """The names of the previews, less the time; and the weights, which they leave as they are."""
+    lines = workshop.folder / "prompts.txt"
+    lines.write_text("# a comment\nphoto of ohwx person --w 48 --h 32 --d 5 --s 2\nsomeone --n bad --d 6 --s 2\n")
+    shutil.rmtree(workshop.folder / "out", ignore_errors=True)
+    workshop.train(name, sample_prompts=str(lines), max_train_steps=4, **arguments)
+    names = [path.stem.split("_") for path in sorted((workshop.folder / "out" / "sample").glob("*.png"))]
+    return ["_".join((*parts[:-2], parts[-1])) for parts in names], load_file(workshop.file(name))
+
+
+def test_previews_are_drawn_when_and_named_as_sd_scripts_does(workshop):
+    by_step, drawn = previews_of(workshop, "a", sample_every_n_steps=3)
+    assert by_step == ["a_000003_00_5", "a_000003_01_6"]
+    assert len(kohya_previews.drawn(workshop.folder / "out", 3, 2)) == 2
+    assert Image.open(kohya_previews.drawn(workshop.folder / "out", 3, 2)[0]).size == (48, 32)
+    both, _ = previews_of(workshop, "b", sample_every_n_steps=3, sample_every_n_epochs=1, sample_at_first=True)
+    assert [name.rpartition("_")[0] for name in both[::2]] == ["b_e000000_00", "b_e000001_00", "b_e000002_00"]
+
+    workshop.train("c", max_train_steps=4)
+    alone = load_file(workshop.file("c"))
+    assert all(torch.equal(drawn[key], alone[key]) for key in alone)

@@ -72,6 +72,26 @@ def test_settings_with_a_typo(here):
     refused(run(), 2, "orchestrate.toml", "score.det_siz", "did you mean", "det_size")
 
 
+STEPS = '\n[fixed]\noptimizer_type = "AdamW"\nlearning_rate = 1e-4\noptimizer_args = []\n'
+
+
+@pytest.mark.parametrize(
+    ("table", "grid", "words"),
+    [
+        ("after = 1.5\npictures = 2\nmargn = 1", GRID, ("early_stop.after", "early_stop.pictures", "early_stop.margn")),
+        ("", f"{GRID}{STEPS}max_train_epochs = 4\n", ("dims.toml", "max_train_epochs", "max_train_steps", "same step")),
+        ("", f"{GRID}{STEPS}sample_every_n_epochs = 1\n", ("dims.toml", "sample_every_n_epochs", "take it out")),
+        ("pictures = 5", GRID, ("orchestrate.toml", "early_stop.pictures", "2 looks at 2 runs", "at least 8")),
+        ("pictures = 40\np = 1e-6", GRID, ("early_stop.pictures", "8 prompts and 2 seeds", "generate.seeds")),
+    ],
+)
+def test_early_stopping_that_cannot_be(here, table, grid, words):
+    (here / "dims.toml").write_text(grid, encoding="utf-8")
+    settings = here / "orchestrate.toml"
+    settings.write_text(f"{settings.read_text(encoding='utf-8')}\n[early_stop]\n{table}\n", encoding="utf-8")
+    refused(run(), 2, *words)
+
+
 def test_a_missing_base_model(here):
     (here / "base.safetensors").unlink()
     refused(run(), 4, "orchestrate.toml", "base_models.miniature.path", str(here / "base.safetensors"))

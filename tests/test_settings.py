@@ -4,7 +4,7 @@ import pytest
 
 from orchestrator import settings
 from orchestrator.errors import InputError
-from orchestrator.model import Launcher, Limits, Rung
+from orchestrator.model import EarlyStop, Launcher, Limits, Rung
 
 REPO = Path(__file__).parents[1]
 EXAMPLE = REPO / "orchestrator" / settings.EXAMPLE
@@ -64,6 +64,13 @@ def test_the_smallest_settings(load, tmp_path):
     assert (loaded.base_model, loaded.dataset) == ("base", "persona")
     assert loaded.limits == Limits()
     assert loaded.ladder == ()
+
+
+def test_early_stopping_is_asked_for_by_its_table_alone(load):
+    assert load(MINIMAL).early_stop is None
+    assert load(f"{MINIMAL}[early_stop]\n").early_stop == EarlyStop()
+    asked = load(f"{MINIMAL}[early_stop]\nafter = 0.5\np = 0.001\nmargin = 0.2\npictures = 24\n").early_stop
+    assert asked == EarlyStop(after=0.5, p=0.001, margin=0.2, pictures=24)
 
 
 def test_paths_are_relative_to_the_file_and_keep_symbolic_links(load, tmp_path, monkeypatch):

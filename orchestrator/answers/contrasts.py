@@ -14,7 +14,7 @@ from orchestrator.evidence.contrast import Answer, Family, Terms, Verdict
 from orchestrator.evidence.interval import Interval
 from orchestrator.evidence.pairs import Matching, RunRow
 from orchestrator.facts import RunFacts
-from orchestrator.model import Params, Question, Value
+from orchestrator.model import Params, Question, State, Value
 from orchestrator.values import same, shown
 from orchestrator.yardstick.record import Kept
 
@@ -82,6 +82,7 @@ def _rows(
     matching, runs = found.matching, {run.run.point.name: run for run in asked.runs}
     yield "Varied", _varied(found.question, matching)
     yield "Held", _held(matching.held)
+    yield "Stopped early", _stopped(found, concerned)
     yield "Effect", _effect(found)
     yield "Of which", _parts(found)
     yield "Nearest training picture", _copying(matching, runs)
@@ -103,6 +104,20 @@ def _varied(question: Question, matching: Matching) -> str:
 
 def _held(held: Params) -> str:
     return ", ".join(f"{key} {shown(value)}" for key, value in held.items())
+
+
+def _stopped(found: Answer, runs: Sequence[RunFacts]) -> str:
+    """How many runs of each level were given up, and what that means for the other lines."""
+    question = found.question
+    counts = {
+        level: sum(run.status.state is State.STOPPED for run in _at(runs, question, level)) for level in question.levels
+    }
+    if not any(counts.values()):
+        return ""
+    each = ", ".join(f"{count} at {shown(level)}" for level, count in counts.items() if count)
+    if found.step is None:
+        return f"{each}, with their partners: the answer is that of the pairs left"
+    return f"{each}: all pairs are compared by their previews at step {found.step}, and no line of ends counts these"
 
 
 def _effect(found: Answer) -> str:

@@ -9,11 +9,17 @@ from orchestrator.evidence import learning_curve
 from orchestrator.evidence.learning_curve import CurvePoint
 from orchestrator.evidence.pairs import REPLICATE, unusable
 from orchestrator.facts import RunFacts
+from orchestrator.model import State
 
 
 def curve(runs: Sequence[RunFacts]) -> str:
-    """In a sentence; empty below three sizes or two seeds. A size is the number of training pictures with a face."""
+    """In a sentence; empty below three sizes or two seeds. A size is the number of training pictures with a face.
+
+    Where a run was stopped early there is none: the sizes left would be those that did well.
+    """
     with_lora = [run for run in runs if not run.run.point.floor]
+    if any(run.status.state is State.STOPPED for run in with_lora):
+        return ""
     points = [
         CurvePoint(
             pictures=run.trained_faces,

@@ -1,19 +1,19 @@
 """Facts -> the rows that a comparison takes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import combinations
 
 from orchestrator.evidence import numbers
 from orchestrator.evidence.pairs import REPLICATE, RunRow
 from orchestrator.facts import RunFacts
-from orchestrator.model import Score
+from orchestrator.model import Score, State
 from orchestrator.values import token
 
 
 def rows(runs: Sequence[RunFacts]) -> list[RunRow]:
     """One for each run with a LoRA."""
-    return [_row(run, run.choice.reported if run.choice else ()) for run in runs if not run.run.point.floor]
+    return [_with_looks(run, lambda score: score) for run in runs if not run.run.point.floor]
 
 
 def rows_by_second_pack(runs: Sequence[RunFacts]) -> list[RunRow]:
@@ -21,11 +21,14 @@ def rows_by_second_pack(runs: Sequence[RunFacts]) -> list[RunRow]:
     scored = [run for run in runs if run.choice and not run.run.point.floor]
     if not scored or any(run.numbers is None or run.numbers.second_similarity is None for run in scored):
         return []
-    return [
-        _row(run, [_second(score) for score in run.choice.reported] if run.choice else ())
-        for run in runs
-        if not run.run.point.floor
-    ]
+    return [_with_looks(run, _second) for run in runs if not run.run.point.floor]
+
+
+def _with_looks(run: RunFacts, seen: Callable[[Score], Score]) -> RunRow:
+    row = _row(run, list(map(seen, run.choice.reported)) if run.choice else ())
+    ended = replace(row, state=State.FINISHED)
+    looks = {step: _numbers(ended, list(map(seen, scores))) for step, scores in run.looks.items()}
+    return replace(row, looks=looks)
 
 
 def _second(score: Score) -> Score:
@@ -33,14 +36,22 @@ def _second(score: Score) -> Score:
 
 
 def _row(run: RunFacts, reported: Sequence[Score]) -> RunRow:
-    found = numbers.summary(reported) if reported else None
-    return RunRow(
+    bare = RunRow(
         run=run.run.point.name,
         params=run.run.point.params,
         dims=run.run.point.dims,
         state=run.status.state,
         degraded=run.degraded,
-        by_prompt=numbers.by_prompt(reported),
+    )
+    return _numbers(bare, reported)
+
+
+def _numbers(row: RunRow, scores: Sequence[Score]) -> RunRow:
+    """The row with what these pictures say."""
+    found = numbers.summary(scores) if scores else None
+    return replace(
+        row,
+        by_prompt=numbers.by_prompt(scores),
         similarity=found.similarity_mean if found else None,
         no_face_rate=found.no_face_rate if found else None,
     )

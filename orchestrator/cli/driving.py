@@ -150,4 +150,4 @@ def failed(asked: Plan, only: str) -> int:
     from orchestrator.model import State
 
     states = [store.status(run).state for run in asked.runs(only)]
-    return 0 if all(state is State.FINISHED for state in states) else 1
+    return 0 if all(state in (State.FINISHED, State.STOPPED) for state in states) else 1

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from orchestrator.evidence import replicates
+from orchestrator.evidence import replicates, standing
 from orchestrator.evidence.interval import Interval
 from orchestrator.evidence.main_effect import main_effect
 from orchestrator.evidence.pairs import Matching, Pair, RunRow, match
@@ -50,7 +50,8 @@ class Answer:
     but no interval. p_yes: of no difference; p_no: of a difference of at least `terms.smallest`; both two-sided and
     Holm-corrected over the questions answered together. sign_flip_p: second opinion on p_yes without a normal
     distribution, uncorrected. main_effect: second opinion from all runs. similarity_difference (over found faces) and
-    no_face_difference: the two things that `difference` mixes. needs: None unless undecided, and None where no
+    no_face_difference: the two things that `difference` mixes. step: of the training, where runs were stopped early and
+    all are compared as they stood there; None at their ends. needs: None unless undecided, and None where no
     reasonable number of runs decides. detectable: the smallest difference these data would have shown.
     """
 
@@ -70,6 +71,7 @@ class Answer:
     main_effect: Estimate | None = None
     similarity_difference: float | None = None
     no_face_difference: float | None = None
+    step: int | None = None
     needs: Needed | None = None
     detectable: float | None = None
 
@@ -87,6 +89,7 @@ class Family:
 class _Measured:
     question: Question
     matching: Matching
+    step: int | None
     table: FloatArray
     estimate: Estimate | None
     main_effect: Estimate | None
@@ -136,11 +139,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def _measure(rows: Sequence[RunRow], question: Question, zips: Sequence[Sequence[str]]) -> _Measured:
     mates = {name for group in zips if question.dim in group for name in group} - {question.dim}
+    rows, step = standing.comparable(rows, question.dim, question.levels, mates)
     matching = match(rows, question.dim, question.levels, mates)
     table = _difference_table(matching.pairs)
     return _Measured(
         question=question,
         matching=matching,
+        step=step,
         table=table,
         estimate=replicates.estimate(table),
         main_effect=main_effect(rows, question.dim, question.levels, mates),
@@ -165,7 +170,7 @@ def _answer(m: _Measured, found: Estimate, p_yes: float, p_no: float, family: in
     return Answer(
         question=m.question,
         verdict=verdict,
-        reason=reason,
+        reason=reason + _as_of(m.step),
         terms=terms,
         matching=m.matching,
         replicates=found.replicates,
@@ -177,6 +182,7 @@ def _answer(m: _Measured, found: Estimate, p_yes: float, p_no: float, family: in
         p_no=p_no,
         sign_flip_p=replicates.sign_flip_p(m.table.mean(axis=1)),
         main_effect=m.main_effect,
+        step=m.step,
         similarity_difference=_mean_difference((p.first.similarity, p.second.similarity) for p in m.matching.pairs),
         no_face_difference=_mean_difference((p.first.no_face_rate, p.second.no_face_rate) for p in m.matching.pairs),
         needs=_needs(found, len(m.matching.pairs), confidence, terms) if verdict is Verdict.UNDECIDED else None,
@@ -221,19 +227,24 @@ def _unknown(m: _Measured, terms: Terms) -> Answer:
     return Answer(
         question=m.question,
         verdict=Verdict.UNDECIDED,
-        reason=_why_unknown(m.matching, present),
+        reason=_why_unknown(m.matching, present) + _as_of(m.step),
         terms=terms,
         matching=m.matching,
         replicates=present,
         prompts=prompts,
         difference=float(m.table.mean()) if m.table.size else None,
         main_effect=m.main_effect,
+        step=m.step,
         similarity_difference=_mean_difference((p.first.similarity, p.second.similarity) for p in m.matching.pairs),
         no_face_difference=_mean_difference((p.first.no_face_rate, p.second.no_face_rate) for p in m.matching.pairs),
         needs=_more(FEWEST_REPLICATES, present, len(m.matching.pairs))
         if present == 1 or not m.matching.pairs
         else None,
     )
+
+
+def _as_of(step: int | None) -> str:
+    return f", as of step {step}: some runs were stopped early" if step else ""
 
 
 def _why_unknown(matching: Matching, present: int) -> str:

@@ -17,6 +17,7 @@ class RunRow:
     params: effective; dims: those that the grid varied (Point.dims).
     by_prompt: mean picture value of each prompt on the reported pictures (numbers.by_prompt); empty when not scored.
     similarity: mean over the faces found; no_face_rate: share of pictures without a face.
+    looks: the same run by its previews at steps of its training, as if it had finished there.
     """
 
     run: str
@@ -27,6 +28,7 @@ class RunRow:
     by_prompt: Mapping[int, float] = field(default_factory=dict)
     similarity: float | None = None
     no_face_rate: float | None = None
+    looks: Mapping[int, "RunRow"] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +91,7 @@ def match(rows: Sequence[RunRow], dim: str, levels: tuple[Value, Value], moves_w
 def unusable(row: RunRow) -> str:
     """Why a run proves nothing about its params; empty when it does."""
     if row.state is not State.FINISHED:
-        return row.state.value
+        return "stopped early" if row.state is State.STOPPED else row.state.value
     if row.degraded:
         return "degraded: an attempt changed its settings"
     return "" if row.by_prompt else "no scores"

@@ -32,11 +32,11 @@ def parse_prompts(text: str, *, where: str) -> tuple[tuple[str, ...], list[Probl
     return tuple(line for _, line in prompts), problems + _repeated(prompts, where) + _long(prompts, where)
 
 
-def preview(text: str, generation: Generation) -> str:
-    """A line of the trainer's `--sample_prompts`, at the size and seed of the pictures that are scored."""
+def preview(text: str, generation: Generation, seed: int) -> str:
+    """A line of the trainer's `--sample_prompts`, drawn as the pictures that are scored."""
     negative = f" --n {generation.negative_prompt}" if generation.negative_prompt else ""
     size = f"--w {generation.width} --h {generation.height}"
-    return f"{text}{negative} {size} --d {generation.seeds[0]} --s {generation.steps} --l {generation.scale:g}"
+    return f"{text}{negative} {size} --d {seed} --s {generation.steps} --l {generation.scale:g}"
 
 
 def unusable(text: str, *, where: str, key: str = "") -> list[Problem]:

@@ -97,8 +97,7 @@ def _listed(options: argparse.Namespace) -> list[Request]:
 
 
 def _line(number: int, line: str, options: argparse.Namespace) -> Request:
-    text, *rest = line.split(" --")
-    said = {name.lower(): value for name, _, value in (part.strip().partition(" ") for part in rest)}
+    text, said = read_line(line)
     strength = float(said["am"].split(",")[0]) if "am" in said else next(iter(options.network_mul), 1.0)
     return Request(
         number=number,
@@ -108,6 +107,12 @@ def _line(number: int, line: str, options: argparse.Namespace) -> Request:
         lora=next(iter(options.network_weights), None),
         strength=strength,
     )
+
+
+def read_line(line: str) -> tuple[str, dict[str, str]]:
+    """The words of a prompt's line, and its options by their letters."""
+    text, *rest = line.split(" --")
+    return text, {name.lower(): value for name, _, value in (part.strip().partition(" ") for part in rest)}
 
 
 def _switch(additions: lora.Additions, file: Path, strength: float) -> None:
@@ -128,10 +133,10 @@ def _draw(model: picture_model.PictureModel, batch: list[Request], of: int, opti
     captions = picture_model.read_captions([request.text for request in batch])
     drawn = picture_model.sample(model, captions, [request.seed for request in batch], options.steps)
     for request, picture in zip(batch, drawn, strict=True):
-        _enlarged(picture, options.W, options.H).save(options.outdir / request.file)
+        enlarged(picture, options.W, options.H).save(options.outdir / request.file)
 
 
-def _enlarged(picture: Tensor, width: int, height: int) -> Image.Image:
+def enlarged(picture: Tensor, width: int, height: int) -> Image.Image:
     """The square picture in the middle of what was asked for, its edges drawn out."""
     pixels = ((picture + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
     side = min(width, height)

@@ -10,7 +10,18 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from orchestrator.miniature import arguments, log, lora, memory, metadata, optimizer, photos, picture_model, state
+from orchestrator.miniature import (
+    arguments,
+    log,
+    lora,
+    memory,
+    metadata,
+    optimizer,
+    photos,
+    picture_model,
+    previews,
+    state,
+)
 from orchestrator.miniature.arguments import Arguments
 from orchestrator.miniature.photos import Batch, Dataset
 
@@ -85,11 +96,13 @@ class Training:
     def run(self) -> None:
         """Trains to the end and writes the last checkpoint."""
         first = self._resume()
+        self._preview(0)
         bar = tqdm(range(self.steps), smoothing=0, desc="steps")
         for epoch in range(first, self.epochs):
             print(f"\nepoch {epoch + 1}/{self.epochs}\n", flush=True)
             self._epoch(epoch, bar)
             self._save_epoch(epoch + 1)
+            self._preview(epoch + 1)
         if self.asked["save_state"]:
             log.info("saving last state.")
             self._save_state("", self.epochs)
@@ -116,6 +129,7 @@ class Training:
             if (index + 1) % accumulate == 0 or index + 1 == batches:
                 self._move()
                 bar.update(1)
+                self._preview(None)
                 self._save_step(epoch)
             self.losses.add(epoch, index, loss)
             bar.set_postfix(avr_loss=self.losses.average)
@@ -137,6 +151,10 @@ class Training:
         self.rates.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
+
+    def _preview(self, epoch: int | None) -> None:
+        if previews.due(self.asked, step=self.step, epoch=epoch):
+            previews.draw(self.asked, self.model, step=self.step, epoch=epoch)
 
     def _save_step(self, epoch: int) -> None:
         every = self.asked["save_every_n_steps"]

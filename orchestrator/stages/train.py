@@ -8,7 +8,7 @@ from typing import Any
 from orchestrator import attempt, datasets, ladder, process, render
 from orchestrator.attempt import Command, Job
 from orchestrator.context import Context
-from orchestrator.kohya import command, latents, log, prompts, proof, resume
+from orchestrator.kohya import command, latents, log, previews, prompts, proof, resume
 from orchestrator.kohya.resume import Leg
 from orchestrator.ladder import Step
 from orchestrator.model import (
@@ -24,27 +24,32 @@ from orchestrator.model import (
 )
 from orchestrator.outcome import Failed, Outcome
 from orchestrator.stages import latents as shared
+from orchestrator.stages import looks
 from orchestrator.store import Attempt, Run
 
 NAME = "train"
 OUTPUT_NAME = "lora"
 PREVIEWS = 4
-"""So many prompts, from the first, are drawn while training, when sd-scripts is asked to."""
+"""So many prompts, from the first, are drawn while training, when a point asks for it."""
 
 
 def perform(run: Run, ctx: Context) -> Result:
     """Carry out one attempt to train the run's point."""
     step = next_step(run, ctx.settings)
     resumed = taken_up(run, step, ctx.settings)
+    watch = looks.Watch(run, ctx)
     job = Job(
         stage=NAME,
         prepare=lambda attempt: _prepare(run, attempt, {**asdict(step), "resumed": resumed}, ctx),
         progress=lambda text: _progress(run, text),
         judge=lambda attempt, outcome: _judge(run, attempt, outcome),
         another=lambda failure: _another(run, step, failure, ctx.settings),
+        look=watch.look,
         note=", ".join(step.rungs),
     )
-    return attempt.carry_out(run, job, ctx)
+    result = attempt.carry_out(run, job, ctx)
+    watch.score(run.attempts(NAME)[-1])
+    return result
 
 
 def next_step(run: Run, settings: Settings) -> Step:
@@ -178,10 +183,20 @@ def rendered(run: Run, attempt: Attempt, ctx: Context) -> dict[str, str]:
         "config.toml": config_toml(run, attempt, ctx.settings, renderer),
         "dataset.toml": renderer.dataset_toml(run.point, dataset=dataset, image_dir=pictures),
     }
-    if _previews(effective(run, attempt)):
-        lines = [prompts.preview(text, ctx.settings.generation) for text in ctx.prompts[:PREVIEWS]]
+    if lines := _preview_lines(run, attempt, ctx):
         files["prompts.txt"] = renderer.prompts_txt(run.point, lines)
     return files
+
+
+def _preview_lines(run: Run, attempt: Attempt, ctx: Context) -> list[str]:
+    """What is drawn on the way: to look at, as the point asks for it, or to be scored, as the settings do."""
+    generation = ctx.settings.generation
+    cells = [(prompt, generation.seeds[0]) for prompt in range(len(ctx.prompts[:PREVIEWS]))]
+    if ctx.settings.early_stop:
+        cells = looks.cells(len(ctx.prompts), ctx.settings)
+    elif not previews.asked(effective(run, attempt)):
+        return []
+    return [prompts.preview(ctx.prompts[prompt], generation, seed) for prompt, seed in cells]
 
 
 def config_toml(
@@ -195,7 +210,7 @@ def config_toml(
         "logging_dir": str(attempt.path / "logs"),
         "training_comment": comment(run, attempt),
         "dataset_config": str(attempt.path / "dataset.toml"),
-        **({"sample_prompts": str(attempt.path / "prompts.txt")} if _previews(effective(run, attempt)) else {}),
+        **_previews(run, attempt, settings),
         **taking_up,
     }
     return renderer.train_toml(
@@ -208,9 +223,15 @@ def config_toml(
     )
 
 
-def _previews(params: Params) -> bool:
-    """Whether the trainer is asked for pictures on its way: to look at, never scored."""
-    return any(params.get(key) for key in ("sample_at_first", "sample_every_n_epochs", "sample_every_n_steps"))
+def _previews(run: Run, attempt: Attempt, settings: Settings) -> Params:
+    """The arguments that have pictures drawn on the way."""
+    if settings.early_stop:
+        every: Params = {previews.EVERY: looks.steps(run.point.params, settings.early_stop).step}
+    elif previews.asked(effective(run, attempt)):
+        every = {}
+    else:
+        return {}
+    return {**every, "sample_prompts": str(attempt.path / "prompts.txt")}
 
 
 def comment(run: Run, attempt: Attempt) -> str:

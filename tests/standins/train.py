@@ -1,8 +1,8 @@
 """The trainer: `python train.py --config_file X.toml` as sdxl_train_network.py, but its training is arithmetic.
 
-Two optimizer steps make an epoch. Faults of its own: no_file, truncated, zeroed (its end never reached the disk),
-nan_weights, nan_loss, other_seed, slow_pace (steps take ever longer), launcher (the work is done by a child, as under
-`accelerate launch`).
+Two optimizer steps make an epoch. Faults of its own: hopeless (its previews show nobody), no_file, truncated, zeroed
+(its end never reached the disk), nan_weights, nan_loss, other_seed, slow_pace (steps take ever longer), launcher (the
+work is done by a child, as under `accelerate launch`).
 """
 
 import hashlib
@@ -16,6 +16,7 @@ import sys
 import time
 import tomllib
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ def _train(arguments: Mapping[str, Any], wrong: set[str]) -> None:
     for step in range(began + 1, steps + 1):
         time.sleep(float(os.environ.get(STEP_S, "0")))
         _bar(step - began, steps, wrong)
+        _preview(output, arguments, wrong, step)
         if step == steps // 2 + 1:
             faults.go_wrong(wrong)
         epoch, rest = divmod(step, STEPS_PER_EPOCH)
@@ -75,6 +77,37 @@ def _bar(step: int, total: int, wrong: set[str]) -> None:
     loss = "nan" if "nan_loss" in wrong else f"{0.1 + 1 / step:.3f}"
     bar = f"{100 * step // total:3d}%|####      | {step}/{total} [00:01<00:01, {pace:.2f}s/it, avr_loss={loss}]"
     print(f"\rsteps: {bar}", end="", file=sys.stderr, flush=True)
+
+
+def _preview(output: Path, arguments: Mapping[str, Any], wrong: set[str], step: int) -> None:
+    every = arguments.get("sample_every_n_steps")
+    if not every or step % every:
+        return
+    (output / "sample").mkdir(exist_ok=True)
+    portraits = sorted(Path(os.environ["STANDIN_ALBUM"]).glob("*.png"))
+    lines = Path(arguments["sample_prompts"]).read_text(encoding="utf-8").splitlines()
+    for place, line in enumerate(line for line in lines if line and not line.startswith("#")):
+        seed = line.partition(" --d ")[2].split()[0]
+        drawn = _GREY if "hopeless" in wrong else portraits[place % len(portraits)].read_bytes()
+        name = f"{arguments['output_name']}_{step:06d}_{place:02d}_{time.strftime('%Y%m%d%H%M%S')}_{seed}.png"
+        (output / "sample" / name).write_bytes(drawn)
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    body = kind + content
+    return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+
+_SIDE = 64
+_GREY = b"".join(
+    (
+        b"\x89PNG\r\n\x1a\n",
+        _chunk(b"IHDR", struct.pack(">IIBBBBB", _SIDE, _SIDE, 8, 0, 0, 0, 0)),
+        _chunk(b"IDAT", zlib.compress((b"\0" + b"\x80" * _SIDE) * _SIDE)),
+        _chunk(b"IEND", b""),
+    )
+)
+"""A picture without a face."""
 
 
 def _epoch_ends(output: Path, arguments: Mapping[str, Any], wrong: set[str], *, epoch: int, step: int) -> None:

@@ -1,0 +1,311 @@
+"""What stopping hopeless trainings saves, and what it costs in truth.
+
+    python -m benchmarks.early_stop FOLDER            # a bad grid on the miniature, with and without (20 minutes)
+    python -m benchmarks.early_stop --simulate 500    # so many sweeps of each kind, where the truth is known (minutes)
+
+Prints the tables of docs/evidence.md.
+"""
+
+import argparse
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.planted import orchestrate
+from orchestrator import facts, plan
+from orchestrator.evidence import contrast, hopeless, looking, pairs
+from orchestrator.evidence.choice import Cell
+from orchestrator.facts import RunFacts
+from orchestrator.miniature import world
+from orchestrator.model import EarlyStop, Question, State
+
+FloatArray = npt.NDArray[np.float64]
+
+# --- on the miniature -------------------------------------------------------------------------------------------------
+
+GRID = """
+[dims]
+learning_rate = [1e-3, 2e-3, 1e-4, 5e-5, 2e-5, 1e-5, 5e-6, 2e-6]
+seed = [1, 2]
+
+[fixed]
+optimizer_type = "AdamW"
+optimizer_args = []
+max_train_steps = 200
+"""
+TABLE = "\n[early_stop]\n"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """A sweep that is over. steps: of all its trainings together, those cut short included."""
+
+    best: str
+    steps: int
+    stopped: int
+    runs: int
+
+
+def on_miniature(folder: Path) -> Iterator[tuple[str, Trained]]:
+    """The same grid twice: every training to its end, and with the settings' defaults of [early_stop]."""
+    world.write(folder, folder / "runs")
+    grid, plain, stopping = folder / "bad.toml", folder / "orchestrate.toml", folder / "stopping.toml"
+    grid.write_text(GRID, encoding="utf-8")
+    stopping.write_text(plain.read_text(encoding="utf-8") + TABLE, encoding="utf-8")
+    for name, settings in (("to their ends", plain), ("stopped early", stopping)):
+        sweep = name.replace(" ", "-")
+        orchestrate("run", "--settings", str(settings), "--grid", str(grid), "--name", sweep)
+        yield name, _trained(facts.gather(plan.read(settings, grid, sweep).sweep))
+
+
+def _trained(found: Sequence[RunFacts]) -> Trained:
+    trainings = [one for one in found if not one.run.point.floor]
+    return Trained(
+        best=facts.ranked(found)[0].run.point.name,
+        steps=sum(attempt.result.steps or 0 for one in trainings for attempt in one.training),
+        stopped=sum(one.status.state is State.STOPPED for one in trainings),
+        runs=len(trainings),
+    )
+
+
+# --- where the truth is known -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """Sweeps of one kind: `arms` x `seeds` trainings, one after the other, each seed's arms in any order.
+
+    spread: sd of the arms' true ends; losses: how much lower the first of them end. slow: how much later the slowest
+    arm learns than the quickest, as a share of the training; its end is as good. run_sd, paired, picture_sd: as in
+    benchmarks.evidence_simulation. lasting: how much of a run's luck at a look is still its luck at the end (a
+    correlation). no_face: share of pictures.
+    """
+
+    arms: int = 6
+    seeds: int = 3
+    spread: float = 0.05
+    losses: tuple[float, ...] = ()
+    slow: float = 0.0
+    run_sd: float = 0.07
+    paired: float = 0.5
+    picture_sd: float = 0.1
+    lasting: float = 0.7
+    no_face: float = 0.02
+
+
+HOPELESS = (0.3, 0.35, 0.4, 0.45)
+KINDS = {
+    "all arms alike": Kind(spread=0.0),
+    "arms that differ a little": Kind(),
+    "four of six hopeless": Kind(losses=HOPELESS),
+    "four of six hopeless, run sd 0.10": Kind(losses=HOPELESS, run_sd=0.1),
+    "24 arms alike, one seed": Kind(arms=24, seeds=1, spread=0.0),
+    "5 % without a face": Kind(no_face=0.05),
+    "luck passes (0.3)": Kind(lasting=0.3),
+    "some learn later, by up to a quarter": Kind(slow=0.25),
+    "some learn later, by up to half": Kind(slow=0.5),
+}
+PAIRS = {
+    "alike, far from the others": Kind(arms=4, seeds=4, spread=0.0, losses=(0.4, 0.4)),
+    "alike, on the brink": Kind(arms=4, seeds=4, spread=0.0, losses=(0.25, 0.25)),
+    "alike, on the brink, 3 seeds": Kind(arms=4, seeds=3, spread=0.0, losses=(0.25, 0.25)),
+    "second better by 0.1, first on the brink": Kind(arms=4, seeds=4, spread=0.0, losses=(0.25, 0.15)),
+    "second better by 0.1, both on the brink": Kind(arms=4, seeds=4, spread=0.0, losses=(0.3, 0.2)),
+    "second better by 0.3": Kind(arms=4, seeds=4, spread=0.0, losses=(0.3, 0.0)),
+}
+"""Of the arms that the question is about, the first two."""
+QUESTION = Question(id="Q", ask="Is the second arm better?", dim="arm", levels=(0, 1))
+PROMPTS, SEEDS_OF_PICTURES, TOTAL = 8, 4, 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Swept:
+    """One simulated sweep, by (arm, training seed).
+
+    curves: true means of the arms at each look and at the end; means: of each run, its luck with it. stopped: the look
+    that it was stopped at; looked: what was seen at a look; ended: what is, or would have been, scored at the end.
+    """
+
+    curves: FloatArray
+    means: FloatArray
+    stopped: dict[tuple[int, int], int]
+    looked: dict[tuple[int, int], list[dict[Cell, float]]]
+    ended: dict[tuple[int, int], dict[Cell, float]]
+
+
+def sweep(kind: Kind, asked: EarlyStop, rng: np.random.Generator) -> Swept:
+    """As `orchestrate run` on one card: a training is held against what those before it have drawn at the same look."""
+    curves, means = truth(kind, asked, rng)
+    found = Swept(curves=curves, means=means, stopped={}, looked={}, ended={})
+    for seed in range(kind.seeds):
+        for arm in map(int, rng.permutation(kind.arms)):
+            found.looked[arm, seed] = []
+            for look in range(curves.shape[1] - 1):
+                found.looked[arm, seed].append(pictures(kind, means[arm, seed, look], rng, asked.pictures))
+                if hopeless_now(kind, asked, found, arm, seed):
+                    found.stopped[arm, seed] = look
+                    break
+            found.ended[arm, seed] = pictures(kind, means[arm, seed, -1], rng, PROMPTS * SEEDS_OF_PICTURES)
+    return found
+
+
+def truth(kind: Kind, asked: EarlyStop, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
+    """The arms' curves (arms, looks and the end), and the runs around them (arms, seeds, looks and the end)."""
+    at = np.array([*looking.steps(TOTAL, asked.after), TOTAL]) / TOTAL
+    ends = rng.normal(0.5, kind.spread, kind.arms)
+    ends[: len(kind.losses)] -= kind.losses
+    late = rng.uniform(0, kind.slow, kind.arms)
+    learned = 1 - np.exp(-np.clip(at - late[:, None], 0, None) / 0.2)
+    curves = ends[:, None] * learned / learned[:, -1:]
+    own = rng.normal(0, kind.run_sd * np.sqrt(1 - kind.paired), (kind.arms, kind.seeds, len(at)))
+    end = own[..., -1:]
+    luck = np.concatenate([kind.lasting * end + np.sqrt(1 - kind.lasting**2) * own[..., :-1], end], axis=2)
+    shared = rng.normal(0, kind.run_sd * np.sqrt(kind.paired), kind.seeds)
+    return curves, curves[:, None, :] + luck + shared[None, :, None]
+
+
+def pictures(kind: Kind, mean: float, rng: np.random.Generator, count: int) -> dict[Cell, float]:
+    """Values of pictures, every prompt before a second seed; what prompts share cancels in a pair."""
+    drawn = np.where(rng.random(count) < kind.no_face, -1.0, rng.normal(mean, kind.picture_sd, count))
+    return {(number % PROMPTS, number // PROMPTS): float(value) for number, value in enumerate(drawn)}
+
+
+def hopeless_now(kind: Kind, asked: EarlyStop, found: Swept, arm: int, seed: int) -> bool:
+    """Whether the last look at a run ends it."""
+    own = found.looked[arm, seed]
+    others = [found.looked.get((other, seed), []) for other in range(kind.arms) if other != arm]
+    compared = (
+        hopeless.compare(own[-1], other[len(own) - 1], asked.margin) for other in others if len(other) >= len(own)
+    )
+    share = looking.bound(asked.p, looks=found.curves.shape[1] - 1, others=kind.arms - 1)
+    return any(one is not None and one.p < share for one in compared)
+
+
+def tally(kind: Kind, asked: EarlyStop, count: int, rng: np.random.Generator) -> list[float]:
+    """Shares over `count` sweeps.
+
+    Of sweeps in which the best run was stopped, and in which every run of the best arm was; of runs that end, in truth,
+    within the margin of the best of their seed, those that were stopped; of runs stopped; of steps saved.
+    """
+    steps, hits, near, runs = looking.steps(TOTAL, asked.after), Counter[str](), 0, count * kind.arms * kind.seeds
+    for _ in range(count):
+        one = sweep(kind, asked, rng)
+        scored = {run: float(np.mean(list(values.values()))) for run, values in one.ended.items()}
+        arms = [np.mean([scored[arm, seed] for seed in range(kind.seeds)]) for arm in range(kind.arms)]
+        good = one.means[..., -1] > one.means[..., -1].max(axis=0) - asked.margin
+        near += int(good.sum())
+        hits["run"] += max(scored, key=lambda run: scored[run]) in one.stopped
+        hits["arm"] += all((int(np.argmax(arms)), seed) in one.stopped for seed in range(kind.seeds))
+        hits["wrong"] += sum(bool(good[run]) for run in one.stopped)
+        hits["stopped"] += len(one.stopped)
+        hits["saved"] += sum(TOTAL - steps[look] for look in one.stopped.values())
+    return [
+        hits["run"] / count,
+        hits["arm"] / count,
+        hits["wrong"] / near,
+        hits["stopped"] / runs,
+        hits["saved"] / (TOTAL * runs),
+    ]
+
+
+# --- what contrasts make of it ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """Shares over sweeps, and how far the difference is off on average. false: a verdict that is not the truth's."""
+
+    covered: float
+    yes: float
+    no: float
+    bias: float
+
+
+def answered(asked: EarlyStop, sweeps: Sequence[Swept], *, leave_out: bool) -> Answered:
+    """leave_out: what is not done, stopped runs dropped as failed ones are."""
+    steps, held, bias = [*looking.steps(TOTAL, asked.after), TOTAL], Counter[str](), []
+    for one in sweeps:
+        found = contrast.answers(list(rows(one, steps, leave_out=leave_out)), [QUESTION])[0]
+        at = steps.index(found.step) if found.step else -1
+        true = float(one.curves[1, at] - one.curves[0, at])
+        held[found.verdict] += 1
+        held["covered"] += found.interval is not None and found.interval.low <= true <= found.interval.high
+        held["intervals"] += found.interval is not None
+        bias += [] if found.difference is None else [found.difference - true]
+    return Answered(
+        covered=held["covered"] / max(held["intervals"], 1),
+        yes=held[contrast.Verdict.YES] / len(sweeps),
+        no=held[contrast.Verdict.NO] / len(sweeps),
+        bias=float(np.mean(bias)),
+    )
+
+
+def rows(one: Swept, steps: Sequence[int], *, leave_out: bool) -> Iterator[pairs.RunRow]:
+    """The runs of a sweep as the answers get them."""
+    for (arm, seed), ended in one.ended.items():
+        bare = pairs.RunRow(
+            run=f"{arm}-{seed}", params={"arm": arm, "seed": seed}, dims=("arm", "seed"), state=State.FINISHED
+        )
+        looks = {steps[look]: seen(bare, values) for look, values in enumerate(one.looked[arm, seed])}
+        if (arm, seed) in one.stopped:
+            yield replace(bare, state=State.STOPPED, looks={} if leave_out else looks)
+        else:
+            yield replace(seen(bare, ended), looks=looks)
+
+
+def seen(bare: pairs.RunRow, values: Mapping[Cell, float]) -> pairs.RunRow:
+    """A run with the means of its prompts."""
+    by_prompt: dict[int, list[float]] = {}
+    for (prompt, _), value in values.items():
+        by_prompt.setdefault(prompt, []).append(value)
+    return replace(bare, by_prompt={prompt: float(np.mean(found)) for prompt, found in by_prompt.items()})
+
+
+# --- the tables -------------------------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    """Prints the tables as Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("folder", type=Path, nargs="?")
+    parser.add_argument("--simulate", type=int, metavar="SWEEPS")
+    options = parser.parse_args()
+    if options.folder:
+        _print_trained(on_miniature(options.folder))
+    if options.simulate:
+        _print_rule(options.simulate)
+        _print_answers(options.simulate)
+
+
+def _print_trained(sweeps: Iterator[tuple[str, Trained]]) -> None:
+    found = dict(sweeps)
+    most = max(one.steps for one in found.values())
+    print("| trainings | steps | saved | stopped | best run |\n|---|---|---|---|---|")
+    for name, one in found.items():
+        print(f"| {name} | {one.steps} | {1 - one.steps / most:.0%} | {one.stopped} of {one.runs} | {one.best} |")
+
+
+def _print_rule(count: int) -> None:
+    print("| sweeps | best run stopped | best arm stopped | wrongly | stopped | saved |\n|---|---|---|---|---|---|")
+    for name, kind in KINDS.items():
+        shares = tally(kind, EarlyStop(), count, np.random.default_rng(1))
+        print(f"| {name} | {' | '.join(f'{100 * share:.1f} %' for share in shares)} |", flush=True)
+
+
+def _print_answers(count: int) -> None:
+    print("\n| pairs | method | covered | yes | no | off by |\n|---|---|---|---|---|---|")
+    for name, kind in PAIRS.items():
+        rng = np.random.default_rng(1)
+        sweeps = [sweep(kind, EarlyStop(), rng) for _ in range(count)]
+        for method, leave_out in (("as they stood", False), ("left out", True)):
+            one = answered(EarlyStop(), sweeps, leave_out=leave_out)
+            shares = " | ".join(f"{100 * share:.1f} %" for share in (one.covered, one.yes, one.no))
+            print(f"| {name} | {method} | {shares} | {one.bias:+.3f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""LOOK: the previews of a training, scored in a child beside it, against those of its partners at the same step.
+
+A look is of a step: `<run>/looks/<step>/<try>/`. Whoever watches starts the scoring and reads it when it is there;
+nobody waits for it, and what was missed is made good by the next one who asks.
+"""
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from orchestrator import media, process, scorer
+from orchestrator.context import Context
+from orchestrator.evidence import looking
+from orchestrator.kohya import length, previews
+from orchestrator.model import EarlyStop, Failure, Image, Params, Score, Settings
+from orchestrator.outcome import Failed
+from orchestrator.store import Attempt, Run, Sweep
+
+NAME, CACHE = "looks", ".faces"
+_TRIES = 3
+_TURNS = 10
+"""Of the watcher, until the folders of other runs are gone through again; a look of one's own is asked for at each."""
+
+
+def steps(params: Params, asked: EarlyStop | None) -> range:
+    """Where a training is looked at on its way; nowhere unless that is asked for."""
+    return looking.steps(total(params), asked.after) if asked else range(0)
+
+
+def total(params: Params) -> int:
+    """The steps of a training whose length is given in steps."""
+    return length.whole(params, "max_train_steps", length.DEFAULT_STEPS)
+
+
+def cells(prompts: int, settings: Settings) -> list[tuple[int, int]]:
+    """(prompt, seed) of each preview of a look: every prompt before a second seed."""
+    pictures = settings.early_stop.pictures if settings.early_stop else 0
+    return [(prompt, seed) for seed in settings.generation.seeds for prompt in range(prompts)][:pictures]
+
+
+def partners(params: Params, others: Mapping[str, Params]) -> list[str]:
+    """Which of the others a training is held against: those of its training seed and of its length."""
+    same = (params.get("seed"), total(params))
+    return [name for name, other in others.items() if (other.get("seed"), total(other)) == same]
+
+
+def scored(run: Run) -> dict[int, tuple[Score, ...]]:
+    """Every look at a run that is scored, by its step."""
+    folder = run.path / NAME
+    stands = sorted(int(path.name) for path in folder.iterdir()) if folder.is_dir() else []
+    found = {step: scores_of(run, step) for step in stands}
+    return {step: scores for step, scores in found.items() if scores}
+
+
+def scores_of(run: Run, step: int, training: int | None = None) -> tuple[Score, ...]:
+    """The scores of a look, those of the last training of it, or of this one; none while they are not there."""
+    for one in reversed(run.attempts(_stage(step))):
+        if _out(one).exists() and training in (None, one.asked()["training"]):
+            return scorer.read_scores(_out(one))
+    return ()
+
+
+def _stage(step: int) -> str:
+    return f"{NAME}/{step}"
+
+
+def _out(attempt: Attempt) -> Path:
+    return attempt.path / "scored.json"
+
+
+class Watch:
+    """What the watcher of one training asks at every turn: is it hopeless?"""
+
+    def __init__(self, run: Run, ctx: Context) -> None:
+        sweep = Sweep(run.path.parent)
+        self._run, self._ctx, self._asked = run, ctx, ctx.settings.early_stop
+        self._steps = steps(run.point.params, self._asked) if sweep.exists() else range(0)
+        others = {one.point.name: one for one in sweep.runs() if not one.point.floor} if self._steps else {}
+        others.pop(run.point.name, None)
+        names = partners(run.point.params, {name: one.point.params for name, one in others.items()})
+        self._partners = [others[name] for name in names]
+        self._values: dict[tuple[str, int], Mapping[tuple[int, int], float]] = {}
+        self._compared: set[tuple[str, int]] = set()
+        self._next = 0.0
+
+    def look(self, training: Attempt) -> Failed | None:
+        """Why the training is to be ended, as far as that is known by now. Waits for nothing."""
+        if not self._steps or training.asked().get("degraded"):
+            return None
+        self.score(training)
+        new = [step for step in self._steps if self._read(self._run, step, training.number)]
+        if not new and time.monotonic() < self._next:
+            return None
+        self._next = time.monotonic() + _TURNS * self._ctx.settings.vram.poll_s
+        return next(self._hopeless(), None)
+
+    def score(self, training: Attempt) -> None:
+        """Have every look scored that has its pictures."""
+        for step in self._steps:
+            if (self._run.path.name, step) not in self._values:
+                _begin(self._run, training, step, self._ctx)
+
+    def _read(self, run: Run, step: int, training: int | None = None) -> bool:
+        """Whether the values of a look have just been read."""
+        key = (run.path.name, step)
+        if key not in self._values and (scores := scores_of(run, step, training)):
+            from orchestrator.evidence import numbers  # it loads scipy, which most commands go without
+
+            values = {(one.image.prompt, one.image.seed): numbers.picture_value(one) for one in scores}
+            self._values[key] = {cell: value for cell, value in values.items() if value is not None}
+            return True
+        return False
+
+    def _hopeless(self) -> Iterator[Failed]:
+        """For each look and each partner that has it, once."""
+        for step in self._steps:
+            if (self._run.path.name, step) in self._values:
+                for partner in self._partners:
+                    yield from self._against(partner, step)
+
+    def _against(self, partner: Run, step: int) -> Iterator[Failed]:
+        from orchestrator.evidence import hopeless
+
+        key = (partner.path.name, step)
+        if self._asked is None or key in self._compared or not self._known(partner, step):
+            return
+        self._compared.add(key)
+        own = self._values[self._run.path.name, step]
+        found = hopeless.compare(own, self._values[key], self._asked.margin)
+        bound = looking.bound(self._asked.p, looks=len(self._steps), others=len(self._partners))
+        if found and found.p < bound:
+            reason = (
+                f"{-found.difference:.3f} worse than {partner.point.name} at step {step} of "
+                f"{total(self._run.point.params)}: {found.pictures} pictures, p {found.p:.2g} of being within "
+                f"{self._asked.margin:g} (bound {bound:.2g})"
+            )
+            yield Failed(Failure.STOPPED_EARLY, reason)
+
+    def _known(self, partner: Run, step: int) -> bool:
+        """Whether a partner's look is there; one that nobody scored at its time is begun now."""
+        if (partner.path.name, step) in self._values or self._read(partner, step):
+            return True
+        past = partner.attempts("train")
+        if past and past[-1].result():
+            _begin(partner, past[-1], step, self._ctx)
+        return False
+
+
+def _begin(run: Run, training: Attempt, step: int, ctx: Context) -> None:
+    """Start the scoring of a look, unless it is done, goes on, has been tried often enough, or is not drawn."""
+    if training.asked().get("degraded"):
+        return
+    past = [one for one in run.attempts(_stage(step)) if one.asked().get("training") == training.number]
+    if len(past) >= _TRIES or any(_out(one).exists() or process.running(one.path) for one in past):
+        return
+    wanted = cells(len(ctx.prompts), ctx.settings)
+    if pictures := previews.drawn(training.path / "output", step, len(wanted)):
+        images = [
+            Image(file=str(path.relative_to(run.path)), checkpoint="", strength=1.0, prompt=prompt, seed=seed)
+            for path, (prompt, seed) in zip(pictures, wanted, strict=True)
+        ]
+        with contextlib.suppress(FileExistsError):  # another watcher was quicker
+            _start(run, run.new_attempt(_stage(step)), training, images, ctx)
+
+
+def _start(run: Run, look: Attempt, training: Attempt, images: list[Image], ctx: Context) -> None:
+    """On the CPU whatever the pictures of the end are scored on: the card is the trainer's."""
+    scoring = ctx.settings.scoring
+    look.open({"training": training.number})
+    job = scorer.Job(
+        pack=scoring.pack,
+        second_pack=scoring.second_pack,
+        device="cpu",
+        det_size=scoring.det_size,
+        workers=scoring.workers,
+        cache=ctx.settings.runs / CACHE,
+        references=media.pictures(scoring.references).pictures,
+        images=tuple(images),
+        root=run.path,
+        out=_out(look),
+    )
+    scorer.write_job(look.path / "job.json", job)
+    argv = [sys.executable, "-m", "orchestrator.scorer", str(look.path / "job.json")]
+    process.start(look.path, argv, env={**ctx.environ, "PYTHONUNBUFFERED": "1"}, cwd=look.path)

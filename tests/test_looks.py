@@ -1,0 +1,158 @@
+"""Trainings that are looked at on their way: with real children, real files and the real InsightFace."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from standins.world import Heard, World
+
+from orchestrator import process, store
+from orchestrator.evidence.numbers import picture_value
+from orchestrator.model import Failure, State
+from orchestrator.stages import looks, train
+
+ASKED = "[early_stop]\np = 0.9\n"
+"""Two pictures a look, and no more than they can say."""
+
+
+def _settled(folder: Path, shared: Path) -> World:
+    """Two trainings are asked for; the second draws nobody, and then hangs until it is ended."""
+    world = World(folder=folder, shared=shared)
+    world.settle(env={"STANDIN_TRAIN": "hopeless:network_dim=4 hang:network_dim=4"}, sections=ASKED)
+    return world
+
+
+@pytest.fixture(scope="module")
+def driven(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Path:
+    """The folder of a sweep that is over."""
+    folder = tmp_path_factory.mktemp("stopped") / "world"
+    World.build(folder, shared)
+    _settled(folder, shared).drive()
+    return folder
+
+
+@pytest.fixture
+def stopped(driven: Path, shared: Path, tmp_path: Path) -> World:
+    """A copy of it."""
+    shutil.copytree(driven, tmp_path / "world")
+    return _settled(tmp_path / "world", shared)
+
+
+def test_a_hopeless_training_is_ended_and_named(world: World) -> None:
+    heard = Heard()
+    world = _settled(world.folder, world.shared)
+    world.drive(world.context(listener=heard))
+    good, bad = world.run("network_dim=2*"), world.run("network_dim=4*")
+    assert world.states() == {
+        "network_dim=2": State.FINISHED,
+        "network_dim=4": State.STOPPED,
+        "floor-base_model=doll": State.FINISHED,
+    }
+    status = store.status(bad)
+    assert status.failure is Failure.STOPPED_EARLY
+    assert f"worse than {good.point.name} at step 2 of 4: 2 pictures" in status.reason
+    assert [stage for name, stage, _ in heard.events if name == bad.point.name] == ["train", "train"]
+
+    world.drive(world.context(listener=heard), retry=True)
+    assert len(bad.attempts("train")) == 1, "an end is an end: it is not tried again"
+    assert world.call().returncode == 0, "a sweep with hopeless trainings is no failed one"
+
+
+def test_it_stands_in_the_table_and_is_never_the_best(stopped: World) -> None:
+    rows = stopped.rows()
+    row = rows["network_dim=4"]
+    assert (row["state"], row["failure"], row["similarity_mean"]) == ("stopped", "stopped_early", "")
+    assert "at step 2 of 4" in row["reason"]
+    assert rows["network_dim=2"]["similarity_mean"]
+
+
+def test_without_a_word_in_the_settings_nobody_looks(world: World) -> None:
+    world.settle(env={"STANDIN_TRAIN": "hopeless:network_dim=4"})
+    world.drive()
+    run = world.run("network_dim=4*")
+    assert store.status(run).state is State.FINISHED
+    assert not (run.path / looks.NAME).exists()
+    assert "sample" not in (run.attempts("train")[-1].path / "config.toml").read_text(encoding="utf-8")
+
+
+def test_looks_are_records_and_are_made_again_where_they_are_missing(stopped: World) -> None:
+    """As after an orchestrator that died between the pictures and their scores."""
+    run, ctx = stopped.run("network_dim=4*"), stopped.context()
+    kept = looks.scored(run)
+    assert {step: list(map(picture_value, scores)) for step, scores in kept.items()} == {2: [-1.0, -1.0]}
+
+    shutil.rmtree(run.path / looks.NAME)
+    training = run.attempts("train")[-1]
+    looks.Watch(run, ctx).score(training)
+    _settle(run)
+    assert looks.scored(run) == kept
+
+    looks.Watch(run, ctx).score(training)
+    assert len(run.attempts("looks/2")) == 1, "what is there is not made again"
+
+
+def test_another_watcher_makes_good_what_the_first_has_missed(stopped: World) -> None:
+    good, bad = stopped.run("network_dim=2*"), stopped.run("network_dim=4*")
+    shutil.rmtree(good.path / looks.NAME)
+    watch, training = looks.Watch(bad, stopped.context()), bad.attempts("train")[-1]
+    assert watch.look(training) is None, "nothing to be compared with yet"
+    _settle(good)
+    found = [watch.look(training) for _ in range(1000)]
+    assert {one.failure for one in found if one} == {Failure.STOPPED_EARLY}
+
+
+def test_a_scorer_that_dies_is_tried_again_but_not_for_ever(stopped: World) -> None:
+    run, ctx = stopped.run("network_dim=4*"), stopped.context()
+    shutil.rmtree(run.path / looks.NAME)
+    shutil.move(stopped.shared / "pack", stopped.shared / "away")
+    try:
+        for _ in range(5):
+            looks.Watch(run, ctx).score(run.attempts("train")[-1])
+            _settle(run)
+    finally:
+        shutil.move(stopped.shared / "away", stopped.shared / "pack")
+    assert len(run.attempts("looks/2")) == 3
+    assert looks.scored(run) == {}
+
+
+def test_pictures_that_are_still_being_drawn_are_waited_for(stopped: World) -> None:
+    run, ctx = stopped.run("network_dim=4*"), stopped.context()
+    shutil.rmtree(run.path / looks.NAME)
+    training = run.attempts("train")[-1]
+    last = max((training.path / "output" / "sample").iterdir())
+    whole = last.read_bytes()
+    last.write_bytes(whole[:-4])
+    looks.Watch(run, ctx).score(training)
+    assert not run.attempts("looks/2")
+    last.write_bytes(whole)
+    looks.Watch(run, ctx).score(training)
+    assert run.attempts("looks/2")
+    _settle(run)
+
+
+def test_previews_are_of_every_prompt_before_a_second_seed(world: World) -> None:
+    world.settle(sections=ASKED)
+    run = world.run("network_dim=4*")
+    run.create()
+    files = train.rendered(run, run.new_attempt("train"), world.context())
+    lines = [line for line in files["prompts.txt"].splitlines() if line and not line.startswith("#")]
+    assert [line.partition(" --w")[0] for line in lines] == ["photo of ohwx person", "ohwx person outside"]
+    assert "sample_every_n_steps = 2" in files["config.toml"]
+
+
+def test_partners_share_the_training_seed_and_the_length() -> None:
+    own = {"seed": 1, "max_train_steps": 100, "network_dim": 4}
+    others = {
+        "rank": own | {"network_dim": 8},
+        "rank and rate": own | {"network_dim": 8, "learning_rate": 1e-4},
+        "another seed": own | {"seed": 2},
+        "longer": own | {"max_train_steps": 200},
+    }
+    assert looks.partners(own, others) == ["rank", "rank and rate"]
+
+
+def _settle(run: store.Run) -> None:
+    """Until the scoring of its looks is over."""
+    for one in run.attempts("looks/2"):
+        while process.running(one.path):
+            process.wait(one.path, 1.0)

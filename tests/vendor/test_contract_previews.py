@@ -1,0 +1,35 @@
+"""Pictures that the unmodified trainer draws on its way: when, under which names, and that they change no weight."""
+
+import hashlib
+
+from PIL import Image
+from small_world import SIDE, Trained, World, trained
+
+from orchestrator.kohya import previews
+from orchestrator.model import EarlyStop
+from orchestrator.stages import train
+
+LENGTH = {"max_train_epochs": 2, "max_train_steps": 4}
+"""Two batches an epoch; looks are reckoned by the steps."""
+
+
+def _train(tiny: World, name: str, asked: EarlyStop | None) -> Trained:
+    run = tiny.run(name, **LENGTH)
+    return trained(run, train.perform(run, tiny.context(early_stop=asked)))
+
+
+def _weights(one: Trained) -> str:
+    content = (one.output / "lora.safetensors").read_bytes()
+    header = 8 + int.from_bytes(content[:8], "little")
+    return hashlib.sha256(content[header:]).hexdigest()
+
+
+def test_previews_appear_under_the_names_that_we_read(tiny: World) -> None:
+    looked, alone = _train(tiny, "looked", EarlyStop()), _train(tiny, "alone", None)
+    assert looked.result.failure is None, looked.result.reason
+    assert [len(previews.drawn(looked.output, step, 4)) for step in (1, 2, 3)] == [0, 4, 0]
+    drawn = previews.drawn(looked.output, 2, 4)
+    assert [path.stem.rpartition("_")[2] for path in drawn] == ["1", "1", "2", "2"], "every prompt before a second seed"
+    assert {Image.open(path).size for path in drawn} == {(SIDE, SIDE)}
+    assert previews.drawn(alone.output, 2, 4) == []
+    assert _weights(looked) == _weights(alone), "a training is the same with previews as without"
