@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,18 @@ def test_a_limit_ends_it_and_is_named(
     assert f"limits.{setting}" in result.reason
     assert world.living() == []
     assert json.loads((last(run) / "stop.json").read_text())["failure"] == failure
+
+
+def test_a_flood_is_not_waited_for(world: World, run: Run) -> None:
+    """It would go on filling the disk through the whole grace time."""
+    ctx = world.context()
+    limits = replace(ctx.settings.limits, log_mib=0.1, grace_s=20)
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+    flood = "while 1: print('x' * 4000, flush=True); time.sleep(0.001)"
+    began = time.monotonic()
+    result = carry_out(run, f"{deaf}\n{flood}", replace(ctx, settings=replace(ctx.settings, limits=limits)))
+    assert result.failure is Failure.LOG_FLOOD
+    assert time.monotonic() - began < 15
 
 
 def test_a_loss_that_is_no_number_ends_it_at_once(world: World, run: Run) -> None:

@@ -1,9 +1,13 @@
 """Faults of the world: each has a defined outcome, a message with its remedy, and goes on once it is mended."""
 
 import os
+import re
 import shutil
+import signal
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -98,6 +102,55 @@ def test_the_owners_dataset_may_go_while_a_sweep_runs_and_is_missed_by_the_next(
     assert world.states()["network_dim=2"] is State.FINISHED
     with pytest.raises(Conflict):
         world.context()
+
+
+def test_a_gigabyte_of_log_is_ended_at_once_and_nobody_reads_all_of_it(world: World) -> None:
+    """Under the limits as they are shipped; all of it is there when the orchestrator looks, for it was held up."""
+    world.settle(env={"STANDIN_TRAIN": "gigabyte hang"}, vram='[vram]\ncard = "none"\n')
+    log = world.run("network_dim=2*").path / "train" / "1" / "log"
+    with quietly(world.command(*ONE)) as child:
+        until(log.exists)
+        child.send_signal(signal.SIGSTOP)
+        until(lambda: log.stat().st_size > 1000**3)
+        child.send_signal(signal.SIGCONT)
+        seen_at = time.time()
+        assert highest_mib(child) < 400
+    assert child.returncode == 1
+    assert (log.parent / "exit.json").stat().st_mtime - seen_at < 5
+    assert world.rows()["network_dim=2"]["failure"] == "log_flood"
+    for words in (["status", "grid"], ["report", "grid"]):
+        with quietly([*world.command()[:3], *words, "--settings", str(world.settings)]) as child:
+            assert highest_mib(child) < 400
+        assert child.returncode == 0
+    assert log.stat().st_size > 1000**3
+    log.unlink()  # pytest keeps what tests leave
+
+
+@contextmanager
+def quietly(argv: list[str]) -> Iterator["subprocess.Popen[bytes]"]:
+    child = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.wait()
+
+
+def highest_mib(child: "subprocess.Popen[bytes]") -> int:
+    """The most memory that the process itself held until it ended."""
+    found = [0]
+    while child.poll() is None:
+        status = Path(f"/proc/{child.pid}/status").read_text(encoding="ascii")
+        found += [int(kib) // 1024 for kib in re.findall(r"VmHWM:\s+(\d+) kB", status)]
+        time.sleep(0.05)
+    return found[-1]
+
+
+def until(what: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_a_clock_that_runs_backwards_changes_nothing(world: World, tmp_path: Path) -> None:

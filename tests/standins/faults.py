@@ -57,8 +57,9 @@ def go_wrong(faults: set[str]) -> None:
         subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
     if "deaf" in faults:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    while "flood" in faults:
-        print("a line that says nothing " * 40)
+    if "gigabyte" in faults:
+        for _ in range(1100):
+            os.write(sys.stdout.fileno(), b"a line that says nothing\n" * 40_000)
     if faults & {"hang", "deaf"}:
         print("I hang", flush=True)
         time.sleep(600)
