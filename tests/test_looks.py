@@ -4,21 +4,23 @@ import shutil
 from pathlib import Path
 
 import pytest
-from standins.world import Heard, World
+from standins.world import GRID, Heard, World
 
-from orchestrator import process, store
+from orchestrator import answers, page, process, store
 from orchestrator.evidence.numbers import picture_value
 from orchestrator.model import Failure, State
 from orchestrator.stages import looks, train
 
 ASKED = "[early_stop]\np = 0.9\n"
 """Two pictures a look, and no more than they can say."""
+QUESTION = '[[question]]\nid = "Q"\nask = "Is 4 better?"\ncontrast = { network_dim = [2, 4] }\n'
 
 
 def _settled(folder: Path, shared: Path) -> World:
     """Two trainings are asked for; the second draws nobody, and then hangs until it is ended."""
     world = World(folder=folder, shared=shared)
     world.settle(env={"STANDIN_TRAIN": "hopeless:network_dim=4 hang:network_dim=4"}, sections=ASKED)
+    world.ask(GRID + QUESTION)
     return world
 
 
@@ -64,6 +66,20 @@ def test_it_stands_in_the_table_and_is_never_the_best(stopped: World) -> None:
     assert (row["state"], row["failure"], row["similarity_mean"]) == ("stopped", "stopped_early", "")
     assert "at step 2 of 4" in row["reason"]
     assert rows["network_dim=2"]["similarity_mean"]
+
+
+def test_answers_count_it_as_it_stood_and_the_page_says_so(stopped: World) -> None:
+    read = answers.read(stopped.sweep)
+    told = answers.answer([read])[0][0]
+    assert told.reason.endswith("as of step 2: some runs were stopped early")
+    assert told.difference is not None
+    assert told.difference < -1
+    assert dict(told.rows)["Stopped early"].startswith("1 at 4: all pairs are compared by their previews at step 2")
+    assert (told.pairs, told.left_out) == (1, 0)
+
+    text = page.write(stopped.sweep, read.runs, [told]).read_text(encoding="utf-8")
+    assert "1 run was stopped early as hopeless" in text
+    assert "are not finished" not in text
 
 
 def test_without_a_word_in_the_settings_nobody_looks(world: World) -> None:

@@ -71,16 +71,27 @@ def dims(found: Sequence[RunFacts]) -> list[str]:
 
 def missing(found: Sequence[RunFacts], kept: Kept | None) -> list[str]:
     """What a reader must not take for known; empty when everything is there."""
-    sentences = (_unfinished(found), _unscored(found), _conceded(found), _uncalibrated(kept))
+    sentences = (_unfinished(found), _stopped(found), _unscored(found), _conceded(found), _uncalibrated(kept))
     return [sentence for sentence in sentences if sentence]
 
 
 def _unfinished(found: Sequence[RunFacts]) -> str:
-    counts = Counter(one.status.state for one in found if one.status.state is not State.FINISHED)
+    over = (State.FINISHED, State.STOPPED)
+    counts = Counter(one.status.state for one in found if one.status.state not in over)
     if not counts:
         return ""
     each = ", ".join(f"{count} {state}" for state, count in counts.items())
     return f"{counts.total()} of {len(found)} runs are not finished ({each}): every number here is of the others."
+
+
+def _stopped(found: Sequence[RunFacts]) -> str:
+    count = sum(one.status.state is State.STOPPED for one in found)
+    if not count:
+        return ""
+    subject = "1 run was" if count == 1 else f"{count} runs were"
+    return (
+        f"{subject} stopped early as hopeless: figures of their levels are of the better runs alone, answers are not."
+    )
 
 
 def _unscored(found: Sequence[RunFacts]) -> str:
