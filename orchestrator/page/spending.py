@@ -7,7 +7,10 @@ LOST = "lost in failed attempts"
 
 
 def seconds(run: Run) -> dict[str, float]:
-    """Stage -> seconds of the attempts that delivered or were stopped early; LOST -> of others. Stages not begun: absent."""
+    """Stage -> seconds of the attempts that delivered, or were stopped early; LOST -> of all others.
+
+    Stages not begun are absent.
+    """
     spent: dict[str, float] = {}
     for stage in run.stages:
         for attempt in run.attempts(stage):
