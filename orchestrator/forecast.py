@@ -8,7 +8,7 @@ from pathlib import Path
 from orchestrator import experience, store, vram_model
 from orchestrator.errors import Problem
 from orchestrator.experience import Experience, Pace
-from orchestrator.kohya import files, footprint
+from orchestrator.kohya import files, footprint, previews
 from orchestrator.kohya import length as lengths
 from orchestrator.kohya.files import Length
 from orchestrator.measure import Measure
@@ -119,7 +119,7 @@ def forecast(
     return Forecast(
         name=sweep.name,
         runs=tuple(_run(run, used, prompts, known, measure) for run in runs),
-        profiles=tuple(_profiles([run.point.params for run in runs if not run.point.floor], known)),
+        profiles=tuple(_profiles([run.point.params for run in runs if not run.point.floor], known, used)),
         free_bytes=free_bytes(used.runs),
         cards=max(1, len(cards_gib)),
         card_gib=used.vram.budget_gib or min(cards_gib, default=None),
@@ -127,7 +127,7 @@ def forecast(
     )
 
 
-def _profiles(points: Sequence[Params], known: Experience) -> Iterator[Profile]:
+def _profiles(points: Sequence[Params], known: Experience, used: Settings) -> Iterator[Profile]:
     by_key: dict[str, list[Params]] = {}
     for params in points:
         by_key.setdefault(experience.key_of(params), []).append(params)
@@ -139,7 +139,7 @@ def _profiles(points: Sequence[Params], known: Experience) -> Iterator[Profile]:
             settings={name: group[0][name] for name in apart if name in group[0]},
             runs=len(group),
             seconds_per_step=pace.seconds_per_step,
-            peak=_peak(group[0], pace),
+            peak=_peak({**group[0], **({previews.EVERY: 1} if used.early_stop else {})}, pace),
             rungs=pace.rungs,
             origin=pace.origin,
         )

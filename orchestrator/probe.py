@@ -5,11 +5,12 @@ probe that is there is not made again, and none is ever counted as a run.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from orchestrator import experience, store
 from orchestrator.context import Context
 from orchestrator.kohya import footprint
-from orchestrator.model import Point
+from orchestrator.model import Point, Settings
 from orchestrator.plan import Plan
 from orchestrator.schedule import RUNNABLE
 from orchestrator.stages import train
@@ -34,6 +35,7 @@ def _probe(asked: Plan, key: str, point: Point) -> Run:
 
 def drive(probes: Iterable[Run], ctx: Context, *, retry: bool = False) -> None:
     """Train each that is not done, down the ladder to where it fits or fails; `retry`: also those that failed."""
+    ctx = replace(ctx, settings=_drawing_little(ctx.settings))
     for probe in probes:
         probe.create()
         again = retry
@@ -44,6 +46,11 @@ def drive(probes: Iterable[Run], ctx: Context, *, retry: bool = False) -> None:
             train.perform(probe, ctx)
         if ctx.stop:
             return
+
+
+def _drawing_little(used: Settings) -> Settings:
+    """Where trainings are looked at on their way, a single picture: it takes what many take, and little time."""
+    return replace(used, early_stop=replace(used.early_stop, after=0.9, pictures=1)) if used.early_stop else used
 
 
 def failed(probes: Sequence[Run]) -> list[Run]:

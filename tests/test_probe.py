@@ -91,3 +91,13 @@ def test_a_probe_that_fails_is_1_and_is_tried_again_only_when_asked(world):
     assert len(world.ledger()) == failed
     world.settle()
     assert call(world, "probe", "--retry", "failed").exit_code == 0
+
+
+def test_where_trainings_are_looked_at_a_single_picture_is_drawn(world):
+    world.settle(sections="[early_stop]\np = 0.9\n")
+    world.ask(GRID)
+    call(world, "probe", "--only", "*dim=4*")
+    (run,) = probed(world)
+    drawn = list((run.attempts("train")[-1].path / "output" / "sample").iterdir())
+    assert [path.name[:14] for path in drawn] == ["lora_000019_00"]
+    assert not (run.path / "looks").exists(), "to be drawn, not to be scored"
