@@ -38,7 +38,7 @@ test-browser: setup ## the report page in headless Chromium, which has to be the
 	$(PIP) --quiet playwright
 	$(BIN)/python -m pytest -rs tests/test_page_browser.py
 
-test-docs: setup ## every command of README and docs/ that takes minutes, in a clean clone: an hour, with sd-scripts' own
+test-docs: setup ## every command of README and docs/ that takes minutes, in a clean clone: half an hour
 	$(BIN)/python -m pytest -rs tests/docs_in_clone.py
 
 torture: setup ## kill a sweep at every write and 200 times at random: what docs/reliability.md reports

@@ -46,10 +46,10 @@ def cpu_index(clone: Path) -> None:
 def trainer(clone: Path) -> None:
     """What `make setup-trainer` made here, or links to what the environment names."""
     named = {
-        ".venv": Path(os.environ.get("ORCHESTRATE_TRAINER_PYTHON", "none")).parents[1:2],
-        "sd-scripts": [Path(os.environ.get("ORCHESTRATE_SD_SCRIPTS", "none"))],
+        ".venv": Path(os.environ.get("ORCHESTRATE_TRAINER_PYTHON", "none/bin/python")).parents[1],
+        "sd-scripts": Path(os.environ.get("ORCHESTRATE_SD_SCRIPTS", "none")),
     }
-    for name, (place,) in named.items():
+    for name, place in named.items():
         here = clone / "vendor" / name
         if here.is_dir() and any(here.iterdir()):
             continue
@@ -61,9 +61,9 @@ def trainer(clone: Path) -> None:
 
 
 def card(clone: Path) -> None:
-    trainer(clone)
-    if shutil.which("nvidia-smi") is None or sh(clone, "nvidia-smi -L").returncode:
+    if sh(clone, "nvidia-smi -L").returncode:
         pytest.skip("no CUDA card in this machine")
+    trainer(clone)
 
 
 # --- the commands -----------------------------------------------------------------------------------------------------
