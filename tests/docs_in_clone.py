@@ -102,6 +102,7 @@ COMMANDS = (
     Command(said="make bench-gpu", more="BENCH='--part train --minutes 1'", needs=card),
     Command(said="python -m benchmarks.gpu --part sweeps", more="--minutes 1", needs=card),
     Command(said="python -m benchmarks.gpu.fit runs/bench-gpu/gpu.json", told="cells "),
+    Command(said="make test-docs", more="PYTEST_ADDOPTS='-k gpu.fit'", told=" passed"),
     Command(
         said="make gpu-scoring",
         more="&& python -c 'import onnxruntime; print(onnxruntime.get_available_providers())'",
