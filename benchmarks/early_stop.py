@@ -35,7 +35,7 @@ seed = [1, 2]
 [fixed]
 optimizer_type = "AdamW"
 optimizer_args = []
-max_train_steps = 200
+max_train_steps = 300
 """
 TABLE = "\n[early_stop]\n"
 
@@ -79,10 +79,10 @@ def _trained(found: Sequence[RunFacts]) -> Trained:
 class Kind:
     """Sweeps of one kind: `arms` x `seeds` trainings, one after the other, each seed's arms in any order.
 
-    spread: sd of the arms' true ends; losses: how much lower the first of them end. slow: how much later the slowest
-    arm learns than the quickest, as a share of the training; its end is as good. run_sd, paired, picture_sd: as in
-    benchmarks.evidence_simulation. lasting: how much of a run's luck at a look is still its luck at the end (a
-    correlation). no_face: share of pictures.
+    spread: sd of the arms' true ends; losses: how much lower the first of them end. slow: how much of the training may
+    go by before an arm begins to learn, late: before the first one does; they end as well as the others. run_sd,
+    paired, picture_sd: as in benchmarks.evidence_simulation. lasting: how much of a run's luck at a look is still its
+    luck at the end (a correlation). no_face: share of pictures.
     """
 
     arms: int = 6
@@ -90,6 +90,7 @@ class Kind:
     spread: float = 0.05
     losses: tuple[float, ...] = ()
     slow: float = 0.0
+    late: float = 0.0
     run_sd: float = 0.07
     paired: float = 0.5
     picture_sd: float = 0.1
@@ -116,6 +117,7 @@ PAIRS = {
     "second better by 0.1, first on the brink": Kind(arms=4, seeds=4, spread=0.0, losses=(0.25, 0.15)),
     "second better by 0.1, both on the brink": Kind(arms=4, seeds=4, spread=0.0, losses=(0.3, 0.2)),
     "second better by 0.3": Kind(arms=4, seeds=4, spread=0.0, losses=(0.3, 0.0)),
+    "alike at the end, the first begins at a quarter": Kind(arms=4, seeds=4, spread=0.0, late=0.25),
 }
 """Of the arms that the question is about, the first two."""
 QUESTION = Question(id="Q", ask="Is the second arm better?", dim="arm", levels=(0, 1))
@@ -159,6 +161,7 @@ def truth(kind: Kind, asked: EarlyStop, rng: np.random.Generator) -> tuple[Float
     ends = rng.normal(0.5, kind.spread, kind.arms)
     ends[: len(kind.losses)] -= kind.losses
     late = rng.uniform(0, kind.slow, kind.arms)
+    late[0] += kind.late
     learned = 1 - np.exp(-np.clip(at - late[:, None], 0, None) / 0.2)
     curves = ends[:, None] * learned / learned[:, -1:]
     own = rng.normal(0, kind.run_sd * np.sqrt(1 - kind.paired), (kind.arms, kind.seeds, len(at)))
@@ -286,7 +289,7 @@ def _print_trained(sweeps: Iterator[tuple[str, Trained]]) -> None:
     most = max(one.steps for one in found.values())
     print("| trainings | steps | saved | stopped | best run |\n|---|---|---|---|---|")
     for name, one in found.items():
-        print(f"| {name} | {one.steps} | {1 - one.steps / most:.0%} | {one.stopped} of {one.runs} | {one.best} |")
+        print(f"| {name} | {one.steps} | {1 - one.steps / most:.1%} | {one.stopped} of {one.runs} | {one.best} |")
 
 
 def _print_rule(count: int) -> None:

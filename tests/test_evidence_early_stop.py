@@ -99,6 +99,7 @@ def test_left_out_it_would_flatter_its_level() -> None:
     found = contrast.answers(rows, [RANK])[0]
     assert found.difference is not None
     assert found.difference < -0.2
+    assert found.ended == contrast.Ended(pairs=1, difference=pytest.approx(0.0))
     assert found.main_effect is not None
     assert found.main_effect.mean < -0.2
 

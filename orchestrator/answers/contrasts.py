@@ -117,7 +117,11 @@ def _stopped(found: Answer, runs: Sequence[RunFacts]) -> str:
     each = ", ".join(f"{count} at {shown(level)}" for level, count in counts.items() if count)
     if found.step is None:
         return f"{each}, with their partners: the answer is that of the pairs left"
-    return f"{each}: all pairs are compared by their previews at step {found.step}, and no line of ends counts these"
+    ended = found.ended
+    others = (
+        f"; the {ended.pairs} pairs that came to their ends differ by {ended.difference:+.3f} there" if ended else ""
+    )
+    return f"{each}: all pairs are compared by their previews at step {found.step}{others}"
 
 
 def _effect(found: Answer) -> str:

@@ -43,6 +43,14 @@ class Needed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """The pairs of which both runs came to their ends, where others did not: the better ones of a level alone."""
+
+    pairs: int
+    difference: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """What the runs say to a question. Differences are second level minus first; None is "not known".
 
@@ -51,8 +59,9 @@ class Answer:
     Holm-corrected over the questions answered together. sign_flip_p: second opinion on p_yes without a normal
     distribution, uncorrected. main_effect: second opinion from all runs. similarity_difference (over found faces) and
     no_face_difference: the two things that `difference` mixes. step: of the training, where runs were stopped early and
-    all are compared as they stood there; None at their ends. needs: None unless undecided, and None where no
-    reasonable number of runs decides. detectable: the smallest difference these data would have shown.
+    all are compared as they stood there; None at their ends. ended: what became of the others by then. needs: None
+    unless undecided, and None where no reasonable number of runs decides. detectable: the smallest difference these
+    data would have shown.
     """
 
     question: Question
@@ -72,6 +81,7 @@ class Answer:
     similarity_difference: float | None = None
     no_face_difference: float | None = None
     step: int | None = None
+    ended: Ended | None = None
     needs: Needed | None = None
     detectable: float | None = None
 
@@ -90,6 +100,7 @@ class _Measured:
     question: Question
     matching: Matching
     step: int | None
+    ended: Ended | None
     table: FloatArray
     estimate: Estimate | None
     main_effect: Estimate | None
@@ -139,17 +150,23 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def _measure(rows: Sequence[RunRow], question: Question, zips: Sequence[Sequence[str]]) -> _Measured:
     mates = {name for group in zips if question.dim in group for name in group} - {question.dim}
-    rows, step = standing.comparable(rows, question.dim, question.levels, mates)
+    ends, (rows, step) = rows, standing.comparable(rows, question.dim, question.levels, mates)
     matching = match(rows, question.dim, question.levels, mates)
     table = _difference_table(matching.pairs)
     return _Measured(
         question=question,
         matching=matching,
         step=step,
+        ended=_ended(match(ends, question.dim, question.levels, mates).pairs) if step else None,
         table=table,
         estimate=replicates.estimate(table),
         main_effect=main_effect(rows, question.dim, question.levels, mates),
     )
+
+
+def _ended(pairs: Sequence[Pair]) -> Ended | None:
+    table = _difference_table(pairs)
+    return Ended(pairs=len(pairs), difference=float(table.mean())) if table.size else None
 
 
 def _difference_table(pairs: Sequence[Pair]) -> FloatArray:
@@ -183,6 +200,7 @@ def _answer(m: _Measured, found: Estimate, p_yes: float, p_no: float, family: in
         sign_flip_p=replicates.sign_flip_p(m.table.mean(axis=1)),
         main_effect=m.main_effect,
         step=m.step,
+        ended=m.ended,
         similarity_difference=_mean_difference((p.first.similarity, p.second.similarity) for p in m.matching.pairs),
         no_face_difference=_mean_difference((p.first.no_face_rate, p.second.no_face_rate) for p in m.matching.pairs),
         needs=_needs(found, len(m.matching.pairs), confidence, terms) if verdict is Verdict.UNDECIDED else None,
@@ -235,6 +253,7 @@ def _unknown(m: _Measured, terms: Terms) -> Answer:
         difference=float(m.table.mean()) if m.table.size else None,
         main_effect=m.main_effect,
         step=m.step,
+        ended=m.ended,
         similarity_difference=_mean_difference((p.first.similarity, p.second.similarity) for p in m.matching.pairs),
         no_face_difference=_mean_difference((p.first.no_face_rate, p.second.no_face_rate) for p in m.matching.pairs),
         needs=_more(FEWEST_REPLICATES, present, len(m.matching.pairs))
