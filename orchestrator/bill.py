@@ -12,8 +12,8 @@ from orchestrator import vram_model
 from orchestrator.errors import Problem
 from orchestrator.forecast import ASSUMED, Forecast, Profile, RunForecast
 from orchestrator.inspection import Inspection
-from orchestrator.kohya import footprint
-from orchestrator.model import Params, Point, Question, State
+from orchestrator.kohya import footprint, latents
+from orchestrator.model import TREATMENTS, Params, Point, Question, State
 from orchestrator.quantities import counted, duration, size
 from orchestrator.values import same, shown
 
@@ -56,12 +56,26 @@ _TOLD = (
 
 
 def _alike(told: Forecast) -> Iterator[str]:
-    """What is the same in all trainings."""
+    """What is the same in all trainings, and what they share."""
     points = [run.run.point.params for run in told.runs if not run.run.point.floor]
     if points:
         apart = footprint.differing(points)
         alike = {key: points[0][key] for key in _TOLD if key in points[0] and key not in apart}
         yield escape(f"  All with {label(alike)}")
+    yield from _shared(told)
+
+
+def _shared(told: Forecast) -> Iterator[str]:
+    """For how many kinds of training latents are made: fewer by shared VAEs, more by a dataset's several draws."""
+    left = [run.run.point.params for run in told.runs if not run.run.point.floor and not run.run.done("train")]
+    kinds = {
+        repr([params[key] for key in TREATMENTS] + sorted(latents.deciding(params).items()))
+        for params in left
+        if latents.on_disk(params)
+    }
+    if kinds:
+        told_of = f"{counted(len(kinds), 'kind')} of training (dataset, base model, buckets)"
+        yield f"  Before them, latents are made for {told_of}, unless they are there"
 
 
 def _runs(told: Forecast) -> Table:

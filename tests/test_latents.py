@@ -1,7 +1,9 @@
 """Latents that trainings share: whose they are, that they are made once and proven, and that none is ever stale."""
 
 import shutil
+import subprocess
 import threading
+import time
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -9,12 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
-from standins.world import Heard, World
+from standins.world import Heard, Probe, World
 
-from orchestrator import provenance, sharing, store
+from orchestrator import provenance, readiness, sharing, store
+from orchestrator.cli import main
 from orchestrator.errors import NotReady
 from orchestrator.kohya import latents as of_sd_scripts
+from orchestrator.miniature import photos
+from orchestrator.miniature import world as miniature
+from orchestrator.miniature.arguments import Arguments
 from orchestrator.model import Params, Point, Settings, State
 from orchestrator.stages import latents, prepare
 from orchestrator.store import Run
@@ -216,6 +223,43 @@ def test_two_sweeps_at_once_make_them_once(world: World) -> None:
     assert len(made(world)) == 1
 
 
+def test_a_training_that_lives_keeps_its_card_to_itself(world: World) -> None:
+    """Latents for others are not begun beside it: it was alone there, and may need all of the memory."""
+    world.settle(env={"STANDIN_STEP_S": "0.3"})
+    world.ask(GROWING.format('"256,256"'))
+    with subprocess.Popen(world.command(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
+        while not any(line.startswith("began") for line in world.ledger()):
+            time.sleep(0.02)
+        child.kill()
+    world.ask(GROWING.format('"256,256", "320,320"'))
+    heard = Heard()
+    world.drive(world.context(listener=heard), only=TRAININGS)
+    told = [(stage, what.split()[0]) for _, stage, what in heard.events if stage in ("train", "latents")]
+    assert told[:3] == [("train", "started"), ("train", "done"), ("latents", "started")]
+    assert len([line for line in world.ledger() if line.startswith("began")]) == 2
+
+
+GROWING = "[dims]\nnetwork_dim = [2]\nresolution = [{}]\n[fixed]\ncache_latents_to_disk = true\n"
+
+
+# --- before anything starts -------------------------------------------------------------------------------------------
+
+
+def test_plan_tells_how_many_there_will_be(world: World) -> None:
+    world.ask(SIZES)
+    files = ["--settings", str(world.settings), "--grid", str(world.grid)]
+    assert "latents are made for 2 kinds of training" in CliRunner().invoke(main, ["plan", *files]).stdout
+
+
+@pytest.mark.parametrize(("grid", "missing"), [(ONE, 1), ("[dims]\nnetwork_dim = [2]\n", 0)])
+def test_the_program_has_to_be_there_where_it_is_needed(world: World, grid: str, missing: int) -> None:
+    world.ask(grid)
+    asked = world.plan()
+    used = replace(asked.settings, trainer=replace(asked.settings.trainer, latents_script="absent.py"))
+    problems = readiness.findings(used, asked.points, Probe())
+    assert sum("absent.py is not there" in problem.what for problem in problems) == missing
+
+
 # --- not proven, not used ---------------------------------------------------------------------------------------------
 
 
@@ -232,19 +276,24 @@ def test_no_training_begins_on_latents_that_are_not_proven(world: World, fault: 
     world.settle(env={"STANDIN_LATENTS": fault})
     world.ask(SEEDS)
     with pytest.raises(NotReady, match=what) as refused:
-        world.drive()
+        world.drive(only="seed*")
     assert "latents of portraits" in str(refused.value)
     assert "2 trainings could not begin" in str(refused.value)
     (problem,) = refused.value.problems
-    assert Path(problem.where).read_text(encoding="utf-8")
-    assert world.states() == {"seed=1": State.PENDING, "seed=2": State.PENDING, **FLOOR}, "the floor needs none"
+    assert Path(problem.where).read_text(encoding="utf-8"), "it names the log"
+    assert [line for line in world.ledger() if not line.startswith("latents")] == []
+
+
+def test_once_it_is_mended_the_same_command_goes_on(world: World) -> None:
+    world.settle(env={"STANDIN_LATENTS": "short"})
+    world.ask(ONE)
+    refused = world.call()
+    assert refused.returncode == 4
+    assert "1 training could not begin" in refused.stderr
+    assert world.states() == {"network_dim=2": State.PENDING, "floor-base_model=doll": State.FINISHED}
     world.settle()
-    world.drive()
-    assert set(world.states().values()) == {State.FINISHED}
-    assert [line.split()[2] for line in world.ledger() if line.startswith("latents")] == ["1", "2"]
-
-
-FLOOR = {"floor-base_model=doll": State.FINISHED}
+    assert world.call().returncode == 0
+    assert [line.split()[1] for line in made(world)] == ["1", "2"]
 
 
 def test_what_was_killed_in_between_is_made_anew(world: World) -> None:
@@ -259,19 +308,30 @@ def test_what_was_killed_in_between_is_made_anew(world: World) -> None:
     assert folders(world)["network_dim=2"].parent.name == "2"
 
 
-@pytest.mark.parametrize("change", ["written", "added", "removed"])
-def test_a_file_that_was_touched_afterwards_is_refused_until_all_are_made_again(world: World, change: str) -> None:
+def test_a_file_that_was_touched_afterwards_is_refused_until_all_are_made_again(world: World) -> None:
     world.ask(ONE)
-    world.drive()
-    folder = folders(world)["network_dim=2"]
-    tamper(folder, change)
+    world.drive(only=TRAININGS)
+    tamper(folders(world)["network_dim=2"], "written")
     world.ask(GRID.format(dims="network_dim = [2, 4]"))
     with pytest.raises(NotReady, match="a file was changed, added or removed") as refused:
-        world.drive()
+        world.drive(only=TRAININGS)
     assert "chmod -R u+w" in str(refused.value)
     remove_all(world)
-    world.drive()
-    assert set(world.states().values()) == {State.FINISHED}
+    world.drive(only=TRAININGS)
+    assert world.states()["network_dim=4"] is State.FINISHED
+    assert len(made(world)) == 2
+
+
+@pytest.mark.parametrize("change", ["written", "added", "removed"])
+def test_any_touch_is_noticed(world: World, change: str) -> None:
+    world.ask(ONE)
+    ctx = world.context()
+    (run,) = ctx.latents.values()
+    run.create()
+    assert latents.perform(run, ctx).failure is None
+    tamper(latents.images(run), change)
+    with pytest.raises(NotReady):
+        latents.images(run)
 
 
 def tamper(folder: Path, change: str) -> None:
@@ -382,3 +442,15 @@ def test_a_run_that_makes_latents_has_no_other_stage(tmp_path: Path) -> None:
     run: Run = store.latents(tmp_path, Point(id="1", name="portraits-1", params={}))
     assert run.stages == ("latents",)
     assert not store.sweeps(tmp_path)
+
+
+def test_the_miniature_trains_on_the_colours_that_it_cached(tmp_path: Path) -> None:
+    miniature.photos(tmp_path / "images", miniature.PERSONA, count=2, first=0, captions=True, px=128)
+    subset = f"[[datasets]]\n[[datasets.subsets]]\nimage_dir = '{tmp_path / 'images'}'\n"
+    (tmp_path / "dataset.toml").write_text(subset, encoding="utf-8")
+    said = {**BUCKETS, "dataset_config": str(tmp_path / "dataset.toml")}
+    cached = Arguments(values={**said, of_sd_scripts.ON_DISK: True})
+    plain, decoded = (photos.read(one)[0].subsets[0].pictures for one in (Arguments(values=said), cached))
+    assert (plain - decoded).abs().max() < 0.02
+    sizes = {path.name: (128, 128) for path in (tmp_path / "images").glob("*.png")}
+    assert wrong(tmp_path / "images", sizes, BUCKETS) == ""

@@ -9,16 +9,23 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from standins.world import World
 
 from orchestrator.model import Failure, State
+from orchestrator.store import Run
 
 SITE = Path(__file__).parent / "site"
-GRID = "[dims]\nnetwork_dim = [2]\n"
+GRID = """
+[dims]
+network_dim = [2]
+[fixed]
+cache_latents_to_disk = true
+resolution = "256,256"
+"""
 TIMES = ("train_s", "attempts")
 """Columns of results.csv that tell of time and of interruptions: left out of the comparison, and only they."""
 
@@ -146,7 +153,7 @@ def losses(world: World, wanted: Reference) -> list[str]:
     done = world.call()
     found = [f"exit code {done.returncode}: {done.stderr[-2000:]}"] if done.returncode else []
     found += [f"{name} is {state}" for name, state in world.states().items() if state is not State.FINISHED]
-    found += _doubtful(world)
+    found += _doubtful([*world.plan().runs(), *world.context().latents.values()])
     found += _repeated(world.ledger())
     found += [f"process {pid} is left" for pid in world.living()]
     if not found and reports(world) != wanted.reports:
@@ -154,10 +161,10 @@ def losses(world: World, wanted: Reference) -> list[str]:
     return found
 
 
-def _doubtful(world: World) -> list[str]:
+def _doubtful(runs: Iterable[Run]) -> list[str]:
     """Exactly one finished attempt per stage, and all others interrupted or crashed."""
     found = []
-    for run in world.plan().runs():
+    for run in runs:
         for stage in run.stages:
             results = [attempt.result() for attempt in run.attempts(stage)]
             failures = [result.failure if result else "no result" for result in results]
@@ -170,7 +177,7 @@ def _repeated(ledger: list[str]) -> list[str]:
     """Trainings that began again after they had ended."""
     ended: set[str] = set()
     found = []
-    for line in ledger:
+    for line in (line for line in ledger if not line.startswith("latents ")):
         word, _, rest = line.partition(" ")
         point = rest.split()[1]
         if word == "began" and point in ended:

@@ -7,7 +7,13 @@ from pathlib import Path
 if "TORTURE_WORLD" in os.environ:
     import hook
 
-    _ROLES = {"train.py": "trainer", "generate.py": "generator", "orchestrator.scorer": "scorer", "run": "orchestrator"}
+    _ROLES = {
+        "train.py": "trainer",
+        "generate.py": "generator",
+        "cache_latents.py": "encoder",
+        "orchestrator.scorer": "scorer",
+        "run": "orchestrator",
+    }
     _found = [role for word, role in _ROLES.items() if any(part.endswith(word) for part in sys.orig_argv)]
     if _found == ["orchestrator"]:
         from orchestrator import shim
