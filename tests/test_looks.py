@@ -1,6 +1,8 @@
 """Trainings that are looked at on their way: with real children, real files and the real InsightFace."""
 
 import shutil
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -105,6 +107,21 @@ def test_looks_are_records_and_are_made_again_where_they_are_missing(stopped: Wo
 
     looks.Watch(run, ctx).score(training)
     assert len(run.attempts("looks/2")) == 1, "what is there is not made again"
+
+
+def test_a_training_that_outlived_its_orchestrator_goes_on_being_looked_at(world: World) -> None:
+    world = _settled(world.folder, world.shared)
+    bad = world.run("network_dim=4*")
+    orchestrator = subprocess.Popen(world.command(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (bad.path / "train" / "1" / "output").exists():
+        time.sleep(0.01)
+    orchestrator.kill()
+    orchestrator.wait()
+    assert store.status(bad).state is State.RUNNING
+
+    world.drive()
+    assert store.status(bad).state is State.STOPPED
+    assert len(bad.attempts("train")) == 1
 
 
 def test_another_watcher_makes_good_what_the_first_has_missed(stopped: World) -> None:
