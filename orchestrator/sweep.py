@@ -52,8 +52,16 @@ def drive_with(team: Team, runs: Sequence[Run], ctx: Context, *, retry: bool = F
 def _line_up(runs: Sequence[Run], ctx: Context, *, retry: bool) -> list[Turn]:
     """The runs' turns, before them those of the latents that they wait for, and before all what lives already."""
     turns = schedule.line_up(runs, ctx.settings, again=retry)
+    _refuse_changed(turns, ctx)
     shared = schedule.line_up(_awaited(turns, ctx).values(), ctx.settings, again=True)
     return sorted([*shared, *turns], key=lambda turn: turn.living is None)
+
+
+def _refuse_changed(turns: Sequence[Turn], ctx: Context) -> None:
+    """Raise NotReady before anything starts where latents that are there are not as they were made."""
+    training = [ctx.latents.get(turn.run.point.id) for turn in turns if turn.stage == train.NAME]
+    for run in {one.path: one for one in training if one and one.done(latents.NAME)}.values():
+        latents.images(run)
 
 
 def _awaited(turns: Sequence[Turn], ctx: Context) -> dict[Path, Run]:
@@ -78,7 +86,7 @@ def _stranded(waiting: Sequence[Turn], ctx: Context) -> list[Problem]:
 
 def _not_made(run: Run, trainings: int) -> Problem:
     logs = [attempt.path / "log" for attempt in run.attempts(latents.NAME)]
-    what = f"{store.status(run).reason}; {counted(trainings, 'training')} could not begin"
+    what = f"{store.status(run).reason or 'the latents are gone'}; {counted(trainings, 'training')} could not begin"
     where = str(logs[-1] if logs else run.path)
     return Problem(what=what, where=where, remedy="mend it, then the same command goes on")
 

@@ -313,8 +313,10 @@ def test_a_file_that_was_touched_afterwards_is_refused_until_all_are_made_again(
     world.drive(only=TRAININGS)
     tamper(folders(world)["network_dim=2"], "written")
     world.ask(GRID.format(dims="network_dim = [2, 4]"))
+    heard = Heard()
     with pytest.raises(NotReady, match="a file was changed, added or removed") as refused:
-        world.drive(only=TRAININGS)
+        world.drive(world.context(listener=heard))
+    assert heard.events == [], "before anything starts"
     assert "chmod -R u+w" in str(refused.value)
     remove_all(world)
     world.drive(only=TRAININGS)
