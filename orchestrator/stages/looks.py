@@ -5,9 +5,10 @@ nobody waits for it, and what was missed is made good by the next one who asks.
 """
 
 import contextlib
+import itertools
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from orchestrator import media, process, scorer
@@ -74,13 +75,10 @@ class Watch:
     """What the watcher of one training asks at every turn: is it hopeless?"""
 
     def __init__(self, run: Run, ctx: Context) -> None:
-        sweep = Sweep(run.path.parent)
-        self._run, self._ctx, self._asked = run, ctx, ctx.settings.early_stop
-        self._steps = steps(run.point.params, self._asked) if sweep.exists() else range(0)
-        others = {one.point.name: one for one in sweep.runs() if not one.point.floor} if self._steps else {}
-        others.pop(run.point.name, None)
-        names = partners(run.point.params, {name: one.point.params for name, one in others.items()})
-        self._partners = [others[name] for name in names]
+        sweep, asked = Sweep(run.path.parent), ctx.settings.early_stop
+        self._run, self._ctx, self._rule = run, ctx, asked or EarlyStop()
+        self._steps = steps(run.point.params, asked) if sweep.exists() else range(0)
+        self._partners = _partners(run, sweep) if self._steps else []
         self._values: dict[tuple[str, int], Mapping[tuple[int, int], float]] = {}
         self._compared: set[tuple[str, int]] = set()
         self._next = 0.0
@@ -94,7 +92,7 @@ class Watch:
         if not new and time.monotonic() < self._next:
             return None
         self._next = time.monotonic() + _TURNS * self._ctx.settings.vram.poll_s
-        return next(self._hopeless(), None)
+        return self._hopeless()
 
     def score(self, training: Attempt) -> None:
         """Have every look scored that has its pictures."""
@@ -105,38 +103,24 @@ class Watch:
     def _read(self, run: Run, step: int, training: int | None = None) -> bool:
         """Whether the values of a look have just been read."""
         key = (run.path.name, step)
-        if key not in self._values and (scores := scores_of(run, step, training)):
-            from orchestrator.evidence import numbers  # it loads scipy, which most commands go without
+        if key in self._values or not (scores := scores_of(run, step, training)):
+            return False
+        from orchestrator.evidence import numbers  # it loads scipy, which most commands go without
 
-            values = {(one.image.prompt, one.image.seed): numbers.picture_value(one) for one in scores}
-            self._values[key] = {cell: value for cell, value in values.items() if value is not None}
-            return True
-        return False
+        values = {(one.image.prompt, one.image.seed): numbers.picture_value(one) for one in scores}
+        self._values[key] = {cell: value for cell, value in values.items() if value is not None}
+        return True
 
-    def _hopeless(self) -> Iterator[Failed]:
-        """For each look and each partner that has it, once."""
-        for step in self._steps:
-            if (self._run.path.name, step) in self._values:
-                for partner in self._partners:
-                    yield from self._against(partner, step)
-
-    def _against(self, partner: Run, step: int) -> Iterator[Failed]:
-        from orchestrator.evidence import hopeless
-
-        key = (partner.path.name, step)
-        if self._asked is None or key in self._compared or not self._known(partner, step):
-            return
-        self._compared.add(key)
-        own = self._values[self._run.path.name, step]
-        found = hopeless.compare(own, self._values[key], self._asked.margin)
-        bound = looking.bound(self._asked.p, looks=len(self._steps), others=len(self._partners))
-        if found and found.p < bound:
-            reason = (
-                f"{-found.difference:.3f} worse than {partner.point.name} at step {step} of "
-                f"{total(self._run.point.params)}: {found.pictures} pictures, p {found.p:.2g} of being within "
-                f"{self._asked.margin:g} (bound {bound:.2g})"
-            )
-            yield Failed(Failure.STOPPED_EARLY, reason)
+    def _hopeless(self) -> Failed | None:
+        """By each of its looks and each partner that has the same one, once."""
+        own = [step for step in self._steps if (self._run.path.name, step) in self._values]
+        for step, partner in itertools.product(own, self._partners):
+            key = (partner.path.name, step)
+            if key not in self._compared and self._known(partner, step):
+                self._compared.add(key)
+                if reason := self._worse_than(partner, step):
+                    return Failed(Failure.STOPPED_EARLY, reason)
+        return None
 
     def _known(self, partner: Run, step: int) -> bool:
         """Whether a partner's look is there; one that nobody scored at its time is begun now."""
@@ -147,12 +131,35 @@ class Watch:
             _begin(partner, past[-1], step, self._ctx)
         return False
 
+    def _worse_than(self, partner: Run, step: int) -> str:
+        """By how much, where that is beyond doubt; else empty."""
+        from orchestrator.evidence import hopeless
+
+        own, other = (self._values[run.path.name, step] for run in (self._run, partner))
+        found = hopeless.compare(own, other, self._rule.margin)
+        bound = looking.bound(self._rule.p, looks=len(self._steps), others=len(self._partners))
+        if found is None or found.p >= bound:
+            return ""
+        return (
+            f"{-found.difference:.3f} worse than {partner.point.name} "
+            f"at step {step} of {total(self._run.point.params)}: {found.pictures} pictures, "
+            f"p {found.p:.2g} of being within {self._rule.margin:g} (bound {bound:.2g})"
+        )
+
+
+def _partners(run: Run, sweep: Sweep) -> list[Run]:
+    others = {one.point.name: one for one in sweep.runs() if not one.point.floor and one.point != run.point}
+    return [
+        others[name] for name in partners(run.point.params, {name: one.point.params for name, one in others.items()})
+    ]
+
 
 def _begin(run: Run, training: Attempt, step: int, ctx: Context) -> None:
     """Start the scoring of a look, unless it is done, goes on, has been tried often enough, or is not drawn."""
     if training.asked().get("degraded"):
         return
-    past = [one for one in run.attempts(_stage(step)) if one.asked().get("training") == training.number]
+    tried = run.attempts(_stage(step))
+    past = [one for one in tried if one.asked().get("training", training.number) == training.number]
     if len(past) >= _TRIES or any(_out(one).exists() or process.running(one.path) for one in past):
         return
     wanted = cells(len(ctx.prompts), ctx.settings)
@@ -161,7 +168,7 @@ def _begin(run: Run, training: Attempt, step: int, ctx: Context) -> None:
             Image(file=str(path.relative_to(run.path)), checkpoint="", strength=1.0, prompt=prompt, seed=seed)
             for path, (prompt, seed) in zip(pictures, wanted, strict=True)
         ]
-        with contextlib.suppress(FileExistsError):  # another watcher was quicker
+        with contextlib.suppress(OSError):  # another watcher was quicker; a full disk costs the look, not the training
             _start(run, run.new_attempt(_stage(step)), training, images, ctx)
 
 
