@@ -7,6 +7,7 @@ Prints the tables of docs/evidence.md.
 """
 
 import argparse
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,15 +28,17 @@ FloatArray = npt.NDArray[np.float64]
 
 # --- on the miniature -------------------------------------------------------------------------------------------------
 
+RATES = (1e-3, 2e-3, 1e-4, 5e-5, 2e-5, 1e-5, 5e-6, 2e-6)
+"""The first two are good, the others far too low."""
 GRID = """
 [dims]
-learning_rate = [1e-3, 2e-3, 1e-4, 5e-5, 2e-5, 1e-5, 5e-6, 2e-6]
-seed = [1, 2]
+learning_rate = {rates}
+seed = {seeds}
 
 [fixed]
 optimizer_type = "AdamW"
 optimizer_args = []
-max_train_steps = 300
+max_train_steps = {steps}
 """
 TABLE = "\n[early_stop]\n"
 
@@ -50,11 +53,11 @@ class Trained:
     runs: int
 
 
-def on_miniature(folder: Path) -> Iterator[tuple[str, Trained]]:
+def on_miniature(folder: Path, grid_text: str) -> Iterator[tuple[str, Trained]]:
     """The same grid twice: every training to its end, and with the settings' defaults of [early_stop]."""
     world.write(folder, folder / "runs")
     grid, plain, stopping = folder / "bad.toml", folder / "orchestrate.toml", folder / "stopping.toml"
-    grid.write_text(GRID, encoding="utf-8")
+    grid.write_text(grid_text, encoding="utf-8")
     stopping.write_text(plain.read_text(encoding="utf-8") + TABLE, encoding="utf-8")
     for name, settings in (("to their ends", plain), ("stopped early", stopping)):
         sweep = name.replace(" ", "-")
@@ -243,7 +246,7 @@ def answered(asked: EarlyStop, sweeps: Sequence[Swept], *, leave_out: bool) -> A
         covered=held["covered"] / max(held["intervals"], 1),
         yes=held[contrast.Verdict.YES] / len(sweeps),
         no=held[contrast.Verdict.NO] / len(sweeps),
-        bias=float(np.mean(bias)),
+        bias=float(np.mean(bias)) if bias else math.nan,
     )
 
 
@@ -275,13 +278,20 @@ def main() -> None:
     """Prints the tables as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("folder", type=Path, nargs="?")
+    parser.add_argument("--rates", type=int, default=len(RATES))
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--simulate", type=int, metavar="SWEEPS")
+    parser.add_argument("--after", type=float, default=EarlyStop().after)
     options = parser.parse_args()
     if options.folder:
-        _print_trained(on_miniature(options.folder))
+        rates, seeds = list(RATES[: options.rates]), list(range(1, options.seeds + 1))
+        grid = GRID.format(rates=rates, seeds=seeds, steps=options.steps)
+        _print_trained(on_miniature(options.folder, grid))
     if options.simulate:
-        _print_rule(options.simulate)
-        _print_answers(options.simulate)
+        asked = EarlyStop(after=options.after)
+        _print_rule(asked, options.simulate)
+        _print_answers(asked, options.simulate)
 
 
 def _print_trained(sweeps: Iterator[tuple[str, Trained]]) -> None:
@@ -292,20 +302,20 @@ def _print_trained(sweeps: Iterator[tuple[str, Trained]]) -> None:
         print(f"| {name} | {one.steps} | {1 - one.steps / most:.1%} | {one.stopped} of {one.runs} | {one.best} |")
 
 
-def _print_rule(count: int) -> None:
+def _print_rule(asked: EarlyStop, count: int) -> None:
     print("| sweeps | best run stopped | best arm stopped | wrongly | stopped | saved |\n|---|---|---|---|---|---|")
     for name, kind in KINDS.items():
-        shares = tally(kind, EarlyStop(), count, np.random.default_rng(1))
+        shares = tally(kind, asked, count, np.random.default_rng(1))
         print(f"| {name} | {' | '.join(f'{100 * share:.1f} %' for share in shares)} |", flush=True)
 
 
-def _print_answers(count: int) -> None:
+def _print_answers(asked: EarlyStop, count: int) -> None:
     print("\n| pairs | method | covered | yes | no | off by |\n|---|---|---|---|---|---|")
     for name, kind in PAIRS.items():
         rng = np.random.default_rng(1)
-        sweeps = [sweep(kind, EarlyStop(), rng) for _ in range(count)]
+        sweeps = [sweep(kind, asked, rng) for _ in range(count)]
         for method, leave_out in (("as they stood", False), ("left out", True)):
-            one = answered(EarlyStop(), sweeps, leave_out=leave_out)
+            one = answered(asked, sweeps, leave_out=leave_out)
             shares = " | ".join(f"{100 * share:.1f} %" for share in (one.covered, one.yes, one.no))
             print(f"| {name} | {method} | {shares} | {one.bias:+.3f} |", flush=True)
 

@@ -88,6 +88,10 @@ COMMANDS = (
     Command(said="make test", more=FEW_TESTS, told=" passed"),
     Command(said="make check", more=FEW_TESTS, told=" passed"),
     Command(said="make torture", more="TORTURE='--writes 3 --random 2'", told=" 0 losses"),
+    Command(said="python -m benchmarks.early_stop --simulate 1000", more="--simulate 2", told="| left out |"),
+    Command(
+        said="python -m benchmarks.early_stop FOLDER", more="--rates 2 --seeds 1 --steps 6", told="| to their ends |"
+    ),
     Command(said="python -m benchmarks.evidence_simulation", more="--sweeps 10", told="| covered |"),
     Command(said="python -m benchmarks.page", more="--runs 4 --px 64", told=" MiB"),
     Command(said="python -m benchmarks.planning", more="--points 200", told="200 points planned"),
