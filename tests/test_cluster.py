@@ -97,13 +97,14 @@ def trains(pid: int) -> bool:
 
 
 def test_a_sweep_over_two_nodes(nodes: Any, two: list[Any], world: World) -> None:
-    world.ask(SEEDS)
+    world.ask(f'{SEEDS}[fixed]\ncache_latents_to_disk = true\nresolution = "256,256"\n')
     heard = Heard()
     drive(nodes, world, world.context(listener=heard))
     assert {name: state for name, state in world.states().items() if "floor" not in name} == {
         f"seed={seed}": State.FINISHED for seed in (1, 2, 3, 4)
     }
-    assert len([event for event in heard.events if event[1:] == ("train", "done")]) == 4
+    assert [event[1:] for event in heard.events].count(("train", "done")) == 4
+    assert [event[1:] for event in heard.events].count(("latents", "done")) == 1
     assert {row["attempts"] for name, row in world.rows().items() if "floor" not in name} == {"1"}
 
 

@@ -68,7 +68,7 @@ def _prepare(run: Run, attempt: Attempt, ctx: Context) -> Command:
     shutil.copytree(prepared.folder, attempt.path / "images", copy_function=shutil.copyfile)
     for name, text in _rendered(run, attempt, dataset, ctx).items():
         (attempt.path / name).write_text(text, encoding="utf-8", newline="\n")
-    trainer = ctx.settings.trainer
+    trainer = ctx.settings.trainer  # whose checkout Python does not search for a program in its tools/
     inherited = {**ctx.environ, **trainer.env}.get("PYTHONPATH")
     path = os.pathsep.join(filter(None, [str(trainer.sd_scripts), inherited]))
     return Command(
