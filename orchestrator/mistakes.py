@@ -1,5 +1,6 @@
 """What is wrong with a grid under its settings, from what was written alone: every mistake with its file and line."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -103,16 +104,15 @@ _TAKE_OUT = "take it out (max_train_steps says how long a training is), or take 
 
 
 def _of_looks(points: Sequence[Point], used: Settings, prompts: int) -> Iterator[Problem]:
-    by_name = {point.name: point.params for point in points}
-    others = max(len(looks.partners(params, by_name)) for params in by_name.values()) - 1
-    taken = max(len(looks.steps(params, used.early_stop)) for params in by_name.values())
+    others = max(Counter(looks.company(point.params) for point in points).values()) - 1
+    taken = max(len(looks.steps(point.params, used.early_stop)) for point in points)
     if used.early_stop is None or not others * taken:
         what = "can end no training: no two runs share a training seed and a length, or no look is before their ends"
         yield _early_stop(used, "", what, "take it out, or lower `after`", Severity.WARNING)
         return
     needed = looking.fewest(looking.bound(used.early_stop.p, looks=taken, others=others))
     if used.early_stop.pictures < needed:
-        what = f"so few pictures cannot tell: {taken} looks at {others + 1} runs share p = {used.early_stop.p:g}"
+        what = f"so few pictures cannot tell: looks at {others + 1} runs, {taken} each, share p = {used.early_stop.p:g}"
         yield _early_stop(used, "pictures", what, f"at least {needed}, or a larger p")
     elif prompts and len(looks.cells(prompts, used)) < needed:
         what = f"{prompts} prompts and {len(used.generation.seeds)} seeds make fewer previews than the {needed} needed"

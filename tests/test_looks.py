@@ -9,6 +9,7 @@ import pytest
 from standins.world import GRID, Heard, World
 
 from orchestrator import answers, page, process, store
+from orchestrator.errors import InputError
 from orchestrator.evidence.numbers import picture_value
 from orchestrator.model import Failure, State
 from orchestrator.stages import looks, train
@@ -173,15 +174,19 @@ def test_previews_are_of_every_prompt_before_a_second_seed(world: World) -> None
     assert "sample_every_n_steps = 2" in files["config.toml"]
 
 
-def test_partners_share_the_training_seed_and_the_length() -> None:
-    own = {"seed": 1, "max_train_steps": 100, "network_dim": 4}
-    others = {
-        "rank": own | {"network_dim": 8},
-        "rank and rate": own | {"network_dim": 8, "learning_rate": 1e-4},
-        "another seed": own | {"seed": 2},
-        "longer": own | {"max_train_steps": 200},
-    }
-    assert looks.partners(own, others) == ["rank", "rank and rate"]
+def test_partners_share_the_training_seed_and_the_length(world: World) -> None:
+    """One look in each of the four arms' trainings of a seed, against three others: so is the chance shared."""
+    world.settle(sections="[early_stop]\np = 0.0002\npictures = 12\n")
+    world.ask("[dims]\nnetwork_dim = [2, 4]\nlearning_rate = [1e-4, 1e-3]\nseed = [1, 2]\n")
+    with pytest.raises(InputError, match="looks at 4 runs, 1 each, share p") as refused:
+        world.plan()
+    assert "at least 14" in str(refused.value)
+
+
+def test_runs_without_company_are_told(world: World) -> None:
+    world.settle(sections=ASKED)
+    world.ask("[dims]\nnetwork_dim = [2, 4]\n[[when]]\nmatch = { network_dim = 4 }\nset = { max_train_steps = 6 }\n")
+    assert any("can end no training" in problem.what for problem in world.plan().warnings)
 
 
 def _settle(run: store.Run) -> None:

@@ -15,7 +15,7 @@ from orchestrator import media, process, scorer
 from orchestrator.context import Context
 from orchestrator.evidence import looking
 from orchestrator.kohya import length, previews
-from orchestrator.model import EarlyStop, Failure, Image, Params, Score, Settings
+from orchestrator.model import EarlyStop, Failure, Image, Params, Score, Settings, Value
 from orchestrator.outcome import Failed
 from orchestrator.store import Attempt, Run, Sweep
 
@@ -41,10 +41,9 @@ def cells(prompts: int, settings: Settings) -> list[tuple[int, int]]:
     return [(prompt, seed) for seed in settings.generation.seeds for prompt in range(prompts)][:pictures]
 
 
-def partners(params: Params, others: Mapping[str, Params]) -> list[str]:
-    """Which of the others a training is held against: those of its training seed and of its length."""
-    same = (params.get("seed"), total(params))
-    return [name for name, other in others.items() if (other.get("seed"), total(other)) == same]
+def company(params: Params) -> tuple[Value | None, int]:
+    """What partners share: the training seed, and the length in steps."""
+    return params.get("seed"), total(params)
 
 
 def scored(run: Run) -> dict[int, tuple[Score, ...]]:
@@ -148,10 +147,8 @@ class Watch:
 
 
 def _partners(run: Run, sweep: Sweep) -> list[Run]:
-    others = {one.point.name: one for one in sweep.runs() if not one.point.floor and one.point != run.point}
-    return [
-        others[name] for name in partners(run.point.params, {name: one.point.params for name, one in others.items()})
-    ]
+    others = [one for one in sweep.runs() if not one.point.floor and one.point != run.point]
+    return [one for one in others if company(one.point.params) == company(run.point.params)]
 
 
 def _begin(run: Run, training: Attempt, step: int, ctx: Context) -> None:
