@@ -2,7 +2,6 @@
 
 import argparse
 import random
-import shutil
 import sys
 import tempfile
 import time
@@ -51,7 +50,7 @@ class Torture:
         if losses:
             self.lost.append(f"{name}: {'; '.join(losses)} (kept in {world.folder})")
         else:
-            shutil.rmtree(world.folder)
+            trial.remove(world.folder)
 
     def _fresh(self) -> Path:
         return Path(tempfile.mkdtemp(prefix="trial-", dir=self.folder)) / "world"
@@ -72,7 +71,7 @@ def main() -> int:
     _carry_out(_trials(torture, options), options.jobs)
     _tell(torture, time.monotonic() - began)
     if not torture.lost:
-        shutil.rmtree(folder)
+        trial.remove(folder)
     return 1 if torture.lost else 0
 
 

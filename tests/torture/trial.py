@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -143,6 +144,13 @@ def _started(world: World, kill: Mapping[str, object] | None = None) -> "Iterato
             if child.poll() is None:
                 child.kill()
             child.wait()
+
+
+def remove(folder: Path) -> None:
+    """Worlds and all: shared latents are in folders for reading alone."""
+    for images in folder.glob("**/.latents/*/latents/*/images"):
+        images.chmod(0o755)
+    shutil.rmtree(folder)
 
 
 # --- what must hold afterwards ----------------------------------------------------------------------------------------
