@@ -14,14 +14,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from orchestrator import datasets
 from orchestrator import settings as settings_file
 from orchestrator.kohya import command
 from orchestrator.model import Settings
+from orchestrator.store import Run, Sweep
 
 GRID = """
 [dims]
@@ -98,29 +100,39 @@ def loop(settings: Path, grid: Path) -> dict[str, float]:
     pack.parent.mkdir(parents=True)
     pack.symlink_to(used.scoring.pack)
     spent = {"trainings": 0.0, "pictures": 0.0, "scores": 0.0}
-    for record in sorted(used.runs.glob(f"{grid.stem}/*/point.json")):
-        run, made = record.parent, out / record.parent.name
+    for run in Sweep(used.runs / grid.stem).runs():
+        made = out / run.path.name
         (made / "images").mkdir(parents=True)
         with _clock(spent, "trainings"):
             _train(run, made, used)
         with _clock(spent, "pictures"):
-            _generate(run, made, used)
+            _generate(run.path, made, used)
         with _clock(spent, "scores"):
             paths = (pack, used.scoring.references, made / "images", made / "scores.csv", used.scoring.det_size)
             _call([sys.executable, "-c", SCORE, *map(str, paths)])
-        _same(run, made)
+        _same(run.path, made)
     return spent
 
 
-def _train(run: Path, out: Path, used: Settings) -> None:
-    attempt = run / "train" / "1"
-    if not attempt.exists():
-        return  # the floor
-    text = (attempt / "config.toml").read_text(encoding="utf-8")
-    text = text.replace(str(attempt / "output"), str(out / "output")).replace(str(attempt / "logs"), str(out / "logs"))
-    (out / "config.toml").write_text(text, encoding="utf-8")
+def _train(run: Run, out: Path, used: Settings) -> None:
+    """From the owner's own pictures, whose latents are kept in memory: on the disk they would go stale in silence."""
+    if run.point.floor:
+        return
+    attempt = run.attempts("train")[0].path
+    trained = json.loads((attempt / "attempt.json").read_text(encoding="utf-8"))["latents"]
+    changed = {str(attempt / name): str(out / name) for name in ("output", "logs", "dataset.toml", "config.toml")}
+    changed |= {trained: str(datasets.of(run.point.params, used.datasets).image_dir)} if trained else {}
+    changed |= {"cache_latents_to_disk": "cache_latents"}
+    for name in ("config.toml", "dataset.toml"):
+        (out / name).write_text(_replaced((attempt / name).read_text(encoding="utf-8"), changed), encoding="utf-8")
     argv = json.loads((attempt / "command.json").read_text(encoding="utf-8"))["argv"]
-    _call([word.replace(str(attempt / "config.toml"), str(out / "config.toml")) for word in argv], out, used)
+    _call([_replaced(word, changed) for word in argv], out, used)
+
+
+def _replaced(text: str, changed: Mapping[str, str]) -> str:
+    for old, new in changed.items():
+        text = text.replace(old, new)
+    return text
 
 
 def _generate(run: Path, out: Path, used: Settings) -> None:
