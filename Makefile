@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 WORLD := runs/.miniature
-TORTURE := --random 200
+TORTURE := --random 300
 BENCH :=
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-oom test test-browser test-docs torture check format sweep-% plan-% report-% tensorboard-% setup-trainer gpu-scoring test-vendor bench-gpu clean
@@ -41,7 +41,7 @@ test-browser: setup ## the report page in headless Chromium, which has to be the
 test-docs: setup ## every command of README and docs/ that takes minutes, in a clean clone: half an hour
 	$(BIN)/python -m pytest -rs tests/docs_in_clone.py
 
-torture: setup ## kill a sweep at every write and 200 times at random: what docs/reliability.md reports
+torture: setup ## kill a sweep at every write and 300 times at random: what docs/reliability.md reports
 	PYTHONPATH=tests $(BIN)/python -m torture $(TORTURE)
 
 check: setup ## format, lint, types, tests

@@ -29,7 +29,7 @@ class Torture:
 
     def at(self, event: Event, how: str) -> None:
         """One place of the matrix."""
-        name = f"{how} write {event.number} of {event.who}: {event.what}"
+        name = f"{how} {event.what}, number {event.number} of {event.who}"
         world = trial.build(self._fresh(), self.folder / "shared")
         if trial.kill_at(world, event, how):
             self.kills[event.who.partition(" ")[0]] += 1
@@ -59,7 +59,7 @@ class Torture:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--writes", type=int, help="of the kills at writes, so many chosen at random; all by default")
-    parser.add_argument("--random", type=int, default=200, help="random trials, each of one to three kills")
+    parser.add_argument("--random", type=int, default=300, help="random trials, each of one to three kills")
     parser.add_argument("--seed", type=int, default=1, help="of the first random trial")
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()

@@ -35,7 +35,7 @@ VICTIMS = ("orchestrator", "shim", "program", "all")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """One write of one process: `who` is its role and its attempt's folder, `number` counts from 1."""
+    """One write of one process: `who` is its role and its attempt's folder, `number` counts its like from 1."""
 
     who: str
     number: int
@@ -82,7 +82,7 @@ def reference(world: World) -> Reference:
 
 def kill_at(world: World, event: Event, how: str) -> bool:
     """Run until this event, where its process dies; whether it came to that."""
-    with _started(world, {"who": event.who, "number": event.number, "how": how}) as child:
+    with _started(world, {"who": event.who, "what": event.what, "number": event.number, "how": how}) as child:
         child.wait(timeout=120)
     return (world.folder / "events.killed").exists()
 

@@ -4,13 +4,17 @@ Python's own audit events are listened to, so the product holds nothing of this.
 
     TORTURE_WORLD   the folder that counts
     TORTURE_EVENTS  where to add a line for each event: who, its number, what
-    TORTURE_KILL    JSON: who, number, how; how is `before` that event, `torn` with its file opened and still empty
+    TORTURE_KILL    JSON: who, what, number, how: `before` that event, or `torn`, its file opened and still empty
+
+An event is known by who, by what it does to which file, and by how often they have done so: what others do meanwhile,
+and so how many events there are before it, is another thing in every run.
 """
 
 import json
 import os
 import signal
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +33,18 @@ def listen(role: str) -> None:
 
 class _Counter:
     def __init__(self, who: str, world: str, kill: "dict[str, Any] | None") -> None:
-        self.who, self.world, self.number, self.busy = who, f"{world}/", 0, False
+        self.who, self.world, self.busy = who, f"{world}/", False
+        self.seen: Counter[str] = Counter()
         self.kill = kill if kill and kill["who"] == who else None
 
     def hear(self, event: str, args: "tuple[Any, ...]") -> None:
         if self.busy or not self._counts(event, args):
             return
         self.busy = True
-        self.number += 1
-        self._note(f"{event} {args[0]}")
-        if self.kill and self.kill["number"] == self.number and self._first():
+        what = f"{event} {self._named(str(args[0]))}"
+        self.seen[what] += 1
+        self._note(what)
+        if self.kill and (self.kill["what"], self.kill["number"]) == (what, self.seen[what]) and self._first():
             if self.kill["how"] == "torn" and event == "open":
                 os.close(os.open(args[0], os.O_WRONLY | os.O_CREAT | os.O_TRUNC))
             os.kill(os.getpid(), signal.SIGKILL)
@@ -49,10 +55,14 @@ class _Counter:
             return isinstance(args[2], int) and bool(args[2] & _WRITING) and str(args[0]).startswith(self.world)
         return event in _NAMES and (event == "subprocess.Popen" or str(args[0]).startswith(self.world))
 
-    def _note(self, text: str) -> None:
+    def _named(self, path: str) -> str:
+        """Below the world, and without the number of this process, which unfinished files are named after."""
+        return path.removeprefix(self.world).replace(f".{os.getpid()}", "")
+
+    def _note(self, what: str) -> None:
         if path := os.environ.get("TORTURE_EVENTS"):
             with Path(path).open("a", encoding="utf-8") as file:
-                file.write(f"{self.who}\t{self.number}\t{text}\n")
+                file.write(f"{self.who}\t{self.seen[what]}\t{what}\n")
 
     def _first(self) -> bool:
         """Whoever is killed is killed once: the next attempt shall live."""
