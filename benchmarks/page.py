@@ -1,8 +1,9 @@
-"""How long the report page takes over a large sweep:  python -m benchmarks.page [--runs 200] [--px 256]
+"""How long the report page takes over a large sweep:  python -m benchmarks.page [--runs 200] [--px 256] [--scroll]
 
 Writes the records of a sweep that nobody ran into a temporary folder, 64 pictures to a run, and prints what the scorers
 spend on thumbnails, then the first page, one after a further run has ended, one when nothing has changed, and the size
-of the file. Seconds are of the clock, and of all cores together: the second are right on a busy machine, too.
+of the file. Seconds are of the clock, and of all cores together: the second are right on a busy machine, too. With
+--scroll, the page is also scrolled from end to end in headless Chromium, through Playwright, which have to be there.
 """
 
 import argparse
@@ -44,6 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--px", type=int, default=256, help="side of the pictures; 1024 is what a card makes")
+    parser.add_argument("--scroll", action="store_true", help="time its frames in headless Chromium, too")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         sweep = Sweep(Path(folder) / "runs" / "large")
@@ -54,6 +56,8 @@ def main() -> None:
         _tell("one run later", lambda: _page(sweep))
         _tell("nothing new", lambda: _page(sweep))
         print(f"{(sweep.report / page.PAGE).stat().st_size / _MIB:.1f} MiB")
+        if options.scroll:
+            _scroll(sweep.report / page.PAGE)
 
 
 def album(folder: Path, *, px: int, count: int = 24) -> list[Path]:
@@ -209,7 +213,38 @@ def _page(sweep: Sweep) -> None:
     page.write(sweep, facts.gather(sweep))
 
 
-def _tell(what: str, work: Callable[[], None]) -> None:
+_FRAMES = """async () => {
+    document.querySelectorAll("details").forEach(one => one.open = true)
+    const next = () => new Promise(requestAnimationFrame), times = []
+    await next(); await next()
+    for (let end = false, last = performance.now(); !end; ) {
+        const before = scrollY
+        scrollBy({top: innerHeight / 2, behavior: "instant"})
+        const now = await next()
+        times.push(now - last); last = now; end = scrollY === before
+    }
+    return times
+}"""
+"""Half a screen a frame, faster than anybody reads, with everything unfolded that can be."""
+
+
+def _scroll(path: Path) -> None:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as started:
+        root = ["--no-sandbox"] if os.geteuid() == 0 else []
+        chromium = started.chromium.launch(executable_path=shutil.which("chromium"), args=["--disable-gpu", *root])
+        tab = chromium.new_page(viewport={"width": 1280, "height": 900})
+        _tell("the browser opens it", lambda: tab.goto(path.as_uri()))
+        times = sorted(tab.evaluate(_FRAMES))
+        chromium.close()
+    median, late = times[len(times) // 2], times[len(times) * 95 // 100]
+    print(
+        f"{len(times)} frames: {median:.0f} ms in the middle, 95 % within {late:.0f} ms, the longest {times[-1]:.0f} ms"
+    )
+
+
+def _tell(what: str, work: Callable[[], object]) -> None:
     began, spent = time.perf_counter(), time.process_time()
     work()
     print(f"{what}: {time.perf_counter() - began:.1f} s, {time.process_time() - spent:.1f} s of all cores", flush=True)
