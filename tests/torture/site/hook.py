@@ -14,6 +14,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -33,22 +34,28 @@ def listen(role: str) -> None:
 
 class _Counter:
     def __init__(self, who: str, world: str, kill: "dict[str, Any] | None") -> None:
-        self.who, self.world, self.busy = who, f"{world}/", False
+        self.who, self.world = who, f"{world}/"
+        self.own = threading.local()  # what this does is an event, too
+        self.lock = threading.Lock()
         self.seen: Counter[str] = Counter()
         self.kill = kill if kill and kill["who"] == who else None
 
     def hear(self, event: str, args: "tuple[Any, ...]") -> None:
-        if self.busy or not self._counts(event, args):
+        if getattr(self.own, "busy", False) or not self._counts(event, args):
             return
-        self.busy = True
-        what = f"{event} {self._named(str(args[0]))}"
+        self.own.busy = True
+        with self.lock:
+            self._meet(event, str(args[0]))
+        self.own.busy = False
+
+    def _meet(self, event: str, path: str) -> None:
+        what = f"{event} {self._named(path)}"
         self.seen[what] += 1
         self._note(what)
         if self.kill and (self.kill["what"], self.kill["number"]) == (what, self.seen[what]) and self._first():
             if self.kill["how"] == "torn" and event == "open":
-                os.close(os.open(args[0], os.O_WRONLY | os.O_CREAT | os.O_TRUNC))
+                os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC))
             os.kill(os.getpid(), signal.SIGKILL)
-        self.busy = False
 
     def _counts(self, event: str, args: "tuple[Any, ...]") -> bool:
         if event == "open":
