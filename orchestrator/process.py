@@ -128,11 +128,11 @@ def stop(folder: Path, grace_s: float, hurry: Callable[[], bool] = lambda: False
     _signal_all(folder, signal.SIGKILL, spare=_shim(folder))
     _wait_gone(folder, 1.0, lambda: False)
     for _ in range(_UNKILLABLE_S):
-        if not marked(folder):
+        if not _living(folder):
             return
         _signal_all(folder, signal.SIGKILL)
         _wait_gone(folder, 1.0, lambda: False)
-    if left := marked(folder):
+    if left := _living(folder):
         what = f"process {', '.join(map(str, left))} does not die: a driver holds it"
         raise NotReady(Problem(what=what, where=str(folder), remedy="restart the machine, then run the same command"))
 
@@ -148,8 +148,13 @@ def _shim(folder: Path) -> int | None:
 
 def _wait_gone(folder: Path, seconds: float, hurry: Callable[[], bool]) -> None:
     deadline = time.monotonic() + seconds
-    while marked(folder) and time.monotonic() < deadline and not hurry():
+    while _living(folder) and time.monotonic() < deadline and not hurry():
         time.sleep(0.02)
+
+
+def _living(folder: Path) -> list[int]:
+    """As `marked`, and the shim to its very end: what exits loses its environment first, and is still there."""
+    return marked(folder) or list(filter(None, [_shim(folder)]))
 
 
 def _signal_all(folder: Path, number: signal.Signals, spare: int | None = None) -> None:

@@ -75,6 +75,15 @@ def test_a_child_that_ignores_term_is_killed_after_the_grace(folder):
     assert not process.running(folder)
 
 
+def test_what_exits_and_has_no_environment_any_more_is_waited_for(folder):
+    folder.mkdir()
+    with subprocess.Popen(["sleep", "0.5"]) as leaving:  # as a shim is in its last moment: alive, and not marked
+        shim.write(folder / "process.json", {"schema": 1, **shim.identity(leaving.pid)})
+        assert process.running(folder)
+        process.stop(folder, 0)
+        assert not process.running(folder)
+
+
 def test_a_polite_stop_lets_the_shim_write_the_exit(folder):
     start(folder, "import time; print('up', flush=True); time.sleep(60)")
     until(lambda: (folder / "log").exists() and "up" in (folder / "log").read_text())
@@ -105,19 +114,16 @@ def test_an_orphan_is_found_when_its_shim_was_killed(folder):
 
 def test_a_reused_pid_is_not_mistaken_for_the_child(folder):
     folder.mkdir()
-    from orchestrator import shim
-
     mine = shim.identity(os.getpid())
     shim.write(folder / "process.json", {"schema": 1, **mine, "started": mine["started"] - 1})
     assert not process.running(folder)
     shim.write(folder / "process.json", {"schema": 1, **mine})
     assert process.running(folder)
+    (folder / "process.json").unlink()  # before the fixture ends what lives here
 
 
 def test_another_boot_is_told_apart(folder):
     folder.mkdir()
-    from orchestrator import shim
-
     shim.write(folder / "process.json", {"schema": 1, **shim.identity(os.getpid())})
     assert process.same_boot(folder)
     shim.write(folder / "process.json", {"schema": 1, **shim.identity(os.getpid()), "boot": "before"})
