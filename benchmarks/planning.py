@@ -40,12 +40,12 @@ _BESIDE_LAST = 200
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--points", type=int, default=10_000)
+    parser.add_argument("--points", type=int, default=10_000, help=f"rounded up to a multiple of {_BESIDE_LAST}")
     parser.add_argument("--last", default="seed", help="the last dim; `max_timestep` makes no two points replicates")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         grid = Path(folder) / "large.toml"
-        values = ", ".join(str(value) for value in range(1, asked.points // _BESIDE_LAST + 1))
+        values = ", ".join(str(value) for value in range(1, -(-asked.points // _BESIDE_LAST) + 1))
         grid.write_text(GRID.format(last=asked.last, values=values), encoding="utf-8")
         began, cpu_began = time.perf_counter(), time.process_time()
         found = plan.read(SETTINGS, grid)

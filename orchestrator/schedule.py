@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from orchestrator import experience, store
 from orchestrator.model import MACHINE_FAILURES, Failure, Params, Result, Settings, State
@@ -67,11 +68,12 @@ def line_up(runs: Iterable[Run], settings: Settings, *, again: bool = False) -> 
     return [turn for _, turn in sorted(turns, key=lambda entry: entry[0])]
 
 
-def awaited(turn: Turn, shared: Mapping[str, Run]) -> Run | None:
-    """The latents that have to be made before a training can begin; shared: those of each point, by its id."""
-    wanted = shared.get(turn.run.point.id)
-    waits = wanted and turn.stage == train.NAME and turn.living is None and not wanted.done(latents.NAME)
-    return wanted if waits else None
+def awaited(turns: Iterable[Turn], shared: Mapping[str, Run]) -> dict[Path, Run]:
+    """The latents that have to be made before a training can begin, by its folder; shared: those of each point's id."""
+    training = [turn.run for turn in turns if turn.stage == train.NAME and turn.living is None]
+    wanted = {run.path: shared[run.point.id] for run in training if run.point.id in shared}
+    made = {path: run.done(latents.NAME) for path, run in {run.path: run for run in wanted.values()}.items()}
+    return {path: run for path, run in wanted.items() if not made[run.path]}
 
 
 def next_turn(run: Run, status: Status, settings: Settings, *, again: bool = False) -> Turn | None:

@@ -17,17 +17,15 @@ State is derived from the records, never stored.
 """
 
 import contextlib
-import fcntl
 import json
 import os
-import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator import process, shim
+from orchestrator import locks, process, shim
 from orchestrator.errors import Conflict, OrchestrateError, Problem
 from orchestrator.model import CROWDED_FAILURES, Checkpoint, Failure, Image, Params, Point, Question, Result, State
 
@@ -275,8 +273,8 @@ class Sweep:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the sweep; the kernel lets go when the process dies, so that a stale lock is no lock."""
-        with _held(self.path / ".lock") as holder:
+        """Hold the sweep. Raises Conflict when another process does."""
+        with locks.held(self.path / ".lock") as holder:
             if holder:
                 remedy = f"watch it with `orchestrate status {self.name} --watch`, or end it first"
                 what = f"sweep {self.name} is being driven by {holder}"
@@ -285,26 +283,16 @@ class Sweep:
 
     def driven(self) -> bool:
         """Whether another process holds the lock now."""
-        try:
-            file = os.open(self.path / ".lock", os.O_RDONLY)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(file)
-        return False
+        return locks.taken(self.path / ".lock")
 
 
 @contextlib.contextmanager
 def hold_cards(runs: Path, cards: Iterable[str]) -> Iterator[list[str]]:
     """Hold those of these cards that no other sweep in `runs` holds; Conflict when none is left."""
     held, holders = [], []
-    with contextlib.ExitStack() as locks:
+    with contextlib.ExitStack() as stack:
         for card in cards:
-            holder = locks.enter_context(_held(runs / ".cards" / f"{card}.lock"))
+            holder = stack.enter_context(locks.held(runs / ".cards" / f"{card}.lock"))
             held += [] if holder else [card]
             holders += [f"{card} by {holder}"] if holder else []
         if holders and not held:
@@ -312,37 +300,6 @@ def hold_cards(runs: Path, cards: Iterable[str]) -> Iterator[list[str]]:
             remedy = "wait for it, name another card, or set `share = true` in [vram]"
             raise Conflict(Problem(what=what, where=str(runs), key="vram.card", remedy=remedy))
         yield held
-
-
-@contextlib.contextmanager
-def _held(path: Path) -> Iterator[str]:
-    """Hold a lock, if it can be had: who else holds it, empty when it is ours. A dead process holds none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as file:
-        if not _acquire(file.fileno()):
-            yield _holder(path)
-            return
-        file.truncate(0)
-        file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": now()}))
-        file.flush()
-        yield ""
-
-
-def _holder(path: Path) -> str:
-    try:
-        return "process {pid} on {host} since {since}".format(**json.loads(path.read_bytes()))
-    except (ValueError, KeyError, TypeError):
-        return "a process that has just begun"
-
-
-def _acquire(file: int) -> bool:
-    for _ in range(20):  # `driven` of a bystander holds it for an instant
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            time.sleep(0.01)
-    return False
 
 
 def point_of(record: Mapping[str, Any]) -> Point:
@@ -385,7 +342,7 @@ def latents(runs: Path, point: Point) -> Run:
 def hold(run: Run, patient: Callable[[], bool]) -> Iterator[bool]:
     """Hold a run that several sweeps share, waiting for who else holds it while `patient`; whether it is ours now."""
     while True:
-        with _held(run.path / ".lock") as holder:
+        with locks.held(run.path / ".lock") as holder:
             if not holder:
                 yield True
                 return

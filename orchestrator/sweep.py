@@ -1,7 +1,7 @@
 """Drives the runs of a frozen sweep to their end. The only loop over runs."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 from orchestrator import pool, schedule, store
 from orchestrator.context import Context
@@ -53,7 +53,8 @@ def _line_up(runs: Sequence[Run], ctx: Context, *, retry: bool) -> list[Turn]:
     """The runs' turns, before them those of the latents that they wait for, and before all what lives already."""
     turns = schedule.line_up(runs, ctx.settings, again=retry)
     _refuse_changed(turns, ctx)
-    shared = schedule.line_up(_awaited(turns, ctx).values(), ctx.settings, again=True)
+    awaited = {run.path: run for run in schedule.awaited(turns, ctx.latents).values()}
+    shared = schedule.line_up(awaited.values(), ctx.settings, again=True)
     return sorted([*shared, *turns], key=lambda turn: turn.living is None)
 
 
@@ -64,24 +65,20 @@ def _refuse_changed(turns: Sequence[Turn], ctx: Context) -> None:
         latents.images(run)
 
 
-def _awaited(turns: Sequence[Turn], ctx: Context) -> dict[Path, Run]:
-    """The latents that have to be made before some of these turns, by their folder."""
-    return {one.path: one for turn in turns if (one := schedule.awaited(turn, ctx.latents))}
-
-
 def _start(team: Team, waiting: list[Turn], ctx: Context) -> None:
     """Begin what there is room for, and no training whose latents are still to be made; the line keeps its order."""
-    held = {turn.run.path for turn in waiting if schedule.awaited(turn, ctx.latents)}
+    held = schedule.awaited(waiting, ctx.latents)
     free = [turn for turn in waiting if turn.run.path not in held]
     team.start(free)
-    kept = held | {turn.run.path for turn in free}
+    kept = held.keys() | {turn.run.path for turn in free}
     waiting[:] = [turn for turn in waiting if turn.run.path in kept]
 
 
 def _stranded(waiting: Sequence[Turn], ctx: Context) -> list[Problem]:
     """The latents that could not be made, for which trainings still wait."""
-    awaited = [one.path for turn in waiting if (one := schedule.awaited(turn, ctx.latents))]
-    return [_not_made(run, awaited.count(path)) for path, run in _awaited(waiting, ctx).items()]
+    awaited = schedule.awaited(waiting, ctx.latents).values()
+    trainings = Counter(run.path for run in awaited)
+    return [_not_made(run, trainings[path]) for path, run in {run.path: run for run in awaited}.items()]
 
 
 def _not_made(run: Run, trainings: int) -> Problem:

@@ -14,7 +14,7 @@ FLOORS = (
     {"model"},
     {"quantities", "values", "toml_lines", "toml_text", "expressions", "toml_file"},
     {"grid", "render", "ladder", "evidence", "vram_model", "dataset_settings"},
-    {"kohya", "shim", "process", "vram", "host", "media", "faces", "provenance"},
+    {"kohya", "shim", "process", "locks", "vram", "host", "media", "faces", "provenance"},
     {"store", "thumbnails"},
     {"scorer", "context", "outcome", "attempt"},
     {"stages", "datasets"},
