@@ -89,6 +89,14 @@ def test_a_crop_is_shown_with_its_boxes_and_what_was_dropped(orchestrate):
     assert orchestrate("show", "close").stdout == result.stdout
 
 
+def test_a_picture_is_shown_whatever_it_is_called(tmp_path):
+    """Phones call an edited picture NAME~2, as pictures are called that are repeated for equal steps."""
+    (tmp_path / "images").mkdir()
+    drawn(Pose(size=0.3)).save(tmp_path / "images" / "a~2.png")
+    with Image.open(sheet.write(tmp_path, {"pictures": ["a~2.png"]})) as one:
+        assert one.width > sheet._TILE
+
+
 def test_weights_are_shown_as_light(orchestrate):
     shown = colours(Path(orchestrate("build", "weighted").stdout.splitlines()[-1]))
     plain = colours(Path(orchestrate("build", "persona").stdout.splitlines()[-1]))

@@ -18,6 +18,7 @@ from orchestrator.errors import InputError, NotReady
 from orchestrator.miniature import world
 from orchestrator.model import Dataset
 from orchestrator.recipe import Choose, Recipe
+from orchestrator.stages import prepare
 
 PX = 96
 
@@ -177,6 +178,24 @@ def test_equal_steps_show_each_picture_equally_often(kitchen):
     assert len(made.pictures) == 6
     assert len(contents(made.folder)) == 2
     assert all((made.folder / name).with_suffix(".txt").exists() for name in made.pictures)
+
+
+def test_repeated_pictures_take_no_others_name(tmp_path):
+    """An edited picture is called NAME~2 by phones."""
+    pieces = [Piece(name=name, file=tmp_path / f"{name}.png", caption="", origin="") for name in ("a", "a~2")]
+    for piece in pieces:
+        piece.file.write_bytes(piece.name.encode())
+    assert {one.name for one in choose.repeated(pieces, 4)} == {"a", "a~2", "a~~2", "a~2~~2"}
+
+
+def test_a_folder_with_two_pictures_of_one_name_is_told_before_a_recipe_makes_one_of_them(kitchen, tmp_path):
+    (tmp_path / "phone").mkdir()
+    for name in ("a.png", "a.l.png", "a.jpg"):
+        (tmp_path / "phone" / name).write_bytes((kitchen.persona.image_dir / "0000.png").read_bytes())
+    few = replace(kitchen.dataset("few", choose=Choose(n=1)), image_dir=tmp_path / "phone")
+    (problem,) = prepare.survey(few, "settings")
+    assert problem.where == str(tmp_path / "phone" / "a.jpg")
+    assert "a.png share a name" in problem.what
 
 
 def test_equal_steps_are_equal_also_where_they_do_not_come_out_even(kitchen):

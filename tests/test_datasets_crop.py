@@ -133,6 +133,13 @@ def test_crops_can_stand_beside_their_originals(kitchen, photos):
     assert "no crop beside it: no face found" in record["dropped"][0]["why"]
 
 
+def test_a_crop_that_would_take_another_pictures_file_stops_the_build(kitchen, photos):
+    put(drawn(SMALL), photos / "one.png")
+    put(drawn(SMALL, seed=1), photos / "one-face.png")
+    with pytest.raises(InputError, match=r"called one-face: one(-face)?\.png and one(-face)?\.png"):
+        kitchen.taste(kitchen.dataset("both", crop=Crop(smallest=96, beside=True)))
+
+
 def test_a_share_of_the_pictures_is_cropped(kitchen, photos):
     for number in range(4):
         put(drawn(SMALL, seed=number), photos / f"{number}.png")

@@ -165,6 +165,28 @@ def test_stills_that_are_alike_come_in_once_and_no_more_than_their_share(kitchen
     assert whys(all_of_them).count("below 8") >= 2
 
 
+@pytest.mark.parametrize(("share", "most"), [(0.35, 1), (0.4, 2), (0.6, 4)])
+def test_stills_are_never_more_than_their_share(kitchen, tmp_path, share, most):
+    """Of three pictures: 0.35 are 1.6 stills, 0.6 are 4.5."""
+    path = film(tmp_path / "v.mp4", *scenes(5), rate=1)
+    asked = Frames(videos=path, caption="x", share=share, smallest_face=32, duplicates=0)
+    _, record = kitchen.taste(kitchen.dataset("more", frames=asked))
+    assert sum(one["time_s"] is not None for one in record["made"]) == most
+
+
+def test_two_videos_of_one_name_keep_their_own_stills(kitchen, tmp_path):
+    first, second = scenes(2)
+    film(tmp_path / "videos" / "walk.mov", first, rate=1)
+    film(tmp_path / "videos" / "walk.mp4", second, rate=1)
+    made, record = kitchen.taste(
+        kitchen.dataset("more", frames=Frames(videos=tmp_path / "videos", caption="x", smallest_face=32))
+    )
+    stills = {Path(one["origin"]).name: made / one["name"] for one in record["made"] if one["time_s"] is not None}
+    for name, picture in (("walk.mov", first), ("walk.mp4", second)):
+        assert np.abs(media.load(stills[name]).astype(int) - np.asarray(picture).astype(int)).mean() < 3
+    assert all(one["face"] for one in record["made"] if one["time_s"] is not None), "the sheet shows whose face it was"
+
+
 def test_stills_that_are_not_used_are_not_kept(kitchen, tmp_path):
     path = film(tmp_path / "v.mp4", *scenes(2), *scenes(2, person=STRANGER), rate=1)
     made, record = kitchen.taste(kitchen.dataset("more", frames=Frames(videos=path, caption="x", smallest_face=32)))

@@ -1,8 +1,10 @@
 """Carries a recipe out: steps over pieces, then pictures, captions, weights and the record of how each came to be."""
 
+import itertools
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from orchestrator.errors import InputError, Problem
 from orchestrator.model import Dataset, Scoring
 from orchestrator.recipe import Mask, Recipe
 
-RULE = "1"
+RULE = "2"
 """Part of every key: change it when the same recipe makes other pictures."""
 
 
@@ -51,6 +53,7 @@ def build(request: Request) -> dict[str, Any]:
         whys = "; ".join(dict.fromkeys(one.why for one in batch.dropped))
         what, key = f"leaves no picture: {whys}", f"datasets.{request.dataset.name}"
         raise InputError(Problem(what=what, key=key, remedy="loosen the recipe, or look at its source's pictures"))
+    _refuse_twins(batch.pieces, request.dataset.name)
     made = [_write(piece, recipe, request) for piece in batch.pieces]
     _forget_unused_stills(batch, request.folder)
     return _record(request, batch, made)
@@ -101,6 +104,15 @@ def _repeated(batch: Batch, total: int, name: str) -> list[Piece]:
         remedy = "leave equal_steps out, and give max_train_steps in the grid"
         raise InputError(Problem(what=what, key=f"datasets.{name}.equal_steps", remedy=remedy))
     return choose.repeated(batch.pieces, total) if batch.pieces else []
+
+
+def _refuse_twins(pieces: Sequence[Piece], name: str) -> None:
+    """InputError where two pictures would become one file. `pieces`: in the order of their names."""
+    for one, other in itertools.pairwise(pieces):
+        if one.name == other.name:
+            both = " and ".join(Path(piece.origin).name for piece in (one, other))
+            what = f"two of its pictures would be called {one.name}: {both}"
+            raise InputError(Problem(what=what, key=f"datasets.{name}", remedy="rename one of the two"))
 
 
 def _write(piece: Piece, recipe: Recipe, request: Request) -> dict[str, Any]:

@@ -9,6 +9,9 @@ from orchestrator.datasets.pieces import Batch, Piece, drop
 from orchestrator.errors import InputError, Problem
 from orchestrator.recipe import Choose
 
+REPEATED = "repeated for equal steps"
+"""The note of a picture that is there once more."""
+
 
 def apply(choose: Choose, batch: Batch, *, key: str) -> Batch:
     """The first `n` of a draw. InputError where there are fewer; `key`: the recipe's, for the message."""
@@ -31,9 +34,18 @@ def _rank(piece: Piece, draw: int) -> str:
 
 def repeated(pieces: Sequence[Piece], total: int) -> list[Piece]:
     """As many as `total`: all of them equally often, and where that does not come out even, some once more."""
-    ordered = order(pieces, draw=1)
-    return [_again(ordered[index % len(ordered)], index // len(ordered)) for index in range(max(total, len(ordered)))]
+    ordered, mark = order(pieces, draw=1), _mark(pieces)
+    indices = range(max(total, len(ordered)))
+    return [_again(ordered[index % len(ordered)], index // len(ordered), mark) for index in indices]
 
 
-def _again(piece: Piece, time: int) -> Piece:
-    return replace(piece, name=f"{piece.name}~{time + 1}").noting("repeated for equal steps") if time else piece
+def _mark(pieces: Iterable[Piece]) -> str:
+    """What no name has in it: phones call an edited picture `NAME~2`."""
+    names, mark = [piece.name for piece in pieces], "~"
+    while any(mark in name for name in names):
+        mark += "~"
+    return mark
+
+
+def _again(piece: Piece, time: int, mark: str) -> Piece:
+    return replace(piece, name=f"{piece.name}{mark}{time + 1}").noting(REPEATED) if time else piece

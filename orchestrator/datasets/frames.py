@@ -1,5 +1,6 @@
 """Stills from videos: sharp, of the persona, all different, and not more of them than the recipe's share."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,18 +10,20 @@ from PIL import Image
 
 from orchestrator import faces, media
 from orchestrator.datasets import dedupe, video
-from orchestrator.datasets.pieces import Batch, Dropped, Piece, See, drop, pixels
+from orchestrator.datasets.pieces import Batch, Dropped, Piece, See, drop, pixels, seen
 from orchestrator.recipe import Frames
 
 Likeness: TypeAlias = Callable[[faces.Embedding], float]
 """Cosine of a face to the persona's references."""
+
+_ROUNDING = 1e-9  # 36 * 0.6 / 0.4 is a hair below 54
 
 
 def apply(frames: Frames, batch: Batch, see: See, likeness: Likeness, *, caption: str, draft: Path) -> Batch:
     """The pictures and as many stills as may stand beside them. `draft`: where the stills are written."""
     stills, dropped = _stills(frames, caption, draft)
     good, poor = _of_persona(stills, see, likeness, frames)
-    most = round(len(batch.pieces) * frames.share / (1 - frames.share))
+    most = math.floor(len(batch.pieces) * frames.share / (1 - frames.share) + _ROUNDING)
     chosen, alike = _different(good, batch.pieces, frames.duplicates, most)
     return batch.keeping([*batch.pieces, *chosen], [*dropped, *poor, *alike])
 
@@ -38,7 +41,7 @@ def _stills(frames: Frames, caption: str, draft: Path) -> tuple[list[Piece], lis
 
 
 def _piece(path: Path, still: video.Still, caption: str, draft: Path) -> Piece:
-    name = f"{path.stem}-{round(still.time_s * 1000):08d}ms"
+    name = f"{path.name}-{round(still.time_s * 1000):08d}ms"  # walk.mov may lie beside walk.mp4
     file = draft / f"{name}.png"
     Image.fromarray(still.picture).save(file)
     return Piece(name=name, file=file, caption=caption, origin=str(path), time_s=still.time_s)
@@ -54,7 +57,7 @@ def _of_persona(
         if why:
             dropped.append(drop(still, why))
         else:
-            good.append(still.noting(f"similarity {like:.2f}"))
+            good.append(seen(still, outcome).noting(f"similarity {like:.2f}"))
     return good, dropped
 
 

@@ -74,10 +74,11 @@ def drop(piece: Piece, why: str) -> Dropped:
 
 def with_faces(pieces: Sequence[Piece], see: See) -> list[Piece]:
     """Each with its largest face, noting what stood in the way."""
-    return [_seen(*pair) for pair in zip(pieces, see([piece.file for piece in pieces]), strict=True)]
+    return [seen(*pair) for pair in zip(pieces, see([piece.file for piece in pieces]), strict=True)]
 
 
-def _seen(piece: Piece, outcome: faces.Outcome) -> Piece:
+def seen(piece: Piece, outcome: faces.Outcome) -> Piece:
+    """The same for one that has been looked at."""
     if isinstance(outcome, faces.Refusal):
         return piece.noting(f"no face: {outcome.note}")
     if not outcome.faces:

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from orchestrator import media
+from orchestrator.datasets import choose
 
 NAME = "sheet.png"
 
@@ -21,7 +22,7 @@ _FACE, _CROP, _INK, _PAPER = (0, 190, 60), (255, 160, 0), (30, 30, 30), (255, 25
 
 def write(folder: Path, record: Mapping[str, Any]) -> Path:
     """Draw the dataset in a folder of `runs/.datasets` and leave the sheet there; returns its path."""
-    shown = [one for one in _made(record) if "~" not in Path(one["name"]).stem]
+    shown = [one for one in _made(record) if choose.REPEATED not in one["notes"]]
     strips = [_strip(folder, one) for one in shown]
     wide, high = max(strip.width for strip in strips), max(strip.height for strip in strips)
     columns = max(1, min(len(strips), round(math.sqrt(len(strips) * 1.6 * high / wide))))

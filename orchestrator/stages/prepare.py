@@ -5,9 +5,10 @@ is given a copy, and the owner's folder is only ever read.
 """
 
 import contextlib
+import itertools
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def survey(dataset: Dataset, where: str) -> list[Problem]:
     key = f"datasets.{dataset.name}"
     listing = media.pictures(dataset.image_dir)
     if dataset.recipe:
-        return list(_recipe(dataset.recipe, len(listing.pictures), where, key))
+        return list(_recipe(dataset.recipe, listing.pictures, where, key))
     if not listing.pictures:
         what = "holds no pictures" if dataset.image_dir.is_dir() else "there is no such folder"
         remedy = f"put the pictures into {dataset.image_dir}, or correct {key}.image_dir"
@@ -52,15 +53,19 @@ def with_sources(names: Iterable[str], known: Mapping[str, Dataset]) -> list[str
     return list(found)
 
 
-def _recipe(recipe: Recipe, pictures: int, where: str, key: str) -> Iterator[Problem]:
+def _recipe(recipe: Recipe, pictures: Sequence[Path], where: str, key: str) -> Iterator[Problem]:
     if recipe.frames and not video.files(recipe.frames.videos):
         remedy = f"put videos there ({', '.join(sorted(video.SUFFIXES))}), or correct {key}.frames.videos"
         yield Problem(
             what="holds no video", where=where, key=f"{key}.frames", value=str(recipe.frames.videos), remedy=remedy
         )
-    if recipe.choose and not recipe.frames and recipe.choose.n > pictures:
-        what, remedy = f"asks for {recipe.choose.n} of {pictures} pictures", f"write {pictures} or less"
+    if recipe.choose and not recipe.frames and recipe.choose.n > len(pictures):
+        what, remedy = f"asks for {recipe.choose.n} of {len(pictures)} pictures", f"write {len(pictures)} or less"
         yield Problem(what=what, where=where, key=f"{key}.choose.n", remedy=remedy)
+    for one, other in itertools.pairwise(sorted(pictures, key=lambda picture: picture.stem)):
+        if one.stem == other.stem:
+            what = f"and {other.name} share a name and a caption: a recipe makes one picture of each name"
+            yield Problem(what=what, where=str(one), key=key, remedy="rename one of the two, and its caption")
 
 
 def _picture(picture: Path, dataset: Dataset, key: str) -> list[Problem]:
