@@ -70,7 +70,7 @@ def gather(sweep: Sweep) -> list[RunFacts]:
     kept, _ = calibration(sweep)
     yardstick = kept.calibration.yardstick if kept else None
     weighed = [_weighed(facts, halves, floors.get(_base(facts.run), ()), yardstick) for facts in bare]
-    below = {_base(one.run): fresh.scores(one.run, one.choice) for one in weighed if one.run.point.floor and one.choice}
+    below = {_base(one.run): fresh.every(one.run, one.choice) for one in weighed if one.run.point.floor and one.choice}
     return [replace(facts, fresh=_fresh(facts, below.get(_base(facts.run), ()))) for facts in weighed]
 
 

@@ -1,11 +1,11 @@
 """What further pictures of a run say, which took no part in finding it good: kept beside it, read here."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from orchestrator import scorer, store
 from orchestrator.evidence import choice, confirm, numbers
-from orchestrator.evidence.choice import Choice
+from orchestrator.evidence.choice import Cell, Choice
 from orchestrator.evidence.confirm import Confirmation
 from orchestrator.model import Score
 from orchestrator.store import Run
@@ -37,20 +37,33 @@ def of(run: Run, chosen: Choice, floor: Sequence[Score]) -> Fresh | None:
 
 def scores(run: Run, chosen: Choice) -> tuple[Score, ...]:
     """Of the latest confirming pictures of the chosen checkpoint at its strength; none before they are scored."""
+    return next(_every(run, chosen), ())
+
+
+def every(run: Run, chosen: Choice) -> tuple[Score, ...]:
+    """Of all confirming pictures of the chosen checkpoint, the latest first: a floor serves runs confirmed apart."""
+    return tuple(score for found in _every(run, chosen) for score in found)
+
+
+def _every(run: Run, chosen: Choice) -> Iterator[tuple[Score, ...]]:
     records = [one.path / store.PRODUCTS["score"] for one in run.confirmations() if one.done("score")]
     for path in sorted(records, key=lambda path: path.stat().st_mtime_ns, reverse=True):
         found = scorer.read_scores(path)
         if found and _made_with(found[0]) == (chosen.checkpoint, chosen.strength):
-            return found
-    return ()
+            yield found
 
 
 def gain(found: Sequence[Score], floor: Sequence[Score]) -> float | None:
     """Mean over prompts of what these pictures are above the floor's of the same prompts and seeds."""
-    cells = {choice.cell(score) for score in found}
-    below = numbers.by_prompt(score for score in floor if choice.cell(score) in cells)
+    made = set(map(_picture, found))
+    below = numbers.by_prompt(score for score in floor if _picture(score) in made)
     gains = numbers.gain(numbers.by_prompt(found), below)
     return sum(gains.values()) / len(gains) if gains else None
+
+
+def _picture(score: Score) -> tuple[Cell, str]:
+    """With its words: a number of a prompt is another prompt's in another file of prompts."""
+    return choice.cell(score), score.image.text
 
 
 def _made_with(score: Score) -> tuple[str, float]:

@@ -123,6 +123,26 @@ def test_prompts_of_its_own_file_are_used_and_must_be_new(scored: World) -> None
     assert one.fresh.gain is not None
 
 
+def test_runs_confirmed_on_other_prompts_are_each_read_against_the_floor_on_their_own(scored: World) -> None:
+    assert call(scored, "confirm", "grid", "--top", "2").exit_code == 0
+    text = scored.settings.read_text(encoding="utf-8")
+    scored.settings.write_text(text.replace("[generate]", '[generate]\nconfirm_prompts = "new.txt"'), encoding="utf-8")
+    (scored.folder / "new.txt").write_text("ohwx person in a boat\nohwx person asleep\n", encoding="utf-8")
+    assert call(scored, "confirm", "grid", "--top", "1").exit_code == 0
+    before = gains(scored)
+    (floor,) = [run for run in scored.sweep.runs() if run.point.floor]
+    latest = max((one.path / "scores.json" for one in floor.confirmations()), key=lambda path: path.stat().st_mtime_ns)
+    latest.write_text(latest.read_text(encoding="utf-8").replace('"similarity": ', '"similarity": -'), encoding="utf-8")
+    best, second = (one.run.point.name for one in confirm.best(scored.sweep, 2) if not one.run.point.floor)
+    assert gains(scored)[best] != before[best], "these prompts are its own"
+    assert gains(scored)[second] == before[second], "and have nothing to do with these"
+
+
+def gains(world: World) -> dict[str, float | None]:
+    """Over the floor, of the runs that were confirmed."""
+    return {one.run.point.name: one.fresh.gain for one in facts.gather(world.sweep) if one.fresh}
+
+
 def test_a_changed_sweep_is_not_confirmed(scored: World) -> None:
     text = scored.settings.read_text(encoding="utf-8").replace("seeds = [1]", "seeds = [1]\nsteps = 30")
     scored.settings.write_text(text, encoding="utf-8")
