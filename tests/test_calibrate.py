@@ -90,6 +90,15 @@ def test_folders_of_one_name_are_two_sets(tmp_path: Path) -> None:
     assert list(found.values()) == [(tmp_path / p / "others" / "x.png",) for p in ("a", "b")]
 
 
+def test_impostors_without_a_face_are_told(used: Settings, tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "x.png")
+    found = measure.measure(used, Asked(impostors={"others": (tmp_path / "x.png",)}))
+    assert found.calibration.impostors == ()
+    assert "others: no picture shows a face, so nothing is known of it" in list(words.lines(found))
+    record.write(tmp_path / "calibration.json", found)
+    assert record.read(tmp_path / "calibration.json") == found
+
+
 def test_an_odd_photo_is_named(album: Path, used: Settings, tmp_path: Path) -> None:
     shutil.copytree(album / "references", tmp_path / "references")
     shutil.copyfile(album / "strangers" / "3000.png", tmp_path / "references" / "odd.png")

@@ -72,6 +72,15 @@ def test_the_best_goes_home_with_its_papers(finished):
     assert f"<lora:{lora.stem}:1>" in prompt.read_text(encoding="utf-8")
 
 
+def test_the_card_says_what_is_the_matter_with_its_threshold_and_what_fresh_pictures_say(finished):
+    assert call(finished, "calibrate").exit_code == 0
+    assert call(finished, "confirm", "grid", "--top", "1").exit_code == 0
+    text = Path(call(finished, "export", "grid").stdout.splitlines()[1]).read_text(encoding="utf-8")
+    told = best_of(finished).fresh.confirmation
+    assert re.search(r"above the persona's own threshold of 0\.\d{3} \(provisional: 8 photos\): \d+% \(95 %", text)
+    assert f"the number to quote: mean picture value {told.fresh:.3f} (95 %: " in text
+
+
 @pytest.mark.parametrize("sampler", known.SAMPLERS)
 def test_the_workflow_is_what_comfyui_asks_for(made, sampler):
     nodes = workflow.comfyui(best_of(made), "lora", with_vae(made, sampler))

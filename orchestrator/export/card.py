@@ -2,19 +2,24 @@
 
 from collections.abc import Iterator, Sequence
 
+from orchestrator import facts
 from orchestrator.evidence import level, numbers
 from orchestrator.evidence.interval import Interval
 from orchestrator.evidence.pairs import REPLICATE
 from orchestrator.export import workflow
 from orchestrator.facts import RunFacts
+from orchestrator.fresh import Fresh
 from orchestrator.model import Generation, Params, Settings, State
 from orchestrator.store import Sweep
 from orchestrator.values import shown
+from orchestrator.yardstick.record import Kept
 
 
 def text(one: RunFacts, name: str, sweep: Sweep, found: Sequence[RunFacts], settings: Settings) -> str:
     """Markdown. `found`: all runs of the sweep, for the replicates of this one."""
-    parts = (_head(one, name, settings), _scores(one, found), _training(one, sweep), _licences(one, settings))
+    kept, _ = facts.calibration(sweep)
+    scores = _scores(one, found, kept)
+    parts = (_head(one, name, settings), scores, _training(one, sweep), _licences(one, settings))
     return "\n\n".join("\n".join(lines) for lines in parts) + "\n"
 
 
@@ -37,7 +42,7 @@ def _pictures(made: Generation) -> str:
     return f"{made.width}x{made.height}, {made.steps} steps of {made.sampler}, scale {made.scale:g}{note}"
 
 
-def _scores(one: RunFacts, found: Sequence[RunFacts]) -> Iterator[str]:
+def _scores(one: RunFacts, found: Sequence[RunFacts], kept: Kept | None) -> Iterator[str]:
     assert one.choice
     run, runs = one.numbers, _alike(one, found)
     yield "## Scores"
@@ -55,11 +60,17 @@ def _scores(one: RunFacts, found: Sequence[RunFacts]) -> Iterator[str]:
     yield f"- similarity to the references: median {median}, mean {mean}"
     yield f"- pictures without a face: {_share(run.no_face_rate)}"
     yield f"- over the base model without it: {_number(one.gain, '+.3f')}"
-    if run.pass_rate is not None:
-        bounds = _bounds(run.pass_interval, ".0%")
-        yield f"- pictures above the persona's own threshold: {_share(run.pass_rate)}{bounds}"
+    if kept and run.pass_rate is not None:
+        yield f"- pictures above {_threshold(kept)}: {_share(run.pass_rate)}{_bounds(run.pass_interval, '.0%')}"
     seeds = "1 training seed" if len(runs) == 1 else f"{len(runs)} training seeds"
     yield f"- these settings over {seeds}: {_over_seeds(runs)}"
+    if one.fresh:
+        yield f"- confirmed on {len(one.fresh.scores)} fresh pictures, the number to quote: {_confirmed(one.fresh)}"
+
+
+def _threshold(kept: Kept) -> str:
+    caveats = f" ({'; '.join(kept.caveats)})" if kept.caveats else ""
+    return f"the persona's own threshold of {kept.calibration.threshold:.3f}{caveats}"
 
 
 def _alike(one: RunFacts, found: Sequence[RunFacts]) -> list[RunFacts]:
@@ -87,6 +98,11 @@ def _over_seeds(runs: Sequence[RunFacts]) -> str:
     if estimate is None:
         return "no interval, for one seed's luck cannot be told from the settings"
     return f"mean picture value {estimate.mean:.3f}{_bounds(estimate.interval(), '.3f')}"
+
+
+def _confirmed(found: Fresh) -> str:
+    told = found.confirmation
+    return f"mean picture value {told.fresh:.3f}{_bounds(told.fresh_interval, '.3f')}"
 
 
 def _training(one: RunFacts, sweep: Sweep) -> Iterator[str]:

@@ -48,14 +48,15 @@ def measure(settings: Settings, asked: Asked) -> Kept:
     trained_on = _trained_on(settings, [path for path in references if path.name in photos], training, looked)
     if trained_on and not asked.allow_training_references:
         raise InputError(*(_both(settings, name, twin) for name, twin in trained_on.items()))
-    found = calibration.calibrate(photos, {name: _faces(paths, looked) for name, paths in asked.impostors.items()})
+    others = {name: _faces(paths, looked) for name, paths in asked.impostors.items()}
     kept = Kept(
         face_pack=_pack(settings),
         references=_hashes(settings).of_all(references),
         measured_at=store.now(),
-        calibration=found,
+        calibration=calibration.calibrate(photos, others),
         rejected=rejected,
         trained_on=tuple(trained_on),
+        faceless=tuple(name for name, found in others.items() if not len(found)),
         twins=_twins(photos),
     )
     return _with_pairs(kept, _known_pairs(asked.pairs, looked))

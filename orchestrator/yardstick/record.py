@@ -18,6 +18,7 @@ class Kept:
 
     face_pack, references: as in a sweep's fingerprint. rejected: photos that were not used, and why.
     trained_on: references that also stand in a training set, which were let through on the user's word.
+    faceless: sets of impostors without a single face, of which nothing is known.
     twins: references that are one photo, by their cosine: it counts twice.
     known_pairs, baseline: of the owner's list; expected_from_pairs: their mean on the scale of centroid scores.
     """
@@ -28,6 +29,7 @@ class Kept:
     calibration: Calibration
     rejected: dict[str, str]
     trained_on: tuple[str, ...] = ()
+    faceless: tuple[str, ...] = ()
     twins: tuple[tuple[str, str], ...] = ()
     known_pairs: tuple[KnownPair, ...] = ()
     baseline: PairBaseline | None = None
@@ -83,6 +85,7 @@ def _kept(record: dict[str, Any]) -> Kept:
             **record,
             "calibration": _calibration(record["calibration"]),
             "trained_on": tuple(record["trained_on"]),
+            "faceless": tuple(record.get("faceless", ())),
             "twins": tuple((first, second) for first, second in record["twins"]),
             "known_pairs": tuple(KnownPair(**pair) for pair in record["known_pairs"]),
             "baseline": _baseline(baseline) if baseline else None,

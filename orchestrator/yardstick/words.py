@@ -23,6 +23,7 @@ def details(kept: Kept) -> Iterator[str]:
     """All but the threshold."""
     yield from _photos(kept)
     yield from (_impostors(one) for one in kept.calibration.impostors)
+    yield from (f"{name}: no picture shows a face, so nothing is known of it" for name in kept.faceless)
     yield from _pairs(kept)
     yield _published(kept.calibration)
 
