@@ -67,7 +67,7 @@ def oddities(path: Path) -> tuple[str, ...]:
     """What `load` does to a picture that a program which is not careful would not. Raises Unreadable."""
     try:
         with _open(path) as image:
-            seen = {"turned upright as its EXIF says": _turned(image), "laid over white": image.has_transparency_data}
+            seen = {"turned upright as its EXIF says": _turned(image), "laid over white": _see_through(image)}
             return tuple(note for note, true in seen.items() if true)
     except Exception as error:  # as in load
         raise _refusal(error) from error
@@ -80,6 +80,22 @@ def lies_on_its_side(path: Path) -> bool:
             return _turned(image)
     except Exception as error:  # as in load
         raise _refusal(error) from error
+
+
+def is_see_through(path: Path) -> bool:
+    """Whether a program that drops the alpha would see colours that lie under nothing. Raises Unreadable."""
+    try:
+        with _open(path) as image:
+            return _see_through(image)
+    except Exception as error:  # as in load
+        raise _refusal(error) from error
+
+
+def _see_through(image: Image.Image) -> bool:
+    """16 bits a sample have no alpha here, whatever their file says: `_rgb` makes the same of them."""
+    if image.mode.startswith("I") or not image.has_transparency_data:
+        return False
+    return int(np.asarray(image.convert("RGBA").getchannel("A")).min()) < 255
 
 
 def _turned(image: Image.Image) -> bool:

@@ -1,5 +1,6 @@
 """Crops: what becomes of every kind of picture."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import kitchen as kitchens
@@ -10,7 +11,7 @@ from PIL import Image
 
 from orchestrator import faces, media
 from orchestrator.datasets import captions, crop
-from orchestrator.errors import InputError
+from orchestrator.errors import InputError, Severity
 from orchestrator.miniature.draw import Pose
 from orchestrator.recipe import Around, Crop, Lost
 from orchestrator.stages import prepare
@@ -181,6 +182,17 @@ def test_transparent_parts_become_white(kitchen, photos):
     with Image.open(made / "clear.png") as opened:
         assert opened.mode == "RGB"
         assert np.asarray(opened)[-1].min() == 255
+    (problem,) = prepare.survey(kitchen.persona, "settings")
+    assert problem.severity is Severity.WARNING
+    assert "hidden under them" in problem.what, "the source itself would be trained with other colours"
+    assert prepare.survey(replace(kitchen.persona, subset={"alpha_mask": True}), "settings") == []
+
+
+def test_an_alpha_that_hides_nothing_is_nothing_to_speak_of(kitchen, photos):
+    put(drawn(SMALL).convert("RGBA"), photos / "opaque.png")
+    _, record = kitchen.taste(kitchen.dataset("close", crop=Crop(smallest=96)))
+    assert notes(record)["opaque"] == ""
+    assert prepare.survey(kitchen.persona, "settings") == []
 
 
 def test_a_picture_that_cannot_be_decoded_stops_the_build_with_its_name(kitchen, photos):

@@ -37,7 +37,7 @@ def survey(dataset: Dataset, where: str) -> list[Problem]:
         what = f"holds {len(listing.pictures)} pictures, not {dataset.pictures}"
         problems.append(_warning(what, dataset.image_dir, key, "", f"look what is missing, or mend {key}.pictures"))
     for picture in listing.pictures:
-        problems += _picture(picture, dataset, key)
+        problems += _picture(picture, dataset, key) or _alpha(picture, dataset, key)
     return problems
 
 
@@ -96,6 +96,14 @@ def _picture(picture: Path, dataset: Dataset, key: str) -> list[Problem]:
         what = f"has no caption {caption.name}, and the dataset has no trigger to use instead"
         return [Problem(what=what, where=str(picture), key=key, remedy=f"write it, or set {key}.trigger")]
     return []
+
+
+def _alpha(picture: Path, dataset: Dataset, key: str) -> list[Problem]:
+    """An arm that is made by a recipe has white there, and would differ from this one in more than the recipe."""
+    if dataset.subset.get("alpha_mask") or not media.is_see_through(picture):
+        return []
+    what = "has transparent parts: sd-scripts trains the colours hidden under them, recipes lay them over white"
+    return [_warning(what, picture, key, "", "save it without: `mogrify -background white -alpha remove` does")]
 
 
 def _warning(what: str, path: Path, key: str, value: str, remedy: str) -> Problem:
