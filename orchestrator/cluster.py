@@ -106,7 +106,7 @@ class Cluster:
         return schedule.wants_card(turn, self._ctx.settings)
 
     def _takes(self, turn: Turn) -> dict[str, float]:
-        """In Ray's words; never more than the largest machine has, or it would wait for ever."""
+        """In Ray's words."""
         used = self._ctx.settings
         wanted: dict[str, float] = {"CPU": used.scoring.workers}
         if self._on_card(turn):
@@ -114,7 +114,7 @@ class Cluster:
             wanted = {"GPU": share, "CPU": schedule.CORES_PER_TRAINING}
             wanted["memory"] = schedule.host_mib(turn, used) * 1024.0**2
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-        return {key: min(most, max(node.get(key, 0.0) for node in nodes)) for key, most in wanted.items() if most}
+        return _within({key: most for key, most in wanted.items() if most}, nodes)
 
     def _share(self, turn: Turn) -> float:
         """Of a card: by the smallest one of the cluster, for it may go to any."""
@@ -182,6 +182,12 @@ class Cluster:
             return None
         what = f"lost the machine {self._lost[turn.run.path]} times in a row: {error}"
         return NotReady(Problem(what=what, where=str(turn.run.path), remedy="`ray status`, then the same command"))
+
+
+def _within(wanted: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """As much of it as one machine has, of what is named first above all: for more than that Ray waits for ever."""
+    offers = [{key: min(most, node.get(key, 0.0)) for key, most in wanted.items()} for node in nodes]
+    return max(offers, key=lambda offer: tuple(offer.values()))
 
 
 # --- the cluster ------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from standins.world import Heard, World
 
-from orchestrator import process, sweep
+from orchestrator import cluster, process, sweep
 from orchestrator.context import Context
 from orchestrator.errors import NotReady, Problem
 from orchestrator.model import State
@@ -94,6 +94,13 @@ def trains(pid: int) -> bool:
         return program and b"running training" in (attempt / "log").read_bytes() and not any(attempt.glob("output/*"))
     except OSError:
         return False
+
+
+def test_no_more_is_asked_for_than_a_machine_with_a_card_has() -> None:
+    """A large machine without a card leads a small one with one: what both have most of, neither has."""
+    nodes = [{"CPU": 64.0, "memory": 256.0}, {"GPU": 1.0, "CPU": 1.0, "memory": 8.0}]
+    assert cluster._within({"GPU": 0.5, "CPU": 2.0, "memory": 11.0}, nodes) == {"GPU": 0.5, "CPU": 1.0, "memory": 8.0}
+    assert cluster._within({"CPU": 4.0}, nodes) == {"CPU": 4.0}
 
 
 def test_a_sweep_over_two_nodes(nodes: Any, two: list[Any], world: World) -> None:
