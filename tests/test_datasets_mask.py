@@ -56,6 +56,11 @@ def test_the_mean_is_what_the_recipe_says(mean):
     assert weights[100, 130] == weights.max()
 
 
+def test_the_mean_comes_out_also_where_a_weight_is_next_to_nothing():
+    raw = np.array([[1.0, 0.5, 0.25], [0.25, 1e-17, 0.0]])
+    assert mask.scaled(raw, 0.2) == pytest.approx(raw * 0.6)
+
+
 def test_below_one_the_ratios_stay():
     weights = mask.weights(Mask(face=1.0, body=0.5, background=0.25, feather=0, mean=0.2), FACE, SIZE)
     assert weights[100, 130] / weights[5, 5] == pytest.approx(4)

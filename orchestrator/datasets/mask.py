@@ -1,5 +1,6 @@
 """Weights of the loss over a picture: the face, the body under it, and everything else."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -40,9 +41,9 @@ def scaled(raw: Array, mean: float | None) -> Weights:
     """
     if mean is None:
         return np.asarray(raw, np.float64)
-    low, high = 0.0, 1 / raw[raw > 0].min()
+    low, high = mean, 1 / raw[raw > 0].min()  # by ratios: at the end of a soft edge a weight may be next to nothing
     for _ in range(50):
-        middle = (low + high) / 2
+        middle = math.sqrt(low * high)
         low, high = (middle, high) if np.minimum(raw * middle, 1).mean() < mean else (low, middle)
     return np.asarray(np.minimum(raw * high, 1))
 
