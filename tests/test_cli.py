@@ -26,6 +26,13 @@ def started(world: World, until: Callable[[], bool], *more: str) -> "subprocess.
     return child
 
 
+def wait_until(what: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not what():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
 def training(world: World) -> bool:
     return any("I hang" in log.read_text() for log in world.folder.glob("runs/grid/*/train/*/log"))
 
@@ -128,16 +135,49 @@ def test_130_after_two_signals_at_once_even_when_the_program_is_deaf(world: Worl
     assert world.living() == []
 
 
-def test_130_while_it_only_prepares(world: World, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_130_while_it_only_prepares(world: World, number: signal.Signals) -> None:
     os.mkfifo(world.folder / "slow.toml")
     child = subprocess.Popen(
         [*world.command()[:-1], str(world.folder / "slow.toml")], cwd=world.folder, stderr=subprocess.PIPE, text=True
     )
     writer = os.open(world.folder / "slow.toml", os.O_WRONLY)  # returns when the child reads: it is past its imports
-    child.send_signal(signal.SIGINT)
+    child.send_signal(number)
     child.communicate(timeout=30)
     os.close(writer)
     assert child.returncode == 130
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)])
+def test_nothing_goes_on_building_a_dataset_for_somebody_who_is_gone(
+    world: World, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    world.settle(sections='[defaults]\ndataset = "portraits"\n[datasets.one]\nsource = "portraits"\nchoose = { n = 1 }')
+    world.ask('[dims]\ndataset = ["one"]\n')
+    (tmp_path / "sitecustomize.py").write_text(ENDLESS)
+    building = world.folder / "building"
+    environ = {**os.environ, "PYTHONPATH": str(tmp_path), "BUILDING": str(building)}
+    child = subprocess.Popen(world.command(), cwd=world.folder, env=environ, stderr=subprocess.DEVNULL)
+    wait_until(lambda: building.exists() and building.read_text() != "")
+    child.send_signal(number)
+    assert child.wait(timeout=30) == code
+    wait_until(lambda: not Path("/proc", building.read_text()).exists())
+    drafts = list((world.folder / "runs" / ".datasets").glob(".*"))
+    assert drafts == [] or number == signal.SIGKILL
+
+
+ENDLESS = """
+import os, sys
+if "--multiprocessing-fork" in sys.orig_argv:
+    import time
+    from pathlib import Path
+    from orchestrator.datasets import builder
+    def build(request):
+        request.folder.mkdir()
+        Path(os.environ["BUILDING"]).write_text(str(os.getpid()))
+        time.sleep(600)
+    builder.build = build
+"""
 
 
 def test_a_suspended_machine_is_no_stall(world: World) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ class Commands(click.Group):
     """Turns our errors into messages and exit codes, for every command."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # the same as Ctrl-C
         try:
             return super().invoke(ctx)
         except OrchestrateError as error:
