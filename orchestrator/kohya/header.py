@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,12 @@ import numpy as np
 
 MAX_BYTES = 16 * 1024 * 1024
 """Of a header. An SDXL checkpoint's has 0.4 MB; a LoRA's grows with its dataset's tags."""
+
+_MAX_DIMS = 8
+"""Of a tensor: the product of a million would take hours."""
+
+_NO_TEXT = re.compile("[\ud800-\udfff]")
+"""Halves of characters, which JSON can name and no file of ours can hold."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,17 +84,22 @@ def _parsed(raw: bytes, *, first: int, size: int) -> Header:
     if not isinstance(content, dict):
         raise ValueError("its header is not a JSON object")
     metadata = content.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+    if not isinstance(metadata, dict) or not all(map(_is_text, metadata.values())):
         raise ValueError("its metadata is not a table of strings")
     tensors = {name: _tensor(name, entry, first) for name, entry in content.items()}
     return Header(metadata=metadata, tensors=_in_order(tensors, first=first, size=size))
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and not _NO_TEXT.search(value)
 
 
 def _tensor(name: str, entry: Any, first: int) -> Tensor:
     try:
         dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
         width = np.dtype(_DTYPES[dtype][0]).itemsize
-        sound = all(type(number) is int and number >= 0 for number in [*shape, begin, end])
+        numbers = [*shape, begin, end]
+        sound = len(shape) <= _MAX_DIMS and all(type(number) is int and number >= 0 for number in numbers)
     except (KeyError, TypeError, ValueError):
         raise ValueError(f"its header describes tensor {name[:100]!r} in no known way") from None
     if not sound or end - begin != math.prod(shape) * width:
