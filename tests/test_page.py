@@ -1,17 +1,23 @@
 """report.html: what it says of a sweep, finished or not, and what of hostile words comes out of it."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from benchmarks import page as paper
 from orchestrator import facts, page, store, thumbnails
 from orchestrator.answers.told import Told
+from orchestrator.evidence import calibration, numbers
+from orchestrator.evidence.confirm import Confirmation
+from orchestrator.fresh import Fresh
 from orchestrator.page import figures, policy, sheets
 from orchestrator.store import Sweep
+from orchestrator.yardstick.record import Kept
 
 HOSTILE = '</script><script>alert(1)</script><img src=x onerror=alert(2)> & "quotes" `code`'
 
@@ -42,6 +48,12 @@ class Seen(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
+
+    @property
+    def chips(self) -> list[str]:
+        """The kinds of the marks."""
+        classes = (attrs.get("class") or "" for tag, attrs in self.tags if tag == "span")
+        return [name.removeprefix("chip ") for name in classes if name.startswith("chip ")]
 
     def with_class(self, tag: str, name: str) -> int:
         return sum(found == tag and name in (attrs.get("class") or "").split() for found, attrs in self.tags)
@@ -88,6 +100,41 @@ def test_answers_are_told_with_their_verdict(tmp_path, album):
 def test_asked_stands_against_used(tmp_path, album):
     text = re.sub(r"\s+", " ", written(made(tmp_path, album, runs=8)))
     assert '<del>Prodigy</del> <span class="arrow">→</span> <ins>AdamW8bit</ins>' in text
+
+
+def test_a_doubtful_yardstick_is_marked_on_every_number_that_is_read_against_it(tmp_path, album):
+    photos = np.random.default_rng(1).normal(size=(9, 16)) + 2
+    found = calibration.calibrate({f"{number}.png": photo for number, photo in enumerate(photos)})
+    kept = Kept(face_pack="p", references="r", measured_at="", calibration=found, rejected={}, trained_on=("1.png",))
+    sweep = made(tmp_path, album, runs=3)
+    judged = [
+        replace(one, numbers=numbers.summary(one.choice.reported, found.yardstick)) for one in facts.gather(sweep)
+    ]
+    text = re.sub(r"\s+", " ", page.write(sweep, judged, (), kept).read_text(encoding="utf-8"))
+    assert len(re.findall(r">\d+%\*<", text)) == len(judged), "the column of what passes"
+    assert "*: by a calibration to be taken with care (provisional: 9 photos; 1 references were trained on)" in text
+    assert "own photos lie (provisional: 9 photos; 1 references were trained on)." in text
+
+
+def test_copying_is_flagged(tmp_path, album):
+    sweep = made(tmp_path, album, runs=3)
+    first, *others = facts.gather(sweep)
+    copying = replace(first, numbers=replace(first.numbers, copying=True))
+    assert "copying" not in Seen(written(sweep)).chips
+    page.write(sweep, [copying, *others])
+    assert Seen((sweep.report / page.PAGE).read_text(encoding="utf-8")).chips.count("copying") == 2, "row and details"
+
+
+def test_the_number_to_quote_stands_beside_the_reported_one(tmp_path, album):
+    sweep = made(tmp_path, album, runs=2)
+    first, second, floor = facts.gather(sweep)
+    told = Confirmation(reported=0.5, fresh=0.4321, fresh_interval=None, change=-0.0679, change_interval=None)
+    page.write(sweep, [first, replace(second, fresh=Fresh(scores=(), confirmation=told)), floor])
+    text = (sweep.report / page.PAGE).read_text(encoding="utf-8")
+    headings = re.findall(r'class="number">([\w ]+)</th>', text)
+    assert headings[headings.index("gain") + 1] == "fresh"
+    assert ">0.432<" in text
+    assert "fresh: the number to quote" in text
 
 
 def test_the_file_needs_nothing_else_and_its_policy_allows_nothing_else(tmp_path, album):

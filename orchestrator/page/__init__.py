@@ -66,7 +66,7 @@ def _html(sweep: Sweep, found: Sequence[RunFacts], told: Sequence[Told], kept: K
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    rows = [contents.row(one) for one in found]
+    rows = [contents.row(one, kept) for one in found]
     style, script = ((folder / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
     return environment.get_template(_TEMPLATE).render(
         name=sweep.name,
@@ -78,6 +78,8 @@ def _html(sweep: Sweep, found: Sequence[RunFacts], told: Sequence[Told], kept: K
         script=policy.trusted(script),
         told=told,
         missing=contents.missing(found, kept),
+        doubt=contents.DOUBT,
+        caveats=kept.caveats if kept else (),
         dims=contents.dims(found),
         rows=rows,
         columns=contents.columns(rows),

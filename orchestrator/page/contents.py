@@ -15,6 +15,9 @@ from orchestrator.store import Run, Sweep
 from orchestrator.values import shown
 from orchestrator.yardstick.record import Kept
 
+DOUBT = "*"
+"""Stands behind a number whose calibration is to be taken with care."""
+
 _LOG_BYTES, _LOG_LINES, _LINE_CHARS = 6000, 24, 240
 _CONTROLS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x09\x0b\x0c\x0e-\x1f\x7f]")
 
@@ -38,7 +41,10 @@ class Change:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One run: its line in the table, and what opens below it. `files`: name -> text of what it was started with."""
+    """One run: its line in the table, and what opens below it. `files`: name -> text of what it was started with.
+
+    copying: its faces are nearer to training pictures than the persona's own photos are to each other.
+    """
 
     id: str
     name: str
@@ -49,6 +55,7 @@ class Row:
     failure: str
     reason: str
     degraded: bool
+    copying: bool
     rungs: tuple[str, ...]
     changes: tuple[Change, ...]
     dims: dict[str, Cell]
@@ -115,8 +122,8 @@ def _uncalibrated(kept: Kept | None) -> str:
     return f"The calibration is to be taken with care ({'; '.join(kept.caveats)})." if kept.caveats else ""
 
 
-def row(one: RunFacts) -> Row:
-    """One run as the page shows it."""
+def row(one: RunFacts, kept: Kept | None) -> Row:
+    """One run as the page shows it; what is read against a doubtful yardstick bears a mark."""
     point, trained = one.run.point, one.trained or (one.training[-1] if one.training else None)
     return Row(
         id=point.id,
@@ -128,10 +135,11 @@ def row(one: RunFacts) -> Row:
         failure=one.status.failure.value if one.status.failure else "",
         reason=one.status.reason,
         degraded=one.degraded,
+        copying=bool(one.numbers and one.numbers.copying),
         rungs=trained.rungs if trained else (),
         changes=tuple(_changes(point.params, trained)),
         dims={dim: _level(point.params.get(dim)) for dim in point.dims},
-        numbers=_numbers(one),
+        numbers=_numbers(one, mark=DOUBT if kept and kept.caveats else ""),
         params={key: shown(value) for key, value in point.params.items()},
         attempts=tuple(_attempt(attempt) for attempt in one.training),
         files=_files(one.run),
@@ -141,7 +149,8 @@ def row(one: RunFacts) -> Row:
 
 def columns(rows: Sequence[Row]) -> list[str]:
     """The numbers that are known of any run: a column without one says nothing."""
-    return list(dict.fromkeys(name for row in rows for name, cell in row.numbers.items() if cell.sort is not None))
+    names = rows[0].numbers if rows else ()
+    return [name for name in names if any(row.numbers[name].sort is not None for row in rows)]
 
 
 def _changes(params: Params, trained: Attempted | None) -> Iterator[Change]:
@@ -161,15 +170,16 @@ def _level(value: Value | None) -> Cell:
     return Cell(text=text, sort=value if isinstance(value, (int, float)) and not isinstance(value, bool) else text)
 
 
-def _numbers(one: RunFacts) -> dict[str, Cell]:
-    """By column of the table."""
+def _numbers(one: RunFacts, mark: str) -> dict[str, Cell]:
+    """By column of the table; `mark` stands behind what is read against the yardstick."""
     numbers, chosen = one.numbers, one.choice
     result = one.trained.result if one.trained else None
     return {
         "similarity": _number(numbers.similarity_median if numbers else None, "{:.3f}"),
         "gain": _number(one.gain, "{:+.3f}"),
+        "fresh": _number(one.fresh.confirmation.fresh if one.fresh else None, "{:.3f}"),
         "no face": _number(numbers.no_face_rate if numbers else None, "{:.0%}"),
-        "passing": _number(numbers.pass_rate if numbers else None, "{:.0%}"),
+        "passing": _number(numbers.pass_rate if numbers else None, f"{{:.0%}}{mark}"),
         "pictures": _number(numbers.images if numbers else None, "{:d}"),
         "checkpoint": _level(Path(chosen.checkpoint).stem if chosen and chosen.checkpoint else None),
         "strength": _number(chosen.strength if chosen and chosen.checkpoint else None, "{:g}"),

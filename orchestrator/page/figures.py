@@ -52,7 +52,7 @@ def _by_dim(found: Sequence[RunFacts], kept: Kept | None) -> Iterator[Figure]:
         caption = (
             "Every dot is a run: the mean over its pictures, where one without a face counts -1. Bar: mean and 95 % "
             "interval over training seeds; hollow dots are degraded runs and in no mean. Dashed: no LoRA."
-            + (" Shaded: where nine in ten of the persona's own photos lie." if band else "")
+            + (_band_told(kept) if kept else "")
         )
         levels = [_level(value, scored, dim) for value in _values(scored, dim)]
         if not levels:
@@ -62,6 +62,11 @@ def _by_dim(found: Sequence[RunFacts], kept: Kept | None) -> Iterator[Figure]:
         yield Figure(
             title=title, caption=caption, svg=plots.levels(dim, levels, floor=_floor(found), band=band), alt=alt
         )
+
+
+def _band_told(kept: Kept) -> str:
+    caveats = f" ({'; '.join(kept.caveats)})" if kept.caveats else ""
+    return f" Shaded: where nine in ten of the persona's own photos lie{caveats}."
 
 
 def _values(scored: Sequence[RunFacts], dim: str) -> list[Value]:
