@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from orchestrator import facts
+from orchestrator import facts, shim
 from orchestrator.facts import RunFacts
 from orchestrator.model import Value
 from orchestrator.store import Sweep
@@ -55,9 +55,7 @@ def images(found: Sequence[RunFacts]) -> pd.DataFrame:
 
 
 def _save(frame: pd.DataFrame, path: Path) -> Path:
-    temporary = path.with_name(f".{path.name}.tmp")
-    frame.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
-    temporary.replace(path)
+    shim.write_text(path, frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
     return path
 
 

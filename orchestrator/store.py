@@ -268,8 +268,9 @@ class Sweep:
         if not all(path.exists() for path in made) or len(read) < len(runs):
             return []
         read += [path for path in (self.path / "sweep.json", calibration(self.path.parent)) if path.exists()]
-        youngest = max(path.stat().st_mtime_ns for path in read)
-        return made if youngest < min(path.stat().st_mtime_ns for path in made) else []
+        youngest, times = max(map(_changed_ns, read)), [_changed_ns(path) for path in made]
+        # A clock may have been put back: what seems to be made later than now says nothing of what is younger.
+        return made if youngest < min(times) and max(times) <= time.time_ns() else []
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -284,6 +285,10 @@ class Sweep:
     def driven(self) -> bool:
         """Whether another process holds the lock now."""
         return locks.taken(self.path / ".lock")
+
+
+def _changed_ns(path: Path) -> int:
+    return path.stat().st_mtime_ns
 
 
 @contextlib.contextmanager

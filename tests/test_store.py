@@ -229,10 +229,19 @@ def test_a_report_stands_until_something_younger_is_there(tmp_path: Path) -> Non
     for stage in run.stages:
         run.finish(stage, {})
     assert made.reported() == [], "the scores are younger"
-    later = time.time() + 10
-    for path in tables:
-        os.utime(path, (later, later))
+    now = time.time()
+    stamped(now - 30, run.end(), made.path / "sweep.json")
+    stamped(now - 20, *tables)
     assert made.reported() == tables
+    stamped(now + 60, *tables)
+    assert made.reported() == [], "the clock was put back: it cannot be told what is younger"
+    stamped(now - 20, *tables)
     store.write(store.calibration(tmp_path / "runs"), {})
-    os.utime(store.calibration(tmp_path / "runs"), (later + 1, later + 1))
+    stamped(now - 10, store.calibration(tmp_path / "runs"))
     assert made.reported() == []
+
+
+def stamped(when: float, *paths: Path | None) -> None:
+    for path in paths:
+        assert path
+        os.utime(path, (when, when))
