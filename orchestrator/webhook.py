@@ -17,6 +17,8 @@ from orchestrator.view import View
 TIMEOUT_S = 10.0
 PAUSES_S = (1.0, 4.0)
 """Before the second try and before the third, which is the last."""
+_HEADERS = {"Content-Type": "application/json", "User-Agent": "orchestrate"}
+"""Some services, Discord's among them, turn away urllib's own name."""
 
 
 class Webhook:
@@ -53,7 +55,7 @@ class Webhook:
 
 def _post(url: str, body: bytes) -> str:
     """Why it was not delivered; empty when it was."""
-    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310 (settings: http(s))
+    request = urllib.request.Request(url, body, _HEADERS)  # noqa: S310 (settings: http(s))
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_S):  # noqa: S310
             return ""

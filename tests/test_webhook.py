@@ -21,7 +21,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, answers: list[int], delay_s: float = 0.0) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.answers, self.delay_s, self.told = answers, delay_s, []
+        self.answers, self.delay_s, self.told, self.agents = answers, delay_s, [], []
 
     @property
     def url(self) -> str:
@@ -33,6 +33,7 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         threading.Event().wait(self.server.delay_s)
         self.server.told.append((self.headers["Content-Type"], json.loads(body)))
+        self.server.agents.append(self.headers["User-Agent"])
         self.send_response(self.server.answers.pop(0) if self.server.answers else 200)
         self.end_headers()
 
@@ -63,6 +64,7 @@ def test_a_message_is_where_chat_programs_look_for_it(serve):
     hook.close()
     body = {"event": "end", "sweep": "s", "text": "s: 3 finished", "content": "s: 3 finished"}
     assert server.told == [("application/json", body)]
+    assert server.agents == ["orchestrate"], "urllib's own name is turned away by some"
     assert failed == []
 
 

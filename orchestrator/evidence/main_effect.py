@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 
 import numpy as np
+from scipy import linalg
 
 from orchestrator.evidence.pairs import REPLICATE, RunRow, unusable
 from orchestrator.evidence.replicates import Estimate, FloatArray, estimate
@@ -45,8 +46,8 @@ def _coefficient(
         columns += [_is(rows, factor, level) for level in _levels(rows, factor)[1:]]
     design = np.stack(columns, axis=1)
     contrast = np.pad(weights, (0, design.shape[1] - len(weights)))
-    solver = contrast @ np.linalg.pinv(design)
-    return solver @ values if np.allclose(solver @ design, contrast) else None
+    combined = linalg.lstsq(design.T, contrast)[0]  # of the runs: what estimates the contrast, if anything does
+    return combined @ values if np.allclose(combined @ design, contrast) else None
 
 
 def _levels(rows: Sequence[RunRow], name: str) -> list[Value | None]:
