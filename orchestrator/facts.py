@@ -36,7 +36,7 @@ class RunFacts:
     """One run. `choice` and `numbers` are None until it is scored.
 
     looks: what its previews scored on the way, by step; none unless trainings may be stopped early.
-    trained_faces: training pictures with a face; None until it is scored, and for a floor.
+    trained_faces: different training pictures with a face; None until it is scored, and for a floor.
     gain: mean over prompts of the picture value less that of the base model without any LoRA on the same prompts and
     seeds; None without a floor.
     """

@@ -76,7 +76,7 @@ class References:
 class Scored:
     """What the scorer leaves. provider: what computed, empty when every picture was in the cache.
 
-    training: how many training pictures have a face. scores: in the order of the job's images.
+    training: how many different training pictures have a face. scores: in the order of the job's images.
     """
 
     fingerprint: str

@@ -71,7 +71,7 @@ def _by(folder: Path, job: scorer.Job) -> scorer.Scored:
         references=scorer.References(
             leave_one_out=dict(zip(references, faces.leave_one_out(someone), strict=True)), rejected=rejected
         ),
-        training=len(training),
+        training=len({embedding.tobytes() for embedding in training}),  # repeats are no further pictures
         scores=tuple(faces.score(*pair, someone) for pair in zip(job.images, outcomes, strict=True)),
     )
 
