@@ -82,6 +82,7 @@ class Telling:
 def ending(view: View, told: Sequence[Told]) -> Iterator[tuple[str, str]]:
     """What is told when a sweep ends or pauses: (event, message) of each answer, then of the end."""
     for one in told:
-        yield "answer", f"{one.id} {one.ask} {one.verdict}: {one.reason}"
+        asked = " ".join(part for part in (one.id, one.ask, one.contrast) if part)
+        yield "answer", f"{asked} {one.verdict}: {one.reason}"
     counts = Counter(row.status.state.value for row in view.rows)
     yield "end", f"{view.name}: " + ", ".join(f"{count} {state}" for state, count in counts.items())

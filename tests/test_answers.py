@@ -94,6 +94,14 @@ def test_an_effect_gets_its_verdict(effect: float, verdict: str) -> None:
     assert told.interval.low < effect < told.interval.high
 
 
+@pytest.mark.parametrize(("effect", "against"), [(0.1, "no difference"), (0.0, "a difference of 0.02")])
+def test_the_p_value_is_the_one_that_the_verdict_rests_on(effect: float, against: str) -> None:
+    told = only(grid(effect))
+    assert told.p is not None
+    assert told.p < 0.05
+    assert rows(told)["Second opinions"].startswith(f"p {told.p:.3f} of {against}, corrected (Holm); ")
+
+
 def test_one_unreplicated_pair_is_always_undecided() -> None:
     told = only(grid(0.4, seeds=1))
     assert told.verdict == "undecided"
@@ -245,6 +253,12 @@ def test_the_table_has_one_row_per_answer_and_empty_for_unknown() -> None:
     (row,) = csv.DictReader(io.StringIO(write.table(told)))
     assert (row["id"], row["verdict"], row["low"], row["p"]) == ("Q3", "undecided", "", "")
     assert float(row["difference"]) == pytest.approx(0.1, abs=0.01)
+
+
+def test_yes_and_no_stand_behind_what_they_are_said_to() -> None:
+    """The owner's own heading may ask the other way round."""
+    told = only(grid(0.1), replace(Q3, ask="Is network_dim 16 enough?"))
+    assert "\nIs network_dim 32 better than 16? **Yes**: better by +0.1" in write.block([told])
 
 
 def test_text_cannot_break_out_of_its_block() -> None:

@@ -90,10 +90,19 @@ def test_a_sweep_of_which_nothing_is_there_yet_has_a_page(tmp_path, album):
 
 def test_answers_are_told_with_their_verdict(tmp_path, album):
     told = [
-        Told(id="Q3", ask="Too low?", sweep="s", verdict="undecided", reason="one seed", needs="about 2 more seeds")
+        Told(
+            id="Q3",
+            ask="Too low?",
+            sweep="s",
+            contrast="is 32 better than 16?",
+            verdict="undecided",
+            reason="one seed",
+            needs="about 2 more seeds",
+        )
     ]
     text = written(made(tmp_path, album, runs=2), told)
     assert 'class="answer undecided"' in text
+    assert text.index("is 32 better than 16?") < text.index('class="verdict">undecided'), "what it is said to, first"
     assert "about 2 more seeds" in text
 
 

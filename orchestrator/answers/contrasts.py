@@ -58,7 +58,7 @@ def _told(asked: Asked, found: Answer, second: Answer) -> Told:
         needs=_needs(found),
         difference=found.difference,
         interval=found.interval,
-        p=found.p_no if found.verdict is Verdict.NO else found.p_yes,
+        p=_tested(found)[0],
         replicates=found.replicates,
         pairs=len(found.matching.pairs),
         left_out=len(found.matching.left_out),
@@ -164,8 +164,9 @@ def _copying(matching: Matching, runs: Mapping[str, RunFacts]) -> str:
 
 
 def _opinions(found: Answer, second: Answer) -> Iterator[str]:
-    if found.p_yes is not None:
-        yield f"p {found.p_yes:.3f} corrected (Holm)"
+    p, of = _tested(found)
+    if p is not None:
+        yield f"p {p:.3f} of {of}, corrected (Holm)"
     if found.sign_flip_p is not None:
         yield f"sign-flip p {found.sign_flip_p:.3f}"
     if found.main_effect is not None:
@@ -174,6 +175,13 @@ def _opinions(found: Answer, second: Answer) -> Iterator[str]:
         bounds = f" ({_ends(second.interval)})" if second.interval else ""
         agree = "" if second.verdict is found.verdict else "; the packs do not agree"
         yield f"second face pack: {second.verdict}, {second.difference:+.3f}{bounds}{agree}"
+
+
+def _tested(found: Answer) -> tuple[float | None, str]:
+    """The p-value that the verdict rests on, and what it speaks against."""
+    if found.verdict is Verdict.NO:
+        return found.p_no, f"a difference of {found.terms.smallest:g}"
+    return found.p_yes, "no difference"
 
 
 def _gains(runs: Sequence[RunFacts], question: Question) -> str:

@@ -9,8 +9,9 @@ from orchestrator.evidence.interval import Interval
 class Told:
     """One question of one sweep and its answer.
 
-    verdict: yes, no or undecided. reason: a sentence with the size of it. rows: further lines, each under a heading of
-    its own, in the order in which they are read. difference, interval: in similarity, second level less the first.
+    contrast: what yes and no are said to, whatever was asked. verdict: yes, no or undecided. reason: a sentence with
+    the size of it. p: what the verdict rests on. rows: further lines, each under a heading of its own, in the order in
+    which they are read. difference, interval: in similarity, second level less the first.
     """
 
     id: str

@@ -55,8 +55,8 @@ def table(told: Iterable[Told]) -> str:
 
 
 def _paragraph(one: Told) -> str:
-    compared = f" ({one.contrast})" if one.contrast else ""
-    lines = [f"*{one.ask}*", "", f"**{one.verdict.capitalize()}**{compared}: {one.reason}.", ""]
+    compared = f"{one.contrast[0].upper()}{one.contrast[1:]} " if one.contrast else ""
+    lines = [f"*{one.ask}*", "", f"{compared}**{one.verdict.capitalize()}**: {one.reason}.", ""]
     lines.append(f"- Sweep: {one.sweep}")
     lines += [f"- {heading}: {text}" for heading, text in one.rows]
     return "\n".join(_plain(line) for line in lines) + "\n"
