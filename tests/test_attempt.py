@@ -1,11 +1,12 @@
 """One launch of anything: watched, stopped, judged by its files, and tried again when that may help; real children."""
 
+import itertools
 import json
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from orchestrator.store import Attempt, Run
 
 BAR = r"steps:  50%|#     | {step}/9 [00:01<00:01, {pace}s/it, avr_loss={loss}]"
 MADE = "open('made', 'w').close()"
+WAITS = "print('up', flush=True)\nimport os, time\nfor _ in range(3000): os.path.exists('go') or time.sleep(0.01)\n"
+"""Until it is told to go on, by a file, or for half a minute."""
 
 
 @pytest.fixture
@@ -60,6 +63,19 @@ def last(run: Run) -> Path:
 
 def used(mib: int, own: int | None = None) -> VramSample:
     return VramSample(used_mib=mib, total_mib=24576, own_mib=own)
+
+
+def patient(run: Run, answer: Callable[[Collection[int]], VramSample | None]) -> Probe:
+    """Tells the program to go on once it was polled some times since it spoke, however slow the machine is."""
+    polled = itertools.count()
+
+    def asked(pids: Collection[int]) -> VramSample | None:
+        log = last(run) / "log"
+        if log.exists() and log.stat().st_size and next(polled) > 2:
+            (last(run) / "go").touch()
+        return answer(pids)
+
+    return Probe(asked)
 
 
 # --- the end is judged ------------------------------------------------------------------------------------------------
@@ -186,34 +202,32 @@ def test_going_over_the_budget_is_out_of_memory_even_with_a_product(world: World
 
 def test_what_others_hold_is_not_over_the_budget(world: World, run: Run) -> None:
     world.settle(vram="[vram]\nbudget_gib = 8\npoll_seconds = 0.05\n")
-    probe = Probe(lambda _pids: used(20000, own=4000))
-    assert carry_out(run, f"import time; time.sleep(0.3); {MADE}", world.context(probe=probe)).failure is None
-    assert probe.polled
+    probe = patient(run, lambda _pids: used(20000, own=4000))
+    assert carry_out(run, f"{WAITS}{MADE}", world.context(probe=probe)).failure is None
+    assert probe.polled > 2
 
 
 def test_a_full_card_and_ever_slower_steps_are_a_spill(world: World, run: Run) -> None:
-    bars = [BAR.format(step=step, pace=pace, loss=0.1) for step, pace in ((1, 0.5), (2, 4.0))]
-    code = f"import time\nfor bar in {bars!r}: print(bar, flush=True); time.sleep(0.4)\ntime.sleep(60)"
-    result = carry_out(run, code, world.context(probe=Probe(lambda _pids: used(24400))))
+    first, second = (BAR.format(step=step, pace=pace, loss=0.1) for step, pace in ((1, 0.5), (2, 4.0)))
+    code = f"print({first!r})\n{WAITS}print({second!r}, flush=True)\ntime.sleep(60)"
+    result = carry_out(run, code, world.context(probe=patient(run, lambda _pids: used(24400))))
     assert result.failure is Failure.SPILL
     assert "8.0 times as long" in result.reason
 
 
 def test_a_driver_that_fails_half_way_disturbs_nothing(world: World, run: Run) -> None:
     answers = iter([used(1000), used(3000)])
-    probe = Probe(lambda _pids: next(answers, None))
-    result = carry_out(run, f"import time; time.sleep(0.5); {MADE}", world.context(probe=probe))
+    probe = patient(run, lambda _pids: next(answers, None))
+    result = carry_out(run, f"{WAITS}{MADE}", world.context(probe=probe))
     assert (result.failure, result.peak_vram_mib) == (None, 3000)
     assert probe.polled > 2
 
 
 def test_a_card_is_asked_about_the_programs_own_processes(world: World, run: Run) -> None:
     asked: list[int] = []
-    probe = Probe(lambda pids: asked.extend(pids))
-    carry_out(
-        run, f"import os, time; print(os.getpid(), flush=True); time.sleep(0.3); {MADE}", world.context(probe=probe)
-    )
-    assert int((last(run) / "log").read_text()) in asked
+    probe = patient(run, lambda pids: asked.extend(pids))
+    carry_out(run, f"import os; print(os.getpid())\n{WAITS}{MADE}", world.context(probe=probe))
+    assert int((last(run) / "log").read_text().split()[0]) in asked
 
 
 # --- the user ---------------------------------------------------------------------------------------------------------
@@ -231,6 +245,7 @@ def ask_once_it_says(run: Run, word: str, stop: Stop, times: int) -> threading.T
 
 
 def test_asked_once_it_ends_politely_and_may_go_on(world: World, run: Run) -> None:
+    world.settings.write_text(world.settings.read_text().replace("grace_seconds = 1", "grace_seconds = 30"))
     stop = Stop()
     thread = ask_once_it_says(run, "up", stop, 1)
     code = "import signal, sys, time; signal.signal(15, lambda *_: (print('bye', flush=True), sys.exit(3)));"
@@ -311,8 +326,8 @@ def begun(run: Run, code: str) -> Attempt:
 
 
 def test_an_orphan_is_adopted_and_its_memory_polled(world: World, run: Run) -> None:
-    begun(run, f"import time; time.sleep(0.6); {MADE}")
-    probe = Probe(lambda _pids: used(5000))
+    begun(run, f"{WAITS}{MADE}")
+    probe = patient(run, lambda _pids: used(5000))
     ctx = world.context(probe=probe)
     assert store.status(run).state == "running"
     result = carry_out(run, "raise SystemExit('a second one')", ctx)
@@ -331,10 +346,11 @@ def test_an_end_that_nobody_saw_is_judged_by_its_product(world: World, run: Run)
 
 
 def test_a_shim_that_was_killed_costs_nothing_when_the_program_finishes(world: World, run: Run) -> None:
-    orphan = begun(run, f"import time; print('up', flush=True); time.sleep(0.5); {MADE}")
+    orphan = begun(run, f"{WAITS}{MADE}")
     while not (orphan.path / "log").exists() or not (orphan.path / "log").read_text():
         time.sleep(0.01)
     os.kill(json.loads((orphan.path / "process.json").read_text())["pid"], 9)
+    (orphan.path / "go").touch()
     result = carry_out(run, "raise SystemExit('a second one')", world.context())
     assert (result.failure, result.exit_code) == (None, None)
 

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -77,9 +78,12 @@ def test_a_child_that_ignores_term_is_killed_after_the_grace(folder):
 
 def test_what_exits_and_has_no_environment_any_more_is_waited_for(folder):
     folder.mkdir()
-    with subprocess.Popen(["sleep", "0.5"]) as leaving:  # as a shim is in its last moment: alive, and not marked
+    with subprocess.Popen(
+        ["cat"], stdin=subprocess.PIPE
+    ) as leaving:  # a shim in its last moment: alive, and not marked
         shim.write(folder / "process.json", {"schema": 1, **shim.identity(leaving.pid)})
         assert process.running(folder)
+        threading.Timer(0.3, leaving.stdin.close).start()
         process.stop(folder, 0)
         assert not process.running(folder)
 
@@ -178,15 +182,14 @@ def test_a_child_of_another_machine_cannot_be_ended_from_here(tmp_path: Path) ->
 
 def test_a_shim_gives_signs_of_life(tmp_path: Path) -> None:
     beat = f"import sys; sys.path.insert(0, {str(Path(shim.__file__).parent)!r}); import shim; shim.BEAT_S = 0.05; "
-    shim.write(tmp_path / "command.json", {"schema": 1, "argv": ["sleep", "0.5"], "cwd": str(tmp_path)})
+    waits = ["sh", "-c", "until [ -e seen ]; do sleep 0.05; done"]
+    shim.write(tmp_path / "command.json", {"schema": 1, "argv": waits, "cwd": str(tmp_path)})
     child = subprocess.Popen([sys.executable, "-c", f"{beat} shim.main(shim.Path({str(tmp_path)!r}))"])
-    while not process.started(tmp_path):
-        time.sleep(0.01)
+    until(lambda: process.started(tmp_path))
     seen: set[int] = set()
-    while child.poll() is None:
-        seen.add((tmp_path / "process.json").stat().st_mtime_ns)
-        time.sleep(0.01)
-    assert len(seen) > 3
+    until(lambda: seen.add((tmp_path / "process.json").stat().st_mtime_ns) or len(seen) > 3)
+    (tmp_path / "seen").touch()
+    child.wait()
     ended = process.exited(tmp_path)
     assert ended
     assert ended.code == 0
