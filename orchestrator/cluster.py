@@ -76,7 +76,10 @@ class Cluster:
             ray.shutdown()
 
     def start(self, waiting: list[Turn]) -> None:
-        """Submit what there is room for in all of the cluster together; the rest keeps its order with us."""
+        """Submit what there is room for in all of the cluster together; the rest keeps its order with us.
+
+        Raises NotReady when nothing goes on and nothing can: the last machine with a card has gone.
+        """
         there, left = self._ray.cluster_resources(), []
         for turn in waiting:
             takes = self._takes(turn)
@@ -85,6 +88,9 @@ class Cluster:
             else:
                 self._submit(turn, takes)
         waiting[:] = left
+        if not self._going and any(self._on_card(turn) not in self._retired for turn in left):
+            what, remedy = "no machine of the cluster has a GPU any more", "`ray status`, then the same command"
+            raise NotReady(Problem(what=what, key="--cluster", remedy=remedy))
 
     def ended(self) -> list[Ended]:
         done, _ = self._ray.wait(list(self._going), timeout=_LOOK_S)
@@ -185,9 +191,10 @@ class Cluster:
 
 
 def _within(wanted: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """As much of it as one machine has, of what is named first above all: for more than that Ray waits for ever."""
-    offers = [{key: min(most, node.get(key, 0.0)) for key, most in wanted.items()} for node in nodes]
-    return max(offers, key=lambda offer: tuple(offer.values()))
+    """As much of it as one machine has, for more than that Ray waits for ever; all of it where none has the card."""
+    able = [node for node in nodes if node.get("GPU", 0.0) >= wanted.get("GPU", 0.0)]
+    offers = [{key: min(most, node.get(key, 0.0)) for key, most in wanted.items()} for node in able]
+    return max(offers, key=lambda offer: tuple(offer.values()), default=dict(wanted))
 
 
 # --- the cluster ------------------------------------------------------------------------------------------------------

@@ -12,16 +12,17 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from standins.world import Heard, World
 
-from orchestrator import cluster, process, sweep
+from orchestrator import cluster, process, schedule, sweep
 from orchestrator.context import Context
 from orchestrator.errors import NotReady, Problem
-from orchestrator.model import State
+from orchestrator.model import State, Vram
 from orchestrator.store import Sweep, status
 
 ray: Any = pytest.importorskip("ray", reason="Ray is an extra: pip install '.[cluster]'")
@@ -101,6 +102,26 @@ def test_no_more_is_asked_for_than_a_machine_with_a_card_has() -> None:
     nodes = [{"CPU": 64.0, "memory": 256.0}, {"GPU": 1.0, "CPU": 1.0, "memory": 8.0}]
     assert cluster._within({"GPU": 0.5, "CPU": 2.0, "memory": 11.0}, nodes) == {"GPU": 0.5, "CPU": 1.0, "memory": 8.0}
     assert cluster._within({"CPU": 4.0}, nodes) == {"CPU": 4.0}
+    assert cluster._within({"GPU": 1.0, "CPU": 2.0}, nodes[:1]) == {"GPU": 1.0, "CPU": 2.0}, "never none of a card"
+
+
+def test_without_a_card_nothing_is_trained(nodes: Any, world: World) -> None:
+    """The only machine with one goes away; the others would train on their processors."""
+    world.ask(SEEDS)
+    node = nodes.add_node(num_cpus=2, num_gpus=1)
+    try:
+        nodes.wait_for_nodes()
+        ctx, asked = world.context(), world.plan()
+        ctx = replace(ctx, settings=replace(ctx.settings, vram=Vram(card="all")))
+        with Cluster.open(nodes.address, ctx, sweep.perform, asked.runs(), list) as team:
+            nodes.remove_node(node)
+            until(lambda: not ray.cluster_resources().get("GPU"))
+            with pytest.raises(NotReady, match="has a GPU any more"):
+                team.start(schedule.line_up(asked.runs(), ctx.settings))
+            assert not team.busy()
+    finally:
+        if node in nodes.list_all_nodes():
+            nodes.remove_node(node)
 
 
 def test_a_sweep_over_two_nodes(nodes: Any, two: list[Any], world: World) -> None:
