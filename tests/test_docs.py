@@ -80,8 +80,8 @@ def small(world: World) -> World:
     (world.folder / "grids").mkdir()
     for name in ("dims.toml", "grids/sweep-v3.toml"):
         (world.folder / name).write_text(_V3, encoding="utf-8")
-    for name in ("grids/demo.toml", "grids/demo-oom.toml"):
-        (world.folder / name).write_text(_ONE_POINT, encoding="utf-8")
+    for grid in (path for path in (ROOT / "grids").glob("*.toml") if path.name != "sweep-v3.toml"):
+        (world.folder / "grids" / grid.name).write_text(_ONE_POINT, encoding="utf-8")
     return world
 
 
