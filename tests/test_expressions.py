@@ -105,7 +105,7 @@ def test_a_missing_param_is_named():
     ],
 )
 def test_hostile_or_wrong_expressions_are_refused_quickly(hostile):
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(ExpressionError):
         Expressions().evaluate(hostile, POINT)
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5

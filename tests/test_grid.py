@@ -319,10 +319,10 @@ def test_two_questions_of_one_id(refused):
 
 
 def test_a_grid_that_is_too_large_is_refused_before_it_is_made(refused):
-    start = time.perf_counter()
+    start = time.process_time()
     (problem,) = refused("[dims]\n" + "".join(f"a{n} = {list(range(100))}\n" for n in range(6)))
     assert "1,000,000,000,000 points" in problem.what
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 def test_an_empty_file_is_an_empty_grid(refused):

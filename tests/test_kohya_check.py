@@ -106,9 +106,9 @@ def test_every_mistake_of_a_point_is_told() -> None:
 
 def test_the_same_mistake_in_many_points_is_told_once_and_quickly() -> None:
     points: list[Params] = [{**GOOD, "seed": seed, "netwrok_dim": 4} for seed in range(10_000)]
-    start = time.perf_counter()
+    start = time.process_time()
     found = check.check(points, KEYS)
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
     assert [problem.key for problem in found] == ["netwrok_dim"]
 
 

@@ -42,9 +42,9 @@ def test_the_snapshot_is_of_the_pinned_commit() -> None:
 
 @pytest.mark.skipif(not (SD_SCRIPTS / "sdxl_train_network.py").exists(), reason="sd-scripts is not checked out")
 def test_the_snapshot_equals_the_source() -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     read = keys.accepted(SD_SCRIPTS)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
     assert read.origin == str(SD_SCRIPTS)
     assert read.by_name == keys.read_snapshot().by_name
 

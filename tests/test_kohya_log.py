@@ -163,9 +163,9 @@ def test_an_error_after_the_first_step_is_not_the_configurations() -> None:
 )
 def test_reading_is_quick_whatever_the_log_holds(hostile: str) -> None:
     text = (hostile * (256 * 1024 // len(hostile)))[: 256 * 1024]
-    start = time.perf_counter()
+    start = time.process_time()
     log.classify(text, 1)
     log.read_progress(text)
     log.read_pictures(text)
     log.total_steps(text)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2

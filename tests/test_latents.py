@@ -1,6 +1,9 @@
 """Latents that trainings share: whose they are, that they are made once and proven, and that none is ever stale."""
 
+import contextlib
+import os
 import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -231,12 +234,30 @@ def test_a_training_that_lives_keeps_its_card_to_itself(world: World) -> None:
         while not any(line.startswith("began") for line in world.ledger()):
             time.sleep(0.02)
         child.kill()
+    waking = Waking(world.living())
     world.ask(GROWING.format('"256,256", "320,320"'))
-    heard = Heard()
-    world.drive(world.context(listener=heard), only=TRAININGS)
-    told = [(stage, what.split()[0]) for _, stage, what in heard.events if stage in ("train", "latents")]
+    world.drive(world.context(listener=waking), only=TRAININGS)
+    told = [(stage, what.split()[0]) for _, stage, what in waking.events if stage in ("train", "latents")]
     assert told[:3] == [("train", "started"), ("train", "done"), ("latents", "started")]
     assert len([line for line in world.ledger() if line.startswith("began")]) == 2
+
+
+class Waking(Heard):
+    """Holds these processes up until somebody watches them."""
+
+    def __init__(self, pids: list[int]) -> None:
+        super().__init__()
+        self._pids = pids
+        self._all(signal.SIGSTOP)
+
+    def started(self, run: Run, stage: str, attempt: int, note: str) -> None:
+        self._all(signal.SIGCONT)
+        super().started(run, stage, attempt, note)
+
+    def _all(self, number: signal.Signals) -> None:
+        for pid in self._pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
 
 
 GROWING = "[dims]\nnetwork_dim = [2]\nresolution = [{}]\n[fixed]\ncache_latents_to_disk = true\n"

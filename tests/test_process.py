@@ -78,9 +78,8 @@ def test_a_child_that_ignores_term_is_killed_after_the_grace(folder):
 
 def test_what_exits_and_has_no_environment_any_more_is_waited_for(folder):
     folder.mkdir()
-    with subprocess.Popen(
-        ["cat"], stdin=subprocess.PIPE
-    ) as leaving:  # a shim in its last moment: alive, and not marked
+    # It stands for a shim in its last moment: alive, and not marked.
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as leaving:
         shim.write(folder / "process.json", {"schema": 1, **shim.identity(leaving.pid)})
         assert process.running(folder)
         threading.Timer(0.3, leaving.stdin.close).start()

@@ -226,9 +226,10 @@ def test_what_runs_out_of_memory_beside_others_is_made_again_alone(world: World)
 
 def test_a_poisoned_card_is_left_and_the_other_goes_on(world: World) -> None:
     world.ask("[dims]\nseed = [1, 2, 3, 4, 5, 6]\n")
-    world.settle()
+    world.settle(env={"STANDIN_STEP_S": "0.1"})  # the bad card is the quicker one
     ctx = world.context(probe=Cards())
-    bad = replace(ctx.settings.trainer, env={**ctx.settings.trainer.env, "STANDIN_TRAIN": "gpu_lost"})
+    env = {**ctx.settings.trainer.env, "STANDIN_TRAIN": "gpu_lost", "STANDIN_STEP_S": "0"}
+    bad = replace(ctx.settings.trainer, env=env)
     broken = replace(ctx, settings=replace(ctx.settings, trainer=bad))
 
     def perform(run: Run, stage: str, one: Context) -> Result:

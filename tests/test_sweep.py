@@ -278,7 +278,7 @@ def test_two_sweeps_side_by_side_share_pictures_faces_and_hashes(world: World) -
         subprocess.Popen(world.command("--name", name, "--only", "network_dim=2*"), cwd=world.folder)
         for name in ("one", "two")
     ]
-    assert [child.wait(timeout=60) for child in both] == [0, 0]
+    assert [child.wait(timeout=120) for child in both] == [0, 0]
     texts = {(world.folder / "runs" / name / "report" / "results.csv").read_text()[:200] for name in ("one", "two")}
     assert len(texts) == 1
     assert len(list((world.folder / "runs" / ".datasets").glob("[!.]*"))) == 1
@@ -289,7 +289,7 @@ def driven(world: World) -> Iterator["subprocess.Popen[str]"]:
     """`orchestrate run` in the middle of its first training."""
     world.settle(env={"STANDIN_STEP_S": "0.3"})
     child = subprocess.Popen(world.command(), cwd=world.folder, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not world.ledger():
         assert time.monotonic() < deadline, "it never began to train"
         assert child.poll() is None, child.stderr.read() if child.stderr else ""
