@@ -7,7 +7,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import orchestrator
-from orchestrator import outcome, render, store
+from orchestrator import outcome, render, shim, store
 from orchestrator.answers.told import Told
 from orchestrator.facts import RunFacts, log_of
 from orchestrator.model import State
@@ -30,9 +30,7 @@ def write(sweep: Sweep, found: Sequence[RunFacts], told: Sequence[Told] = (), ke
     if mark.encode() in _head(path):
         return path
     sweep.report.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(_html(sweep, found, told, kept, mark), encoding="utf-8")
-    temporary.replace(path)
+    shim.write_text(path, _html(sweep, found, told, kept, mark))
     return path
 
 
