@@ -12,6 +12,7 @@ import pytest
 from standins.world import Heard, World
 
 from orchestrator import schedule, store, sweep
+from orchestrator.cli import driving
 from orchestrator.context import Context
 from orchestrator.errors import Conflict, NotReady
 from orchestrator.host import Host
@@ -278,3 +279,15 @@ def test_a_card_is_held_by_one_sweep(tmp_path: Path) -> None:
 def test_no_card_needs_no_holding(tmp_path: Path) -> None:
     with store.hold_cards(tmp_path, []) as held:
         assert held == []
+
+
+def test_a_card_is_shared_only_by_those_who_say_so(world: World) -> None:
+    with (
+        driving.hold(world.plan(), ["A"]),
+        pytest.raises(Conflict, match="share = true"),
+        driving.hold(world.plan(), ["A"]),
+    ):
+        pass
+    world.settle(vram="[vram]\nshare = true\n")
+    with driving.hold(world.plan(), ["A"]) as one, driving.hold(world.plan(), ["A"]) as other:
+        assert one == other == ["A"]
