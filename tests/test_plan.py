@@ -251,7 +251,7 @@ def test_every_grid_of_the_project_plans_without_a_word_of_warning(desk):
 
 def test_the_page_of_questions_has_every_grids_bill(desk):
     lines = (ROOT / "docs" / "questions.md").read_text(encoding="utf-8").splitlines()
-    rows = [line for line in lines if line.startswith("| Q")]
+    rows = [line for line in lines if line.startswith("| Q") and line.count("|") == 7]  # six columns: the bills
     assert [row[2:4] for row in rows] == [f"Q{number}" for number in range(1, 9)]
     for grid in GRIDS:
         told = json.loads(desk.call("plan", "--json", "--grid", str(grid)).stdout)
