@@ -98,6 +98,7 @@ COMMANDS = (
     Command(said="python -m benchmarks.planning --last max_timestep", more="--points 200", told="200 points planned"),
     Command(said="python -m benchmarks.planted FOLDER", more="--seeds 2 --steps 10", told="Is network_dim 1 too low?"),
     Command(said="python -m benchmarks.scale", more="--runs 4", told="3, 9 attempts"),
+    Command(said="python -m benchmarks.score", more="--rounds 2 || true", told="embeddings differ by 0.0e+00"),
     Command(said="python -m benchmarks.status", more="--runs 20", told="over 20 runs"),
     Command(said="python -m benchmarks.treatments", more="--seeds 2 --steps 5", told="|"),
     Command(said="python -m benchmarks.versus --steps 12", more="--steps 2", told="times as long"),
