@@ -1,5 +1,6 @@
 """`orchestrate run` as a child: its exit codes, its last words, and how it ends when it is asked to."""
 
+import json
 import os
 import signal
 import subprocess
@@ -9,8 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from standins.world import World
 
+from orchestrator import cli
 from orchestrator.model import State
 
 ONE = ("--only", "network_dim=2*")
@@ -218,6 +221,21 @@ def test_status_watch_shows_a_sweep_as_long_as_it_is_driven_and_then_how_it_ende
     assert watcher.returncode == 0
     assert "killed" in said
     assert "running" not in said
+
+
+def test_status_as_json_says_of_every_run_how_it_stands_and_null_where_nothing_is_known(world: World) -> None:
+    world.settle(env={"STANDIN_TRAIN": "bad_config:network_dim=4"})
+    world.call()
+    done = CliRunner().invoke(cli.main, ["status", "--settings", str(world.settings), "grid", "--json"])
+    told = json.loads(done.stdout)
+    assert (told["schema"], told["sweep"]) == (1, "grid")
+    good, bad, floor = told["runs"]
+    assert good["run"] == world.run("network_dim=2*").point.name
+    nothing = dict.fromkeys(("stage", "attempt", "failure", "reason", "progress", "vram", "left_s"))
+    assert good == {"run": good["run"], "id": good["id"], "state": "finished", **nothing}
+    assert (bad["state"], bad["stage"], bad["attempt"], bad["failure"]) == ("failed", "train", 1, "unknown")
+    assert bad["reason"]
+    assert floor["state"] == "finished"
 
 
 # --- what the machine refuses -----------------------------------------------------------------------------------------
