@@ -1,7 +1,7 @@
 """report.html: what it says of a sweep, finished or not, and what of hostile words comes out of it."""
 
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -198,6 +198,18 @@ def test_every_scored_run_is_a_dot_with_its_name_and_leads_to_it(tmp_path, album
     assert set(re.findall(r'href="#run-(\w+)"', str(by_dim.svg))) == scored
     assert "network_dim 16: 3 runs, mean 0." in by_dim.alt
     assert "95 % interval" in by_dim.alt
+
+
+def test_checkpoints_that_were_saved_by_step_lie_where_their_steps_are(tmp_path, album):
+    """Of such a training the last checkpoint alone knows its epoch."""
+    sweep = made(tmp_path, album, runs=1, checkpoints=2)
+    (run, _floor) = sweep.runs()
+    known = [asdict(one) for one in run.checkpoints()]
+    assert [(one["epoch"], one["step"]) for one in known] == [(9, 1800), (10, 2000)]
+    saved = [{**known[0], "epoch": None}, known[1]]
+    store.write(run.path / store.PRODUCTS["train"], {"attempt": 1, "checkpoints": saved})
+    curve = next(figure for figure in figures.figures(facts.gather(sweep)) if figure.title == "Learning curves")
+    assert "from step 1800 to 2000" in curve.alt
 
 
 def test_ladder_events_stand_in_the_memory_plot(tmp_path, album):

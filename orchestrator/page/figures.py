@@ -125,13 +125,15 @@ def _told(dim: str, one: Level) -> str:
 
 def _over_checkpoints(found: Sequence[RunFacts]) -> Figure:
     title = "Learning curves"
-    lines = [line for one in found if not one.run.point.floor and (line := _curve(one, by="epoch"))]
+    trained = [one for one in found if one.choice and not one.run.point.floor]
+    by = "epoch" if all(item.epoch for one in trained for item in one.run.checkpoints()) else "step"
+    lines = [line for one in trained if (line := _curve(one, by=by))]
     if not lines:
         absent = "Only one checkpoint of each run has been scored: `checkpoints` in [generate] asks for more."
         return Figure(title=title, caption="", absent=absent)
     caption = "Mean picture value of every scored checkpoint of a run, at the strength chosen for it."
-    svg = plots.lines(lines, x="epoch", y="similarity")
-    return Figure(title=title, caption=caption, svg=svg, alt=_ends(lines, "epoch"))
+    svg = plots.lines(lines, x=by, y="similarity")
+    return Figure(title=title, caption=caption, svg=svg, alt=_ends(lines, by))
 
 
 def _over_strengths(found: Sequence[RunFacts]) -> Figure:
@@ -146,15 +148,20 @@ def _over_strengths(found: Sequence[RunFacts]) -> Figure:
 
 
 def _curve(one: RunFacts, *, by: str) -> Line | None:
-    """A run's value along its checkpoints or strengths, the other held at its choice; None with a single one."""
+    """A run's value along its checkpoints, by epoch or step, or along its strengths, the other held at its choice.
+
+    None with a single one.
+    """
     if one.choice is None:
         return None
-    epochs = {item.file: float(item.epoch or item.step) for item in one.run.checkpoints()}
+    places = {
+        item.file: float(item.epoch if by == "epoch" and item.epoch else item.step) for item in one.run.checkpoints()
+    }
     groups: dict[float, list[Score]] = defaultdict(list)
     for score in one.scores:
         image = score.image
-        if by == "epoch" and image.strength == one.choice.strength:
-            groups[epochs.get(image.checkpoint, 0.0)].append(score)
+        if by != "strength" and image.strength == one.choice.strength:
+            groups[places.get(image.checkpoint, 0.0)].append(score)
         if by == "strength" and image.checkpoint == one.choice.checkpoint:
             groups[image.strength].append(score)
     means = {x: _mean(list(numbers.by_prompt(scores).values())) for x, scores in sorted(groups.items())}
