@@ -3,6 +3,7 @@
 import re
 from dataclasses import asdict, replace
 from html.parser import HTMLParser
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from orchestrator.evidence import calibration, numbers
 from orchestrator.evidence.confirm import Confirmation
 from orchestrator.fresh import Fresh
 from orchestrator.page import figures, policy, sheets
-from orchestrator.store import Sweep
+from orchestrator.store import Run, Sweep
 from orchestrator.yardstick.record import Kept
 
 HOSTILE = '</script><script>alert(1)</script><img src=x onerror=alert(2)> & "quotes" `code`'
@@ -210,6 +211,27 @@ def test_checkpoints_that_were_saved_by_step_lie_where_their_steps_are(tmp_path,
     store.write(run.path / store.PRODUCTS["train"], {"attempt": 1, "checkpoints": saved})
     curve = next(figure for figure in figures.figures(facts.gather(sweep)) if figure.title == "Learning curves")
     assert "from step 1800 to 2000" in curve.alt
+
+
+def test_what_more_pictures_would_be_worth_is_drawn(tmp_path, album):
+    """Runs on datasets of three sizes, each under two seeds."""
+    rows = [one for one in facts.gather(made(tmp_path, album, runs=14)) if one.numbers and not one.degraded]
+    trained = [one for one in rows if not one.run.point.floor][:6]
+    sized = [
+        replace(one, trained_faces=size, run=_on(one.run, f"images-{size}", seed))
+        for one, (seed, size) in zip(trained, product((1, 2), (12, 24, 36)), strict=True)
+    ]
+    (drawn,) = [figure for figure in figures.figures(sized) if figure.title == "Number of pictures"]
+    assert "72 instead of 36 would be worth" in drawn.caption
+    assert "measured: 2 runs" in drawn.alt
+    assert "from training pictures 12 to 72" in drawn.alt
+    two = [one for one in sized if one.trained_faces != 12]
+    assert "Number of pictures" not in {figure.title for figure in figures.figures(two)}
+
+
+def _on(run: Run, dataset: str, seed: int) -> Run:
+    params = {"base_model": run.point.params["base_model"], "dataset": dataset, "seed": seed}
+    return replace(run, point=replace(run.point, params=params, dims=("dataset", "seed")))
 
 
 def test_ladder_events_stand_in_the_memory_plot(tmp_path, album):
