@@ -165,7 +165,7 @@ def _table(raw: Any) -> Any:
 
 
 def _extension(raw: Any) -> str:
-    if not text(raw).startswith(".") or "/" in raw or "\0" in raw:
+    if not text(raw).startswith(".") or raw == "." or "/" in raw or "\0" in raw:
         raise Wrong("is not a file extension", "write it with its dot, like .txt")
     return str(raw)
 

@@ -1,6 +1,7 @@
 """Decodes pictures safely: one rule from file to pixels, and a typed refusal for whatever is not a whole picture."""
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,27 +116,30 @@ def pictures(folder: Path) -> Listing:
     """The pictures directly in `folder`, as sd-scripts would find them.
 
     A link that leads out of the folder is left out: a dataset's or a persona's pictures are the files one sees in it.
+    So is what is called like a picture and is no file.
     """
     if not folder.is_dir():
         return Listing(pictures=(), problems=(Problem(what="is not a folder", where=str(folder)),))
     found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-    problems = {path: problem for path in found if (problem := _outsider(path, folder))}
-    return Listing(
-        pictures=tuple(path for path in found if path not in problems and path.is_file()),
-        problems=tuple(problems.values()),
-    )
+    problems = {path: problem for path in found if (problem := _unfit(path))}
+    return Listing(pictures=tuple(path for path in found if path not in problems), problems=tuple(problems.values()))
 
 
-def _outsider(path: Path, folder: Path) -> Problem | None:
-    if not path.is_symlink() or path.resolve().is_relative_to(folder.resolve()):
+def _unfit(path: Path) -> Problem | None:
+    if leads_out(path):
+        what, value = "is left out: this link leads out of its folder", os.path.realpath(path)
+    elif not path.is_file():
+        what, value = "is left out: it is no file, or a link that leads nowhere", ""
+    else:
         return None
-    return Problem(
-        what="is left out: this link leads out of its folder",
-        where=str(path),
-        value=str(path.resolve()),
-        remedy="copy the picture into the folder",
-        severity=Severity.WARNING,
-    )
+    remedy = "copy the picture into the folder"
+    return Problem(what=what, where=str(path), value=value, remedy=remedy, severity=Severity.WARNING)
+
+
+def leads_out(path: Path) -> bool:
+    """Whether it is a link to what does not lie in its folder."""
+    folder = os.path.realpath(path.parent)  # not `resolve`, which fails over links that lead to themselves
+    return path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(folder)
 
 
 def _open(path: Path) -> Image.Image:

@@ -144,6 +144,7 @@ def test_recipes_stand_on_recipes(load):
 @pytest.mark.parametrize(
     ("text", "key", "part"),
     [
+        ("[datasets.a]\nimage_dir = 'x'\ncaption_extension = '.'", "datasets.a.caption_extension", "file extension"),
         ("[datasets.a]\nsource = 'persone'\nequal_steps = true", "datasets.a.source", "no [datasets.persone]"),
         ("[datasets.a]\nsource = 'a'\nequal_steps = true", "datasets.a.source", "a -> a"),
         ("[datasets.a]\nsource = 'persona'", "datasets.a.source", "does nothing"),

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -170,6 +171,19 @@ def test_a_link_out_of_the_dataset_is_not_followed(place: World, tmp_path: Path)
     made = _built(place, dataset, tmp_path)
     assert "stolen.png" not in made.pictures
     assert not (made.folder / "0000.txt").exists()
+
+
+@pytest.mark.parametrize(
+    "make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to(path.name), lambda path: path.symlink_to("nothing")]
+)
+def test_a_caption_that_is_no_file_is_refused(place: World, tmp_path: Path, make: Callable[[Path], None]) -> None:
+    folder = tmp_path / "images"
+    shutil.copytree(place.folder / "images", folder)
+    (folder / "0000.txt").unlink()
+    make(folder / "0000.txt")
+    dataset = Dataset(name="odd", image_dir=folder, trigger="ohwx person")
+    assert ["0000.txt: datasets.odd: is no file" in str(problem) for problem in prepare.survey(dataset, "x")] == [True]
+    assert not (_built(place, dataset, tmp_path).folder / "0000.txt").exists()
 
 
 @few

@@ -1,5 +1,6 @@
 """Pictures are decoded by one rule; whatever is not a whole picture is refused with a reason."""
 
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -128,6 +129,17 @@ def test_a_link_out_of_the_folder_is_left_out_and_said(tmp_path: Path) -> None:
     listing = media.pictures(folder)
     assert [path.name for path in listing.pictures] == ["inside.png", "real.png"]
     assert [problem.where for problem in listing.problems] == [str(folder / "outside.png")]
+
+
+def test_what_is_called_like_a_picture_and_is_none_is_left_out_and_said(tmp_path: Path) -> None:
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "itself.png").symlink_to("itself.png")
+    (tmp_path / "nowhere.png").symlink_to("nothing.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    listing = media.pictures(tmp_path)
+    assert listing.pictures == ()
+    assert [Path(problem.where).stem for problem in listing.problems] == ["folder", "itself", "nowhere", "pipe"]
+    assert all("no file" in problem.what for problem in listing.problems)
 
 
 def test_a_folder_that_is_not_there_is_a_problem(tmp_path: Path) -> None:

@@ -78,9 +78,12 @@ def _picture(picture: Path, dataset: Dataset, key: str) -> list[Problem]:
         what = "lies on its side or head, which its EXIF says and sd-scripts does not read: it would be trained so"
         return [Problem(what=what, where=str(picture), key=key, remedy="save it upright: `mogrify -auto-orient` does")]
     caption = _caption(picture, dataset)
-    if _leads_out(caption):
+    if media.leads_out(caption):
         what, remedy = "is a link that leads out of its folder", "put the caption itself there"
         return [Problem(what=what, where=str(caption), key=key, value=str(caption.resolve()), remedy=remedy)]
+    if (caption.exists() or caption.is_symlink()) and not caption.is_file():
+        what, remedy = "is no file, or a link that leads nowhere", "put the caption itself there, or take it away"
+        return [Problem(what=what, where=str(caption), key=key, remedy=remedy)]
     if caption.exists():
         text = caption.read_bytes().decode("utf-8", errors="replace").strip()
         if "\ufffd" in text:
@@ -234,11 +237,7 @@ def _cooked(dataset: Dataset, draft: Path, used: Settings, hashes: provenance.Ha
 def _files(dataset: Dataset) -> list[Path]:
     pictures = media.pictures(dataset.image_dir).pictures
     captions = [_caption(picture, dataset) for picture in pictures]
-    return [*pictures, *(caption for caption in captions if caption.exists() and not _leads_out(caption))]
-
-
-def _leads_out(caption: Path) -> bool:
-    return caption.is_symlink() and not caption.resolve().is_relative_to(caption.parent.resolve())
+    return [*pictures, *(caption for caption in captions if caption.is_file() and not media.leads_out(caption))]
 
 
 def _caption(picture: Path, dataset: Dataset) -> Path:
