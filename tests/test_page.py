@@ -224,7 +224,8 @@ def test_what_more_pictures_would_be_worth_is_drawn(tmp_path, album):
     (drawn,) = [figure for figure in figures.figures(sized) if figure.title == "Number of pictures"]
     assert "72 instead of 36 would be worth" in drawn.caption
     assert "measured: 2 runs" in drawn.alt
-    assert "from training pictures 12 to 72" in drawn.alt
+    assert "from training pictures 12 to 36" in drawn.alt
+    assert ">72<" in str(drawn.svg)
     two = [one for one in sized if one.trained_faces != 12]
     assert "Number of pictures" not in {figure.title for figure in figures.figures(two)}
 

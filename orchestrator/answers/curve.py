@@ -6,21 +6,27 @@ import numpy as np
 
 from orchestrator.answers import rows
 from orchestrator.evidence import learning_curve
-from orchestrator.evidence.learning_curve import CurvePoint
+from orchestrator.evidence.learning_curve import CurvePoint, LearningCurve
 from orchestrator.evidence.pairs import REPLICATE, unusable
 from orchestrator.facts import RunFacts
 from orchestrator.model import State
 
 
 def curve(runs: Sequence[RunFacts]) -> str:
-    """In a sentence; empty below three sizes or two seeds. A size is the number of training pictures with a face.
+    """In a sentence; empty below three sizes or two seeds."""
+    found = fitted(points(runs))
+    return told(found) if found else ""
+
+
+def points(runs: Sequence[RunFacts]) -> list[CurvePoint]:
+    """The scored runs by their size: the number of training pictures with a face.
 
     Where a run was stopped early there is none: the sizes left would be those that did well.
     """
     with_lora = [run for run in runs if not run.run.point.floor]
     if any(run.status.state is State.STOPPED for run in with_lora):
-        return ""
-    points = [
+        return []
+    return [
         CurvePoint(
             pictures=run.trained_faces,
             replicate=row.params.get(REPLICATE, 0),
@@ -29,15 +35,20 @@ def curve(runs: Sequence[RunFacts]) -> str:
         for run, row in zip(with_lora, rows.rows(with_lora), strict=True)
         if run.trained_faces and not unusable(row)
     ]
-    if not points:
-        return ""
-    target = 2 * max(point.pictures for point in points)
-    found = learning_curve.learning_curve(points, target=target)
-    if found is None:
-        return ""
+
+
+def fitted(measured: Sequence[CurvePoint]) -> LearningCurve | None:
+    """A curve through them up to twice the largest size; None below three sizes or two seeds."""
+    if not measured:
+        return None
+    return learning_curve.learning_curve(measured, target=2 * max(point.pictures for point in measured))
+
+
+def told(found: LearningCurve) -> str:
+    """What it says of the size that nobody has measured."""
     sizes = ", ".join(map(str, found.sizes))
     return (
-        f"{target} instead of {found.present} would be worth {found.worth:+.3f} "
+        f"{found.target} instead of {found.present} would be worth {found.worth:+.3f} "
         f"({found.interval.low:+.3f} to {found.interval.high:+.3f}), from runs on {sizes}; an extrapolation, if the "
         "datasets differ in nothing but their number and new pictures are like the old"
     )

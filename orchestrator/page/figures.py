@@ -2,13 +2,15 @@
 
 import csv
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from orchestrator.answers import curve
 from orchestrator.evidence import level, numbers
 from orchestrator.evidence.interval import Interval
+from orchestrator.evidence.learning_curve import CurvePoint
 from orchestrator.evidence.pairs import REPLICATE
 from orchestrator.facts import RunFacts
 from orchestrator.model import Failure, Score, State, Value
@@ -37,7 +39,8 @@ class Figure:
 
 def figures(found: Sequence[RunFacts], kept: Kept | None = None) -> list[Figure]:
     """In the order in which they are read. kept: the yardstick to draw beside the scores."""
-    return [*_by_dim(found, kept), _over_checkpoints(found), _over_strengths(found), _memory(found), _time(found)]
+    learned = [*_over_pictures(found), _over_checkpoints(found), _over_strengths(found)]
+    return [*_by_dim(found, kept), *learned, _memory(found), _time(found)]
 
 
 # --- similarity by dim ------------------------------------------------------------------------------------------------
@@ -120,7 +123,38 @@ def _told(dim: str, one: Level) -> str:
     return f"{dim} {one.label}: {len(one.dots)} runs, {mean}"
 
 
-# --- over checkpoints and strengths -----------------------------------------------------------------------------------
+# --- over pictures, checkpoints and strengths -------------------------------------------------------------------------
+
+
+def _over_pictures(found: Sequence[RunFacts]) -> Iterator[Figure]:
+    """Of datasets of three sizes or more; a grid that varies none has no such figure."""
+    measured = curve.points(found)
+    fitted = curve.fitted(measured) if any("dataset" in one.run.point.dims for one in found) else None
+    if fitted is None:
+        return
+    seeds, x = list(_by_seed(measured)), "training pictures"
+    carried_on = Line(group="fitted, and carried on", points=_floats(dict(fitted.fitted)))
+    yield Figure(
+        title="Number of pictures",
+        caption=f"Mean picture value by training pictures with a face, a line for each seed. {curve.told(fitted)}.",
+        svg=plots.lines([*seeds, carried_on], x=x, y="similarity"),
+        alt=_ends(seeds, x),
+    )
+
+
+def _by_seed(measured: Sequence[CurvePoint]) -> Iterator[Line]:
+    for seed in dict.fromkeys(point.replicate for point in measured):
+        values: dict[int, list[float]] = defaultdict(list)
+        for point in measured:
+            if point.replicate == seed:
+                values[point.pictures].append(point.value)
+        means = {size: sum(here) / len(here) for size, here in sorted(values.items())}
+        if len(means) > 1:
+            yield Line(group="measured", points=_floats(means))
+
+
+def _floats(heights: Mapping[int, float]) -> tuple[tuple[float, float], ...]:
+    return tuple((float(size), height) for size, height in heights.items())
 
 
 def _over_checkpoints(found: Sequence[RunFacts]) -> Figure:
