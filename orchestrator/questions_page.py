@@ -17,7 +17,7 @@ from orchestrator.errors import InputError, Problem, Severity
 
 _HEADING = re.compile(r"#{1,6}[ \t]")
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
-_FENCE = re.compile(r" {0,3}(```|~~~)")
+_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,12 +78,12 @@ def _marks(name: str) -> tuple[str, str]:
 def _section_end(text: str, name: str) -> tuple[int, int] | None:
     """Behind the last line with text in the section of a question, twice."""
     wanted = re.compile(rf"###[ \t]+{re.escape(_heading_of(name))}\b(?!-)")
-    inside, end, fenced = False, None, False
+    inside, end, fence = False, None, ""
     at = 0
     for number, line in enumerate(_LINE.findall(text)):
         words = line if number else line.removeprefix("\ufeff")
-        fenced ^= bool(_FENCE.match(words))
-        if not fenced and _HEADING.match(words):
+        fence = _fence_after(fence, words)
+        if not fence and _HEADING.match(words):
             if inside:
                 break
             inside = bool(wanted.match(words))
@@ -91,6 +91,16 @@ def _section_end(text: str, name: str) -> tuple[int, int] | None:
             end = at + len(line.rstrip("\r\n"))
         at += len(line)
     return None if end is None else (end, end)
+
+
+def _fence_after(fence: str, line: str) -> str:
+    """The fence that is open behind a line; empty when none is. As long a one, at least, closes it."""
+    found = _FENCE.match(line)
+    if not found:
+        return fence
+    if not fence:
+        return found[1]
+    return "" if found[1].startswith(fence) else fence
 
 
 def _heading_of(name: str) -> str:

@@ -301,6 +301,11 @@ def test_a_block_comes_at_the_end_of_its_section() -> None:
     assert after == PAGE.replace("v3 sweep.", f"v3 sweep.{marks}")
 
 
+def test_a_fence_within_a_longer_one_does_not_end_it() -> None:
+    page = "````\n```\n### Q3: as one writes it\n```\n````\n### Q3: Too low?\n~~~\n```\n### Q4\n~~~\nend\n"
+    assert edited(page, Q3="x").startswith(page.removesuffix("\n"))
+
+
 def test_the_last_section_needs_no_newline_at_the_end() -> None:
     assert edited(PAGE, Q8="x").startswith(PAGE)
     assert edited(PAGE, Q8="x").endswith("measure\n\n<!-- orchestrate:Q8 begin -->\nx\n<!-- orchestrate:Q8 end -->")
