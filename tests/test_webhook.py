@@ -9,7 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from standins.world import Heard
 
-from orchestrator import settings
+from orchestrator import settings, view, webhook
+from orchestrator.answers.told import Told
 from orchestrator.errors import InputError
 from orchestrator.model import Failure, Point, Result
 from orchestrator.store import Run
@@ -108,6 +109,15 @@ def test_only_failures_for_good_are_told_and_all_is_passed_on(serve, tmp_path):
     hook.close()
     assert [body["text"] for _, body in server.told] == ["r: train failed, nan: the loss became nan"]
     assert [event for _, _, event in heard.events] == ["started 1", "oom", "nan", "done"]
+
+
+def test_answers_are_told_behind_what_they_are_said_to_and_then_the_end(world):
+    world.drive()
+    told = Told(id="Q3", ask="Too low?", sweep="grid", contrast="is 4 better than 2?", verdict="yes", reason="by +0.1")
+    assert list(webhook.ending(view.look(world.sweep), [told])) == [
+        ("answer", "Q3 Too low? is 4 better than 2? yes: by +0.1"),
+        ("end", "grid: 3 finished"),
+    ]
 
 
 @pytest.mark.parametrize("url", ["ftp://example.org/x", "file:///etc/passwd", "hooks.example.org", "https://", 7])
