@@ -133,11 +133,14 @@ def _over_pictures(found: Sequence[RunFacts]) -> Iterator[Figure]:
     if fitted is None:
         return
     seeds, x = list(_by_seed(measured)), "training pictures"
-    carried_on = Line(group="fitted, and carried on", points=_floats(dict(fitted.fitted)))
+    heights = dict(fitted.fitted)
+    bounds = [heights[fitted.present] + worth for worth in (fitted.interval.low, fitted.interval.high)]
+    carried_on = Line(group="fitted, and carried on", points=_floats(heights))
+    doubt = Line(group="95 % interval", points=tuple((float(fitted.target), bound) for bound in bounds))
     yield Figure(
         title="Number of pictures",
         caption=f"Mean picture value by training pictures with a face, a line for each seed. {curve.told(fitted)}.",
-        svg=plots.lines([*seeds, carried_on], x=x, y="similarity"),
+        svg=plots.lines([*seeds, carried_on, doubt], x=x, y="similarity"),
         alt=_ends(seeds, x),
     )
 
