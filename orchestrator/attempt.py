@@ -7,7 +7,6 @@ import contextlib
 import csv
 import itertools
 import math
-import re
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -15,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator import outcome, process, store
+from orchestrator import discretion, outcome, process, store
 from orchestrator.context import Context
 from orchestrator.errors import NotReady, Problem
 from orchestrator.model import CROWDED_FAILURES, MEMORY_FAILURES, Failure, Progress, Result, VramSample
@@ -214,7 +213,7 @@ def _close(run: Run, attempt: Attempt, past: list[Attempt], job: Job, ctx: Conte
     failed = product if isinstance(product, Failed) else None
     result = Result(
         failure=failed.failure if failed else None,
-        reason=_without_secrets(failed.reason, {**ctx.environ, **ctx.settings.trainer.env}) if failed else "",
+        reason=_told(failed, ctx) if failed else "",
         retry=failed is not None and (ended.interrupted or _retry(failed, attempt, past, job, ctx)),
         **_measured(ended, job.progress(ended.log)),
     )
@@ -222,6 +221,11 @@ def _close(run: Run, attempt: Attempt, past: list[Attempt], job: Job, ctx: Conte
     if not isinstance(product, Failed):
         run.finish(job.stage, product)
     return result
+
+
+def _told(failed: Failed, ctx: Context) -> str:
+    """A reason is a line of the child's log, and the child may have printed anything that it was given."""
+    return discretion.without_secrets(failed.reason, {**ctx.environ, **ctx.settings.trainer.env})
 
 
 def _judged(attempt: Attempt, job: Job, ended: Outcome) -> Mapping[str, Any] | Failed:
@@ -256,17 +260,6 @@ def _retry(failed: Failed, attempt: Attempt, past: list[Attempt], job: Job, ctx:
     failures = [result.failure for result in results if result.failure is not Failure.KILLED]
     in_a_row = len(list(itertools.takewhile(lambda failure: failure in _PASSING, failures)))
     return in_a_row + 1 < ctx.settings.limits.crashes
-
-
-_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH", re.IGNORECASE)
-
-
-def _without_secrets(text: str, environ: Mapping[str, str]) -> str:
-    """A reason is a line of the child's log, and the child may have printed anything that it was given."""
-    for name, value in environ.items():
-        if len(value) >= 6 and _SECRET.search(name):
-            text = text.replace(value, f"[{name}]")
-    return text
 
 
 def _used(sample: VramSample, *, packed: bool) -> int | None:

@@ -227,3 +227,13 @@ def test_no_secret_of_the_environment_reaches_a_record_or_a_report(world: World)
     assert len(written) > 50
     for secret in (b"hf_fromsettings1", b"wandbfromshell2", b"hunter2hunter2"):
         assert [path for path in written if secret in path.read_bytes()] == []
+
+
+def test_a_secret_that_a_program_wrote_into_its_log_does_not_reach_the_page(world: World) -> None:
+    world.settle(env={"HF_TOKEN": "hf_fromsettings1", "STANDIN_TRAIN": "bad_config"})
+    world.drive(only="network_dim=2*")
+    with (world.run("network_dim=2*").attempts("train")[0].path / "log").open("a", encoding="utf-8") as log:
+        log.write("\nlogged in with hf_fromsettings1 and wandbfromshell2\n")
+    assert world.call("--only", "network_dim=2*", env={"WANDB_API_KEY": "wandbfromshell2"}).returncode == 1
+    page = (world.sweep.report / "report.html").read_text(encoding="utf-8")
+    assert "logged in with [HF_TOKEN] and [WANDB_API_KEY]" in page

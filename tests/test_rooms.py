@@ -12,7 +12,7 @@ PACKAGE = Path(orchestrator.__file__).parent
 FLOORS = (
     {"errors", "recipe"},
     {"model"},
-    {"quantities", "values", "toml_lines", "toml_text", "expressions", "toml_file"},
+    {"quantities", "values", "discretion", "toml_lines", "toml_text", "expressions", "toml_file"},
     {"grid", "render", "ladder", "evidence", "vram_model", "dataset_settings"},
     {"kohya", "shim", "process", "locks", "vram", "host", "media", "faces", "provenance"},
     {"store", "thumbnails"},

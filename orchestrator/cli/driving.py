@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from orchestrator.beside import Beside
     from orchestrator.console import Console
     from orchestrator.context import Context, Stop
+    from orchestrator.model import Settings
     from orchestrator.plan import Plan
     from orchestrator.pool import Team
     from orchestrator.store import Run, Sweep
@@ -126,23 +127,24 @@ def told(ctx: Context, sweep: Sweep, console: Console) -> Iterator[Context]:
         hook.close()
 
 
-def write_report(sweep: Sweep, console: Console) -> None:
+def write_report(sweep: Sweep, used: Settings, console: Console) -> None:
     """Write the page and the tables; the path of results.csv is the last line on stdout."""
     from orchestrator import answers, facts, page, report
 
     console.problems(facts.calibration(sweep)[1])
     table, read = report.write(sweep), answers.read(sweep)
-    console.result(str(page.write(sweep, read.runs, answers.answer([read])[0], read.kept)))
+    given = {**os.environ, **used.trainer.env}
+    console.result(str(page.write(sweep, read.runs, answers.answer([read])[0], read.kept, given)))
     console.result(str(table))
 
 
-def name_report(sweep: Sweep, console: Console) -> None:
+def name_report(asked: Plan, console: Console) -> None:
     """A report that says all there is to say already is only named."""
-    there = sweep.reported()
+    there = asked.sweep.reported()
     for path in there:
         console.result(str(path))
     if not there:
-        write_report(sweep, console)
+        write_report(asked.sweep, asked.settings, console)
 
 
 def failed(asked: Plan, only: str) -> int:

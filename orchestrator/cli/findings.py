@@ -84,7 +84,7 @@ def confirm(settings_file: Path, sweep: str, top: int) -> None:
     code = driving.make_beside(asked, driving.ready(asked, console), console, lambda ctx: confirming.prepare(best, ctx))
     for line in confirming.report(named):
         console.result(line)
-    driving.write_report(named, console)
+    driving.write_report(named, asked.settings, console)
     sys.exit(code)
 
 

@@ -48,7 +48,7 @@ def run(
                     driving.on_signals(ctx.stop)
                     sweep.drive_with(team, runs, telling, retry=retry is not None, fail_fast=fail_fast)
             finally:
-                driving.name_report(asked.sweep, console)
+                driving.name_report(asked, console)
     if ctx.stop:
         sys.exit(common.INTERRUPTED)
     sys.exit(driving.failed(asked, only))
@@ -155,11 +155,13 @@ def status(settings_file: Path, sweep: str, as_json: bool, watch: bool) -> None:
 @click.option("--watch", is_flag=True, help="Go on renewing it until nobody drives the sweep any more.")
 def report(settings_file: Path, sweep: str, watch: bool) -> None:
     """Write the report of a sweep anew, finished or not: report.html, results.csv and images.csv."""
-    console, named = common.console(), common.sweep_named(settings_file, sweep)
-    driving.write_report(named, console)
+    from orchestrator import settings
+
+    console, named, used = common.console(), common.sweep_named(settings_file, sweep), settings.load(settings_file)
+    driving.write_report(named, used, console)
     while watch and named.driven():
         time.sleep(_RENEW_S)
-        driving.write_report(named, console)
+        driving.write_report(named, used, console)
 
 
 @click.command()

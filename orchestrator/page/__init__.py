@@ -1,7 +1,8 @@
 """Facts -> report.html: one file that opens from disk, needs no network, and is right in the middle of a sweep, too."""
 
 import hashlib
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -20,17 +21,24 @@ _TEMPLATE = "report.html.j2"
 _HEAD_BYTES = 1024
 
 
-def write(sweep: Sweep, found: Sequence[RunFacts], told: Sequence[Told] = (), kept: Kept | None = None) -> Path:
+def write(
+    sweep: Sweep,
+    found: Sequence[RunFacts],
+    told: Sequence[Told] = (),
+    kept: Kept | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> Path:
     """(Re)write the page of a sweep, unless it says all of this already. Returns its path.
 
-    told: the answers to the grid's questions; kept: the yardstick that scores are read against.
+    told: the answers to the grid's questions; kept: the yardstick that scores are read against; environ: what programs
+    were given, whose secrets are not repeated.
     """
     path = sweep.report / PAGE
     mark = _mark(found, told, kept)
     if mark.encode() in _head(path):
         return path
     sweep.report.mkdir(parents=True, exist_ok=True)
-    shim.write_text(path, _html(sweep, found, told, kept, mark))
+    shim.write_text(path, _html(sweep, found, told, kept, environ, mark))
     return path
 
 
@@ -55,7 +63,14 @@ def _head(path: Path) -> bytes:
         return b""
 
 
-def _html(sweep: Sweep, found: Sequence[RunFacts], told: Sequence[Told], kept: Kept | None, mark: str) -> str:
+def _html(
+    sweep: Sweep,
+    found: Sequence[RunFacts],
+    told: Sequence[Told],
+    kept: Kept | None,
+    environ: Mapping[str, str],
+    mark: str,
+) -> str:
     folder = render.shipped_templates()
     environment = Environment(
         loader=FileSystemLoader(folder),
@@ -64,7 +79,7 @@ def _html(sweep: Sweep, found: Sequence[RunFacts], told: Sequence[Told], kept: K
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    rows = [contents.row(one, kept) for one in found]
+    rows = [contents.row(one, kept, environ) for one in found]
     style, script = ((folder / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
     return environment.get_template(_TEMPLATE).render(
         name=sweep.name,

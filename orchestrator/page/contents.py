@@ -2,12 +2,12 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator import facts, outcome
+from orchestrator import discretion, facts, outcome
 from orchestrator.facts import Attempted, RunFacts
 from orchestrator.model import Params, State, Value
 from orchestrator.page import spending
@@ -122,8 +122,11 @@ def _uncalibrated(kept: Kept | None) -> str:
     return f"The calibration is to be taken with care ({'; '.join(kept.caveats)})." if kept.caveats else ""
 
 
-def row(one: RunFacts, kept: Kept | None) -> Row:
-    """One run as the page shows it; what is read against a doubtful yardstick bears a mark."""
+def row(one: RunFacts, kept: Kept | None, environ: Mapping[str, str]) -> Row:
+    """One run as the page shows it; what is read against a doubtful yardstick bears a mark.
+
+    environ: what programs were given, whose secrets are not repeated.
+    """
     point, trained = one.run.point, one.trained or (one.training[-1] if one.training else None)
     return Row(
         id=point.id,
@@ -143,7 +146,7 @@ def row(one: RunFacts, kept: Kept | None) -> Row:
         params={key: shown(value) for key, value in point.params.items()},
         attempts=tuple(_attempt(attempt) for attempt in one.training),
         files=_files(one.run),
-        log=_log(one.run),
+        log=_log(one.run, environ),
     )
 
 
@@ -209,12 +212,13 @@ def _files(run: Run) -> dict[str, str]:
     return {path.name: path.read_text(encoding="utf-8", errors="replace") for path in paths if path.exists()}
 
 
-def _log(run: Run) -> str:
-    """The end of the last log, of each progress bar its last state, without colours."""
+def _log(run: Run, environ: Mapping[str, str]) -> str:
+    """The end of the last log, of each progress bar its last state, without colours and secrets."""
     path = facts.log_of(run)
     if path is None:
         return ""
-    lines = [line.rsplit("\r", 1)[-1] for line in outcome.tail(path, _LOG_BYTES).replace("\r\n", "\n").split("\n")]
+    text = discretion.without_secrets(outcome.tail(path, _LOG_BYTES), environ).replace("\r\n", "\n")
+    lines = [line.rsplit("\r", 1)[-1] for line in text.split("\n")]
     return "\n".join(_CONTROLS.sub("", line)[:_LINE_CHARS] for line in lines[-_LOG_LINES:]).strip()
 
 
