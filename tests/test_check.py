@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+import tempfile
 import threading
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -60,6 +61,14 @@ def test_a_ready_machine_is_0_and_says_what_it_found(world):
     assert done.stdout.endswith("ready\n")
     assert "torch 2." in done.stdout
     assert "pack on CPUExecutionProvider" in done.stdout
+
+
+def test_it_leaves_nothing_behind_where_temporary_folders_are(world, tmp_path, monkeypatch):
+    (tmp_path / "system" / "tmp").mkdir(parents=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "system" / "tmp"))
+    quick(world, tmp_path)
+    assert check(world).exit_code == 0
+    assert [path.name for path in (tmp_path / "system").rglob("*")] == ["tmp"]
 
 
 def test_for_scripts_it_is_one_object_with_every_finding(world, tmp_path):

@@ -57,6 +57,7 @@ def test_the_best_runs_and_their_floor_get_fresh_seeds(scored: World) -> None:
     done = call(scored, "confirm", "grid", "--top", "2")
     assert done.exit_code == 0, done.output
     assert products(scored) == before, "the runs' own records and pictures stay as they were"
+    assert not list(scored.sweep.path.rglob(".thumbnails")), "of pictures that no report shows"
     found = [one for one in facts.gather(scored.sweep) if one.fresh]
     assert [one.run.point.floor for one in found] == [False, False, True]
     for one in found:

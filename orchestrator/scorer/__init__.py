@@ -41,7 +41,8 @@ class Job:
 
     training: pictures that a LoRA was trained on, for `nearest_training`. second_pack: scores every picture, too.
     cache: may be shared between machines. skip: pictures that are not opened and score as `error`. alone: pictures
-    taken one at a time, after the others.
+    taken one at a time, after the others. thumbnails: where small copies of the images are left for the report; None
+    for pictures that it does not show.
     """
 
     pack: Path
@@ -58,6 +59,7 @@ class Job:
     adherence: Adherence | None = None
     skip: tuple[str, ...] = ()
     alone: tuple[str, ...] = ()
+    thumbnails: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +103,8 @@ def read_job(path: Path) -> Job:
     record = store.read(path)
     for key in ("pack", "cache", "root", "out"):
         record[key] = Path(record[key])
-    record["second_pack"] = Path(record["second_pack"]) if record["second_pack"] else None
+    for key in ("second_pack", "thumbnails"):
+        record[key] = Path(record[key]) if record[key] else None
     for key in ("references", "training"):
         record[key] = tuple(Path(name) for name in record[key])
     for key in ("skip", "alone"):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from orchestrator import faces, media, scorer, store, thumbnails
+from orchestrator import faces, media, scorer, thumbnails
 from orchestrator.errors import NotReady, OrchestrateError, Problem, Severity
 from orchestrator.scorer import wording
 from orchestrator.scorer.hand import Hand
@@ -24,8 +24,9 @@ def main(argv: Sequence[str]) -> int:
         job = scorer.read_job(Path(argv[0]))
         scorer.write_scored(job.out, _score(job))
         scorer.in_hand_path(job.out).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # costs the report some time, and no score
-            thumbnails.prepare(job.root, [image.file for image in job.images], store.thumbnails(job.root))
+        if job.thumbnails:
+            with contextlib.suppress(OSError):  # costs the report some time, and no score
+                thumbnails.prepare(job.root, [image.file for image in job.images], job.thumbnails)
     except OrchestrateError as error:
         _tell(error.problems)
         return NotReady.exit_code if isinstance(error, NotReady) else 1

@@ -51,10 +51,16 @@ def _prepare(run: Run, attempt: Attempt, ctx: Context) -> Command:
         out=_out(attempt),
         skip=tuple(skip),
         alone=tuple(alone),
+        thumbnails=_thumbnails(run),
     )
     scorer.write_job(attempt.path / "job.json", job)
     argv = [sys.executable, "-m", "orchestrator.scorer", str(attempt.path / "job.json")]
     return Command(argv=argv, env={"PYTHONUNBUFFERED": "1"}, cwd=attempt.path)
+
+
+def _thumbnails(run: Run) -> Path | None:
+    """None for further pictures beside a run: no report shows them."""
+    return store.thumbnails(run.path) if store.Sweep(run.path.parent).exists() else None
 
 
 def _adherence(settings: Settings) -> scorer.Adherence | None:
