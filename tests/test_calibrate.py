@@ -255,9 +255,10 @@ def test_a_calibration_by_another_pack_is_told_and_not_used(world: World) -> Non
     path = store.calibration(world.sweep.path.parent)
     made = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps({**made, "face_pack": "another"}), encoding="utf-8")
-    told = call(world, "report", "grid")
-    assert told.exit_code == 0, told.output
-    assert "is not used: the sweep has another face pack" in " ".join(told.stderr.split())
+    for command in ("answer", "export", "report"):
+        told = call(world, command, "grid")
+        assert told.exit_code == 0, told.output
+        assert "is not used: the sweep has another face pack" in " ".join(told.stderr.split()), command
     with (world.sweep.report / "results.csv").open(encoding="utf-8", newline="") as file:
         assert all(row["pass_rate"] == "" for row in csv.DictReader(file))
 

@@ -65,11 +65,12 @@ def export(settings_file: Path, sweep: str, pattern: str) -> None:
     from orchestrator import export as exporting
     from orchestrator import facts, settings
 
-    named = common.sweep_named(settings_file, sweep)
+    console, named = common.console(), common.sweep_named(settings_file, sweep)
+    console.problems(facts.calibration(named)[1])
     found = facts.gather(named)
     chosen = exporting.choose(facts.ranked(found), pattern, named)
     for path in exporting.export(chosen, named, found, settings.load(settings_file)):
-        common.console().result(str(path))
+        console.result(str(path))
 
 
 @click.command()

@@ -56,11 +56,12 @@ def calibrate(
 )
 def answer(settings_file: Path, sweeps: tuple[str, ...], into: Path | None, smallest: float) -> None:
     """What sweeps say to their questions: printed, kept in their reports, and written into your own page."""
-    from orchestrator import answers, questions_page
+    from orchestrator import answers, facts, questions_page
     from orchestrator.answers import write
     from orchestrator.evidence.contrast import Terms
 
     console, named = common.console(), [common.sweep_named(settings_file, name) for name in dict.fromkeys(sweeps)]
+    console.problems(dict.fromkeys(problem for sweep in named for problem in facts.calibration(sweep)[1]))
     told = answers.answer([answers.read(sweep) for sweep in named], Terms(smallest=smallest))
     for sweep, of_sweep in zip(named, told, strict=True):
         write.write(sweep.report, of_sweep)
