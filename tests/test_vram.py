@@ -1,6 +1,7 @@
 """What of a card's memory is a run's own, as far as the driver tells."""
 
 import contextlib
+from types import SimpleNamespace
 
 import pytest
 
@@ -51,3 +52,23 @@ def test_a_driver_that_fails_is_no_answer_and_no_error() -> None:
     probe = vram.Nvml()
     assert probe.cards() == []
     assert probe.sample("GPU-0", {OURS}) is None
+
+
+def test_a_driver_that_fails_half_way_is_started_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    pynvml = pytest.importorskip("pynvml")
+    starts, answers = [], iter([1000, None, 3000])
+
+    def memory(_handle: str) -> SimpleNamespace:
+        used = next(answers)
+        if used is None:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_GPU_IS_LOST)
+        return SimpleNamespace(used=used * vram.MIB, total=24576 * vram.MIB)
+
+    monkeypatch.setattr(pynvml, "nvmlInit", lambda: starts.append(1))
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByUUID", lambda uuid: uuid)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetComputeRunningProcesses", lambda _handle: [])
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetMemoryInfo", memory)
+    probe = vram.Nvml()
+    samples = [probe.sample("GPU-0", {OURS}) for _ in range(3)]
+    assert [sample and sample.used_mib for sample in samples] == [1000, None, 3000]
+    assert len(starts) == 2
