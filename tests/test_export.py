@@ -81,6 +81,15 @@ def test_the_card_says_what_is_the_matter_with_its_threshold_and_what_fresh_pict
     assert f"the number to quote: mean picture value {told.fresh:.3f} (95 %: " in text
 
 
+def test_the_card_has_what_was_conceded_as_toml_would(made):
+    (one,) = best_of(made).training
+    conceded = {"optimizer_args": ["a|b"], "gradient_checkpointing": True}
+    degraded = replace(best_of(made), training=(replace(one, overrides=conceded, degraded=True),))
+    text = card.text(degraded, "lora", made.sweep, [degraded], settings.load(made.settings))
+    assert '`optimizer_args` | sd-scripts\' default, conceded to `["a\\|b"]` |' in text
+    assert "conceded to `true` |" in text
+
+
 @pytest.mark.parametrize("sampler", known.SAMPLERS)
 def test_the_workflow_is_what_comfyui_asks_for(made, sampler):
     nodes = workflow.comfyui(best_of(made), "lora", with_vae(made, sampler))

@@ -1,6 +1,7 @@
 """A model card: what the LoRA was trained on, how good it is and how surely, how to call it; licences."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from orchestrator import facts
 from orchestrator.evidence import level, numbers
@@ -118,9 +119,10 @@ def _training(one: RunFacts, sweep: Sweep) -> Iterator[str]:
     yield "| argument | value |"
     yield "|---|---|"
     used = one.trained.overrides if one.trained else {}
-    for key, value in point.params.items():
-        conceded = f", conceded to `{used[key]}`" if key in used else ""
-        yield f"| `{key}` | `{_cell(shown(value))}`{conceded} |"
+    for key in dict.fromkeys((*point.params, *used)):
+        asked = f"`{_cell(point.params[key])}`" if key in point.params else "sd-scripts' default"
+        conceded = f", conceded to `{_cell(used[key])}`" if key in used else ""
+        yield f"| `{key}` | {asked}{conceded} |"
 
 
 def _licences(one: RunFacts, settings: Settings) -> Iterator[str]:
@@ -134,7 +136,9 @@ def _licences(one: RunFacts, settings: Settings) -> Iterator[str]:
     yield f"- The scores were measured with a face pack that has a licence of its own: {pack}"
 
 
-def _cell(text: str) -> str:
+def _cell(value: Any) -> str:
+    """As in TOML, and without what would end the cell."""
+    text = shown(tuple(value) if isinstance(value, list) else value)
     return text.replace("|", "\\|").replace("\n", " ")
 
 
