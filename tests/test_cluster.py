@@ -68,7 +68,7 @@ def drive(nodes: Any, world: World, ctx: Context, check: Callable[[], list[Probl
 
 
 def until(what: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not what():
         assert time.monotonic() < deadline
         time.sleep(0.02)

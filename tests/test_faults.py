@@ -116,7 +116,7 @@ def test_a_gigabyte_of_log_is_ended_at_once_and_nobody_reads_all_of_it(world: Wo
         seen_at = time.time()
         assert highest_mib(child) < 400
     assert child.returncode == 1
-    assert (log.parent / "exit.json").stat().st_mtime - seen_at < 5
+    assert (log.parent / "exit.json").stat().st_mtime - seen_at < 20  # a slow disk may have the gigabyte to write first
     assert world.rows()["network_dim=2"]["failure"] == "log_flood"
     for words in (["status", "grid"], ["report", "grid"]):
         with quietly([*world.command()[:3], *words, "--settings", str(world.settings)]) as child:
@@ -147,7 +147,7 @@ def highest_mib(child: "subprocess.Popen[bytes]") -> int:
 
 
 def until(what: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not what():
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -20,14 +20,14 @@ def start(folder: Path, code: str, **env: str) -> None:
     process.start(folder, [sys.executable, "-c", code], env={**os.environ, **env}, cwd=folder)
 
 
-def finish(folder: Path, seconds: float = 10) -> None:
+def finish(folder: Path, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while process.running(folder) and time.monotonic() < deadline:
         process.wait(folder, 0.1)
     assert not process.running(folder)
 
 
-def until(condition, seconds: float = 10) -> None:
+def until(condition, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
