@@ -89,6 +89,8 @@ def _base(base: BaseModel, where: str) -> Iterator[Problem]:
             yield _missing("there is no such file", where, f"{key}.{name}", path, remedy)
     if base.path.is_file():
         yield from base_model.problems(base.path, where=where, key=f"{key}.path")
+    if base.vae and base.vae.is_file():
+        yield from base_model.vae_problems(base.vae, where=where, key=f"{key}.vae")
 
 
 def _faces(settings: Settings, where: str) -> Iterator[Problem]:

@@ -98,6 +98,16 @@ def test_everything_that_is_missing_is_told_at_once_and_is_4(world, tmp_path):
     assert "not ready" in done.stdout
 
 
+def test_a_vae_that_is_a_pickle_is_told(world, tmp_path):
+    quick(world, tmp_path)
+    (world.folder / "vae.pt").touch()
+    text = world.settings.read_text(encoding="utf-8")
+    world.settings.write_text(text.replace('base.safetensors"', 'base.safetensors"\nvae = "vae.pt"'), encoding="utf-8")
+    done = check(world, "--grid", str(world.grid))
+    assert done.exit_code == 4
+    assert "base_models.doll.vae: .pt is not .safetensors: sd-scripts would open it as a pickle" in done.stderr
+
+
 def test_a_wrong_grid_is_2(world):
     world.ask("[dims]\nnetwrk_dim = [2]\n")
     assert check(world, "--grid", str(world.grid)).exit_code == 2

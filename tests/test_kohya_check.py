@@ -85,6 +85,7 @@ def test_a_sound_point_has_no_problem() -> None:
         ("face_crop_aug_range", "4,2", "not of the form", "2.0,4.0"),
         ("network_module", "lycoris.kohya", "cannot be proven", "networks.lora"),
         ("save_model_as", "ckpt", "pickle", "safetensors"),
+        ("network_weights", "/loras/earlier.pt", "pickle", "safetensors"),
         ("output_dir", "/elsewhere", "orchestrate decides", "its own folder"),
         ("pretrained_model_name_or_path", "x", "orchestrate decides", "base_model"),
         ("wandb_api_key", "s3cret", "orchestrate decides", "WANDB_API_KEY"),

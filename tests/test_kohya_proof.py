@@ -354,6 +354,8 @@ def test_other_models_are_refused(tmp_path: Path) -> None:
 def test_a_pickle_is_never_opened(tmp_path: Path) -> None:
     (tmp_path / "base.ckpt").write_bytes(b"cos\nsystem\n(S'touch owned'\ntR.")
     assert "pickle" in what(tmp_path / "base.ckpt")
+    assert "pickle" in base.vae_problems(tmp_path / "vae.pt", key="base_models.doll.vae")[0].what
+    assert base.vae_problems(tmp_path / "vae.safetensors") == []
 
 
 def test_a_link_that_sd_scripts_would_follow_wrongly_is_told(tmp_path: Path) -> None:

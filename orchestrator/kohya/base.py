@@ -1,7 +1,7 @@
 """What a base checkpoint's file is: readable, really SDXL, fit for training. From its name and header alone."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from orchestrator.errors import Problem, Severity
@@ -29,9 +29,25 @@ _DISTILLED = {
 
 def problems(path: Path, *, where: str = "", key: str = "") -> list[Problem]:
     """Why sd-scripts could not train on, or generate from, this file; `where` and `key` say who named it."""
-    wrong = list(_unfit(path))
-    found = [Problem(what=what, where=where, key=key, value=str(path), remedy=remedy) for what, remedy in wrong]
-    return found + distilled(path, where=where, key=key)
+    return [*_told(_unfit(path), path, where, key), *distilled(path, where=where, key=key)]
+
+
+def vae_problems(path: Path, *, where: str = "", key: str = "") -> list[Problem]:
+    """Why a VAE of its own, a file that is there, is not given to sd-scripts."""
+    return _told(pickled(path), path, where, key)
+
+
+def pickled(path: Path) -> Iterator[tuple[str, str]]:
+    """What is wrong with a file of weights that is none of safetensors, by its name, and what to do."""
+    if path.suffix.lower() != ".safetensors":
+        yield (
+            f"{path.suffix or 'a file without suffix'} is not .safetensors: sd-scripts would open it as a pickle",
+            "get the file as .safetensors: a pickle runs code when it is opened",
+        )
+
+
+def _told(wrong: Iterable[tuple[str, str]], path: Path, where: str, key: str) -> list[Problem]:
+    return [Problem(what=what, where=where, key=key, value=str(path), remedy=remedy) for what, remedy in wrong]
 
 
 def distilled(path: Path, *, where: str = "", key: str = "") -> list[Problem]:
@@ -46,11 +62,8 @@ def _unfit(path: Path) -> Iterator[tuple[str, str]]:
     if not path.is_file():
         yield "the base model is not there", "put the checkpoint there, or mend the path"
         return
-    if path.suffix.lower() != ".safetensors":
-        yield (
-            f"{path.suffix or 'a file without suffix'} is not .safetensors: sd-scripts would open it as a pickle",
-            "get the checkpoint as .safetensors: a pickle runs code when it is opened",
-        )
+    if risks := list(pickled(path)):
+        yield from risks
         return
     yield from _misleading_link(path)
     try:

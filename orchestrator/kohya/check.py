@@ -5,9 +5,10 @@ import difflib
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 
 from orchestrator.errors import Problem
-from orchestrator.kohya import known
+from orchestrator.kohya import base, known
 from orchestrator.kohya.keys import Key, Keys, Kind
 from orchestrator.model import TREATMENTS, Params, Value
 
@@ -245,6 +246,10 @@ def _wrong_format(value: str) -> Iterator[tuple[str, str]]:
         yield f"save_model_as {value} writes a pickle, which is never opened here", 'write "safetensors"'
 
 
+def _wrong_weights(value: str) -> Iterator[tuple[str, str]]:
+    return base.pickled(Path(value))
+
+
 _RULES: Mapping[str, Callable[[str], Iterator[tuple[str, str]]]] = {
     "optimizer_type": _wrong_optimizer,
     "lr_scheduler": _wrong_scheduler,
@@ -252,4 +257,5 @@ _RULES: Mapping[str, Callable[[str], Iterator[tuple[str, str]]]] = {
     "face_crop_aug_range": _wrong_face_crop,
     "network_module": _wrong_network,
     "save_model_as": _wrong_format,
+    "network_weights": _wrong_weights,
 }
