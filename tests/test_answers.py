@@ -207,7 +207,7 @@ def memory(*runs: RunFacts) -> Told | None:
 @pytest.mark.parametrize(
     ("attempts", "state", "verdict", "reason"),
     [
-        ([attempt(peak_gib=21.3)], State.FINISHED, "yes", "1 trainings ended well, with 21.3 GiB at most"),
+        ([attempt(peak_gib=21.3)], State.FINISHED, "yes", "1 training ended well, with 21.3 GiB at most"),
         (
             [attempt(Failure.OOM, peak_gib=23.9), attempt(peak_gib=18, rungs=("gradient checkpointing",))],
             State.FINISHED,
@@ -218,10 +218,11 @@ def memory(*runs: RunFacts) -> Told | None:
             [attempt(Failure.OOM), attempt(other="AdamW8bit", peak_gib=15)],
             State.FINISHED,
             "no",
-            "1 of 1 runs ran out of memory and did not end with Prodigy",
+            "1 of 1 run ran out of memory and did not end with Prodigy",
         ),
         ([attempt(Failure.SPILL)], State.FAILED, "no", "ran out of memory"),
-        ([attempt(Failure.OOM)], State.PENDING, "undecided", "no training with it has ended well yet"),
+        ([attempt(Failure.OOM)], State.PENDING, "undecided", "1 of 1 run ran out of memory and is not at the end"),
+        ([attempt(Failure.CRASHED)], State.PENDING, "undecided", "no training with it has ended well yet"),
         ([attempt(peak_gib=41.0)], State.FINISHED, "no", "it took 41.0 GiB"),
         ([attempt()], State.FINISHED, "undecided", "nobody watched the card's memory"),
     ],
@@ -233,6 +234,12 @@ def test_whether_prodigy_fits_is_read_from_the_attempts(
     assert told
     assert (told.id, told.verdict) == ("Q5", verdict)
     assert reason in told.reason
+
+
+def test_while_a_run_goes_down_the_ladder_others_that_fit_prove_nothing() -> None:
+    told = memory(prodigy(attempt(peak_gib=20)), prodigy(attempt(Failure.OOM), state=State.PENDING))
+    assert told
+    assert (told.verdict, told.reason[:11]) == ("undecided", "1 of 2 runs")
 
 
 def test_the_case_of_its_name_does_not_matter() -> None:

@@ -149,7 +149,7 @@ def test_a_reference_that_was_trained_on_is_refused_or_marked(
         measure.measure(tainted, Asked())
     found = measure.measure(tainted, Asked(allow_training_references=True))
     assert found.trained_on == ("1003.png",)
-    assert "1 references were trained on" in words.verdict(found)
+    assert "trained on 1 reference" in words.verdict(found)
 
 
 def test_the_record_reads_back_and_is_whole_or_not_there(kept: Kept, tmp_path: Path) -> None:

@@ -122,8 +122,8 @@ def test_a_doubtful_yardstick_is_marked_on_every_number_that_is_read_against_it(
     ]
     text = re.sub(r"\s+", " ", page.write(sweep, judged, (), kept).read_text(encoding="utf-8"))
     assert len(re.findall(r">\d+%\*<", text)) == len(judged), "the column of what passes"
-    assert "*: by a calibration to be taken with care (provisional: 9 photos; 1 references were trained on)" in text
-    assert "own photos lie (provisional: 9 photos; 1 references were trained on)." in text
+    assert "*: by a calibration to be taken with care (provisional: 9 photos; trained on 1 reference)" in text
+    assert "own photos lie (provisional: 9 photos; trained on 1 reference)." in text
 
 
 def test_copying_is_flagged(tmp_path, album):

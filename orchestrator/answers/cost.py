@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from orchestrator.facts import Attempted, RunFacts
 from orchestrator.model import MEMORY_FAILURES, State
+from orchestrator.quantities import counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,12 +44,12 @@ def memory(runs: Sequence[RunFacts]) -> str:
         return ""
     short = [run for run in begun if any(out_of_memory(one) for one in run.training)]
     if not short:
-        return f"none of {len(begun)} trainings ran out of memory"
+        return f"none of {counted(len(begun), 'training')} ran out of memory"
     rungs = dict.fromkeys(rung for run in short for one in run.training for rung in one.rungs)
     failed = sum(run.status.state is State.FAILED for run in short)
     then = f"conceded: {', '.join(rungs)}" if rungs else "nothing was conceded"
     lost = f"; {failed} failed for good" if failed else ""
-    return f"{len(short)} of {len(begun)} trainings ran out of memory; {then}{lost}"
+    return f"{len(short)} of {counted(len(begun), 'training')} ran out of memory; {then}{lost}"
 
 
 def out_of_memory(one: Attempted) -> bool:

@@ -7,6 +7,7 @@ from orchestrator.answers.told import Told
 from orchestrator.evidence.contrast import Verdict
 from orchestrator.facts import Attempted, RunFacts
 from orchestrator.model import State
+from orchestrator.quantities import counted
 
 ID = "Q5"
 """The question's heading on the owner's page."""
@@ -25,9 +26,9 @@ def answer(sweep: str, runs: Sequence[RunFacts]) -> Iterator[Told]:
     if not attempts:
         return
     spent, peak = cost.cost(asked), _peak_gib(attempts)
-    verdict, reason = _verdict(asked, attempts, peak)
+    verdict, reason = _of_the_short(asked) or _of_the_trained(attempts, peak)
     rows = {
-        "Read from": f"{len(attempts)} attempts of {len(asked)} runs that were asked to train with {_OPTIMIZER}",
+        "Read from": f"{counted(len(attempts), 'attempt')} of {counted(len(asked), 'run')} asked for {_OPTIMIZER}",
         "Memory": cost.memory(asked),
         "Peak with Prodigy": f"{peak:.1f} GiB" if peak else "not known: no card was watched",
         "Cost": str(spent),
@@ -58,15 +59,24 @@ def _peak_gib(attempts: Iterable[Attempted]) -> float | None:
     return max(peaks) / 1024 if peaks else None
 
 
-def _verdict(runs: Sequence[RunFacts], attempts: Sequence[Attempted], peak: float | None) -> tuple[Verdict, str]:
-    lost = sum(any(map(cost.out_of_memory, run.training)) and _ended_without(run) for run in runs)
+def _of_the_short(runs: Sequence[RunFacts]) -> tuple[Verdict, str] | None:
+    """What runs that ran out of memory say; None where there are none, or all of them ended with Prodigy."""
+    short = [run for run in runs if any(map(cost.out_of_memory, run.training))]
+    lost, of_all = sum(map(_ended_without, short)), f"of {counted(len(runs), 'run')}"
     if lost:
-        return Verdict.NO, f"{lost} of {len(runs)} runs ran out of memory and did not end with {_OPTIMIZER}"
+        return Verdict.NO, f"{lost} {of_all} ran out of memory and did not end with {_OPTIMIZER}"
+    if going := sum(run.trained is None and run.status.state is not State.STOPPED for run in short):
+        return Verdict.UNDECIDED, f"{going} {of_all} ran out of memory and is not at the end of what can be conceded"
+    return None
+
+
+def _of_the_trained(attempts: Sequence[Attempted], peak: float | None) -> tuple[Verdict, str]:
     done = [one for one in attempts if one.result.failure is None]
+    ended = f"{counted(len(done), 'training')} ended well"
     if not done:
         return Verdict.UNDECIDED, "no training with it has ended well yet, and none ran out of memory"
     if peak is None:
-        return Verdict.UNDECIDED, f"{len(done)} trainings ended well, but nobody watched the card's memory"
+        return Verdict.UNDECIDED, f"{ended}, but nobody watched the card's memory"
     delivered = _peak_gib(done) or peak
     if delivered > _CARD_GIB - _DRIVER_GIB:
         return (
@@ -75,7 +85,7 @@ def _verdict(runs: Sequence[RunFacts], attempts: Sequence[Attempted], peak: floa
         )
     rungs = dict.fromkeys(rung for one in done for rung in one.rungs)
     conceding = f" after conceding {', '.join(rungs)}" if rungs else ""
-    return Verdict.YES, f"{len(done)} trainings ended well{conceding}, with {delivered:.1f} GiB at most"
+    return Verdict.YES, f"{ended}{conceding}, with {delivered:.1f} GiB at most"
 
 
 def _ended_without(run: RunFacts) -> bool:

@@ -16,6 +16,7 @@ from orchestrator.facts import RunFacts
 from orchestrator.model import Failure, Score, State, Value
 from orchestrator.page import plots, spending
 from orchestrator.page.plots import Bars, Dot, Level, Line
+from orchestrator.quantities import counted
 from orchestrator.store import Attempt
 from orchestrator.values import shown
 from orchestrator.yardstick.record import Kept
@@ -120,7 +121,7 @@ def _told(dim: str, one: Level) -> str:
     """A level in words, for who does not see the plot."""
     bounds = f", 95 % interval {one.interval.low:.3f} to {one.interval.high:.3f}" if one.interval else ""
     mean = f"mean {one.mean:.3f}{bounds}" if one.mean is not None else "no mean"
-    return f"{dim} {one.label}: {len(one.dots)} runs, {mean}"
+    return f"{dim} {one.label}: {counted(len(one.dots), 'run')}, {mean}"
 
 
 # --- over pictures, checkpoints and strengths -------------------------------------------------------------------------
@@ -220,7 +221,7 @@ def _ends(lines: Sequence[Line], x: str) -> str:
     for name, group in groups.items():
         first, last = (sum(line.points[at][1] for line in group) / len(group) for at in (0, -1))
         span = f"{x} {group[0].points[0][0]:g} to {group[0].points[-1][0]:g}"
-        parts.append(f"{name}: {len(group)} runs, mean {first:.3f} to {last:.3f} from {span}")
+        parts.append(f"{name}: {counted(len(group), 'run')}, mean {first:.3f} to {last:.3f} from {span}")
     return "; ".join(parts)
 
 

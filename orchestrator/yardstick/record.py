@@ -8,6 +8,7 @@ from orchestrator import store
 from orchestrator.errors import OrchestrateError, Problem, Severity
 from orchestrator.evidence.calibration import Calibration, Impostors, KnownPair, PairBaseline, Reference
 from orchestrator.evidence.interval import Interval
+from orchestrator.quantities import counted
 
 _AGAIN = "`orchestrate calibrate` measures anew"
 
@@ -40,9 +41,9 @@ class Kept:
         """What must stand beside every number that is read against it; none when nothing is the matter."""
         found = []
         if self.calibration.provisional:
-            found.append(f"provisional: {self.calibration.photos} photos")
+            found.append(f"provisional: {counted(self.calibration.photos, 'photo')}")
         if self.trained_on:
-            found.append(f"{len(self.trained_on)} references were trained on")
+            found.append(f"trained on {counted(len(self.trained_on), 'reference')}")
         return tuple(found)
 
 
