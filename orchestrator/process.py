@@ -87,6 +87,13 @@ def marked(folder: Path) -> list[int]:
     return [pid for pid in _pids() if _has(pid, want) and not _zombie(pid)]
 
 
+def folders() -> set[Path]:
+    """The folders of all that was started like this and lives on this machine, by whatever orchestrator."""
+    start = f"{MARKER}=".encode()
+    values = [part for pid in _pids() for part in _environ(pid).split(b"\0") if part.startswith(start)]
+    return {Path(os.fsdecode(value.removeprefix(start))) for value in values}
+
+
 def ending(pid: int) -> bool:
     """Whether a process is on its way out: it has given up its memory here, its card follows a moment later."""
     try:

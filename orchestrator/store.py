@@ -282,6 +282,22 @@ class Sweep:
                 raise Conflict(Problem(what=what, where=str(self.path), remedy=remedy))
             yield
 
+    @contextlib.contextmanager
+    def hold_cards(self, cards: Iterable[str]) -> Iterator[list[str]]:
+        """Hold those of these cards that no other sweep in `runs` uses; Conflict when none is left."""
+        held, holders, left_behind = [], [], _left_behind(self)
+        with contextlib.ExitStack() as stack:
+            for card in cards:
+                lock = self.path.parent / ".cards" / f"{card}.lock"
+                holder = stack.enter_context(locks.held(lock)) or left_behind.get(card)
+                held += [] if holder else [card]
+                holders += [f"{card} by {holder}"] if holder else []
+            if holders and not held:
+                what = f"every card is in use by another sweep: {', '.join(holders)}"
+                remedy = "wait for it, name another card, or set `share = true` in [vram]"
+                raise Conflict(Problem(what=what, where=str(self.path.parent), key="vram.card", remedy=remedy))
+            yield held
+
     def driven(self) -> bool:
         """Whether another process holds the lock now."""
         return locks.taken(self.path / ".lock")
@@ -291,20 +307,16 @@ def _changed_ns(path: Path) -> int:
     return path.stat().st_mtime_ns
 
 
-@contextlib.contextmanager
-def hold_cards(runs: Path, cards: Iterable[str]) -> Iterator[list[str]]:
-    """Hold those of these cards that no other sweep in `runs` holds; Conflict when none is left."""
-    held, holders = [], []
-    with contextlib.ExitStack() as stack:
-        for card in cards:
-            holder = stack.enter_context(locks.held(runs / ".cards" / f"{card}.lock"))
-            held += [] if holder else [card]
-            holders += [f"{card} by {holder}"] if holder else []
-        if holders and not held:
-            what = f"every card is in use by another sweep: {', '.join(holders)}"
-            remedy = "wait for it, name another card, or set `share = true` in [vram]"
-            raise Conflict(Problem(what=what, where=str(runs), key="vram.card", remedy=remedy))
-        yield held
+def _left_behind(sweep: Sweep) -> dict[str, str]:
+    """What lives on each card that another sweep began, whether or not anybody drives that sweep still.
+
+    Latents belong to no sweep: whoever waits for them sees them to their end.
+    """
+    runs = sweep.path.parent
+    ours = (sweep.path, runs / ".latents")
+    living = [path for path in process.folders() if runs in path.parents]
+    others = [path for path in living if not any(one in path.parents for one in ours)]
+    return {str(Attempt(path).asked().get("card", "")): f"what runs in {path}" for path in others}
 
 
 def point_of(record: Mapping[str, Any]) -> Point:

@@ -4,6 +4,7 @@ import json
 import os
 import threading
 from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from standins.world import Heard, World
 
-from orchestrator import schedule, store, sweep
+from orchestrator import process, schedule, store, sweep
 from orchestrator.cli import driving
 from orchestrator.context import Context
 from orchestrator.errors import Conflict, NotReady
@@ -19,7 +20,7 @@ from orchestrator.host import Host
 from orchestrator.model import Failure, Point, Result, State, VramSample
 from orchestrator.pool import Perform, Pool
 from orchestrator.schedule import Health, Load, Memory, Peaks, Place, Turn
-from orchestrator.store import Run
+from orchestrator.store import Run, Sweep
 from orchestrator.vram import Card
 
 SEEDS = "[dims]\nseed = [1, 2, 3, 4]\n"
@@ -263,31 +264,52 @@ def test_an_error_ends_it_all_and_leaves_nothing_unwatched(world: World) -> None
 
 
 def test_a_card_is_held_by_one_sweep(tmp_path: Path) -> None:
-    with store.hold_cards(tmp_path, ["A", "B"]) as held:
+    one, other = Sweep(tmp_path / "one"), Sweep(tmp_path / "other")
+    with one.hold_cards(["A", "B"]) as held:
         assert held == ["A", "B"]
-        with store.hold_cards(tmp_path, ["B", "C"]) as rest:
+        with other.hold_cards(["B", "C"]) as rest:
             assert rest == ["C"]
-        with (
-            pytest.raises(Conflict, match=f"A by process {os.getpid()} on .* since"),
-            store.hold_cards(tmp_path, ["A"]),
-        ):
+        with pytest.raises(Conflict, match=f"A by process {os.getpid()} on .* since"), other.hold_cards(["A"]):
             pass
-    with store.hold_cards(tmp_path, ["A"]) as held:
+    with other.hold_cards(["A"]) as held:
         assert held == ["A"]
 
 
 def test_no_card_needs_no_holding(tmp_path: Path) -> None:
-    with store.hold_cards(tmp_path, []) as held:
+    with Sweep(tmp_path / "one").hold_cards([]) as held:
         assert held == []
+
+
+def test_what_a_killed_sweep_left_running_keeps_its_card(tmp_path: Path) -> None:
+    attempt = store.Attempt(tmp_path / "killed" / "run" / "train" / "1")
+    attempt.path.mkdir(parents=True)
+    attempt.open({"card": "A"})
+    process.start(attempt.path, ["sleep", "60"], env=dict(os.environ), cwd=attempt.path)
+    try:
+        with Sweep(tmp_path / "other").hold_cards(["A", "B"]) as held:
+            assert held == ["B"]
+        with pytest.raises(Conflict, match=r"A by what runs in .*killed"), Sweep(tmp_path / "other").hold_cards(["A"]):
+            pass
+        with Sweep(tmp_path / "killed").hold_cards(["A"]) as held:
+            assert held == ["A"], "it is its own"
+    finally:
+        process.stop(attempt.path, 0)
+    with Sweep(tmp_path / "other").hold_cards(["A"]) as held:
+        assert held == ["A"]
+
+
+def hold(world: World) -> AbstractContextManager[list[str]]:
+    asked = world.plan()
+    return driving.hold(asked.sweep, ["A"], asked.settings)
 
 
 def test_a_card_is_shared_only_by_those_who_say_so(world: World) -> None:
     with (
-        driving.hold(world.plan(), ["A"]),
+        hold(world),
         pytest.raises(Conflict, match="share = true"),
-        driving.hold(world.plan(), ["A"]),
+        hold(world),
     ):
         pass
     world.settle(vram="[vram]\nshare = true\n")
-    with driving.hold(world.plan(), ["A"]) as one, driving.hold(world.plan(), ["A"]) as other:
+    with hold(world) as one, hold(world) as other:
         assert one == other == ["A"]

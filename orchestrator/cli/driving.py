@@ -37,12 +37,9 @@ def ready(asked: Plan, console: Console, cluster: str | None = None) -> list[str
     return [card.uuid for card in readiness.choose_cards(probe.cards(), here.vram.card)]
 
 
-def hold(asked: Plan, cards: list[str]) -> AbstractContextManager[list[str]]:
-    """Those of the cards that no other sweep uses, for as long as ours does; all where they may be shared."""
-    from orchestrator import store
-
-    used = asked.settings
-    return nullcontext(cards) if used.vram.share else store.hold_cards(used.runs, cards)
+def hold(sweep: Sweep, cards: list[str], used: Settings) -> AbstractContextManager[list[str]]:
+    """Those of the cards that no other sweep uses, for as long as this one does; all where they may be shared."""
+    return nullcontext(cards) if used.vram.share else sweep.hold_cards(cards)
 
 
 def context(asked: Plan, cards: list[str], console: Console, *, frozen: bool = True) -> Context:
@@ -88,7 +85,7 @@ def make_beside(
     from orchestrator import beside, store, sweep
     from orchestrator.model import State
 
-    with asked.sweep.lock(), hold(asked, cards) as held:
+    with asked.sweep.lock(), hold(asked.sweep, cards, asked.settings) as held:
         wanted, ctx = prepare(context(asked, held, console))
         on_signals(ctx.stop)
         beside.drive(wanted, ctx, lambda runs, world: sweep.drive(runs, world, cards=held))

@@ -39,7 +39,7 @@ def run(
     console.problems(asked.warnings)
     runs = asked.runs(only)
     cards = driving.ready(asked, console, cluster)
-    with asked.sweep.lock(), driving.hold(asked, cards) as held:
+    with asked.sweep.lock(), driving.hold(asked.sweep, cards, asked.settings) as held:
         ctx = driving.context(asked, held, console)
         driving.on_signals(ctx.stop)
         with console.live(lambda: view.look(asked.sweep)), driving.told(ctx, asked.sweep, console) as telling:
@@ -118,7 +118,8 @@ def probe(settings_file: Path, grid_file: Path, only: str, retry: str | None) ->
     for profile in _forecast(asked, only).profiles:
         console.say(f"{profile.key}: {bill.label(profile.settings) or 'all'}")
     cards = driving.ready(asked, console)
-    with store.probe_sweep(asked.settings.runs).lock(), driving.hold(asked, cards) as held:
+    kept = store.probe_sweep(asked.settings.runs)
+    with kept.lock(), driving.hold(kept, cards, asked.settings) as held:
         ctx = driving.context(asked, held, console, frozen=False)
         driving.on_signals(ctx.stop)
         probing.drive(probes, ctx, retry=retry is not None)
