@@ -1,4 +1,4 @@
-"""A persona's own yardstick: how similar her real photos are to each other, so which score is good enough."""
+"""A persona's own yardstick: how similar the real photos are to each other, so which score is good enough."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ class Reference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Impostors:
-    """One set of faces that are not the persona, against her centroid.
+    """One set of faces that are not the persona, against the persona's centroid.
 
     accepted_upper: one-sided 95 % Clopper-Pearson bound of the false accept rate (about 3/n when none is accepted).
     equal_error_rate, at equal_error_similarity: where as many real photos fail as impostors pass; it describes how
@@ -60,9 +60,9 @@ class Impostors:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """What "as similar as her own photos" means for this persona and this face pack.
+    """What "as similar as the persona's own photos" means for this persona and this face pack.
 
-    threshold: the score that 95 % of her real photos reach, and its 95 % interval over photos.
+    threshold: the score that 95 % of the real photos reach, and its 95 % interval over photos.
     band: 5 % to 95 % of the photos' leave-one-out similarities; a generated picture above it is suspect of copying.
     nearest_band: the same for the similarity to the nearest other photo, the scale of Score.nearest_training.
     pair_similarity: mean over pairs of photos, the scale of published thresholds.

@@ -1,6 +1,7 @@
 """Takes a run's LoRA home: the chosen checkpoint under a speaking name, a model card, and what loads it."""
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Sequence
@@ -62,7 +63,7 @@ def name_of(one: RunFacts, sweep: Sweep) -> str:
 def _copy(one: RunFacts, target: Path) -> None:
     """Whole or not at all, and the very file whose pictures were scored."""
     chosen = next(item for item in one.run.checkpoints() if one.choice and item.file == one.choice.checkpoint)
-    source, draft = one.run.path / chosen.file, target.with_name(f".{target.name}.tmp")
+    source, draft = one.run.path / chosen.file, target.with_name(f".{target.name}.{os.getpid()}.tmp")
     if not source.exists():
         raise OrchestrateError(
             Problem(what="the chosen checkpoint is gone", where=str(source), remedy="train it again")

@@ -1,1 +1,1 @@
-"""The persona's own yardstick: measured from photos of her, kept beside the sweeps, used by every later report."""
+"""The persona's own yardstick: measured from real photos, kept beside the sweeps, used by every later report."""

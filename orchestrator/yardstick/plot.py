@@ -1,5 +1,6 @@
 """The yardstick as a picture: every photo and every impostor as a dot, the band, the threshold and its interval."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ _OWN, _OUTLIER, _OTHERS, _READY = "#1f6f8b", "#c2410c", "#6b7280", "#15803d"
 def draw(kept: Kept, path: Path) -> None:
     """Write the plot as SVG or PNG, by the path's suffix; the same calibration gives the same bytes."""
     found = kept.calibration
-    rows = [("her photos", np.array([one.similarity for one in found.references]))]
+    rows = [("own photos", np.array([one.similarity for one in found.references]))]
     rows += [(one.name, np.array(one.similarities)) for one in found.impostors]
     if kept.expected_from_pairs is not None:
         rows.append(("your pairs, as scores", np.array([kept.expected_from_pairs])))
@@ -24,8 +25,8 @@ def draw(kept: Kept, path: Path) -> None:
     axes = figure.add_subplot()
     _bounds(axes, kept)
     _dots(axes, rows, [one.outlier for one in found.references])
-    axes.set_xlabel("similarity to the centroid of her (other) photos")
-    axes.set_title("; ".join(("Her own yardstick", *kept.caveats)), loc="left")
+    axes.set_xlabel("similarity to the centroid of the persona's (other) photos")
+    axes.set_title("; ".join(("The persona's own yardstick", *kept.caveats)), loc="left")
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
@@ -51,7 +52,7 @@ def _dots(axes: Axes, rows: Sequence[tuple[str, np.ndarray]], outliers: Sequence
 
 
 def _save(figure: Figure, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     kind = path.suffix.removeprefix(".")
     with rc_context({"svg.hashsalt": "orchestrate"}):  # else every drawing gets other ids
         figure.savefig(temporary, format=kind, metadata={"Date": None} if kind == "svg" else None, dpi=140)

@@ -15,7 +15,7 @@ def verdict(kept: Kept) -> str:
 
 def lines(kept: Kept) -> Iterator[str]:
     """All that was found, a sentence each, the most important first."""
-    yield f"{verdict(kept)}: 95 % of her own photos reach it, each against the centroid of the others"
+    yield f"{verdict(kept)}: 95 % of the persona's own photos reach it, each against the centroid of the others"
     yield from details(kept)
 
 
@@ -45,7 +45,7 @@ def _photos(kept: Kept) -> Iterator[str]:
     if found.provisional:
         yield (
             f"provisional: {found.more_photos} more photos make it firm ({FIRM_PHOTOS}); with these, the lowest one "
-            f"only bounds the {100 * found.lowest_covers:.0f} % quantile of all photos of her"
+            f"only bounds the {100 * found.lowest_covers:.0f} % quantile of all the persona's photos"
         )
     if kept.trained_on:
         yield f"trained on, so too high: {', '.join(kept.trained_on)}"
@@ -74,6 +74,6 @@ def _pairs(kept: Kept) -> Iterator[str]:
 def _published(found: Calibration) -> str:
     others = ", ".join(f"{name} {value:g}" for name, value in PUBLISHED_PAIR_THRESHOLDS.items())
     return (
-        f"for orientation only, cosines of two single photos: hers {found.pair_similarity:.3f} on average; "
+        f"for orientation only, cosines of two single photos: the persona's {found.pair_similarity:.3f} on average; "
         f"others call it the same person from: {others}. Never to be applied to scores, which are against a centroid"
     )
