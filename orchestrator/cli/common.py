@@ -23,7 +23,8 @@ class Commands(click.Group):
     """Turns our errors into messages and exit codes, for every command."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # the same as Ctrl-C
+        for number in (signal.SIGINT, signal.SIGTERM):  # the same, also where a shell's background ignores the first
+            signal.signal(number, signal.default_int_handler)
         try:
             return super().invoke(ctx)
         except OrchestrateError as error:
