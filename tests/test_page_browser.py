@@ -98,7 +98,8 @@ def test_a_contact_sheet_opens_with_the_rows_of_the_table(tab):
     tab.get_by_label("Find").fill("network_dim=64")
     tab.locator("details.sheet summary").nth(1).click()
     sheet = tab.locator("details.sheet").nth(1)
-    assert sheet.locator("h3").count() == sum(row.is_visible() for row in tab.locator("#table tbody tr").all())
+    rows = sum(row.is_visible() for row in tab.locator("#table tbody tr").all())
+    playwright.expect(sheet.locator("h3")).to_have_count(rows)
     picture = sheet.locator("img").first
     assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
     assert "similarity" in picture.get_attribute("alt") or "no face" in picture.get_attribute("alt")
@@ -114,7 +115,7 @@ def test_a_row_leads_to_its_run(tab):
     tab.locator("#table tbody th a").first.click()
     opened = tab.locator("details.run[open] > summary")
     assert name in opened.inner_text()
-    assert opened.evaluate("summary => summary === document.activeElement")
+    playwright.expect(opened).to_be_focused()
 
 
 def test_hostile_words_are_text(tab):
