@@ -1,7 +1,9 @@
 """Decodes pictures safely: one rule from file to pixels, and a typed refusal for whatever is not a whole picture."""
 
+import contextlib
 import hashlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,49 +49,34 @@ class Listing:
 
 def load(path: Path) -> Picture:
     """The picture's pixels, height x width x 3, RGB. Raises Unreadable."""
-    try:
-        with _open(path) as image:
-            return np.asarray(_rgb(ImageOps.exif_transpose(image)))
-    except Exception as error:  # decoders raise anything on hostile input, from struct.error to MemoryError
-        raise _refusal(error) from error
+    with _opened(path) as image:
+        return np.asarray(_rgb(ImageOps.exif_transpose(image)))
 
 
 def size(path: Path) -> tuple[int, int]:
     """Width and height in pixels, as `load` would give them, from the header alone. Raises Unreadable."""
-    try:
-        with _open(path) as image:
-            sideways = image.getexif().get(_ORIENTATION) in _SIDEWAYS
-            return (image.height, image.width) if sideways else image.size
-    except Exception as error:  # as in load
-        raise _refusal(error) from error
+    with _opened(path) as image:
+        sideways = image.getexif().get(_ORIENTATION) in _SIDEWAYS
+        return (image.height, image.width) if sideways else image.size
 
 
 def oddities(path: Path) -> tuple[str, ...]:
     """What `load` does to a picture that a program which is not careful would not. Raises Unreadable."""
-    try:
-        with _open(path) as image:
-            seen = {"turned upright as its EXIF says": _turned(image), "laid over white": _see_through(image)}
-            return tuple(note for note, true in seen.items() if true)
-    except Exception as error:  # as in load
-        raise _refusal(error) from error
+    with _opened(path) as image:
+        seen = {"turned upright as its EXIF says": _turned(image), "laid over white": _see_through(image)}
+        return tuple(note for note, true in seen.items() if true)
 
 
 def lies_on_its_side(path: Path) -> bool:
     """Whether a program that reads no EXIF would see it turned or mirrored. Raises Unreadable."""
-    try:
-        with _open(path) as image:
-            return _turned(image)
-    except Exception as error:  # as in load
-        raise _refusal(error) from error
+    with _opened(path) as image:
+        return _turned(image)
 
 
 def is_see_through(path: Path) -> bool:
     """Whether a program that drops the alpha would see colours that lie under nothing. Raises Unreadable."""
-    try:
-        with _open(path) as image:
-            return _see_through(image)
-    except Exception as error:  # as in load
-        raise _refusal(error) from error
+    with _opened(path) as image:
+        return _see_through(image)
 
 
 def _see_through(image: Image.Image) -> bool:
@@ -142,13 +129,16 @@ def leads_out(path: Path) -> bool:
     return path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(folder)
 
 
-def _open(path: Path) -> Image.Image:
-    """Reads the header only."""
-    image = Image.open(path, formats=_FORMATS)
-    if image.width * image.height > MAX_PIXELS:
-        image.close()
-        raise Unreadable(f"{image.width} x {image.height} pixels are more than {MAX_PIXELS:,}")
-    return image
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """The picture, of which only the header is read; Unreadable for whatever is raised while it is open."""
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise Unreadable(f"{image.width} x {image.height} pixels are more than {MAX_PIXELS:,}")
+            yield image
+    except Exception as error:  # decoders raise anything on hostile input, from struct.error to MemoryError
+        raise _refusal(error) from error
 
 
 def _rgb(image: Image.Image) -> Image.Image:
