@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from orchestrator import faces, media, provenance, render, store
+from orchestrator import faces, media, provenance, quantities, render
 from orchestrator.errors import Conflict, Problem
 from orchestrator.model import Point, Prepared, Scoring, Settings
 from orchestrator.plan import Plan
@@ -30,7 +30,7 @@ def freeze(asked: Plan, prepared: Mapping[str, Prepared], hashes: provenance.Has
     questions = {record["id"]: record for record in [*old["questions"], *_json([asdict(q) for q in asked.questions])]}
     record = {
         "name": asked.sweep.name,
-        "created_at": old.get("created_at", store.now()),
+        "created_at": old.get("created_at", quantities.now()),
         "fingerprint": {**old["fingerprint"], **made_from},
         "versions": provenance.versions(),
         "points": sorted(points.values(), key=lambda point: bool(point["floor"])),

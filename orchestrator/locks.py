@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from orchestrator import quantities
+
 
 @contextlib.contextmanager
 def held(path: Path) -> Iterator[str]:
@@ -19,8 +21,7 @@ def held(path: Path) -> Iterator[str]:
             yield _holder(path)
             return
         file.truncate(0)
-        since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}))
+        file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": quantities.now()}))
         file.flush()
         yield ""
 

@@ -161,7 +161,8 @@ def _wait_gone(folder: Path, seconds: float, hurry: Callable[[], bool]) -> None:
 
 def _living(folder: Path) -> list[int]:
     """As `marked`, and the shim to its very end: what exits loses its environment first, and is still there."""
-    return marked(folder) or list(filter(None, [_shim(folder)]))
+    last = _shim(folder)
+    return marked(folder) or ([last] if last else [])
 
 
 def _signal_all(folder: Path, number: signal.Signals, spare: int | None = None) -> None:

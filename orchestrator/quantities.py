@@ -1,5 +1,7 @@
 """How quantities are written for people."""
 
+import time
+
 _GIB = 1024**3
 
 
@@ -18,3 +20,8 @@ def size(count: int) -> str:
 def counted(number: int, noun: str) -> str:
     """`1 run`, `2 runs`."""
     return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def now() -> str:
+    """The time in UTC, to the second; nothing is measured with it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

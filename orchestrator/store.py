@@ -393,8 +393,3 @@ def read(path: Path) -> dict[str, Any]:
             Problem(what="was written by another version", where=str(path), remedy="use the version that wrote it")
         )
     return record
-
-
-def now() -> str:
-    """UTC, to the second: for people only; nothing is measured with it."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

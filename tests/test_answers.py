@@ -221,7 +221,7 @@ def memory(*runs: RunFacts) -> Told | None:
             "1 of 1 run ran out of memory and did not end with Prodigy",
         ),
         ([attempt(Failure.SPILL)], State.FAILED, "no", "ran out of memory"),
-        ([attempt(Failure.OOM)], State.PENDING, "undecided", "1 of 1 run ran out of memory and is not at the end"),
+        ([attempt(Failure.OOM)], State.PENDING, "undecided", "1 of 1 run ran out of memory, with more still"),
         ([attempt(Failure.CRASHED)], State.PENDING, "undecided", "no training with it has ended well yet"),
         ([attempt(peak_gib=41.0)], State.FINISHED, "no", "it took 41.0 GiB"),
         ([attempt()], State.FINISHED, "undecided", "nobody watched the card's memory"),

@@ -66,7 +66,7 @@ def _of_the_short(runs: Sequence[RunFacts]) -> tuple[Verdict, str] | None:
     if lost:
         return Verdict.NO, f"{lost} {of_all} ran out of memory and did not end with {_OPTIMIZER}"
     if going := sum(run.trained is None and run.status.state is not State.STOPPED for run in short):
-        return Verdict.UNDECIDED, f"{going} {of_all} ran out of memory and is not at the end of what can be conceded"
+        return Verdict.UNDECIDED, f"{going} {of_all} ran out of memory, with more still to be conceded"
     return None
 
 
@@ -74,7 +74,7 @@ def _of_the_trained(attempts: Sequence[Attempted], peak: float | None) -> tuple[
     done = [one for one in attempts if one.result.failure is None]
     ended = f"{counted(len(done), 'training')} ended well"
     if not done:
-        return Verdict.UNDECIDED, "no training with it has ended well yet, and none ran out of memory"
+        return Verdict.UNDECIDED, "no training with it has ended well yet"
     if peak is None:
         return Verdict.UNDECIDED, f"{ended}, but nobody watched the card's memory"
     delivered = _peak_gib(done) or peak

@@ -8,7 +8,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import orchestrator
-from orchestrator import outcome, render, shim, store
+from orchestrator import outcome, quantities, render, shim
 from orchestrator.answers.told import Told
 from orchestrator.facts import RunFacts, log_of
 from orchestrator.model import State
@@ -84,7 +84,7 @@ def _html(
     return environment.get_template(_TEMPLATE).render(
         name=sweep.name,
         mark=mark,
-        now=store.now(),
+        now=quantities.now(),
         version=orchestrator.__version__,
         policy=policy.policy(style, script),
         style=policy.trusted(style),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from orchestrator import faces, media, provenance, store
+from orchestrator import faces, media, provenance, quantities
 from orchestrator.errors import InputError, NotReady, Problem
 from orchestrator.evidence import calibration
 from orchestrator.evidence.calibration import FloatArray, KnownPair
@@ -52,7 +52,7 @@ def measure(settings: Settings, asked: Asked) -> Kept:
     kept = Kept(
         face_pack=_pack(settings),
         references=_hashes(settings).of_all(references),
-        measured_at=store.now(),
+        measured_at=quantities.now(),
         calibration=calibration.calibrate(photos, others),
         rejected=rejected,
         trained_on=tuple(trained_on),
