@@ -17,12 +17,15 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.planted import orchestrate
-from orchestrator import facts, plan
-from orchestrator.evidence import contrast, hopeless, looking, pairs
-from orchestrator.evidence.choice import Cell
-from orchestrator.facts import RunFacts
+from orchestrator.evidence import summary as facts
+from orchestrator.evidence.stats import contrast, pairs
+from orchestrator.evidence.stats import early_stop_schedule as looking
+from orchestrator.evidence.stats import early_stop_test as hopeless
+from orchestrator.evidence.stats.choice import Cell
+from orchestrator.evidence.summary import RunFacts
 from orchestrator.miniature import world
 from orchestrator.model import EarlyStop, Question, State
+from orchestrator.plan import plan
 
 FloatArray = npt.NDArray[np.float64]
 

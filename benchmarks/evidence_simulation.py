@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from orchestrator.evidence import calibration, contrast, learning_curve, pairs
-from orchestrator.evidence.interval import Interval
+from orchestrator.evidence.calibration import statistics as calibration
+from orchestrator.evidence.stats import contrast, learning_curve, pairs
+from orchestrator.evidence.stats.interval import Interval
 from orchestrator.model import Question, State
 
 FloatArray = npt.NDArray[np.float64]

@@ -19,11 +19,14 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from orchestrator import facts, grid, page, store, thumbnails
+from orchestrator.config import grid
+from orchestrator.evidence import summary as facts
 from orchestrator.miniature import world
 from orchestrator.model import Checkpoint, FaceStatus, Failure, Image, Point, Question, Result, Score, Value
-from orchestrator.scorer import References, Scored, write_scored
-from orchestrator.store import Run, Sweep
+from orchestrator.report import html as page
+from orchestrator.scoring import References, Scored, thumbnails, write_scored
+from orchestrator.store import layout as store
+from orchestrator.store.layout import Run, Sweep
 
 _MIB = 1024**2
 _DIMS: Mapping[str, Sequence[Value]] = {"network_dim": (8, 16, 32, 64), "optimizer_type": ("Prodigy", "AdamW8bit")}

@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from orchestrator import plan
+from orchestrator.plan import plan
 
 SETTINGS = Path(__file__).parents[1] / "orchestrate.toml"
 GRID = """

@@ -20,11 +20,15 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from standins.world import World, build_shared  # noqa: E402
 
-from orchestrator import attempt, pool, process, scorer, store, sweep  # noqa: E402
-from orchestrator.attempt import Command, Job  # noqa: E402
-from orchestrator.context import Context  # noqa: E402
+from orchestrator import scoring as scorer  # noqa: E402
 from orchestrator.model import Result, State  # noqa: E402
-from orchestrator.store import Run  # noqa: E402
+from orchestrator.run import attempt, sweep  # noqa: E402
+from orchestrator.run import local_executor as pool  # noqa: E402
+from orchestrator.run.attempt import Command, Job  # noqa: E402
+from orchestrator.run.context import Context  # noqa: E402
+from orchestrator.store import layout as store  # noqa: E402
+from orchestrator.store import process  # noqa: E402
+from orchestrator.store.layout import Run  # noqa: E402
 
 _SAMPLE = 50
 

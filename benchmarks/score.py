@@ -20,10 +20,11 @@ from insightface.app import FaceAnalysis
 from PIL import Image
 
 from benchmarks import heavy_pack
-from orchestrator import faces, media
+from orchestrator import images as media
 from orchestrator.miniature import draw
-from orchestrator.scorer.hand import Hand
-from orchestrator.scorer.looker import Looker
+from orchestrator.scoring import faces
+from orchestrator.scoring.batch_embedder import Looker
+from orchestrator.scoring.in_progress import Hand
 
 DET_SIZE = 640
 Embeddings: TypeAlias = list[faces.Embedding]

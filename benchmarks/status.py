@@ -16,9 +16,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from orchestrator import grid, shim, store
+from orchestrator.config import grid
 from orchestrator.model import Checkpoint, Failure, Point, Result
-from orchestrator.store import Run, Sweep
+from orchestrator.store import layout as store
+from orchestrator.store import shim
+from orchestrator.store.layout import Run, Sweep
 
 SETTINGS = Path(__file__).parents[1] / "orchestrate.toml"
 _LOG = "steps:  42%|####      | 840/2000 [10:00<13:48,  1.40it/s, avr_loss=0.0934]\r" * 400

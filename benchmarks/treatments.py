@@ -23,12 +23,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file
 
-from orchestrator import faces, media, provenance, settings
+from orchestrator import images as media
+from orchestrator.config import settings
+from orchestrator.config.recipe import Choose, Crop, Frames, Mask, Recipe
+from orchestrator.datasets import prepare
 from orchestrator.miniature import draw, lora, pack, picture_model, training, world
 from orchestrator.miniature.draw import Backdrop, Pose
 from orchestrator.model import Dataset, Settings
-from orchestrator.recipe import Choose, Crop, Frames, Mask, Recipe
-from orchestrator.stages import prepare
+from orchestrator.scoring import faces
+from orchestrator.store import provenance
 
 PX = 160
 LIKENESS = 0.6

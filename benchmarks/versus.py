@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import datasets
-from orchestrator import settings as settings_file
-from orchestrator.kohya import command
+from orchestrator.config import settings as settings_file
+from orchestrator.kohya import argv as command
 from orchestrator.model import Settings
-from orchestrator.store import Run, Sweep
+from orchestrator.store.layout import Run, Sweep
 
 GRID = """
 [dims]

@@ -8,12 +8,12 @@ from typing import Any
 
 from PIL import Image
 
-from orchestrator import provenance, store
-from orchestrator.datasets import builder
+from orchestrator.config.recipe import Recipe
+from orchestrator.datasets import builder, prepare
 from orchestrator.miniature import draw, pack, world
 from orchestrator.model import Dataset, Params, Point, Prepared, Scoring
-from orchestrator.recipe import Recipe
-from orchestrator.stages import prepare
+from orchestrator.store import layout as store
+from orchestrator.store import provenance
 
 
 class Kitchen:

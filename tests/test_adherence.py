@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from standins.world import Probe, World
 
-from orchestrator import readiness, scorer
+from orchestrator import scoring as scorer
 from orchestrator.errors import Conflict, NotReady
 from orchestrator.model import FaceStatus, Image, Score
-from orchestrator.scorer import wording
+from orchestrator.plan import preflight as readiness
+from orchestrator.scoring import prompt_adherence as wording
 
 PROGRAM = """#!{python}
 import json, os, sys

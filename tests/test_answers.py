@@ -11,15 +11,20 @@ import pytest
 from click.testing import CliRunner
 from standins.world import World
 
-from orchestrator import answers, cli, facts, questions_page, scorer
-from orchestrator.answers import Read, write
-from orchestrator.answers.told import Told
+from orchestrator import cli
+from orchestrator import scoring as scorer
 from orchestrator.errors import InputError
-from orchestrator.evidence import choice, numbers
-from orchestrator.evidence.contrast import Terms
-from orchestrator.facts import Attempted, RunFacts
+from orchestrator.evidence import run_metrics as numbers
+from orchestrator.evidence import summary as facts
+from orchestrator.evidence.stats import choice
+from orchestrator.evidence.stats.contrast import Terms
+from orchestrator.evidence.summary import Attempted, RunFacts
 from orchestrator.model import FaceStatus, Failure, Image, Params, Point, Question, Result, Score, State, Value
-from orchestrator.store import Run, Status
+from orchestrator.report import answers
+from orchestrator.report import answers_page as questions_page
+from orchestrator.report.answers import Read, write
+from orchestrator.report.answers.answer import Told
+from orchestrator.store.layout import Run, Status
 
 Q3 = Question(id="Q3", ask="Is network_dim 16 too low?", dim="network_dim", levels=(16, 32))
 

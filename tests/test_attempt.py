@@ -14,14 +14,16 @@ from typing import Any
 import pytest
 from standins.world import Heard, Probe, World
 
-from orchestrator import attempt, outcome, process, store
-from orchestrator.attempt import Command, Job
-from orchestrator.context import Context, Stop
 from orchestrator.errors import NotReady
-from orchestrator.kohya import log
+from orchestrator.kohya.outputs import log
 from orchestrator.model import Failure, Result, VramSample
-from orchestrator.outcome import Failed, Outcome
-from orchestrator.store import Attempt, Run
+from orchestrator.run import attempt
+from orchestrator.run.attempt import Command, Job
+from orchestrator.run.context import Context, Stop
+from orchestrator.store import layout as store
+from orchestrator.store import outcome, process
+from orchestrator.store.layout import Attempt, Run
+from orchestrator.store.outcome import Failed, Outcome
 
 BAR = r"steps:  50%|#     | {step}/9 [00:01<00:01, {pace}s/it, avr_loss={loss}]"
 MADE = "open('made', 'w').close()"

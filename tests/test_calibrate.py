@@ -13,14 +13,20 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from standins.world import World
 
-from orchestrator import cli, facts, scorer, settings, store
+from orchestrator import cli
+from orchestrator import scoring as scorer
+from orchestrator.config import settings
 from orchestrator.errors import InputError, NotReady, OrchestrateError, Severity
+from orchestrator.evidence import summary as facts
+from orchestrator.evidence.calibration import measure, pair_list, plot, record
+from orchestrator.evidence.calibration import negatives as impostors
+from orchestrator.evidence.calibration import text as words
+from orchestrator.evidence.calibration.measure import Asked
+from orchestrator.evidence.calibration.record import Kept
 from orchestrator.miniature import world as miniature
 from orchestrator.model import FaceStatus, Settings
-from orchestrator.scorer import embedding
-from orchestrator.yardstick import impostors, measure, pair_list, plot, record, words
-from orchestrator.yardstick.measure import Asked
-from orchestrator.yardstick.record import Kept
+from orchestrator.scoring import embedding
+from orchestrator.store import layout as store
 
 STRANGER = 12
 

@@ -14,13 +14,15 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from standins.world import CARD, Probe, World
 
-from orchestrator import forecast, inspection, plan, settings
 from orchestrator.cli import main
+from orchestrator.config import settings
 from orchestrator.errors import Problem, Severity
-from orchestrator.inspection import card, interpreter, persona, pictures, tokenizers
 from orchestrator.miniature import draw
 from orchestrator.model import Dataset
-from orchestrator.vram_model import Estimate
+from orchestrator.plan import check as inspection
+from orchestrator.plan import forecast, plan
+from orchestrator.plan.check import card, interpreter, persona, pictures, tokenizers
+from orchestrator.plan.vram_estimate import Estimate
 
 
 def check(world: World, *more: str) -> Result:

@@ -19,16 +19,18 @@ from typing import Any
 import pytest
 from standins.world import Heard, World
 
-from orchestrator import cluster, process, schedule, sweep
-from orchestrator.context import Context
 from orchestrator.errors import NotReady, Problem
 from orchestrator.model import State, Vram
-from orchestrator.store import Sweep, status
+from orchestrator.run import ray_executor as cluster
+from orchestrator.run import schedule, sweep
+from orchestrator.run.context import Context
+from orchestrator.store import process
+from orchestrator.store.layout import Sweep, status
 
 ray: Any = pytest.importorskip("ray", reason="Ray is an extra: pip install '.[cluster]'")
 pytest.importorskip("ray.cluster_utils")
 
-from orchestrator.cluster import Cluster  # noqa: E402
+from orchestrator.run.ray_executor import Cluster  # noqa: E402
 
 NODE = "STANDIN_NODE"
 """A variable that tells the two nodes of one machine apart."""

@@ -9,11 +9,15 @@ import pytest
 from click.testing import CliRunner, Result
 from standins.world import World
 
-from orchestrator import cli, confirm, facts, fresh, store
+from orchestrator import cli
 from orchestrator.errors import InputError
-from orchestrator.evidence import confirm as winners_curse
-from orchestrator.evidence import numbers
+from orchestrator.evidence import confirmation as fresh
+from orchestrator.evidence import run_metrics as numbers
+from orchestrator.evidence import summary as facts
+from orchestrator.evidence.stats import confirm as winners_curse
 from orchestrator.model import State
+from orchestrator.run import confirm
+from orchestrator.store import layout as store
 
 GRID = "[dims]\nnetwork_dim = [2, 4, 8]\n"
 

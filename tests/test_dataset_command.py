@@ -10,7 +10,7 @@ from kitchen import drawn
 from PIL import Image
 
 from orchestrator import cli
-from orchestrator.datasets import sheet
+from orchestrator.datasets import contact_sheet as sheet
 from orchestrator.miniature.draw import Pose
 
 SETTINGS = """

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import dataset_settings, toml_file
+from orchestrator.config import datasets as dataset_settings
+from orchestrator.config import toml_reader as toml_file
+from orchestrator.config.recipe import Around, Choose, Crop, Dedupe, Frames, Lost, Mask, Recipe
+from orchestrator.config.toml_reader import Reader
 from orchestrator.errors import InputError
 from orchestrator.model import Dataset
-from orchestrator.recipe import Around, Choose, Crop, Dedupe, Frames, Lost, Mask, Recipe
-from orchestrator.toml_file import Reader
 
 PERSONA = """
 [datasets.persona]

@@ -12,13 +12,13 @@ import kitchen as kitchens
 import pytest
 
 from orchestrator import datasets
-from orchestrator.datasets import child, choose
-from orchestrator.datasets.pieces import Piece
+from orchestrator.config.recipe import Choose, Recipe
+from orchestrator.datasets import build_process as child
+from orchestrator.datasets import choose, prepare
+from orchestrator.datasets.samples import Piece
 from orchestrator.errors import InputError, NotReady
 from orchestrator.miniature import world
 from orchestrator.model import Dataset
-from orchestrator.recipe import Choose, Recipe
-from orchestrator.stages import prepare
 
 PX = 96
 

@@ -9,12 +9,12 @@ import pytest
 from kitchen import drawn
 from PIL import Image
 
-from orchestrator import faces, media
-from orchestrator.datasets import captions, crop
+from orchestrator import images as media
+from orchestrator.config.recipe import Around, Crop, Lost
+from orchestrator.datasets import captions, crop, prepare
 from orchestrator.errors import InputError, Severity
 from orchestrator.miniature.draw import Pose
-from orchestrator.recipe import Around, Crop, Lost
-from orchestrator.stages import prepare
+from orchestrator.scoring import faces
 
 pytestmark = pytest.mark.filterwarnings("ignore:.estimate. is deprecated:FutureWarning")
 

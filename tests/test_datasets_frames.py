@@ -11,12 +11,12 @@ import pytest
 from kitchen import drawn
 from PIL import Image, ImageFilter
 
-from orchestrator import media
+from orchestrator import images as media
+from orchestrator.config.recipe import Dedupe, Frames
 from orchestrator.datasets import video
 from orchestrator.errors import NotReady
 from orchestrator.miniature import world
 from orchestrator.miniature.draw import Pose
-from orchestrator.recipe import Dedupe, Frames
 
 pytestmark = pytest.mark.filterwarnings("ignore:.estimate. is deprecated:FutureWarning")
 

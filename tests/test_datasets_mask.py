@@ -8,9 +8,9 @@ import pytest
 from kitchen import drawn
 from PIL import Image
 
+from orchestrator.config.recipe import Crop, Mask
 from orchestrator.datasets import mask
 from orchestrator.miniature.draw import Pose
-from orchestrator.recipe import Crop, Mask
 
 pytestmark = pytest.mark.filterwarnings("ignore:.estimate. is deprecated:FutureWarning")
 

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from orchestrator.evidence import calibration, learning_curve
-from orchestrator.evidence.calibration import FloatArray, KnownPair
-from orchestrator.evidence.learning_curve import CurvePoint
-from orchestrator.evidence.numbers import Yardstick
+from orchestrator.evidence.calibration import statistics as calibration
+from orchestrator.evidence.calibration.statistics import FloatArray, KnownPair
+from orchestrator.evidence.run_metrics import Yardstick
+from orchestrator.evidence.stats import learning_curve
+from orchestrator.evidence.stats.learning_curve import CurvePoint
 
 
 def persona(count: int, rho: float = 0.5, seed: int = 0, size: int = 512) -> dict[str, FloatArray]:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from orchestrator.evidence import choice, confirm, interval, numbers, pareto
+from orchestrator.evidence import run_metrics as numbers
+from orchestrator.evidence.stats import choice, confirm, interval, pareto
 from orchestrator.model import FaceStatus, Image, Score
 
 CELLS = [(prompt, seed) for prompt in range(8) for seed in (1, 2)]

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from orchestrator.evidence import contrast, main_effect, pairs, replicates
-from orchestrator.evidence.contrast import Terms, Verdict
-from orchestrator.evidence.pairs import RunRow
+from orchestrator.evidence.stats import contrast, main_effect, pairs
+from orchestrator.evidence.stats import mean_estimate as replicates
+from orchestrator.evidence.stats.contrast import Terms, Verdict
+from orchestrator.evidence.stats.pairs import RunRow
 from orchestrator.model import Question, State, Value
 
 RANK = Question(id="Q3", ask="Is network_dim 16 too low?", dim="network_dim", levels=(16, 32))

@@ -7,9 +7,11 @@ import pytest
 from test_evidence_contrast import RANK, run
 
 from benchmarks import early_stop
-from orchestrator.evidence import contrast, hopeless, looking
-from orchestrator.evidence.contrast import Verdict
-from orchestrator.evidence.pairs import RunRow
+from orchestrator.evidence.stats import contrast
+from orchestrator.evidence.stats import early_stop_schedule as looking
+from orchestrator.evidence.stats import early_stop_test as hopeless
+from orchestrator.evidence.stats.contrast import Verdict
+from orchestrator.evidence.stats.pairs import RunRow
 from orchestrator.model import EarlyStop, State
 
 

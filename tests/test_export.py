@@ -12,11 +12,15 @@ import pytest
 from click.testing import CliRunner
 from standins.world import GRID, World
 
-from orchestrator import cli, export, facts, settings, store
-from orchestrator.export import card, workflow
-from orchestrator.facts import RunFacts
-from orchestrator.kohya import known
+from orchestrator import cli
+from orchestrator.config import settings
+from orchestrator.evidence import summary as facts
+from orchestrator.evidence.summary import RunFacts
+from orchestrator.kohya.arguments import values as known
 from orchestrator.model import Settings
+from orchestrator.report import export
+from orchestrator.report.export import card, workflow
+from orchestrator.store import layout as store
 
 NODES = json.loads((Path(__file__).parent / "fixtures" / "comfyui-nodes.json").read_text(encoding="utf-8"))["nodes"]
 """What ComfyUI says of the nodes that we use: inputs with their types, bounds and choices; outputs."""

@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from orchestrator.expressions import ExpressionError, Expressions, is_expression
+from orchestrator.config.expressions import ExpressionError, Expressions, is_expression
 
 POINT = {"network_dim": 16, "seed": 1, "lr": 1e-4, "flag": True, "name": "x {{ seed }} y", "many": ("a", "b")}
 

@@ -9,11 +9,11 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from orchestrator import faces
 from orchestrator.errors import NotReady, Problem
-from orchestrator.faces import onnx_head
 from orchestrator.miniature import draw, pack
 from orchestrator.model import FaceStatus, Image, Score
+from orchestrator.scoring import faces
+from orchestrator.scoring.faces import onnx_head
 
 PX = 256
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from standins.world import World
 
-from orchestrator import vram
+from orchestrator import gpu as vram
 from orchestrator.errors import Conflict, NotReady
 from orchestrator.model import State
 

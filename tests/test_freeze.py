@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from standins.world import GRID, World
 
-from orchestrator import provenance, store
 from orchestrator.errors import Conflict
+from orchestrator.store import layout as store
+from orchestrator.store import provenance
 
 
 def frozen(world: World) -> dict:

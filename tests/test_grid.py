@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator import grid, settings
+from orchestrator.config import grid, settings
 from orchestrator.errors import InputError
 
 REPO = Path(__file__).parents[1]

@@ -11,12 +11,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from standins.world import World
 
-from orchestrator import faces, plan, provenance, store
-from orchestrator import settings as settings_file
+from orchestrator.config import settings as settings_file
+from orchestrator.datasets import prepare
 from orchestrator.errors import InputError, OrchestrateError
 from orchestrator.kohya import prompts
 from orchestrator.model import Dataset, Prepared, State
-from orchestrator.stages import prepare
+from orchestrator.plan import plan
+from orchestrator.scoring import faces
+from orchestrator.store import layout as store
+from orchestrator.store import provenance
 
 few = settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 

@@ -5,7 +5,9 @@ import time
 import pytest
 
 from orchestrator.errors import Problem
-from orchestrator.kohya import check, keys, known
+from orchestrator.kohya.arguments import check
+from orchestrator.kohya.arguments import schema as keys
+from orchestrator.kohya.arguments import values as known
 from orchestrator.model import Params, Value
 
 KEYS = keys.read_snapshot()

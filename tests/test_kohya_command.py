@@ -5,7 +5,10 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import Severity
-from orchestrator.kohya import command, generate, known, prompter, prompts
+from orchestrator.kohya import argv as command
+from orchestrator.kohya import gen_img_plugin as prompter
+from orchestrator.kohya import generate, prompts
+from orchestrator.kohya.arguments import values as known
 from orchestrator.model import BaseModel, Generation, Image, Launcher, Trainer
 
 TRAINER = Trainer(python=Path("/venv/bin/python"), sd_scripts=Path("/vendor/sd scripts"))

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import NotReady
-from orchestrator.kohya import keys
-from orchestrator.kohya.keys import Key, Kind
+from orchestrator.kohya.arguments import schema as keys
+from orchestrator.kohya.arguments.schema import Key, Kind
 
 SD_SCRIPTS = Path(os.environ.get("ORCHESTRATE_SD_SCRIPTS", Path(__file__).parents[1] / "vendor" / "sd-scripts"))
 PYTHON = os.environ.get("ORCHESTRATE_TRAINER_PYTHON", "")

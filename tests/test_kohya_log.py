@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.kohya import log
+from orchestrator.kohya.outputs import log
 from orchestrator.model import Failure, Progress
 
 LOGS = Path(__file__).parent / "fixtures" / "trainer-logs"

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from orchestrator.kohya import prompter
+from orchestrator.kohya import gen_img_plugin as prompter
 
 
 class Lora(torch.nn.Module):

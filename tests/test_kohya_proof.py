@@ -17,8 +17,11 @@ from hypothesis import strategies as st
 from safetensors.numpy import save as save_bytes
 from safetensors.numpy import save_file
 
-from orchestrator.kohya import base, files, header, proof
-from orchestrator.kohya.files import Length
+from orchestrator.kohya import base_model as base
+from orchestrator.kohya.outputs import files
+from orchestrator.kohya.outputs import safetensors_header as header
+from orchestrator.kohya.outputs import verify as proof
+from orchestrator.kohya.outputs.files import Length
 from orchestrator.model import Failure, Params
 
 METADATA: dict[str, str] = json.loads((Path(__file__).parent / "fixtures" / "lora-metadata.json").read_text("utf-8"))

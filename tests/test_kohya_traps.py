@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import Severity
-from orchestrator.kohya import check, keys, traps
+from orchestrator.kohya.arguments import check
+from orchestrator.kohya.arguments import lint as traps
+from orchestrator.kohya.arguments import schema as keys
 from orchestrator.model import Dataset, Params, Point, Value
 
 GOOD: Params = {

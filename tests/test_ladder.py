@@ -1,7 +1,7 @@
 import pytest
 
-from orchestrator import ladder
 from orchestrator.errors import InputError
+from orchestrator.kohya import oom_fallback as ladder
 from orchestrator.model import Rung
 
 CHECKPOINTING = Rung(name="checkpointing", set={"gradient_checkpointing": True}, keeps_result=True)

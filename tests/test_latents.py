@@ -18,16 +18,20 @@ from click.testing import CliRunner
 from PIL import Image
 from standins.world import Heard, Probe, World
 
-from orchestrator import provenance, readiness, sharing, store
 from orchestrator.cli import main
+from orchestrator.datasets import prepare
 from orchestrator.errors import NotReady
 from orchestrator.kohya import latents as of_sd_scripts
 from orchestrator.miniature import photos
 from orchestrator.miniature import world as miniature
 from orchestrator.miniature.arguments import Arguments
 from orchestrator.model import Params, Point, Settings, State
-from orchestrator.stages import latents, prepare
-from orchestrator.store import Run
+from orchestrator.plan import preflight as readiness
+from orchestrator.run import shared_latents as sharing
+from orchestrator.run.stages import latents
+from orchestrator.store import layout as store
+from orchestrator.store import provenance
+from orchestrator.store.layout import Run
 
 GRID = '[dims]\n{dims}\n[fixed]\ncache_latents_to_disk = true\nresolution = "256,256"\nenable_bucket = true\n'
 ONE = GRID.format(dims="network_dim = [2]")

@@ -8,12 +8,16 @@ from pathlib import Path
 import pytest
 from standins.world import GRID, Heard, World
 
-from orchestrator import answers, page, process, store
 from orchestrator.errors import InputError
-from orchestrator.evidence.numbers import picture_value
+from orchestrator.evidence.run_metrics import picture_value
 from orchestrator.model import Failure, State
-from orchestrator.outcome import Failed
-from orchestrator.stages import looks, train
+from orchestrator.report import answers
+from orchestrator.report import html as page
+from orchestrator.run import early_stop as looks
+from orchestrator.run.stages import train
+from orchestrator.store import layout as store
+from orchestrator.store import process
+from orchestrator.store.outcome import Failed
 
 ASKED = "[early_stop]\np = 0.9\n"
 """Two pictures a look, and no more than they can say."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from orchestrator import media
+from orchestrator import images as media
 
 
 @pytest.fixture

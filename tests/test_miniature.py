@@ -9,7 +9,7 @@ import pytest
 from insightface.app import FaceAnalysis
 from PIL import Image
 
-from orchestrator.kohya import base
+from orchestrator.kohya import base_model as base
 from orchestrator.miniature import draw, pack, picture_model, scene, world
 
 

@@ -11,7 +11,8 @@ import pytest
 from insightface.app import FaceAnalysis
 from PIL import Image
 
-from orchestrator.kohya import generate, log
+from orchestrator.kohya import generate
+from orchestrator.kohya.outputs import log
 from orchestrator.miniature import generation, pack, picture_model, training, world
 from orchestrator.model import BaseModel, Generation, Trainer
 from orchestrator.model import Image as Picture

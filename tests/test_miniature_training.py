@@ -15,8 +15,10 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from orchestrator.kohya import files, header, log, proof
 from orchestrator.kohya import previews as kohya_previews
+from orchestrator.kohya.outputs import files, log
+from orchestrator.kohya.outputs import safetensors_header as header
+from orchestrator.kohya.outputs import verify as proof
 from orchestrator.miniature import memory, optimizer, photos, picture_model, training, world
 from orchestrator.miniature.arguments import Arguments
 from orchestrator.model import Failure

@@ -11,14 +11,20 @@ import pytest
 from PIL import Image
 
 from benchmarks import page as paper
-from orchestrator import facts, page, store, thumbnails
-from orchestrator.answers.told import Told
-from orchestrator.evidence import calibration, numbers
-from orchestrator.evidence.confirm import Confirmation
-from orchestrator.fresh import Fresh
-from orchestrator.page import figures, policy, sheets
-from orchestrator.store import Run, Sweep
-from orchestrator.yardstick.record import Kept
+from orchestrator.evidence import run_metrics as numbers
+from orchestrator.evidence import summary as facts
+from orchestrator.evidence.calibration import statistics as calibration
+from orchestrator.evidence.calibration.record import Kept
+from orchestrator.evidence.confirmation import Fresh
+from orchestrator.evidence.stats.confirm import Confirmation
+from orchestrator.report import html as page
+from orchestrator.report.answers.answer import Told
+from orchestrator.report.html import csp as policy
+from orchestrator.report.html import figures
+from orchestrator.report.html import image_sheets as sheets
+from orchestrator.scoring import thumbnails
+from orchestrator.store import layout as store
+from orchestrator.store.layout import Run, Sweep
 
 HOSTILE = '</script><script>alert(1)</script><img src=x onerror=alert(2)> & "quotes" `code`'
 

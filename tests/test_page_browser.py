@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import page as paper
-from orchestrator import facts, page
-from orchestrator.store import Sweep
+from orchestrator.evidence import summary as facts
+from orchestrator.report import html as page
+from orchestrator.store.layout import Sweep
 
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="no Playwright: pip install -c constraints.txt playwright"

@@ -8,11 +8,12 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from orchestrator import forecast, measure, plan
 from orchestrator.cli import main
-from orchestrator.kohya import footprint
-from orchestrator.kohya import length as lengths
-from orchestrator.kohya.files import Length
+from orchestrator.kohya import resource_profile as footprint
+from orchestrator.kohya import step_count as lengths
+from orchestrator.kohya.outputs.files import Length
+from orchestrator.plan import forecast, plan
+from orchestrator.plan import training_length as measure
 
 ROOT = Path(__file__).parents[1]
 GRIDS = sorted(path for path in (ROOT / "grids").glob("*.toml") if not path.stem.startswith("demo"))

@@ -12,16 +12,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator import answers, scorer
-from orchestrator.answers import Read
-from orchestrator.answers.told import Told
-from orchestrator.evidence import choice, numbers
-from orchestrator.evidence.contrast import Terms
-from orchestrator.facts import RunFacts
+from orchestrator import scoring as scorer
+from orchestrator.evidence import run_metrics as numbers
+from orchestrator.evidence.stats import choice
+from orchestrator.evidence.stats.contrast import Terms
+from orchestrator.evidence.summary import RunFacts
 from orchestrator.kohya import generate as plans
 from orchestrator.miniature import generation, pack, picture_model, training, world
 from orchestrator.model import Image, Params, Point, Question, Score, State
-from orchestrator.store import Run, Status
+from orchestrator.report import answers
+from orchestrator.report.answers import Read
+from orchestrator.report.answers.answer import Told
+from orchestrator.store.layout import Run, Status
 
 LORA = "lora.safetensors"
 STEPS, SEEDS, PROMPTS = 30, (1, 2, 3), world.PROMPTS[:4]
@@ -138,7 +140,7 @@ def _scored(images: list[Image], folder: Path) -> tuple[Score, ...]:
         out=folder / "scored.json",
     )
     scorer.write_job(folder / "job.json", job)
-    child = [sys.executable, "-m", "orchestrator.scorer", str(folder / "job.json")]
+    child = [sys.executable, "-m", "orchestrator.scoring", str(folder / "job.json")]
     subprocess.run(child, check=True, capture_output=True)
     return scorer.read_scores(job.out)
 

@@ -5,9 +5,11 @@ import json
 from click.testing import CliRunner
 from standins.world import Heard, Probe, World
 
-from orchestrator import experience, probe, store
 from orchestrator.cli import main
 from orchestrator.model import State, VramSample
+from orchestrator.plan import history as experience
+from orchestrator.run import probe
+from orchestrator.store import layout as store
 
 GRID = "[dims]\nnetwork_dim = [2, 4]\nseed = [1, 2, 3]\n"
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import process, shim
 from orchestrator.errors import NotReady
+from orchestrator.store import process, shim
 
 
 def start(folder: Path, code: str, **env: str) -> None:

@@ -8,10 +8,11 @@ import toml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator import render, settings
+from orchestrator.config import settings
 from orchestrator.errors import InputError
+from orchestrator.kohya import config_files as render
+from orchestrator.kohya.toml_writer import Quoter, Unwritable
 from orchestrator.model import Dataset, Point
-from orchestrator.toml_text import Quoter, Unwritable
 
 REPO = Path(__file__).parents[1]
 SETTINGS = settings.load(REPO / "orchestrate.toml")

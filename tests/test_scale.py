@@ -34,7 +34,7 @@ def test_help_needs_less_than_a_quarter_of_a_second(words):
 
 
 def test_status_over_a_thousand_runs_needs_less_than_a_second(tmp_path):
-    made = f"from benchmarks import status; from orchestrator.store import Sweep; from pathlib import Path; \
+    made = f"from benchmarks import status; from orchestrator.store.layout import Sweep; from pathlib import Path; \
 status.make(Sweep(Path({str(tmp_path)!r}) / 'runs' / 'large'), 1000)"
     spent(["-c", made])
     settings = tmp_path / "orchestrate.toml"

@@ -12,16 +12,18 @@ from typing import Any
 import pytest
 from standins.world import Heard, World
 
-from orchestrator import process, schedule, store, sweep
-from orchestrator.cli import driving
-from orchestrator.context import Context
+from orchestrator import session as driving
 from orchestrator.errors import Conflict, NotReady
+from orchestrator.gpu import Card
 from orchestrator.host import Host
 from orchestrator.model import Failure, Point, Result, State, VramSample
-from orchestrator.pool import Perform, Pool
-from orchestrator.schedule import Health, Load, Memory, Peaks, Place, Turn
-from orchestrator.store import Run, Sweep
-from orchestrator.vram import Card
+from orchestrator.run import schedule, sweep
+from orchestrator.run.context import Context
+from orchestrator.run.local_executor import Perform, Pool
+from orchestrator.run.schedule import Health, Load, Memory, Peaks, Place, Turn
+from orchestrator.store import layout as store
+from orchestrator.store import process
+from orchestrator.store.layout import Run, Sweep
 
 SEEDS = "[dims]\nseed = [1, 2, 3, 4]\n"
 

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
-from orchestrator import faces, scorer
+from orchestrator import scoring as scorer
 from orchestrator.errors import OrchestrateError
 from orchestrator.miniature import draw, pack
 from orchestrator.model import FaceStatus, Image, Score
-from orchestrator.scorer.hand import Hand
-from orchestrator.scorer.looker import Looker
+from orchestrator.scoring import faces
+from orchestrator.scoring.batch_embedder import Looker
+from orchestrator.scoring.in_progress import Hand
 
 ME = draw.person(1)
 STRANGER = draw.person(2)
@@ -133,7 +134,7 @@ def test_a_damaged_job_ends_with_1(tmp_path: Path) -> None:
     (tmp_path / "job.json").write_text("{")
     with pytest.raises(OrchestrateError, match="cannot be read"):
         scorer.read_job(tmp_path / "job.json")
-    child = _child("-m", "orchestrator.scorer", str(tmp_path / "job.json"))
+    child = _child("-m", "orchestrator.scoring", str(tmp_path / "job.json"))
     assert child.returncode == 1
     assert "cannot be read" in child.stderr
 
@@ -153,8 +154,8 @@ _CRASHING = """
 import os, sys
 from pathlib import Path
 from orchestrator import faces
-from orchestrator.scorer.hand import Hand
-from orchestrator.scorer.looker import Looker
+from orchestrator.scoring.hand import Hand
+from orchestrator.scoring.looker import Looker
 from tests.test_scorer import Fake
 
 class Crashing(Fake):
@@ -292,7 +293,7 @@ def _note(outcome: faces.Outcome) -> str:
 def _run(job: scorer.Job) -> subprocess.CompletedProcess[str]:
     path = job.out.with_suffix(".job")
     scorer.write_job(path, job)
-    return _child("-m", "orchestrator.scorer", str(path))
+    return _child("-m", "orchestrator.scoring", str(path))
 
 
 def _child(*argv: str) -> subprocess.CompletedProcess[str]:

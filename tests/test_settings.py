@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import settings
+from orchestrator.config import settings
 from orchestrator.errors import InputError
 from orchestrator.model import EarlyStop, Launcher, Limits, Rung
 

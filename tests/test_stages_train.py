@@ -4,7 +4,7 @@ import tomllib
 
 from standins.world import World
 
-from orchestrator.stages import train
+from orchestrator.run.stages import train
 
 
 def rendered(world: World, grid: str) -> dict[str, str]:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import process, shim, store
 from orchestrator.errors import Conflict, OrchestrateError
 from orchestrator.model import Failure, Point, Result, State
-from orchestrator.store import Run, Sweep
+from orchestrator.store import layout as store
+from orchestrator.store import process, shim
+from orchestrator.store.layout import Run, Sweep
 
 POINT = Point(id="1a2b3c4d", name="seed=1-1a2b3c4d", params={"seed": 1, "optimizer_args": ("a=1",)}, dims=("seed",))
 FLOOR = Point(id="5e6f7a8b", name="floor-5e6f7a8b", params={"base_model": "doll"}, floor=True)

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from standins.world import Heard, Probe, World
 
-from orchestrator import store, sweep
 from orchestrator.errors import Conflict, NotReady
 from orchestrator.model import State
+from orchestrator.run import sweep
+from orchestrator.store import layout as store
 
 ONE = '[dims]\nnetwork_dim = [2]\n[fixed]\noptimizer_type = "{optimizer}"\nlearning_rate = 1.0\n'
 THREE = "[dims]\nnetwork_dim = [2, 4, 8]\n"
@@ -211,7 +212,7 @@ def test_a_picture_that_kills_the_scorer_costs_its_row_and_no_other(world: World
 
 DEADLY = """
 import os, sys
-if "orchestrator.scorer" in sys.orig_argv:
+if "orchestrator.scoring" in sys.orig_argv:
     from orchestrator import media
     load, sha256, name = media.load, media.sha256, "c0_s1_p000_1.png"
     media.load = lambda path: os.abort() if path.name == name else load(path)

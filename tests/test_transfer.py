@@ -9,8 +9,13 @@ import pytest
 from click.testing import CliRunner, Result
 from standins.world import BASE, World
 
-from orchestrator import cli, facts, fresh, scorer, transfer
-from orchestrator.evidence import choice, numbers
+from orchestrator import cli
+from orchestrator import scoring as scorer
+from orchestrator.evidence import confirmation as fresh
+from orchestrator.evidence import run_metrics as numbers
+from orchestrator.evidence import summary as facts
+from orchestrator.evidence.stats import choice
+from orchestrator.run import transfer
 
 
 def call(world: World, *arguments: str) -> Result:

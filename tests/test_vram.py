@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from orchestrator import vram
+from orchestrator import gpu as vram
 
 DYING, NEIGHBOUR, OURS = 533, 652, 700
 

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from benchmarks.gpu import cells, fit
-from orchestrator import vram_model
 from orchestrator.model import Params
-from orchestrator.vram_model import Estimate
+from orchestrator.plan import vram_estimate as vram_model
+from orchestrator.plan.vram_estimate import Estimate
 
 MEASURED = json.loads(fit.PUBLISHED.read_text(encoding="utf-8"))["parts"]["train"]
 CELLS = {cell.key: cell for cell in cells.training() if cell.key in MEASURED and not cell.sample}

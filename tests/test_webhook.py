@@ -9,12 +9,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from standins.world import Heard
 
-from orchestrator import settings, view, webhook
-from orchestrator.answers.told import Told
+from orchestrator.config import settings
 from orchestrator.errors import InputError
 from orchestrator.model import Failure, Point, Result
-from orchestrator.store import Run
-from orchestrator.webhook import Telling, Webhook
+from orchestrator.report import status as view
+from orchestrator.report import webhook
+from orchestrator.report.answers.answer import Told
+from orchestrator.report.webhook import Telling, Webhook
+from orchestrator.store.layout import Run
 
 
 class Server(ThreadingHTTPServer):

@@ -1,4 +1,4 @@
-"""Fits the constants of orchestrator/vram_model.py to a record of the benchmark and says how far they are off.
+"""Fits the constants of orchestrator/plan/vram_estimate.py to a record of the benchmark and says how far they are off.
 
     python -m benchmarks.gpu.fit [docs/vram.json]
 
@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.gpu import cells, watch
-from orchestrator import vram_model
 from orchestrator.model import Params
+from orchestrator.plan import vram_estimate as vram_model
 
 PUBLISHED = watch.ROOT / "docs" / "vram.json"
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu import cells, watch
-from orchestrator import store
 from orchestrator.miniature import pack, world
+from orchestrator.store import layout as store
 
 SHIPPED = watch.ROOT / "orchestrate.toml"
 PICTURES = 6  # batch 1, one epoch: so many steps

@@ -13,8 +13,8 @@ import click
 from orchestrator.errors import InputError, NotReady, OrchestrateError, Problem
 
 if TYPE_CHECKING:
-    from orchestrator.console import Console
-    from orchestrator.store import Sweep
+    from orchestrator.cli.console import Console
+    from orchestrator.store.layout import Sweep
 
 INTERRUPTED = 130
 
@@ -54,13 +54,14 @@ def _of_the_machine(error: OSError) -> Problem:
 
 
 def console() -> Console:
-    from orchestrator.console import Console
+    from orchestrator.cli.console import Console
 
     return Console()
 
 
 def sweep_named(settings_file: Path, name: str) -> Sweep:
-    from orchestrator import settings, store
+    from orchestrator.config import settings
+    from orchestrator.store import layout as store
 
     sweep = store.Sweep(settings.load(settings_file).runs / name)
     if not sweep.exists():

@@ -11,7 +11,7 @@ from orchestrator.cli import common, options
 from orchestrator.errors import InputError, NotReady, Problem, errors_of
 
 if TYPE_CHECKING:
-    from orchestrator.console import Console
+    from orchestrator.cli.console import Console
     from orchestrator.model import Dataset, Settings
 
 
@@ -26,8 +26,9 @@ def dataset() -> None:
 @click.argument("name")
 def build_dataset(settings_file: Path, seed: int, name: str) -> None:
     """Build a dataset, unless it is there, and show it."""
-    from orchestrator import provenance, settings
-    from orchestrator.stages import prepare
+    from orchestrator.config import settings
+    from orchestrator.datasets import prepare
+    from orchestrator.store import provenance
 
     used, console = settings.load(settings_file), common.console()
     asked = _dataset(used, name, seed)
@@ -45,8 +46,9 @@ def build_dataset(settings_file: Path, seed: int, name: str) -> None:
 @click.argument("name")
 def show_dataset(settings_file: Path, seed: int, name: str) -> None:
     """Show a dataset that is built: a table of its pictures, and the path of its contact sheet."""
-    from orchestrator import provenance, settings
-    from orchestrator.stages import prepare
+    from orchestrator.config import settings
+    from orchestrator.datasets import prepare
+    from orchestrator.store import provenance
 
     used = settings.load(settings_file)
     folder = prepare.folder_of(_dataset(used, name, seed), used, provenance.Hashes(used.runs / ".hashes.json"))
@@ -62,8 +64,9 @@ def show_dataset(settings_file: Path, seed: int, name: str) -> None:
 @click.option("--run", "pattern", default="", help="The run to take, by a glob of its name or id; the best without it.")
 def export(settings_file: Path, sweep: str, pattern: str) -> None:
     """Take a LoRA home: its chosen checkpoint under a speaking name, a model card, and what loads it elsewhere."""
-    from orchestrator import export as exporting
-    from orchestrator import facts, settings
+    from orchestrator.config import settings
+    from orchestrator.evidence import summary as facts
+    from orchestrator.report import export as exporting
 
     console, named = common.console(), common.sweep_named(settings_file, sweep)
     console.problems(facts.calibration(named)[1])
@@ -80,8 +83,8 @@ def export(settings_file: Path, sweep: str, pattern: str) -> None:
 @click.option("--yes", is_flag=True, help="Delete; without it, it is only shown what would go.")
 def prune(settings_file: Path, sweep: str, keep_best: int, yes: bool) -> None:
     """Free disk: training states and checkpoints that were not chosen, of finished runs. Reports stay as they are."""
-    from orchestrator import facts
-    from orchestrator import prune as pruning
+    from orchestrator.evidence import summary as facts
+    from orchestrator.report import prune as pruning
 
     console, named = common.console(), common.sweep_named(settings_file, sweep)
     with named.lock():
@@ -105,8 +108,9 @@ def _dataset(used: Settings, name: str, seed: int) -> Dataset:
 
 def _show_dataset(folder: Path, console: Console) -> None:
     """The sheet's path is the last line on stdout."""
-    from orchestrator import dataset_page, store
-    from orchestrator.datasets import sheet
+    from orchestrator.cli import dataset_table as dataset_page
+    from orchestrator.datasets import contact_sheet as sheet
+    from orchestrator.store import layout as store
 
     record = store.read(folder / "dataset.json")
     console.page(dataset_page.page(record))

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from orchestrator.cli import common, driving, options
+from orchestrator import session as driving
+from orchestrator.cli import common, options
 
 
 @click.command()
@@ -24,9 +25,11 @@ def calibrate(
     allow_training_references: bool,
 ) -> None:
     """From which similarity on a LoRA is good enough: what the persona's own photos reach among each other."""
-    from orchestrator import settings, store
-    from orchestrator.yardstick import impostors as others
-    from orchestrator.yardstick import measure, pair_list, plot, record, words
+    from orchestrator.config import settings
+    from orchestrator.evidence.calibration import measure, pair_list, plot, record
+    from orchestrator.evidence.calibration import negatives as others
+    from orchestrator.evidence.calibration import text as words
+    from orchestrator.store import layout as store
 
     used, console = settings.load(settings_file), common.console()
     asked = measure.Asked(
@@ -56,9 +59,11 @@ def calibrate(
 )
 def answer(settings_file: Path, sweeps: tuple[str, ...], into: Path | None, smallest: float) -> None:
     """What sweeps say to their questions: printed, kept in their reports, and written into your own page."""
-    from orchestrator import answers, facts, questions_page
-    from orchestrator.answers import write
-    from orchestrator.evidence.contrast import Terms
+    from orchestrator.evidence import summary as facts
+    from orchestrator.evidence.stats.contrast import Terms
+    from orchestrator.report import answers
+    from orchestrator.report import answers_page as questions_page
+    from orchestrator.report.answers import write
 
     console, named = common.console(), [common.sweep_named(settings_file, name) for name in dict.fromkeys(sweeps)]
     console.problems(dict.fromkeys(problem for sweep in named for problem in facts.calibration(sweep)[1]))
@@ -76,8 +81,9 @@ def answer(settings_file: Path, sweeps: tuple[str, ...], into: Path | None, smal
 @click.option("--top", default=3, show_default=True, type=click.IntRange(min=1), help="How many of the best runs.")
 def confirm(settings_file: Path, sweep: str, top: int) -> None:
     """Make more pictures with the best runs, of fresh prompts or seeds: the best of many looks better than it is."""
-    from orchestrator import beside, settings
-    from orchestrator import confirm as confirming
+    from orchestrator.config import settings
+    from orchestrator.run import confirm as confirming
+    from orchestrator.run import followup as beside
 
     console, named = common.console(), common.sweep_named(settings_file, sweep)
     best = confirming.best(named, top)
@@ -96,8 +102,9 @@ def confirm(settings_file: Path, sweep: str, top: int) -> None:
 @options.only
 def transfer(settings_file: Path, sweep: str, base: str, only: str) -> None:
     """Make a sweep's pictures with its LoRAs on another base model than they were trained on."""
-    from orchestrator import beside, settings
-    from orchestrator import transfer as moving
+    from orchestrator.config import settings
+    from orchestrator.run import followup as beside
+    from orchestrator.run import transfer as moving
 
     console, named, used = common.console(), common.sweep_named(settings_file, sweep), settings.load(settings_file)
     chosen = moving.selected(named, base, only, used)

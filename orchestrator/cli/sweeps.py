@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.cli import common, driving, options
+from orchestrator import session as driving
+from orchestrator.cli import common, options
 from orchestrator.errors import NotReady, errors_of
 
 if TYPE_CHECKING:
-    from orchestrator.forecast import Forecast
-    from orchestrator.plan import Plan
+    from orchestrator.plan.forecast import Forecast
+    from orchestrator.plan.plan import Plan
 
 _LOOK_S, _RENEW_S = 1.0, 10.0
 """Between two looks at a sweep that is watched, and between two of its reports."""
@@ -32,7 +33,9 @@ def run(
     settings_file: Path, grid_file: Path, name: str, only: str, retry: str | None, fail_fast: bool, cluster: str | None
 ) -> None:
     """Train, generate, score and report what the grid asks for; what is done already is not done again."""
-    from orchestrator import plan, sweep, view
+    from orchestrator.plan import plan
+    from orchestrator.report import status as view
+    from orchestrator.run import sweep
 
     console = common.console()
     asked = plan.read(settings_file, grid_file, name)
@@ -62,8 +65,9 @@ def run(
 @options.json
 def plan(settings_file: Path, grid_file: Path, name: str, only: str, as_json: bool) -> None:
     """Show every run, why it would run, and what it costs; with --only also the first one's TOML. Starts nothing."""
-    from orchestrator import bill, forecast
-    from orchestrator import plan as planning
+    from orchestrator.cli import tables as bill
+    from orchestrator.plan import forecast
+    from orchestrator.plan import plan as planning
 
     console = common.console()
     asked = planning.read(settings_file, grid_file, name)
@@ -85,7 +89,11 @@ def plan(settings_file: Path, grid_file: Path, name: str, only: str, as_json: bo
 @options.json
 def check(settings_file: Path, grid_file: Path | None, as_json: bool) -> None:
     """Is this machine ready: what is missing, and how to get it. Tries the trainer's libraries and the face pack."""
-    from orchestrator import bill, inspection, plan, settings, vram
+    from orchestrator import gpu as vram
+    from orchestrator.cli import tables as bill
+    from orchestrator.config import settings
+    from orchestrator.plan import check as inspection
+    from orchestrator.plan import plan
 
     console = common.console()
     asked = plan.read(settings_file, grid_file) if grid_file else None
@@ -108,8 +116,10 @@ def check(settings_file: Path, grid_file: Path | None, as_json: bool) -> None:
 @click.option("--retry", type=click.Choice(["failed"]), help="Give failed probes another attempt.")
 def probe(settings_file: Path, grid_file: Path, only: str, retry: str | None) -> None:
     """Train 20 steps of every memory profile in the grid: peak VRAM and seconds per step, for `plan`."""
-    from orchestrator import bill, plan, store
-    from orchestrator import probe as probing
+    from orchestrator.cli import tables as bill
+    from orchestrator.plan import plan
+    from orchestrator.run import probe as probing
+    from orchestrator.store import layout as store
 
     console = common.console()
     asked = plan.read(settings_file, grid_file)
@@ -136,7 +146,7 @@ def probe(settings_file: Path, grid_file: Path, only: str, retry: str | None) ->
 @click.option("--watch", is_flag=True, help="Go on showing it until nobody drives it any more.")
 def status(settings_file: Path, sweep: str, as_json: bool, watch: bool) -> None:
     """How far a sweep is."""
-    from orchestrator import view
+    from orchestrator.report import status as view
 
     console, named = common.console(), common.sweep_named(settings_file, sweep)
     if watch:
@@ -156,7 +166,7 @@ def status(settings_file: Path, sweep: str, as_json: bool, watch: bool) -> None:
 @click.option("--watch", is_flag=True, help="Go on renewing it until nobody drives the sweep any more.")
 def report(settings_file: Path, sweep: str, watch: bool) -> None:
     """Write the report of a sweep anew, finished or not: report.html, results.csv and images.csv."""
-    from orchestrator import settings
+    from orchestrator.config import settings
 
     console, named, used = common.console(), common.sweep_named(settings_file, sweep), settings.load(settings_file)
     driving.write_report(named, used, console)
@@ -169,7 +179,7 @@ def report(settings_file: Path, sweep: str, watch: bool) -> None:
 @click.argument("path", type=click.Path(path_type=Path, dir_okay=False), default="orchestrate.toml")
 def init(path: Path) -> None:
     """Write a commented settings file to start from."""
-    from orchestrator import settings
+    from orchestrator.config import settings
 
     settings.init(path)
     common.console().result(str(path))
@@ -177,7 +187,9 @@ def init(path: Path) -> None:
 
 def _forecast(asked: Plan, only: str) -> Forecast:
     """On this machine's cards, if there are any."""
-    from orchestrator import forecast, readiness, vram
+    from orchestrator import gpu as vram
+    from orchestrator.plan import forecast
+    from orchestrator.plan import preflight as readiness
 
     cards = readiness.choose_cards(vram.Nvml().cards(), asked.settings.vram.card)
     sizes = [card.total_mib / 1024 for card in cards]

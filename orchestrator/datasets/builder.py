@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from orchestrator import media, store
+from orchestrator import images as media
+from orchestrator.config.recipe import Mask, Recipe
 from orchestrator.datasets import choose, crop, dedupe, frames, mask
-from orchestrator.datasets.pieces import Batch, Box, Piece, pixels, with_faces
-from orchestrator.datasets.sight import Sight
+from orchestrator.datasets.face_finder import Sight
+from orchestrator.datasets.samples import Batch, Box, Piece, pixels, with_faces
 from orchestrator.errors import InputError, Problem
 from orchestrator.model import Dataset, Scoring
-from orchestrator.recipe import Mask, Recipe
+from orchestrator.store import layout as store
 
 RULE = "2"
 """Part of every key: change it when the same recipe makes other pictures."""

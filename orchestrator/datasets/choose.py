@@ -4,10 +4,10 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from orchestrator import media
-from orchestrator.datasets.pieces import Batch, Piece, drop
+from orchestrator import images as media
+from orchestrator.config.recipe import Choose
+from orchestrator.datasets.samples import Batch, Piece, drop
 from orchestrator.errors import InputError, Problem
-from orchestrator.recipe import Choose
 
 REPEATED = "repeated for equal steps"
 """The note of a picture that is there once more."""

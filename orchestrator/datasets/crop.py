@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from orchestrator import media
+from orchestrator import images as media
+from orchestrator.config.recipe import Around, Crop, Lost
 from orchestrator.datasets import captions, choose
-from orchestrator.datasets.pieces import Batch, Box, Dropped, Piece, See, drop, with_faces
-from orchestrator.recipe import Around, Crop, Lost
+from orchestrator.datasets.samples import Batch, Box, Dropped, Piece, See, drop, with_faces
 
 # In sides of the face's box, which reaches from forehead to chin: left and right, above, below.
 _REACH = {Around.FACE: (0.0, 0.0, 0.0), Around.HEAD_AND_SHOULDERS: (0.75, 0.25, 1.25)}

@@ -6,9 +6,9 @@ import imagehash
 import numpy as np
 from PIL import Image
 
-from orchestrator import media
-from orchestrator.datasets.pieces import Batch, Dropped, Piece, drop, pixels
-from orchestrator.recipe import Dedupe
+from orchestrator import images as media
+from orchestrator.config.recipe import Dedupe
+from orchestrator.datasets.samples import Batch, Dropped, Piece, drop, pixels
 
 
 def apply(dedupe: Dedupe, batch: Batch) -> Batch:

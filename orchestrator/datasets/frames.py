@@ -8,10 +8,11 @@ from typing import TypeAlias
 
 from PIL import Image
 
-from orchestrator import faces, media
+from orchestrator import images as media
+from orchestrator.config.recipe import Frames
 from orchestrator.datasets import dedupe, video
-from orchestrator.datasets.pieces import Batch, Dropped, Piece, See, drop, pixels, seen
-from orchestrator.recipe import Frames
+from orchestrator.datasets.samples import Batch, Dropped, Piece, See, drop, pixels, seen
+from orchestrator.scoring import faces
 
 Likeness: TypeAlias = Callable[[faces.Embedding], float]
 """Cosine of a face to the persona's references."""

@@ -5,9 +5,11 @@ import json
 from dataclasses import asdict, replace
 from typing import Any
 
-from orchestrator import faces, media, provenance
+from orchestrator import images as media
 from orchestrator.datasets import builder, video
 from orchestrator.model import Dataset, Scoring
+from orchestrator.scoring import faces
+from orchestrator.store import provenance
 
 
 def key_of(dataset: Dataset, source_key: str, scoring: Scoring, hashes: provenance.Hashes) -> str:

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.recipe import Mask
+from orchestrator.config.recipe import Mask
 
 Weights: TypeAlias = NDArray[np.float64]
 """Height x width, 0..1."""

@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from orchestrator.errors import Problem
-from orchestrator.kohya import known, prompter, prompts
-from orchestrator.kohya.check import closest
+from orchestrator.kohya import gen_img_plugin as prompter
+from orchestrator.kohya import prompts
+from orchestrator.kohya.arguments import values as known
+from orchestrator.kohya.arguments.check import closest
 from orchestrator.model import BaseModel, Generation, Image, Params, Trainer
 
 

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import Problem
-from orchestrator.kohya import length
-from orchestrator.kohya.length import Size
+from orchestrator.kohya import step_count as length
+from orchestrator.kohya.step_count import Size
 from orchestrator.model import Params
 
 ON_DISK = "cache_latents_to_disk"

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.kohya import files, header
+from orchestrator.kohya.outputs import files
+from orchestrator.kohya.outputs import safetensors_header as header
 from orchestrator.model import Params
 
 

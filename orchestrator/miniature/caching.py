@@ -9,8 +9,9 @@ import toml
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from orchestrator import media
-from orchestrator.kohya import latents, length
+from orchestrator import images as media
+from orchestrator.kohya import latents
+from orchestrator.kohya import step_count as length
 from orchestrator.miniature import arguments, log
 from orchestrator.miniature.arguments import Arguments
 

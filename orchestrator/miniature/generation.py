@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _planned(options: argparse.Namespace) -> list[Request]:
-    """The pictures of a plan, see orchestrator/kohya/prompter.py."""
+    """The pictures of a plan, see orchestrator/kohya/gen_img_plugin.py."""
     plan = json.loads(options.prompter_module_args.read_text(encoding="utf-8"))
     return [
         Request(

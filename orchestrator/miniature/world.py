@@ -14,9 +14,9 @@ from jinja2 import StrictUndefined
 from jinja2.sandbox import SandboxedEnvironment
 from PIL import Image
 
-from orchestrator import render
+from orchestrator.kohya import config_files as render
+from orchestrator.kohya.toml_writer import Quoter
 from orchestrator.miniature import draw, pack, picture_model, scene
-from orchestrator.toml_text import Quoter
 
 _HERE = Path(__file__).parent
 

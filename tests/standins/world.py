@@ -10,14 +10,20 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from orchestrator import freeze, plan, process, provenance, report, scorer, sharing, store, sweep
-from orchestrator.context import Context, Stop
+from orchestrator import scoring as scorer
+from orchestrator.datasets import prepare
+from orchestrator.gpu import Card, VramProbe
 from orchestrator.miniature import pack, world
 from orchestrator.model import Image, Result, State, VramSample
-from orchestrator.plan import Plan
-from orchestrator.stages import prepare
-from orchestrator.store import Run, Status, Sweep
-from orchestrator.vram import Card, VramProbe
+from orchestrator.plan import freeze, plan
+from orchestrator.plan.plan import Plan
+from orchestrator.report import results_csv as report
+from orchestrator.run import shared_latents as sharing
+from orchestrator.run import sweep
+from orchestrator.run.context import Context, Stop
+from orchestrator.store import layout as store
+from orchestrator.store import process, provenance
+from orchestrator.store.layout import Run, Status, Sweep
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -96,7 +102,7 @@ def _find_faces(folder: Path) -> None:
         out=folder / "scored.json",
     )
     scorer.write_job(folder / "job.json", job)
-    child = [sys.executable, "-m", "orchestrator.scorer", str(folder / "job.json")]
+    child = [sys.executable, "-m", "orchestrator.scoring", str(folder / "job.json")]
     subprocess.run(child, check=True, capture_output=True, cwd=ROOT)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from standins.world import World
 
 from orchestrator.model import Failure, State
-from orchestrator.store import Run
+from orchestrator.store.layout import Run
 
 SITE = Path(__file__).parent / "site"
 GRID = """

@@ -14,12 +14,20 @@ import numpy as np
 from PIL import Image
 from safetensors.numpy import save_file
 
-from orchestrator import provenance, settings
-from orchestrator.context import Context, Stop
-from orchestrator.miniature import pack, world
-from orchestrator.model import Dataset, Launcher, Point, Result, Value
-from orchestrator.stages import prepare, train
-from orchestrator.store import Run
+from orchestrator.store import provenance
+from orchestrator.config import settings
+from orchestrator.run.context import Context
+from orchestrator.run.context import Stop
+from orchestrator.miniature import pack
+from orchestrator.miniature import world
+from orchestrator.model import Dataset
+from orchestrator.model import Launcher
+from orchestrator.model import Point
+from orchestrator.model import Result
+from orchestrator.model import Value
+from orchestrator.datasets import prepare
+from orchestrator.run.stages import train
+from orchestrator.store.layout import Run
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -6,8 +6,9 @@ import subprocess
 import pytest
 from small_world import Trainer
 
-from orchestrator import provenance
-from orchestrator.kohya import command, keys
+from orchestrator.store import provenance
+from orchestrator.kohya import argv as command
+from orchestrator.kohya.arguments import schema as keys
 
 PARSER = """
 import json, sys

@@ -10,8 +10,11 @@ import pytest
 from PIL import Image
 from small_world import Swept, World
 
-from orchestrator.kohya import command, generate, log
-from orchestrator.store import Run, Sweep
+from orchestrator.kohya import argv as command
+from orchestrator.kohya import generate
+from orchestrator.kohya.outputs import log
+from orchestrator.store.layout import Run
+from orchestrator.store.layout import Sweep
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from small_world import SIDE, Trained, World, trained
 
 from orchestrator.kohya import previews
 from orchestrator.model import EarlyStop
-from orchestrator.stages import train
+from orchestrator.run.stages import train
 
 LENGTH = {"max_train_epochs": 2, "max_train_steps": 4}
 """Two batches an epoch; looks are reckoned by the steps."""

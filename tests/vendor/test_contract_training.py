@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 from small_world import Trained, World
 
-from orchestrator import process
-from orchestrator.context import Stop
-from orchestrator.kohya import files, header, log
-from orchestrator.model import Failure, Launcher
+from orchestrator.store import process
+from orchestrator.run.context import Stop
+from orchestrator.kohya.outputs import files
+from orchestrator.kohya.outputs import safetensors_header as header
+from orchestrator.kohya.outputs import log
+from orchestrator.model import Failure
+from orchestrator.model import Launcher
 
 
 def test_a_product_is_proven(masked: Trained) -> None:

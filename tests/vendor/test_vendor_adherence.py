@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from small_world import Trainer, World
 
-from orchestrator.scorer import adherence, wording
+from orchestrator.scoring import adherence
+from orchestrator.scoring import prompt_adherence as wording
 
 MAKE = """
 import sys, torch

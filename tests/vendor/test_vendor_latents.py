@@ -12,13 +12,17 @@ from PIL import Image
 from safetensors.numpy import load_file
 from small_world import Swept, Trained, World, trained
 
-from orchestrator import provenance, sharing
-from orchestrator.context import Context
-from orchestrator.kohya import command, log
+from orchestrator.store import provenance
+from orchestrator.run import shared_latents as sharing
+from orchestrator.run.context import Context
+from orchestrator.kohya import argv as command
+from orchestrator.kohya.outputs import log
 from orchestrator.kohya import latents as of_sd_scripts
-from orchestrator.model import Dataset, Params
-from orchestrator.stages import latents, train
-from orchestrator.store import Run
+from orchestrator.model import Dataset
+from orchestrator.model import Params
+from orchestrator.run.stages import latents
+from orchestrator.run.stages import train
+from orchestrator.store.layout import Run
 
 SIZES = {"square": (160, 160), "wide": (260, 140), "tall": (120, 400), "small": (70, 90), "exact": (192, 64)}
 BUCKETS: Params = {"enable_bucket": True, "min_bucket_reso": 64, "max_bucket_reso": 256, "bucket_reso_steps": 32}

@@ -10,12 +10,14 @@ from PIL import Image
 from safetensors.numpy import load_file
 from small_world import Trained, Trainer, World, trained
 
-from orchestrator import faces, media, settings
-from orchestrator.context import Context
-from orchestrator.kohya import log
+from orchestrator.scoring import faces
+from orchestrator import images as media
+from orchestrator.config import settings
+from orchestrator.run.context import Context
+from orchestrator.kohya.outputs import log
 from orchestrator.miniature import draw
 from orchestrator.miniature.world import PERSONA
-from orchestrator.stages import train
+from orchestrator.run.stages import train
 
 pytestmark = pytest.mark.filterwarnings("ignore:.estimate. is deprecated:FutureWarning")
 

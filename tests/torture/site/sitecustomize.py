@@ -11,12 +11,12 @@ if "TORTURE_WORLD" in os.environ:
         "train.py": "trainer",
         "generate.py": "generator",
         "cache_latents.py": "encoder",
-        "orchestrator.scorer": "scorer",
+        "orchestrator.scoring": "scorer",
         "run": "orchestrator",
     }
     _found = [role for word, role in _ROLES.items() if any(part.endswith(word) for part in sys.orig_argv)]
     if _found == ["orchestrator"]:
-        from orchestrator import shim
+        from orchestrator.store import shim
 
         shim.__file__ = str(Path(__file__).with_name("hooked_shim.py"))
     if _found:

@@ -1,0 +1,1 @@
+"""What users write: orchestrate.toml and grids, read into typed values."""

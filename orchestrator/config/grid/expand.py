@@ -1,0 +1,126 @@
+"""Grid -> Points: every combination of the dims, what follows from it, and whatever is wrong with it, by name."""
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+
+from orchestrator.config.expressions import ExpressionError, is_expression
+from orchestrator.config.grid.evaluation import Evaluation
+from orchestrator.config.grid.identity import canonical, point_id, point_name
+from orchestrator.config.grid.language import Grid
+from orchestrator.config.grid.rules import Rules
+from orchestrator.config.toml_reader import did_you_mean
+from orchestrator.errors import InputError, Problem
+from orchestrator.model import Params, Point, Settings, Value
+from orchestrator.values import shown
+
+MAX_POINTS = 100_000
+
+
+def expand(grid: Grid, settings: Settings) -> tuple[Point, ...]:
+    """All points, the first dim changing slowest. InputError with every problem, each named once.
+
+    Later words win: settings' arguments, [fixed], [dims] and [[zip]], [[when]]; then expressions; then [[exclude]].
+    """
+    _refuse_too_many(grid)
+    expansion = _Expansion(grid, settings)
+    points = tuple(point for levels in _combinations(grid) if (point := expansion.point(levels)))
+    if problems := expansion.problems():
+        raise InputError(*problems)
+    if not points:
+        what = "the grid is empty: every point is excluded"
+        raise InputError(Problem(what=what, where=grid.excludes[0].where, key="exclude", remedy="exclude less"))
+    return points
+
+
+def _refuse_too_many(grid: Grid) -> None:
+    count = math.prod(len(axis) for axis in _axes(grid))
+    if count > MAX_POINTS:
+        what = f"the dims make {count:,} points; {MAX_POINTS:,} are the most"
+        raise InputError(Problem(what=what, where=str(grid.path), key="dims", remedy="drop values or dims"))
+
+
+def _combinations(grid: Grid) -> Iterator[dict[str, Value]]:
+    for steps in itertools.product(*_axes(grid)):
+        yield {key: value for step in steps for key, value in step}
+
+
+def _axes(grid: Grid) -> list[list[tuple[tuple[str, Value], ...]]]:
+    """For each dim, and each group that moves together, its steps; a step is the arguments it sets."""
+    groups = [*({key: levels} for key, levels in grid.dims.items()), *grid.zips]
+    return [[tuple(zip(group, step, strict=True)) for step in zip(*group.values(), strict=True)] for group in groups]
+
+
+class _Expansion:
+    """Makes points of combinations; remembers what was wrong and which points there are."""
+
+    def __init__(self, grid: Grid, settings: Settings) -> None:
+        self._grid = grid
+        self._settings = settings
+        treatments = {"base_model": settings.base_model, "dataset": settings.dataset}
+        self._base: dict[str, Value] = {**treatments, **settings.arguments, **grid.fixed}
+        computed = _keys_with_expressions(grid, self._base)
+        self._evaluation = Evaluation(computed)
+        self._rules = Rules(grid, computed)
+        self._problems: dict[Problem, None] = {}
+        self._made: dict[str, tuple[Params, Params]] = {}
+        self._twins: list[Problem] = []
+
+    def point(self, levels: Params) -> Point | None:
+        """The point of one combination; None where it is excluded or has a problem."""
+        params = {**self._base, **levels}
+        places = self._rules.apply(params, levels)
+        failures = self._evaluation.evaluate(params)
+        for key, error in failures.items():
+            self._note_failure(key, error, places, params)
+        if failures or not self._knows_treatments(params, places) or self._rules.exclude(params):
+            return None
+        identity = point_id(params)
+        self._check_twin(identity, params, levels)
+        return Point(id=identity, name=point_name(params, levels, identity), params=params, dims=tuple(levels))
+
+    def problems(self) -> list[Problem]:
+        """What was wrong, each once; what only follows from something wrong is not told beside it."""
+        return [*self._problems, *self._rules.wrong()] or [*self._twins, *self._rules.idle()]
+
+    def _note_failure(self, key: str, error: ExpressionError, places: Mapping[str, str], params: Params) -> None:
+        remedy = "see docs/grid.md for what an expression can be"
+        if error.missing:
+            remedy = did_you_mean(error.missing, params, f"set {error.missing} in [fixed]")
+        self._note(f"cannot be computed: {error}", key, places, value=shown(params[key]), remedy=remedy)
+
+    def _knows_treatments(self, params: Params, places: Mapping[str, str]) -> bool:
+        names = {"base_model": self._settings.base_models, "dataset": self._settings.datasets}
+        unknown = [key for key in names if params[key] not in names[key]]
+        for key in unknown:
+            what = f"{shown(params[key])} is not among the {key}s of {self._settings.path.name}"
+            self._note(what, key, places, remedy=did_you_mean(str(params[key]), names[key], f"add [{key}s.NAME]"))
+        return not unknown
+
+    def _check_twin(self, identity: str, params: Params, levels: Params) -> None:
+        if identity not in self._made:
+            self._made[identity] = (params, levels)
+            return
+        twin, others = self._made[identity]
+        if canonical(twin) == canonical(params):
+            what = f"({_listed(others)}) and ({_listed(levels)}) make the same point"
+            remedy = "take one of the values out of its dim"
+        else:
+            what = f"({_listed(others)}) and ({_listed(levels)}) share the id {identity} by chance"
+            remedy = "add an argument to [fixed], such as training_comment"
+        self._twins.append(Problem(what=what, where=str(self._grid.path), key="dims", remedy=remedy))
+
+    def _note(self, what: str, key: str, places: Mapping[str, str], *, value: str = "", remedy: str) -> None:
+        where = places.get(key) or self._grid.places.get(key) or str(self._settings.path)
+        self._problems[Problem(what=what, where=where, key=key, value=value, remedy=remedy)] = None
+
+
+def _keys_with_expressions(grid: Grid, base: Params) -> list[str]:
+    """The arguments that hold an expression anywhere."""
+    written = [*base.items(), *((key, value) for rule in grid.whens for key, value in rule.set.items())]
+    written += [(key, value) for dims in (grid.dims, *grid.zips) for key in dims for value in dims[key]]
+    return list(dict.fromkeys(key for key, value in written if is_expression(value)))
+
+
+def _listed(levels: Params) -> str:
+    return ", ".join(f"{key} = {shown(value)}" for key, value in levels.items())

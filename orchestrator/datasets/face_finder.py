@@ -1,0 +1,47 @@
+"""Looks for faces in pictures, loading the face pack only when some picture is unknown, and knows the persona."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from orchestrator import images as media
+from orchestrator.errors import NotReady, Problem
+from orchestrator.model import Scoring
+from orchestrator.scoring import faces
+from orchestrator.scoring.batch_embedder import Looker
+from orchestrator.scoring.in_progress import Hand
+
+
+class Sight:
+    """The settings' face pack with the scorer's own cache. Raises NotReady where the pack is missing or broken."""
+
+    def __init__(self, scoring: Scoring, *, cache: Path, hand: Path) -> None:
+        pack = faces.inspect(scoring.pack, det_size=scoring.det_size, decode_rule=media.DECODE_RULE)
+        self._scoring = scoring
+        self._looker = Looker(
+            load=lambda: faces.load(pack, device=scoring.device),
+            cache=faces.Cache(cache, pack.fingerprint),
+            workers=scoring.workers,
+            hand=Hand(hand),
+        )
+
+    def see(self, pictures: Sequence[Path]) -> list[faces.Outcome]:
+        """One outcome per picture, in order."""
+        return self._looker.look(pictures)
+
+    def likeness(self, embedding: faces.Embedding) -> float:
+        """Cosine to the references' centroid."""
+        return float(np.dot(embedding, self._persona.centroid) / np.linalg.norm(embedding))
+
+    @cached_property
+    def _persona(self) -> faces.Persona:
+        found = self.see(media.pictures(self._scoring.references).pictures)
+        alone = [one for one in found if isinstance(one, faces.Finding) and len(one.faces) == 1]
+        embeddings = [one.embedding for one in alone if one.embedding is not None]
+        if not embeddings:
+            what = "no reference picture with exactly one face, so that nobody knows whose video it is"
+            where = str(self._scoring.references)
+            raise NotReady(Problem(what=what, where=where, key="score.references", remedy="put some there"))
+        return faces.persona(embeddings)

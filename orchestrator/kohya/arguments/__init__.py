@@ -1,0 +1,1 @@
+"""The arguments of sd-scripts: which exist, which values they take, which combinations fail."""

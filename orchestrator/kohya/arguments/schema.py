@@ -1,0 +1,220 @@
+"""The arguments that sdxl_train_network.py accepts, read from its source without importing it (no torch, under 1 s).
+
+`python -m orchestrator.kohya.arguments.schema SD_SCRIPTS > .../arguments/sdxl_train_network.json` renews the snapshot.
+"""
+
+import ast
+import json
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import NotReady, Problem
+from orchestrator.model import Scalar, Value
+
+PINNED = "48d368fa557731ad0488c07304dfeba8c07910eb"
+"""The sd-scripts commit that this package was written and tested against."""
+
+ENTRY = "sdxl_train_network"
+SNAPSHOT = Path(__file__).with_name(f"{ENTRY}.json")
+
+
+class Kind(StrEnum):
+    """What argparse makes of an argument's text."""
+
+    STR = "str"
+    INT = "int"
+    FLOAT = "float"
+    FLAG = "flag"
+    INT_OR_FLOAT = "int_or_float"  # whole numbers are steps, fractions below 1 a share of all steps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """One argument. `many`: takes a list. `choices`: empty when any value goes. `where`: `module.function`."""
+
+    name: str
+    kind: Kind
+    many: bool = False
+    choices: tuple[Scalar, ...] = ()
+    default: Value | None = None
+    where: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keys:
+    """All arguments by name, and where they were read: a path, or the commit of the snapshot."""
+
+    origin: str
+    by_name: Mapping[str, Key]
+
+
+def accepted(sd_scripts: Path | None) -> Keys:
+    """The arguments of the checkout at `sd_scripts`, or of the pinned commit when there is none.
+
+    Raises NotReady when the source is there but cannot be understood.
+    """
+    if sd_scripts is not None and (sd_scripts / f"{ENTRY}.py").is_file():
+        return read_source(sd_scripts)
+    return read_snapshot()
+
+
+def read_snapshot() -> Keys:
+    """The arguments of the pinned commit, from the file shipped with this package."""
+    record = json.loads(SNAPSHOT.read_text(encoding="utf-8"))
+    return Keys(origin=record["commit"], by_name={key["name"]: _from_json(key) for key in record["keys"]})
+
+
+def read_source(sd_scripts: Path) -> Keys:
+    """The arguments of the checkout at `sd_scripts`; raises NotReady when the source cannot be understood."""
+    try:
+        found = list(_Reader(sd_scripts).arguments(ENTRY, "setup_parser"))
+    except (OSError, SyntaxError, ValueError, LookupError) as error:
+        raise NotReady(
+            Problem(
+                what=f"the arguments of {ENTRY}.py cannot be read from its source: {error}",
+                where=str(sd_scripts),
+                remedy=f"check out the pinned commit: git -C {sd_scripts} checkout {PINNED}",
+            )
+        ) from error
+    return Keys(origin=str(sd_scripts), by_name={key.name: key for key in found})
+
+
+def _from_json(record: dict[str, Any]) -> Key:
+    default = record["default"]
+    return Key(
+        name=record["name"],
+        kind=Kind(record["kind"]),
+        many=record["many"],
+        choices=tuple(record["choices"]),
+        default=tuple(default) if isinstance(default, list) else default,
+        where=record["where"],
+    )
+
+
+class _Reader:
+    """Follows `setup_parser` through the modules it calls and reads each `add_argument`.
+
+    Arguments inside `if support_...:` are all taken: sdxl_train_network.py asks for every one of them.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._seen: set[tuple[str, str]] = set()
+        self._module = cache(self._parse)
+
+    def arguments(self, module: str, function: str) -> Iterator[Key]:
+        """The arguments that `module.function` adds, itself and through what it calls."""
+        if (module, function) in self._seen:
+            return
+        self._seen.add((module, function))
+        tree = self._module(module)
+        for call in _calls(_function(tree, module, function)):
+            if _called(call)[1] == "add_argument":
+                key = _argument(call, tree)
+                yield replace(key, where=f"{module}.{function}")
+            elif _adds_arguments(call):
+                yield from self.arguments(*self._target(call, module, tree))
+
+    def _target(self, call: ast.Call, module: str, tree: ast.Module) -> tuple[str, str]:
+        owner, name = _called(call)
+        return owner or _imported_from(tree, name) or module, name
+
+    def _parse(self, module: str) -> ast.Module:
+        at_root = self._root / f"{module}.py"
+        path = at_root if at_root.is_file() else self._root / "library" / f"{module}.py"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of sd-scripts' own escape sequences
+            return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def _function(tree: ast.Module, module: str, name: str) -> ast.FunctionDef:
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and node.name == name:
+            return node
+    raise LookupError(f"no function {name} in {module}.py")
+
+
+def _calls(function: ast.FunctionDef) -> list[ast.Call]:
+    """All calls in a function, in the order of the file."""
+    found = [node for node in ast.walk(function) if isinstance(node, ast.Call)]
+    return sorted(found, key=lambda call: (call.lineno, call.col_offset))
+
+
+def _called(call: ast.Call) -> tuple[str, str]:
+    """`train_util.add_x(...)` -> ("train_util", "add_x"); `add_x(...)` -> ("", "add_x")."""
+    match call.func:
+        case ast.Attribute(value=ast.Name(id=owner), attr=name):
+            return owner, name
+        case ast.Name(id=name):
+            return "", name
+    return "", ""
+
+
+def _adds_arguments(call: ast.Call) -> bool:
+    gets_parser = any(isinstance(arg, ast.Name) and arg.id == "parser" for arg in call.args)
+    return _called(call)[1] == "setup_parser" or gets_parser
+
+
+def _imported_from(tree: ast.Module, name: str) -> str:
+    """The module that `from package.module import name` names, or ""."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and any((alias.asname or alias.name) == name for alias in node.names):
+            return (node.module or "").rpartition(".")[2]
+    return ""
+
+
+def _argument(call: ast.Call, tree: ast.Module) -> Key:
+    """The Key of one `parser.add_argument(...)`; raises ValueError for what we have no kind for."""
+    flags = [ast.literal_eval(arg) for arg in call.args]
+    name = next(flag for flag in flags if flag.startswith("--")).removeprefix("--").replace("-", "_")
+    options = {keyword.arg: keyword.value for keyword in call.keywords}
+    kind = _kind(name, options)
+    choices = _value(options["choices"], tree) if "choices" in options else ()
+    default = _value(options["default"], tree) if "default" in options else None
+    return Key(
+        name=name,
+        kind=kind,
+        many="nargs" in options,
+        choices=tuple(choice for choice in choices if choice is not None),
+        default=False if kind is Kind.FLAG and default is None else default,
+    )
+
+
+def _kind(name: str, options: dict[str | None, ast.expr]) -> Kind:
+    if "action" in options:
+        if ast.literal_eval(options["action"]) != "store_true":
+            raise ValueError(f"--{name}: action {ast.unparse(options['action'])} is not store_true")
+        return Kind.FLAG
+    if "nargs" in options and ast.literal_eval(options["nargs"]) not in ("*", "+"):
+        raise ValueError(f"--{name}: nargs {ast.unparse(options['nargs'])} is not a list of any length")
+    made_by = ast.unparse(options["type"]) if "type" in options else "str"
+    return Kind.STR if made_by.rpartition(".")[2] == "Path" else Kind(made_by)
+
+
+def _value(node: ast.expr, tree: ast.Module) -> Any:
+    """A literal, or a name that the same module binds to a literal; raises ValueError for anything else."""
+    if isinstance(node, ast.Name):
+        for statement in tree.body:
+            if isinstance(statement, ast.Assign) and any(
+                isinstance(target, ast.Name) and target.id == node.id for target in statement.targets
+            ):
+                return ast.literal_eval(statement.value)
+        raise ValueError(f"line {node.lineno}: {node.id} is not a constant of its module")
+    return ast.literal_eval(node)
+
+
+def main(sd_scripts: str) -> None:
+    """Print the snapshot of a checkout as JSON."""
+    found = read_source(Path(sd_scripts)).by_name
+    record = {"commit": PINNED, "keys": [asdict(found[name]) for name in sorted(found)]}
+    sys.stdout.write(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

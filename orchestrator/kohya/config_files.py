@@ -1,0 +1,187 @@
+"""Params -> kohya TOML text, through the templates of the user's folder, proven to say what is meant."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import FileSystemLoader, StrictUndefined, TemplateError
+from jinja2.exceptions import TemplateNotFound, TemplateSyntaxError
+from jinja2.sandbox import SandboxedEnvironment
+
+from orchestrator.errors import InputError, Problem
+from orchestrator.kohya.toml_writer import Quoter, Unwritable, alike, homogeneous, same_in_both
+from orchestrator.model import TREATMENTS, BaseModel, Dataset, Params, Point, Trainer, Value
+from orchestrator.values import shown
+
+TRAIN, DATASET, PROMPTS = "train.toml.j2", "dataset.toml.j2", "prompts.txt.j2"
+TEMPLATES = (TRAIN, DATASET, PROMPTS)
+
+
+def shipped_templates() -> Path:
+    """This program's own templates: beside the package in a checkout, inside it once installed."""
+    package = Path(__file__).parents[1]
+    inside = package / "templates"
+    return inside if inside.is_dir() else package.parent / "templates"
+
+
+class Renderer:
+    """The templates of one folder, each compiled once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._quoter = Quoter()
+        self._environment = SandboxedEnvironment(
+            loader=FileSystemLoader(folder),
+            undefined=StrictUndefined,
+            autoescape=False,  # TOML, not HTML: the filter quotes
+            trim_blocks=True,
+            lstrip_blocks=True,
+            keep_trailing_newline=True,
+            auto_reload=False,
+        )
+        self._environment.filters["toml"] = self._quoter
+
+    def train_toml(
+        self, point: Point, *, base: BaseModel, ours: Params, trainer: Trainer, params: Params, prove: bool = True
+    ) -> str:
+        """sd-scripts' `--config_file`. `ours` are the arguments of this attempt, `params` those it trains with.
+
+        InputError when a value cannot be written, when `params` and we set the same argument, and, unless `prove` is
+        off (it costs two parsers' time), when the text does not read back as exactly what is meant.
+        """
+        model = _model(base, trainer)
+        arguments = {key: value for key, value in params.items() if key not in TREATMENTS}
+        _refuse_doubled(point, model.keys() | ours.keys(), arguments)
+        meant = {**model, **ours, **arguments}
+        text = self._render(TRAIN, meant, point=point, model=model, output=ours, arguments=arguments)
+        if prove:
+            read_back(text, meant, where=str(self._folder / TRAIN))
+        return text
+
+    def dataset_toml(self, point: Point, *, dataset: Dataset, image_dir: Path) -> str:
+        """sd-scripts' `--dataset_config`: one dataset with one subset, the pictures in `image_dir`; proven as above."""
+        subset = _subset(dataset, image_dir)
+        text = self._render(DATASET, subset, point=point, subset=subset)
+        meant = {f"datasets[0].subsets[0].{key}": value for key, value in subset.items()}
+        read_back(text, meant, where=str(self._folder / DATASET))
+        return text
+
+    def prompts_txt(self, point: Point, lines: Sequence[str]) -> str:
+        """gen_img.py's `--from_file`: these lines, each one picture."""
+        text = self._render(PROMPTS, {}, point=point, lines=lines)
+        if [line for line in text.splitlines() if line and not line.startswith("#")] != list(lines):
+            what = "the prompts do not read back as the lines that were meant"
+            raise InputError(Problem(what=what, where=str(self._folder / PROMPTS), remedy="one line, one picture"))
+        return text
+
+    def _render(self, name: str, values: Params, **variables: Any) -> str:
+        """A template's text; `values` are those that it quotes."""
+        try:
+            return self._environment.get_template(name).render(**variables)
+        except Unwritable:
+            raise InputError(*self._unwritable(values)) from None
+        except (TemplateError, ArithmeticError, TypeError, ValueError, OSError) as error:
+            raise InputError(self._broken(name, error)) from None
+
+    def _unwritable(self, values: Params) -> Iterator[Problem]:
+        for key, value in values.items():
+            try:
+                self._quoter(value)
+            except Unwritable as error:
+                yield Problem(what=str(error), key=key, value=ascii(value), remedy="choose another value or name")
+
+    def _broken(self, name: str, error: Exception) -> Problem:
+        path, remedy = self._folder / name, "mend the template; the program's own stands in its templates/ folder"
+        if isinstance(error, TemplateNotFound):
+            return Problem(what=f"there is no template {error.name}", where=str(self._folder), remedy=remedy)
+        line = error.lineno if isinstance(error, TemplateSyntaxError) else _line_in(path, error)
+        return Problem(what=str(error), where=f"{path}:{line}" if line else str(path), remedy=remedy)
+
+
+def read_back(text: str, meant: Params, *, where: str) -> None:
+    """InputError unless both parsers read exactly `meant` in a rendered text, by argument.
+
+    Sections are dropped, as sd-scripts drops them; keys in arrays of tables are written `datasets[0].subsets[0].key`.
+    """
+    try:
+        read = list(_leaves(same_in_both(text)))
+    except ValueError as error:
+        raise InputError(Problem(what=str(error), where=where, remedy="mend the template")) from None
+    found = dict(read)
+    problems = [
+        _mismatch(key, found.get(key), meant.get(key), where)
+        for key in {**meant, **found}
+        if not (key in found and key in meant and alike(found[key], homogeneous(meant[key])))
+    ]
+    keys = [key for key, _ in read]
+    problems += [
+        Problem(what=f"{key} stands in two sections", where=where, key=key, remedy="sd-scripts would take the last")
+        for key in found
+        if keys.count(key) > 1
+    ]
+    if problems:
+        raise InputError(*problems)
+
+
+def _mismatch(key: str, found: Any, meant: Value | None, where: str) -> Problem:
+    if meant is None:
+        what, remedy = f"sets {key}, which this point does not", "set it in a grid or in [arguments], so that it counts"
+    elif found is None:
+        what, remedy = f"leaves out {key} = {shown(meant)}", f"write {key} = {{{{ value | toml }}}}"
+    else:
+        what, remedy = f"says {key} = {found!r} where {shown(meant)} is meant", "quote values with the filter toml"
+    return Problem(what=what, where=where, key=key, remedy=remedy)
+
+
+def _leaves(node: Mapping[str, Any], at: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, at if depth == 0 else f"{at}{key}.", depth + 1)
+        elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+            for index, item in enumerate(value):
+                yield from _leaves(item, f"{at}{key}[{index}].", depth + 1)
+        else:
+            yield f"{at}{key}", value
+
+
+def _model(base: BaseModel, trainer: Trainer) -> dict[str, Value]:
+    paths = {
+        "pretrained_model_name_or_path": base.path,
+        "vae": base.vae,
+        "tokenizer_cache_dir": trainer.tokenizer_cache_dir,
+    }
+    return {key: str(path) for key, path in paths.items() if path is not None}
+
+
+def _subset(dataset: Dataset, image_dir: Path) -> dict[str, Value]:
+    """sd-scripts takes no class_tokens beside a folder of masks; there the captions alone carry the trigger."""
+    named = dataset.trigger and "conditioning_data_dir" not in dataset.subset
+    return {
+        "image_dir": str(image_dir),
+        "caption_extension": dataset.caption_extension,
+        "num_repeats": dataset.num_repeats,
+        **({"class_tokens": dataset.trigger} if named else {}),
+        **dataset.subset,
+    }
+
+
+def _refuse_doubled(point: Point, ours: set[str], arguments: Params) -> None:
+    if doubled := sorted(ours & arguments.keys()):
+        raise InputError(
+            *(
+                Problem(
+                    what=f"{key} is orchestrate's to set", where=point.name, key=key, remedy="take it out of the grid"
+                )
+                for key in doubled
+            )
+        )
+
+
+def _line_in(path: Path, error: Exception) -> int | None:
+    """Where a template failed: Jinja gives its frames the template's file name."""
+    trace, line = error.__traceback__, None
+    while trace:
+        if Path(trace.tb_frame.f_code.co_filename) == path:
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return line

@@ -1,0 +1,1 @@
+"""What sd-scripts leaves behind: file names, checkpoints, logs and the causes of failures."""

@@ -1,0 +1,110 @@
+"""How long sd-scripts will train a point: its buckets, batches and steps, counted as it counts them itself."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
+
+from orchestrator.kohya.outputs.files import Length
+from orchestrator.model import Params
+
+Size: TypeAlias = tuple[int, int]
+"""Width and height of a picture, pixels."""
+
+DEFAULT_STEPS = 1600
+"""sd-scripts' max_train_steps when neither steps nor epochs are given."""
+
+DECIDING = (
+    "max_train_epochs", "max_train_steps", "train_batch_size", "gradient_accumulation_steps", "resolution",
+    "enable_bucket", "bucket_no_upscale", "bucket_reso_steps", "min_bucket_reso", "max_bucket_reso",
+)  # fmt: skip
+"""The arguments that a length follows from, beside the pictures."""
+
+
+def length(params: Params, sizes: Sequence[Size], repeats: int) -> Length:
+    """The length of a training on pictures of these sizes, each shown `repeats` times an epoch; at least one picture.
+
+    Source: train_network.py (steps of an epoch), train_util.py (BucketManager, make_buckets).
+    """
+    batches = batches_per_epoch(params, sizes, repeats)
+    per_epoch = math.ceil(batches / whole(params, "gradient_accumulation_steps", 1))
+    if epochs := whole(params, "max_train_epochs", 0):
+        steps = epochs * per_epoch
+    else:
+        steps = whole(params, "max_train_steps", DEFAULT_STEPS)
+    return Length(steps=steps, epochs=math.ceil(steps / per_epoch), steps_per_epoch=per_epoch)
+
+
+def batches_per_epoch(params: Params, sizes: Iterable[Size], repeats: int) -> int:
+    """A bucket's last batch may be a small one: the pictures of one shape are batched among themselves."""
+    batch = whole(params, "train_batch_size", 1)
+    return sum(math.ceil(count * repeats / batch) for count in buckets(params, sizes).values())
+
+
+def buckets(params: Params, sizes: Iterable[Size]) -> Counter[Size]:
+    """How many pictures are trained at each size; all at the resolution where there are no buckets."""
+    resolution = _resolution(params)
+    if not params.get("enable_bucket"):
+        return Counter(resolution for _ in sizes)
+    step = whole(params, "bucket_reso_steps", 64)
+    if params.get("bucket_no_upscale"):
+        return Counter(_shrunk(size, resolution, step) for size in sizes)
+    least, most = whole(params, "min_bucket_reso", 256), whole(params, "max_bucket_reso", 1024)
+    shapes = _shapes(resolution, least - least % step, most + -most % step, step)
+    return Counter(_nearest(size, shapes) for size in sizes)
+
+
+def area(params: Params) -> int:
+    """Pixels of a picture as it is trained on, about."""
+    width, height = _resolution(params)
+    return width * height
+
+
+def _resolution(params: Params) -> Size:
+    sides = [int(side) for side in str(params.get("resolution", "")).split(",") if side.strip().isdecimal()]
+    return (sides[0], sides[-1]) if sides else (1024, 1024)
+
+
+def _shapes(resolution: Size, least: int, most: int, step: int) -> list[Size]:
+    """The shapes that have about the resolution's area. Source: model_util.make_bucket_resolutions."""
+    most_pixels = resolution[0] * resolution[1]
+    square = int(math.sqrt(most_pixels) // step) * step
+    shapes = {(square, square)}
+    for width in range(least, most + 1, step):
+        height = min(most, most_pixels // width // step * step)
+        if height >= least:
+            shapes |= {(width, height), (height, width)}
+    return sorted(shapes)
+
+
+def _nearest(size: Size, shapes: Sequence[Size]) -> Size:
+    """The shape of the picture's own size, else of the nearest aspect ratio."""
+    if size in shapes:
+        return size
+    return min(shapes, key=lambda shape: abs(shape[0] / shape[1] - size[0] / size[1]))
+
+
+def _shrunk(size: Size, resolution: Size, step: int) -> Size:
+    """The picture's own size, shrunk to the resolution's area where it has more, cut to whole steps."""
+    width, height = size
+    most, ratio = resolution[0] * resolution[1], size[0] / size[1]
+    if width * height > most:
+        wide = _rounded(math.sqrt(most * ratio), step)
+        high = _rounded(most / math.sqrt(most * ratio), step)
+        by_width = wide / max(_rounded(wide / ratio, step), step)
+        by_height = _rounded(high * ratio, step) / max(high, step)
+        if abs(by_width - ratio) < abs(by_height - ratio):
+            width, height = wide, int(wide / ratio + 0.5)
+        else:
+            width, height = int(high * ratio + 0.5), high
+    return width - width % step, height - height % step
+
+
+def _rounded(side: float, step: int) -> int:
+    return int(side + 0.5) // step * step
+
+
+def whole(params: Params, key: str, default: int) -> int:
+    """A positive integer argument, or what sd-scripts takes without one."""
+    value = params.get(key, default)
+    return value if isinstance(value, int) and value > 0 else default

@@ -1,0 +1,95 @@
+"""The trainer's interpreter: does it really import what the training needs, which versions, and does it see a GPU."""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from orchestrator.errors import Problem, Severity
+from orchestrator.kohya import argv as command
+from orchestrator.kohya.arguments import schema as keys
+from orchestrator.model import NO_CARD, Params, Settings
+from orchestrator.plan.check.look import Look
+
+TIMEOUT_S = 180
+"""A first import of torch from a cold, slow disk takes a minute."""
+
+_CHILD = """
+import importlib, importlib.metadata, json, platform, sys
+found = {"python": platform.python_version()}
+for name in sys.argv[1:]:
+    try:
+        found[name] = str(getattr(importlib.import_module(name), "__version__", "") or importlib.metadata.version(name))
+    except Exception as error:
+        found[name] = {"error": f"{type(error).__name__}: {error}"}
+if isinstance(found.get("torch"), str):
+    import torch
+    found["cuda"] = torch.cuda.is_available()
+    found["built for"] = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU only"
+    found["sees"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if found["cuda"] else []
+print("\\n" + json.dumps(found))
+"""
+
+_VENDOR = ("torch", "accelerate", "transformers", "diffusers", "safetensors", "toml", "cv2", "voluptuous")
+_SMALL = ("torch", "safetensors")
+_OPTIMIZERS = {"8bit": "bitsandbytes", "prodigyplus": "prodigyplus", "prodigy": "prodigyopt", "dadapt": "dadaptation"}
+"""What an optimizer's name holds, in small letters, and the package it then comes from; the first that holds."""
+
+_SETUP = "`make setup-trainer` makes it anew with all that is needed"
+
+
+def look(settings: Settings, points: Sequence[Params]) -> Look:
+    """Start the interpreter once and let it import; `points` say which optimizers are needed."""
+    trainer = settings.trainer
+    if not trainer.python.is_file():
+        return Look()  # told by readiness
+    needed = _needed(settings, points)
+    environment = {**os.environ, **command.environment(trainer, card=None)}
+    try:
+        argv = [str(trainer.python), "-c", _CHILD, *needed]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=TIMEOUT_S, env=environment, check=False)
+        found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    except subprocess.TimeoutExpired:
+        return Look(problems=(_problem(settings, f"has not imported torch after {TIMEOUT_S} s", _SETUP),))
+    except (OSError, ValueError, IndexError) as error:
+        return Look(problems=(_problem(settings, f"does not run: {error}", _SETUP),))
+    return Look(facts=_facts(found), problems=tuple(_wrong(found, needed, settings)))
+
+
+def _needed(settings: Settings, points: Sequence[Params]) -> dict[str, Severity]:
+    """The modules to import, and how bad it is when one is missing: what only a rung of the ladder needs is a doubt."""
+    if settings.trainer.train_script != f"{keys.ENTRY}.py":
+        return dict.fromkeys(_SMALL, Severity.ERROR)
+    needed = dict.fromkeys(_VENDOR, Severity.ERROR)
+    of_points = {_package(params) for params in points} - {""}
+    of_rungs = {_package(rung.set) for rung in settings.ladder if "optimizer_type" in rung.set} - {""} - of_points
+    return {**dict.fromkeys(sorted(of_rungs), Severity.WARNING), **needed, **dict.fromkeys(of_points, Severity.ERROR)}
+
+
+def _package(params: Params) -> str:
+    name = str(params.get("optimizer_type", "")).casefold()
+    return next((package for part, package in _OPTIMIZERS.items() if part in name), "")
+
+
+def _facts(found: Mapping[str, Any]) -> dict[str, str]:
+    versions = [f"{name} {version}" for name, version in found.items() if isinstance(version, str)]
+    sees = ", ".join(found.get("sees", ())) or "no GPU"
+    return {"trainer": ", ".join(versions), "torch sees": sees}
+
+
+def _wrong(found: Mapping[str, Any], needed: Mapping[str, Severity], settings: Settings) -> Iterator[Problem]:
+    for name, severity in needed.items():
+        if isinstance(found.get(name), dict):
+            yield _problem(settings, f"cannot import {name}: {found[name]['error']}", _SETUP, severity)
+    if str(found.get("transformers", "")).partition(".")[0] not in ("", "4"):
+        what = f"has transformers {found['transformers']}: sd-scripts needs 4"
+        yield _problem(settings, what, "pip install 'transformers>=4.54,<5' in it")
+    if settings.vram.card != NO_CARD and isinstance(found.get("torch"), str) and not found.get("cuda"):
+        what = f"sees no GPU (torch {found['torch']}, built for {found['built for']})"
+        yield _problem(settings, what, "mend the driver (`nvidia-smi`), or install a torch built for CUDA")
+
+
+def _problem(settings: Settings, what: str, remedy: str, severity: Severity = Severity.ERROR) -> Problem:
+    place, value = str(settings.path), str(settings.trainer.python)
+    return Problem(what=what, where=place, key="trainer.python", value=value, remedy=remedy, severity=severity)

@@ -1,0 +1,100 @@
+"""The face pack at work on the persona's pictures: does it run where it should, and whose faces does it see."""
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from orchestrator import images as media
+from orchestrator import scoring as scorer
+from orchestrator.errors import OrchestrateError, Problem, Severity
+from orchestrator.model import Dataset, FaceStatus, Image, Score, Settings
+from orchestrator.plan.check import pictures
+from orchestrator.plan.check.look import Look
+
+SAME = 0.98
+"""Cosine between two pictures above which they are one photo, cut or saved otherwise."""
+
+TIMEOUT_S = 1800
+
+
+def look(settings: Settings, datasets: Sequence[Dataset]) -> Look:
+    """Score the datasets' pictures in a scorer of its own, without its memory, so that the pack is really tried."""
+    references = media.pictures(settings.scoring.references).pictures
+    trained = {path: one for one in datasets for path in media.pictures(one.image_dir).pictures}
+    if not references or not settings.scoring.pack.is_dir():
+        return Look()  # told by readiness
+    try:
+        with tempfile.TemporaryDirectory(prefix="orchestrate-check-") as folder:
+            scored = _score(settings, references, list(trained), Path(folder))
+    except (OrchestrateError, OSError, subprocess.SubprocessError) as error:
+        return Look(problems=(_not_running(settings, str(error)),))
+    faces = f"{settings.scoring.pack.name} on {scored.provider}"
+    return Look(facts={"face pack": faces}, problems=tuple(_problems(scored, trained)))
+
+
+def _score(settings: Settings, references: Sequence[Path], images: Sequence[Path], folder: Path) -> scorer.Scored:
+    scoring = settings.scoring
+    job = scorer.Job(
+        pack=scoring.pack,
+        device=scoring.device,
+        det_size=scoring.det_size,
+        workers=scoring.workers,
+        cache=folder / "faces",
+        references=tuple(references),
+        images=tuple(Image(file=str(path), checkpoint="", strength=0.0, prompt=0, seed=0) for path in images),
+        root=folder,
+        out=folder / "scored.json",
+    )
+    scorer.write_job(folder / "job.json", job)
+    argv = [sys.executable, "-m", "orchestrator.scoring", str(folder / "job.json")]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    if done.returncode:
+        held = ", ".join(Path(name).name for name in scorer.in_hand(job.out))
+        raise OrchestrateError(
+            done.stderr.strip() or f"exit code {done.returncode}, with {held or 'no picture'} in hand"
+        )
+    return scorer.read_scored(job.out)
+
+
+def _not_running(settings: Settings, error: str) -> Problem:
+    return Problem(
+        what=f"scoring does not work: {error}",
+        where=str(settings.path),
+        key="score",
+        value=str(settings.scoring.pack),
+        remedy='mend what it says; `device = "cpu"` under [score] always works',
+    )
+
+
+def _problems(scored: scorer.Scored, trained: Mapping[Path, Dataset]) -> Iterator[Problem]:
+    for name, why in scored.references.rejected.items():
+        remedy = "put a picture with exactly one face in its place"
+        yield _doubt(f"is not used as a reference: {why}", name, "score.references", remedy)
+    for dataset in {one.name: one for one in trained.values()}.values():
+        own = [score for score in scored.scores if trained[Path(score.image.file)] is dataset]
+        yield from _of_dataset(own, dataset)
+
+
+def _of_dataset(scores: Sequence[Score], dataset: Dataset) -> Iterator[Problem]:
+    nobody = [score for score in scores if score.status is FaceStatus.NO_FACE]
+    several = [score for score in scores if score.faces > 1]
+    copies = [score for score in scores if score.nearest_reference is not None and score.nearest_reference >= SAME]
+    for found, what, remedy in (
+        (nobody, "show no face", "look at them: they teach scenery, not the persona"),
+        (several, "show more than one face", "crop them to the persona: another face is learned, too"),
+        (
+            copies,
+            f"show the face as a reference shows it (cosine {SAME:g} or more)",
+            "take them out, or their twins out of the references: copying would be praised",
+        ),
+    ):
+        if found:
+            named = pictures.few([Path(score.image.file).name for score in found])
+            text = f"{len(found)} of {len(scores)} pictures {what}: {named}"
+            yield _doubt(text, str(dataset.image_dir), f"datasets.{dataset.name}", remedy)
+
+
+def _doubt(what: str, where: str, key: str, remedy: str) -> Problem:
+    return Problem(what=what, where=where, key=key, remedy=remedy, severity=Severity.WARNING)

@@ -1,0 +1,56 @@
+"""The two tokenizers that sd-scripts takes from the Hugging Face Hub: cached here, or reachable."""
+
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+from orchestrator.errors import Problem
+from orchestrator.kohya import argv as command
+from orchestrator.kohya.arguments import schema as keys
+from orchestrator.model import Settings
+
+TIMEOUT_S = 5
+
+
+def problems(settings: Settings) -> Iterator[Problem]:
+    """An error where they are neither cached nor to be had; `run` warns that the first training fetches them."""
+    trainer = settings.trainer
+    if trainer.train_script != f"{keys.ENTRY}.py":
+        return
+    cache = trainer.tokenizer_cache_dir
+    missing = [path.name for path in command.missing_tokenizers(cache)] if cache else list(command.TOKENIZERS)
+    environment = {**os.environ, **trainer.env}
+    absent = [name for name in missing if not _in_hub_cache(name, environment)]
+    if absent and (reason := _unreachable(environment)):
+        yield Problem(
+            what=f"{' and '.join(absent)}: not cached, and the Hugging Face Hub cannot be reached ({reason})",
+            where=str(settings.path),
+            key="trainer.tokenizer_cache_dir",
+            value=str(cache or ""),
+            remedy="connect this machine for one training, or copy the folder from another machine",
+        )
+
+
+def _in_hub_cache(name: str, environment: dict[str, str]) -> bool:
+    """`openai_clip-vit-large-patch14` is kept as models--openai--clip-vit-large-patch14."""
+    home = Path(environment.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+    hub = Path(environment.get("HF_HUB_CACHE", home / "hub"))
+    return any(hub.glob(f"models--{name.replace('_', '--', 1)}/snapshots/*/vocab.json"))
+
+
+def _unreachable(environment: dict[str, str]) -> str:
+    address = environment.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    if environment.get("HF_HUB_OFFLINE") == "1":
+        return "HF_HUB_OFFLINE is set"
+    if not address.startswith(("https://", "http://")):
+        return f"HF_ENDPOINT is {address}"
+    question = urllib.request.Request(f"{address}/openai/clip-vit-large-patch14/resolve/main/vocab.json", method="HEAD")  # noqa: S310 - http only, see above
+    try:
+        with urllib.request.urlopen(question, timeout=TIMEOUT_S):  # noqa: S310 - as above
+            return ""
+    except urllib.error.HTTPError as error:
+        return f"it answers {error.code}"
+    except OSError as error:
+        return str(getattr(error, "reason", error))

@@ -1,0 +1,1 @@
+"""Run records -> results.csv, report.html, answers, exports, status and notifications."""

@@ -1,0 +1,52 @@
+"""From which similarity on is a LoRA good enough: the calibration, and which runs reach it."""
+
+from collections.abc import Iterator, Sequence
+
+from orchestrator.evidence import summary as facts
+from orchestrator.evidence.calibration import text as words
+from orchestrator.evidence.calibration.record import Kept
+from orchestrator.evidence.stats.contrast import Verdict
+from orchestrator.evidence.summary import RunFacts
+from orchestrator.report.answers.answer import Told
+
+ID = "Q8"
+"""The question's heading on the owner's page."""
+
+_ASK = "At what face similarity is a LoRA production ready, and does one of these reach it?"
+_MOST = 0.5
+"""A run is good enough when even the lower end of its pass rate's interval has most pictures passing."""
+
+
+def answer(sweep: str, runs: Sequence[RunFacts], kept: Kept | None) -> Iterator[Told]:
+    """One answer where there is a calibration for the sweep."""
+    if kept is None:
+        return
+    passing = [run for run in runs if not run.run.point.floor and _low(run) > _MOST]
+    provisional = bool(kept.caveats)
+    yield Told(
+        id=ID,
+        ask=_ASK,
+        sweep=sweep,
+        verdict=(Verdict.UNDECIDED if provisional else Verdict.YES if passing else Verdict.NO).value,
+        reason=words.verdict(kept),
+        interval=kept.calibration.threshold_interval,
+        rows=(
+            ("Passing", _passing(passing)),
+            *(("Measured", line) for line in words.details(kept)),
+            ("Not beaten", ", ".join(facts.front(runs).front) or "no run is scored yet"),
+        ),
+    )
+
+
+def _low(run: RunFacts) -> float:
+    rate = run.numbers.pass_interval if run.numbers else None
+    return rate.low if rate else 0.0
+
+
+def _passing(runs: Sequence[RunFacts]) -> str:
+    named = [
+        f"{run.run.point.name} ({100 * run.numbers.pass_rate:.0f} % of {run.numbers.images} pictures)"
+        for run in runs
+        if run.numbers and run.numbers.pass_rate is not None
+    ]
+    return ", ".join(named) or "no run has most of its pictures above it, beyond chance"

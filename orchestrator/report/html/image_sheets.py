@@ -1,0 +1,98 @@
+"""Contact sheets: for each prompt, the same seeds side by side across runs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from orchestrator.evidence.summary import RunFacts
+from orchestrator.model import FaceStatus, Image, Score
+from orchestrator.scoring import thumbnails
+from orchestrator.store import layout as store
+
+_MOST_CHARS = 15 * 1000**2
+"""Of all thumbnails of a page together: with 200 runs of 64 pictures it stays below 20 MB."""
+
+_GROWTH = 1.3
+"""A thumbnail's bytes grow with this power of its side, at least."""
+
+Picture: TypeAlias = tuple[str, str, str]
+"""(file below the run's folder, WebP in base64, what the scorer says in a word or number)."""
+Pictures: TypeAlias = Sequence[tuple[Image, str]]
+"""With what the scorer says."""
+Thumbnails: TypeAlias = dict[str, dict[str, str]]
+"""Run id -> file -> WebP in base64."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sheet:
+    """One prompt: `runs` is run id -> seed -> picture. Seeds are text, as keys of JSON are."""
+
+    prompt: int
+    text: str
+    seeds: tuple[int, ...]
+    runs: dict[str, dict[str, Picture]]
+
+
+def sheets(found: Sequence[RunFacts]) -> list[Sheet]:
+    """A sheet for each prompt of which any run has pictures; of each run its chosen checkpoint and strength."""
+    shown = {one.run.point.id: _shown(one) for one in found}
+    small = _fitting(found, shown)
+    prompts = {image.prompt: image.text for pictures in shown.values() for image, _ in pictures}
+    return [_sheet(prompt, text, shown, small) for prompt, text in sorted(prompts.items())]
+
+
+def _fitting(found: Sequence[RunFacts], shown: Mapping[str, Pictures]) -> Thumbnails:
+    """The largest thumbnails that a page has room for, by run and file."""
+    small, px, length = {}, 0, 0
+    for smaller in thumbnails.SIDES:
+        if length * (smaller / max(px, 1)) ** _GROWTH > _MOST_CHARS and smaller != thumbnails.SIDES[-1]:
+            continue  # would not fit either
+        small, px = _thumbnails(found, shown, smaller), smaller
+        length = sum(len(text) for texts in small.values() for text in texts.values())
+        if length <= _MOST_CHARS:
+            break
+    return small
+
+
+def _thumbnails(found: Sequence[RunFacts], shown: Mapping[str, Pictures], px: int) -> Thumbnails:
+    return {
+        one.run.point.id: thumbnails.thumbnails(
+            one.run.path, [image.file for image, _ in pictures], store.thumbnails(one.run.path), px
+        )
+        for one in found
+        if (pictures := shown[one.run.point.id])
+    }
+
+
+def _shown(one: RunFacts) -> list[tuple[Image, str]]:
+    """The pictures that stand for a run: of its choice once it is scored, else of what was made last."""
+    if one.choice:
+        return [
+            (score.image, _word(score))
+            for score in one.scores
+            if (score.image.checkpoint, score.image.strength) == (one.choice.checkpoint, one.choice.strength)
+        ]
+    pictures = one.run.pictures() if one.run.done("generate") else ()
+    last = [image for image in pictures if image.checkpoint == pictures[-1].checkpoint]
+    return [(image, "not scored yet") for image in last if image.strength == last[-1].strength]
+
+
+def _word(score: Score) -> str:
+    if score.similarity is not None:
+        return f"{score.similarity:.2f}"
+    return "no face" if score.status is FaceStatus.NO_FACE else score.status.value
+
+
+def _sheet(prompt: int, text: str, shown: Mapping[str, Pictures], small: Thumbnails) -> Sheet:
+    runs = {
+        identity: {
+            str(image.seed): (image.file, small[identity].get(image.file, ""), word)
+            for image, word in pictures
+            if image.prompt == prompt
+        }
+        for identity, pictures in shown.items()
+    }
+    seeds = sorted({int(seed) for cells in runs.values() for seed in cells})
+    return Sheet(
+        prompt=prompt, text=text, seeds=tuple(seeds), runs={key: cells for key, cells in runs.items() if cells}
+    )

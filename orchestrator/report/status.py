@@ -1,0 +1,106 @@
+"""What a person sees of a sweep now, read from its records: by whoever drives it, and by anybody else."""
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.kohya.outputs import log
+from orchestrator.model import Progress, State, VramSample
+from orchestrator.store import layout as store
+from orchestrator.store import outcome
+from orchestrator.store.layout import Run, Status, Sweep
+
+_READERS = {"train": log.read_progress, "generate": log.read_pictures}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One run as it stands. `left_s`: seconds to the end of its running stage, by its present pace."""
+
+    run: Run
+    status: Status
+    progress: Progress | None = None
+    vram: VramSample | None = None
+
+    @property
+    def left_s(self) -> float | None:
+        done = self.progress
+        if done is None or not done.seconds_per_step:
+            return None
+        return (done.total - done.step) * done.seconds_per_step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """A sweep as it stands. `left_s`: to its end, by the pace of its finished trainings; None before the first."""
+
+    name: str
+    rows: tuple[Row, ...]
+    left_s: float | None
+
+    def count(self, state: State) -> int:
+        return sum(row.status.state is state for row in self.rows)
+
+
+def look(sweep: Sweep) -> View:
+    """Read the sweep as it is now."""
+    rows = tuple(_row(run) for run in sweep.runs())
+    return View(name=sweep.name, rows=rows, left_s=_left(rows))
+
+
+def _row(run: Run) -> Row:
+    status = store.status(run)
+    if status.state is not State.RUNNING:
+        return Row(run=run, status=status)
+    folder = run.attempts(status.stage)[-1].path
+    reader = _READERS.get(status.stage)
+    progress = reader(outcome.tail(folder / "log", 16 * 1024)) if reader else None
+    return Row(run=run, status=status, progress=progress, vram=_last_sample(folder / "vram.csv"))
+
+
+def _last_sample(path: Path) -> VramSample | None:
+    lines = outcome.tail(path, 256).splitlines()
+    cells = next(csv.reader([lines[-1]])) if lines else []
+    if len(cells) != 4 or not cells[1].isdigit() or not cells[2].isdigit():
+        return None
+    own = int(cells[3]) if cells[3].isdigit() else None
+    return VramSample(used_mib=int(cells[1]), total_mib=int(cells[2]), own_mib=own)
+
+
+def _left(rows: Sequence[Row]) -> float | None:
+    """Seconds: the mean of the finished trainings for each one not begun, and what the running ones still need."""
+    spent = [seconds for row in rows if (seconds := _trained_s(row.run)) is not None]
+    if not spent:
+        return None
+    mean = sum(spent) / len(spent)
+    over = (State.FAILED, State.STOPPED)
+    waiting = [row for row in rows if row.status.stage == "train" and row.status.state not in over]
+    return sum(mean if row.left_s is None else row.left_s for row in waiting)
+
+
+def _trained_s(run: Run) -> float | None:
+    if run.point.floor or not run.done("train"):
+        return None
+    results = [attempt.result() for attempt in run.attempts("train")]
+    return sum(result.seconds for result in results if result)
+
+
+def as_json(view: View) -> str:
+    """The view for scripts: one object, runs in the order of the grid; what is not known is null."""
+    rows = [_plain(row) for row in view.rows]
+    return json.dumps({"schema": 1, "sweep": view.name, "left_s": view.left_s, "runs": rows}, indent=1)
+
+
+def _plain(row: Row) -> dict[str, Any]:
+    done, vram = row.progress, row.vram
+    return {
+        "run": row.run.point.name,
+        "id": row.run.point.id,
+        **{key: value or None for key, value in asdict(row.status).items()},
+        "progress": asdict(done) if done else None,
+        "vram": asdict(vram) if vram else None,
+        "left_s": row.left_s,
+    }

@@ -1,0 +1,1 @@
+"""Running a sweep: schedule, executors, attempts, stages and early stopping."""

@@ -1,0 +1,99 @@
+"""GENERATE: prompts x seeds x checkpoints x strengths -> pictures, in one process; what is there already stays."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from orchestrator import images as media
+from orchestrator.kohya import argv as command
+from orchestrator.kohya import generate
+from orchestrator.kohya.outputs import log
+from orchestrator.model import Checkpoint, Failure, Generation, Image, Result
+from orchestrator.run import attempt
+from orchestrator.run.attempt import Command, Job
+from orchestrator.run.context import Context
+from orchestrator.store.layout import Attempt, Run
+from orchestrator.store.outcome import Failed, Outcome
+
+NAME = "generate"
+
+
+def perform(run: Run, ctx: Context) -> Result:
+    """Carry out one attempt to make the pictures of the run that are not there yet."""
+    images = wanted(run, ctx.settings.generation, ctx.prompts)
+    job = Job(
+        stage=NAME,
+        prepare=lambda attempt: _prepare(run, attempt, images, ctx),
+        progress=log.read_pictures,
+        judge=lambda _attempt, outcome: _judge(run, images, outcome),
+    )
+    return attempt.carry_out(run, job, ctx)
+
+
+def wanted(run: Run, generation: Generation, prompts: Sequence[str]) -> list[Image]:
+    """Every picture of a run, those of one checkpoint and strength together; the same cells for every run."""
+    chosen = [""] if run.point.floor else [item.file for item in choose(run.checkpoints(), generation.checkpoints)]
+    strengths = (0.0,) if run.point.floor else generation.strengths
+    return [
+        Image(
+            file=f"images/c{index}_s{strength:g}_p{prompt:03d}_{seed}.png",
+            checkpoint=checkpoint,
+            strength=strength,
+            prompt=prompt,
+            seed=seed,
+            text=text,
+        )
+        for index, checkpoint in enumerate(chosen)
+        for strength in strengths
+        for prompt, text in enumerate(prompts)
+        for seed in generation.seeds
+    ]
+
+
+def choose(checkpoints: Sequence[Checkpoint], which: str | tuple[int, ...]) -> list[Checkpoint]:
+    """The checkpoints to make pictures with: `last`, `all`, or those of some epochs, and the last if none has them."""
+    if which == "all":
+        return list(checkpoints)
+    named = [item for item in checkpoints if item.epoch in which] if isinstance(which, tuple) else []
+    return named or [checkpoints[-1]]
+
+
+def _prepare(run: Run, attempt: Attempt, images: Sequence[Image], ctx: Context) -> Command:
+    settings = ctx.settings
+    run.images.mkdir(exist_ok=True)
+    missing = [image for image in images if not _whole(run.path / image.file)]
+    plan = generate.plan(missing, folder=run.path, negative=settings.generation.negative_prompt)
+    (attempt.path / "plan.json").write_text(json.dumps(plan, ensure_ascii=False, indent=1), encoding="utf-8")
+    attempt.open({"images": len(missing), "card": ctx.card, "packed": ctx.packed})
+    loras = plan["loras"]
+    argv = generate.generate_argv(
+        settings.trainer,
+        settings.base_models[str(run.point.params["base_model"])],
+        settings.generation,
+        plan=attempt.path / "plan.json",
+        outdir=run.images,
+        lora=Path(str(loras[0])) if isinstance(loras, list) and loras else None,
+        params=run.point.params,
+    )
+    return Command(argv=argv, env=command.environment(settings.trainer, card=ctx.card or None), cwd=attempt.path)
+
+
+def _whole(path: Path) -> bool:
+    """Whether the picture is there and decodes: one that was cut off is made again."""
+    try:
+        media.load(path)
+    except media.Unreadable:
+        return False
+    return True
+
+
+def _judge(run: Run, images: Sequence[Image], outcome: Outcome) -> Mapping[str, Any] | Failed:
+    missing = [image.file for image in images if not _whole(run.path / image.file)]
+    if not missing:
+        return {"images": [asdict(image) for image in images]}
+    failed = log.classify(outcome.log, outcome.exit.code) if outcome.exit else None
+    if failed:
+        return Failed(*failed)
+    return Failed(Failure.NO_PRODUCT, f"{len(missing)} of {len(images)} pictures are missing, the first {missing[0]}")

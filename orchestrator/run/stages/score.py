@@ -1,0 +1,130 @@
+"""SCORE: pictures -> faces -> similarity, in a child of its own: a picture that kills the scorer costs one row."""
+
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from orchestrator import datasets
+from orchestrator import images as media
+from orchestrator import scoring as scorer
+from orchestrator.errors import NotReady, OrchestrateError
+from orchestrator.kohya.outputs import log
+from orchestrator.model import Failure, Progress, Result, Settings
+from orchestrator.run import attempt
+from orchestrator.run.attempt import Command, Job
+from orchestrator.run.context import Context
+from orchestrator.store import layout as store
+from orchestrator.store.layout import Attempt, Run
+from orchestrator.store.outcome import Failed, Outcome
+
+NAME = "score"
+CACHE = ".faces"
+_OWN_DEATHS = {-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGILL, -signal.SIGFPE}
+
+
+def perform(run: Run, ctx: Context) -> Result:
+    """Carry out one attempt to score the run's pictures."""
+    job = Job(
+        stage=NAME,
+        prepare=lambda attempt: _prepare(run, attempt, ctx),
+        progress=_progress,
+        judge=_judge,
+    )
+    return attempt.carry_out(run, job, ctx)
+
+
+def _prepare(run: Run, attempt: Attempt, ctx: Context) -> Command:
+    scoring = ctx.settings.scoring
+    skip, alone = _suspects(run)
+    attempt.open({"skip": skip, "alone": alone})
+    trained = None if run.point.floor else ctx.datasets[datasets.of(run.point.params, ctx.settings.datasets).name]
+    job = scorer.Job(
+        pack=scoring.pack,
+        second_pack=scoring.second_pack,
+        adherence=_adherence(ctx.settings),
+        device=scoring.device,
+        det_size=scoring.det_size,
+        workers=scoring.workers,
+        cache=ctx.settings.runs / CACHE,
+        references=media.pictures(scoring.references).pictures,
+        training=tuple((trained.plain or trained.folder) / name for name in trained.pictures) if trained else (),
+        images=run.pictures(),
+        root=run.path,
+        out=_out(attempt),
+        skip=tuple(skip),
+        alone=tuple(alone),
+        thumbnails=_thumbnails(run),
+    )
+    scorer.write_job(attempt.path / "job.json", job)
+    argv = [sys.executable, "-m", "orchestrator.scoring", str(attempt.path / "job.json")]
+    return Command(argv=argv, env={"PYTHONUNBUFFERED": "1"}, cwd=attempt.path)
+
+
+def _thumbnails(run: Run) -> Path | None:
+    """None for further pictures beside a run: no report shows them."""
+    return store.thumbnails(run.path) if store.Sweep(run.path.parent).exists() else None
+
+
+def _adherence(settings: Settings) -> scorer.Adherence | None:
+    """No dataset's trigger counts: prompts are shared, and the runs of two datasets and the floor are compared."""
+    if settings.scoring.clip is None:
+        return None
+    return scorer.Adherence(
+        python=settings.trainer.python,
+        model=settings.scoring.clip,
+        device=settings.scoring.device,
+        triggers=tuple(dataset.trigger for dataset in settings.datasets.values()),
+    )
+
+
+def _out(attempt: Attempt) -> Path:
+    return attempt.path / "scored.json"
+
+
+def _suspects(run: Run) -> tuple[list[str], list[str]]:
+    """The pictures that earlier scorers died of, and those that one of several of them did."""
+    held = [scorer.in_hand(_out(past)) for past in run.attempts(NAME) if _died(past)]
+    skip = [names[0] for names in held if len(names) == 1]
+    alone = [name for names in held if len(names) > 1 for name in names if name not in skip]
+    return skip, alone
+
+
+def _died(past: Attempt) -> bool:
+    result = past.result()
+    return result is not None and result.exit_code in _OWN_DEATHS
+
+
+def _judge(attempt: Attempt, outcome: Outcome) -> Mapping[str, Any] | Failed:
+    """The scores are written whole, or not at all, at the scorer's end."""
+    if not _out(attempt).exists():
+        return _failed(attempt, outcome)
+    try:
+        scored = scorer.read_scored(_out(attempt))
+    except OrchestrateError as error:
+        return Failed(Failure.NO_PRODUCT, str(error))
+    if scored.too_many_errors:
+        errors = [score.note for score in scored.scores if score.note]
+        return Failed(Failure.UNKNOWN, f"{len(errors)} of {len(scored.scores)} pictures raised an error: {errors[0]}")
+    return store.read(_out(attempt))
+
+
+def _failed(attempt: Attempt, outcome: Outcome) -> Failed:
+    code = outcome.exit.code if outcome.exit else None
+    if code in _OWN_DEATHS:
+        names = ", ".join(Path(name).name for name in scorer.in_hand(_out(attempt))) or "no picture"
+        return Failed(Failure.CRASHED, f"the scorer died by signal {-code} with {names} in hand")
+    if code == NotReady.exit_code:
+        return Failed(Failure.BAD_CONFIG, outcome.log.strip().splitlines()[-1] if outcome.log.strip() else "not ready")
+    if code:
+        return Failed(*(log.classify(outcome.log, code) or (Failure.UNKNOWN, f"ended with exit code {code}")))
+    return Failed(Failure.NO_PRODUCT, "it ended well and left no scores")
+
+
+def _progress(text: str) -> Progress | None:
+    for line in reversed(text.splitlines()):
+        done, slash, total = line.removeprefix("scored: ").partition("/")
+        if slash and line.startswith("scored: ") and done.isdigit() and total.isdigit():
+            return Progress(step=int(done), total=int(total))
+    return None

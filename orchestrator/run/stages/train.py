@@ -1,0 +1,296 @@
+"""TRAIN: templates -> kohya TOML -> attempts, down the ladder when memory runs out -> proven checkpoints."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from orchestrator import datasets
+from orchestrator.kohya import argv as command
+from orchestrator.kohya import config_files as render
+from orchestrator.kohya import latents, previews, prompts, resume
+from orchestrator.kohya import oom_fallback as ladder
+from orchestrator.kohya.oom_fallback import Step
+from orchestrator.kohya.outputs import log
+from orchestrator.kohya.outputs import verify as proof
+from orchestrator.kohya.resume import Leg
+from orchestrator.model import (
+    MACHINE_FAILURES,
+    MEMORY_FAILURES,
+    TREATMENTS,
+    Checkpoint,
+    Failure,
+    Params,
+    Progress,
+    Result,
+    Settings,
+)
+from orchestrator.run import attempt
+from orchestrator.run import early_stop as looks
+from orchestrator.run.attempt import Command, Job
+from orchestrator.run.context import Context
+from orchestrator.run.stages import latents as shared
+from orchestrator.store import process
+from orchestrator.store.layout import Attempt, Run
+from orchestrator.store.outcome import Failed, Outcome
+
+NAME = "train"
+OUTPUT_NAME = "lora"
+PREVIEWS = 4
+"""So many prompts, from the first, are drawn while training, when a point asks for it."""
+
+
+def perform(run: Run, ctx: Context) -> Result:
+    """Carry out one attempt to train the run's point."""
+    step = next_step(run, ctx.settings)
+    resumed = taken_up(run, step, ctx.settings)
+    watch = looks.Watch(run, ctx)
+    job = Job(
+        stage=NAME,
+        prepare=lambda attempt: _prepare(run, attempt, {**asdict(step), "resumed": resumed}, ctx),
+        progress=lambda text: _progress(run, text),
+        judge=lambda attempt, outcome: _judge(run, attempt, outcome),
+        another=lambda failure: _another(run, step, failure, ctx.settings),
+        look=watch.look,
+        note=", ".join(step.rungs),
+    )
+    result = attempt.carry_out(run, job, ctx)
+    watch.score(run.attempts(NAME)[-1])
+    return result
+
+
+def next_step(run: Run, settings: Settings) -> Step:
+    """What the next attempt concedes: as much as the last one, and one rung more if that alone ran out of memory."""
+    past = run.attempts(NAME)
+    asked = [asked_of(attempt) for attempt in past]
+    last = asked[-1] if asked else Step(overrides={}, rungs=(), degraded=False)
+    result = past[-1].result() if past else None
+    if result is None or result.failure not in MEMORY_FAILURES or past[-1].crowded_out():
+        return last
+    return _below(run, last, settings) or last
+
+
+def _another(run: Run, step: Step, failure: Failure, settings: Settings) -> bool:
+    """Memory has the ladder; a state that cannot be taken up has the beginning."""
+    if failure in MEMORY_FAILURES:
+        return _below(run, step, settings) is not None
+    return failure not in _NOT_ITS_STATES and legs(run, run.attempts(NAME)[-1])[-1].epoch > 0
+
+
+def _below(run: Run, step: Step, settings: Settings) -> Step | None:
+    tried = [asked_of(attempt).overrides for attempt in run.attempts(NAME)]
+    return ladder.next_overrides(run.point.params, [*tried, step.overrides], settings.ladder)
+
+
+def asked_of(attempt: Attempt) -> Step:
+    """What an attempt was told to concede."""
+    record = attempt.asked()
+    return Step(
+        overrides=_tuples(record.get("overrides", {})),
+        rungs=tuple(record.get("rungs", ())),
+        degraded=record.get("degraded", False),
+    )
+
+
+def _tuples(params: Mapping[str, Any]) -> Params:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in params.items()}
+
+
+# --- resuming ---------------------------------------------------------------------------------------------------------
+
+_NOT_ITS_STATES = MACHINE_FAILURES | {Failure.KILLED, Failure.TIMEOUT, Failure.NAN, Failure.LOG_FLOOD}
+"""What ends a training without a doubt about the state that it began with."""
+
+
+def taken_up(run: Run, step: Step, settings: Settings) -> dict[str, int] | None:
+    """The attempt and epoch that the next attempt goes on from, where the settings allow it; None: from the beginning.
+
+    Only an attempt that the machine or the user ended is gone on from, and only with the same arguments.
+    """
+    past = run.attempts(NAME)
+    result = past[-1].result() if past else None
+    resumable = result is not None and result.failure in MACHINE_FAILURES | {Failure.KILLED, Failure.TIMEOUT}
+    if not (settings.trainer.resume and resumable and asked_of(past[-1]).overrides == step.overrides):
+        return None
+    epoch = resume.last_state(past[-1].path / "output", OUTPUT_NAME)
+    begun: dict[str, int] | None = past[-1].asked().get("resumed")
+    return {"attempt": past[-1].number, "epoch": epoch} if epoch else begun
+
+
+def legs(run: Run, attempt: Attempt) -> list[Leg]:
+    """The attempts that an attempt's training is made of, oldest first, itself the last."""
+    begun = attempt.asked().get("resumed")
+    before = legs(run, Attempt(attempt.path.with_name(str(begun["attempt"])))) if begun else []
+    return [*before, Leg(epoch=begun["epoch"] if begun else 0, folder=attempt.path / "output")]
+
+
+def _states(run: Run, attempt: Attempt, settings: Settings) -> tuple[Params, Params]:
+    """The arguments that leave states, and those that take one up."""
+    params = effective(run, attempt)
+    if not (settings.trainer.resume and resume.possible(params)):
+        return {}, {}
+    *before, this = legs(run, attempt)
+    if not before:
+        return resume.saving(params), {}
+    state = resume.state_of(before[-1].folder, OUTPUT_NAME, this.epoch)
+    return resume.saving(params), resume.taking_up(state, this.epoch)
+
+
+def _progress(run: Run, text: str) -> Progress | None:
+    """How far the whole training is: a resumed one counts from zero again, towards the total of all."""
+    shown, past = log.read_progress(text), run.attempts(NAME)
+    begun = legs(run, past[-1])[-1].epoch if past else 0
+    if shown is None or not begun:
+        return shown
+    epochs = effective(run, past[-1])["max_train_epochs"]
+    return replace(shown, step=shown.step + begun * shown.total // int(epochs)) if isinstance(epochs, int) else shown
+
+
+# --- one attempt ------------------------------------------------------------------------------------------------------
+
+
+def effective(run: Run, attempt: Attempt) -> Params:
+    """The arguments that an attempt trains with: the point's, less the treatments, with its overrides.
+
+    Where it has no latents on the disk to share, it keeps its own in memory.
+    """
+    point = {key: value for key, value in run.point.params.items() if key not in TREATMENTS}
+    params = {**point, **asked_of(attempt).overrides}
+    alone = latents.on_disk(params) and attempt.asked().get("latents") == ""
+    return latents.in_memory(params) if alone else params
+
+
+def _prepare(run: Run, attempt: Attempt, asked: Mapping[str, Any], ctx: Context) -> Command:
+    asked = {**asked, "latents": _latents(run, asked["overrides"], ctx)}
+    attempt.open({**asked, "card": ctx.card, "packed": ctx.packed, "others": _others(ctx)})
+    for name, text in rendered(run, attempt, ctx).items():
+        (attempt.path / name).write_text(text, encoding="utf-8", newline="\n")
+    trainer = ctx.settings.trainer
+    return Command(
+        argv=command.train_argv(trainer, attempt.path / "config.toml"),
+        env={**command.environment(trainer, card=ctx.card or None), **budget(ctx.settings)},
+        cwd=attempt.path,
+    )
+
+
+def _latents(run: Run, overrides: Params, ctx: Context) -> str:
+    """The folder of pictures with latents that an attempt trains on; empty where it has to encode them itself.
+
+    That is where nobody makes them beforehand, and where a rung changes what they follow from.
+    """
+    made = ctx.latents.get(run.point.id)
+    return str(shared.images(made)) if made and not latents.deciding(overrides) else ""
+
+
+def rendered(run: Run, attempt: Attempt, ctx: Context) -> dict[str, str]:
+    """The files that an attempt is started from, proven to read back as what is meant."""
+    renderer, dataset = render.Renderer(ctx.templates), datasets.of(run.point.params, ctx.settings.datasets)
+    pictures = Path(attempt.asked().get("latents") or ctx.datasets[dataset.name].folder)
+    files = {
+        "config.toml": config_toml(run, attempt, ctx.settings, renderer),
+        "dataset.toml": renderer.dataset_toml(run.point, dataset=dataset, image_dir=pictures),
+    }
+    if lines := _preview_lines(run, attempt, ctx):
+        files["prompts.txt"] = renderer.prompts_txt(run.point, lines)
+    return files
+
+
+def _preview_lines(run: Run, attempt: Attempt, ctx: Context) -> list[str]:
+    """What is drawn on the way: to look at, as the point asks for it, or to be scored, as the settings do."""
+    generation = ctx.settings.generation
+    cells = [(prompt, generation.seeds[0]) for prompt in range(len(ctx.prompts[:PREVIEWS]))]
+    if ctx.settings.early_stop:
+        cells = looks.cells(len(ctx.prompts), ctx.settings)
+    elif not previews.asked(effective(run, attempt)):
+        return []
+    return [prompts.preview(ctx.prompts[prompt], generation, seed) for prompt, seed in cells]
+
+
+def config_toml(
+    run: Run, attempt: Attempt, settings: Settings, renderer: render.Renderer, *, prove: bool = True
+) -> str:
+    """sd-scripts' config of an attempt, which need not exist yet."""
+    saving, taking_up = _states(run, attempt, settings)
+    ours: Params = {
+        "output_dir": str(attempt.path / "output"),
+        "output_name": OUTPUT_NAME,
+        "logging_dir": str(attempt.path / "logs"),
+        "training_comment": comment(run, attempt),
+        "dataset_config": str(attempt.path / "dataset.toml"),
+        **_previews(run, attempt, settings),
+        **taking_up,
+    }
+    return renderer.train_toml(
+        run.point,
+        base=settings.base_models[str(run.point.params["base_model"])],
+        ours=ours,
+        trainer=settings.trainer,
+        params={**effective(run, attempt), **saving},
+        prove=prove,
+    )
+
+
+def _previews(run: Run, attempt: Attempt, settings: Settings) -> Params:
+    """The arguments that have pictures drawn on the way."""
+    if settings.early_stop:
+        every: Params = {previews.EVERY: looks.steps(run.point.params, settings.early_stop).step}
+    elif previews.asked(effective(run, attempt)):
+        every = {}
+    else:
+        return {}
+    return {**every, "sample_prompts": str(attempt.path / "prompts.txt")}
+
+
+def comment(run: Run, attempt: Attempt) -> str:
+    """Goes into every checkpoint's metadata: which run and attempt it is of."""
+    return f"orchestrate {run.point.id} {attempt.number}"
+
+
+def budget(settings: Settings) -> dict[str, str]:
+    """A budget below the card's size, told to the child; the miniature takes it for its card."""
+    gib = settings.vram.budget_gib
+    return {"ORCHESTRATE_VRAM_BUDGET_GIB": f"{gib:g}"} if gib else {}
+
+
+def _others(ctx: Context) -> dict[str, int | None]:
+    """Foreign processes on the card as the attempt starts, MiB each: an out-of-memory may be theirs.
+
+    Not the attempt before this one, which the driver still lists for a moment.
+    """
+    cards = [card for card in ctx.probe.cards() if card.uuid == ctx.card]
+    return {str(pid): mib for card in cards for pid, mib in card.processes.items() if not process.ending(pid)}
+
+
+def _judge(run: Run, attempt: Attempt, outcome: Outcome) -> Mapping[str, Any] | Failed:
+    """The proof of the files decides: a program may well die after its work is done."""
+    *earlier, this = legs(run, attempt)
+    shown = proof.prove(
+        this.folder,
+        OUTPUT_NAME,
+        effective(run, attempt),
+        outcome.log,
+        training_comment=comment(run, attempt),
+        earlier=earlier,
+        begun=this.epoch,
+    )
+    if shown.failure:
+        told = log.classify(outcome.log, outcome.exit.code) if outcome.exit else None
+        if told:
+            return Failed(told[0], told[1] + _blame(attempt, told[0]))
+        return Failed(shown.failure, "; ".join(str(problem) for problem in shown.problems))
+    checkpoints = [_placed(run, checkpoint, [*earlier, this]) for checkpoint in shown.checkpoints]
+    return {"attempt": attempt.number, "checkpoints": checkpoints}
+
+
+def _placed(run: Run, checkpoint: Checkpoint, legs: list[Leg]) -> dict[str, Any]:
+    """The record of a checkpoint, its file relative to the run's folder."""
+    leg = legs[-1] if checkpoint.epoch is None else resume.leg_of(legs, checkpoint.epoch)
+    return {**asdict(checkpoint), "file": str((leg.folder / checkpoint.file).relative_to(run.path))}
+
+
+def _blame(attempt: Attempt, failure: Failure) -> str:
+    others = attempt.asked().get("others") if failure in MEMORY_FAILURES else None
+    if not others:
+        return ""
+    named = ", ".join(f"process {pid} with {mib if mib is not None else '?'} MiB" for pid, mib in others.items())
+    return f" (the card was shared with {named})"

@@ -1,0 +1,131 @@
+"""Drives the runs of a frozen sweep to their end. The only loop over runs."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+from orchestrator.errors import NotReady, Problem
+from orchestrator.model import Result, State
+from orchestrator.run import local_executor as pool
+from orchestrator.run import schedule
+from orchestrator.run.context import Context
+from orchestrator.run.local_executor import Ended, Team
+from orchestrator.run.schedule import Health, Turn
+from orchestrator.run.stages import generate, latents, score, train
+from orchestrator.store import layout as store
+from orchestrator.store.layout import Run
+from orchestrator.text import counted
+
+_PERFORM: Mapping[str, Callable[[Run, Context], Result]] = {
+    stage.NAME: stage.perform for stage in (latents, train, generate, score)
+}
+
+
+def drive(
+    runs: Sequence[Run], ctx: Context, *, cards: Sequence[str] = (), retry: bool = False, fail_fast: bool = False
+) -> None:
+    """Bring every run as far as it goes, on these cards (`ctx.card` without any).
+
+    retry: give those that failed for good another attempt. fail_fast: start nothing more after the first failed run.
+    Raises NotReady when the machine, not the points, makes runs fail, or where latents cannot be made. Whatever is
+    raised, and however it was stopped, no attempt is left unwatched.
+    """
+    with pool.Pool.open(ctx, cards or (ctx.card,), perform, runs) as team:
+        drive_with(team, runs, ctx, retry=retry, fail_fast=fail_fast)
+
+
+def drive_with(team: Team, runs: Sequence[Run], ctx: Context, *, retry: bool = False, fail_fast: bool = False) -> None:
+    """As `drive`, by a team of any kind."""
+    waiting = _line_up(runs, ctx, retry=retry)
+    ends = _Ends(team, ctx.settings.limits.crashes, fail_fast=fail_fast)
+    _start(team, waiting, ctx)
+    while team.busy():
+        for ended in team.ended():
+            status = store.status(ended.turn.run)
+            ends.judge(ended, status.state)
+            following = schedule.next_turn(ended.turn.run, status, ctx.settings)
+            waiting[:0] = [following] if following else []
+        if not (ctx.stop or ends.halted):
+            _start(team, waiting, ctx)
+    ends.report()
+    if not (ctx.stop or ends.halted) and (problems := _stranded(waiting, ctx)):
+        raise NotReady(*problems)
+
+
+def _line_up(runs: Sequence[Run], ctx: Context, *, retry: bool) -> list[Turn]:
+    """The runs' turns, before them those of the latents that they wait for, and before all what lives already."""
+    turns = schedule.line_up(runs, ctx.settings, again=retry)
+    _refuse_changed(turns, ctx)
+    awaited = {run.path: run for run in schedule.awaited(turns, ctx.latents).values()}
+    shared = schedule.line_up(awaited.values(), ctx.settings, again=True)
+    return sorted([*shared, *turns], key=lambda turn: turn.living is None)
+
+
+def _refuse_changed(turns: Sequence[Turn], ctx: Context) -> None:
+    """Raise NotReady before anything starts where latents that are there are not as they were made."""
+    training = [ctx.latents.get(turn.run.point.id) for turn in turns if turn.stage == train.NAME]
+    for run in {one.path: one for one in training if one and one.done(latents.NAME)}.values():
+        latents.images(run)
+
+
+def _start(team: Team, waiting: list[Turn], ctx: Context) -> None:
+    """Begin what there is room for, and no training whose latents are still to be made; the line keeps its order."""
+    held = schedule.awaited(waiting, ctx.latents)
+    free = [turn for turn in waiting if turn.run.path not in held]
+    team.start(free)
+    kept = held.keys() | {turn.run.path for turn in free}
+    waiting[:] = [turn for turn in waiting if turn.run.path in kept]
+
+
+def _stranded(waiting: Sequence[Turn], ctx: Context) -> list[Problem]:
+    """The latents that could not be made, for which trainings still wait."""
+    awaited = schedule.awaited(waiting, ctx.latents).values()
+    trainings = Counter(run.path for run in awaited)
+    return [_not_made(run, trainings[path]) for path, run in {run.path: run for run in awaited}.items()]
+
+
+def _not_made(run: Run, trainings: int) -> Problem:
+    logs = [attempt.path / "log" for attempt in run.attempts(latents.NAME)]
+    what = f"{store.status(run).reason or 'the latents are gone'}; {counted(trainings, 'training')} could not begin"
+    where = str(logs[-1] if logs else run.path)
+    return Problem(what=what, where=where, remedy="mend it, then the same command goes on")
+
+
+def perform(run: Run, stage: str, ctx: Context) -> Result:
+    """Carry out one attempt at a stage of a run."""
+    run.create()
+    return _PERFORM[stage](run, ctx)
+
+
+class _Ends:
+    """What the ends of turns mean for those to come: a poisoned card takes none, an error or a wish ends them all."""
+
+    def __init__(self, team: Team, limit: int, *, fail_fast: bool) -> None:
+        self._team, self._limit, self._fail_fast = team, limit, fail_fast
+        self._health = Health(limit)
+        self._errors: list[BaseException] = []
+        self._poisoned: list[Problem] = []
+        self.halted = False
+
+    def judge(self, ended: Ended, state: State) -> None:
+        if ended.error:
+            self._errors.append(ended.error)
+        elif ended.result and self._health.poisoned(ended.turn, ended.place, ended.result, state):
+            self._team.retire(ended)
+            self._poisoned.append(self._problem(ended, ended.result))
+        self.halted = self.halted or bool(self._errors) or (self._fail_fast and state is State.FAILED)
+
+    def _problem(self, ended: Ended, result: Result) -> Problem:
+        return Problem(
+            what=f"{self._limit} runs in a row failed with {result.failure}: "
+            "the sweep is paused, it looks like the machine",
+            where=ended.place.card,
+            value=result.reason,
+            remedy="mend it (`orchestrate check`), then the same command with `--retry failed` goes on",
+        )
+
+    def report(self) -> None:
+        """Raise what kept the sweep from going on, once nothing is left to watch."""
+        if self._errors:
+            raise self._errors[0]
+        if self._poisoned:
+            raise NotReady(*self._poisoned)

@@ -1,0 +1,87 @@
+"""Findings on disk, one small file per picture: nothing is looked at twice, also not by another machine on a share.
+
+    <folder>/<fingerprint[:16]>/<ab>/<sha256>.json
+
+A file is written whole or not at all, proves its own content, and is simply made again when it does not. There is no
+lock: who writes second writes the same.
+"""
+
+import base64
+import contextlib
+import hashlib
+import json
+import secrets
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from orchestrator.scoring.faces.types import Face, Finding
+
+SCHEMA = 1
+
+
+class Cache:
+    """The findings made with one pack. Keys are the sha256 of a picture's bytes, in hex."""
+
+    def __init__(self, folder: Path, fingerprint: str) -> None:
+        self._folder = folder / fingerprint[:16]
+        self._fingerprint = fingerprint
+
+    def get(self, sha256: str) -> Finding | None:
+        """None when there is none, or none to be trusted."""
+        try:
+            record = json.loads(self._path(sha256).read_bytes())
+            body = record["body"]
+            if record["check"] != self._check(sha256, body):
+                return None
+            return _finding(body)
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return None
+
+    def put(self, sha256: str, finding: Finding) -> None:
+        """Raises OSError, and then leaves nothing."""
+        body = _body(finding)
+        record = {"schema": SCHEMA, "check": self._check(sha256, body), "body": body}
+        path = self._path(sha256)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".{secrets.token_hex(8)}.tmp")
+        try:
+            # Not synced to disk: a file that a power cut tears fails its check.
+            draft.write_text(json.dumps(record), encoding="utf-8")
+            draft.replace(path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                draft.unlink()
+            raise
+
+    def _path(self, sha256: str) -> Path:
+        return self._folder / sha256[:2] / f"{sha256}.json"
+
+    def _check(self, sha256: str, body: Any) -> str:
+        text = json.dumps([SCHEMA, self._fingerprint, sha256, body], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _body(finding: Finding) -> dict[str, Any]:
+    embedding = finding.embedding
+    return {
+        "faces": [asdict(face) for face in finding.faces],
+        "embedding": None if embedding is None else base64.b64encode(embedding.astype("<f4").tobytes()).decode(),
+        "fallback": finding.fallback,
+    }
+
+
+def _finding(body: dict[str, Any]) -> Finding:
+    text = body["embedding"]
+    return Finding(
+        faces=tuple(_face(face) for face in body["faces"]),
+        embedding=None if text is None else np.frombuffer(base64.b64decode(text), "<f4"),
+        fallback=body["fallback"],
+    )
+
+
+def _face(body: dict[str, Any]) -> Face:
+    landmarks = tuple((float(x), float(y)) for x, y in body["landmarks"])
+    return Face(box=tuple(body["box"]), landmarks=landmarks, det_score=body["det_score"])

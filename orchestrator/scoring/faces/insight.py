@@ -1,0 +1,191 @@
+"""InsightFace's detector and recogniser on onnxruntime: loaded, tried, and shared between threads."""
+
+import importlib.metadata
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from orchestrator.errors import NotReady, Problem, Severity
+from orchestrator.scoring.faces.pack import DET_THRESH, KEY, SOURCES, Pack, Pass
+from orchestrator.scoring.faces.types import Embedding, Face, Faces, Picture, Sighting
+
+_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+_RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino")
+
+
+def load(pack: Pack, *, device: str) -> Faces:
+    """Load both models and try them on black pictures; raises NotReady when they do not run, or not on `device`.
+
+    device: `cpu`, `cuda` (the first card) or `cuda:N`.
+    """
+    provider, options = _provider(device)
+    get_model = _import_insightface()
+    try:
+        models = [
+            get_model(
+                str(path),
+                providers=[provider],
+                provider_options=[options],
+                sess_options=_session_options(),
+                static_shape_sessions=False,  # one session for all sizes: as fast, half the memory, sooner ready
+            )
+            for path in (pack.detector, pack.recogniser)
+        ]
+        model = _InsightFace(models[0], models[1], pack.passes)
+        model.try_out()
+    except Exception as error:  # whatever onnxruntime, InsightFace or OpenCV think of a broken model
+        raise NotReady(_unusable(pack, error)) from error
+    if model.provider != provider:
+        raise NotReady(_fell_back(device, model.provider), *runtime_problems())
+    return model
+
+
+def runtime_problems(path: Sequence[str] | None = None) -> list[Problem]:
+    """A warning when several onnxruntime distributions are installed in `path` (default: sys.path).
+
+    They share one folder, so that the one installed last has overwritten the other, and removing either breaks both.
+    """
+    found = {str(one.name).lower() for one in importlib.metadata.distributions(path=list(path or sys.path))}
+    names = [name for name in _RUNTIMES if name in found]
+    if len(names) < 2:
+        return []
+    what = f"{' and '.join(names)} are both installed and overwrite each other's files"
+    remedy = f"make gpu-scoring, or: pip uninstall {' '.join(names)}, then install the one you want"
+    return [Problem(what=what, remedy=remedy, severity=Severity.WARNING)]
+
+
+class _InsightFace:
+    """Faces by InsightFace. onnxruntime's sessions may be run from many threads at once."""
+
+    def __init__(self, detector: Any, recogniser: Any, passes: Sequence[Pass]) -> None:
+        detector.det_thresh = DET_THRESH
+        self._detector = detector
+        self._recogniser = recogniser
+        self._passes = passes
+        open_ended = not isinstance(recogniser.input_shape[0], int)
+        self._at_once = sys.maxsize if open_ended else int(recogniser.input_shape[0])
+
+    @property
+    def provider(self) -> str:
+        return str(self._recogniser.session.get_providers()[0])
+
+    def try_out(self) -> None:
+        """One run of each model, so that what is broken breaks before the first picture."""
+        side = self._passes[0].size
+        self._detect(np.zeros((side, side, 3), np.uint8), self._passes[0])
+        width, height = self._recogniser.input_size
+        self.embed([np.zeros((height, width, 3), np.uint8)])
+
+    def find(self, picture: Picture) -> Sighting:
+        bgr = np.ascontiguousarray(picture[..., ::-1])
+        for number, one in enumerate(self._passes):
+            faces = self._detect(bgr, one)
+            if faces:
+                return Sighting(faces=faces, crop=self._align(bgr, faces[0]), fallback=str(one) if number else "")
+        return Sighting(faces=(), crop=None)
+
+    def embed(self, crops: Sequence[Picture]) -> list[Embedding]:
+        bgr = [np.ascontiguousarray(crop[..., ::-1]) for crop in crops]
+        found: list[Embedding] = []
+        for start in range(0, len(bgr), self._at_once):
+            found.extend(self._recogniser.get_feat(bgr[start : start + self._at_once]))
+        return found
+
+    def _detect(self, bgr: Picture, one: Pass) -> tuple[Face, ...]:
+        """Faces in the picture's own pixels, largest first, the nearest to its middle first among equals."""
+        border = round(max(bgr.shape[:2]) * one.padding)
+        padded = np.pad(bgr, ((border, border), (border, border), (0, 0))) if border else bgr
+        boxes, landmarks = self._detector.detect(padded, input_size=(one.size, one.size))
+        faces = [_face(box, points, border) for box, points in zip(boxes, landmarks, strict=True)]
+        middle = bgr.shape[1] / 2, bgr.shape[0] / 2
+        return tuple(sorted(faces, key=lambda face: (-_area(face), _distance(face, middle))))
+
+    def _align(self, bgr: Picture, face: Face) -> Picture:
+        from insightface.utils import face_align
+
+        points = np.array(face.landmarks, np.float32)
+        crop = face_align.norm_crop(bgr, landmark=points, image_size=self._recogniser.input_size[0])
+        return np.ascontiguousarray(crop[..., ::-1])
+
+
+def _provider(device: str) -> tuple[str, dict[str, str]]:
+    kind, _, number = device.partition(":")
+    if device == "cpu":
+        return _CPU, {}
+    if kind == "cuda" and (number.isdigit() or device == "cuda"):
+        # TF32 would round what the CPU does not, and the cache serves both.
+        return _CUDA, {"device_id": number or "0", "use_tf32": "0"}
+    raise NotReady(Problem(what="is no device", key="scoring.device", value=device, remedy='"cpu", "cuda" or "cuda:1"'))
+
+
+def _import_insightface() -> Any:
+    """InsightFace's loader of one model file. It routes by the shapes that the pack was checked for."""
+    try:
+        import onnxruntime
+        from insightface.model_zoo import model_zoo
+    except ImportError as error:
+        raise NotReady(_not_importable(error)) from error
+    onnxruntime.set_default_logger_severity(3)  # errors only
+    # scikit-image deprecates what InsightFace calls, once per aligned face
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"insightface\.")
+    return model_zoo.get_model
+
+
+def _session_options() -> Any:
+    """One thread per run, no spinning: the pictures run side by side, and no session waits against another."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _face(box: Any, points: Any, border: int) -> Face:
+    """`box`: left, top, right, bottom, score, in the padded picture."""
+    left, top, right, bottom, score = (float(value) for value in box)
+    return Face(
+        box=(left - border, top - border, right - border, bottom - border),
+        landmarks=tuple((float(x) - border, float(y) - border) for x, y in points),
+        det_score=score,
+    )
+
+
+def _area(face: Face) -> float:
+    left, top, right, bottom = face.box
+    return (right - left) * (bottom - top)
+
+
+def _distance(face: Face, middle: tuple[float, float]) -> float:
+    left, top, right, bottom = face.box
+    return ((left + right) / 2 - middle[0]) ** 2 + ((top + bottom) / 2 - middle[1]) ** 2
+
+
+def _unusable(pack: Pack, error: Exception) -> Problem:
+    text = next(iter(str(error).splitlines()), "") or type(error).__name__
+    return Problem(
+        what=f"the face pack does not run ({pack.detector.name}, {pack.recogniser.name}): {text}",
+        where=str(pack.detector.parent),
+        key=KEY,
+        remedy=f"unpack it again from {SOURCES}",
+    )
+
+
+def _not_importable(error: ImportError) -> Problem:
+    remedy = "pip install 'insightface>=2.1,<3'"
+    if "lib" in str(error) and ".so" in str(error):
+        remedy = "install the system library it names, or pip install opencv-python-headless over opencv-python"
+    return Problem(what=f"InsightFace cannot be imported: {error}", remedy=remedy)
+
+
+def _fell_back(device: str, active: str) -> Problem:
+    return Problem(
+        what=f"onnxruntime fell back to {active}",
+        key="scoring.device",
+        value=device,
+        remedy='make gpu-scoring (onnxruntime-gpu with its CUDA and cuDNN), or device = "cpu"',
+    )

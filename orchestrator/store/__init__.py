@@ -1,0 +1,1 @@
+"""The files below `runs/`: layout, records, state, child processes, locks and hashes."""

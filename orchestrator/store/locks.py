@@ -1,0 +1,58 @@
+"""Lock files that say who holds them. The kernel lets go when a process dies, so that a stale lock is no lock."""
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from orchestrator import text as quantities
+
+
+@contextlib.contextmanager
+def held(path: Path) -> Iterator[str]:
+    """Hold the lock, if it can be had: who else holds it, empty when it is ours."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as file:
+        if not _acquire(file.fileno()):
+            yield _holder(path)
+            return
+        file.truncate(0)
+        file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": quantities.now()}))
+        file.flush()
+        yield ""
+
+
+def taken(path: Path) -> bool:
+    """Whether a process holds it now."""
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(file)
+    return False
+
+
+def _holder(path: Path) -> str:
+    try:
+        return "process {pid} on {host} since {since}".format(**json.loads(path.read_bytes()))
+    except (ValueError, KeyError, TypeError):
+        return "a process that has just begun"
+
+
+def _acquire(file: int) -> bool:
+    for _ in range(20):  # `taken` of a bystander holds it for an instant
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            time.sleep(0.01)
+    return False

@@ -1,0 +1,123 @@
+"""What came of an attempt, read from its files alone: it does not matter who watched, or whether anybody did."""
+
+import csv
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.model import Exit, Failure
+from orchestrator.store import layout as store
+from orchestrator.store import process
+
+TAIL_BYTES = 256 * 1024
+
+_FULL_MIB = 8
+"""With less than this free, a program without other words failed for want of disk: its words had no room either."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Why there is no product."""
+
+    failure: Failure
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What an attempt's files say after its end. `exit` None: nobody saw; `stopped`: why we ended it ourselves.
+
+    ours: whether it was begun by this very orchestrator, and not by an earlier one that may have died over it.
+    """
+
+    exit: Exit | None
+    stopped: Failed | None
+    started: bool
+    same_boot: bool
+    ours: bool
+    log: str
+    peak_vram_mib: int | None
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the user, the end of the orchestrator or of the machine cut it short, and nothing of its own."""
+        if self.stopped:
+            return self.stopped.failure is Failure.KILLED
+        if self.exit is not None:
+            return False
+        return not (self.same_boot if self.started else self.ours)
+
+
+def read(folder: Path, *, ours: bool = False) -> Outcome:
+    """The outcome of the attempt in `folder`, of which nothing lives any more."""
+    return Outcome(
+        exit=process.exited(folder),
+        stopped=stopped(folder),
+        started=process.started(folder),
+        same_boot=process.same_boot(folder),
+        ours=ours,
+        log=tail(folder / "log", TAIL_BYTES),
+        peak_vram_mib=_peak(folder / "vram.csv", packed=store.Attempt(folder).packed),
+    )
+
+
+def stopped(folder: Path) -> Failed | None:
+    """Why an orchestrator ended the attempt, or was about to."""
+    if not (folder / "stop.json").exists():
+        return None
+    record = store.read(folder / "stop.json")
+    return Failed(Failure(record["failure"]), record["reason"])
+
+
+def why(outcome: Outcome, judged: Failed, folder: Path) -> Failed:
+    """The first cause of a failure: what ended the program from outside, else what was `judged` of its work."""
+    if outcome.stopped:
+        return outcome.stopped
+    found = _unseen(outcome) if outcome.exit is None else _obvious(outcome.exit) or judged
+    free_mib = shutil.disk_usage(folder).free // 1024**2
+    if free_mib < _FULL_MIB and not outcome.interrupted:
+        return Failed(Failure.DISK_FULL, f"the disk is full, {free_mib} MiB are free: {found.reason}")
+    if found.failure is Failure.KILLED and not outcome.interrupted:
+        return Failed(Failure.CRASHED, found.reason)
+    return found
+
+
+def _obvious(exit: Exit) -> Failed | None:
+    """Ends that need no knowledge of the program."""
+    if exit.error:
+        return Failed(Failure.BAD_CONFIG, f"could not be started: {exit.error}")
+    if exit.host_oom:
+        return Failed(Failure.HOST_OOM, "killed by the kernel: the machine ran out of memory")
+    if exit.code in (-2, -9, -15):
+        return Failed(Failure.CRASHED, f"ended by signal {-exit.code} from outside")
+    return None
+
+
+def _unseen(outcome: Outcome) -> Failed:
+    """An end that nobody saw, without a product."""
+    if not outcome.started:
+        return Failed(Failure.KILLED, "its watcher ended before the program started")
+    if not outcome.same_boot:
+        return Failed(Failure.KILLED, "its machine was restarted, or is gone")
+    return Failed(Failure.CRASHED, "vanished: neither the program nor its watcher is alive")
+
+
+def tail(log: Path, limit: int) -> str:
+    """The last `limit` bytes of a log as text; what is not UTF-8 is replaced. Empty when there is no log."""
+    try:
+        with log.open("rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - limit))
+            return file.read(limit).decode("utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""
+
+
+def _peak(path: Path, *, packed: bool) -> int | None:
+    """Highest use in MiB: of this run's processes where the driver told, else of the whole card if it was alone."""
+    if not path.exists():
+        return None
+    with path.open(encoding="ascii", errors="replace", newline="") as file:
+        rows = [row for row in csv.reader(file) if len(row) == 4 and row[1].isdigit() and row[2].isdigit()]
+    known = [row for row in rows if row[3].isdigit() or not packed]
+    return max((int(row[3] if row[3].isdigit() else row[1]) for row in known), default=None)
