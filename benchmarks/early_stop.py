@@ -17,10 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.planted import orchestrate
-from orchestrator.evidence import summary as facts
-from orchestrator.evidence.stats import contrast, pairs
-from orchestrator.evidence.stats import early_stop_schedule as looking
-from orchestrator.evidence.stats import early_stop_test as hopeless
+from orchestrator.evidence import summary
+from orchestrator.evidence.stats import contrast, early_stop_schedule, early_stop_test, pairs
 from orchestrator.evidence.stats.choice import Cell
 from orchestrator.evidence.summary import RunFacts
 from orchestrator.miniature import world
@@ -65,13 +63,13 @@ def on_miniature(folder: Path, grid_text: str) -> Iterator[tuple[str, Trained]]:
     for name, settings in (("to their ends", plain), ("stopped early", stopping)):
         sweep = name.replace(" ", "-")
         orchestrate("run", "--settings", str(settings), "--grid", str(grid), "--name", sweep)
-        yield name, _trained(facts.gather(plan.read(settings, grid, sweep).sweep))
+        yield name, _trained(summary.gather(plan.read(settings, grid, sweep).sweep))
 
 
 def _trained(found: Sequence[RunFacts]) -> Trained:
     trainings = [one for one in found if not one.run.point.floor]
     return Trained(
-        best=facts.ranked(found)[0].run.point.name,
+        best=summary.ranked(found)[0].run.point.name,
         steps=sum(attempt.result.steps or 0 for one in trainings for attempt in one.training),
         stopped=sum(one.status.state is State.STOPPED for one in trainings),
         runs=len(trainings),
@@ -163,7 +161,7 @@ def sweep(kind: Kind, asked: EarlyStop, rng: np.random.Generator) -> Swept:
 
 def truth(kind: Kind, asked: EarlyStop, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
     """The arms' curves (arms, looks and the end), and the runs around them (arms, seeds, looks and the end)."""
-    at = np.array([*looking.steps(TOTAL, asked.after), TOTAL]) / TOTAL
+    at = np.array([*early_stop_schedule.steps(TOTAL, asked.after), TOTAL]) / TOTAL
     ends = rng.normal(0.5, kind.spread, kind.arms)
     ends[: len(kind.losses)] -= kind.losses
     late = rng.uniform(0, kind.slow, kind.arms)
@@ -188,9 +186,11 @@ def hopeless_now(kind: Kind, asked: EarlyStop, found: Swept, arm: int, seed: int
     own = found.looked[arm, seed]
     others = [found.looked.get((other, seed), []) for other in range(kind.arms) if other != arm]
     compared = (
-        hopeless.compare(own[-1], other[len(own) - 1], asked.margin) for other in others if len(other) >= len(own)
+        early_stop_test.compare(own[-1], other[len(own) - 1], asked.margin)
+        for other in others
+        if len(other) >= len(own)
     )
-    share = looking.bound(asked.p, looks=found.curves.shape[1] - 1, others=kind.arms - 1)
+    share = early_stop_schedule.bound(asked.p, looks=found.curves.shape[1] - 1, others=kind.arms - 1)
     return any(one is not None and one.p < share for one in compared)
 
 
@@ -200,7 +200,12 @@ def tally(kind: Kind, asked: EarlyStop, count: int, rng: np.random.Generator) ->
     Of sweeps in which the best run was stopped, and in which every run of the best arm was; of runs that end, in truth,
     within the margin of the best of their seed, those that were stopped; of runs stopped; of steps saved.
     """
-    steps, hits, near, runs = looking.steps(TOTAL, asked.after), Counter[str](), 0, count * kind.arms * kind.seeds
+    steps, hits, near, runs = (
+        early_stop_schedule.steps(TOTAL, asked.after),
+        Counter[str](),
+        0,
+        count * kind.arms * kind.seeds,
+    )
     for _ in range(count):
         one = sweep(kind, asked, rng)
         scored = {run: float(np.mean(list(values.values()))) for run, values in one.ended.items()}
@@ -236,7 +241,7 @@ class Answered:
 
 def answered(asked: EarlyStop, sweeps: Sequence[Swept], *, leave_out: bool) -> Answered:
     """leave_out: what is not done, stopped runs dropped as failed ones are."""
-    steps, held, bias = [*looking.steps(TOTAL, asked.after), TOTAL], Counter[str](), []
+    steps, held, bias = [*early_stop_schedule.steps(TOTAL, asked.after), TOTAL], Counter[str](), []
     for one in sweeps:
         found = contrast.answers(list(rows(one, steps, leave_out=leave_out)), [QUESTION])[0]
         at = steps.index(found.step) if found.step else -1

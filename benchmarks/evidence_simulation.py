@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from orchestrator.evidence.calibration import statistics as calibration
+from orchestrator.evidence.calibration import statistics
 from orchestrator.evidence.stats import contrast, learning_curve, pairs
 from orchestrator.evidence.stats.interval import Interval
 from orchestrator.model import Question, State
@@ -161,7 +161,7 @@ def threshold_coverage(
     count: int,
     trials: int,
     rng: np.random.Generator,
-    method: Callable[[FloatArray], Interval] = calibration.threshold_interval,
+    method: Callable[[FloatArray], Interval] = statistics.threshold_interval,
     size: int = 512,
 ) -> float:
     """How often an interval of the threshold holds the score that 95 % of further photos reach.
@@ -171,13 +171,13 @@ def threshold_coverage(
     held = 0
     for _ in range(trials):
         along = np.clip(PHOTO_SETS[kind](rng, count), 0.0, 0.98)
-        away = calibration.unit(rng.normal(size=(count, size - 1))) * np.sqrt(1 - along**2)[:, None]
+        away = statistics.unit(rng.normal(size=(count, size - 1))) * np.sqrt(1 - along**2)[:, None]
         faces = np.column_stack([along, away])
-        first, *rest = calibration.centroid(faces)
+        first, *rest = statistics.centroid(faces)
         others = np.clip(PHOTO_SETS[kind](rng, 2000), 0.0, 0.98)
         chance = rng.normal(0.0, np.linalg.norm(rest) / math.sqrt(size - 1), 2000)
         truth = float(np.quantile(others * first + np.sqrt(1 - others**2) * chance, 0.05))
-        held += holds(method(calibration.leave_one_out(faces)), truth)
+        held += holds(method(statistics.leave_one_out(faces)), truth)
     return held / trials
 
 

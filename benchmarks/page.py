@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config import grid
-from orchestrator.evidence import summary as facts
+from orchestrator.evidence import summary
 from orchestrator.miniature import world
 from orchestrator.model import Checkpoint, FaceStatus, Failure, Image, Point, Question, Result, Score, Value
-from orchestrator.report import html as page
+from orchestrator.report import html
 from orchestrator.scoring import References, Scored, thumbnails, write_scored
-from orchestrator.store import layout as store
+from orchestrator.store import layout
 from orchestrator.store.layout import Run, Sweep
 
 _MIB = 1024**2
@@ -58,9 +58,9 @@ def main() -> None:
         _leave(sweep.runs()[0])
         _tell("one run later", lambda: _page(sweep))
         _tell("nothing new", lambda: _page(sweep))
-        print(f"{(sweep.report / page.PAGE).stat().st_size / _MIB:.1f} MiB")
+        print(f"{(sweep.report / html.PAGE).stat().st_size / _MIB:.1f} MiB")
         if options.scroll:
-            _scroll(sweep.report / page.PAGE)
+            _scroll(sweep.report / html.PAGE)
 
 
 def album(folder: Path, *, px: int, count: int = 24) -> list[Path]:
@@ -144,7 +144,7 @@ def _trained(run: Run, number: int, checkpoints: int) -> bool:
 
 def _finish(run: Run, stage: str, record: Mapping[str, Any]) -> None:
     """As Run.finish, but for its waiting for the disk, which thirteen thousand times is minutes."""
-    store.write(run.path / store.PRODUCTS[stage], record)
+    layout.write(run.path / layout.PRODUCTS[stage], record)
 
 
 def _attempt(run: Run, stage: str, result: Result, conceded: Mapping[str, Value] | None = None) -> None:
@@ -209,11 +209,11 @@ def _thumbnails(sweep: Sweep) -> None:
     """As the scorer of each run does."""
     for run in sweep.runs():
         if run.done("score"):
-            thumbnails.prepare(run.path, [image.file for image in run.pictures()], store.thumbnails(run.path))
+            thumbnails.prepare(run.path, [image.file for image in run.pictures()], layout.thumbnails(run.path))
 
 
 def _page(sweep: Sweep) -> None:
-    page.write(sweep, facts.gather(sweep))
+    html.write(sweep, summary.gather(sweep))
 
 
 _FRAMES = """async () => {

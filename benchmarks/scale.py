@@ -20,14 +20,19 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from standins.world import World, build_shared  # noqa: E402
 
-from orchestrator import scoring as scorer  # noqa: E402
+from orchestrator import scoring  # noqa: E402
 from orchestrator.model import Result, State  # noqa: E402
-from orchestrator.run import attempt, sweep  # noqa: E402
-from orchestrator.run import local_executor as pool  # noqa: E402
+from orchestrator.run import (  # noqa: E402
+    attempt,
+    local_executor,
+    sweep,
+)
 from orchestrator.run.attempt import Command, Job  # noqa: E402
 from orchestrator.run.context import Context  # noqa: E402
-from orchestrator.store import layout as store  # noqa: E402
-from orchestrator.store import process  # noqa: E402
+from orchestrator.store import (
+    layout,
+    process,
+)
 from orchestrator.store.layout import Run  # noqa: E402
 
 _SAMPLE = 50
@@ -46,7 +51,7 @@ def main() -> None:
         first, rest = [runs[0], runs[-1]], runs[1:-1]
         sweep.drive(first, ctx)
         _measure(rest, ctx, runs[0])
-        assert {store.status(run).state for run in runs} == {State.FINISHED}
+        assert {layout.status(run).state for run in runs} == {State.FINISHED}
         _again(world, "the report is made")
         _again(world, "nothing is left to do")
 
@@ -56,7 +61,7 @@ def _measure(runs: Sequence[Run], ctx: Context, example: Run) -> None:
     began, cpu = time.monotonic(), time.process_time()
     children = _children_s()
     perform = _Perform(scored)
-    with pool.Pool.open(ctx, ("",), perform, runs) as team:
+    with local_executor.Pool.open(ctx, ("",), perform, runs) as team:
         sweep.drive_with(team, runs, ctx)
     wall, own, spent = time.monotonic() - began, time.process_time() - cpu, _children_s() - children
     bare = _bare(runs[:_SAMPLE])
@@ -82,14 +87,14 @@ class _Perform:
         job = Job(stage=stage, prepare=self._prepare, progress=lambda _text: None, judge=_judge)
         return attempt.carry_out(run, job, ctx)
 
-    def _prepare(self, one: store.Attempt) -> Command:
+    def _prepare(self, one: layout.Attempt) -> Command:
         one.open({})
         return Command(argv=["cp", str(self._scored), str(one.path / "scored.json")], env={}, cwd=one.path)
 
 
-def _judge(one: store.Attempt, _ended: object) -> dict[str, object]:
-    scorer.read_scored(one.path / "scored.json")
-    return store.read(one.path / "scored.json")
+def _judge(one: layout.Attempt, _ended: object) -> dict[str, object]:
+    scoring.read_scored(one.path / "scored.json")
+    return layout.read(one.path / "scored.json")
 
 
 def _bare(runs: Sequence[Run]) -> float:

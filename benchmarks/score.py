@@ -20,7 +20,7 @@ from insightface.app import FaceAnalysis
 from PIL import Image
 
 from benchmarks import heavy_pack
-from orchestrator import images as media
+from orchestrator import images
 from orchestrator.miniature import draw
 from orchestrator.scoring import faces
 from orchestrator.scoring.batch_embedder import Looker
@@ -58,7 +58,7 @@ def _draw(folder: Path, count: int) -> list[Path]:
 
 def _compare(pictures: Sequence[Path], folder: Path, scratch: Path, options: argparse.Namespace) -> int:
     naive = _naive(folder)
-    pack = faces.inspect(folder, det_size=DET_SIZE, decode_rule=media.DECODE_RULE)
+    pack = faces.inspect(folder, det_size=DET_SIZE, decode_rule=images.DECODE_RULE)
     model = faces.load(pack, device="cpu")
 
     def ours(cache: Path) -> Embeddings:

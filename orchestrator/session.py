@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 
 def ready(asked: Plan, console: Console, cluster: str | None = None) -> list[str]:
     """The UUIDs of the cards to use, none when none is needed here; raises NotReady with all that is missing."""
-    from orchestrator import gpu as vram
+    from orchestrator import gpu
     from orchestrator.model import NO_CARD
-    from orchestrator.plan import preflight as readiness
+    from orchestrator.plan import preflight
 
-    probe, used = vram.Nvml(), asked.settings
+    probe, used = gpu.Nvml(), asked.settings
     here = replace(used, vram=replace(used.vram, card=NO_CARD)) if cluster else used
-    problems = readiness.findings(here, asked.points, probe)
+    problems = preflight.findings(here, asked.points, probe)
     if errors_of(problems):
         raise NotReady(*problems)
     console.problems(problem for problem in problems if problem not in asked.warnings)
-    return [card.uuid for card in readiness.choose_cards(probe.cards(), here.vram.card)]
+    return [card.uuid for card in preflight.choose_cards(probe.cards(), here.vram.card)]
 
 
 def hold(sweep: Sweep, cards: list[str], used: Settings) -> AbstractContextManager[list[str]]:
@@ -45,10 +45,10 @@ def hold(sweep: Sweep, cards: list[str], used: Settings) -> AbstractContextManag
 
 def context(asked: Plan, cards: list[str], console: Console, *, frozen: bool = True) -> Context:
     """Prepare the datasets, freeze the sweep unless it is only probed, and hand out what its runs share."""
-    from orchestrator import gpu as vram
+    from orchestrator import gpu
     from orchestrator.datasets import prepare
     from orchestrator.plan import freeze
-    from orchestrator.run import shared_latents as sharing
+    from orchestrator.run import shared_latents
     from orchestrator.run.context import Context
     from orchestrator.store import provenance
 
@@ -62,11 +62,11 @@ def context(asked: Plan, cards: list[str], console: Console, *, frozen: bool = T
         templates=asked.sweep.templates if frozen else used.templates,
         datasets=prepared,
         prompts=asked.prompts,
-        probe=vram.Nvml(),
+        probe=gpu.Nvml(),
         listener=console,
         environ=os.environ,
         card=cards[0] if cards else "",
-        latents=sharing.latents(asked.points, used, prepared, hashes) if frozen else {},
+        latents=shared_latents.latents(asked.points, used, prepared, hashes) if frozen else {},
     )
 
 
@@ -74,15 +74,14 @@ def team(
     asked: Plan, runs: list[Run], ctx: Context, cards: list[str], address: str | None
 ) -> AbstractContextManager[Team]:
     """The threads of this machine, or the machines of the cluster at `address`."""
-    from orchestrator import gpu as vram
-    from orchestrator.plan import preflight as readiness
-    from orchestrator.run import local_executor as pool
+    from orchestrator import gpu
+    from orchestrator.plan import preflight
+    from orchestrator.run import local_executor, sweep
     from orchestrator.run import ray_executor as cluster
-    from orchestrator.run import sweep
 
     if not address:
-        return pool.Pool.open(ctx, cards or [ctx.card], sweep.perform, runs)
-    check = partial(readiness.findings, asked.settings, asked.points, vram.Nvml())
+        return local_executor.Pool.open(ctx, cards or [ctx.card], sweep.perform, runs)
+    check = partial(preflight.findings, asked.settings, asked.points, gpu.Nvml())
     return cluster.Cluster.open(address, ctx, sweep.perform, runs, check)
 
 
@@ -91,17 +90,16 @@ def make_beside(
 ) -> int:
     """Have further pictures of a sweep's runs made and scored; the exit code."""
     from orchestrator.model import State
-    from orchestrator.run import followup as beside
-    from orchestrator.run import sweep
-    from orchestrator.store import layout as store
+    from orchestrator.run import followup, sweep
+    from orchestrator.store import layout
 
     with asked.sweep.lock(), hold(asked.sweep, cards, asked.settings) as held:
         wanted, ctx = prepare(context(asked, held, console))
         on_signals(ctx.stop)
-        beside.drive(wanted, ctx, lambda runs, world: sweep.drive(runs, world, cards=held))
+        followup.drive(wanted, ctx, lambda runs, world: sweep.drive(runs, world, cards=held))
     if ctx.stop:
         return common.INTERRUPTED
-    return 0 if all(store.status(one.run).state is State.FINISHED for one in wanted) else 1
+    return 0 if all(layout.status(one.run).state is State.FINISHED for one in wanted) else 1
 
 
 def on_signals(stop: Stop) -> None:
@@ -120,15 +118,14 @@ def told(ctx: Context, sweep: Sweep, console: Console) -> Iterator[Context]:
     if not ctx.settings.notify:
         yield ctx
         return
-    from orchestrator.report import answers, webhook
-    from orchestrator.report import status as view
+    from orchestrator.report import answers, status, webhook
 
     hook = webhook.Webhook(ctx.settings.notify, console.say)
-    began = view.look(sweep)
+    began = status.look(sweep)
     try:
         yield replace(ctx, listener=webhook.Telling(ctx.listener, hook))
     finally:
-        ended = view.look(sweep)
+        ended = status.look(sweep)
         if [row.status for row in ended.rows] != [row.status for row in began.rows]:
             for event, text in webhook.ending(ended, answers.answer([answers.read(sweep)])[0]):
                 hook.send(event, sweep.name, text)
@@ -137,15 +134,13 @@ def told(ctx: Context, sweep: Sweep, console: Console) -> Iterator[Context]:
 
 def write_report(sweep: Sweep, used: Settings, console: Console) -> None:
     """Write the page and the tables; the path of results.csv is the last line on stdout."""
-    from orchestrator.evidence import summary as facts
-    from orchestrator.report import answers
-    from orchestrator.report import html as page
-    from orchestrator.report import results_csv as report
+    from orchestrator.evidence import summary
+    from orchestrator.report import answers, html, results_csv
 
-    console.problems(facts.calibration(sweep)[1])
-    table, read = report.write(sweep), answers.read(sweep)
+    console.problems(summary.calibration(sweep)[1])
+    table, read = results_csv.write(sweep), answers.read(sweep)
     given = {**os.environ, **used.trainer.env}
-    console.result(str(page.write(sweep, read.runs, answers.answer([read])[0], read.kept, given)))
+    console.result(str(html.write(sweep, read.runs, answers.answer([read])[0], read.kept, given)))
     console.result(str(table))
 
 
@@ -160,7 +155,7 @@ def name_report(asked: Plan, console: Console) -> None:
 
 def failed(asked: Plan, only: str) -> int:
     from orchestrator.model import State
-    from orchestrator.store import layout as store
+    from orchestrator.store import layout
 
-    states = [store.status(run).state for run in asked.runs(only)]
+    states = [layout.status(run).state for run in asked.runs(only)]
     return 0 if all(state in (State.FINISHED, State.STOPPED) for state in states) else 1

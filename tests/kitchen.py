@@ -12,8 +12,7 @@ from orchestrator.config.recipe import Recipe
 from orchestrator.datasets import builder, prepare
 from orchestrator.miniature import draw, pack, world
 from orchestrator.model import Dataset, Params, Point, Prepared, Scoring
-from orchestrator.store import layout as store
-from orchestrator.store import provenance
+from orchestrator.store import layout, provenance
 
 
 class Kitchen:
@@ -55,7 +54,7 @@ class Kitchen:
         )
 
     def record(self, prepared: Prepared) -> dict[str, Any]:
-        return store.read(prepared.folder.parent / "dataset.json")
+        return layout.read(prepared.folder.parent / "dataset.json")
 
 
 def scoring(folder: Path) -> Scoring:

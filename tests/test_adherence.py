@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from standins.world import Probe, World
 
-from orchestrator import scoring as scorer
+from orchestrator import scoring
 from orchestrator.errors import Conflict, NotReady
 from orchestrator.model import FaceStatus, Image, Score
-from orchestrator.plan import preflight as readiness
-from orchestrator.scoring import prompt_adherence as wording
+from orchestrator.plan import preflight
+from orchestrator.scoring import prompt_adherence
 
 PROGRAM = """#!{python}
 import json, os, sys
@@ -34,7 +34,7 @@ def with_clip(world: World, python: Path) -> Path:
     """Settings that name a model, and an interpreter that stands in for the trainer's; the model's folder."""
     model = world.folder / "clip"
     model.mkdir()
-    for name in wording.FILES:
+    for name in prompt_adherence.FILES:
         (model / name).write_text(name, encoding="utf-8")
     text = world.settings.read_text(encoding="utf-8").replace("[score]", '[score]\nclip = "clip"')
     world.settings.write_text(text.replace(f'python = "{sys.executable}"', f'python = "{python}"'), encoding="utf-8")
@@ -46,8 +46,8 @@ def image_rows(world: World) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def asked(python: Path, *triggers: str) -> scorer.Adherence:
-    return scorer.Adherence(python=python, model=Path("clip"), triggers=triggers)
+def asked(python: Path, *triggers: str) -> scoring.Adherence:
+    return scoring.Adherence(python=python, model=Path("clip"), triggers=triggers)
 
 
 def score(text: str, status: FaceStatus = FaceStatus.OK) -> Score:
@@ -65,7 +65,7 @@ def score(text: str, status: FaceStatus = FaceStatus.OK) -> Score:
     ],
 )
 def test_triggers_are_left_out_as_whole_words_and_the_longest_first(text: str, left: str) -> None:
-    assert wording.without(["ohwx", "", "ohwx person"], text) == left
+    assert prompt_adherence.without(["ohwx", "", "ohwx person"], text) == left
 
 
 def test_each_picture_and_each_run_gets_its_adherence(world: World) -> None:
@@ -97,14 +97,14 @@ def test_pictures_that_cannot_be_read_and_prompts_of_triggers_alone_have_none(tm
     (tmp_path / "a.png").touch()
     scores = [score("a hill", FaceStatus.ERROR), score("ohwx"), score("ohwx on a hill", FaceStatus.NO_FACE)]
     python = interpreter(tmp_path / "python")
-    found = wording.with_adherence(scores, asked(python, "ohwx"), root=tmp_path, folder=tmp_path)
+    found = prompt_adherence.with_adherence(scores, asked(python, "ohwx"), root=tmp_path, folder=tmp_path)
     assert [one.adherence for one in found] == [None, None, len("on a hill") / 100]
 
 
 def test_a_program_that_fails_is_told_with_its_last_words(tmp_path: Path) -> None:
     python = interpreter(tmp_path / "python", "#!/bin/sh\necho first >&2; echo no torch here >&2; exit 1\n")
     with pytest.raises(NotReady, match=r"clip: score\.clip: CLIP did not run: no torch here"):
-        wording.with_adherence([score("a hill")], asked(python), root=tmp_path, folder=tmp_path)
+        prompt_adherence.with_adherence([score("a hill")], asked(python), root=tmp_path, folder=tmp_path)
 
 
 def test_what_the_folder_lacks_is_said_before_anything_starts(world: World) -> None:
@@ -117,5 +117,5 @@ def test_what_the_folder_lacks_is_said_before_anything_starts(world: World) -> N
 
 def _findings(world: World) -> list[str]:
     asked = world.plan()
-    found = readiness.findings(asked.settings, asked.points, Probe())
+    found = preflight.findings(asked.settings, asked.points, Probe())
     return [str(problem) for problem in found if problem.key == "score.clip"]

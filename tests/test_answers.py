@@ -11,17 +11,14 @@ import pytest
 from click.testing import CliRunner
 from standins.world import World
 
-from orchestrator import cli
-from orchestrator import scoring as scorer
+from orchestrator import cli, scoring
 from orchestrator.errors import InputError
-from orchestrator.evidence import run_metrics as numbers
-from orchestrator.evidence import summary as facts
+from orchestrator.evidence import run_metrics, summary
 from orchestrator.evidence.stats import choice
 from orchestrator.evidence.stats.contrast import Terms
 from orchestrator.evidence.summary import Attempted, RunFacts
 from orchestrator.model import FaceStatus, Failure, Image, Params, Point, Question, Result, Score, State, Value
-from orchestrator.report import answers
-from orchestrator.report import answers_page as questions_page
+from orchestrator.report import answers, answers_page
 from orchestrator.report.answers import Read, write
 from orchestrator.report.answers.answer import Told
 from orchestrator.store.layout import Run, Status
@@ -62,7 +59,7 @@ def run(
         scores=seen,
         trained_faces=trained_faces,
         choice=chosen,
-        numbers=numbers.summary(seen) if seen else None,
+        numbers=run_metrics.summary(seen) if seen else None,
     )
 
 
@@ -304,7 +301,7 @@ PAGE = """# Open Questions
 
 
 def edited(text: str, **blocks: str) -> str:
-    return questions_page.edit(text, blocks, where="page.md").text
+    return answers_page.edit(text, blocks, where="page.md").text
 
 
 def test_a_block_comes_at_the_end_of_its_section() -> None:
@@ -344,7 +341,7 @@ def test_two_questions_share_a_heading() -> None:
 
 
 def test_a_question_without_a_heading_is_told_and_the_others_are_written() -> None:
-    found = questions_page.edit(PAGE, {"Q5": "x", "Q8": "y"}, where="page.md")
+    found = answers_page.edit(PAGE, {"Q5": "x", "Q8": "y"}, where="page.md")
     assert [problem.what for problem in found.problems] == ["has no heading for Q5, so its answer is not written there"]
     assert "orchestrate:Q8" in found.text
     assert "orchestrate:Q5" not in found.text
@@ -356,7 +353,7 @@ def test_torn_marks_are_refused_and_the_page_stays(tmp_path: Path, torn: str) ->
     page.write_text(f"{PAGE}\n{torn}", encoding="utf-8")
     before = page.read_bytes()
     with pytest.raises(InputError, match=r"page\.md:19: the marks of Q3 are torn"):
-        questions_page.update(page, {"Q3": "x"})
+        answers_page.update(page, {"Q3": "x"})
     assert page.read_bytes() == before
 
 
@@ -364,7 +361,7 @@ def test_bytes_that_are_no_text_survive(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_bytes(b"\xef\xbb\xbf### Q3: caf\xe9?\r\nbody\x0c\r\n")
     page.chmod(0o640)
-    assert questions_page.update(page, {"Q3": "x"}) == []
+    assert answers_page.update(page, {"Q3": "x"}) == []
     assert page.read_bytes() == (
         b"\xef\xbb\xbf### Q3: caf\xe9?\r\nbody\x0c"
         b"\r\n\r\n<!-- orchestrate:Q3 begin -->\r\nx\r\n<!-- orchestrate:Q3 end -->\r\n"
@@ -374,7 +371,7 @@ def test_bytes_that_are_no_text_survive(tmp_path: Path) -> None:
 
 def test_a_page_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"gone\.md: cannot be edited"):
-        questions_page.update(tmp_path / "gone.md", {"Q3": "x"})
+        answers_page.update(tmp_path / "gone.md", {"Q3": "x"})
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -404,10 +401,10 @@ def test_facts_choose_on_one_half_and_report_on_the_other(world: World) -> None:
     text = text.replace("seeds = [1]", 'seeds = [1, 2, 3]\nstrengths = [0.5, 1.0]\ncheckpoints = "all"')
     world.settings.write_text(text, encoding="utf-8")
     world.drive(only="network_dim=2*")
-    (found,) = [one for one in facts.gather(world.sweep) if one.choice]
+    (found,) = [one for one in summary.gather(world.sweep) if one.choice]
     assert found.choice
     assert found.numbers
-    scores = scorer.read_scores(found.run.path / "scores.json")
+    scores = scoring.read_scores(found.run.path / "scores.json")
     assert len({(s.image.checkpoint, s.image.strength) for s in scores}) == len(found.choice.candidates) == 4
     reported = {choice.cell(score) for score in found.choice.reported}
     assert len(reported) == found.numbers.images == 4

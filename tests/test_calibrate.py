@@ -17,16 +17,15 @@ from orchestrator import cli
 from orchestrator import scoring as scorer
 from orchestrator.config import settings
 from orchestrator.errors import InputError, NotReady, OrchestrateError, Severity
-from orchestrator.evidence import summary as facts
-from orchestrator.evidence.calibration import measure, pair_list, plot, record
-from orchestrator.evidence.calibration import negatives as impostors
+from orchestrator.evidence import summary
+from orchestrator.evidence.calibration import measure, negatives, pair_list, plot, record
 from orchestrator.evidence.calibration import text as words
 from orchestrator.evidence.calibration.measure import Asked
 from orchestrator.evidence.calibration.record import Kept
 from orchestrator.miniature import world as miniature
 from orchestrator.model import FaceStatus, Settings
 from orchestrator.scoring import embedding
-from orchestrator.store import layout as store
+from orchestrator.store import layout
 
 STRANGER = 12
 
@@ -56,7 +55,7 @@ def kept(album: Path, used: Settings) -> Kept:
     """Measured once, with the strangers and with two known-good pairs."""
     photo = [album / "references" / f"{number}.png" for number in range(1000, 1004)]
     pairs = tuple(pair_list.PicturePair(first=a, second=b) for a, b in [photo[:2], photo[1:3]])
-    return measure.measure(used, Asked(impostors=impostors.gather([album / "strangers"], ()), pairs=pairs))
+    return measure.measure(used, Asked(impostors=negatives.gather([album / "strangers"], ()), pairs=pairs))
 
 
 def test_every_photo_is_measured_against_the_others(kept: Kept, album: Path, used: Settings) -> None:
@@ -92,7 +91,7 @@ def test_folders_of_one_name_are_two_sets(tmp_path: Path) -> None:
     for place in ("a", "b"):
         (tmp_path / place / "others").mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(tmp_path / place / "others" / "x.png")
-    found = impostors.gather([tmp_path / place / "others" for place in ("a", "b")], ())
+    found = negatives.gather([tmp_path / place / "others" for place in ("a", "b")], ())
     assert list(found.values()) == [(tmp_path / p / "others" / "x.png",) for p in ("a", "b")]
 
 
@@ -243,7 +242,7 @@ def test_a_calibration_judges_every_later_report(world: World) -> None:
     done = call(world, "calibrate", "--against", "grid")
     assert done.exit_code == 0, done.output
     path = Path(done.stdout.splitlines()[-1])
-    assert path == store.calibration(world.sweep.path.parent)
+    assert path == layout.calibration(world.sweep.path.parent)
     assert path.with_suffix(".svg").exists()
     kept = record.read(path)
     (row,) = [row for name, row in world.rows().items() if name == "network_dim=2"]
@@ -258,7 +257,7 @@ def test_a_calibration_judges_every_later_report(world: World) -> None:
 def test_a_calibration_by_another_pack_is_told_and_not_used(world: World) -> None:
     world.drive()
     call(world, "calibrate")
-    path = store.calibration(world.sweep.path.parent)
+    path = layout.calibration(world.sweep.path.parent)
     made = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps({**made, "face_pack": "another"}), encoding="utf-8")
     for command in ("answer", "export", "report"):
@@ -282,7 +281,7 @@ def test_a_second_pack_scores_every_picture_and_its_agreement_is_shown(world: Wo
     text = world.settings.read_text(encoding="utf-8").replace("[score]", '[score]\nsecond_pack = "second"')
     world.settings.write_text(text.replace("seeds = [1]", "seeds = [1, 2]"), encoding="utf-8")
     world.drive(only="network_dim=2*")
-    (found,) = [one for one in facts.gather(world.sweep) if one.choice]
+    (found,) = [one for one in summary.gather(world.sweep) if one.choice]
     assert found.numbers
     assert all(s.second_similarity == s.similarity for s in found.scores if s.status is FaceStatus.OK)
     assert found.numbers.second_similarity == pytest.approx(found.numbers.similarity_mean)

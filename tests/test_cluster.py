@@ -21,8 +21,7 @@ from standins.world import Heard, World
 
 from orchestrator.errors import NotReady, Problem
 from orchestrator.model import State, Vram
-from orchestrator.run import ray_executor as cluster
-from orchestrator.run import schedule, sweep
+from orchestrator.run import ray_executor, schedule, sweep
 from orchestrator.run.context import Context
 from orchestrator.store import process
 from orchestrator.store.layout import Sweep, status
@@ -102,9 +101,13 @@ def trains(pid: int) -> bool:
 def test_no_more_is_asked_for_than_a_machine_with_a_card_has() -> None:
     """A large machine without a card leads a small one with one: what both have most of, neither has."""
     nodes = [{"CPU": 64.0, "memory": 256.0}, {"GPU": 1.0, "CPU": 1.0, "memory": 8.0}]
-    assert cluster._within({"GPU": 0.5, "CPU": 2.0, "memory": 11.0}, nodes) == {"GPU": 0.5, "CPU": 1.0, "memory": 8.0}
-    assert cluster._within({"CPU": 4.0}, nodes) == {"CPU": 4.0}
-    assert cluster._within({"GPU": 1.0, "CPU": 2.0}, nodes[:1]) == {"GPU": 1.0, "CPU": 2.0}, "never none of a card"
+    assert ray_executor._within({"GPU": 0.5, "CPU": 2.0, "memory": 11.0}, nodes) == {
+        "GPU": 0.5,
+        "CPU": 1.0,
+        "memory": 8.0,
+    }
+    assert ray_executor._within({"CPU": 4.0}, nodes) == {"CPU": 4.0}
+    assert ray_executor._within({"GPU": 1.0, "CPU": 2.0}, nodes[:1]) == {"GPU": 1.0, "CPU": 2.0}, "never none of a card"
 
 
 def test_without_a_card_nothing_is_trained(nodes: Any, world: World) -> None:

@@ -12,12 +12,11 @@ from standins.world import World
 from orchestrator import cli
 from orchestrator.errors import InputError
 from orchestrator.evidence import confirmation as fresh
-from orchestrator.evidence import run_metrics as numbers
-from orchestrator.evidence import summary as facts
+from orchestrator.evidence import run_metrics, summary
 from orchestrator.evidence.stats import confirm as winners_curse
 from orchestrator.model import State
 from orchestrator.run import confirm
-from orchestrator.store import layout as store
+from orchestrator.store import layout
 
 GRID = "[dims]\nnetwork_dim = [2, 4, 8]\n"
 
@@ -62,14 +61,14 @@ def test_the_best_runs_and_their_floor_get_fresh_seeds(scored: World) -> None:
     assert done.exit_code == 0, done.output
     assert products(scored) == before, "the runs' own records and pictures stay as they were"
     assert not list(scored.sweep.path.rglob(".thumbnails")), "of pictures that no report shows"
-    found = [one for one in facts.gather(scored.sweep) if one.fresh]
+    found = [one for one in summary.gather(scored.sweep) if one.fresh]
     assert [one.run.point.floor for one in found] == [False, False, True]
     for one in found:
         assert one.fresh
         assert one.choice
         assert {s.image.seed for s in one.fresh.scores} == {2}, "the sweep's only seed is 1"
         assert {s.image.text for s in one.fresh.scores} == {s.image.text for s in one.choice.reported}
-        expected = numbers.by_prompt(one.fresh.scores)
+        expected = run_metrics.by_prompt(one.fresh.scores)
         assert one.fresh.confirmation.fresh == pytest.approx(sum(expected.values()) / len(expected))
     rows = {row["run"]: row for row in table(scored)}
     assert {name for name, row in rows.items() if row["gain"]} == {
@@ -80,11 +79,11 @@ def test_the_best_runs_and_their_floor_get_fresh_seeds(scored: World) -> None:
 
 def test_those_with_the_highest_reported_value_are_the_best(scored: World) -> None:
     best = [one for one in confirm.best(scored.sweep, 2) if not one.run.point.floor]
-    every = [one for one in facts.gather(scored.sweep) if not one.run.point.floor]
+    every = [one for one in summary.gather(scored.sweep) if not one.run.point.floor]
 
-    def value(one: facts.RunFacts) -> float:
+    def value(one: summary.RunFacts) -> float:
         assert one.choice
-        values = numbers.by_prompt(one.choice.reported).values()
+        values = run_metrics.by_prompt(one.choice.reported).values()
         return sum(values) / len(values)
 
     assert [value(one) for one in best] == pytest.approx(sorted(map(value, every), reverse=True)[:2])
@@ -106,7 +105,7 @@ def test_what_was_cut_off_goes_on(scored: World) -> None:
     for name in ("scores.json", "images.json"):
         (run.path / name).unlink()
     next(run.images.glob("*.png")).unlink()
-    assert store.status(run).state is State.PENDING
+    assert layout.status(run).state is State.PENDING
     assert call(scored, "confirm", "grid", "--top", "1").exit_code == 0
     assert fresh.scores(run_of(scored, run), chosen(scored, run)) == made
 
@@ -122,7 +121,7 @@ def test_prompts_of_its_own_file_are_used_and_must_be_new(scored: World) -> None
     prompts.write_text("ohwx person in a boat\nohwx person asleep\n", encoding="utf-8")
     done = call(scored, "confirm", "grid", "--top", "1")
     assert done.exit_code == 0, done.output
-    (one,) = [one for one in facts.gather(scored.sweep) if one.fresh and not one.run.point.floor]
+    (one,) = [one for one in summary.gather(scored.sweep) if one.fresh and not one.run.point.floor]
     assert one.fresh
     assert {s.image.text for s in one.fresh.scores} == {"ohwx person in a boat", "ohwx person asleep"}
     assert one.fresh.gain is not None
@@ -145,7 +144,7 @@ def test_runs_confirmed_on_other_prompts_are_each_read_against_the_floor_on_thei
 
 def gains(world: World) -> dict[str, float | None]:
     """Over the floor, of the runs that were confirmed."""
-    return {one.run.point.name: one.fresh.gain for one in facts.gather(world.sweep) if one.fresh}
+    return {one.run.point.name: one.fresh.gain for one in summary.gather(world.sweep) if one.fresh}
 
 
 def test_a_changed_sweep_is_not_confirmed(scored: World) -> None:
@@ -180,12 +179,12 @@ def test_seeds_of_the_same_prompts_are_compared_prompt_by_prompt() -> None:
 # --- helpers ----------------------------------------------------------------------------------------------------------
 
 
-def run_of(world: World, confirmation: store.Run) -> store.Run:
+def run_of(world: World, confirmation: layout.Run) -> layout.Run:
     return next(run for run in world.sweep.runs() if run.path == confirmation.path.parents[1])
 
 
-def chosen(world: World, confirmation: store.Run) -> facts.Choice:
+def chosen(world: World, confirmation: layout.Run) -> summary.Choice:
     path = confirmation.path.parents[1]
-    found = next(one.choice for one in facts.gather(world.sweep) if one.run.path == path)
+    found = next(one.choice for one in summary.gather(world.sweep) if one.run.path == path)
     assert found
     return found

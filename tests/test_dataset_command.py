@@ -10,7 +10,7 @@ from kitchen import drawn
 from PIL import Image
 
 from orchestrator import cli
-from orchestrator.datasets import contact_sheet as sheet
+from orchestrator.datasets import contact_sheet
 from orchestrator.miniature.draw import Pose
 
 SETTINGS = """
@@ -83,9 +83,9 @@ def test_a_crop_is_shown_with_its_boxes_and_what_was_dropped(orchestrate):
     assert "nobody.png" in result.stdout
     assert "no face found" in result.stdout
     path = Path(result.stdout.splitlines()[-1])
-    assert path.name == sheet.NAME
-    assert drawn_in(path, sheet._FACE)
-    assert drawn_in(path, sheet._CROP)
+    assert path.name == contact_sheet.NAME
+    assert drawn_in(path, contact_sheet._FACE)
+    assert drawn_in(path, contact_sheet._CROP)
     assert orchestrate("show", "close").stdout == result.stdout
 
 
@@ -93,8 +93,8 @@ def test_a_picture_is_shown_whatever_it_is_called(tmp_path):
     """Phones call an edited picture NAME~2, as pictures are called that are repeated for equal steps."""
     (tmp_path / "images").mkdir()
     drawn(Pose(size=0.3)).save(tmp_path / "images" / "a~2.png")
-    with Image.open(sheet.write(tmp_path, {"pictures": ["a~2.png"]})) as one:
-        assert one.width > sheet._TILE
+    with Image.open(contact_sheet.write(tmp_path, {"pictures": ["a~2.png"]})) as one:
+        assert one.width > contact_sheet._TILE
 
 
 def test_weights_are_shown_as_light(orchestrate):

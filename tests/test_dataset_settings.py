@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.config import datasets as dataset_settings
-from orchestrator.config import toml_reader as toml_file
+from orchestrator.config import toml_reader
 from orchestrator.config.recipe import Around, Choose, Crop, Dedupe, Frames, Lost, Mask, Recipe
 from orchestrator.config.toml_reader import Reader
 from orchestrator.errors import InputError
@@ -29,7 +29,7 @@ def load(tmp_path):
     def load(text):
         path = tmp_path / "orchestrate.toml"
         path.write_text(text, encoding="utf-8")
-        top = Reader(toml_file.read(path))
+        top = Reader(toml_reader.read(path))
         datasets = dataset_settings.read(top.named("datasets"))
         top.finish()
         return datasets

@@ -13,8 +13,7 @@ import pytest
 
 from orchestrator import datasets
 from orchestrator.config.recipe import Choose, Recipe
-from orchestrator.datasets import build_process as child
-from orchestrator.datasets import choose, prepare
+from orchestrator.datasets import build_process, choose, prepare
 from orchestrator.datasets.samples import Piece
 from orchestrator.errors import InputError, NotReady
 from orchestrator.miniature import world
@@ -116,7 +115,7 @@ def test_a_build_that_dies_names_what_it_had_in_hand(kitchen, tmp_path):
     killer = threading.Thread(target=kill_the_first_child)
     killer.start()
     with pytest.raises(InputError, match=r"datasets\.few: .*evil\.mp4 in hand"):
-        child.build(request)
+        build_process.build(request)
     killer.join()
 
 

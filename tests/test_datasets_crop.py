@@ -9,7 +9,7 @@ import pytest
 from kitchen import drawn
 from PIL import Image
 
-from orchestrator import images as media
+from orchestrator import images
 from orchestrator.config.recipe import Around, Crop, Lost
 from orchestrator.datasets import captions, crop, prepare
 from orchestrator.errors import InputError, Severity
@@ -29,7 +29,7 @@ def scoring(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(scoring):
-    found = faces.inspect(scoring.pack, det_size=scoring.det_size, decode_rule=media.DECODE_RULE)
+    found = faces.inspect(scoring.pack, det_size=scoring.det_size, decode_rule=images.DECODE_RULE)
     return faces.load(found, device="cpu")
 
 
@@ -56,7 +56,7 @@ def notes(record: dict) -> dict[str, str]:
 
 def share(model: faces.Faces, path: Path) -> float:
     """The longer side of the face's box as a part of the picture's width."""
-    picture = media.load(path)
+    picture = images.load(path)
     left, top, right, bottom = model.find(picture).faces[0].box
     return max(right - left, bottom - top) / picture.shape[1]
 
@@ -156,7 +156,7 @@ def test_a_picture_on_its_side_is_turned_as_its_exif_says(kitchen, photos, model
     assert "turned upright as its EXIF says" in notes(record)["turned"]
     with Image.open(made / "turned.png") as picture:
         assert not picture.getexif()
-    eyes = model.find(media.load(made / "turned.png")).faces[0].landmarks
+    eyes = model.find(images.load(made / "turned.png")).faces[0].landmarks
     assert eyes[0][0] < eyes[1][0]
     assert abs(eyes[0][1] - eyes[1][1]) < 5
 

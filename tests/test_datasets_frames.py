@@ -11,7 +11,7 @@ import pytest
 from kitchen import drawn
 from PIL import Image, ImageFilter
 
-from orchestrator import images as media
+from orchestrator import images
 from orchestrator.config.recipe import Dedupe, Frames
 from orchestrator.datasets import video
 from orchestrator.errors import NotReady
@@ -115,7 +115,7 @@ def test_stills_stand_upright(tmp_path):
 
 def test_what_is_no_video_is_refused_with_a_reason(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"no video")
-    with pytest.raises(media.Unreadable):
+    with pytest.raises(images.Unreadable):
         list(video.sharpest(tmp_path / "a.mp4", window_s=1))
 
 
@@ -182,7 +182,7 @@ def test_two_videos_of_one_name_keep_their_own_stills(kitchen, tmp_path):
     )
     stills = {Path(one["origin"]).name: made / one["name"] for one in record["made"] if one["time_s"] is not None}
     for name, picture in (("walk.mov", first), ("walk.mp4", second)):
-        assert np.abs(media.load(stills[name]).astype(int) - np.asarray(picture).astype(int)).mean() < 3
+        assert np.abs(images.load(stills[name]).astype(int) - np.asarray(picture).astype(int)).mean() < 3
     assert all(one["face"] for one in record["made"] if one["time_s"] is not None), "the sheet shows whose face it was"
 
 

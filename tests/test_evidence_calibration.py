@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from orchestrator.evidence.calibration import statistics as calibration
+from orchestrator.evidence.calibration import statistics
 from orchestrator.evidence.calibration.statistics import FloatArray, KnownPair
 from orchestrator.evidence.run_metrics import Yardstick
 from orchestrator.evidence.stats import learning_curve
@@ -14,27 +14,27 @@ from orchestrator.evidence.stats.learning_curve import CurvePoint
 def persona(count: int, rho: float = 0.5, seed: int = 0, size: int = 512) -> dict[str, FloatArray]:
     """Photos with mean pair similarity `rho`, of different lengths as raw embeddings are."""
     rng = np.random.default_rng(seed)
-    faces = np.sqrt(1 - rho) * calibration.unit(rng.normal(size=(count, size)))
+    faces = np.sqrt(1 - rho) * statistics.unit(rng.normal(size=(count, size)))
     faces[:, 0] = np.sqrt(rho)
     return {f"{k:02}.jpg": face for k, face in enumerate(faces * rng.uniform(10, 30, (count, 1)))}
 
 
 @pytest.mark.parametrize("photos", [5, 11, 24])
 def test_leave_one_out_is_what_the_formula_says(photos: int) -> None:
-    found = calibration.calibrate(persona(photos))
-    expected = calibration.expected_centroid_similarity(found.pair_similarity, photos - 1)
+    found = statistics.calibrate(persona(photos))
+    expected = statistics.expected_centroid_similarity(found.pair_similarity, photos - 1)
     assert np.mean([r.similarity for r in found.references]) == pytest.approx(expected, abs=0.01)
 
 
 @pytest.mark.parametrize(("rho", "n", "expected"), [(0.5, 1, 0.5), (0.5, 5, 0.65), (0.4, 20, 0.61), (0.6, 50, 0.77)])
 def test_pair_similarity_on_the_scale_of_a_centroid(rho: float, n: int, expected: float) -> None:
-    assert calibration.expected_centroid_similarity(rho, n) == pytest.approx(expected, abs=0.006)
+    assert statistics.expected_centroid_similarity(rho, n) == pytest.approx(expected, abs=0.006)
 
 
 def test_leave_one_out_leaves_the_photo_out() -> None:
     faces = np.eye(3)
-    assert calibration.leave_one_out(faces) == pytest.approx([0, 0, 0])
-    found = calibration.calibrate(dict(zip("abc", np.array([[1, 0], [1, 0], [0, 1.0]]), strict=True)))
+    assert statistics.leave_one_out(faces) == pytest.approx([0, 0, 0])
+    found = statistics.calibrate(dict(zip("abc", np.array([[1, 0], [1, 0], [0, 1.0]]), strict=True)))
     assert [r.similarity for r in found.references] == pytest.approx([np.sqrt(0.5), np.sqrt(0.5), 0])
     assert [r.nearest for r in found.references] == pytest.approx([1, 1, 0])
 
@@ -42,20 +42,20 @@ def test_leave_one_out_leaves_the_photo_out() -> None:
 def test_a_photo_of_someone_else_is_named() -> None:
     photos = persona(12)
     photos["stranger.jpg"] = np.random.default_rng(9).normal(size=512)
-    found = calibration.calibrate(photos)
+    found = statistics.calibrate(photos)
     assert found.outliers == ("stranger.jpg",)
-    assert calibration.calibrate(persona(12, seed=3)).outliers == ()
+    assert statistics.calibrate(persona(12, seed=3)).outliers == ()
 
 
 def test_few_photos_are_provisional_and_say_how_many_are_missing() -> None:
-    few, enough = calibration.calibrate(persona(8)), calibration.calibrate(persona(20))
+    few, enough = statistics.calibrate(persona(8)), statistics.calibrate(persona(20))
     assert (few.provisional, few.more_photos, enough.provisional, enough.more_photos) == (True, 12, False, 0)
     assert few.lowest_covers == pytest.approx(0.312, abs=0.001)
-    assert calibration.calibrate(persona(59)).lowest_covers < 0.05
+    assert statistics.calibrate(persona(59)).lowest_covers < 0.05
 
 
 def test_the_threshold_lies_in_its_interval_and_the_interval_narrows() -> None:
-    few, many = calibration.calibrate(persona(10)), calibration.calibrate(persona(80))
+    few, many = statistics.calibrate(persona(10)), statistics.calibrate(persona(80))
     for found in (few, many):
         assert found.threshold_interval.low <= found.threshold == found.band.low <= found.threshold_interval.high
         assert found.band.low < found.band.high <= 1
@@ -64,30 +64,30 @@ def test_the_threshold_lies_in_its_interval_and_the_interval_narrows() -> None:
         )
     width = [c.threshold_interval.high - c.threshold_interval.low for c in (few, many)]
     assert width[1] < width[0] / 2
-    assert few == calibration.calibrate(persona(10))
+    assert few == statistics.calibrate(persona(10))
 
 
 def test_impostors_are_counted_with_an_upper_bound() -> None:
     rng = np.random.default_rng(5)
     photos, strangers = persona(20), rng.normal(size=(60, 512))
-    found = calibration.calibrate(photos, {"base model": strangers, "none": np.empty((0, 512))})
+    found = statistics.calibrate(photos, {"base model": strangers, "none": np.empty((0, 512))})
     (base,) = found.impostors
     assert (base.name, base.accepted, base.equal_error_rate) == ("base model", 0, 0)
     assert base.accepted_upper == pytest.approx(1 - 0.05 ** (1 / 60))
-    same = calibration.calibrate(photos, {"herself": np.stack(list(photos.values()))}).impostors[0]
+    same = statistics.calibrate(photos, {"herself": np.stack(list(photos.values()))}).impostors[0]
     assert same.accepted >= 19
     assert same.equal_error_rate > 0.2
 
 
 def test_the_equal_error_rate_of_overlapping_scores() -> None:
     genuine, impostor = np.array([0.5, 0.6, 0.7, 0.8]), np.array([0.1, 0.2, 0.3, 0.55])
-    rate, at = calibration._equal_error(genuine, impostor)
+    rate, at = statistics._equal_error(genuine, impostor)
     assert (rate, at) == pytest.approx((0.25, 0.55))
 
 
 def test_two_photos_are_not_a_yardstick() -> None:
     with pytest.raises(ValueError, match="at least 3 photos, here are 2"):
-        calibration.calibrate(persona(2))
+        statistics.calibrate(persona(2))
 
 
 def test_pairs_are_resampled_by_photo() -> None:
@@ -99,16 +99,16 @@ def test_pairs_are_resampled_by_photo() -> None:
         for a in range(12)
         for b in range(a)
     ]
-    found = calibration.from_pairs(pairs)
+    found = statistics.from_pairs(pairs)
     assert (found.pairs, found.photos, found.provisional) == (66, 12, True)
     values = [p.similarity for p in pairs]
     assert found.mean == pytest.approx(np.mean(values))
     assert found.interval is not None
     assert found.interval.low < found.mean < found.interval.high
     assert found.interval.high - found.interval.low > 1.8 * 2 * 1.96 * stats.sem(values)
-    assert calibration.from_pairs(pairs[:1]).interval is None
+    assert statistics.from_pairs(pairs[:1]).interval is None
     with pytest.raises(ValueError, match="no known-good pairs"):
-        calibration.from_pairs([])
+        statistics.from_pairs([])
 
 
 def curve(noise: float, target: int = 72, k: float = 1.0) -> learning_curve.LearningCurve:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from orchestrator.evidence import run_metrics as numbers
+from orchestrator.evidence import run_metrics
 from orchestrator.evidence.stats import choice, confirm, interval, pareto
 from orchestrator.model import FaceStatus, Image, Score
 
@@ -118,7 +118,7 @@ def test_the_numbers_of_a_run() -> None:
         score(2, 1, None, status=FaceStatus.UNREADABLE),
         score(2, 2, None, status=FaceStatus.ERROR),
     ]
-    found = numbers.summary(scores, numbers.Yardstick(threshold=0.55, band_high=0.65, nearest_high=0.75))
+    found = run_metrics.summary(scores, run_metrics.Yardstick(threshold=0.55, band_high=0.65, nearest_high=0.75))
     assert (found.images, found.unseen, found.no_face, found.several_faces) == (4, 2, 1, 1)
     assert (found.similarity_median, found.similarity_mean, found.similarity_p25) == pytest.approx((0.6, 0.6, 0.55))
     assert (found.no_face_rate, found.pass_rate) == (0.25, 0.5)
@@ -129,20 +129,22 @@ def test_the_numbers_of_a_run() -> None:
 
 
 def test_what_is_not_known_is_none_and_never_zero() -> None:
-    nothing = numbers.summary([])
+    nothing = run_metrics.summary([])
     assert (nothing.images, nothing.similarity_median, nothing.no_face_rate, nothing.pass_rate) == (0, None, None, None)
-    faceless = numbers.summary([score(0, 1, None)], numbers.Yardstick(threshold=0.5, band_high=0.6, nearest_high=0.7))
+    faceless = run_metrics.summary(
+        [score(0, 1, None)], run_metrics.Yardstick(threshold=0.5, band_high=0.6, nearest_high=0.7)
+    )
     assert (faceless.no_face_rate, faceless.pass_rate, faceless.similarity_mean) == (1.0, 0.0, None)
     assert (faceless.copying, faceless.above_band_rate, faceless.seed_spread, faceless.face_px) == (None,) * 4
-    uncalibrated = numbers.summary([score(0, 1, 0.5, nearest_training=0.99)])
+    uncalibrated = run_metrics.summary([score(0, 1, 0.5, nearest_training=0.99)])
     assert (uncalibrated.pass_rate, uncalibrated.pass_interval, uncalibrated.copying) == (None, None, None)
 
 
 def test_a_missing_face_counts_as_failure_in_prompt_means() -> None:
     scores = [score(0, 1, 0.5), score(0, 2, None), score(1, 1, None, status=FaceStatus.UNREADABLE), score(2, 1, 0.4)]
-    values = numbers.by_prompt(scores)
+    values = run_metrics.by_prompt(scores)
     assert values == pytest.approx({0: -0.25, 2: 0.4})
-    assert numbers.gain(values, {0: 0.05, 1: 0.1}) == pytest.approx({0: -0.30})
+    assert run_metrics.gain(values, {0: 0.05, 1: 0.1}) == pytest.approx({0: -0.30})
 
 
 def test_intervals_of_shares() -> None:

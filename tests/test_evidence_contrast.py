@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from orchestrator.evidence.stats import contrast, main_effect, pairs
-from orchestrator.evidence.stats import mean_estimate as replicates
+from orchestrator.evidence.stats import contrast, main_effect, mean_estimate, pairs
 from orchestrator.evidence.stats.contrast import Terms, Verdict
 from orchestrator.evidence.stats.pairs import RunRow
 from orchestrator.model import Question, State, Value
@@ -188,7 +187,7 @@ def test_prompts_that_answer_differently_widen_the_interval() -> None:
     rng = np.random.default_rng(0)
     steady = 0.1 + rng.normal(0, 0.01, (6, 1)) + rng.normal(0, 0.005, (6, 8))
     moody = steady + np.tile([0.15, -0.15], 4)
-    narrow, wide = replicates.estimate(steady), replicates.estimate(moody)
+    narrow, wide = mean_estimate.estimate(steady), mean_estimate.estimate(moody)
     assert narrow is not None
     assert wide is not None
     assert wide.mean == pytest.approx(narrow.mean)
@@ -198,18 +197,18 @@ def test_prompts_that_answer_differently_widen_the_interval() -> None:
 
 def test_prompts_too_few_cannot_be_made_up_for_by_seeds() -> None:
     table = np.array([[0.3, -0.2, 0.0], [0.31, -0.18, 0.01], [0.28, -0.21, 0.02]])
-    found = replicates.estimate(table)
+    found = mean_estimate.estimate(table)
     assert found is not None
-    assert replicates.replicates_needed(found, distance=0.05) is None
+    assert mean_estimate.replicates_needed(found, distance=0.05) is None
 
 
 def test_replicates_needed_delivers_the_power_on_average_over_what_the_spread_looked_like() -> None:
     rng, truth, sd, pilots = np.random.default_rng(1), 0.1, 0.1, 400
     kept = []
     for _ in range(pilots):
-        pilot = replicates.estimate(rng.normal(0, sd, (4, 1)))
+        pilot = mean_estimate.estimate(rng.normal(0, sd, (4, 1)))
         assert pilot is not None
-        total = replicates.replicates_needed(pilot, distance=truth)
+        total = mean_estimate.replicates_needed(pilot, distance=truth)
         assert total is not None
         kept.append(stats.ttest_1samp(rng.normal(truth, sd, max(total, 2)), 0).pvalue < 0.05)
     assert 0.72 < np.mean(kept) < 0.92
@@ -236,8 +235,8 @@ def test_a_question_without_runs_does_not_weigh_on_the_others() -> None:
 
 
 def test_the_sign_flip_test_is_exact() -> None:
-    assert replicates.sign_flip_p(np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])) == pytest.approx(2 / 2**6)
-    assert replicates.sign_flip_p(np.array([0.1])) == 1.0
+    assert mean_estimate.sign_flip_p(np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])) == pytest.approx(2 / 2**6)
+    assert mean_estimate.sign_flip_p(np.array([0.1])) == 1.0
 
 
 def test_what_the_difference_mixes_is_told_apart() -> None:

@@ -7,9 +7,7 @@ import pytest
 from test_evidence_contrast import RANK, run
 
 from benchmarks import early_stop
-from orchestrator.evidence.stats import contrast
-from orchestrator.evidence.stats import early_stop_schedule as looking
-from orchestrator.evidence.stats import early_stop_test as hopeless
+from orchestrator.evidence.stats import contrast, early_stop_schedule, early_stop_test
 from orchestrator.evidence.stats.contrast import Verdict
 from orchestrator.evidence.stats.pairs import RunRow
 from orchestrator.model import EarlyStop, State
@@ -24,31 +22,31 @@ def cells(*values: float) -> dict[tuple[int, int], float]:
     [(2160, 0.34, [735, 1470]), (120, 0.5, [61]), (100, 0.25, [26, 52, 78]), (4, 0.9, [])],
 )
 def test_looks_are_after_each_share_and_never_at_the_end(total: int, after: float, steps: list[int]) -> None:
-    assert list(looking.steps(total, after)) == steps
+    assert list(early_stop_schedule.steps(total, after)) == steps
 
 
 def test_the_chance_of_an_error_is_shared_by_all_comparisons() -> None:
-    bound = looking.bound(0.01, looks=2, others=5)
+    bound = early_stop_schedule.bound(0.01, looks=2, others=5)
     assert bound == pytest.approx(0.001)
-    assert 2.0 ** -looking.fewest(bound) < bound <= 2.0 ** -(looking.fewest(bound) - 1)
+    assert 2.0 ** -early_stop_schedule.fewest(bound) < bound <= 2.0 ** -(early_stop_schedule.fewest(bound) - 1)
 
 
 def test_p_is_wilcoxons() -> None:
     """All of n differences below the margin: the smallest p there is, 2^-n; one on the other side, by the tables."""
     own, other = cells(0.1, 0.12, 0.14, 0.16, 0.18), cells(0.6, 0.61, 0.62, 0.63, 0.64)
-    found = hopeless.compare(own, other, 0.1)
+    found = early_stop_test.compare(own, other, 0.1)
     assert found
     assert found.p == pytest.approx(1 / 32)
     assert found.difference == pytest.approx(-0.48)
     assert found.pictures == 5
-    turned = hopeless.compare(own | {(4, 1): 0.6}, other, 0.1)
+    turned = early_stop_test.compare(own | {(4, 1): 0.6}, other, 0.1)
     assert turned
     assert turned.p == pytest.approx(2 / 32)
 
 
 def test_the_margin_is_part_of_what_is_tested() -> None:
     own, other = cells(*[0.30 + 0.01 * n for n in range(8)]), cells(*[0.5 + 0.012 * n for n in range(8)])
-    small, large = hopeless.compare(own, other, 0.1), hopeless.compare(own, other, 0.22)
+    small, large = early_stop_test.compare(own, other, 0.1), early_stop_test.compare(own, other, 0.22)
     assert small
     assert small.p == pytest.approx(2**-8)
     assert large
@@ -57,8 +55,8 @@ def test_the_margin_is_part_of_what_is_tested() -> None:
 
 def test_a_missing_face_alone_ends_nothing_and_faces_missing_everywhere_do() -> None:
     other = cells(*[0.5 + 0.01 * n for n in range(8)])
-    one = hopeless.compare(cells(-1.0, *[0.5 + 0.011 * n for n in range(1, 8)]), other, 0.15)
-    all_of_them = hopeless.compare(cells(*[-1.0] * 8), other, 0.15)
+    one = early_stop_test.compare(cells(-1.0, *[0.5 + 0.011 * n for n in range(1, 8)]), other, 0.15)
+    all_of_them = early_stop_test.compare(cells(*[-1.0] * 8), other, 0.15)
     assert one
     assert one.p > 0.5
     assert all_of_them
@@ -66,7 +64,7 @@ def test_a_missing_face_alone_ends_nothing_and_faces_missing_everywhere_do() -> 
 
 
 def test_pictures_that_only_one_has_do_not_count() -> None:
-    assert hopeless.compare(cells(0.1), {(9, 9): 0.9}, 0.1) is None
+    assert early_stop_test.compare(cells(0.1), {(9, 9): 0.9}, 0.1) is None
 
 
 @pytest.mark.parametrize("kind", ["all arms alike", "arms that differ a little", "four of six hopeless"])

@@ -14,13 +14,13 @@ from standins.world import GRID, World
 
 from orchestrator import cli
 from orchestrator.config import settings
-from orchestrator.evidence import summary as facts
+from orchestrator.evidence import summary
 from orchestrator.evidence.summary import RunFacts
-from orchestrator.kohya.arguments import values as known
+from orchestrator.kohya.arguments import values
 from orchestrator.model import Settings
 from orchestrator.report import export
 from orchestrator.report.export import card, workflow
-from orchestrator.store import layout as store
+from orchestrator.store import layout
 
 NODES = json.loads((Path(__file__).parent / "fixtures" / "comfyui-nodes.json").read_text(encoding="utf-8"))["nodes"]
 """What ComfyUI says of the nodes that we use: inputs with their types, bounds and choices; outputs."""
@@ -62,7 +62,7 @@ def test_the_best_goes_home_with_its_papers(finished):
     result = call(finished, "export", "grid")
     assert result.exit_code == 0, result.output
     lora, card, comfyui, prompt = (finished.sweep.path / "export" / line for line in result.stdout.splitlines())
-    best = facts.ranked(facts.gather(finished.sweep))[0]
+    best = summary.ranked(summary.gather(finished.sweep))[0]
     chosen = next(one for one in best.run.checkpoints() if one.file == best.choice.checkpoint)
     assert hashlib.sha256(lora.read_bytes()).hexdigest() == chosen.sha256
     assert best.run.point.id in lora.name
@@ -94,7 +94,7 @@ def test_the_card_has_what_was_conceded_as_toml_would(made):
     assert "conceded to `true` |" in text
 
 
-@pytest.mark.parametrize("sampler", known.SAMPLERS)
+@pytest.mark.parametrize("sampler", values.SAMPLERS)
 def test_the_workflow_is_what_comfyui_asks_for(made, sampler):
     nodes = workflow.comfyui(best_of(made), "lora", with_vae(made, sampler))
     for node in nodes.values():
@@ -139,7 +139,7 @@ def test_another_sampler_than_the_sweep_s_is_told(made, sampler, theirs, told):
 
 
 def best_of(world: World) -> RunFacts:
-    return facts.ranked(facts.gather(world.sweep))[0]
+    return summary.ranked(summary.gather(world.sweep))[0]
 
 
 def with_vae(world: World, sampler: str) -> Settings:
@@ -158,7 +158,7 @@ def test_a_run_is_named_by_a_glob_of_its_name_or_id(finished):
 
 
 def test_a_changed_checkpoint_does_not_go_home(finished):
-    one = facts.ranked(facts.gather(finished.sweep))[0]
+    one = summary.ranked(summary.gather(finished.sweep))[0]
     (one.run.path / one.choice.checkpoint).write_bytes(b"another")
     result = call(finished, "export", "grid")
     assert result.exit_code == 1
@@ -176,7 +176,7 @@ def test_prune_shows_and_deletes_nothing_until_it_is_told_to(finished):
 
 
 def test_prune_takes_what_nobody_chose_and_the_report_is_as_before(finished):
-    _best, other = facts.ranked(facts.gather(finished.sweep))
+    _best, other = summary.ranked(summary.gather(finished.sweep))
     state = other.run.path / "train/1/output/lora-000001-state"
     state.mkdir()
     (state / "optimizer.bin").write_bytes(b"0" * 1000)
@@ -189,11 +189,11 @@ def test_prune_takes_what_nobody_chose_and_the_report_is_as_before(finished):
     assert (other.run.path / other.choice.checkpoint).exists()
     call(finished, "report", "grid")
     assert Path(table).read_text(encoding="utf-8") == rows
-    assert all(store.status(run).state is store.State.FINISHED for run in finished.sweep.runs())
+    assert all(layout.status(run).state is layout.State.FINISHED for run in finished.sweep.runs())
 
 
 def test_prune_keeps_its_hands_off_runs_that_are_not_finished(finished):
-    run = facts.ranked(facts.gather(finished.sweep))[-1].run
+    run = summary.ranked(summary.gather(finished.sweep))[-1].run
     (run.path / "scores.json").unlink()
     assert run.path.name not in call(finished, "prune", "grid", "--keep-best", "0").stdout
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from standins.world import World
 
-from orchestrator import gpu as vram
+from orchestrator import gpu
 from orchestrator.errors import Conflict, NotReady
 from orchestrator.model import State
 
@@ -184,17 +184,17 @@ time.time = lambda: real() - 3600 * next(back)
     ],
 )
 def test_a_driver_that_reports_nonsense_is_not_believed(used: int, total: int, own: int | None, sane: bool) -> None:
-    assert (vram.plausible(used, total, own) is not None) is sane
+    assert (gpu.plausible(used, total, own) is not None) is sane
 
 
 def test_a_share_greater_than_the_whole_is_not_believed() -> None:
-    sample = vram.plausible(100, 1000, 101)
+    sample = gpu.plausible(100, 1000, 101)
     assert sample is not None
     assert sample.own_mib is None
 
 
 def test_a_machine_without_a_driver_has_no_cards_and_no_samples() -> None:
-    nvml = vram.Nvml()
+    nvml = gpu.Nvml()
     if nvml.cards():
         pytest.skip("there is a card in this machine")
     assert nvml.sample("GPU-none", []) is None

@@ -8,8 +8,7 @@ import pytest
 from standins.world import GRID, World
 
 from orchestrator.errors import Conflict
-from orchestrator.store import layout as store
-from orchestrator.store import provenance
+from orchestrator.store import layout, provenance
 
 
 def frozen(world: World) -> dict:
@@ -149,7 +148,7 @@ def test_under_another_name_the_changed_inputs_are_a_sweep_of_their_own(world):
     rewrite(world.settings, "seeds = [1]\n", "seeds = [1]\nsteps = 12\n")
     done = world.call("--name", "other", "--only", "floor-*")
     assert done.returncode == 0, done.stderr
-    assert store.Sweep(world.sweep.path.with_name("other")).exists()
+    assert layout.Sweep(world.sweep.path.with_name("other")).exists()
 
 
 # --- what is not ------------------------------------------------------------------------------------------------------

@@ -5,12 +5,10 @@ import time
 import pytest
 
 from orchestrator.errors import Problem
-from orchestrator.kohya.arguments import check
-from orchestrator.kohya.arguments import schema as keys
-from orchestrator.kohya.arguments import values as known
+from orchestrator.kohya.arguments import check, schema, values
 from orchestrator.model import Params, Value
 
-KEYS = keys.read_snapshot()
+KEYS = schema.read_snapshot()
 
 GOOD: Params = {
     "base_model": "sdxl",
@@ -125,13 +123,13 @@ def test_equal_values_of_different_types_are_told_apart() -> None:
     assert len(found) == 2
 
 
-@pytest.mark.parametrize("name", [*known.OPTIMIZERS, *known.TORCH_OPTIMIZERS, "prodigyplus.ProdigyPlusScheduleFree"])
+@pytest.mark.parametrize("name", [*values.OPTIMIZERS, *values.TORCH_OPTIMIZERS, "prodigyplus.ProdigyPlusScheduleFree"])
 def test_known_optimizers_are_taken(name: str) -> None:
     assert problems(optimizer_type=name) == []
 
 
 def test_the_tables_name_real_arguments() -> None:
-    for name in (*known.PAIRS, *known.POSITIVE, *known.NOT_NEGATIVE, *known.OURS, *known.MISNAMED.values()):
+    for name in (*values.PAIRS, *values.POSITIVE, *values.NOT_NEGATIVE, *values.OURS, *values.MISNAMED.values()):
         assert name in KEYS.by_name, name
-    for name in known.MISNAMED:
+    for name in values.MISNAMED:
         assert name not in KEYS.by_name, name

@@ -6,9 +6,8 @@ import pytest
 
 from orchestrator.errors import Severity
 from orchestrator.kohya import argv as command
-from orchestrator.kohya import gen_img_plugin as prompter
-from orchestrator.kohya import generate, prompts
-from orchestrator.kohya.arguments import values as known
+from orchestrator.kohya import gen_img_plugin, generate, prompts
+from orchestrator.kohya.arguments import values
 from orchestrator.model import BaseModel, Generation, Image, Launcher, Trainer
 
 TRAINER = Trainer(python=Path("/venv/bin/python"), sd_scripts=Path("/vendor/sd scripts"))
@@ -128,7 +127,7 @@ def image(checkpoint: str, strength: float = 1.0, seed: int = 1) -> Image:
 def test_the_plan_names_each_lora_once_and_each_picture_by_its_file() -> None:
     wanted = [image("output/a"), image("output/a", 0.5), image("output/b")]
     plan = generate.plan(wanted, folder=Path("/run"), negative="blurry")
-    assert plan["schema"] == prompter.SCHEMA
+    assert plan["schema"] == gen_img_plugin.SCHEMA
     assert plan["loras"] == ["/run/output/a", "/run/output/b"]
     assert plan["images"][2] == {
         "file": "b-1.0-1.png",
@@ -178,7 +177,7 @@ def test_generation_settings_that_gen_img_would_misread_are_refused(change: dict
 
 
 def test_known_samplers_are_taken() -> None:
-    for sampler in known.SAMPLERS:
+    for sampler in values.SAMPLERS:
         assert generate.check(Generation(prompts=Path("/p"), sampler=sampler), where="") == []
 
 

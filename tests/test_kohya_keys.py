@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import NotReady
-from orchestrator.kohya.arguments import schema as keys
+from orchestrator.kohya.arguments import schema
 from orchestrator.kohya.arguments.schema import Key, Kind
 
 SD_SCRIPTS = Path(os.environ.get("ORCHESTRATE_SD_SCRIPTS", Path(__file__).parents[1] / "vendor" / "sd-scripts"))
@@ -29,8 +29,8 @@ print("DUMP" + json.dumps([
 
 
 def test_the_snapshot_is_of_the_pinned_commit() -> None:
-    found = keys.accepted(None)
-    assert found.origin == keys.PINNED
+    found = schema.accepted(None)
+    assert found.origin == schema.PINNED
     assert len(found.by_name) == 196
     assert found.by_name["network_dim"] == Key(name="network_dim", kind=Kind.INT, where="train_network.setup_parser")
     assert found.by_name["optimizer_args"].many
@@ -43,10 +43,10 @@ def test_the_snapshot_is_of_the_pinned_commit() -> None:
 @pytest.mark.skipif(not (SD_SCRIPTS / "sdxl_train_network.py").exists(), reason="sd-scripts is not checked out")
 def test_the_snapshot_equals_the_source() -> None:
     start = time.process_time()
-    read = keys.accepted(SD_SCRIPTS)
+    read = schema.accepted(SD_SCRIPTS)
     assert time.process_time() - start < 2
     assert read.origin == str(SD_SCRIPTS)
-    assert read.by_name == keys.read_snapshot().by_name
+    assert read.by_name == schema.read_snapshot().by_name
 
 
 @pytest.mark.vendor
@@ -61,7 +61,7 @@ def test_the_snapshot_equals_the_real_parser() -> None:
     }
     ours = {
         name: ("Path" if name == "dataset_config" else key.kind, key.many, list(key.choices), key.default)
-        for name, key in keys.read_snapshot().by_name.items()
+        for name, key in schema.read_snapshot().by_name.items()
     }
     for name, (kind, many, choices, default) in real.items():
         assert ours[name] == (kind, many, [choice for choice in choices if choice is not None], default), name
@@ -94,7 +94,7 @@ def more(parser):
     parser.add_argument("--flag", action="store_true")
     parser.add_argument("--bare")
 """
-    found = keys.accepted(write(tmp_path, setup, helper)).by_name
+    found = schema.accepted(write(tmp_path, setup, helper)).by_name
     assert list(found) == ["many", "path", "flag", "bare", "the_size"]
     assert found["many"] == Key(name="many", kind=Kind.FLOAT, many=True, where="helper.add_them")
     assert found["path"].kind is found["bare"].kind is Kind.STR
@@ -116,8 +116,8 @@ def more(parser):
 def test_a_source_that_is_not_understood_is_refused_with_the_remedy(tmp_path: Path, argument: str) -> None:
     root = write(tmp_path, f"def setup_parser():\n    {argument}\n")
     with pytest.raises(NotReady) as raised:
-        keys.accepted(root)
-    assert keys.PINNED in raised.value.problems[0].remedy
+        schema.accepted(root)
+    assert schema.PINNED in raised.value.problems[0].remedy
     assert raised.value.problems[0].where == str(root)
 
 
@@ -130,7 +130,9 @@ def test_reading_a_source_agrees_with_argparse(tmp_path: Path) -> None:
 """
     parser = argparse.ArgumentParser()
     exec(f"if True:\n{body}", {"parser": parser})
-    read = keys.accepted(write(tmp_path, f"def setup_parser():\n    parser = argparse.ArgumentParser(){body}")).by_name
+    read = schema.accepted(
+        write(tmp_path, f"def setup_parser():\n    parser = argparse.ArgumentParser(){body}")
+    ).by_name
     for action in parser._actions[1:]:
         assert read[action.dest].default == action.default
         assert list(read[action.dest].choices) == list(action.choices or [])
@@ -142,4 +144,4 @@ def test_the_submodule_is_pinned_to_the_commit_that_we_know() -> None:
     if not (root / ".git").exists():
         pytest.skip("not a checkout: there is no submodule")
     done = subprocess.run(["git", "ls-tree", "HEAD", "vendor/sd-scripts"], cwd=root, capture_output=True, text=True)
-    assert done.stdout.split()[:3] == ["160000", "commit", keys.PINNED]
+    assert done.stdout.split()[:3] == ["160000", "commit", schema.PINNED]

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from orchestrator.kohya import gen_img_plugin as prompter
+from orchestrator.kohya import gen_img_plugin
 
 
 class Lora(torch.nn.Module):
@@ -56,7 +56,7 @@ def saved(path: Path, value: float, *, alpha: float = 2, rank: int = 2) -> Path:
 
 def test_weights_and_scale_are_replaced(tmp_path: Path) -> None:
     network = Network(alpha=2)
-    prompter.load(network, str(saved(tmp_path / "a.safetensors", 7, alpha=1)))
+    gen_img_plugin.load(network, str(saved(tmp_path / "a.safetensors", 7, alpha=1)))
     for lora in (*network.text_encoder_loras, *network.unet_loras):
         assert (lora.lora_down.weight == 7).all()
         assert (lora.lora_up.weight == 7).all()
@@ -65,10 +65,10 @@ def test_weights_and_scale_are_replaced(tmp_path: Path) -> None:
 
 def test_weights_of_another_rank_or_of_other_modules_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="size mismatch"):
-        prompter.load(Network(), str(saved(tmp_path / "a.safetensors", 1, rank=4)))
+        gen_img_plugin.load(Network(), str(saved(tmp_path / "a.safetensors", 1, rank=4)))
     save_file({"lora_unet_a.alpha": torch.tensor(1.0)}, tmp_path / "b.safetensors")
     with pytest.raises(RuntimeError, match="Missing key"):
-        prompter.load(Network(), str(tmp_path / "b.safetensors"))
+        gen_img_plugin.load(Network(), str(tmp_path / "b.safetensors"))
 
 
 def write_plan(folder: Path, loras: Sequence[Path], cells: Sequence[tuple[int | None, float]]) -> Any:
@@ -96,7 +96,7 @@ def gen_img(args: Any, networks: list[Any], batch_size: int) -> list[list[tuple[
         batches.append([(file, weight, lora.multiplier) for file, _ in pending])
         pending.clear()
 
-    ask = prompter.get_prompter(args, None, networks)
+    ask = gen_img_plugin.get_prompter(args, None, networks)
     while (raw := ask(args, None, None, None, 0, 0)) is not None:
         file = re.search(r" --f (.+)", raw)[1]  # type: ignore[index]
         given = [float(number) for number in re.search(r" --am ([\d\.\-,]+)", raw)[1].split(",")]  # type: ignore[index]
@@ -115,7 +115,7 @@ def test_a_batch_never_straddles_a_change_of_weights(tmp_path: Path, batch_size:
     files = [saved(tmp_path / f"{n}.safetensors", 10.0 + n) for n in range(3)]
     cells = [cell for cell in itertools.product(range(3), (1.0, 0.5)) for _ in range(3)]
     networks: list[Any] = [Network()]
-    prompter.load(networks[0], str(files[0]))  # gen_img.py's --network_weights
+    gen_img_plugin.load(networks[0], str(files[0]))  # gen_img.py's --network_weights
     batches = gen_img(write_plan(tmp_path, files, cells), networks, batch_size)
     made = {file: (weight, multiplier) for batch in batches for file, weight, multiplier in batch}
     assert made == {f"{n}.png": (10.0 + lora, strength) for n, (lora, strength) in enumerate(cells)}
@@ -124,8 +124,8 @@ def test_a_batch_never_straddles_a_change_of_weights(tmp_path: Path, batch_size:
 
 def test_weights_are_loaded_once_per_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[str] = []
-    monkeypatch.setattr(prompter, "load", lambda _, file: loaded.append(file))
-    switch = prompter.Switch(Network(), ["a", "b"])
+    monkeypatch.setattr(gen_img_plugin, "load", lambda _, file: loaded.append(file))
+    switch = gen_img_plugin.Switch(Network(), ["a", "b"])
     for number in (0.0, 0.0, 1.0, 1.0, 0.0):
         switch.set_multiplier(number)
     assert loaded == ["b", "a"]
@@ -133,13 +133,13 @@ def test_weights_are_loaded_once_per_change(tmp_path: Path, monkeypatch: pytest.
 
 def test_lines_are_in_gen_imgs_syntax() -> None:
     image = {"file": "1.png", "text": "a photo", "negative": "bad", "seed": 7, "lora": 1, "strength": 1e-5}
-    assert prompter.line(image) == "a photo --n bad --am 1,0.000010 --d 7 --f 1.png"
-    assert prompter.line({**image, "lora": None, "negative": ""}) == "a photo --d 7 --f 1.png"
+    assert gen_img_plugin.line(image) == "a photo --n bad --am 1,0.000010 --d 7 --f 1.png"
+    assert gen_img_plugin.line({**image, "lora": None, "negative": ""}) == "a photo --d 7 --f 1.png"
 
 
 def test_the_base_alone_needs_no_network(tmp_path: Path) -> None:
     networks: list[Any] = []
-    found = prompter.get_prompter(write_plan(tmp_path, [], [(None, 0.0), (None, 0.0)]), None, networks)
+    found = gen_img_plugin.get_prompter(write_plan(tmp_path, [], [(None, 0.0), (None, 0.0)]), None, networks)
     assert networks == []
     assert len(found) == 2
     assert found(1, 2, 3) == "a photo --d 0 --f 0.png"
@@ -151,4 +151,4 @@ def test_the_base_alone_needs_no_network(tmp_path: Path) -> None:
 def test_a_plan_of_another_schema_is_refused(tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_text('{"schema": 2}')
     with pytest.raises(ValueError, match="schema 2"):
-        prompter.get_prompter(SimpleNamespace(prompter_module_args=str(tmp_path / "plan.json")), None, [])
+        gen_img_plugin.get_prompter(SimpleNamespace(prompter_module_args=str(tmp_path / "plan.json")), None, [])

@@ -17,10 +17,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import save as save_bytes
 from safetensors.numpy import save_file
 
-from orchestrator.kohya import base_model as base
-from orchestrator.kohya.outputs import files
-from orchestrator.kohya.outputs import safetensors_header as header
-from orchestrator.kohya.outputs import verify as proof
+from orchestrator.kohya import base_model
+from orchestrator.kohya.outputs import files, safetensors_header, verify
 from orchestrator.kohya.outputs.files import Length
 from orchestrator.model import Failure, Params
 
@@ -65,8 +63,8 @@ def output(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def prove(output: Path, asked: Params = ASKED, log: str = LOG, comment: str = COMMENT) -> proof.Proof:
-    return proof.prove(output, "lora", asked, log, training_comment=comment)
+def prove(output: Path, asked: Params = ASKED, log: str = LOG, comment: str = COMMENT) -> verify.Proof:
+    return verify.prove(output, "lora", asked, log, training_comment=comment)
 
 
 def test_weights_that_never_reached_the_disk_are_refused(output: Path) -> None:
@@ -286,7 +284,7 @@ def test_a_header_that_lies_is_refused(tmp_path: Path, name: str) -> None:
     path.write_bytes(HOSTILE[name]())
     began = time.process_time()
     with pytest.raises(ValueError, match=r"\w"):
-        header.read_header(path)
+        safetensors_header.read_header(path)
     assert time.process_time() - began < 5
 
 
@@ -295,7 +293,7 @@ def test_no_bytes_do_more_than_be_refused(tmp_path_factory: pytest.TempPathFacto
     path = tmp_path_factory.getbasetemp() / "fuzz.safetensors"
     path.write_bytes(struct.pack("<Q", len(content)) + content)
     with contextlib.suppress(ValueError):
-        header.read_header(path)
+        safetensors_header.read_header(path)
 
 
 def test_every_kind_of_number_is_checked_for_nan(tmp_path: Path) -> None:
@@ -312,11 +310,13 @@ def test_every_kind_of_number_is_checked_for_nan(tmp_path: Path) -> None:
             if data is not None:
                 path = tmp_path / "x.safetensors"
                 path.write_bytes(raw({"a": {"dtype": dtype, "shape": [1], "data_offsets": [0, len(data)]}}, data))
-                assert (header.not_finite(path, header.read_header(path)) == []) is finite, dtype
+                assert (safetensors_header.not_finite(path, safetensors_header.read_header(path)) == []) is finite, (
+                    dtype
+                )
 
 
 def test_ranks_come_from_the_header(output: Path) -> None:
-    assert proof.ranks(header.read_header(output / "lora.safetensors")) == {4}
+    assert verify.ranks(safetensors_header.read_header(output / "lora.safetensors")) == {4}
 
 
 # --- base models ------------------------------------------------------------------------------------------------------
@@ -335,11 +335,11 @@ def checkpoint(path: Path, *, channels: int = 4, label: int = 2816, without: str
 
 
 def what(path: Path) -> str:
-    return " ".join(problem.what for problem in base.problems(path))
+    return " ".join(problem.what for problem in base_model.problems(path))
 
 
 def test_an_sdxl_checkpoint_is_taken(tmp_path: Path) -> None:
-    assert base.problems(checkpoint(tmp_path / "hyperrealism_steps.safetensors")) == []
+    assert base_model.problems(checkpoint(tmp_path / "hyperrealism_steps.safetensors")) == []
 
 
 def test_other_models_are_refused(tmp_path: Path) -> None:
@@ -357,8 +357,8 @@ def test_other_models_are_refused(tmp_path: Path) -> None:
 def test_a_pickle_is_never_opened(tmp_path: Path) -> None:
     (tmp_path / "base.ckpt").write_bytes(b"cos\nsystem\n(S'touch owned'\ntR.")
     assert "pickle" in what(tmp_path / "base.ckpt")
-    assert "pickle" in base.vae_problems(tmp_path / "vae.pt", key="base_models.doll.vae")[0].what
-    assert base.vae_problems(tmp_path / "vae.safetensors") == []
+    assert "pickle" in base_model.vae_problems(tmp_path / "vae.pt", key="base_models.doll.vae")[0].what
+    assert base_model.vae_problems(tmp_path / "vae.safetensors") == []
 
 
 def test_a_link_that_sd_scripts_would_follow_wrongly_is_told(tmp_path: Path) -> None:
@@ -380,6 +380,6 @@ def test_a_link_that_sd_scripts_would_follow_wrongly_is_told(tmp_path: Path) -> 
     ["juggernautXL_v9Lightning", "DreamShaperXL-Turbo", "x_lcm", "Hyper-SDXL", "HyperSDXL", "sdxl_dmd2", "base_4step"],
 )
 def test_distilled_models_are_warned_about(tmp_path: Path, name: str) -> None:
-    (problem,) = base.problems(checkpoint(tmp_path / f"{name}.safetensors"), where="orchestrate.toml", key="x")
+    (problem,) = base_model.problems(checkpoint(tmp_path / f"{name}.safetensors"), where="orchestrate.toml", key="x")
     assert problem.severity == "warning"
     assert (problem.where, problem.key) == ("orchestrate.toml", "x")

@@ -5,9 +5,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import Severity
-from orchestrator.kohya.arguments import check
-from orchestrator.kohya.arguments import lint as traps
-from orchestrator.kohya.arguments import schema as keys
+from orchestrator.kohya.arguments import check, lint, schema
 from orchestrator.model import Dataset, Params, Point, Value
 
 GOOD: Params = {
@@ -41,7 +39,7 @@ def changed(*changes: Params) -> Params:
 
 
 def told(params: Params) -> set[tuple[str, Severity]]:
-    return {(problem.key, problem.severity) for problem in traps.traps([params])}
+    return {(problem.key, problem.severity) for problem in lint.traps([params])}
 
 
 @pytest.mark.parametrize("change", [{}, PRODIGY, FREE, TEXT_CACHE, {"lr_scheduler": "cosine", "lr_warmup_steps": 0.1}])
@@ -161,20 +159,20 @@ def test_what_works_is_left_alone(change: Params) -> None:
 
 def test_arguments_in_the_tests_are_real_ones() -> None:
     names = {key for _, change in [*ERRORS, *WARNINGS] for key in change} | {key for key, _ in [*ERRORS, *WARNINGS]}
-    known = keys.read_snapshot()
+    known = schema.read_snapshot()
     assert [name for name in names if name not in known.by_name] == []
     assert check.check([GOOD], known) == []
 
 
 def test_a_trap_carries_place_value_and_remedy() -> None:
-    (found,) = traps.traps([changed({"optimizer_type": "Prodigy"})], where="dims.toml")
+    (found,) = lint.traps([changed({"optimizer_type": "Prodigy"})], where="dims.toml")
     assert (found.where, found.key, found.value) == ("dims.toml", "learning_rate", "0.0001")
     assert "learning_rate = 1.0" in found.remedy
 
 
 def test_replicates_do_not_repeat_a_trap() -> None:
     points = [changed({"optimizer_type": "Prodigy", "seed": seed}) for seed in range(100)]
-    assert len(traps.traps(points)) == 1
+    assert len(lint.traps(points)) == 1
 
 
 def dataset(**subset: Value) -> dict[str, Dataset]:
@@ -182,7 +180,7 @@ def dataset(**subset: Value) -> dict[str, Dataset]:
 
 
 def keys_told(params: Params, datasets: dict[str, Dataset]) -> set[str]:
-    return {problem.key for problem in traps.traps([params], datasets=datasets)}
+    return {problem.key for problem in lint.traps([params], datasets=datasets)}
 
 
 def test_masked_loss_needs_masks() -> None:
@@ -204,13 +202,13 @@ def points(*changes: Params, dims: tuple[str, ...] = ()) -> list[Point]:
 
 
 def sweep(found: list[Point], steps: dict[str, int] | None = None) -> list[tuple[str, Severity]]:
-    return [(problem.key, problem.severity) for problem in traps.sweep_traps(found, steps=steps)]
+    return [(problem.key, problem.severity) for problem in lint.sweep_traps(found, steps=steps)]
 
 
 def test_alpha_must_follow_the_rank() -> None:
     ranks = points({"network_dim": 16}, {"network_dim": 32}, dims=("network_dim",))
     assert sweep(ranks) == [("network_alpha", Severity.WARNING)]
-    assert "8/16 = 0.5, 8/32 = 0.25" in traps.sweep_traps(ranks)[0].what
+    assert "8/16 = 0.5, 8/32 = 0.25" in lint.sweep_traps(ranks)[0].what
     assert sweep(points({"network_dim": 16, "network_alpha": 8}, {"network_dim": 32, "network_alpha": 16})) == []
     both = ({"network_dim": 16, "network_alpha": 1}, {"network_dim": 32, "network_alpha": 16})
     assert sweep(points(*both, dims=("network_dim", "network_alpha"))) == []  # the alpha itself is the question

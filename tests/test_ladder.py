@@ -1,7 +1,7 @@
 import pytest
 
 from orchestrator.errors import InputError
-from orchestrator.kohya import oom_fallback as ladder
+from orchestrator.kohya import oom_fallback
 from orchestrator.model import Rung
 
 CHECKPOINTING = Rung(name="checkpointing", set={"gradient_checkpointing": True}, keeps_result=True)
@@ -32,7 +32,7 @@ POINT = {
 def climbed(point, rungs=RUNGS):
     """Every step as a run would see it: one more attempt fails each time."""
     tried, found = [{}], []
-    while step := ladder.next_overrides(point, tried, rungs):
+    while step := oom_fallback.next_overrides(point, tried, rungs):
         found.append(step)
         tried.append(step.overrides)
         assert len(found) < 50
@@ -41,7 +41,9 @@ def climbed(point, rungs=RUNGS):
 
 def test_steps_add_up_and_the_last_has_its_own_learning_rate():
     first, second, third, last = climbed(POINT)
-    assert first == ladder.Step(overrides={"gradient_checkpointing": True}, rungs=("checkpointing",), degraded=False)
+    assert first == oom_fallback.Step(
+        overrides={"gradient_checkpointing": True}, rungs=("checkpointing",), degraded=False
+    )
     assert second.overrides == {
         "gradient_checkpointing": True,
         "train_batch_size": 2,
@@ -58,7 +60,7 @@ def test_steps_add_up_and_the_last_has_its_own_learning_rate():
 
 def test_rungs_that_do_not_apply_or_change_nothing_are_passed_over():
     point = POINT | {"gradient_checkpointing": True, "train_batch_size": 1, "optimizer_type": "AdamW8bit"}
-    assert ladder.next_overrides(point, [{}], RUNGS) is None
+    assert oom_fallback.next_overrides(point, [{}], RUNGS) is None
     assert [step.rungs for step in climbed(point | {"optimizer_type": "Prodigy"})] == [("AdamW8bit",)]
 
 
@@ -69,13 +71,16 @@ def test_a_rung_whose_condition_names_an_argument_that_is_not_set_does_not_apply
 
 def test_true_is_not_one():
     rung = Rung(name="r", when={"a": True}, set={"b": 1})
-    assert ladder.next_overrides({"a": 1, "b": True}, [{}], [rung]) is None
-    assert ladder.next_overrides({"a": True, "b": True}, [{}], [rung]).overrides == {"b": 1}
+    assert oom_fallback.next_overrides({"a": 1, "b": True}, [{}], [rung]) is None
+    assert oom_fallback.next_overrides({"a": True, "b": True}, [{}], [rung]).overrides == {"b": 1}
 
 
 def test_tried_steps_are_known_by_what_they_change_even_when_rungs_were_renamed():
     renamed = (Rung(name="other", set=CHECKPOINTING.set), HALVE)
-    assert ladder.next_overrides(POINT, [{}, {"gradient_checkpointing": True}], renamed).rungs == ("other", "halve")
+    assert oom_fallback.next_overrides(POINT, [{}, {"gradient_checkpointing": True}], renamed).rungs == (
+        "other",
+        "halve",
+    )
 
 
 def test_an_endless_rung_ends():
@@ -84,12 +89,12 @@ def test_an_endless_rung_ends():
 
 def test_values_of_the_point_are_not_evaluated():
     rung = Rung(name="copy", set={"b": "{{ a }}"})
-    step = ladder.next_overrides({"a": "{{ 1 + 1 }}", "b": ""}, [{}], [rung])
+    step = oom_fallback.next_overrides({"a": "{{ 1 + 1 }}", "b": ""}, [{}], [rung])
     assert step.overrides == {"b": "{{ 1 + 1 }}"}
 
 
 def test_an_expression_that_cannot_be_computed_names_rung_key_and_remedy():
     point = {"train_batch_size": 4, "gradient_acumulation_steps": 1}
     with pytest.raises(InputError, match=r'rung "halve" cannot compute gradient_accumulation_steps') as caught:
-        ladder.next_overrides(point, [{}], [HALVE])
+        oom_fallback.next_overrides(point, [{}], [HALVE])
     assert caught.value.problems[0].remedy == "did you mean gradient_acumulation_steps?"

@@ -26,11 +26,10 @@ from orchestrator.miniature import photos
 from orchestrator.miniature import world as miniature
 from orchestrator.miniature.arguments import Arguments
 from orchestrator.model import Params, Point, Settings, State
-from orchestrator.plan import preflight as readiness
-from orchestrator.run import shared_latents as sharing
+from orchestrator.plan import preflight
+from orchestrator.run import shared_latents
 from orchestrator.run.stages import latents
-from orchestrator.store import layout as store
-from orchestrator.store import provenance
+from orchestrator.store import layout, provenance
 from orchestrator.store.layout import Run
 
 GRID = '[dims]\n{dims}\n[fixed]\ncache_latents_to_disk = true\nresolution = "256,256"\nenable_bucket = true\n'
@@ -89,7 +88,7 @@ def key(world: World, *, params: Params = PARAMS, used: Settings | None = None) 
     hashes = provenance.Hashes(world.folder / "hashes.json")
     point = Point(id="1", name="one", params=params)
     prepared = {"portraits": prepare.build(asked.datasets["portraits"], asked, hashes)}
-    return sharing.latents([point], asked, prepared, hashes)["1"].path.name
+    return shared_latents.latents([point], asked, prepared, hashes)["1"].path.name
 
 
 def test_every_argument_that_decides_gives_other_latents(world: World) -> None:
@@ -281,7 +280,7 @@ def test_the_program_has_to_be_there_where_it_is_needed(world: World, grid: str,
     world.ask(grid)
     asked = world.plan()
     used = replace(asked.settings, trainer=replace(asked.settings.trainer, latents_script="absent.py"))
-    problems = readiness.findings(used, asked.points, Probe())
+    problems = preflight.findings(used, asked.points, Probe())
     assert sum("absent.py is not there" in problem.what for problem in problems) == missing
 
 
@@ -466,9 +465,9 @@ def test_latents_with_alpha_are_not_taken_where_none_is_asked_for(tmp_path: Path
 
 
 def test_a_run_that_makes_latents_has_no_other_stage(tmp_path: Path) -> None:
-    run: Run = store.latents(tmp_path, Point(id="1", name="portraits-1", params={}))
+    run: Run = layout.latents(tmp_path, Point(id="1", name="portraits-1", params={}))
     assert run.stages == ("latents",)
-    assert not store.sweeps(tmp_path)
+    assert not layout.sweeps(tmp_path)
 
 
 def test_the_miniature_trains_on_the_colours_that_it_cached(tmp_path: Path) -> None:

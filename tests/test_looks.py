@@ -11,12 +11,10 @@ from standins.world import GRID, Heard, World
 from orchestrator.errors import InputError
 from orchestrator.evidence.run_metrics import picture_value
 from orchestrator.model import Failure, State
-from orchestrator.report import answers
-from orchestrator.report import html as page
-from orchestrator.run import early_stop as looks
+from orchestrator.report import answers, html
+from orchestrator.run import early_stop
 from orchestrator.run.stages import train
-from orchestrator.store import layout as store
-from orchestrator.store import process
+from orchestrator.store import layout, process
 from orchestrator.store.outcome import Failed
 
 ASKED = "[early_stop]\np = 0.9\n"
@@ -58,7 +56,7 @@ def test_a_hopeless_training_is_ended_and_named(world: World) -> None:
         "network_dim=4": State.STOPPED,
         "floor-base_model=doll": State.FINISHED,
     }
-    status = store.status(bad)
+    status = layout.status(bad)
     assert status.failure is Failure.STOPPED_EARLY
     assert f"worse than {good.point.name} at step 2 of 4: 2 pictures" in status.reason
     assert [stage for name, stage, _ in heard.events if name == bad.point.name] == ["train", "train"]
@@ -85,7 +83,7 @@ def test_answers_count_it_as_it_stood_and_the_page_says_so(stopped: World) -> No
     assert dict(told.rows)["Stopped early"].startswith("1 at 4: all pairs are compared by their previews at step 2")
     assert (told.pairs, told.left_out) == (1, 0)
 
-    text = page.write(stopped.sweep, read.runs, [told]).read_text(encoding="utf-8")
+    text = html.write(stopped.sweep, read.runs, [told]).read_text(encoding="utf-8")
     assert "1 run was stopped early as hopeless" in text
     assert "are not finished" not in text
 
@@ -94,24 +92,24 @@ def test_without_a_word_in_the_settings_nobody_looks(world: World) -> None:
     world.settle(env={"STANDIN_TRAIN": "hopeless:network_dim=4"})
     world.drive()
     run = world.run("network_dim=4*")
-    assert store.status(run).state is State.FINISHED
-    assert not (run.path / looks.NAME).exists()
+    assert layout.status(run).state is State.FINISHED
+    assert not (run.path / early_stop.NAME).exists()
     assert "sample" not in (run.attempts("train")[-1].path / "config.toml").read_text(encoding="utf-8")
 
 
 def test_looks_are_records_and_are_made_again_where_they_are_missing(stopped: World) -> None:
     """As after an orchestrator that died between the pictures and their scores."""
     run, ctx = stopped.run("network_dim=4*"), stopped.context()
-    kept = looks.scored(run)
+    kept = early_stop.scored(run)
     assert {step: list(map(picture_value, scores)) for step, scores in kept.items()} == {2: [-1.0, -1.0]}
 
-    shutil.rmtree(run.path / looks.NAME)
+    shutil.rmtree(run.path / early_stop.NAME)
     training = run.attempts("train")[-1]
-    looks.Watch(run, ctx).score(training)
+    early_stop.Watch(run, ctx).score(training)
     _settle(run)
-    assert looks.scored(run) == kept
+    assert early_stop.scored(run) == kept
 
-    looks.Watch(run, ctx).score(training)
+    early_stop.Watch(run, ctx).score(training)
     assert len(run.attempts("looks/2")) == 1, "what is there is not made again"
 
 
@@ -123,17 +121,17 @@ def test_a_training_that_outlived_its_orchestrator_goes_on_being_looked_at(world
         time.sleep(0.01)
     orchestrator.kill()
     orchestrator.wait()
-    assert store.status(bad).state is State.RUNNING
+    assert layout.status(bad).state is State.RUNNING
 
     world.drive()
-    assert store.status(bad).state is State.STOPPED
+    assert layout.status(bad).state is State.STOPPED
     assert len(bad.attempts("train")) == 1
 
 
 def test_another_watcher_makes_good_what_the_first_has_missed(stopped: World) -> None:
     good, bad = stopped.run("network_dim=2*"), stopped.run("network_dim=4*")
-    shutil.rmtree(good.path / looks.NAME)
-    watch, training = looks.Watch(bad, stopped.context()), bad.attempts("train")[-1]
+    shutil.rmtree(good.path / early_stop.NAME)
+    watch, training = early_stop.Watch(bad, stopped.context()), bad.attempts("train")[-1]
     assert watch.look(training) is None, "nothing to be compared with yet"
     _settle(good)
     found = next(one for _ in range(1000) if (one := _next_turn(watch, training)))
@@ -142,29 +140,29 @@ def test_another_watcher_makes_good_what_the_first_has_missed(stopped: World) ->
 
 def test_a_scorer_that_dies_is_tried_again_but_not_for_ever(stopped: World) -> None:
     run, ctx = stopped.run("network_dim=4*"), stopped.context()
-    shutil.rmtree(run.path / looks.NAME)
+    shutil.rmtree(run.path / early_stop.NAME)
     shutil.move(stopped.shared / "pack", stopped.shared / "away")
     try:
         for _ in range(5):
-            looks.Watch(run, ctx).score(run.attempts("train")[-1])
+            early_stop.Watch(run, ctx).score(run.attempts("train")[-1])
             _settle(run)
     finally:
         shutil.move(stopped.shared / "away", stopped.shared / "pack")
     assert len(run.attempts("looks/2")) == 3
-    assert looks.scored(run) == {}
+    assert early_stop.scored(run) == {}
 
 
 def test_pictures_that_are_still_being_drawn_are_waited_for(stopped: World) -> None:
     run, ctx = stopped.run("network_dim=4*"), stopped.context()
-    shutil.rmtree(run.path / looks.NAME)
+    shutil.rmtree(run.path / early_stop.NAME)
     training = run.attempts("train")[-1]
     last = max((training.path / "output" / "sample").iterdir())
     whole = last.read_bytes()
     last.write_bytes(whole[:-4])
-    looks.Watch(run, ctx).score(training)
+    early_stop.Watch(run, ctx).score(training)
     assert not run.attempts("looks/2")
     last.write_bytes(whole)
-    looks.Watch(run, ctx).score(training)
+    early_stop.Watch(run, ctx).score(training)
     assert run.attempts("looks/2")
     _settle(run)
 
@@ -194,12 +192,12 @@ def test_runs_without_company_are_told(world: World) -> None:
     assert any("can end no training" in problem.what for problem in world.plan().warnings)
 
 
-def _next_turn(watch: looks.Watch, training: store.Attempt) -> Failed | None:
+def _next_turn(watch: early_stop.Watch, training: layout.Attempt) -> Failed | None:
     time.sleep(0.01)
     return watch.look(training)
 
 
-def _settle(run: store.Run) -> None:
+def _settle(run: layout.Run) -> None:
     """Until the scoring of its looks is over."""
     for one in run.attempts("looks/2"):
         while process.running(one.path):

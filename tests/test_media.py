@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from orchestrator import images as media
+from orchestrator import images
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def gradient() -> Image.Image:
 
 def test_pixels_come_as_rgb_rows(tmp_path: Path, gradient: Image.Image) -> None:
     gradient.save(tmp_path / "a.png")
-    pixels = media.load(tmp_path / "a.png")
+    pixels = images.load(tmp_path / "a.png")
     assert pixels.shape == (4, 8, 3)
     assert pixels.dtype == np.uint8
     np.testing.assert_array_equal(pixels, np.asarray(gradient))
@@ -33,15 +33,15 @@ def test_exif_orientation_is_applied_to_pixels_and_size(tmp_path: Path, gradient
     exif[0x0112] = 6  # shown turned by 90 degrees
     path = tmp_path / f"a.{suffix}"
     gradient.save(path, exif=exif, quality=100)
-    assert media.load(path).shape == (8, 4, 3)
-    assert media.size(path) == (4, 8)
+    assert images.load(path).shape == (8, 4, 3)
+    assert images.size(path) == (4, 8)
 
 
 def test_transparent_pixels_are_white_whatever_lies_beneath(tmp_path: Path) -> None:
     pixels = np.zeros((2, 2, 4), np.uint8)
     pixels[0] = (10, 20, 30, 255)
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    loaded = media.load(tmp_path / "a.png")
+    loaded = images.load(tmp_path / "a.png")
     assert loaded[0, 0].tolist() == [10, 20, 30]
     assert loaded[1, 1].tolist() == [255, 255, 255]
 
@@ -51,19 +51,19 @@ def test_a_transparent_palette_entry_is_white(tmp_path: Path) -> None:
     image.putpalette([200, 0, 0, 0, 0, 200])
     image.putpixel((1, 0), 1)
     image.save(tmp_path / "a.png", transparency=0)
-    assert media.load(tmp_path / "a.png").tolist() == [[[255, 255, 255], [0, 0, 200]]]
+    assert images.load(tmp_path / "a.png").tolist() == [[[255, 255, 255], [0, 0, 200]]]
 
 
 def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0, 32896, 65535]], np.uint16)).save(tmp_path / "a.png")
-    assert media.load(tmp_path / "a.png")[0, :, 0].tolist() == [0, 128, 255]
+    assert images.load(tmp_path / "a.png")[0, :, 0].tolist() == [0, 128, 255]
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "CMYK", "YCbCr"])
 def test_every_common_mode_becomes_rgb(tmp_path: Path, gradient: Image.Image, mode: str) -> None:
     path = tmp_path / ("a.tiff" if mode in ("CMYK", "YCbCr") else "a.png")
     gradient.convert(mode).save(path)
-    assert media.load(path).shape == (4, 8, 3)
+    assert images.load(path).shape == (4, 8, 3)
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "bmp"])
@@ -72,8 +72,8 @@ def test_a_truncated_file_is_refused(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a.{suffix}"
     Image.fromarray(noise).save(path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(media.Unreadable):
-        media.load(path)
+    with pytest.raises(images.Unreadable):
+        images.load(path)
 
 
 @pytest.mark.parametrize(
@@ -82,13 +82,13 @@ def test_a_truncated_file_is_refused(tmp_path: Path, suffix: str) -> None:
 def test_what_is_no_picture_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(content)
-    with pytest.raises(media.Unreadable, match="is not a picture"):
-        media.load(path)
+    with pytest.raises(images.Unreadable, match="is not a picture"):
+        images.load(path)
 
 
 def test_a_missing_file_is_refused_by_every_reader(tmp_path: Path) -> None:
-    for read in (media.load, media.size, media.sha256):
-        with pytest.raises(media.Unreadable, match="no such file"):
+    for read in (images.load, images.size, images.sha256):
+        with pytest.raises(images.Unreadable, match="no such file"):
             read(tmp_path / "absent.png")
 
 
@@ -96,27 +96,27 @@ def test_a_missing_file_is_refused_by_every_reader(tmp_path: Path) -> None:
 def test_a_bomb_is_refused_from_its_header(tmp_path: Path, width: int, height: int) -> None:
     path = tmp_path / "bomb.png"
     path.write_bytes(_png_header(width, height))
-    for read in (media.load, media.size):
-        with pytest.raises(media.Unreadable, match="pixels"):
+    for read in (images.load, images.size):
+        with pytest.raises(images.Unreadable, match="pixels"):
             read(path)
 
 
 def test_samples_without_a_known_white_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.ones((2, 2), np.float32)).save(tmp_path / "a.tiff")
-    with pytest.raises(media.Unreadable, match="32 bits"):
-        media.load(tmp_path / "a.tiff")
+    with pytest.raises(images.Unreadable, match="32 bits"):
+        images.load(tmp_path / "a.tiff")
 
 
 def test_sha256_is_of_the_bytes(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
-    assert media.sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert images.sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
 def test_pictures_are_listed_by_name_and_nothing_else_is(tmp_path: Path) -> None:
     for name in ("b.PNG", "a.jpg", "a.txt", "c.webp.part"):
         (tmp_path / name).touch()
     (tmp_path / "deeper.png").mkdir()
-    assert [path.name for path in media.pictures(tmp_path).pictures] == ["a.jpg", "b.PNG"]
+    assert [path.name for path in images.pictures(tmp_path).pictures] == ["a.jpg", "b.PNG"]
 
 
 def test_a_link_out_of_the_folder_is_left_out_and_said(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_a_link_out_of_the_folder_is_left_out_and_said(tmp_path: Path) -> None:
     (folder / "real.png").touch()
     (folder / "inside.png").symlink_to(folder / "real.png")
     (folder / "outside.png").symlink_to(tmp_path / "secret.png")
-    listing = media.pictures(folder)
+    listing = images.pictures(folder)
     assert [path.name for path in listing.pictures] == ["inside.png", "real.png"]
     assert [problem.where for problem in listing.problems] == [str(folder / "outside.png")]
 
@@ -136,14 +136,14 @@ def test_what_is_called_like_a_picture_and_is_none_is_left_out_and_said(tmp_path
     (tmp_path / "itself.png").symlink_to("itself.png")
     (tmp_path / "nowhere.png").symlink_to("nothing.png")
     os.mkfifo(tmp_path / "pipe.png")
-    listing = media.pictures(tmp_path)
+    listing = images.pictures(tmp_path)
     assert listing.pictures == ()
     assert [Path(problem.where).stem for problem in listing.problems] == ["folder", "itself", "nowhere", "pipe"]
     assert all("no file" in problem.what for problem in listing.problems)
 
 
 def test_a_folder_that_is_not_there_is_a_problem(tmp_path: Path) -> None:
-    assert "not a folder" in str(media.pictures(tmp_path / "absent").problems[0])
+    assert "not a folder" in str(images.pictures(tmp_path / "absent").problems[0])
 
 
 def _png_header(width: int, height: int) -> bytes:

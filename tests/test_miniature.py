@@ -9,7 +9,7 @@ import pytest
 from insightface.app import FaceAnalysis
 from PIL import Image
 
-from orchestrator.kohya import base_model as base
+from orchestrator.kohya import base_model
 from orchestrator.miniature import draw, pack, picture_model, scene, world
 
 
@@ -134,7 +134,7 @@ def test_two_worlds_are_the_same(folder, tmp_path):
 
 
 def test_the_base_model_passes_for_sdxl():
-    assert base.problems(picture_model.WEIGHTS) == []
+    assert base_model.problems(picture_model.WEIGHTS) == []
     assert picture_model.WEIGHTS.stat().st_size < 3_000_000
 
 

@@ -15,10 +15,8 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from orchestrator.kohya import previews as kohya_previews
-from orchestrator.kohya.outputs import files, log
-from orchestrator.kohya.outputs import safetensors_header as header
-from orchestrator.kohya.outputs import verify as proof
+from orchestrator.kohya import previews
+from orchestrator.kohya.outputs import files, log, safetensors_header, verify
 from orchestrator.miniature import memory, optimizer, photos, picture_model, training, world
 from orchestrator.miniature.arguments import Arguments
 from orchestrator.model import Failure
@@ -107,7 +105,7 @@ def test_a_training_is_proven_by_what_proves_sd_scripts(workshop):
     progress = log.read_progress(told)
     assert (progress.step, progress.total, log.total_steps(told)) == (6, 6, 6)
     assert 0 < progress.loss < 1
-    found = proof.prove(workshop.folder / "out", "a", params, told, training_comment="point a")
+    found = verify.prove(workshop.folder / "out", "a", params, told, training_comment="point a")
     assert found.problems == ()
     assert [(checkpoint.file, checkpoint.step) for checkpoint in found.checkpoints] == [
         ("a-000001.safetensors", 2), ("a-000002.safetensors", 4), ("a.safetensors", 6),
@@ -238,7 +236,7 @@ def test_nan_goes_on_to_the_end_and_is_saved(workshop):
 
     assert math.isnan(log.read_progress(told).loss)
     assert log.classify(told, 0)[0] is Failure.NAN
-    assert header.not_finite(workshop.file("a"), header.read_header(workshop.file("a")))
+    assert safetensors_header.not_finite(workshop.file("a"), safetensors_header.read_header(workshop.file("a")))
 
 
 def test_a_missing_config_and_an_unknown_option_have_argparses_codes(tmp_path, capsys):
@@ -326,8 +324,8 @@ def previews_of(workshop, name, **arguments):
 def test_previews_are_drawn_when_and_named_as_sd_scripts_does(workshop):
     by_step, drawn = previews_of(workshop, "a", sample_every_n_steps=3)
     assert by_step == ["a_000003_00_5", "a_000003_01_6"]
-    assert len(kohya_previews.drawn(workshop.folder / "out", 3, 2)) == 2
-    assert Image.open(kohya_previews.drawn(workshop.folder / "out", 3, 2)[0]).size == (48, 32)
+    assert len(previews.drawn(workshop.folder / "out", 3, 2)) == 2
+    assert Image.open(previews.drawn(workshop.folder / "out", 3, 2)[0]).size == (48, 32)
     both, _ = previews_of(workshop, "b", sample_every_n_steps=3, sample_every_n_epochs=1, sample_at_first=True)
     assert [name.rpartition("_")[0] for name in both[::2]] == ["b_e000000_00", "b_e000001_00", "b_e000002_00"]
 

@@ -11,19 +11,16 @@ import pytest
 from PIL import Image
 
 from benchmarks import page as paper
-from orchestrator.evidence import run_metrics as numbers
-from orchestrator.evidence import summary as facts
-from orchestrator.evidence.calibration import statistics as calibration
+from orchestrator.evidence import run_metrics, summary
+from orchestrator.evidence.calibration import statistics
 from orchestrator.evidence.calibration.record import Kept
 from orchestrator.evidence.confirmation import Fresh
 from orchestrator.evidence.stats.confirm import Confirmation
-from orchestrator.report import html as page
+from orchestrator.report import html
 from orchestrator.report.answers.answer import Told
-from orchestrator.report.html import csp as policy
-from orchestrator.report.html import figures
-from orchestrator.report.html import image_sheets as sheets
+from orchestrator.report.html import csp, figures, image_sheets
 from orchestrator.scoring import thumbnails
-from orchestrator.store import layout as store
+from orchestrator.store import layout
 from orchestrator.store.layout import Run, Sweep
 
 HOSTILE = '</script><script>alert(1)</script><img src=x onerror=alert(2)> & "quotes" `code`'
@@ -42,7 +39,7 @@ def made(folder: Path, album: list[Path], *, runs: int = 16, pending: int = 0, *
 
 
 def written(sweep: Sweep, told=()) -> str:
-    return page.write(sweep, facts.gather(sweep), told).read_text(encoding="utf-8")
+    return html.write(sweep, summary.gather(sweep), told).read_text(encoding="utf-8")
 
 
 class Seen(HTMLParser):
@@ -120,13 +117,13 @@ def test_asked_stands_against_used(tmp_path, album):
 
 def test_a_doubtful_yardstick_is_marked_on_every_number_that_is_read_against_it(tmp_path, album):
     photos = np.random.default_rng(1).normal(size=(9, 16)) + 2
-    found = calibration.calibrate({f"{number}.png": photo for number, photo in enumerate(photos)})
+    found = statistics.calibrate({f"{number}.png": photo for number, photo in enumerate(photos)})
     kept = Kept(face_pack="p", references="r", measured_at="", calibration=found, rejected={}, trained_on=("1.png",))
     sweep = made(tmp_path, album, runs=3)
     judged = [
-        replace(one, numbers=numbers.summary(one.choice.reported, found.yardstick)) for one in facts.gather(sweep)
+        replace(one, numbers=run_metrics.summary(one.choice.reported, found.yardstick)) for one in summary.gather(sweep)
     ]
-    text = re.sub(r"\s+", " ", page.write(sweep, judged, (), kept).read_text(encoding="utf-8"))
+    text = re.sub(r"\s+", " ", html.write(sweep, judged, (), kept).read_text(encoding="utf-8"))
     assert len(re.findall(r">\d+%\*<", text)) == len(judged), "the column of what passes"
     assert "*: by a calibration to be taken with care (provisional: 9 photos; trained on 1 reference)" in text
     assert "own photos lie (provisional: 9 photos; trained on 1 reference)." in text
@@ -134,19 +131,19 @@ def test_a_doubtful_yardstick_is_marked_on_every_number_that_is_read_against_it(
 
 def test_copying_is_flagged(tmp_path, album):
     sweep = made(tmp_path, album, runs=3)
-    first, *others = facts.gather(sweep)
+    first, *others = summary.gather(sweep)
     copying = replace(first, numbers=replace(first.numbers, copying=True))
     assert "copying" not in Seen(written(sweep)).chips
-    page.write(sweep, [copying, *others])
-    assert Seen((sweep.report / page.PAGE).read_text(encoding="utf-8")).chips.count("copying") == 2, "row and details"
+    html.write(sweep, [copying, *others])
+    assert Seen((sweep.report / html.PAGE).read_text(encoding="utf-8")).chips.count("copying") == 2, "row and details"
 
 
 def test_the_number_to_quote_stands_beside_the_reported_one(tmp_path, album):
     sweep = made(tmp_path, album, runs=2)
-    first, second, floor = facts.gather(sweep)
+    first, second, floor = summary.gather(sweep)
     told = Confirmation(reported=0.5, fresh=0.4321, fresh_interval=None, change=-0.0679, change_interval=None)
-    page.write(sweep, [first, replace(second, fresh=Fresh(scores=(), confirmation=told)), floor])
-    text = (sweep.report / page.PAGE).read_text(encoding="utf-8")
+    html.write(sweep, [first, replace(second, fresh=Fresh(scores=(), confirmation=told)), floor])
+    text = (sweep.report / html.PAGE).read_text(encoding="utf-8")
     headings = re.findall(r'class="number">([\w ]+)</th>', text)
     assert headings[headings.index("gain") + 1] == "fresh"
     assert ">0.432<" in text
@@ -163,7 +160,7 @@ def test_the_file_needs_nothing_else_and_its_policy_allows_nothing_else(tmp_path
     assert " style=" not in text, "the policy would block it"
     assert not re.search(r"\son\w+=", text)
     (style,), (script,) = (re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL) for tag in ("style", "script"))
-    assert policy.policy(style, script) in text.replace("&#39;", "'"), "the hashes are of what stands there"
+    assert csp.policy(style, script) in text.replace("&#39;", "'"), "the hashes are of what stands there"
 
 
 def test_hostile_names_and_prompts_are_text(tmp_path, album):
@@ -183,15 +180,15 @@ def test_hostile_names_and_prompts_are_text(tmp_path, album):
 
 def test_an_unchanged_sweep_leaves_its_page_alone(tmp_path, album):
     sweep = made(tmp_path, album, runs=4)
-    first = page.write(sweep, facts.gather(sweep))
+    first = html.write(sweep, summary.gather(sweep))
     before = first.stat()
-    assert page.write(sweep, facts.gather(sweep)).stat().st_mtime_ns == before.st_mtime_ns
+    assert html.write(sweep, summary.gather(sweep)).stat().st_mtime_ns == before.st_mtime_ns
     (sweep.runs()[0].path / "scores.json").unlink()
-    assert page.write(sweep, facts.gather(sweep)).stat().st_ino != before.st_ino
+    assert html.write(sweep, summary.gather(sweep)).stat().st_ino != before.st_ino
 
 
 def test_the_same_numbers_give_the_same_plots(tmp_path, album):
-    found = facts.gather(made(tmp_path, album, checkpoints=2, strengths=(0.6, 1.0)))
+    found = summary.gather(made(tmp_path, album, checkpoints=2, strengths=(0.6, 1.0)))
     plots = [str(figure.svg) for figure in figures.figures(found)]
     assert plots == [str(figure.svg) for figure in figures.figures(found)]
     assert all(plot.startswith("<svg") for plot in plots)
@@ -199,7 +196,7 @@ def test_the_same_numbers_give_the_same_plots(tmp_path, album):
 
 
 def test_every_scored_run_is_a_dot_with_its_name_and_leads_to_it(tmp_path, album):
-    found = facts.gather(made(tmp_path, album))
+    found = summary.gather(made(tmp_path, album))
     by_dim = next(figure for figure in figures.figures(found) if figure.title == "Similarity by network_dim")
     scored = {one.run.point.id for one in found if one.numbers and not one.run.point.floor}
     assert set(re.findall(r'href="#run-(\w+)"', str(by_dim.svg))) == scored
@@ -214,14 +211,14 @@ def test_checkpoints_that_were_saved_by_step_lie_where_their_steps_are(tmp_path,
     known = [asdict(one) for one in run.checkpoints()]
     assert [(one["epoch"], one["step"]) for one in known] == [(9, 1800), (10, 2000)]
     saved = [{**known[0], "epoch": None}, known[1]]
-    store.write(run.path / store.PRODUCTS["train"], {"attempt": 1, "checkpoints": saved})
-    curve = next(figure for figure in figures.figures(facts.gather(sweep)) if figure.title == "Learning curves")
+    layout.write(run.path / layout.PRODUCTS["train"], {"attempt": 1, "checkpoints": saved})
+    curve = next(figure for figure in figures.figures(summary.gather(sweep)) if figure.title == "Learning curves")
     assert "from step 1800 to 2000" in curve.alt
 
 
 def test_what_more_pictures_would_be_worth_is_drawn(tmp_path, album):
     """Runs on datasets of three sizes, each under two seeds."""
-    rows = [one for one in facts.gather(made(tmp_path, album, runs=14)) if one.numbers and not one.degraded]
+    rows = [one for one in summary.gather(made(tmp_path, album, runs=14)) if one.numbers and not one.degraded]
     trained = [one for one in rows if not one.run.point.floor][:6]
     sized = [
         replace(one, trained_faces=size, run=_on(one.run, f"images-{size}", seed))
@@ -242,7 +239,7 @@ def _on(run: Run, dataset: str, seed: int) -> Run:
 
 
 def test_ladder_events_stand_in_the_memory_plot(tmp_path, album):
-    found = facts.gather(made(tmp_path, album))
+    found = summary.gather(made(tmp_path, album))
     memory = next(figure for figure in figures.figures(found) if figure.title == "VRAM over time")
     assert "1 ended for want of memory" in memory.alt
     assert ">AdamW8bit<" in str(memory.svg)
@@ -250,8 +247,8 @@ def test_ladder_events_stand_in_the_memory_plot(tmp_path, album):
 
 def test_a_sheet_shows_the_same_seeds_of_every_run(tmp_path, album):
     sweep = made(tmp_path, album, runs=4, checkpoints=2)
-    found = facts.gather(sweep)
-    (first, *_rest) = sheets.sheets(found)
+    found = summary.gather(sweep)
+    (first, *_rest) = image_sheets.sheets(found)
     assert first.seeds == (1, 2)
     assert set(first.runs) == {run.point.id for run in sweep.runs()}
     for one in found:
@@ -272,7 +269,7 @@ def test_a_torn_picture_is_shown_as_missing(tmp_path, album):
     content = torn.read_bytes()
     torn.unlink()
     torn.write_bytes(content[:50])
-    (first, *_rest) = sheets.sheets(facts.gather(sweep))
+    (first, *_rest) = image_sheets.sheets(summary.gather(sweep))
     smalls = [small for _, small, _ in first.runs[run.point.id].values()]
     assert [bool(small) for small in smalls] == [False, True]
 
@@ -291,7 +288,7 @@ def test_thumbnails_are_made_once_and_again_when_the_picture_changes(tmp_path, a
 def test_the_scorer_leaves_thumbnails_behind(world):
     world.drive()
     run = next(run for run in world.sweep.runs() if run.done("score"))
-    kept = store.thumbnails(run.path) / f"{thumbnails.LARGEST}.json"
+    kept = layout.thumbnails(run.path) / f"{thumbnails.LARGEST}.json"
     assert kept.exists()
     assert len(thumbnails.thumbnails(run.path, [image.file for image in run.pictures()], kept.parent)) == len(
         run.pictures()

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import page as paper
-from orchestrator.evidence import summary as facts
-from orchestrator.report import html as page
+from orchestrator.evidence import summary
+from orchestrator.report import html
 from orchestrator.store.layout import Sweep
 
 playwright = pytest.importorskip(
@@ -32,7 +32,7 @@ def report(tmp_path_factory) -> Path:
     sweep = Sweep(folder / "runs" / "sweep <b>x")
     album = paper.album(folder / "album", px=96, count=4)
     paper.write(sweep, 14, paper.Made(album=album, seeds=3, prompts=("a portrait", HOSTILE)), pending=2)
-    return page.write(sweep, facts.gather(sweep))
+    return html.write(sweep, summary.gather(sweep))
 
 
 @pytest.fixture(scope="module")

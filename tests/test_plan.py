@@ -9,11 +9,9 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from orchestrator.cli import main
-from orchestrator.kohya import resource_profile as footprint
-from orchestrator.kohya import step_count as lengths
+from orchestrator.kohya import resource_profile, step_count
 from orchestrator.kohya.outputs.files import Length
-from orchestrator.plan import forecast, plan
-from orchestrator.plan import training_length as measure
+from orchestrator.plan import forecast, plan, training_length
 
 ROOT = Path(__file__).parents[1]
 GRIDS = sorted(path for path in (ROOT / "grids").glob("*.toml") if not path.stem.startswith("demo"))
@@ -403,15 +401,15 @@ def test_a_picture_falls_into_the_bucket_of_sd_scripts_own_manager(
         "bucket_reso_steps": step,
         "bucket_no_upscale": no_upscale,
     }
-    assert list(lengths.buckets(params, [size])) == [shape]
+    assert list(step_count.buckets(params, [size])) == [shape]
 
 
 def test_without_buckets_all_are_of_one_size():
-    assert lengths.buckets({"resolution": "512"}, [(700, 500), (1, 9)]) == {(512, 512): 2}
+    assert step_count.buckets({"resolution": "512"}, [(700, 500), (1, 9)]) == {(512, 512): 2}
 
 
 def test_1600_steps_are_what_sd_scripts_takes_by_itself():
-    assert lengths.length({}, [(1, 1)] * 10, 1) == Length(steps=1600, epochs=160, steps_per_epoch=10)
+    assert step_count.length({}, [(1, 1)] * 10, 1) == Length(steps=1600, epochs=160, steps_per_epoch=10)
 
 
 @pytest.mark.parametrize(
@@ -424,15 +422,15 @@ def test_1600_steps_are_what_sd_scripts_takes_by_itself():
     ],
 )
 def test_a_checkpoint_is_as_large_as_real_ones_are(params, mib):
-    assert footprint.checkpoint_bytes(params) / 1024**2 == pytest.approx(mib, rel=0.01)
+    assert resource_profile.checkpoint_bytes(params) / 1024**2 == pytest.approx(mib, rel=0.01)
 
 
 def test_learning_rates_and_seeds_do_not_make_another_memory_profile():
     params = {"network_dim": 16, "learning_rate": 1.0, "seed": 1, "optimizer_type": "Prodigy", "max_train_steps": 9}
     alike = {**params, "learning_rate": 0.5, "seed": 2, "max_train_steps": 20}
-    assert footprint.profile(params) == footprint.profile(alike)
-    assert footprint.profile(params) != footprint.profile({**params, "optimizer_type": "AdamW8bit"})
-    assert footprint.profile(params) != footprint.profile({**params, "an_argument_of_tomorrow": True})
+    assert resource_profile.profile(params) == resource_profile.profile(alike)
+    assert resource_profile.profile(params) != resource_profile.profile({**params, "optimizer_type": "AdamW8bit"})
+    assert resource_profile.profile(params) != resource_profile.profile({**params, "an_argument_of_tomorrow": True})
 
 
 def test_a_recipe_is_measured_by_what_it_will_make(desk):
@@ -440,7 +438,7 @@ def test_a_recipe_is_measured_by_what_it_will_make(desk):
     desk.change("pictures = 36 ", "# ")
     desk.grid.write_text("[dims]\nnetwork_dim = [16]\n", encoding="utf-8")
     used = plan.read(desk.settings, desk.grid).settings
-    found = measure.Measure(used.datasets)
+    found = training_length.Measure(used.datasets)
     counts = {name: (len(found.pictures(name).sizes), found.pictures(name).counted) for name in used.datasets}
     assert counts["persona"] == (6, True)
     assert counts["face-crop"] == (6, False)

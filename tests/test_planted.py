@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator import scoring as scorer
-from orchestrator.evidence import run_metrics as numbers
+from orchestrator import scoring
+from orchestrator.evidence import run_metrics
 from orchestrator.evidence.stats import choice
 from orchestrator.evidence.stats.contrast import Terms
 from orchestrator.evidence.summary import RunFacts
-from orchestrator.kohya import generate as plans
+from orchestrator.kohya import generate
 from orchestrator.miniature import generation, pack, picture_model, training, world
 from orchestrator.model import Image, Params, Point, Question, Score, State
 from orchestrator.report import answers
@@ -119,7 +119,7 @@ def _made(point: Point, folder: Path) -> list[Image]:
         for p, text in enumerate(PROMPTS)
         for s in (1, 2)
     ]
-    plan = plans.plan(images, folder=run, negative="")
+    plan = generate.plan(images, folder=run, negative="")
     (run / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
     asked = {"ckpt": picture_model.WEIGHTS, "outdir": run, "prompter_module_args": run / "plan.json"}
     sizes = {"W": 128, "H": 128, "steps": 10, "batch_size": 8}
@@ -128,7 +128,7 @@ def _made(point: Point, folder: Path) -> list[Image]:
 
 
 def _scored(images: list[Image], folder: Path) -> tuple[Score, ...]:
-    job = scorer.Job(
+    job = scoring.Job(
         pack=folder / "pack",
         device="cpu",
         det_size=128,
@@ -139,10 +139,10 @@ def _scored(images: list[Image], folder: Path) -> tuple[Score, ...]:
         root=folder,
         out=folder / "scored.json",
     )
-    scorer.write_job(folder / "job.json", job)
+    scoring.write_job(folder / "job.json", job)
     child = [sys.executable, "-m", "orchestrator.scoring", str(folder / "job.json")]
     subprocess.run(child, check=True, capture_output=True)
-    return scorer.read_scores(job.out)
+    return scoring.read_scores(job.out)
 
 
 def _facts(point: Point, scores: list[Score], folder: Path) -> RunFacts:
@@ -152,5 +152,5 @@ def _facts(point: Point, scores: list[Score], folder: Path) -> RunFacts:
         training=(),
         scores=tuple(scores),
         choice=choice.choose(scores, choice.split({choice.cell(score) for score in scores})),
-        numbers=numbers.summary(scores),
+        numbers=run_metrics.summary(scores),
     )

@@ -7,9 +7,9 @@ from standins.world import Heard, Probe, World
 
 from orchestrator.cli import main
 from orchestrator.model import State, VramSample
-from orchestrator.plan import history as experience
+from orchestrator.plan import history
 from orchestrator.run import probe
-from orchestrator.store import layout as store
+from orchestrator.store import layout
 
 GRID = "[dims]\nnetwork_dim = [2, 4]\nseed = [1, 2, 3]\n"
 
@@ -19,8 +19,8 @@ def call(world: World, *words: str):
     return CliRunner().invoke(main, [words[0], *files, *words[1:]])
 
 
-def probed(world: World) -> list[store.Run]:
-    return store.probes(world.settings.parent / "runs")
+def probed(world: World) -> list[layout.Run]:
+    return layout.probes(world.settings.parent / "runs")
 
 
 def test_replicates_are_one_profile_and_each_profile_is_trained_twenty_steps_once(world):
@@ -39,7 +39,7 @@ def test_replicates_are_one_profile_and_each_profile_is_trained_twenty_steps_onc
 def test_probes_are_no_runs_and_no_sweep(world):
     world.ask(GRID)
     call(world, "probe")
-    assert store.sweeps(world.settings.parent / "runs") == []
+    assert layout.sweeps(world.settings.parent / "runs") == []
     assert not world.sweep.exists(), "a sweep that is only probed is not frozen"
     told = json.loads(call(world, "plan", "--json").stdout)
     assert {run["state"] for run in told["runs"]} == {State.PENDING}
@@ -65,8 +65,8 @@ def test_only_probes_the_profiles_of_the_runs_it_names(world):
 def test_a_finished_run_counts_more_than_a_probe(world):
     call(world, "probe")
     world.drive(only="network_dim=2*")
-    known = experience.gather(world.sweep)
-    origins = {run.point.params["network_dim"]: known.paces[experience.key_of(run.point.params)].origin
+    known = history.gather(world.sweep)
+    origins = {run.point.params["network_dim"]: known.paces[history.key_of(run.point.params)].origin
                for run in world.plan().runs() if not run.point.floor}  # fmt: skip
     assert origins == {2: "this sweep", 4: "probe"}
 
@@ -80,7 +80,7 @@ def test_the_peak_of_the_card_is_kept_and_what_had_to_be_conceded(world):
     ctx = world.context(probe=card, listener=heard)
     (first, *_) = probe.wanted(world.plan())
     probe.drive([first], ctx)
-    pace = experience.gather(world.sweep).paces[first.point.id]
+    pace = history.gather(world.sweep).paces[first.point.id]
     assert pace.rungs == ("smaller",)
     assert [told for _, _, told in heard.events][:2] == ["started 1", "oom"]
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from orchestrator.config import settings
 from orchestrator.errors import InputError
-from orchestrator.kohya import config_files as render
+from orchestrator.kohya import config_files
 from orchestrator.kohya.toml_writer import Quoter, Unwritable
 from orchestrator.model import Dataset, Point
 
@@ -61,7 +61,7 @@ NASTY = [
 
 @pytest.fixture
 def renderer():
-    return render.Renderer(REPO / "templates")
+    return config_files.Renderer(REPO / "templates")
 
 
 @pytest.fixture
@@ -69,10 +69,10 @@ def edited(tmp_path):
     """A renderer whose train template is this text."""
 
     def edited(text):
-        for name in render.TEMPLATES:
+        for name in config_files.TEMPLATES:
             (tmp_path / name).write_text((REPO / "templates" / name).read_text(encoding="utf-8"), encoding="utf-8")
-        (tmp_path / render.TRAIN).write_text(text, encoding="utf-8")
-        return render.Renderer(tmp_path)
+        (tmp_path / config_files.TRAIN).write_text(text, encoding="utf-8")
+        return config_files.Renderer(tmp_path)
 
     return edited
 
@@ -220,7 +220,7 @@ def test_a_template_that_says_something_else_is_refused(edited, template, key, w
         train_toml(renderer, {"seed": 1, "caption_prefix": "a b"})
     found = {problem.key: problem for problem in caught.value.problems}
     assert words in found[key].what
-    assert found[key].where.endswith(render.TRAIN)
+    assert found[key].where.endswith(config_files.TRAIN)
 
 
 @pytest.mark.parametrize(
@@ -240,12 +240,12 @@ def test_a_broken_template_is_refused_with_its_line(edited, template, line, word
         train_toml(edited(template), {})
     assert words in caught.value.problems[0].what
     if "include" not in template:
-        assert caught.value.problems[0].where.endswith(f"{render.TRAIN}:{line}")
+        assert caught.value.problems[0].where.endswith(f"{config_files.TRAIN}:{line}")
 
 
 def test_a_missing_template_is_said_by_name(tmp_path):
     with pytest.raises(InputError, match=r"there is no template train\.toml\.j2"):
-        train_toml(render.Renderer(tmp_path), {})
+        train_toml(config_files.Renderer(tmp_path), {})
 
 
 # --- dataset.toml, prompts.txt ----------------------------------------------------------------------------------------
@@ -274,7 +274,7 @@ def test_the_dataset_of_any_folder_and_trigger(renderer, value):
 
 def test_what_the_config_file_decides_does_not_stand_in_the_dataset_file():
     """sd-scripts lets the dataset file win over the config file in silence."""
-    text = (REPO / "templates" / render.DATASET).read_text(encoding="utf-8").partition("#}")[2]
+    text = (REPO / "templates" / config_files.DATASET).read_text(encoding="utf-8").partition("#}")[2]
     assert not any(key in text for key in ("batch_size", "resolution", "bucket", "[general]"))
 
 

@@ -8,7 +8,8 @@ from standins.world import World
 WRITE = """
 import sys
 from pathlib import Path
-from orchestrator import report, store
+from orchestrator.report import results_csv as report
+from orchestrator.store import layout as store
 for _ in range(30):
     report.write(store.Sweep(Path(sys.argv[1])))
 """

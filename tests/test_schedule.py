@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from standins.world import Heard, World
 
-from orchestrator import session as driving
+from orchestrator import session
 from orchestrator.errors import Conflict, NotReady
 from orchestrator.gpu import Card
 from orchestrator.host import Host
@@ -21,8 +21,7 @@ from orchestrator.run import schedule, sweep
 from orchestrator.run.context import Context
 from orchestrator.run.local_executor import Perform, Pool
 from orchestrator.run.schedule import Health, Load, Memory, Peaks, Place, Turn
-from orchestrator.store import layout as store
-from orchestrator.store import process
+from orchestrator.store import layout, process
 from orchestrator.store.layout import Run, Sweep
 
 SEEDS = "[dims]\nseed = [1, 2, 3, 4]\n"
@@ -283,7 +282,7 @@ def test_no_card_needs_no_holding(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_sweep_left_running_keeps_its_card(tmp_path: Path) -> None:
-    attempt = store.Attempt(tmp_path / "killed" / "run" / "train" / "1")
+    attempt = layout.Attempt(tmp_path / "killed" / "run" / "train" / "1")
     attempt.path.mkdir(parents=True)
     attempt.open({"card": "A"})
     process.start(attempt.path, ["sleep", "60"], env=dict(os.environ), cwd=attempt.path)
@@ -302,7 +301,7 @@ def test_what_a_killed_sweep_left_running_keeps_its_card(tmp_path: Path) -> None
 
 def hold(world: World) -> AbstractContextManager[list[str]]:
     asked = world.plan()
-    return driving.hold(asked.sweep, ["A"], asked.settings)
+    return session.hold(asked.sweep, ["A"], asked.settings)
 
 
 def test_a_card_is_shared_only_by_those_who_say_so(world: World) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
-from orchestrator import scoring as scorer
+from orchestrator import scoring
 from orchestrator.errors import OrchestrateError
 from orchestrator.miniature import draw, pack
 from orchestrator.model import FaceStatus, Image, Score
@@ -45,9 +45,9 @@ def album(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def job(album: Path) -> scorer.Job:
+def job(album: Path) -> scoring.Job:
     names = ["me.png", "like.png", "stranger ünï.png", "nobody.png", "two.png", "half.png", "absent.png"]
-    return scorer.Job(
+    return scoring.Job(
         pack=album / "pack",
         device="cpu",
         det_size=256,
@@ -61,29 +61,29 @@ def job(album: Path) -> scorer.Job:
     )
 
 
-def test_a_job_reads_back_equal(job: scorer.Job, tmp_path: Path) -> None:
-    clip = scorer.Adherence(python=tmp_path / "python", model=tmp_path / "clip", triggers=("ohwx",))
+def test_a_job_reads_back_equal(job: scoring.Job, tmp_path: Path) -> None:
+    clip = scoring.Adherence(python=tmp_path / "python", model=tmp_path / "clip", triggers=("ohwx",))
     full = replace(job, skip=("two.png",), alone=("me.png",), adherence=clip)
-    scorer.write_job(tmp_path / "job.json", full)
-    assert scorer.read_job(tmp_path / "job.json") == full
+    scoring.write_job(tmp_path / "job.json", full)
+    assert scoring.read_job(tmp_path / "job.json") == full
 
 
 def test_scores_read_back_equal(tmp_path: Path) -> None:
     scores = tuple(
         Score(image=_image(f"{status}.png"), status=status, similarity=0.1, note="naïve") for status in FaceStatus
     )
-    references = scorer.References(leave_one_out={"a": 0.5, "b": None}, rejected={"c": "shows no face"})
-    scored = scorer.Scored(fingerprint="f", provider="cpu", references=references, training=3, scores=scores)
-    scorer.write_scored(tmp_path / "scores.json", scored)
-    assert scorer.read_scored(tmp_path / "scores.json") == scored
-    assert scorer.read_scores(tmp_path / "scores.json") == scores
+    references = scoring.References(leave_one_out={"a": 0.5, "b": None}, rejected={"c": "shows no face"})
+    scored = scoring.Scored(fingerprint="f", provider="cpu", references=references, training=3, scores=scores)
+    scoring.write_scored(tmp_path / "scores.json", scored)
+    assert scoring.read_scored(tmp_path / "scores.json") == scored
+    assert scoring.read_scores(tmp_path / "scores.json") == scores
 
 
-def test_every_image_gets_a_score_or_a_reason_in_order(job: scorer.Job) -> None:
+def test_every_image_gets_a_score_or_a_reason_in_order(job: scoring.Job) -> None:
     child = _run(job)
     assert (child.returncode, child.stderr) == (0, "")
     assert child.stdout.splitlines()[-1] == "scored: 7/7"
-    scored = scorer.read_scored(job.out)
+    scored = scoring.read_scored(job.out)
     assert [score.image for score in scored.scores] == list(job.images)
     assert [score.status for score in scored.scores] == ["ok", "ok", "ok", "no_face", "multi_face"] + ["unreadable"] * 2
     me, like, stranger = (score.similarity for score in scored.scores[:3])
@@ -95,21 +95,21 @@ def test_every_image_gets_a_score_or_a_reason_in_order(job: scorer.Job) -> None:
     assert scored.training == 1, "one that is repeated for equal steps is one"
     assert min(value for value in scored.references.leave_one_out.values() if value) > 0.95
     assert scored.provider == "CPUExecutionProvider"
-    assert not scorer.in_hand_path(job.out).exists()
+    assert not scoring.in_hand_path(job.out).exists()
 
 
-def test_from_the_cache_come_the_same_scores_without_loading_a_model(job: scorer.Job, tmp_path: Path) -> None:
+def test_from_the_cache_come_the_same_scores_without_loading_a_model(job: scoring.Job, tmp_path: Path) -> None:
     whole = replace(job, images=job.images[:5], cache=tmp_path / "cache", out=tmp_path / "first.json")
     assert _run(whole).returncode == 0
     again = replace(whole, out=tmp_path / "again.json")
     assert _run(again).returncode == 0
-    first, second = scorer.read_scored(whole.out), scorer.read_scored(again.out)
+    first, second = scoring.read_scored(whole.out), scoring.read_scored(again.out)
     assert second.scores == first.scores
     assert second.references == first.references
     assert (first.provider, second.provider) == ("CPUExecutionProvider", "")
 
 
-def test_a_missing_pack_ends_with_4_and_names_the_remedy(job: scorer.Job, tmp_path: Path) -> None:
+def test_a_missing_pack_ends_with_4_and_names_the_remedy(job: scoring.Job, tmp_path: Path) -> None:
     child = _run(replace(job, pack=tmp_path / "absent", out=tmp_path / "scores.json"))
     assert child.returncode == 4
     assert str(tmp_path / "absent") in child.stderr
@@ -117,13 +117,13 @@ def test_a_missing_pack_ends_with_4_and_names_the_remedy(job: scorer.Job, tmp_pa
     assert not (tmp_path / "scores.json").exists()
 
 
-def test_references_with_no_face_or_two_are_rejected_by_name(job: scorer.Job, album: Path, tmp_path: Path) -> None:
+def test_references_with_no_face_or_two_are_rejected_by_name(job: scoring.Job, album: Path, tmp_path: Path) -> None:
     bad = (album / "nobody.png", album / "two.png", album / "half.png")
     some = replace(job, references=job.references + bad, images=(), out=tmp_path / "scores.json")
     child = _run(some)
     assert child.returncode == 0
     assert all(str(path) in child.stderr for path in bad)
-    references = scorer.read_scored(some.out).references
+    references = scoring.read_scored(some.out).references
     assert set(references.leave_one_out) == {str(path) for path in job.references}
     assert references.rejected[str(album / "nobody.png")] == "shows no face"
     assert references.rejected[str(album / "two.png")] == "shows 2 faces"
@@ -133,7 +133,7 @@ def test_references_with_no_face_or_two_are_rejected_by_name(job: scorer.Job, al
 def test_a_damaged_job_ends_with_1(tmp_path: Path) -> None:
     (tmp_path / "job.json").write_text("{")
     with pytest.raises(OrchestrateError, match="cannot be read"):
-        scorer.read_job(tmp_path / "job.json")
+        scoring.read_job(tmp_path / "job.json")
     child = _child("-m", "orchestrator.scoring", str(tmp_path / "job.json"))
     assert child.returncode == 1
     assert "cannot be read" in child.stderr
@@ -143,8 +143,8 @@ def test_a_damaged_job_ends_with_1(tmp_path: Path) -> None:
 def test_more_than_five_in_a_hundred_errors_are_too_many(errors: int, too_many: bool) -> None:
     statuses = [FaceStatus.ERROR] * errors + [FaceStatus.OK] * (20 - errors)
     scores = tuple(Score(image=_image("a.png"), status=status) for status in statuses)
-    references = scorer.References(leave_one_out={})
-    scored = scorer.Scored(fingerprint="f", provider="", references=references, training=0, scores=scores)
+    references = scoring.References(leave_one_out={})
+    scored = scoring.Scored(fingerprint="f", provider="", references=references, training=0, scores=scores)
     assert scored.too_many_errors is too_many
 
 
@@ -176,13 +176,13 @@ def test_the_picture_that_killed_the_scorer_is_found_and_skipped(tmp_path: Path)
         _plain(tmp_path / f"{colour}.png", colour)
     out = tmp_path / "o"
     assert _child("-c", _CRASHING, str(tmp_path), "").returncode < 0
-    suspects = scorer.in_hand(out)
+    suspects = scoring.in_hand(out)
     assert str(tmp_path / "66.png") in suspects
     assert _child("-c", _CRASHING, str(tmp_path), "", *suspects).returncode < 0
-    assert scorer.in_hand(out) == (str(tmp_path / "66.png"),)
-    last = _child("-c", _CRASHING, str(tmp_path), *scorer.in_hand(out))
+    assert scoring.in_hand(out) == (str(tmp_path / "66.png"),)
+    last = _child("-c", _CRASHING, str(tmp_path), *scoring.in_hand(out))
     assert last.stdout.split() == ["ok", "ok", "ok", "error", "ok"]
-    assert scorer.in_hand(out) == ()
+    assert scoring.in_hand(out) == ()
 
 
 # --- the looker -------------------------------------------------------------------------------------------------------
@@ -290,9 +290,9 @@ def _note(outcome: faces.Outcome) -> str:
     return outcome.note
 
 
-def _run(job: scorer.Job) -> subprocess.CompletedProcess[str]:
+def _run(job: scoring.Job) -> subprocess.CompletedProcess[str]:
     path = job.out.with_suffix(".job")
-    scorer.write_job(path, job)
+    scoring.write_job(path, job)
     return _child("-m", "orchestrator.scoring", str(path))
 
 

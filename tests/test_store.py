@@ -12,8 +12,7 @@ import pytest
 
 from orchestrator.errors import Conflict, OrchestrateError
 from orchestrator.model import Failure, Point, Result, State
-from orchestrator.store import layout as store
-from orchestrator.store import process, shim
+from orchestrator.store import layout, process, shim
 from orchestrator.store.layout import Run, Sweep
 
 POINT = Point(id="1a2b3c4d", name="seed=1-1a2b3c4d", params={"seed": 1, "optimizer_args": ("a=1",)}, dims=("seed",))
@@ -33,13 +32,13 @@ def run(tmp_path: Path) -> Run:
 
 
 def test_a_run_without_attempts_is_pending(run: Run) -> None:
-    assert store.status(run) == store.Status(state=State.PENDING, stage="train")
+    assert layout.status(run) == layout.Status(state=State.PENDING, stage="train")
 
 
 def test_a_run_with_its_last_product_is_finished_whatever_else_is_there(run: Run) -> None:
     run.new_attempt("train")
     run.finish("score", {})
-    assert store.status(run).state is State.FINISHED
+    assert layout.status(run).state is State.FINISHED
 
 
 @pytest.mark.parametrize(
@@ -55,14 +54,14 @@ def test_a_run_with_its_last_product_is_finished_whatever_else_is_there(run: Run
 )
 def test_a_closed_attempt_says_whether_another_may_help(run: Run, result: Result, state: State) -> None:
     run.new_attempt("train").close(result)
-    assert store.status(run).state is state
+    assert layout.status(run).state is state
 
 
 def test_a_later_stage_counts_once_the_earlier_is_done(run: Run) -> None:
     run.new_attempt("train").close(GOOD)
     run.finish("train", {"checkpoints": []})
     run.new_attempt("generate").close(CRASHED)
-    status = store.status(run)
+    status = layout.status(run)
     assert (status.state, status.stage, status.failure, status.reason) == (
         State.CRASHED,
         "generate",
@@ -73,20 +72,20 @@ def test_a_later_stage_counts_once_the_earlier_is_done(run: Run) -> None:
 
 def test_an_attempt_that_lives_is_running_and_one_that_ended_unseen_has_crashed(run: Run) -> None:
     attempt = run.new_attempt("train")
-    assert store.status(run).state is State.PENDING, "it never started"
+    assert layout.status(run).state is State.PENDING, "it never started"
     process.start(attempt.path, ["/bin/sleep", "60"], env=os.environ, cwd=attempt.path)
-    assert store.status(run).state is State.RUNNING
+    assert layout.status(run).state is State.RUNNING
     while not process.started(attempt.path):
         time.sleep(0.01)
     process.stop(attempt.path, 0)
     (attempt.path / "exit.json").unlink(missing_ok=True)
-    assert store.status(run).state is State.CRASHED
+    assert layout.status(run).state is State.CRASHED
     shim.write(attempt.path / "exit.json", {"schema": 1, "code": 0, "seconds": 1.0})
-    assert store.status(run).state is State.PENDING, "to be judged"
+    assert layout.status(run).state is State.PENDING, "to be judged"
 
 
 def test_the_floor_is_not_trained(tmp_path: Path) -> None:
-    assert store.status(Sweep(tmp_path).run(FLOOR)).stage == "generate"
+    assert layout.status(Sweep(tmp_path).run(FLOOR)).stage == "generate"
 
 
 # --- attempts ---------------------------------------------------------------------------------------------------------
@@ -116,31 +115,31 @@ def test_a_result_reads_back_equal(run: Run) -> None:
 
 
 def test_a_point_reads_back_equal_tuples_included(run: Run) -> None:
-    assert store.point_of(store.read(run.path / "point.json")) == POINT
+    assert layout.point_of(layout.read(run.path / "point.json")) == POINT
 
 
 def test_what_is_written_is_there_whole_and_nothing_else(tmp_path: Path) -> None:
-    store.write(tmp_path / "a.json", {"x": [1, "ü", None]})
-    store.write(tmp_path / "a.json", {"x": 2})
+    layout.write(tmp_path / "a.json", {"x": [1, "ü", None]})
+    layout.write(tmp_path / "a.json", {"x": 2})
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
     assert json.loads((tmp_path / "a.json").read_text()) == {"schema": 1, "x": 2}
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
-    store.write(tmp_path / "a.json", {"x": 1})
+    layout.write(tmp_path / "a.json", {"x": 1})
     with pytest.raises(TypeError):
-        store.write(tmp_path / "a.json", {"x": object()})
+        layout.write(tmp_path / "a.json", {"x": object()})
     (tmp_path / "b.json").mkdir()
     with pytest.raises(OSError, match=r"b\.json"):
-        store.write(tmp_path / "b.json", {"x": 1})
-    assert store.read(tmp_path / "a.json") == {"x": 1}
+        layout.write(tmp_path / "b.json", {"x": 1})
+    assert layout.read(tmp_path / "a.json") == {"x": 1}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "b.json"]
 
 
 def test_a_record_of_another_schema_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"schema": 2}')
     with pytest.raises(OrchestrateError, match="was written by another version"):
-        store.read(tmp_path / "a.json")
+        layout.read(tmp_path / "a.json")
 
 
 def test_a_product_names_files_that_are_there(run: Run) -> None:
@@ -163,7 +162,7 @@ def test_grids_are_kept_verbatim_and_each_once(tmp_path: Path) -> None:
         sweep.freeze(record(), grid=text, templates={"train.toml.j2": "x"})
     assert [path.read_bytes() for path in sweep.grids()] == [b"# one\n", b"# two\n"]
     assert [run.point for run in sweep.runs()] == [POINT, FLOOR]
-    assert store.sweeps(tmp_path) == [sweep]
+    assert layout.sweeps(tmp_path) == [sweep]
 
 
 def test_a_draft_that_a_kill_left_is_nothing(tmp_path: Path) -> None:
@@ -237,8 +236,8 @@ def test_a_report_stands_until_something_younger_is_there(tmp_path: Path) -> Non
     stamped(now + 60, *tables)
     assert made.reported() == [], "the clock was put back: it cannot be told what is younger"
     stamped(now - 20, *tables)
-    store.write(store.calibration(tmp_path / "runs"), {})
-    stamped(now - 10, store.calibration(tmp_path / "runs"))
+    layout.write(layout.calibration(tmp_path / "runs"), {})
+    stamped(now - 10, layout.calibration(tmp_path / "runs"))
     assert made.reported() == []
 
 

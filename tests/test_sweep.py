@@ -14,7 +14,7 @@ from standins.world import Heard, Probe, World
 from orchestrator.errors import Conflict, NotReady
 from orchestrator.model import State
 from orchestrator.run import sweep
-from orchestrator.store import layout as store
+from orchestrator.store import layout
 
 ONE = '[dims]\nnetwork_dim = [2]\n[fixed]\noptimizer_type = "{optimizer}"\nlearning_rate = 1.0\n'
 THREE = "[dims]\nnetwork_dim = [2, 4, 8]\n"
@@ -325,4 +325,4 @@ def test_a_sweep_that_is_asked_to_stop_at_once_leaves_nothing_running(world: Wor
     sweep.drive(world.plan().runs(), ctx)
     assert set(world.states().values()) <= {State.PENDING, State.KILLED}
     assert world.living() == []
-    assert store.sweeps(world.folder / "runs") == [world.sweep]
+    assert layout.sweeps(world.folder / "runs") == [world.sweep]

@@ -9,11 +9,8 @@ import pytest
 from click.testing import CliRunner, Result
 from standins.world import BASE, World
 
-from orchestrator import cli
-from orchestrator import scoring as scorer
-from orchestrator.evidence import confirmation as fresh
-from orchestrator.evidence import run_metrics as numbers
-from orchestrator.evidence import summary as facts
+from orchestrator import cli, scoring
+from orchestrator.evidence import confirmation, run_metrics, summary
 from orchestrator.evidence.stats import choice
 from orchestrator.run import transfer
 
@@ -43,13 +40,13 @@ def test_pictures_on_another_base_are_read_against_that_bases_floor(scored: Worl
         (row,) = csv.DictReader(file)
     assert (row["trained_on"], row["made_on"]) == ("doll", "puppet")
     run = scored.run("network_dim=2*")
-    made = scorer.read_scores(next(run.path.glob("on/*/scores.json")))
-    floor = scorer.read_scores(next(scored.sweep.path.glob("on/floor-*/scores.json")))
-    own = scorer.read_scores(run.path / "scores.json")
+    made = scoring.read_scores(next(run.path.glob("on/*/scores.json")))
+    floor = scoring.read_scores(next(scored.sweep.path.glob("on/floor-*/scores.json")))
+    own = scoring.read_scores(run.path / "scores.json")
     assert {choice.cell(score) for score in made} == {choice.cell(score) for score in own}
-    assert float(row["similarity_mean"]) == pytest.approx(numbers.summary(made).similarity_mean, abs=1e-3)
-    assert float(row["gain"]) == pytest.approx(fresh.gain(made, floor), abs=1e-3)
-    (facts_of_it,) = [one for one in facts.gather(scored.sweep) if one.run.point == run.point]
+    assert float(row["similarity_mean"]) == pytest.approx(run_metrics.summary(made).similarity_mean, abs=1e-3)
+    assert float(row["gain"]) == pytest.approx(confirmation.gain(made, floor), abs=1e-3)
+    (facts_of_it,) = [one for one in summary.gather(scored.sweep) if one.run.point == run.point]
     assert float(row["gain_at_home"]) == pytest.approx(facts_of_it.gain, abs=1e-3)
 
 

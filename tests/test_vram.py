@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from orchestrator import gpu as vram
+from orchestrator import gpu
 
 DYING, NEIGHBOUR, OURS = 533, 652, 700
 
@@ -25,20 +25,20 @@ DYING, NEIGHBOUR, OURS = 533, 652, 700
     ],
 )
 def test_own_memory(processes: dict[int, int | None], own: int | None) -> None:
-    assert vram.own_mib(processes, {OURS, 701}) == own
+    assert gpu.own_mib(processes, {OURS, 701}) == own
 
 
 def test_nothing_of_ours_is_a_sample() -> None:
-    assert vram.plausible(17947, 143771, 0) == vram.VramSample(used_mib=17947, total_mib=143771, own_mib=0)
+    assert gpu.plausible(17947, 143771, 0) == gpu.VramSample(used_mib=17947, total_mib=143771, own_mib=0)
 
 
 @pytest.mark.parametrize(("used", "total"), [(-1, 24576), (24577, 24576), (0, 0)])
 def test_nonsense_is_no_sample(used: int, total: int) -> None:
-    assert vram.plausible(used, total, None) is None
+    assert gpu.plausible(used, total, None) is None
 
 
 def test_a_larger_part_than_the_whole_is_not_believed() -> None:
-    sample = vram.plausible(1000, 24576, 2000)
+    sample = gpu.plausible(1000, 24576, 2000)
     assert sample is not None
     assert sample.own_mib is None
 
@@ -49,7 +49,7 @@ def test_a_driver_that_fails_is_no_answer_and_no_error() -> None:
     with contextlib.suppress(pynvml.NVMLError):
         pynvml.nvmlInit()
         pytest.skip("this machine has a driver")
-    probe = vram.Nvml()
+    probe = gpu.Nvml()
     assert probe.cards() == []
     assert probe.sample("GPU-0", {OURS}) is None
 
@@ -62,13 +62,13 @@ def test_a_driver_that_fails_half_way_is_started_anew(monkeypatch: pytest.Monkey
         used = next(answers)
         if used is None:
             raise pynvml.NVMLError(pynvml.NVML_ERROR_GPU_IS_LOST)
-        return SimpleNamespace(used=used * vram.MIB, total=24576 * vram.MIB)
+        return SimpleNamespace(used=used * gpu.MIB, total=24576 * gpu.MIB)
 
     monkeypatch.setattr(pynvml, "nvmlInit", lambda: starts.append(1))
     monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByUUID", lambda uuid: uuid)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetComputeRunningProcesses", lambda _handle: [])
     monkeypatch.setattr(pynvml, "nvmlDeviceGetMemoryInfo", memory)
-    probe = vram.Nvml()
+    probe = gpu.Nvml()
     samples = [probe.sample("GPU-0", {OURS}) for _ in range(3)]
     assert [sample and sample.used_mib for sample in samples] == [1000, None, 3000]
     assert len(starts) == 2

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.gpu import cells, fit
 from orchestrator.model import Params
-from orchestrator.plan import vram_estimate as vram_model
+from orchestrator.plan import vram_estimate
 from orchestrator.plan.vram_estimate import Estimate
 
 MEASURED = json.loads(fit.PUBLISHED.read_text(encoding="utf-8"))["parts"]["train"]
@@ -15,18 +15,18 @@ PRODIGY_32: Params = fit.params(cells.Cell(dim=32, optimizer=cells.PRODIGY))
 
 
 def test_constants_are_those_of_the_published_record() -> None:
-    assert fit.fit(fit.PUBLISHED).gib == vram_model.GIB
+    assert fit.fit(fit.PUBLISHED).gib == vram_estimate.GIB
 
 
 def test_stated_error_covers_the_cells_it_was_not_fitted_to() -> None:
     held_out = fit.fit(fit.PUBLISHED).held_out
     assert len(held_out) >= 5
-    assert max(map(abs, held_out.values())) <= vram_model.ERROR_GIB
+    assert max(map(abs, held_out.values())) <= vram_estimate.ERROR_GIB
 
 
 @pytest.mark.parametrize("key", CELLS)
 def test_every_measured_cell_is_predicted(key: str) -> None:
-    expected = vram_model.estimate(fit.params(CELLS[key]))
+    expected = vram_estimate.estimate(fit.params(CELLS[key]))
     assert expected is not None
     assert expected.gib == pytest.approx(MEASURED[key]["card_gib"], abs=expected.error_gib)
 
@@ -50,13 +50,13 @@ def test_every_measured_cell_is_predicted(key: str) -> None:
     ],
 )
 def test_nothing_is_told_outside_what_was_measured(changes: Params) -> None:
-    assert vram_model.estimate(PRODIGY_32) is not None
-    assert vram_model.estimate({**PRODIGY_32, **changes}) is None
+    assert vram_estimate.estimate(PRODIGY_32) is not None
+    assert vram_estimate.estimate({**PRODIGY_32, **changes}) is None
 
 
 @pytest.mark.parametrize("resolution", ["1024,1024", "1024", 1024, "832,1216"])
 def test_resolution_is_read_as_sd_scripts_writes_it(resolution: str | int) -> None:
-    expected = vram_model.estimate({**PRODIGY_32, "resolution": resolution})
+    expected = vram_estimate.estimate({**PRODIGY_32, "resolution": resolution})
     assert expected is not None
     assert expected.gib == pytest.approx(10.98, abs=0.3)
 
@@ -71,5 +71,5 @@ def test_resolution_is_read_as_sd_scripts_writes_it(resolution: str | int) -> No
     ],
 )
 def test_verdict(gib: float, card_gib: float, told: str | None) -> None:
-    problem = vram_model.verdict(Estimate(gib=gib, error_gib=0.6), card_gib)
+    problem = vram_estimate.verdict(Estimate(gib=gib, error_gib=0.6), card_gib)
     assert (problem.what if problem else None) == told

@@ -12,8 +12,7 @@ from standins.world import Heard
 from orchestrator.config import settings
 from orchestrator.errors import InputError
 from orchestrator.model import Failure, Point, Result
-from orchestrator.report import status as view
-from orchestrator.report import webhook
+from orchestrator.report import status, webhook
 from orchestrator.report.answers.answer import Told
 from orchestrator.report.webhook import Telling, Webhook
 from orchestrator.store.layout import Run
@@ -116,7 +115,7 @@ def test_only_failures_for_good_are_told_and_all_is_passed_on(serve, tmp_path):
 def test_answers_are_told_behind_what_they_are_said_to_and_then_the_end(world):
     world.drive()
     told = Told(id="Q3", ask="Too low?", sweep="grid", contrast="is 4 better than 2?", verdict="yes", reason="by +0.1")
-    assert list(webhook.ending(view.look(world.sweep), [told])) == [
+    assert list(webhook.ending(status.look(world.sweep), [told])) == [
         ("answer", "Q3 Too low? is 4 better than 2? yes: by +0.1"),
         ("end", "grid: 3 finished"),
     ]

@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.gpu import cells, watch
 from orchestrator.model import Params
-from orchestrator.plan import vram_estimate as vram_model
+from orchestrator.plan import vram_estimate
 
 PUBLISHED = watch.ROOT / "docs" / "vram.json"
 
@@ -52,7 +52,7 @@ def fit(record: Path) -> Fit:
     constants = _least_squares([rows[key] for key in kept], [peaks[key] for key in kept])
     errors = {key: round(peaks[key] - float(np.dot(row, constants)), 2) for key, row in rows.items()}
     return Fit(
-        gib=dict(zip(vram_model.GIB, (round(float(value), 3) for value in constants), strict=True)),
+        gib=dict(zip(vram_estimate.GIB, (round(float(value), 3) for value in constants), strict=True)),
         fitted={key: errors[key] for key in kept},
         held_out={key: errors[key] for key in rows if key in apart},
     )
@@ -64,9 +64,9 @@ def _least_squares(rows: Sequence[Sequence[float]], peaks: Sequence[float]) -> S
 
 
 def _row(cell: cells.Cell) -> list[float]:
-    terms = vram_model.terms(params(cell))
+    terms = vram_estimate.terms(params(cell))
     assert terms is not None, f"{cell.key} is outside the model"
-    return [terms.get(name, 0.0) for name in vram_model.GIB]
+    return [terms.get(name, 0.0) for name in vram_estimate.GIB]
 
 
 def params(cell: cells.Cell) -> Params:

@@ -61,10 +61,10 @@ def console() -> Console:
 
 def sweep_named(settings_file: Path, name: str) -> Sweep:
     from orchestrator.config import settings
-    from orchestrator.store import layout as store
+    from orchestrator.store import layout
 
-    sweep = store.Sweep(settings.load(settings_file).runs / name)
+    sweep = layout.Sweep(settings.load(settings_file).runs / name)
     if not sweep.exists():
-        known = ", ".join(one.name for one in store.sweeps(sweep.path.parent)) or "none yet"
+        known = ", ".join(one.name for one in layout.sweeps(sweep.path.parent)) or "none yet"
         raise InputError(Problem(what=f'there is no sweep "{name}"', where=str(sweep.path.parent), remedy=known))
     return sweep

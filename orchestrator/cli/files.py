@@ -65,13 +65,13 @@ def show_dataset(settings_file: Path, seed: int, name: str) -> None:
 def export(settings_file: Path, sweep: str, pattern: str) -> None:
     """Take a LoRA home: its chosen checkpoint under a speaking name, a model card, and what loads it elsewhere."""
     from orchestrator.config import settings
-    from orchestrator.evidence import summary as facts
+    from orchestrator.evidence import summary
     from orchestrator.report import export as exporting
 
     console, named = common.console(), common.sweep_named(settings_file, sweep)
-    console.problems(facts.calibration(named)[1])
-    found = facts.gather(named)
-    chosen = exporting.choose(facts.ranked(found), pattern, named)
+    console.problems(summary.calibration(named)[1])
+    found = summary.gather(named)
+    chosen = exporting.choose(summary.ranked(found), pattern, named)
     for path in exporting.export(chosen, named, found, settings.load(settings_file)):
         console.result(str(path))
 
@@ -83,12 +83,12 @@ def export(settings_file: Path, sweep: str, pattern: str) -> None:
 @click.option("--yes", is_flag=True, help="Delete; without it, it is only shown what would go.")
 def prune(settings_file: Path, sweep: str, keep_best: int, yes: bool) -> None:
     """Free disk: training states and checkpoints that were not chosen, of finished runs. Reports stay as they are."""
-    from orchestrator.evidence import summary as facts
+    from orchestrator.evidence import summary
     from orchestrator.report import prune as pruning
 
     console, named = common.console(), common.sweep_named(settings_file, sweep)
     with named.lock():
-        spares = pruning.spare(facts.ranked(facts.gather(named)), keep_best)
+        spares = pruning.spare(summary.ranked(summary.gather(named)), keep_best)
         for one in spares:
             console.result(f"{one.size / 1e6:10.1f} MB  {one.path.relative_to(named.path)}")
         if yes:
@@ -108,10 +108,10 @@ def _dataset(used: Settings, name: str, seed: int) -> Dataset:
 
 def _show_dataset(folder: Path, console: Console) -> None:
     """The sheet's path is the last line on stdout."""
-    from orchestrator.cli import dataset_table as dataset_page
-    from orchestrator.datasets import contact_sheet as sheet
-    from orchestrator.store import layout as store
+    from orchestrator.cli import dataset_table
+    from orchestrator.datasets import contact_sheet
+    from orchestrator.store import layout
 
-    record = store.read(folder / "dataset.json")
-    console.page(dataset_page.page(record))
-    console.result(str(sheet.write(folder, record)))
+    record = layout.read(folder / "dataset.json")
+    console.page(dataset_table.page(record))
+    console.result(str(contact_sheet.write(folder, record)))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from orchestrator import session as driving
+from orchestrator import session
 from orchestrator.cli import common, options
 
 
@@ -26,22 +26,20 @@ def calibrate(
 ) -> None:
     """From which similarity on a LoRA is good enough: what the persona's own photos reach among each other."""
     from orchestrator.config import settings
-    from orchestrator.evidence.calibration import measure, pair_list, plot, record
-    from orchestrator.evidence.calibration import negatives as others
-    from orchestrator.evidence.calibration import text as words
-    from orchestrator.store import layout as store
+    from orchestrator.evidence.calibration import measure, negatives, pair_list, plot, record, text
+    from orchestrator.store import layout
 
     used, console = settings.load(settings_file), common.console()
     asked = measure.Asked(
         pairs=pair_list.read(pairs) if pairs else (),
-        impostors=others.gather(impostors, [common.sweep_named(settings_file, name) for name in against]),
+        impostors=negatives.gather(impostors, [common.sweep_named(settings_file, name) for name in against]),
         allow_training_references=allow_training_references,
     )
-    kept, path = measure.measure(used, asked), store.calibration(used.runs)
+    kept, path = measure.measure(used, asked), layout.calibration(used.runs)
     path.parent.mkdir(parents=True, exist_ok=True)
     record.write(path, kept)
     plot.draw(kept, path.with_suffix(".svg"))
-    for line in words.lines(kept):
+    for line in text.lines(kept):
         console.result(line)
     console.result(str(path))
 
@@ -59,20 +57,19 @@ def calibrate(
 )
 def answer(settings_file: Path, sweeps: tuple[str, ...], into: Path | None, smallest: float) -> None:
     """What sweeps say to their questions: printed, kept in their reports, and written into your own page."""
-    from orchestrator.evidence import summary as facts
+    from orchestrator.evidence import summary
     from orchestrator.evidence.stats.contrast import Terms
-    from orchestrator.report import answers
-    from orchestrator.report import answers_page as questions_page
+    from orchestrator.report import answers, answers_page
     from orchestrator.report.answers import write
 
     console, named = common.console(), [common.sweep_named(settings_file, name) for name in dict.fromkeys(sweeps)]
-    console.problems(dict.fromkeys(problem for sweep in named for problem in facts.calibration(sweep)[1]))
+    console.problems(dict.fromkeys(problem for sweep in named for problem in summary.calibration(sweep)[1]))
     told = answers.answer([answers.read(sweep) for sweep in named], Terms(smallest=smallest))
     for sweep, of_sweep in zip(named, told, strict=True):
         write.write(sweep.report, of_sweep)
         console.result(write.markdown(of_sweep))
     if into:
-        console.problems(questions_page.update(into, write.blocks(told)))
+        console.problems(answers_page.update(into, write.blocks(told)))
 
 
 @click.command()
@@ -83,15 +80,15 @@ def confirm(settings_file: Path, sweep: str, top: int) -> None:
     """Make more pictures with the best runs, of fresh prompts or seeds: the best of many looks better than it is."""
     from orchestrator.config import settings
     from orchestrator.run import confirm as confirming
-    from orchestrator.run import followup as beside
+    from orchestrator.run import followup
 
     console, named = common.console(), common.sweep_named(settings_file, sweep)
     best = confirming.best(named, top)
-    asked = beside.plan(settings.load(settings_file), named, [one.run.point for one in best])
-    code = driving.make_beside(asked, driving.ready(asked, console), console, lambda ctx: confirming.prepare(best, ctx))
+    asked = followup.plan(settings.load(settings_file), named, [one.run.point for one in best])
+    code = session.make_beside(asked, session.ready(asked, console), console, lambda ctx: confirming.prepare(best, ctx))
     for line in confirming.report(named):
         console.result(line)
-    driving.write_report(named, asked.settings, console)
+    session.write_report(named, asked.settings, console)
     sys.exit(code)
 
 
@@ -103,14 +100,14 @@ def confirm(settings_file: Path, sweep: str, top: int) -> None:
 def transfer(settings_file: Path, sweep: str, base: str, only: str) -> None:
     """Make a sweep's pictures with its LoRAs on another base model than they were trained on."""
     from orchestrator.config import settings
-    from orchestrator.run import followup as beside
+    from orchestrator.run import followup
     from orchestrator.run import transfer as moving
 
     console, named, used = common.console(), common.sweep_named(settings_file, sweep), settings.load(settings_file)
     chosen = moving.selected(named, base, only, used)
-    cards = driving.ready(beside.plan(used, named, moving.points(chosen, base)), console)
-    asked = beside.plan(used, named, [one.run.point for one in chosen])
-    code = driving.make_beside(asked, cards, console, lambda ctx: moving.prepare(chosen, base, named, ctx))
+    cards = session.ready(followup.plan(used, named, moving.points(chosen, base)), console)
+    asked = followup.plan(used, named, [one.run.point for one in chosen])
+    code = session.make_beside(asked, cards, console, lambda ctx: moving.prepare(chosen, base, named, ctx))
     for line in moving.report(named):
         console.result(line)
     console.result(str(named.report / moving.TABLE))

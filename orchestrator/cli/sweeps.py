@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator import session as driving
+from orchestrator import session
 from orchestrator.cli import common, options
 from orchestrator.errors import NotReady, errors_of
 
@@ -41,20 +41,20 @@ def run(
     asked = plan.read(settings_file, grid_file, name)
     console.problems(asked.warnings)
     runs = asked.runs(only)
-    cards = driving.ready(asked, console, cluster)
-    with asked.sweep.lock(), driving.hold(asked.sweep, cards, asked.settings) as held:
-        ctx = driving.context(asked, held, console)
-        driving.on_signals(ctx.stop)
-        with console.live(lambda: view.look(asked.sweep)), driving.told(ctx, asked.sweep, console) as telling:
+    cards = session.ready(asked, console, cluster)
+    with asked.sweep.lock(), session.hold(asked.sweep, cards, asked.settings) as held:
+        ctx = session.context(asked, held, console)
+        session.on_signals(ctx.stop)
+        with console.live(lambda: view.look(asked.sweep)), session.told(ctx, asked.sweep, console) as telling:
             try:
-                with driving.team(asked, runs, telling, held, cluster) as team:
-                    driving.on_signals(ctx.stop)
+                with session.team(asked, runs, telling, held, cluster) as team:
+                    session.on_signals(ctx.stop)
                     sweep.drive_with(team, runs, telling, retry=retry is not None, fail_fast=fail_fast)
             finally:
-                driving.name_report(asked, console)
+                session.name_report(asked, console)
     if ctx.stop:
         sys.exit(common.INTERRUPTED)
-    sys.exit(driving.failed(asked, only))
+    sys.exit(session.failed(asked, only))
 
 
 @click.command()
@@ -65,7 +65,7 @@ def run(
 @options.json
 def plan(settings_file: Path, grid_file: Path, name: str, only: str, as_json: bool) -> None:
     """Show every run, why it would run, and what it costs; with --only also the first one's TOML. Starts nothing."""
-    from orchestrator.cli import tables as bill
+    from orchestrator.cli import tables
     from orchestrator.plan import forecast
     from orchestrator.plan import plan as planning
 
@@ -75,10 +75,10 @@ def plan(settings_file: Path, grid_file: Path, name: str, only: str, as_json: bo
     warnings = [*asked.warnings, *forecast.shortage(told)]
     toml = planning.example(asked, only) if only != "*" else ""
     if as_json:
-        console.result(bill.as_json(told, warnings, toml))
+        console.result(tables.as_json(told, warnings, toml))
         return
     console.problems(warnings)
-    console.page(bill.page(told, asked.questions))
+    console.page(tables.page(told, asked.questions))
     if toml:
         console.result("\n" + toml)
 
@@ -89,8 +89,8 @@ def plan(settings_file: Path, grid_file: Path, name: str, only: str, as_json: bo
 @options.json
 def check(settings_file: Path, grid_file: Path | None, as_json: bool) -> None:
     """Is this machine ready: what is missing, and how to get it. Tries the trainer's libraries and the face pack."""
-    from orchestrator import gpu as vram
-    from orchestrator.cli import tables as bill
+    from orchestrator import gpu
+    from orchestrator.cli import tables
     from orchestrator.config import settings
     from orchestrator.plan import check as inspection
     from orchestrator.plan import plan
@@ -98,13 +98,13 @@ def check(settings_file: Path, grid_file: Path | None, as_json: bool) -> None:
     console = common.console()
     asked = plan.read(settings_file, grid_file) if grid_file else None
     used = asked.settings if asked else settings.load(settings_file)
-    found = inspection.inspect(used, vram.Nvml(), asked)
+    found = inspection.inspect(used, gpu.Nvml(), asked)
     ready = not errors_of(found.problems)
     if as_json:
-        console.result(bill.inspection_json(found, ready=ready))
+        console.result(tables.inspection_json(found, ready=ready))
     else:
         console.problems(found.problems)
-        console.page(bill.facts(found))
+        console.page(tables.facts(found))
         console.result("ready" if ready else "not ready")
     sys.exit(0 if ready else NotReady.exit_code)
 
@@ -116,24 +116,24 @@ def check(settings_file: Path, grid_file: Path | None, as_json: bool) -> None:
 @click.option("--retry", type=click.Choice(["failed"]), help="Give failed probes another attempt.")
 def probe(settings_file: Path, grid_file: Path, only: str, retry: str | None) -> None:
     """Train 20 steps of every memory profile in the grid: peak VRAM and seconds per step, for `plan`."""
-    from orchestrator.cli import tables as bill
+    from orchestrator.cli import tables
     from orchestrator.plan import plan
     from orchestrator.run import probe as probing
-    from orchestrator.store import layout as store
+    from orchestrator.store import layout
 
     console = common.console()
     asked = plan.read(settings_file, grid_file)
     console.problems(asked.warnings)
     probes = probing.wanted(asked, only)
     for profile in _forecast(asked, only).profiles:
-        console.say(f"{profile.key}: {bill.label(profile.settings) or 'all'}")
-    cards = driving.ready(asked, console)
-    kept = store.probe_sweep(asked.settings.runs)
-    with kept.lock(), driving.hold(kept, cards, asked.settings) as held:
-        ctx = driving.context(asked, held, console, frozen=False)
-        driving.on_signals(ctx.stop)
+        console.say(f"{profile.key}: {tables.label(profile.settings) or 'all'}")
+    cards = session.ready(asked, console)
+    kept = layout.probe_sweep(asked.settings.runs)
+    with kept.lock(), session.hold(kept, cards, asked.settings) as held:
+        ctx = session.context(asked, held, console, frozen=False)
+        session.on_signals(ctx.stop)
         probing.drive(probes, ctx, retry=retry is not None)
-    console.page(bill.profiles(_forecast(asked, only)))
+    console.page(tables.profiles(_forecast(asked, only)))
     if ctx.stop:
         sys.exit(common.INTERRUPTED)
     sys.exit(1 if probing.failed(probes) else 0)
@@ -169,10 +169,10 @@ def report(settings_file: Path, sweep: str, watch: bool) -> None:
     from orchestrator.config import settings
 
     console, named, used = common.console(), common.sweep_named(settings_file, sweep), settings.load(settings_file)
-    driving.write_report(named, used, console)
+    session.write_report(named, used, console)
     while watch and named.driven():
         time.sleep(_RENEW_S)
-        driving.write_report(named, used, console)
+        session.write_report(named, used, console)
 
 
 @click.command()
@@ -187,10 +187,9 @@ def init(path: Path) -> None:
 
 def _forecast(asked: Plan, only: str) -> Forecast:
     """On this machine's cards, if there are any."""
-    from orchestrator import gpu as vram
-    from orchestrator.plan import forecast
-    from orchestrator.plan import preflight as readiness
+    from orchestrator import gpu
+    from orchestrator.plan import forecast, preflight
 
-    cards = readiness.choose_cards(vram.Nvml().cards(), asked.settings.vram.card)
+    cards = preflight.choose_cards(gpu.Nvml().cards(), asked.settings.vram.card)
     sizes = [card.total_mib / 1024 for card in cards]
     return forecast.forecast(asked.sweep, asked.runs(only), asked.settings, prompts=len(asked.prompts), cards_gib=sizes)

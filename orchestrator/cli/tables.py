@@ -9,10 +9,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from orchestrator.errors import Problem
-from orchestrator.kohya import latents
-from orchestrator.kohya import resource_profile as footprint
+from orchestrator.kohya import latents, resource_profile
 from orchestrator.model import TREATMENTS, Params, Point, Question, State
-from orchestrator.plan import vram_estimate as vram_model
+from orchestrator.plan import vram_estimate
 from orchestrator.plan.check import Inspection
 from orchestrator.plan.forecast import ASSUMED, Forecast, Profile, RunForecast
 from orchestrator.text import counted, duration, size
@@ -60,7 +59,7 @@ def _alike(told: Forecast) -> Iterator[str]:
     """What is the same in all trainings, and what they share."""
     points = [run.run.point.params for run in told.runs if not run.run.point.floor]
     if points:
-        apart = footprint.differing(points)
+        apart = resource_profile.differing(points)
         alike = {key: points[0][key] for key in _TOLD if key in points[0] and key not in apart}
         yield escape(f"  All with {label(alike)}")
     yield from _shared(told)
@@ -132,7 +131,7 @@ def _peak(profile: Profile, card_gib: float | None) -> str:
     told = f"{profile.peak.gib:.1f} GiB" + (", estimated" if profile.peak.error_gib else "")
     if card_gib is None or profile.rungs:  # what was conceded is told beside it
         return told
-    return told + (": doubtful, see check" if vram_model.verdict(profile.peak, card_gib) else ": fits")
+    return told + (": doubtful, see check" if vram_estimate.verdict(profile.peak, card_gib) else ": fits")
 
 
 def _sums(told: Forecast) -> Iterator[str]:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from orchestrator.config import datasets as dataset_settings
-from orchestrator.config import toml_reader as toml_file
+from orchestrator.config import toml_reader
 from orchestrator.config.expressions import ExpressionError, Expressions
 from orchestrator.config.toml_reader import Converter, Reader, Wrong, boolean, number, several, text, value, whole
 from orchestrator.errors import InputError, Problem
@@ -33,7 +33,7 @@ EXAMPLE = "orchestrate.example.toml"
 
 def load(path: Path) -> Settings:
     """Read the settings; InputError with every mistake in the file."""
-    top = Reader(toml_file.read(path))
+    top = Reader(toml_reader.read(path))
     base_models = {name: _base_model(name, table) for name, table in top.named("base_models").items()}
     datasets = dataset_settings.read(top.named("datasets"))
     settings = Settings(
@@ -104,7 +104,7 @@ def _default(top: Reader, key: str, known: Mapping[str, Any]) -> str:
     name = next(iter(known)) if len(known) == 1 else ""
     name = table.given(**{key: text}).get(key, name) or table.require(key, text)
     if name and name not in known:
-        table.note(key, f"there is no [{key}s.{name}]", value=name, remedy=toml_file.did_you_mean(name, known))
+        table.note(key, f"there is no [{key}s.{name}]", value=name, remedy=toml_reader.did_you_mean(name, known))
     return name
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from orchestrator.datasets import builder
 from orchestrator.errors import InputError, OrchestrateError, Problem
-from orchestrator.scoring import in_progress as hand
+from orchestrator.scoring import in_progress
 
 
 def build(request: builder.Request) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def _outcome(request: builder.Request) -> dict[str, Any] | tuple[type[Exception]
 
 
 def _died(request: builder.Request) -> Problem:
-    held = ", ".join(hand.read(request.hand)) or "nothing that is known"
+    held = ", ".join(in_progress.read(request.hand)) or "nothing that is known"
     return Problem(
         what=f"the process that builds it died with {held} in hand",
         key=f"datasets.{request.dataset.name}",

@@ -19,7 +19,7 @@ from orchestrator.datasets.face_finder import Sight
 from orchestrator.datasets.samples import Batch, Box, Piece, pixels, with_faces
 from orchestrator.errors import InputError, Problem
 from orchestrator.model import Dataset, Scoring
-from orchestrator.store import layout as store
+from orchestrator.store import layout
 
 RULE = "2"
 """Part of every key: change it when the same recipe makes other pictures."""
@@ -62,7 +62,7 @@ def build(request: Request) -> dict[str, Any]:
 
 def _pieces(request: Request) -> Batch:
     """The source's pictures, each with the origin that its own record knows."""
-    record = store.read(request.source / "dataset.json")
+    record = layout.read(request.source / "dataset.json")
     known = {one["name"]: one for one in record.get("made", [])}
     pieces = [
         Piece(

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from orchestrator import images as media
+from orchestrator import images
 from orchestrator.config.recipe import Choose
 from orchestrator.datasets.samples import Batch, Piece, drop
 from orchestrator.errors import InputError, Problem
@@ -29,7 +29,7 @@ def order(pieces: Iterable[Piece], *, draw: int) -> list[Piece]:
 
 
 def _rank(piece: Piece, draw: int) -> str:
-    return hashlib.sha256(f"{draw} {media.sha256(piece.file)}".encode()).hexdigest()
+    return hashlib.sha256(f"{draw} {images.sha256(piece.file)}".encode()).hexdigest()
 
 
 def repeated(pieces: Sequence[Piece], total: int) -> list[Piece]:

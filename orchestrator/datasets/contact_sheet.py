@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from orchestrator import images as media
+from orchestrator import images
 from orchestrator.datasets import choose
 
 NAME = "sheet.png"
@@ -61,7 +61,7 @@ def _strip(folder: Path, one: Mapping[str, Any]) -> Image.Image:
 
 
 def _source(path: Path, one: Mapping[str, Any]) -> Image.Image:
-    picture = Image.fromarray(media.load(path))
+    picture = Image.fromarray(images.load(path))
     draw, pen = ImageDraw.Draw(picture), max(1, max(picture.size) // 120)
     for box, colour in ((one["face"], _FACE), (one["crop"], _CROP)):
         if box:
@@ -72,10 +72,10 @@ def _source(path: Path, one: Mapping[str, Any]) -> Image.Image:
 def _result(folder: Path, name: str, mask: Path) -> Image.Image:
     """In as much light as it weighs in the loss; a screen shows the 2.2nd power of what it is given."""
     if not mask.exists():
-        return _tile(Image.fromarray(media.load(folder / "images" / name)))
+        return _tile(Image.fromarray(images.load(folder / "images" / name)))
     with Image.open(mask) as opened:
         weights = 0.1 + 0.9 * (np.asarray(opened, np.float32)[..., None] / 255) ** (1 / 2.2)
-    picture = media.load(folder / "plain" / name) * weights
+    picture = images.load(folder / "plain" / name) * weights
     return _tile(Image.fromarray(picture.astype(np.uint8)))
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from orchestrator import images as media
+from orchestrator import images
 from orchestrator.config.recipe import Around, Crop, Lost
 from orchestrator.datasets import captions, choose
 from orchestrator.datasets.samples import Batch, Box, Dropped, Piece, See, drop, with_faces
@@ -31,7 +31,7 @@ def _cut(piece: Piece, crop: Crop, trigger: str) -> Piece | None:
     """None where there is nothing to cut to, or where it would come out too small."""
     if piece.face is None:
         return None
-    size = media.size(piece.file)
+    size = images.size(piece.file)
     if min(size) < crop.smallest:
         return None
     box = around(piece.face, size, crop)
@@ -55,7 +55,7 @@ def _lose(piece: Piece, crop: Crop, kept: list[Piece], dropped: list[Dropped]) -
 def _why(piece: Piece, crop: Crop) -> str:
     if piece.face is None:
         return piece.notes[-1]
-    smaller = min(media.size(piece.file))
+    smaller = min(images.size(piece.file))
     if smaller < crop.smallest:
         return f"its shorter side has {smaller} of {crop.smallest} pixels"
     return "the face fills it"

@@ -6,7 +6,7 @@ import imagehash
 import numpy as np
 from PIL import Image
 
-from orchestrator import images as media
+from orchestrator import images
 from orchestrator.config.recipe import Dedupe
 from orchestrator.datasets.samples import Batch, Dropped, Piece, drop, pixels
 
@@ -25,7 +25,7 @@ def apply(dedupe: Dedupe, batch: Batch) -> Batch:
     return batch.keeping([piece for piece, _ in kept], dropped)
 
 
-def of(picture: media.Picture, *, mirror: bool) -> tuple[imagehash.ImageHash, ...]:
+def of(picture: images.Picture, *, mirror: bool) -> tuple[imagehash.ImageHash, ...]:
     """64 bits of what a picture shows, and those of its mirror image."""
     sides = (picture, np.ascontiguousarray(picture[:, ::-1])) if mirror else (picture,)
     return tuple(imagehash.phash(Image.fromarray(side)) for side in sides)
@@ -37,5 +37,5 @@ def distance(one: Sequence[imagehash.ImageHash], other: Sequence[imagehash.Image
 
 
 def _pixels(piece: Piece) -> int:
-    width, height = media.size(piece.file)
+    width, height = images.size(piece.file)
     return width * height

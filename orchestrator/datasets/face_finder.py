@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from orchestrator import images as media
+from orchestrator import images
 from orchestrator.errors import NotReady, Problem
 from orchestrator.model import Scoring
 from orchestrator.scoring import faces
@@ -18,7 +18,7 @@ class Sight:
     """The settings' face pack with the scorer's own cache. Raises NotReady where the pack is missing or broken."""
 
     def __init__(self, scoring: Scoring, *, cache: Path, hand: Path) -> None:
-        pack = faces.inspect(scoring.pack, det_size=scoring.det_size, decode_rule=media.DECODE_RULE)
+        pack = faces.inspect(scoring.pack, det_size=scoring.det_size, decode_rule=images.DECODE_RULE)
         self._scoring = scoring
         self._looker = Looker(
             load=lambda: faces.load(pack, device=scoring.device),
@@ -37,7 +37,7 @@ class Sight:
 
     @cached_property
     def _persona(self) -> faces.Persona:
-        found = self.see(media.pictures(self._scoring.references).pictures)
+        found = self.see(images.pictures(self._scoring.references).pictures)
         alone = [one for one in found if isinstance(one, faces.Finding) and len(one.faces) == 1]
         embeddings = [one.embedding for one in alone if one.embedding is not None]
         if not embeddings:

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from PIL import Image
 
-from orchestrator import images as media
+from orchestrator import images
 from orchestrator.config.recipe import Frames
 from orchestrator.datasets import dedupe, video
 from orchestrator.datasets.samples import Batch, Dropped, Piece, See, drop, pixels, seen
@@ -36,7 +36,7 @@ def _stills(frames: Frames, caption: str, draft: Path) -> tuple[list[Piece], lis
         try:
             for still in video.sharpest(path, window_s=frames.window_s):
                 stills.append(_piece(path, still, caption, draft))
-        except media.Unreadable as error:
+        except images.Unreadable as error:
             dropped.append(Dropped(origin=str(path), why=f"cannot be read to its end: {error.reason}"))
     return stills, dropped
 

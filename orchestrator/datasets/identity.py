@@ -5,7 +5,7 @@ import json
 from dataclasses import asdict, replace
 from typing import Any
 
-from orchestrator import images as media
+from orchestrator import images
 from orchestrator.datasets import builder, video
 from orchestrator.model import Dataset, Scoring
 from orchestrator.scoring import faces
@@ -25,9 +25,9 @@ def key_of(dataset: Dataset, source_key: str, scoring: Scoring, hashes: provenan
     }
     if recipe.needs_faces:
         parts["faces"] = faces.inspect(
-            scoring.pack, det_size=scoring.det_size, decode_rule=media.DECODE_RULE
+            scoring.pack, det_size=scoring.det_size, decode_rule=images.DECODE_RULE
         ).fingerprint
     if recipe.frames:
         parts["frames"] = asdict(recipe.frames) | {"videos": hashes.of_all(video.files(recipe.frames.videos))}
-        parts["references"] = hashes.of_all(media.pictures(scoring.references).pictures)
+        parts["references"] = hashes.of_all(images.pictures(scoring.references).pictures)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -12,15 +12,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator import datasets
-from orchestrator import images as media
+from orchestrator import datasets, images
 from orchestrator.config.recipe import Recipe
-from orchestrator.datasets import build_process as child
-from orchestrator.datasets import builder, identity, video
+from orchestrator.datasets import build_process, builder, identity, video
 from orchestrator.errors import NotReady, Problem, Severity
 from orchestrator.model import Dataset, Point, Prepared, Settings
-from orchestrator.store import layout as store
-from orchestrator.store import provenance, shim
+from orchestrator.store import layout, provenance, shim
 
 
 def survey(dataset: Dataset, where: str) -> list[Problem]:
@@ -29,7 +26,7 @@ def survey(dataset: Dataset, where: str) -> list[Problem]:
     Of a recipe only what can be told without its source's pictures, which are the source's to survey.
     """
     key = f"datasets.{dataset.name}"
-    listing = media.pictures(dataset.image_dir)
+    listing = images.pictures(dataset.image_dir)
     if dataset.recipe:
         return list(_recipe(dataset.recipe, listing.pictures, where, key))
     if not listing.pictures:
@@ -74,15 +71,15 @@ def _recipe(recipe: Recipe, pictures: Sequence[Path], where: str, key: str) -> I
 
 def _picture(picture: Path, dataset: Dataset, key: str) -> list[Problem]:
     try:
-        media.load(picture)
-    except media.Unreadable as error:
+        images.load(picture)
+    except images.Unreadable as error:
         what, remedy = f"cannot be read: {error.reason}", "replace the picture or take it out"
         return [Problem(what=what, where=str(picture), key=key, remedy=remedy)]
-    if media.lies_on_its_side(picture):
+    if images.lies_on_its_side(picture):
         what = "lies on its side or head, which its EXIF says and sd-scripts does not read: it would be trained so"
         return [Problem(what=what, where=str(picture), key=key, remedy="save it upright: `mogrify -auto-orient` does")]
     caption = _caption(picture, dataset)
-    if media.leads_out(caption):
+    if images.leads_out(caption):
         what, remedy = "is a link that leads out of its folder", "put the caption itself there"
         return [Problem(what=what, where=str(caption), key=key, value=str(caption.resolve()), remedy=remedy)]
     if (caption.exists() or caption.is_symlink()) and not caption.is_file():
@@ -107,7 +104,7 @@ def _picture(picture: Path, dataset: Dataset, key: str) -> list[Problem]:
 
 def _alpha(picture: Path, dataset: Dataset, key: str) -> list[Problem]:
     """An arm that is made by a recipe has white there, and would differ from this one in more than the recipe."""
-    if dataset.subset.get("alpha_mask") or not media.is_see_through(picture):
+    if dataset.subset.get("alpha_mask") or not images.is_see_through(picture):
         return []
     what = "has transparent parts: sd-scripts trains the colours hidden under them, recipes lay them over white"
     return [_warning(what, picture, key, "", "save it without: `mogrify -background white -alpha remove` does")]
@@ -120,9 +117,9 @@ def _warning(what: str, path: Path, key: str, value: str, remedy: str) -> Proble
 def sizes(dataset: Dataset) -> list[tuple[int, int]]:
     """Width and height of each picture that can be read, from its header alone; none where there is no folder."""
     found = []
-    for picture in media.pictures(dataset.image_dir).pictures:
-        with contextlib.suppress(media.Unreadable):
-            found.append(media.size(picture))
+    for picture in images.pictures(dataset.image_dir).pictures:
+        with contextlib.suppress(images.Unreadable):
+            found.append(images.size(picture))
     return found
 
 
@@ -146,7 +143,7 @@ def for_points(
             say(f"{dataset.name}: is built from {dataset.recipe.source}")
         prepared[dataset.name] = build(dataset, used, hashes)
         if fresh and dataset.recipe:
-            say(_summary(store.read(prepared[dataset.name].folder.parent / "dataset.json")))
+            say(_summary(layout.read(prepared[dataset.name].folder.parent / "dataset.json")))
     return prepared
 
 
@@ -169,7 +166,7 @@ def build(dataset: Dataset, used: Settings, hashes: provenance.Hashes) -> Prepar
     key, folder = key_of(dataset, used, hashes), folder_of(dataset, used, hashes)
     if not (folder / "dataset.json").exists():
         _make(dataset, key, folder, used, hashes)
-    record = store.read(folder / "dataset.json")
+    record = layout.read(folder / "dataset.json")
     if provenance.content(folder / "images") != record["content"]:
         what = f"is not the copy of {dataset.name} that it should be: a file in it was changed, added or removed"
         raise NotReady(Problem(what=what, where=str(folder), remedy="delete this folder: it is made again"))
@@ -196,7 +193,7 @@ def _make(dataset: Dataset, key: str, folder: Path, used: Settings, hashes: prov
         record = _copied(dataset, draft) if dataset.recipe is None else _cooked(dataset, draft, used, hashes)
         for path in (draft / "images").iterdir():
             shim.sync(path)
-        store.write(draft / "dataset.json", {**record, "key": key, "content": provenance.content(draft / "images")})
+        layout.write(draft / "dataset.json", {**record, "key": key, "content": provenance.content(draft / "images")})
         _publish(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -214,7 +211,7 @@ def _copied(dataset: Dataset, draft: Path) -> dict[str, Any]:
     (draft / "images").mkdir(parents=True)
     for path in _files(dataset):
         shutil.copyfile(path, draft / "images" / path.name)
-    pictures = [path.name for path in media.pictures(draft / "images").pictures]
+    pictures = [path.name for path in images.pictures(draft / "images").pictures]
     return {"name": dataset.name, "source": str(dataset.image_dir), "pictures": pictures}
 
 
@@ -224,7 +221,7 @@ def _cooked(dataset: Dataset, draft: Path, used: Settings, hashes: provenance.Ha
     source = build(used.datasets[dataset.recipe.source], used, hashes)
     hand = draft.with_name(f"{draft.name}.in_hand")
     try:
-        return child.build(
+        return build_process.build(
             builder.Request(
                 dataset=dataset,
                 source=source.folder.parent,
@@ -239,9 +236,9 @@ def _cooked(dataset: Dataset, draft: Path, used: Settings, hashes: provenance.Ha
 
 
 def _files(dataset: Dataset) -> list[Path]:
-    pictures = media.pictures(dataset.image_dir).pictures
+    pictures = images.pictures(dataset.image_dir).pictures
     captions = [_caption(picture, dataset) for picture in pictures]
-    return [*pictures, *(caption for caption in captions if caption.is_file() and not media.leads_out(caption))]
+    return [*pictures, *(caption for caption in captions if caption.is_file() and not images.leads_out(caption))]
 
 
 def _caption(picture: Path, dataset: Dataset) -> Path:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
-from orchestrator import images as media
+from orchestrator import images
 from orchestrator.errors import InputError, Problem
 from orchestrator.scoring import faces
 
@@ -60,11 +60,11 @@ class Batch:
         return Batch(pieces=tuple(ordered), dropped=(*self.dropped, *dropped))
 
 
-def pixels(piece: Piece) -> media.Picture:
+def pixels(piece: Piece) -> images.Picture:
     """The whole picture, decoded. InputError that names it where that cannot be done."""
     try:
-        return media.load(piece.file)
-    except media.Unreadable as error:
+        return images.load(piece.file)
+    except images.Unreadable as error:
         what, remedy = f"cannot be read: {error.reason}", "replace the picture or take it out"
         raise InputError(Problem(what=what, where=piece.origin, remedy=remedy)) from None
 

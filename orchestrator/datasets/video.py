@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from orchestrator import images as media
+from orchestrator import images
 
 SUFFIXES = frozenset({".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v"})
 
@@ -23,7 +23,7 @@ class Still:
 
     time_s: float
     sharpness: float
-    picture: media.Picture
+    picture: images.Picture
 
 
 def files(path: Path) -> list[Path]:
@@ -53,13 +53,13 @@ def _frames(path: Path) -> Iterator[tuple[float, Any]]:
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
-                raise media.Unreadable("holds no video")
+                raise images.Unreadable("holds no video")
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             for frame in container.decode(stream):
                 yield frame.time or 0.0, frame
     except av.error.FFmpegError as error:
-        raise media.Unreadable(str(error)) from error
+        raise images.Unreadable(str(error)) from error
 
 
 def _sharpness(frame: Any) -> float:
@@ -71,7 +71,7 @@ def _sharpness(frame: Any) -> float:
     return float(laplacian.var())
 
 
-def _upright(frame: Any) -> media.Picture:
+def _upright(frame: Any) -> images.Picture:
     """A phone held upright says so beside the picture, in degrees anticlockwise."""
     picture = Image.fromarray(frame.to_ndarray(format="rgb24"))
     return np.asarray(picture.rotate(frame.rotation, expand=True) if frame.rotation else picture)

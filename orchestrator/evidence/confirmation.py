@@ -3,13 +3,13 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from orchestrator import scoring as scorer
-from orchestrator.evidence import run_metrics as numbers
+from orchestrator import scoring
+from orchestrator.evidence import run_metrics
 from orchestrator.evidence.stats import choice, confirm
 from orchestrator.evidence.stats.choice import Cell, Choice
 from orchestrator.evidence.stats.confirm import Confirmation
 from orchestrator.model import Score
-from orchestrator.store import layout as store
+from orchestrator.store import layout
 from orchestrator.store.layout import Run
 
 UP = "../../"
@@ -30,8 +30,8 @@ def of(run: Run, chosen: Choice, floor: Sequence[Score]) -> Fresh | None:
     found = scores(run, chosen)
     known = {score.image.text: score.image.prompt for score in chosen.reported}
     confirmed = confirm.confirmation(
-        numbers.by_prompt(chosen.reported),
-        numbers.by_prompt(found),
+        run_metrics.by_prompt(chosen.reported),
+        run_metrics.by_prompt(found),
         same_prompts=all(known.get(score.image.text) == score.image.prompt for score in found),
     )
     return Fresh(scores=found, confirmation=confirmed, gain=gain(found, floor)) if confirmed else None
@@ -48,9 +48,9 @@ def every(run: Run, chosen: Choice) -> tuple[Score, ...]:
 
 
 def _every(run: Run, chosen: Choice) -> Iterator[tuple[Score, ...]]:
-    records = [one.path / store.PRODUCTS["score"] for one in run.confirmations() if one.done("score")]
+    records = [one.path / layout.PRODUCTS["score"] for one in run.confirmations() if one.done("score")]
     for path in sorted(records, key=lambda path: path.stat().st_mtime_ns, reverse=True):
-        found = scorer.read_scores(path)
+        found = scoring.read_scores(path)
         if found and _made_with(found[0]) == (chosen.checkpoint, chosen.strength):
             yield found
 
@@ -58,8 +58,8 @@ def _every(run: Run, chosen: Choice) -> Iterator[tuple[Score, ...]]:
 def gain(found: Sequence[Score], floor: Sequence[Score]) -> float | None:
     """Mean over prompts of what these pictures are above the floor's of the same prompts and seeds."""
     made = set(map(_picture, found))
-    below = numbers.by_prompt(score for score in floor if _picture(score) in made)
-    gains = numbers.gain(numbers.by_prompt(found), below)
+    below = run_metrics.by_prompt(score for score in floor if _picture(score) in made)
+    gains = run_metrics.gain(run_metrics.by_prompt(found), below)
     return sum(gains.values()) / len(gains) if gains else None
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from orchestrator import scoring as scorer
+from orchestrator import scoring
 from orchestrator.errors import Problem
 from orchestrator.evidence import confirmation as fresh
 from orchestrator.evidence import run_metrics as numbers
@@ -17,7 +17,7 @@ from orchestrator.evidence.stats.choice import Choice, Split
 from orchestrator.evidence.stats.pareto import Contender, Front
 from orchestrator.model import Result, Score
 from orchestrator.run import early_stop as looks
-from orchestrator.store import layout as store
+from orchestrator.store import layout
 from orchestrator.store.layout import Run, Status, Sweep
 
 
@@ -79,14 +79,14 @@ def gather(sweep: Sweep) -> list[RunFacts]:
 
 def calibration(sweep: Sweep) -> tuple[Kept | None, list[Problem]]:
     """The yardstick that this sweep is read against; None, and why, where there is none for it."""
-    return record.fitting(store.calibration(sweep.path.parent), sweep.record()["fingerprint"])
+    return record.fitting(layout.calibration(sweep.path.parent), sweep.record()["fingerprint"])
 
 
 def _read(run: Run) -> RunFacts:
-    scored = scorer.read_scored(run.path / store.PRODUCTS["score"]) if run.done("score") else None
+    scored = scoring.read_scored(run.path / layout.PRODUCTS["score"]) if run.done("score") else None
     return RunFacts(
         run=run,
-        status=store.status(run),
+        status=layout.status(run),
         training=tuple(_attempts(run)),
         scores=scored.scores if scored else (),
         looks=looks.scored(run),
@@ -160,6 +160,6 @@ def _worth(one: RunFacts) -> float:
 
 def log_of(run: Run) -> Path | None:
     """The log of the run's last attempt at the stage it stands at, for a person to read."""
-    stage = store.status(run).stage or run.stages[-1]
+    stage = layout.status(run).stage or run.stages[-1]
     attempts = run.attempts(stage)
     return attempts[-1].path / "log" if attempts else None

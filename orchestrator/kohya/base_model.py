@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from orchestrator.errors import Problem, Severity
-from orchestrator.kohya.outputs import safetensors_header as header
+from orchestrator.kohya.outputs import safetensors_header
 from orchestrator.kohya.outputs.safetensors_header import Header
 
 _PARTS = {
@@ -67,7 +67,7 @@ def _unfit(path: Path) -> Iterator[tuple[str, str]]:
         return
     yield from _misleading_link(path)
     try:
-        found = header.read_header(path)
+        found = safetensors_header.read_header(path)
     except (OSError, ValueError) as error:
         yield f"the base model cannot be read: {error}", "download it again"
         return

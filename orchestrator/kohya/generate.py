@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from orchestrator.errors import Problem
-from orchestrator.kohya import gen_img_plugin as prompter
-from orchestrator.kohya import prompts
+from orchestrator.kohya import gen_img_plugin, prompts
 from orchestrator.kohya.arguments import values as known
 from orchestrator.kohya.arguments.check import closest
 from orchestrator.model import BaseModel, Generation, Image, Params, Trainer
@@ -34,7 +33,7 @@ def generate_argv(
         *(f"--{name}" for name in ("v_parameterization", "zero_terminal_snr") if params.get(name)),
         *_lora(lora, generation),
         *("--outdir", str(outdir)),
-        *("--from_module", str(Path(prompter.__file__).resolve())),
+        *("--from_module", str(Path(gen_img_plugin.__file__).resolve())),
         *("--prompter_module_args", str(plan)),
     ]
 
@@ -77,7 +76,7 @@ def plan(images: Sequence[Image], *, folder: Path, negative: str) -> dict[str, o
         raise ValueError("a plan is either of LoRAs or of the base model alone")
     loras = [name for name in checkpoints if name]
     return {
-        "schema": prompter.SCHEMA,
+        "schema": gen_img_plugin.SCHEMA,
         "loras": [str(folder / name) for name in loras],
         "images": [_planned(image, loras, negative) for image in images],
     }

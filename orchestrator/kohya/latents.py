@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import Problem
-from orchestrator.kohya import step_count as length
+from orchestrator.kohya import step_count
 from orchestrator.kohya.step_count import Size
 from orchestrator.model import Params
 
@@ -82,7 +82,7 @@ _REMEDY = "read the end of the attempt's log"
 
 def _wrong(path: Path, size: Size, params: Params) -> str:
     """What is wrong with one file of latents; empty when nothing is."""
-    (width, height), *_ = length.buckets(params, [size])
+    (width, height), *_ = step_count.buckets(params, [size])
     shapes = _shapes(width, height, params)
     try:
         found = _arrays(path, _most_bytes(shapes))

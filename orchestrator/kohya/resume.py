@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.kohya.outputs import files
-from orchestrator.kohya.outputs import safetensors_header as header
+from orchestrator.kohya.outputs import files, safetensors_header
 from orchestrator.model import Params
 
 
@@ -63,7 +62,7 @@ def _epoch(state: Path) -> int | None:
 def _whole(state: Path) -> bool:
     """A state is not written in one piece: one that was cut off is no state."""
     try:
-        header.read_header(state / "model.safetensors")
+        safetensors_header.read_header(state / "model.safetensors")
     except (OSError, ValueError):
         return False
     return all(zipfile.is_zipfile(state / name) for name in ("optimizer.bin", "scheduler.bin", "random_states_0.pkl"))

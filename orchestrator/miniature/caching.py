@@ -9,9 +9,8 @@ import toml
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from orchestrator import images as media
-from orchestrator.kohya import latents
-from orchestrator.kohya import step_count as length
+from orchestrator import images
+from orchestrator.kohya import latents, step_count
 from orchestrator.miniature import arguments, log
 from orchestrator.miniature.arguments import Arguments
 
@@ -24,7 +23,7 @@ def main(argv: Sequence[str]) -> None:
     config = toml.loads(Path(asked["dataset_config"]).read_text(encoding="utf-8"))
     for subset in (subset for dataset in config["datasets"] for subset in dataset["subsets"]):
         log.info("caching latents...")
-        for picture in media.pictures(Path(subset["image_dir"])).pictures:
+        for picture in images.pictures(Path(subset["image_dir"])).pictures:
             beside(picture, subset, asked)
     print("Finished caching latents to disk.", flush=True)
 
@@ -39,7 +38,7 @@ def beside(picture: Path, subset: Mapping[str, Any], asked: Arguments) -> Path:
 
 
 def _arrays(image: Image.Image, said: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-    (width, height), *_ = length.buckets(said, [image.size])
+    (width, height), *_ = step_count.buckets(said, [image.size])
     cells = _cells(image, width, height)
     alpha = ImageOps.fit(image.convert("RGBA").getchannel("A"), (width, height), Image.Resampling.BOX)
     return {

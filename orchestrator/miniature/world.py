@@ -14,7 +14,7 @@ from jinja2 import StrictUndefined
 from jinja2.sandbox import SandboxedEnvironment
 from PIL import Image
 
-from orchestrator.kohya import config_files as render
+from orchestrator.kohya import config_files
 from orchestrator.kohya.toml_writer import Quoter
 from orchestrator.miniature import draw, pack, picture_model, scene
 
@@ -69,7 +69,7 @@ def settings(runs: Path, *, budget_gib: float | None = None) -> str:
     environment.filters["toml"] = Quoter()
     return environment.from_string((_HERE / "orchestrate.toml.j2").read_text(encoding="utf-8")).render(
         runs=str(runs.absolute()),
-        templates=str(render.shipped_templates()),
+        templates=str(config_files.shipped_templates()),
         python=sys.executable,
         programs=str(_HERE),
         trigger=SUBJECT,

@@ -6,18 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.errors import Problem
-from orchestrator.kohya import previews
-from orchestrator.kohya import resource_profile as footprint
-from orchestrator.kohya import step_count as lengths
+from orchestrator.kohya import previews, resource_profile, step_count
 from orchestrator.kohya.outputs import files
 from orchestrator.kohya.outputs.files import Length
 from orchestrator.model import Generation, Params, Point, Settings, State
-from orchestrator.plan import history as experience
-from orchestrator.plan import vram_estimate as vram_model
+from orchestrator.plan import history, vram_estimate
 from orchestrator.plan.history import Experience, Pace
 from orchestrator.plan.training_length import Measure
 from orchestrator.plan.vram_estimate import Estimate
-from orchestrator.store import layout as store
+from orchestrator.store import layout
 from orchestrator.store.layout import Run, Status, Sweep
 
 ASSUMED = "assumed"
@@ -119,7 +116,7 @@ def forecast(
 
     cards_gib: the sizes of the cards in use; none where there are none here.
     """
-    known, measure = experience.gather(sweep), Measure(used.datasets)
+    known, measure = history.gather(sweep), Measure(used.datasets)
     return Forecast(
         name=sweep.name,
         runs=tuple(_run(run, used, prompts, known, measure) for run in runs),
@@ -134,8 +131,8 @@ def forecast(
 def _profiles(points: Sequence[Params], known: Experience, used: Settings) -> Iterator[Profile]:
     by_key: dict[str, list[Params]] = {}
     for params in points:
-        by_key.setdefault(experience.key_of(params), []).append(params)
-    apart = footprint.differing([footprint.profile(group[0]) for group in by_key.values()])
+        by_key.setdefault(history.key_of(params), []).append(params)
+    apart = resource_profile.differing([resource_profile.profile(group[0]) for group in by_key.values()])
     for key, group in by_key.items():
         pace = _pace(group[0], known)
         yield Profile(
@@ -169,7 +166,7 @@ def free_bytes(folder: Path) -> int:
 
 
 def _run(run: Run, used: Settings, prompts: int, known: Experience, measure: Measure) -> RunForecast:
-    params, status = run.point.params, store.status(run)
+    params, status = run.point.params, layout.status(run)
     length = None if run.point.floor else measure.length(params)
     pictures = None if run.point.floor else measure.pictures(str(params["dataset"]))
     images = _images(run.point, length, used.generation) * prompts
@@ -187,7 +184,7 @@ def _run(run: Run, used: Settings, prompts: int, known: Experience, measure: Mea
         generate_s=images * (known.picture_s or _made_s(used.generation)) if "generate" in todo else 0.0,
         score_s=images * (known.score_s or _SCORE_S) if "score" in todo else 0.0,
         disk_bytes=_disk(params, todo, length, images, used.generation),
-        profile="" if run.point.floor else experience.key_of(params),
+        profile="" if run.point.floor else history.key_of(params),
         origin=pace.origin,
     )
 
@@ -210,13 +207,13 @@ def why(status: Status) -> str:
 
 
 def _pace(params: Params, known: Experience) -> Pace:
-    return known.paces.get(experience.key_of(params)) or known.sweep or _assumed(params)
+    return known.paces.get(history.key_of(params)) or known.sweep or _assumed(params)
 
 
 def _assumed(params: Params) -> Pace:
-    batch = lengths.whole(params, "train_batch_size", 1) * lengths.whole(params, "gradient_accumulation_steps", 1)
+    batch = step_count.whole(params, "train_batch_size", 1) * step_count.whole(params, "gradient_accumulation_steps", 1)
     return Pace(
-        seconds_per_step=_SECONDS_PER_STEP * batch * lengths.area(params) / 1024**2,
+        seconds_per_step=_SECONDS_PER_STEP * batch * step_count.area(params) / 1024**2,
         beside_s=_STEP_BESIDE_S,
         peak_mib=None,
         rungs=(),
@@ -225,7 +222,7 @@ def _assumed(params: Params) -> Pace:
 
 
 def _peak(params: Params, pace: Pace) -> Estimate | None:
-    return Estimate(gib=pace.peak_mib / 1024, error_gib=0.0) if pace.peak_mib else vram_model.estimate(params)
+    return Estimate(gib=pace.peak_mib / 1024, error_gib=0.0) if pace.peak_mib else vram_estimate.estimate(params)
 
 
 def _images(point: Point, length: Length | None, generation: Generation) -> int:
@@ -248,6 +245,6 @@ def _made_s(generation: Generation) -> float:
 
 
 def _disk(params: Params, todo: Sequence[str], length: Length | None, images: int, generation: Generation) -> int:
-    trained = footprint.training_bytes(params, length) if "train" in todo and length else 0
+    trained = resource_profile.training_bytes(params, length) if "train" in todo and length else 0
     made = images * generation.width * generation.height * _PNG_BYTES_PER_PIXEL if "generate" in todo else 0
     return int(trained + made) + (_RECORD_BYTES if todo else 0)

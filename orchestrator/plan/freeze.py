@@ -8,14 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from orchestrator import images as media
+from orchestrator import images
 from orchestrator import text as quantities
 from orchestrator.errors import Conflict, Problem
-from orchestrator.kohya import config_files as render
+from orchestrator.kohya import config_files
 from orchestrator.model import Point, Prepared, Scoring, Settings
 from orchestrator.plan.plan import Plan
-from orchestrator.scoring import faces
-from orchestrator.scoring import prompt_adherence as wording
+from orchestrator.scoring import faces, prompt_adherence
 from orchestrator.store import provenance
 from orchestrator.store.layout import Sweep
 
@@ -57,7 +56,7 @@ def _fingerprint(asked: Plan, prepared: Mapping[str, Prepared], hashes: provenan
     """What changes a picture or a number and is not an argument of a point; one entry for each thing to name."""
     used = asked.settings
     generation = {key: value for key, value in asdict(used.generation).items() if "prompts" not in key}
-    pack = faces.inspect(used.scoring.pack, det_size=used.scoring.det_size, decode_rule=media.DECODE_RULE)
+    pack = faces.inspect(used.scoring.pack, det_size=used.scoring.det_size, decode_rule=images.DECODE_RULE)
     return {
         **{f"templates/{name}": _hash(text) for name, text in _templates(used.templates).items()},
         **{f"generate.{key}": json.dumps(value) for key, value in generation.items()},
@@ -67,7 +66,7 @@ def _fingerprint(asked: Plan, prepared: Mapping[str, Prepared], hashes: provenan
         **_second_pack(used.scoring),
         **_clip(asked, hashes),
         **({"early_stop": json.dumps(asdict(used.early_stop))} if used.early_stop else {}),
-        "references": hashes.of_all(media.pictures(used.scoring.references).pictures),
+        "references": hashes.of_all(images.pictures(used.scoring.references).pictures),
         **{f"base_model {name}": _base(used, name, hashes) for name in _used(asked.points, "base_model")},
         **{f"dataset {name}": one.key for name, one in prepared.items()},
     }
@@ -76,7 +75,7 @@ def _fingerprint(asked: Plan, prepared: Mapping[str, Prepared], hashes: provenan
 def _second_pack(used: Scoring) -> dict[str, str]:
     if used.second_pack is None:
         return {}
-    pack = faces.inspect(used.second_pack, det_size=used.det_size, decode_rule=media.DECODE_RULE)
+    pack = faces.inspect(used.second_pack, det_size=used.det_size, decode_rule=images.DECODE_RULE)
     return {"second face pack": pack.fingerprint}
 
 
@@ -86,8 +85,8 @@ def _clip(asked: Plan, hashes: provenance.Hashes) -> dict[str, str]:
     if model is None:
         return {}
     triggers = [dataset.trigger for dataset in asked.settings.datasets.values()]
-    texts = [wording.without(triggers, prompt) for prompt in asked.prompts]
-    return {"CLIP model": _hash([hashes.of_all(wording.files(model)), texts])}
+    texts = [prompt_adherence.without(triggers, prompt) for prompt in asked.prompts]
+    return {"CLIP model": _hash([hashes.of_all(prompt_adherence.files(model)), texts])}
 
 
 def trainer_identity(used: Settings) -> str:
@@ -107,7 +106,7 @@ def _used(points: Iterable[Point], treatment: str) -> list[str]:
 
 
 def _templates(folder: Path) -> dict[str, str]:
-    paths = [folder / name for name in render.TEMPLATES]
+    paths = [folder / name for name in config_files.TEMPLATES]
     return {path.name: path.read_text(encoding="utf-8") for path in paths if path.exists()}
 
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 
 from orchestrator.config import grid
-from orchestrator.kohya import resource_profile as footprint
+from orchestrator.kohya import resource_profile
 from orchestrator.model import Params, Result
-from orchestrator.store import layout as store
+from orchestrator.store import layout
 from orchestrator.store.layout import Run, Sweep
 
 
@@ -40,16 +40,16 @@ class Experience:
 
 def key_of(params: Params) -> str:
     """Names the memory profile of a point."""
-    return grid.point_id(footprint.profile(params))
+    return grid.point_id(resource_profile.profile(params))
 
 
 def gather(sweep: Sweep) -> Experience:
     """From this sweep, the others beside it, and what was probed; the sweep's own trainings count first."""
     runs = sweep.path.parent
     own = list(_trained(sweep.runs() if sweep.exists() else (), "this sweep"))
-    others = [one for one in store.sweeps(runs) if one.path != sweep.path]
+    others = [one for one in layout.sweeps(runs) if one.path != sweep.path]
     known = [one for other in others for one in _trained(other.runs(), f"sweep {other.name}")]
-    probed = list(_trained(store.probes(runs), "probe"))
+    probed = list(_trained(layout.probes(runs), "probe"))
     finished = [run for one in (sweep, *others) if one.exists() for run in one.runs()]
     return Experience(
         paces={**_mean_by_key(probed), **_mean_by_key(known), **_mean_by_key(own)},

@@ -4,22 +4,17 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from orchestrator.config import toml_reader as toml_file
+from orchestrator.config import toml_reader
 from orchestrator.config.expressions import Expressions, is_expression
 from orchestrator.config.grid import Grid
 from orchestrator.errors import InputError, Problem, Severity
-from orchestrator.evidence.stats import early_stop_schedule as looking
-from orchestrator.kohya import base_model as base
-from orchestrator.kohya import config_files as render
-from orchestrator.kohya import oom_fallback as ladder
-from orchestrator.kohya import previews
-from orchestrator.kohya.arguments import check
-from orchestrator.kohya.arguments import lint as traps
-from orchestrator.kohya.arguments import schema as keys
+from orchestrator.evidence.stats import early_stop_schedule
+from orchestrator.kohya import base_model, config_files, oom_fallback, previews
+from orchestrator.kohya.arguments import check, lint, schema
 from orchestrator.kohya.arguments.schema import Keys
 from orchestrator.kohya.oom_fallback import Step
 from orchestrator.model import Params, Point, Settings, Value
-from orchestrator.run import early_stop as looks
+from orchestrator.run import early_stop
 from orchestrator.run.stages import train
 from orchestrator.store.layout import Attempt, Run
 from orchestrator.values import shown
@@ -37,9 +32,9 @@ def of_points(points: Sequence[Point], asked: Grid, used: Settings, steps: Mappi
     steps: optimizer steps by point id, where they are known.
     """
     params, accepted = _but_for_seeds(points), _accepted(used)
-    told = traps.traps(params, datasets=used.datasets)
+    told = lint.traps(params, datasets=used.datasets)
     seeds: list[Params] = [{"seed": point.params["seed"]} for point in points if "seed" in point.params]
-    found = [*check.check([*params, *seeds], accepted), *told, *traps.sweep_traps(points, steps=steps)]
+    found = [*check.check([*params, *seeds], accepted), *told, *lint.sweep_traps(points, steps=steps)]
     of_ladder = _of_ladder(params, {trap.what for trap in told}, used, accepted)
     return [*_placed(found, asked, used), *of_ladder, *_of_base_models(params, used)]
 
@@ -47,7 +42,7 @@ def of_points(points: Sequence[Point], asked: Grid, used: Settings, steps: Mappi
 def _of_base_models(points: Iterable[Params], used: Settings) -> Iterator[Problem]:
     for name in dict.fromkeys(str(params["base_model"]) for params in points):
         path = used.base_models[name].path
-        yield from base.distilled(path, where=str(used.path), key=f"base_models.{name}.path")
+        yield from base_model.distilled(path, where=str(used.path), key=f"base_models.{name}.path")
 
 
 def _but_for_seeds(points: Iterable[Point]) -> list[Params]:
@@ -60,7 +55,7 @@ def _but_for_seeds(points: Iterable[Point]) -> list[Params]:
 
 
 def _accepted(used: Settings) -> Keys:
-    return keys.accepted(used.trainer.sd_scripts)
+    return schema.accepted(used.trainer.sd_scripts)
 
 
 def _written(asked: Grid, used: Settings) -> Iterator[tuple[str, Value]]:
@@ -74,7 +69,7 @@ def _written(asked: Grid, used: Settings) -> Iterator[tuple[str, Value]]:
 
 def of_templates(runs: Sequence[Run], used: Settings) -> list[Problem]:
     """What keeps these runs from being rendered; one of each set of arguments is proven to read back as meant."""
-    renderer = render.Renderer(used.templates)
+    renderer = config_files.Renderer(used.templates)
     proven: set[frozenset[str]] = set()
     found: dict[Problem, None] = {}
     for run in runs:
@@ -111,24 +106,24 @@ _TAKE_OUT = "take it out (max_train_steps says how long a training is), or take 
 
 
 def _of_looks(points: Sequence[Point], used: Settings, prompts: int) -> Iterator[Problem]:
-    others = max(Counter(looks.company(point.params) for point in points).values()) - 1
-    taken = max(len(looks.steps(point.params, used.early_stop)) for point in points)
+    others = max(Counter(early_stop.company(point.params) for point in points).values()) - 1
+    taken = max(len(early_stop.steps(point.params, used.early_stop)) for point in points)
     if used.early_stop is None or not others * taken:
         what = "can end no training: no two runs share a training seed and a length, or no look is before their ends"
         yield _early_stop(used, "", what, "take it out, or lower `after`", Severity.WARNING)
         return
-    needed = looking.fewest(looking.bound(used.early_stop.p, looks=taken, others=others))
+    needed = early_stop_schedule.fewest(early_stop_schedule.bound(used.early_stop.p, looks=taken, others=others))
     if used.early_stop.pictures < needed:
         what = f"so few pictures cannot tell: looks at {others + 1} runs, {taken} each, share p = {used.early_stop.p:g}"
         yield _early_stop(used, "pictures", what, f"at least {needed}, or a larger p")
-    elif prompts and len(looks.cells(prompts, used)) < needed:
+    elif prompts and len(early_stop.cells(prompts, used)) < needed:
         what = f"{prompts} prompts and {len(used.generation.seeds)} seeds make fewer previews than the {needed} needed"
         yield _early_stop(used, "pictures", what, "add prompts or generate.seeds")
 
 
 def _early_stop(used: Settings, key: str, what: str, remedy: str, severity: Severity = Severity.ERROR) -> Problem:
     path = ("early_stop", key) if key else ("early_stop",)
-    where = toml_file.read(used.path).where(path)
+    where = toml_reader.read(used.path).where(path)
     return Problem(what=what, where=where, key=".".join(path), remedy=remedy, severity=severity)
 
 
@@ -142,7 +137,7 @@ def _of_ladder(points: Iterable[Params], told: set[str], used: Settings, accepte
         steps = _steps(points, used)
     except InputError as error:
         return [replace(problem, where=where) for problem in error.problems]
-    lowered = traps.traps([effective for effective, _ in steps], where=where, datasets=used.datasets)
+    lowered = lint.traps([effective for effective, _ in steps], where=where, datasets=used.datasets)
     return [
         *check.check([step.overrides for _, step in steps], accepted, where=where),
         *(trap for trap in lowered if trap.what not in told),
@@ -154,7 +149,7 @@ def _steps(points: Iterable[Params], used: Settings) -> list[tuple[Params, Step]
     return [
         ({**params, **step.overrides}, step)
         for params in points
-        for step in ladder.steps(params, used.ladder, expressions)
+        for step in oom_fallback.steps(params, used.ladder, expressions)
     ]
 
 
@@ -162,7 +157,7 @@ def _steps(points: Iterable[Params], used: Settings) -> list[tuple[Params, Step]
 
 
 def _placed(problems: Iterable[Problem], asked: Grid, used: Settings) -> list[Problem]:
-    settings = toml_file.read(used.path)
+    settings = toml_reader.read(used.path)
 
     def where(problem: Problem) -> str:
         rules = (rule.where for rule in asked.whens if _sets(rule.set, problem))

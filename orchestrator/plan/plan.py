@@ -9,11 +9,9 @@ from typing import TypeVar
 from orchestrator.config import grid, settings
 from orchestrator.config.grid import Grid
 from orchestrator.errors import InputError, NothingSelected, Problem, errors_of
-from orchestrator.kohya import config_files as render
-from orchestrator.kohya import generate, prompts
+from orchestrator.kohya import config_files, generate, prompts
 from orchestrator.model import Params, Point, Question, Settings
-from orchestrator.plan import lint as mistakes
-from orchestrator.plan import training_length as measure
+from orchestrator.plan import lint, training_length
 from orchestrator.run.stages import train
 from orchestrator.store.layout import Attempt, Run, Sweep
 
@@ -49,11 +47,11 @@ def read(settings_file: Path, grid_file: Path, name: str = "") -> Plan:
     name = _tried(lambda: _name(name or grid_file.stem), problems) or ""
     texts = _prompts(used, problems) if used else ()
     points = _points(asked, used, problems) if used and asked else ()
-    problems += mistakes.of_early_stop(points, asked, used, len(texts)) if used and asked and points else []
+    problems += lint.of_early_stop(points, asked, used, len(texts)) if used and asked and points else []
     if used is None or asked is None or errors_of(problems):
         raise InputError(*problems)
     sweep = Sweep(used.runs / name)
-    if wrong := mistakes.of_templates([sweep.run(point) for point in points], used):
+    if wrong := lint.of_templates([sweep.run(point) for point in points], used):
         raise InputError(*wrong)
     return Plan(
         sweep=sweep,
@@ -83,9 +81,9 @@ def _prompts(used: Settings, problems: list[Problem]) -> tuple[str, ...]:
 def _points(asked: Grid, used: Settings, problems: list[Problem]) -> tuple[Point, ...]:
     points = _tried(lambda: grid.expand(asked, used), problems)
     if points is None:
-        problems += mistakes.as_written(asked, used)
+        problems += lint.as_written(asked, used)
         return ()
-    problems += mistakes.of_points(points, asked, used, measure.Measure(used.datasets).steps(points))
+    problems += lint.of_points(points, asked, used, training_length.Measure(used.datasets).steps(points))
     return points
 
 
@@ -94,7 +92,7 @@ def example(asked: Plan, only: str) -> str:
     for run in asked.runs(only):
         if not run.point.floor:
             attempt = Attempt(run.path / train.NAME / str(len(run.attempts(train.NAME)) + 1))
-            return train.config_toml(run, attempt, asked.settings, render.Renderer(asked.settings.templates))
+            return train.config_toml(run, attempt, asked.settings, config_files.Renderer(asked.settings.templates))
     return ""
 
 

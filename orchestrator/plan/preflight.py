@@ -6,16 +6,14 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from orchestrator import images as media
+from orchestrator import images
 from orchestrator.datasets import prepare
 from orchestrator.errors import NotReady, Problem, Severity
 from orchestrator.gpu import Card, VramProbe
-from orchestrator.kohya import argv as command
-from orchestrator.kohya import base_model, latents
-from orchestrator.kohya.arguments import schema as keys
+from orchestrator.kohya import argv, base_model, latents
+from orchestrator.kohya.arguments import schema
 from orchestrator.model import NO_CARD, TREATMENTS, BaseModel, Point, Scoring, Settings
-from orchestrator.scoring import faces
-from orchestrator.scoring import prompt_adherence as wording
+from orchestrator.scoring import faces, prompt_adherence
 from orchestrator.store import provenance
 
 
@@ -41,11 +39,11 @@ def _trainer(settings: Settings, points: Iterable[Point], where: str) -> Iterato
     if not (trainer.python.is_file() and os.access(trainer.python, os.X_OK)):
         yield _missing("there is no such interpreter", where, "trainer.python", trainer.python, "`make setup-trainer`")
     commit = provenance.commit(trainer.sd_scripts)
-    if commit and commit != keys.PINNED:
-        what = f"is at commit {commit[:12]}, not at the pinned {keys.PINNED[:12]}"
+    if commit and commit != schema.PINNED:
+        what = f"is at commit {commit[:12]}, not at the pinned {schema.PINNED[:12]}"
         yield _doubt(what, where, "trainer.sd_scripts", str(trainer.sd_scripts), _SUBMODULE)
     cache = trainer.tokenizer_cache_dir
-    if cache and (absent := command.missing_tokenizers(cache)):
+    if cache and (absent := argv.missing_tokenizers(cache)):
         what = f"lacks {len(absent)} of 2 tokenizers: the first training fetches them from the Hugging Face Hub"
         yield _doubt(what, where, "trainer.tokenizer_cache_dir", str(cache), "keep this machine online for one run")
 
@@ -99,10 +97,10 @@ def _base(base: BaseModel, where: str) -> Iterator[Problem]:
 def _faces(settings: Settings, where: str) -> Iterator[Problem]:
     scoring = settings.scoring
     try:
-        faces.inspect(scoring.pack, det_size=scoring.det_size, decode_rule=media.DECODE_RULE)
+        faces.inspect(scoring.pack, det_size=scoring.det_size, decode_rule=images.DECODE_RULE)
     except NotReady as error:
         yield from error.problems
-    listing = media.pictures(scoring.references)
+    listing = images.pictures(scoring.references)
     yield from listing.problems if listing.pictures else ()
     if not listing.pictures:
         remedy = "put pictures of the persona there that are not trained on: eight at least, better twenty"
@@ -117,7 +115,7 @@ def _faces(settings: Settings, where: str) -> Iterator[Problem]:
 
 
 def _clip(scoring: Scoring, where: str) -> Iterator[Problem]:
-    if scoring.clip and (absent := [name for name in wording.FILES if not (scoring.clip / name).is_file()]):
+    if scoring.clip and (absent := [name for name in prompt_adherence.FILES if not (scoring.clip / name).is_file()]):
         remedy = "put a CLIP model there, as transformers saves it, or take `clip` out"
         yield _missing(f"lacks {', '.join(absent)}", where, "score.clip", scoring.clip, remedy)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from orchestrator.config.recipe import Recipe
 from orchestrator.datasets import prepare
-from orchestrator.kohya import step_count as lengths
+from orchestrator.kohya import step_count
 from orchestrator.kohya.outputs.files import Length
 from orchestrator.kohya.step_count import Size
 from orchestrator.model import Dataset, Params, Point
@@ -49,9 +49,9 @@ class Measure:
         name = str(params["dataset"])
         if (found := self.pictures(name)) is None:
             return None
-        key = (name, *(params.get(key) for key in lengths.DECIDING))
+        key = (name, *(params.get(key) for key in step_count.DECIDING))
         if key not in self._lengths:
-            self._lengths[key] = lengths.length(params, found.sizes, found.repeats)
+            self._lengths[key] = step_count.length(params, found.sizes, found.repeats)
         return self._lengths[key]
 
     def steps(self, points: Iterable[Point]) -> dict[str, int]:

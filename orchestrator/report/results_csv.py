@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from orchestrator.evidence import summary as facts
+from orchestrator.evidence import summary
 from orchestrator.evidence.calibration.record import Kept
 from orchestrator.evidence.summary import RunFacts
 from orchestrator.model import Value
@@ -30,8 +30,8 @@ _MEASURED = (
 
 def write(sweep: Sweep) -> Path:
     """(Re)write the report of a sweep from its records; may be done at any time. Returns the path of results.csv."""
-    found = facts.gather(sweep)
-    kept, _ = facts.calibration(sweep)
+    found = summary.gather(sweep)
+    kept, _ = summary.calibration(sweep)
     sweep.report.mkdir(parents=True, exist_ok=True)
     _save(images(found), sweep.report / IMAGES)
     return _save(results(found, kept), sweep.report / RESULTS)
@@ -42,7 +42,7 @@ def results(found: Sequence[RunFacts], kept: Kept | None = None) -> pd.DataFrame
 
     kept: the yardstick that the numbers of the runs were read against.
     """
-    columns, front = _columns(found), facts.front(found).front
+    columns, front = _columns(found), summary.front(found).front
     yardstick = None if kept is None else "; ".join((f"{kept.calibration.threshold:.3f}", *kept.caveats))
     rows = [_row(one, columns, front) | ({"yardstick": yardstick} if one.numbers else {}) for one in found]
     return pd.DataFrame(rows).convert_dtypes() if rows else pd.DataFrame()

@@ -9,8 +9,7 @@ from typing import Any
 
 from orchestrator.kohya.outputs import log
 from orchestrator.model import Progress, State, VramSample
-from orchestrator.store import layout as store
-from orchestrator.store import outcome
+from orchestrator.store import layout, outcome
 from orchestrator.store.layout import Run, Status, Sweep
 
 _READERS = {"train": log.read_progress, "generate": log.read_pictures}
@@ -52,7 +51,7 @@ def look(sweep: Sweep) -> View:
 
 
 def _row(run: Run) -> Row:
-    status = store.status(run)
+    status = layout.status(run)
     if status.state is not State.RUNNING:
         return Row(run=run, status=status)
     folder = run.attempts(status.stage)[-1].path

@@ -14,12 +14,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator import redact as discretion
+from orchestrator import redact
 from orchestrator.errors import NotReady, Problem
 from orchestrator.model import CROWDED_FAILURES, MEMORY_FAILURES, Failure, Progress, Result, VramSample
 from orchestrator.run.context import Context
-from orchestrator.store import layout as store
-from orchestrator.store import outcome, process
+from orchestrator.store import layout, outcome, process
 from orchestrator.store.layout import Attempt, Run
 from orchestrator.store.outcome import Failed, Outcome
 
@@ -126,7 +125,7 @@ class _Watch:
 
     def _write_down(self, stopped: Failed) -> None:
         if not (self.attempt.path / "stop.json").exists():
-            store.write(self.attempt.path / "stop.json", asdict(stopped))
+            layout.write(self.attempt.path / "stop.json", asdict(stopped))
 
     def _stopped_before(self) -> Failed | None:
         """Why an earlier orchestrator was about to end it; that its user went away is no reason any more."""
@@ -227,7 +226,7 @@ def _close(run: Run, attempt: Attempt, past: list[Attempt], job: Job, ctx: Conte
 
 def _told(failed: Failed, ctx: Context) -> str:
     """A reason is a line of the child's log, and the child may have printed anything that it was given."""
-    return discretion.without_secrets(failed.reason, {**ctx.environ, **ctx.settings.trainer.env})
+    return redact.without_secrets(failed.reason, {**ctx.environ, **ctx.settings.trainer.env})
 
 
 def _judged(attempt: Attempt, job: Job, ended: Outcome) -> Mapping[str, Any] | Failed:

@@ -5,12 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.errors import InputError, NothingSelected, Problem, errors_of
-from orchestrator.evidence import summary as facts
+from orchestrator.evidence import summary
 from orchestrator.evidence.confirmation import Fresh
 from orchestrator.evidence.stats.interval import Interval
 from orchestrator.evidence.summary import RunFacts
 from orchestrator.kohya import prompts
-from orchestrator.run import followup as beside
+from orchestrator.run import followup
 from orchestrator.run.context import Context
 from orchestrator.run.followup import Beside
 from orchestrator.store.layout import Sweep
@@ -23,8 +23,8 @@ def best(sweep: Sweep, count: int) -> list[RunFacts]:
 
     Raises NothingSelected when none is scored yet.
     """
-    found = facts.gather(sweep)
-    ranked = facts.ranked(found)[:count]
+    found = summary.gather(sweep)
+    ranked = summary.ranked(found)[:count]
     if not ranked:
         what = f"no run of {sweep.name} is scored yet, so there is nothing to confirm"
         raise NothingSelected(Problem(what=what, remedy=f"`orchestrate status {sweep.name}`"))
@@ -39,8 +39,8 @@ def prepare(chosen: Sequence[RunFacts], ctx: Context) -> tuple[list[Beside], Con
     Raises InputError with what is wrong with the prompts.
     """
     fresh = _anew(ctx)
-    keys = [beside.key(one, fresh.settings.generation, fresh.prompts) for one in chosen]
-    return [beside.prepare(one, one.run.beside(key)) for one, key in zip(chosen, keys, strict=True)], fresh
+    keys = [followup.key(one, fresh.settings.generation, fresh.prompts) for one in chosen]
+    return [followup.prepare(one, one.run.beside(key)) for one, key in zip(chosen, keys, strict=True)], fresh
 
 
 def _anew(ctx: Context) -> Context:
@@ -68,9 +68,9 @@ def _known(text: str, path: Path) -> Problem:
 
 def report(sweep: Sweep) -> Iterator[str]:
     """Write what was confirmed so far as a table, and say it in sentences, the best run first."""
-    found = [one for one in facts.gather(sweep) if one.fresh]
+    found = [one for one in summary.gather(sweep) if one.fresh]
     found.sort(key=lambda one: one.fresh.confirmation.fresh if one.fresh else 0.0, reverse=True)
-    beside.write_table(sweep.report / TABLE, [_row(one, one.fresh) for one in found if one.fresh])
+    followup.write_table(sweep.report / TABLE, [_row(one, one.fresh) for one in found if one.fresh])
     yield from (_sentence(one, one.fresh) for one in found if one.fresh)
 
 

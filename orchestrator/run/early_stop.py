@@ -13,9 +13,8 @@ from pathlib import Path
 
 from orchestrator import images as media
 from orchestrator import scoring as scorer
-from orchestrator.evidence.stats import early_stop_schedule as looking
-from orchestrator.kohya import previews
-from orchestrator.kohya import step_count as length
+from orchestrator.evidence.stats import early_stop_schedule
+from orchestrator.kohya import previews, step_count
 from orchestrator.model import EarlyStop, Failure, Image, Params, Score, Settings, Value
 from orchestrator.run.context import Context
 from orchestrator.store import process
@@ -30,12 +29,12 @@ _TURNS = 10
 
 def steps(params: Params, asked: EarlyStop | None) -> range:
     """Where a training is looked at on its way; nowhere unless that is asked for."""
-    return looking.steps(total(params), asked.after) if asked else range(0)
+    return early_stop_schedule.steps(total(params), asked.after) if asked else range(0)
 
 
 def total(params: Params) -> int:
     """The steps of a training whose length is given in steps."""
-    return length.whole(params, "max_train_steps", length.DEFAULT_STEPS)
+    return step_count.whole(params, "max_train_steps", step_count.DEFAULT_STEPS)
 
 
 def cells(prompts: int, settings: Settings) -> list[tuple[int, int]]:
@@ -107,9 +106,9 @@ class Watch:
         key = (run.path.name, step)
         if key in self._values or not (scores := scores_of(run, step, training)):
             return False
-        from orchestrator.evidence import run_metrics as numbers
+        from orchestrator.evidence import run_metrics
 
-        values = {(one.image.prompt, one.image.seed): numbers.picture_value(one) for one in scores}
+        values = {(one.image.prompt, one.image.seed): run_metrics.picture_value(one) for one in scores}
         self._values[key] = {cell: value for cell, value in values.items() if value is not None}
         return True
 
@@ -135,11 +134,11 @@ class Watch:
 
     def _worse_than(self, partner: Run, step: int) -> str:
         """By how much, where that is beyond doubt; else empty."""
-        from orchestrator.evidence.stats import early_stop_test as hopeless
+        from orchestrator.evidence.stats import early_stop_test
 
         own, other = (self._values[run.path.name, step] for run in (self._run, partner))
-        found = hopeless.compare(own, other, self._rule.margin)
-        bound = looking.bound(self._rule.p, looks=len(self._steps), others=len(self._partners))
+        found = early_stop_test.compare(own, other, self._rule.margin)
+        bound = early_stop_schedule.bound(self._rule.p, looks=len(self._steps), others=len(self._partners))
         if found is None or found.p >= bound:
             return ""
         return (

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from orchestrator.errors import InputError, errors_of
-from orchestrator.evidence import confirmation as fresh
+from orchestrator.evidence import confirmation
 from orchestrator.evidence.summary import RunFacts
 from orchestrator.kohya import prompts
 from orchestrator.model import Generation, Point, Settings
@@ -56,7 +56,7 @@ def prepare(one: RunFacts, run: Run) -> Beside:
     run.create()
     if not run.point.floor and not run.done("train"):
         known = next(item for item in one.run.checkpoints() if item.file == one.choice.checkpoint)
-        run.finish("train", {"checkpoints": [asdict(replace(known, file=f"{fresh.UP}{known.file}"))]})
+        run.finish("train", {"checkpoints": [asdict(replace(known, file=f"{confirmation.UP}{known.file}"))]})
     return Beside(run=run, strength=one.choice.strength)
 
 

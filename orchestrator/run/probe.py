@@ -7,14 +7,14 @@ probe that is there is not made again, and none is ever counted as a run.
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from orchestrator.kohya import resource_profile as footprint
+from orchestrator.kohya import resource_profile
 from orchestrator.model import Point, Settings
-from orchestrator.plan import history as experience
+from orchestrator.plan import history
 from orchestrator.plan.plan import Plan
 from orchestrator.run.context import Context
 from orchestrator.run.schedule import RUNNABLE
 from orchestrator.run.stages import train
-from orchestrator.store import layout as store
+from orchestrator.store import layout
 from orchestrator.store.layout import Run
 
 STEPS = 20
@@ -23,14 +23,14 @@ STEPS = 20
 def wanted(asked: Plan, only: str = "*") -> list[Run]:
     """One probe for each memory profile among the asked runs."""
     points = [run.point for run in asked.runs(only) if not run.point.floor]
-    found = {experience.key_of(point.params): point for point in reversed(points)}
+    found = {history.key_of(point.params): point for point in reversed(points)}
     return [_probe(asked, key, found[key]) for key in reversed(found)]
 
 
 def _probe(asked: Plan, key: str, point: Point) -> Run:
     """The first point of its profile, shortened. What it trains on is that point's, so that its buckets are, too."""
-    params = footprint.shortened(point.params, STEPS)
-    where = store.probe_sweep(asked.settings.runs)
+    params = resource_profile.shortened(point.params, STEPS)
+    where = layout.probe_sweep(asked.settings.runs)
     return where.run(Point(id=key, name=key, params=params, dims=point.dims))
 
 
@@ -41,7 +41,7 @@ def drive(probes: Iterable[Run], ctx: Context, *, retry: bool = False) -> None:
         probe.create()
         again = retry
         while not ctx.stop and not probe.done(train.NAME):
-            if store.status(probe).state not in RUNNABLE and not again:
+            if layout.status(probe).state not in RUNNABLE and not again:
                 break
             again = False
             train.perform(probe, ctx)

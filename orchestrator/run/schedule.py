@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator.model import MACHINE_FAILURES, Failure, Params, Result, Settings, State
-from orchestrator.plan import history as experience
+from orchestrator.plan import history
 from orchestrator.run.stages import generate, latents, score, train
-from orchestrator.store import layout as store
+from orchestrator.store import layout
 from orchestrator.store.layout import Attempt, Run, Status
 
 RUNNABLE = frozenset({State.PENDING, State.RUNNING, State.CRASHED, State.KILLED})
@@ -61,7 +61,7 @@ def line_up(runs: Iterable[Run], settings: Settings, *, again: bool = False) -> 
     """
     turns = []
     for run, rank in _by_replicate(runs):
-        status = store.status(run)
+        status = layout.status(run)
         turn = next_turn(run, status, settings, again=again)
         if turn:
             begun = status.attempt > 0 or turn.stage != run.stages[0]
@@ -117,7 +117,7 @@ class Peaks:
     def gather(cls, runs: Sequence[Run]) -> "Peaks":
         """From these runs, the other sweeps beside theirs, and what was probed."""
         found = cls()
-        known = experience.gather(store.Sweep(runs[0].path.parent)).paces if runs else {}
+        known = history.gather(layout.Sweep(runs[0].path.parent)).paces if runs else {}
         found.by_key |= {key: pace.peak_mib for key, pace in known.items() if pace.peak_mib and not pace.rungs}
         for run, stage in itertools.product(runs, (train.NAME, generate.NAME)):
             for attempt in run.attempts(stage):
@@ -147,7 +147,7 @@ def _named(run: Run, stage: str, overrides: Params) -> str:
     """All pictures of a sweep are made alike, but for the LoRA."""
     if stage != train.NAME:
         return f"{stage} {'floor' if run.point.floor else 'lora'}"
-    return experience.key_of({**run.point.params, **overrides})
+    return history.key_of({**run.point.params, **overrides})
 
 
 @dataclass(slots=True)

@@ -7,8 +7,7 @@ from orchestrator import datasets
 from orchestrator.kohya import latents as of_sd_scripts
 from orchestrator.model import TREATMENTS, Dataset, Params, Point, Prepared, Settings
 from orchestrator.plan import freeze
-from orchestrator.store import layout as store
-from orchestrator.store import provenance
+from orchestrator.store import layout, provenance
 from orchestrator.store.layout import Run
 
 
@@ -29,14 +28,14 @@ def _run(
 ) -> Run:
     dataset = datasets.of(point.params, used.datasets)
     made_of = {
-        "pictures": store.read(prepared[dataset.name].folder.parent / "dataset.json")["content"],
+        "pictures": layout.read(prepared[dataset.name].folder.parent / "dataset.json")["content"],
         "vae": _vae(point, used, hashes),
         "trainer": trainer,
         "arguments": of_sd_scripts.deciding({**point.params, **dataset.subset}),
     }
     key = provenance.sha256_text(json.dumps(made_of, sort_keys=True))
     name = f"{dataset.name}-{key[:16]}"
-    return store.latents(used.runs, Point(id=key[:8], name=name, params=_params(point, dataset)))
+    return layout.latents(used.runs, Point(id=key[:8], name=name, params=_params(point, dataset)))
 
 
 def _params(point: Point, dataset: Dataset) -> Params:

@@ -5,13 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 from orchestrator.errors import NotReady, Problem
 from orchestrator.model import Result, State
-from orchestrator.run import local_executor as pool
-from orchestrator.run import schedule
+from orchestrator.run import local_executor, schedule
 from orchestrator.run.context import Context
 from orchestrator.run.local_executor import Ended, Team
 from orchestrator.run.schedule import Health, Turn
 from orchestrator.run.stages import generate, latents, score, train
-from orchestrator.store import layout as store
+from orchestrator.store import layout
 from orchestrator.store.layout import Run
 from orchestrator.text import counted
 
@@ -29,7 +28,7 @@ def drive(
     Raises NotReady when the machine, not the points, makes runs fail, or where latents cannot be made. Whatever is
     raised, and however it was stopped, no attempt is left unwatched.
     """
-    with pool.Pool.open(ctx, cards or (ctx.card,), perform, runs) as team:
+    with local_executor.Pool.open(ctx, cards or (ctx.card,), perform, runs) as team:
         drive_with(team, runs, ctx, retry=retry, fail_fast=fail_fast)
 
 
@@ -40,7 +39,7 @@ def drive_with(team: Team, runs: Sequence[Run], ctx: Context, *, retry: bool = F
     _start(team, waiting, ctx)
     while team.busy():
         for ended in team.ended():
-            status = store.status(ended.turn.run)
+            status = layout.status(ended.turn.run)
             ends.judge(ended, status.state)
             following = schedule.next_turn(ended.turn.run, status, ctx.settings)
             waiting[:0] = [following] if following else []
@@ -85,7 +84,7 @@ def _stranded(waiting: Sequence[Turn], ctx: Context) -> list[Problem]:
 
 def _not_made(run: Run, trainings: int) -> Problem:
     logs = [attempt.path / "log" for attempt in run.attempts(latents.NAME)]
-    what = f"{store.status(run).reason or 'the latents are gone'}; {counted(trainings, 'training')} could not begin"
+    what = f"{layout.status(run).reason or 'the latents are gone'}; {counted(trainings, 'training')} could not begin"
     where = str(logs[-1] if logs else run.path)
     return Problem(what=what, where=where, remedy="mend it, then the same command goes on")
 

@@ -4,20 +4,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
-from orchestrator import scoring as scorer
+from orchestrator import scoring
 from orchestrator.errors import InputError, NothingSelected, Problem
-from orchestrator.evidence import confirmation as fresh
-from orchestrator.evidence import run_metrics as numbers
-from orchestrator.evidence import summary as facts
+from orchestrator.evidence import confirmation, run_metrics, summary
 from orchestrator.evidence.stats import choice
 from orchestrator.evidence.summary import RunFacts
 from orchestrator.model import Point, Score, Settings
 from orchestrator.plan import plan
-from orchestrator.run import followup as beside
+from orchestrator.run import followup
 from orchestrator.run.context import Context
 from orchestrator.run.followup import Beside
-from orchestrator.store import layout as store
-from orchestrator.store import provenance
+from orchestrator.store import layout, provenance
 from orchestrator.store.layout import Run, Sweep
 
 TABLE = "transfer.csv"
@@ -30,7 +27,7 @@ def selected(sweep: Sweep, base: str, only: str, settings: Settings) -> list[Run
         raise InputError(Problem(what=f"there is no [base_models.{base}]", key="--to", value=base, remedy=known))
     found = [
         one
-        for one in facts.gather(sweep)
+        for one in summary.gather(sweep)
         if one.choice and not one.run.point.floor and one.run.point.params["base_model"] != base
         if fnmatchcase(one.run.point.name, only) or fnmatchcase(one.run.point.id, only)
     ]
@@ -52,15 +49,15 @@ def prepare(chosen: Sequence[RunFacts], base: str, sweep: Sweep, ctx: Context) -
     content = hashes.of(ctx.settings.base_models[base].path)
     wanted = []
     for one, point in zip(chosen, points(chosen, base), strict=False):
-        folder = f"{base}-{beside.key(one, ctx.settings.generation, ctx.prompts, content)}"
-        wanted.append(beside.prepare(one, one.run.on(folder, point)))
+        folder = f"{base}-{followup.key(one, ctx.settings.generation, ctx.prompts, content)}"
+        wanted.append(followup.prepare(one, one.run.on(folder, point)))
     return [*wanted, Beside(run=sweep.floor_on(plan.floor(base)), strength=0.0)], ctx
 
 
 def report(sweep: Sweep) -> Iterator[str]:
     """Write what was moved so far as a table, and say it in sentences."""
-    rows = [row for one in facts.gather(sweep) if one.choice for row in _rows(one, sweep)]
-    beside.write_table(sweep.report / TABLE, rows)
+    rows = [row for one in summary.gather(sweep) if one.choice for row in _rows(one, sweep)]
+    followup.write_table(sweep.report / TABLE, rows)
     for row in rows:
         yield (
             f"{row['run']} on {row['made_on']}: similarity {row['similarity_mean']}, {row['gain'] or '?'} over its "
@@ -73,14 +70,14 @@ def _rows(one: RunFacts, sweep: Sweep) -> Iterator[dict[str, str]]:
         base, scores = str(moved.point.params["base_model"]), _reported(one, _scores(moved))
         if not scores:
             continue
-        told = numbers.summary(scores)
+        told = run_metrics.summary(scores)
         yield {
             "run": one.run.point.name,
             "trained_on": str(one.run.point.params["base_model"]),
             "made_on": base,
             "similarity_mean": _number(told.similarity_mean),
             "no_face_rate": _number(told.no_face_rate),
-            "gain": _number(fresh.gain(scores, _scores(sweep.floor_on(plan.floor(base))))),
+            "gain": _number(confirmation.gain(scores, _scores(sweep.floor_on(plan.floor(base))))),
             "similarity_at_home": _number(one.numbers.similarity_mean if one.numbers else None),
             "gain_at_home": _number(one.gain),
         }
@@ -93,7 +90,7 @@ def _reported(one: RunFacts, scores: Sequence[Score]) -> list[Score]:
 
 
 def _scores(run: Run) -> tuple[Score, ...]:
-    return scorer.read_scores(run.path / store.PRODUCTS["score"]) if run.done("score") else ()
+    return scoring.read_scores(run.path / layout.PRODUCTS["score"]) if run.done("score") else ()
 
 
 def _number(value: float | None) -> str:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.model import FaceStatus, Image, Score
-from orchestrator.scoring import in_progress as hand
-from orchestrator.store import layout as store
+from orchestrator.scoring import in_progress
+from orchestrator.store import layout
 
 TOO_MANY_ERRORS = 0.05
 """A share of `error` above this means that the model is at fault, not the pictures."""
@@ -95,12 +95,12 @@ class Scored:
 
 
 def write_job(path: Path, job: Job) -> None:
-    store.write(path, plain(asdict(job)))
+    layout.write(path, plain(asdict(job)))
 
 
 def read_job(path: Path) -> Job:
     """Raises OrchestrateError when the file is damaged or of another version."""
-    record = store.read(path)
+    record = layout.read(path)
     for key in ("pack", "cache", "root", "out"):
         record[key] = Path(record[key])
     for key in ("second_pack", "thumbnails"):
@@ -120,12 +120,12 @@ def _adherence(record: dict[str, Any]) -> Adherence:
 
 
 def write_scored(path: Path, scored: Scored) -> None:
-    store.write(path, {**asdict(scored), "too_many_errors": scored.too_many_errors})
+    layout.write(path, {**asdict(scored), "too_many_errors": scored.too_many_errors})
 
 
 def read_scored(path: Path) -> Scored:
     """Raises OrchestrateError when the file is damaged or of another version."""
-    record = store.read(path)
+    record = layout.read(path)
     del record["too_many_errors"]
     record["references"] = References(**record["references"])
     record["scores"] = tuple(_score(score) for score in record["scores"])
@@ -143,7 +143,7 @@ def in_hand_path(out: Path) -> Path:
 
 def in_hand(out: Path) -> tuple[str, ...]:
     """The pictures, as absolute paths, that a scorer had in hand when it died; none when it came to its end."""
-    return hand.read(in_hand_path(out))
+    return in_progress.read(in_hand_path(out))
 
 
 def plain(value: Any) -> Any:

@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from orchestrator import images as media
-from orchestrator import scoring as scorer
+from orchestrator import images, scoring
 from orchestrator.errors import NotReady, OrchestrateError, Problem, Severity
-from orchestrator.scoring import faces, thumbnails
-from orchestrator.scoring import prompt_adherence as wording
+from orchestrator.scoring import faces, prompt_adherence, thumbnails
 from orchestrator.scoring.batch_embedder import Looker
 from orchestrator.scoring.in_progress import Hand
 
@@ -23,9 +21,9 @@ def main(argv: Sequence[str]) -> int:
         print("usage: python -m orchestrator.scoring JOB.json", file=sys.stderr)
         return 1
     try:
-        job = scorer.read_job(Path(argv[0]))
-        scorer.write_scored(job.out, _score(job))
-        scorer.in_hand_path(job.out).unlink(missing_ok=True)
+        job = scoring.read_job(Path(argv[0]))
+        scoring.write_scored(job.out, _score(job))
+        scoring.in_hand_path(job.out).unlink(missing_ok=True)
         if job.thumbnails:
             with contextlib.suppress(OSError):  # costs the report some time, and no score
                 thumbnails.prepare(job.root, [image.file for image in job.images], job.thumbnails)
@@ -35,15 +33,15 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _score(job: scorer.Job) -> scorer.Scored:
+def _score(job: scoring.Job) -> scoring.Scored:
     scored = _by_faces(job)
     if job.adherence is None:
         return scored
-    scores = wording.with_adherence(scored.scores, job.adherence, root=job.root, folder=job.out.parent)
+    scores = prompt_adherence.with_adherence(scored.scores, job.adherence, root=job.root, folder=job.out.parent)
     return replace(scored, scores=scores)
 
 
-def _by_faces(job: scorer.Job) -> scorer.Scored:
+def _by_faces(job: scoring.Job) -> scoring.Scored:
     first = _by(job.pack, job)
     if job.second_pack is None:
         return first
@@ -53,14 +51,14 @@ def _by_faces(job: scorer.Job) -> scorer.Scored:
     return replace(first, scores=scores, second_fingerprint=second.fingerprint)
 
 
-def _by(folder: Path, job: scorer.Job) -> scorer.Scored:
+def _by(folder: Path, job: scoring.Job) -> scoring.Scored:
     """The scores by one face pack."""
-    pack = faces.inspect(folder, det_size=job.det_size, decode_rule=media.DECODE_RULE)
+    pack = faces.inspect(folder, det_size=job.det_size, decode_rule=images.DECODE_RULE)
     looker = Looker(
         load=lambda: faces.load(pack, device=job.device),
         cache=faces.Cache(job.cache, pack.fingerprint),
         workers=job.workers,
-        hand=Hand(scorer.in_hand_path(job.out)),
+        hand=Hand(scoring.in_hand_path(job.out)),
         skip=[job.root / name for name in job.skip],
         alone=[job.root / name for name in job.alone],
     )
@@ -68,10 +66,10 @@ def _by(folder: Path, job: scorer.Job) -> scorer.Scored:
     training = _embeddings(looker.look(job.training))
     someone = faces.persona(list(references.values()), training)
     outcomes = looker.look([job.root / image.file for image in job.images], lambda done: _progress(done, job))
-    return scorer.Scored(
+    return scoring.Scored(
         fingerprint=pack.fingerprint,
         provider=looker.provider,
-        references=scorer.References(
+        references=scoring.References(
             leave_one_out=dict(zip(references, faces.leave_one_out(someone), strict=True)), rejected=rejected
         ),
         training=len({embedding.tobytes() for embedding in training}),  # repeats are no further pictures
@@ -116,7 +114,7 @@ def _embeddings(outcomes: Sequence[faces.Outcome]) -> list[faces.Embedding]:
     return [embedding for embedding in found if embedding is not None]
 
 
-def _progress(done: int, job: scorer.Job) -> None:
+def _progress(done: int, job: scoring.Job) -> None:
     print(f"scored: {done}/{len(job.images)}", flush=True)
 
 

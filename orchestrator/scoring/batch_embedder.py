@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from orchestrator import images as media
+from orchestrator import images
 from orchestrator.model import FaceStatus
 from orchestrator.scoring import faces
 from orchestrator.scoring.in_progress import Hand
@@ -78,8 +78,8 @@ class Looker:
         if path in self._skip:
             return _SKIPPED
         try:
-            return media.sha256(path)
-        except media.Unreadable as error:
+            return images.sha256(path)
+        except images.Unreadable as error:
             return faces.Refusal(status=FaceStatus.UNREADABLE, note=error.reason)
 
     def _fresh(self, pictures: Mapping[str, Path]) -> Iterator[tuple[str, faces.Outcome]]:
@@ -114,8 +114,8 @@ class Looker:
     def _see(self, model: faces.Faces, path: Path) -> faces.Sighting | faces.Refusal:
         with self._hand.holding([path]):
             try:
-                return model.find(media.load(path))
-            except media.Unreadable as error:
+                return model.find(images.load(path))
+            except images.Unreadable as error:
                 return faces.Refusal(status=FaceStatus.UNREADABLE, note=error.reason)
             except Exception as error:  # of onnxruntime, OpenCV or InsightFace, about this one picture
                 return _error(error)

@@ -13,14 +13,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator import images as media
+from orchestrator import images
 from orchestrator import scoring as scorer
 from orchestrator.errors import NotReady, OrchestrateError, Problem
 from orchestrator.model import Scoring
 from orchestrator.scoring import faces
 from orchestrator.scoring.batch_embedder import Looker
 from orchestrator.scoring.in_progress import Hand
-from orchestrator.store import layout as store
+from orchestrator.store import layout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,12 +46,12 @@ def look(scoring: Scoring, pictures: Sequence[Path], *, cache: Path) -> list[Loo
     """One result per picture, in order, by the settings' face pack. Raises NotReady with what the child said."""
     with tempfile.TemporaryDirectory(prefix="orchestrate-") as folder:
         job = _Job(scoring=scoring, pictures=tuple(pictures), cache=cache, out=Path(folder) / "looked.json")
-        store.write(Path(folder) / "job.json", scorer.plain(asdict(job)))
+        layout.write(Path(folder) / "job.json", scorer.plain(asdict(job)))
         argv = [sys.executable, "-m", "orchestrator.scoring.embedding", str(Path(folder) / "job.json")]
         done = subprocess.run(argv, capture_output=True, text=True, errors="replace", check=False)
         if done.returncode:
             raise NotReady(_died(done, scorer.in_hand(job.out)))
-        return [_looked(record) for record in store.read(job.out)["pictures"]]
+        return [_looked(record) for record in layout.read(job.out)["pictures"]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +82,7 @@ def main(path: Path) -> int:
     """The exit code."""
     try:
         job = _read(path)
-        store.write(job.out, {"pictures": [asdict(_plain(outcome)) for outcome in _outcomes(job)]})
+        layout.write(job.out, {"pictures": [asdict(_plain(outcome)) for outcome in _outcomes(job)]})
     except OrchestrateError as error:
         print(error, file=sys.stderr)
         return NotReady.exit_code if isinstance(error, NotReady) else 1
@@ -90,7 +90,7 @@ def main(path: Path) -> int:
 
 
 def _read(path: Path) -> _Job:
-    record = store.read(path)
+    record = layout.read(path)
     used = record["scoring"]
     paths = {key: Path(used[key]) for key in ("pack", "references", "second_pack", "clip") if used[key]}
     return _Job(
@@ -103,7 +103,7 @@ def _read(path: Path) -> _Job:
 
 def _outcomes(job: _Job) -> list[faces.Outcome]:
     used = job.scoring
-    pack = faces.inspect(used.pack, det_size=used.det_size, decode_rule=media.DECODE_RULE)
+    pack = faces.inspect(used.pack, det_size=used.det_size, decode_rule=images.DECODE_RULE)
     looker = Looker(
         load=lambda: faces.load(pack, device=used.device),
         cache=faces.Cache(job.cache, pack.fingerprint),

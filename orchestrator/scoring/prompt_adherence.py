@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from orchestrator import scoring as scorer
+from orchestrator import scoring
 from orchestrator.errors import NotReady, Problem
 from orchestrator.model import FaceStatus, Score
 from orchestrator.scoring import adherence
@@ -31,7 +31,7 @@ def without(triggers: Iterable[str], text: str) -> str:
     return " ".join(text.split())
 
 
-def with_adherence(scores: Sequence[Score], asked: scorer.Adherence, *, root: Path, folder: Path) -> tuple[Score, ...]:
+def with_adherence(scores: Sequence[Score], asked: scoring.Adherence, *, root: Path, folder: Path) -> tuple[Score, ...]:
     """The scores with their adherence, None for pictures that could not be read or prompts of triggers alone.
 
     root: what the pictures' files are relative to; folder: where job and answer are kept. Raises NotReady.
@@ -43,7 +43,7 @@ def with_adherence(scores: Sequence[Score], asked: scorer.Adherence, *, root: Pa
     return tuple(replace(score, adherence=cosines.get(index)) for index, score in enumerate(scores))
 
 
-def _cosines(pairs: list[dict[str, str]], asked: scorer.Adherence, folder: Path) -> list[float]:
+def _cosines(pairs: list[dict[str, str]], asked: scoring.Adherence, folder: Path) -> list[float]:
     if not pairs:
         return []
     job, out = folder / "adherence-job.json", folder / "adherence.json"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from orchestrator import images as media
+from orchestrator import images
 from orchestrator.store import shim
 
 SIDES = (192, 128, 96, 72)
@@ -69,8 +69,8 @@ def _maker(folder: Path, new: Sequence[str], memory: Path, px: int) -> Callable[
 
 def _of_original(path: Path) -> str:
     try:
-        return _encoded(Image.fromarray(media.load(path)), LARGEST)
-    except media.Unreadable:
+        return _encoded(Image.fromarray(images.load(path)), LARGEST)
+    except images.Unreadable:
         return ""
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from orchestrator import text as quantities
+from orchestrator import text
 
 
 @contextlib.contextmanager
@@ -21,7 +21,7 @@ def held(path: Path) -> Iterator[str]:
             yield _holder(path)
             return
         file.truncate(0)
-        file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": quantities.now()}))
+        file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": text.now()}))
         file.flush()
         yield ""
 

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.model import Exit, Failure
-from orchestrator.store import layout as store
-from orchestrator.store import process
+from orchestrator.store import layout, process
 
 TAIL_BYTES = 256 * 1024
 
@@ -57,7 +56,7 @@ def read(folder: Path, *, ours: bool = False) -> Outcome:
         same_boot=process.same_boot(folder),
         ours=ours,
         log=tail(folder / "log", TAIL_BYTES),
-        peak_vram_mib=_peak(folder / "vram.csv", packed=store.Attempt(folder).packed),
+        peak_vram_mib=_peak(folder / "vram.csv", packed=layout.Attempt(folder).packed),
     )
 
 
@@ -65,7 +64,7 @@ def stopped(folder: Path) -> Failed | None:
     """Why an orchestrator ended the attempt, or was about to."""
     if not (folder / "stop.json").exists():
         return None
-    record = store.read(folder / "stop.json")
+    record = layout.read(folder / "stop.json")
     return Failed(Failure(record["failure"]), record["reason"])
 
 

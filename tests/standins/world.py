@@ -10,19 +10,17 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from orchestrator import scoring as scorer
+from orchestrator import scoring
 from orchestrator.datasets import prepare
 from orchestrator.gpu import Card, VramProbe
 from orchestrator.miniature import pack, world
 from orchestrator.model import Image, Result, State, VramSample
 from orchestrator.plan import freeze, plan
 from orchestrator.plan.plan import Plan
-from orchestrator.report import results_csv as report
-from orchestrator.run import shared_latents as sharing
-from orchestrator.run import sweep
+from orchestrator.report import results_csv
+from orchestrator.run import shared_latents, sweep
 from orchestrator.run.context import Context, Stop
-from orchestrator.store import layout as store
-from orchestrator.store import process, provenance
+from orchestrator.store import layout, process, provenance
 from orchestrator.store.layout import Run, Status, Sweep
 
 HERE = Path(__file__).parent
@@ -89,7 +87,7 @@ def build_shared(folder: Path) -> Path:
 
 
 def _find_faces(folder: Path) -> None:
-    job = scorer.Job(
+    job = scoring.Job(
         pack=folder / "pack",
         device="cpu",
         det_size=640,
@@ -101,7 +99,7 @@ def _find_faces(folder: Path) -> None:
         root=folder,
         out=folder / "scored.json",
     )
-    scorer.write_job(folder / "job.json", job)
+    scoring.write_job(folder / "job.json", job)
     child = [sys.executable, "-m", "orchestrator.scoring", str(folder / "job.json")]
     subprocess.run(child, check=True, capture_output=True, cwd=ROOT)
 
@@ -222,7 +220,7 @@ class World:
             listener=listener or Heard(),
             environ=environ,
             card=CARD.uuid if probe else "",
-            latents=sharing.latents(asked.points, asked.settings, datasets, hashes),
+            latents=shared_latents.latents(asked.points, asked.settings, datasets, hashes),
             stop=Stop() if stop is None else stop,  # it is false as long as nobody asked
         )
 
@@ -237,14 +235,14 @@ class World:
 
     def statuses(self) -> dict[str, Status]:
         """By the run's name without its id."""
-        return {run.point.name.rpartition("-")[0]: store.status(run) for run in self.plan().runs()}
+        return {run.point.name.rpartition("-")[0]: layout.status(run) for run in self.plan().runs()}
 
     def states(self) -> dict[str, State]:
         return {name: status.state for name, status in self.statuses().items()}
 
     def rows(self) -> dict[str, dict[str, str]]:
         """results.csv, written anew, by the run's name without its id."""
-        with report.write(self.sweep).open(encoding="utf-8", newline="") as file:
+        with results_csv.write(self.sweep).open(encoding="utf-8", newline="") as file:
             return {row["run"].rpartition("-")[0]: row for row in csv.DictReader(file)}
 
     def ledger(self) -> list[str]:

@@ -7,8 +7,8 @@ import pytest
 from small_world import Trainer
 
 from orchestrator.store import provenance
-from orchestrator.kohya import argv as command
-from orchestrator.kohya.arguments import schema as keys
+from orchestrator.kohya import argv
+from orchestrator.kohya.arguments import schema
 
 PARSER = """
 import json, sys
@@ -37,11 +37,11 @@ def parser(trainer: Trainer) -> dict[str, dict[str, object]]:
 
 
 def test_names_are_the_parsers_own(trainer: Trainer, parser: dict[str, dict[str, object]]) -> None:
-    assert set(keys.read_source(trainer.sd_scripts).by_name) == set(parser)
+    assert set(schema.read_source(trainer.sd_scripts).by_name) == set(parser)
 
 
 def test_types_choices_and_defaults_are_the_parsers_own(trainer: Trainer, parser: dict[str, dict[str, object]]) -> None:
-    read = keys.read_source(trainer.sd_scripts).by_name
+    read = schema.read_source(trainer.sd_scripts).by_name
     found = {
         name: {"kind": str(key.kind), "many": key.many, "choices": list(key.choices), "default": key.default}
         for name, key in read.items()
@@ -55,11 +55,11 @@ def test_tokenizers_are_looked_for_where_we_say(trainer: Trainer) -> None:
     source = (trainer.sd_scripts / "library" / "strategy_base.py").read_text(encoding="utf-8")
     named = (trainer.sd_scripts / "library" / "strategy_sdxl.py").read_text(encoding="utf-8")
     assert 'replace("/", "_")' in source
-    assert all(f'"{name.replace("_", "/", 1)}"' in named for name in command.TOKENIZERS)
+    assert all(f'"{name.replace("_", "/", 1)}"' in named for name in argv.TOKENIZERS)
 
 
 def test_the_snapshot_is_of_the_pinned_commit(trainer: Trainer) -> None:
     """Without sources we go by the snapshot: it must say what these sources say, if they are the pinned ones."""
-    if provenance.commit(trainer.sd_scripts) != keys.PINNED:
+    if provenance.commit(trainer.sd_scripts) != schema.PINNED:
         pytest.skip("the sources are not at the pinned commit")
-    assert keys.read_snapshot().by_name == keys.read_source(trainer.sd_scripts).by_name
+    assert schema.read_snapshot().by_name == schema.read_source(trainer.sd_scripts).by_name

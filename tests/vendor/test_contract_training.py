@@ -10,7 +10,7 @@ from small_world import Trained, World
 from orchestrator.store import process
 from orchestrator.run.context import Stop
 from orchestrator.kohya.outputs import files
-from orchestrator.kohya.outputs import safetensors_header as header
+from orchestrator.kohya.outputs import safetensors_header
 from orchestrator.kohya.outputs import log
 from orchestrator.model import Failure
 from orchestrator.model import Launcher
@@ -58,7 +58,7 @@ def test_text_encoders_are_trained_or_not_as_asked(masked: Trained, plain: Train
 
 
 def _parts(file: Path) -> set[str]:
-    return {"_".join(name.split("_")[:2]) for name in header.read_header(file).tensors}
+    return {"_".join(name.split("_")[:2]) for name in safetensors_header.read_header(file).tensors}
 
 
 def test_nothing_is_written_into_the_users_folder(tiny: World, masked: Trained, plain: Trained) -> None:
@@ -120,7 +120,7 @@ def test_accelerates_launcher_trains_the_same(tiny: World, plain: Trained) -> No
     assert launched.result.failure is None, launched.result.reason
     assert "accelerate.commands.launch" in (launched.folder / "command.json").read_text(encoding="utf-8")
     weights = [
-        header.read_header(one.output / "lora.safetensors").metadata["sshs_model_hash"] for one in (launched, plain)
+        safetensors_header.read_header(one.output / "lora.safetensors").metadata["sshs_model_hash"] for one in (launched, plain)
     ]
     assert weights[0] == weights[1]
 

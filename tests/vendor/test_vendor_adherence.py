@@ -8,7 +8,7 @@ import pytest
 from small_world import Trainer, World
 
 from orchestrator.scoring import adherence
-from orchestrator.scoring import prompt_adherence as wording
+from orchestrator.scoring import prompt_adherence
 
 MAKE = """
 import sys, torch
@@ -57,7 +57,7 @@ def ask(trainer: Trainer, folder: Path, model: Path, pairs: list[dict[str, str]]
 
 def test_cosines_are_those_of_one_pair_at_a_time(trainer: Trainer, tiny: World, tmp_path: Path) -> None:
     model = make(trainer, tiny, tmp_path / "clip")
-    assert all((model / name).is_file() for name in wording.FILES)
+    assert all((model / name).is_file() for name in prompt_adherence.FILES)
     pictures = sorted((tiny.folder / "references").glob("*.png"))
     texts = ["a red coat", "a very long prompt, " * 40, "in the rain at night"]
     pairs = [{"picture": str(pictures[n % len(pictures)]), "text": texts[n % 3]} for n in range(10)]

@@ -13,9 +13,9 @@ from safetensors.numpy import load_file
 from small_world import Swept, Trained, World, trained
 
 from orchestrator.store import provenance
-from orchestrator.run import shared_latents as sharing
+from orchestrator.run import shared_latents
 from orchestrator.run.context import Context
-from orchestrator.kohya import argv as command
+from orchestrator.kohya import argv
 from orchestrator.kohya.outputs import log
 from orchestrator.kohya import latents as of_sd_scripts
 from orchestrator.model import Dataset
@@ -52,7 +52,7 @@ def made(tiny: World, dataset: Dataset, name: str, **arguments: object) -> tuple
     run = tiny.run(name, **{**ASKED, **arguments})  # type: ignore[arg-type]
     ctx = tiny.context(datasets={"persona": dataset})
     hashes = provenance.Hashes(ctx.settings.runs / ".hashes.json")
-    ctx = replace(ctx, latents=sharing.latents([run.point], ctx.settings, ctx.datasets, hashes))
+    ctx = replace(ctx, latents=shared_latents.latents([run.point], ctx.settings, ctx.datasets, hashes))
     shared = ctx.latents[run.point.id]
     shared.create()
     if not shared.done(latents.NAME):
@@ -156,8 +156,8 @@ def test_left_to_itself_sd_scripts_takes_the_latents_of_another_resolution(tiny:
         text = text.replace(str(asked / "images"), str(again)).replace(str(asked), str(tiny.folder))
         (tiny.folder / name).write_text(text, encoding="utf-8")
     trainer = tiny.settings.trainer
-    env = {**os.environ, **command.environment(trainer, card=None), "PYTHONPATH": str(trainer.sd_scripts)}
-    subprocess.run(command.latents_argv(trainer, tiny.folder / "config.toml"), env=env, check=True, capture_output=True)
+    env = {**os.environ, **argv.environment(trainer, card=None), "PYTHONPATH": str(trainer.sd_scripts)}
+    subprocess.run(argv.latents_argv(trainer, tiny.folder / "config.toml"), env=env, check=True, capture_output=True)
     assert times(again) == before
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config import toml_reader as toml_file
+from orchestrator.config import toml_reader
 from orchestrator.config.grid.language import Exclude, Grid, Levels, When
 from orchestrator.config.toml_reader import Reader, Wrong
 from orchestrator.errors import InputError, Problem
@@ -28,10 +28,10 @@ def load(path: Path) -> Grid:
 
 def _files(path: Path, folder: Path, trail: tuple[Path, ...], seen: set[Path]) -> Iterator[tuple[Path, Reader]]:
     """The files that a grid includes, each once and before the one that includes it."""
-    reader = Reader(toml_file.read(path))
+    reader = Reader(toml_reader.read(path))
     seen.add(path.resolve())
     trail = (*trail, path.resolve())
-    for name in reader.given(include=toml_file.several(toml_file.text)).get("include", ()):
+    for name in reader.given(include=toml_reader.several(toml_reader.text)).get("include", ()):
         if problem := _bad_include(name, path.parent, folder, trail):
             reader.note("include", problem, value=name, remedy=f"name a file below {folder}")
         elif (path.parent / name).resolve() not in seen:
@@ -77,7 +77,7 @@ class _Merger:
     def _add(self, top: Reader) -> None:
         fixed, dims = top.section("fixed"), top.section("dims")
         said: set[str] = set()
-        for key, value in fixed.arguments(toml_file.value).items():
+        for key, value in fixed.arguments(toml_reader.value).items():
             self._claim(fixed, key, said)
             self._fixed[key] = value
         for key, levels in dims.arguments(_levels).items():
@@ -105,7 +105,7 @@ def _levels(raw: Any) -> Levels:
     """A converter: the values of a dim; a value may itself be a list."""
     if not isinstance(raw, list) or not raw:
         raise Wrong("a dim needs a list of at least one value", "write it like [16, 32]")
-    levels = tuple(map(toml_file.value, raw))
+    levels = tuple(map(toml_reader.value, raw))
     if repeated := [text for text, count in Counter(map(token, levels)).items() if count > 1]:
         raise Wrong(f"a dim's values differ, but {', '.join(repeated)} is there more than once", "take it out")
     return levels
@@ -119,7 +119,7 @@ def _check_lengths(table: Reader, moving: Mapping[str, Levels]) -> None:
 
 def _when(table: Reader) -> When:
     match = _pattern(table.section("match"), "match")
-    changes = table.section("set").arguments(toml_file.value)
+    changes = table.section("set").arguments(toml_reader.value)
     if not changes:
         table.note("set", "a rule must set something", remedy="add `set = { learning_rate = 1.0 }`")
     return When(match=match, set=changes, where=table.where(), key="when")
@@ -130,7 +130,7 @@ def _exclude(table: Reader) -> Exclude:
 
 
 def _pattern(table: Reader, word: str) -> dict[str, Value]:
-    pattern = table.arguments(toml_file.value)
+    pattern = table.arguments(toml_reader.value)
     if not pattern:
         table.note("", f"{word} is empty and would meet every point", remedy="name an argument and its value")
     return pattern
@@ -139,7 +139,7 @@ def _pattern(table: Reader, word: str) -> dict[str, Value]:
 def _questions(tops: tuple[Reader, ...], dims: Mapping[str, Levels]) -> tuple[Question, ...]:
     questions: dict[str, Question] = {}
     for table in [table for top in tops for table in top.sections("question")]:
-        identity, ask = table.require("id", toml_file.text), table.require("ask", toml_file.text)
+        identity, ask = table.require("id", toml_reader.text), table.require("ask", toml_reader.text)
         dim, levels = _contrast(table.section("contrast"), dims)
         if identity in questions:
             table.note("id", f"two questions have the id {shown(identity)}", remedy="give each its own")
@@ -149,7 +149,7 @@ def _questions(tops: tuple[Reader, ...], dims: Mapping[str, Levels]) -> tuple[Qu
 
 def _contrast(table: Reader, dims: Mapping[str, Levels]) -> tuple[str, tuple[Value, Value]]:
     """The dim that a question is about and its two levels, which must be among the dim's values."""
-    pairs = table.arguments(toml_file.several(toml_file.value))
+    pairs = table.arguments(toml_reader.several(toml_reader.value))
     dim, pair = next(iter(pairs.items()), ("", ()))
     if len(pairs) != 1 or len(pair) != 2 or same(pair[0], pair[1]):
         remedy = "write contrast = { network_dim = [16, 32] }"
@@ -157,7 +157,7 @@ def _contrast(table: Reader, dims: Mapping[str, Levels]) -> tuple[str, tuple[Val
         return "", ("", "")
     if dim not in dims:
         table.note(
-            dim, f"{dim} is not a dim of this grid", remedy=toml_file.did_you_mean(dim, dims, "add it to [dims]")
+            dim, f"{dim} is not a dim of this grid", remedy=toml_reader.did_you_mean(dim, dims, "add it to [dims]")
         )
     for level in pair if dim in dims else ():
         if not any(same(level, value) for value in dims[dim]):

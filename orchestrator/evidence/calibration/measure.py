@@ -6,10 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from orchestrator import images as media
-from orchestrator import text as quantities
+from orchestrator import images, text
 from orchestrator.errors import InputError, NotReady, Problem
-from orchestrator.evidence.calibration import statistics as calibration
+from orchestrator.evidence.calibration import statistics
 from orchestrator.evidence.calibration.pair_list import PicturePair
 from orchestrator.evidence.calibration.record import Kept
 from orchestrator.evidence.calibration.statistics import FloatArray, KnownPair
@@ -40,8 +39,8 @@ def measure(settings: Settings, asked: Asked) -> Kept:
 
     Raises NotReady without pack or photos, InputError when a reference was also trained on and that is not allowed.
     """
-    references = media.pictures(settings.scoring.references).pictures
-    training = [path for one in settings.datasets.values() for path in media.pictures(one.image_dir).pictures]
+    references = images.pictures(settings.scoring.references).pictures
+    training = [path for one in settings.datasets.values() for path in images.pictures(one.image_dir).pictures]
     looked = _look(settings, [*references, *training, *_members(asked.pairs), *_all(asked.impostors.values())])
     rejected = {path.name: looked[path].unfit for path in references if looked[path].unfit}
     photos = {path.name: _direction(looked[path]) for path in references if path.name not in rejected}
@@ -54,8 +53,8 @@ def measure(settings: Settings, asked: Asked) -> Kept:
     kept = Kept(
         face_pack=_pack(settings),
         references=_hashes(settings).of_all(references),
-        measured_at=quantities.now(),
-        calibration=calibration.calibrate(photos, others),
+        measured_at=text.now(),
+        calibration=statistics.calibrate(photos, others),
         rejected=rejected,
         trained_on=tuple(trained_on),
         faceless=tuple(name for name, found in others.items() if not len(found)),
@@ -106,7 +105,7 @@ def _trained_on(
     found = {path.name: by_hash[hashes.of(path)] for path in references if hashes.of(path) in by_hash}
     seen = [path for path in training if looked[path].embedding]
     if seen:
-        cosines = calibration.unit(_faces(references, looked)) @ calibration.unit(_faces(seen, looked)).T
+        cosines = statistics.unit(_faces(references, looked)) @ statistics.unit(_faces(seen, looked)).T
         for path, row in zip(references, cosines, strict=True):
             if row.max() >= SAME_PHOTO:
                 found.setdefault(path.name, seen[int(row.argmax())])
@@ -115,7 +114,7 @@ def _trained_on(
 
 def _twins(photos: Mapping[str, FloatArray]) -> tuple[tuple[str, str], ...]:
     """Pairs of references that are the same photo."""
-    faces = calibration.unit(np.stack(list(photos.values())))
+    faces = statistics.unit(np.stack(list(photos.values())))
     alike = np.argwhere(np.triu(faces @ faces.T >= SAME_PHOTO, 1))
     names = list(photos)
     return tuple((names[one], names[other]) for one, other in alike)
@@ -133,8 +132,8 @@ def _both(settings: Settings, name: str, twin: Path) -> Problem:
 def _with_pairs(kept: Kept, known: tuple[KnownPair, ...]) -> Kept:
     if not known:
         return kept
-    baseline = calibration.from_pairs(known)
-    expected = calibration.expected_centroid_similarity(baseline.mean, kept.calibration.photos)
+    baseline = statistics.from_pairs(known)
+    expected = statistics.expected_centroid_similarity(baseline.mean, kept.calibration.photos)
     return replace(kept, known_pairs=known, baseline=baseline, expected_from_pairs=expected)
 
 
@@ -146,14 +145,14 @@ def _known_pairs(pairs: Iterable[PicturePair], looked: Mapping[Path, Looked]) ->
         raise InputError(*(Problem(what=why, where=str(path), remedy=remedy) for path, why in unfit.items()))
     found = []
     for pair in pairs:
-        first, second = (calibration.unit(_direction(looked[path])) for path in (pair.first, pair.second))
+        first, second = (statistics.unit(_direction(looked[path])) for path in (pair.first, pair.second))
         found.append(KnownPair(first=str(pair.first), second=str(pair.second), similarity=float(first @ second)))
     return tuple(found)
 
 
 def _pack(settings: Settings) -> str:
     used = settings.scoring
-    return faces.inspect(used.pack, det_size=used.det_size, decode_rule=media.DECODE_RULE).fingerprint
+    return faces.inspect(used.pack, det_size=used.det_size, decode_rule=images.DECODE_RULE).fingerprint
 
 
 def _hashes(settings: Settings) -> provenance.Hashes:

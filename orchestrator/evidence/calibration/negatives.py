@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from orchestrator import images as media
+from orchestrator import images
 from orchestrator.errors import InputError, NothingSelected, Problem
 from orchestrator.store.layout import Sweep
 
@@ -16,7 +16,7 @@ def gather(folders: Iterable[Path], sweeps: Iterable[Sweep]) -> dict[str, tuple[
     found: dict[str, tuple[Path, ...]] = {}
     for folder in folders:
         name = str(folder) if folder.name in found else folder.name
-        found[name] = media.pictures(folder).pictures
+        found[name] = images.pictures(folder).pictures
         if not found[name]:
             remedy = "name a folder of pictures with a face each"
             raise InputError(Problem(what="holds no pictures", where=str(folder), key="--impostors", remedy=remedy))

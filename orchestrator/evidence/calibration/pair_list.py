@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.config import toml_reader as toml_file
+from orchestrator.config import toml_reader
 from orchestrator.errors import InputError, Problem
 
 _FORM = 'write first,second on each line, or [[pair]] tables with first = "..." and second = "..." in a .toml file'
@@ -30,7 +30,7 @@ def read(path: Path) -> tuple[PicturePair, ...]:
 
 
 def _toml(path: Path) -> tuple[list[PicturePair], list[Problem]]:
-    top = toml_file.Reader(toml_file.read(path))
+    top = toml_reader.Reader(toml_reader.read(path))
     tables = top.sections("pair")
     found = [
         (table.where(), table.require("first", table.path), table.require("second", table.path)) for table in tables

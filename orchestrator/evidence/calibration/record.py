@@ -7,7 +7,7 @@ from typing import Any
 from orchestrator.errors import OrchestrateError, Problem, Severity
 from orchestrator.evidence.calibration.statistics import Calibration, Impostors, KnownPair, PairBaseline, Reference
 from orchestrator.evidence.stats.interval import Interval
-from orchestrator.store import layout as store
+from orchestrator.store import layout
 from orchestrator.text import counted
 
 _AGAIN = "`orchestrate calibrate` measures anew"
@@ -49,12 +49,12 @@ class Kept:
 
 def write(path: Path, kept: Kept) -> None:
     """Replaces an earlier one; whole or not at all."""
-    store.write(path, asdict(kept))
+    layout.write(path, asdict(kept))
 
 
 def read(path: Path) -> Kept:
     """Raises OrchestrateError when it is damaged or of another version."""
-    record = store.read(path)
+    record = layout.read(path)
     try:
         return _kept(record)
     except (KeyError, TypeError) as error:

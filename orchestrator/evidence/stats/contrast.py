@@ -6,7 +6,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from orchestrator.evidence.stats import early_stop_alignment as standing
+from orchestrator.evidence.stats import early_stop_alignment
 from orchestrator.evidence.stats import mean_estimate as replicates
 from orchestrator.evidence.stats.interval import Interval
 from orchestrator.evidence.stats.main_effect import main_effect
@@ -151,7 +151,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def _measure(rows: Sequence[RunRow], question: Question, zips: Sequence[Sequence[str]]) -> _Measured:
     mates = {name for group in zips if question.dim in group for name in group} - {question.dim}
-    ends, (rows, step) = rows, standing.comparable(rows, question.dim, question.levels, mates)
+    ends, (rows, step) = rows, early_stop_alignment.comparable(rows, question.dim, question.levels, mates)
     matching = match(rows, question.dim, question.levels, mates)
     table = _difference_table(matching.pairs)
     return _Measured(

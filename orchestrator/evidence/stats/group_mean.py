@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from orchestrator.evidence.stats import mean_estimate as replicates
+from orchestrator.evidence.stats import mean_estimate
 from orchestrator.evidence.stats.mean_estimate import Estimate
 from orchestrator.model import Value
 
@@ -20,4 +20,4 @@ def over_seeds(runs: Iterable[tuple[Value | None, Mapping[int, float]]]) -> Esti
     if not prompts:
         return None
     rows = [np.mean([[values[prompt] for prompt in prompts] for values in group], axis=0) for group in seeds.values()]
-    return replicates.estimate(np.array(rows))
+    return mean_estimate.estimate(np.array(rows))

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from orchestrator.errors import Problem
-from orchestrator.kohya import base_model as base
-from orchestrator.kohya.arguments import values as known
+from orchestrator.kohya import base_model
+from orchestrator.kohya.arguments import values
 from orchestrator.kohya.arguments.schema import Key, Keys, Kind
 from orchestrator.model import TREATMENTS, Params, Value
 
@@ -39,14 +39,14 @@ def closest(word: str, known_words: Iterable[str]) -> str:
 
 def _problems(name: str, value: Value, keys: Keys, where: str) -> Iterator[Problem]:
     for what, remedy in _findings(name, value, keys):
-        told = "hidden" if name in known.SECRETS else shown(value)
+        told = "hidden" if name in values.SECRETS else shown(value)
         yield Problem(what=what, where=where, key=name, value=told, remedy=remedy)
 
 
 def _findings(name: str, value: Value, keys: Keys) -> Iterator[tuple[str, str]]:
     """Pairs of what is wrong and the remedy; the first kind of finding hides the later ones."""
-    if name in known.OURS:
-        yield "orchestrate decides this argument", known.OURS[name]
+    if name in values.OURS:
+        yield "orchestrate decides this argument", values.OURS[name]
     elif name not in keys.by_name:
         yield _unknown(name, keys.by_name)
     elif wrong := _wrong_type(keys.by_name[name], value):
@@ -57,8 +57,8 @@ def _findings(name: str, value: Value, keys: Keys) -> Iterator[tuple[str, str]]:
 
 def _unknown(name: str, by_name: Mapping[str, Key]) -> tuple[str, str]:
     what = f"sdxl_train_network.py has no argument `{name}`, and would ignore it in silence"
-    if name in known.MISNAMED:
-        return what, f'did you mean "{known.MISNAMED[name]}"?'
+    if name in values.MISNAMED:
+        return what, f'did you mean "{values.MISNAMED[name]}"?'
     return what, closest(name, by_name) or _ADVICE
 
 
@@ -160,7 +160,7 @@ def _wrong_value(key: Key, value: Value) -> Iterator[tuple[str, str]]:
         yield f"{key.name} must be one of {allowed}", hint or "pick one of them"
     if key.kind is not Kind.STR:
         yield from _wrong_number(key, value)
-    if key.name in known.PAIRS and isinstance(value, tuple):
+    if key.name in values.PAIRS and isinstance(value, tuple):
         yield from _wrong_pairs(key.name, [str(item) for item in value])
     elif key.name in _RULES and isinstance(value, str):
         yield from _RULES[key.name](value)
@@ -168,9 +168,9 @@ def _wrong_value(key: Key, value: Value) -> Iterator[tuple[str, str]]:
 
 def _wrong_number(key: Key, value: Value) -> Iterator[tuple[str, str]]:
     numbers = [item for item in (value if isinstance(value, tuple) else (value,)) if not isinstance(item, str)]
-    if key.name in known.POSITIVE and any(number <= 0 for number in numbers):
+    if key.name in values.POSITIVE and any(number <= 0 for number in numbers):
         yield f"{key.name} must be positive", "leave it out for sd-scripts' default"
-    if key.name in known.NOT_NEGATIVE and any(number < 0 for number in numbers):
+    if key.name in values.NOT_NEGATIVE and any(number < 0 for number in numbers):
         yield f"{key.name} must not be negative", "leave it out for sd-scripts' default"
     if key.kind is Kind.INT_OR_FLOAT and isinstance(value, float) and value >= 1:
         what = f"{key.name} = {value} means {value:g} times all steps: a float is a share of the training"
@@ -193,11 +193,11 @@ def _wrong_pairs(name: str, items: list[str]) -> Iterator[tuple[str, str]]:
 
 
 def _wrong_network_arg(argument: str, text: str) -> Iterator[tuple[str, str]]:
-    if argument not in known.NETWORK_ARGS:
-        what = f"{known.NETWORK_MODULE} reads no `{argument}` from network_args, and would ignore it in silence"
-        yield what, closest(argument, known.NETWORK_ARGS) or f"one of {', '.join(known.NETWORK_ARGS)}"
+    if argument not in values.NETWORK_ARGS:
+        what = f"{values.NETWORK_MODULE} reads no `{argument}` from network_args, and would ignore it in silence"
+        yield what, closest(argument, values.NETWORK_ARGS) or f"one of {', '.join(values.NETWORK_ARGS)}"
         return
-    read_as = known.NETWORK_ARGS[argument]
+    read_as = values.NETWORK_ARGS[argument]
     try:
         read_as(text)
     except ValueError:
@@ -213,16 +213,16 @@ def _is_literal(text: str) -> bool:
 
 
 def _wrong_optimizer(value: str) -> Iterator[tuple[str, str]]:
-    short = {name.casefold() for name in known.OPTIMIZERS}
+    short = {name.casefold() for name in values.OPTIMIZERS}
     dotted = re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", value)
-    if not dotted and value.casefold() not in short and value not in known.TORCH_OPTIMIZERS:
-        hint = closest(value, known.OPTIMIZERS + known.TORCH_OPTIMIZERS)
+    if not dotted and value.casefold() not in short and value not in values.TORCH_OPTIMIZERS:
+        hint = closest(value, values.OPTIMIZERS + values.TORCH_OPTIMIZERS)
         yield f'sd-scripts knows no optimizer "{value}"', hint or "name a class by its full path, package.module.Class"
 
 
 def _wrong_scheduler(value: str) -> Iterator[tuple[str, str]]:
-    if value not in known.SCHEDULERS:
-        hint = closest(value, known.SCHEDULERS)
+    if value not in values.SCHEDULERS:
+        hint = closest(value, values.SCHEDULERS)
         yield f'sd-scripts knows no scheduler "{value}"', hint or "name a class by its full path in lr_scheduler_type"
 
 
@@ -238,8 +238,8 @@ def _wrong_face_crop(value: str) -> Iterator[tuple[str, str]]:
 
 
 def _wrong_network(value: str) -> Iterator[tuple[str, str]]:
-    if value != known.NETWORK_MODULE:
-        yield f"checkpoints of {value} cannot be proven or used here", f'write "{known.NETWORK_MODULE}"'
+    if value != values.NETWORK_MODULE:
+        yield f"checkpoints of {value} cannot be proven or used here", f'write "{values.NETWORK_MODULE}"'
 
 
 def _wrong_format(value: str) -> Iterator[tuple[str, str]]:
@@ -248,7 +248,7 @@ def _wrong_format(value: str) -> Iterator[tuple[str, str]]:
 
 
 def _wrong_weights(value: str) -> Iterator[tuple[str, str]]:
-    return base.pickled(Path(value))
+    return base_model.pickled(Path(value))
 
 
 _RULES: Mapping[str, Callable[[str], Iterator[tuple[str, str]]]] = {

@@ -7,8 +7,7 @@ seldom what was wanted.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from orchestrator.errors import Problem
-from orchestrator.kohya.arguments import dataset_lint as dataset_traps
-from orchestrator.kohya.arguments import training_lint as training_traps
+from orchestrator.kohya.arguments import dataset_lint, training_lint
 from orchestrator.kohya.arguments.check import shown
 from orchestrator.kohya.arguments.lint_issue import Finding, error, warning
 from orchestrator.model import Dataset, Params, Point, Value
@@ -36,13 +35,13 @@ def _but_for_the_seed(params: Params) -> tuple[str, ...]:
 
 def _of_one(params: Params, dataset: Dataset | None) -> Iterator[Finding]:
     if dataset is None:
-        yield from training_traps.findings(params)
-        yield from dataset_traps.findings(params, subset=None)
+        yield from training_lint.findings(params)
+        yield from dataset_lint.findings(params, subset=None)
         return
     yield from _overridden(params, dataset)
     effective = {**params, **dataset.subset}
-    yield from training_traps.findings(effective)
-    yield from dataset_traps.findings(effective, subset=dataset.subset)
+    yield from training_lint.findings(effective)
+    yield from dataset_lint.findings(effective, subset=dataset.subset)
 
 
 def _overridden(params: Params, dataset: Dataset) -> Iterator[Finding]:

@@ -12,8 +12,7 @@ from pathlib import Path
 
 from orchestrator.errors import Problem
 from orchestrator.kohya import resume
-from orchestrator.kohya.outputs import files, log
-from orchestrator.kohya.outputs import safetensors_header as header
+from orchestrator.kohya.outputs import files, log, safetensors_header
 from orchestrator.kohya.outputs.files import Length
 from orchestrator.kohya.outputs.safetensors_header import Header
 from orchestrator.kohya.resume import Leg
@@ -52,7 +51,7 @@ def prove(
     problems = [*_unsound(final, params), *_other_than_asked(final, params, training_comment, log_text, begun)]
     if problems:
         return _refuted(problems, _kind(problems))
-    length = _length(header.read_header(final).metadata)
+    length = _length(safetensors_header.read_header(final).metadata)
     if length is None:
         what = "the checkpoint does not record how long it was trained"
         return _refuted([Problem(what=what, where=str(final), remedy="train it again")], Failure.NO_PRODUCT)
@@ -87,9 +86,9 @@ def _sha256(path: Path) -> str:
 def _unsound(path: Path, params: Params) -> Iterator[Problem]:
     """What is wrong with a checkpoint as a file of LoRA weights."""
     try:
-        found = header.read_header(path)
-        bad = header.not_finite(path, found)
-        untrained = header.all_zero(path, found, suffix=".lora_up.weight")
+        found = safetensors_header.read_header(path)
+        bad = safetensors_header.not_finite(path, found)
+        untrained = safetensors_header.all_zero(path, found, suffix=".lora_up.weight")
         torn = _torn(path, found)
     except FileNotFoundError:
         yield Problem(what="the checkpoint is missing", where=str(path), remedy="read the end of the attempt's log")
@@ -142,7 +141,7 @@ def _not_its(checkpoint: Checkpoint, params: Params, legs: Sequence[Leg], length
     path, step = leg.folder / checkpoint.file, checkpoint.step - leg.epoch * length.steps_per_epoch
     problems = list(_unsound(path, params))
     yield from problems
-    if not problems and (steps := header.read_header(path).metadata.get("ss_steps")) != str(step):
+    if not problems and (steps := safetensors_header.read_header(path).metadata.get("ss_steps")) != str(step):
         yield Problem(what=f"it says step {steps}, not {step}", where=str(path), remedy="train it again")
 
 
@@ -182,7 +181,7 @@ ALSO = {
 def _other_than_asked(path: Path, params: Params, comment: str, log_text: str, begun: int) -> Iterator[Problem]:
     """Where the last checkpoint's metadata, or the log, says something else than was asked."""
     try:
-        metadata = header.read_header(path).metadata
+        metadata = safetensors_header.read_header(path).metadata
     except (OSError, ValueError):
         return  # told already
     for key, asked, told in _disagreements(metadata, params, comment, log_text, begun):

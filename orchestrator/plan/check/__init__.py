@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from orchestrator.datasets import prepare
 from orchestrator.errors import Problem
 from orchestrator.gpu import VramProbe
-from orchestrator.kohya import step_count as lengths
-from orchestrator.kohya.arguments import schema as keys
+from orchestrator.kohya import step_count
+from orchestrator.kohya.arguments import schema
 from orchestrator.model import Dataset, Point, Settings
-from orchestrator.plan import forecast
-from orchestrator.plan import preflight as readiness
+from orchestrator.plan import forecast, preflight
 from orchestrator.plan.check import card, interpreter, persona, pictures, tokenizers
 from orchestrator.plan.plan import Plan
 from orchestrator.store import provenance
@@ -30,7 +29,7 @@ def inspect(settings: Settings, probe: VramProbe, asked: Plan | None = None) -> 
     trained = [point for point in points if not point.floor]
     datasets = _folders(settings, trained)
     trainer, driver = interpreter.look(settings, [one.params for one in trained]), card.facts(probe, settings)
-    problems = [*(asked.warnings if asked else ()), *readiness.findings(settings, points, probe)]
+    problems = [*(asked.warnings if asked else ()), *preflight.findings(settings, points, probe)]
     problems += [*trainer.problems, *tokenizers.problems(settings), *_pictures(settings, trained, datasets)]
     faces = persona.look(settings, datasets)
     problems += faces.problems
@@ -44,7 +43,7 @@ def inspect(settings: Settings, probe: VramProbe, asked: Plan | None = None) -> 
 
 def _versions(settings: Settings) -> dict[str, str]:
     commit = provenance.commit(settings.trainer.sd_scripts) or "no checkout of its own"
-    pinned = ", as pinned" if commit == keys.PINNED else ""
+    pinned = ", as pinned" if commit == schema.PINNED else ""
     own = ", ".join(f"{name} {version}" for name, version in provenance.versions().items())
     return {"orchestrate": own, "sd-scripts": commit + pinned}
 
@@ -61,7 +60,7 @@ def _folders(settings: Settings, points: Iterable[Point]) -> list[Dataset]:
 
 
 def _pictures(settings: Settings, points: Iterable[Point], datasets: Sequence[Dataset]) -> list[Problem]:
-    largest = max((point.params for point in points), key=lengths.area)
+    largest = max((point.params for point in points), key=step_count.area)
     found = [problem for one in datasets for problem in pictures.problems(one, largest)]
     references = [problem for one in datasets for problem in pictures.trained_on(one, settings.scoring.references)]
     return [*found, *references]

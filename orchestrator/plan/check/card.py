@@ -6,8 +6,7 @@ from dataclasses import replace
 from orchestrator.errors import Problem, Severity
 from orchestrator.gpu import Card, VramProbe
 from orchestrator.model import Settings
-from orchestrator.plan import preflight as readiness
-from orchestrator.plan import vram_estimate as vram_model
+from orchestrator.plan import preflight, vram_estimate
 from orchestrator.plan.forecast import Forecast
 
 
@@ -26,14 +25,14 @@ def sizes_gib(probe: VramProbe, settings: Settings) -> list[float]:
 
 
 def _chosen(probe: VramProbe, settings: Settings) -> list[Card]:
-    return readiness.choose_cards(probe.cards(), settings.vram.card)
+    return preflight.choose_cards(probe.cards(), settings.vram.card)
 
 
 def too_small(told: Forecast) -> Iterator[Problem]:
     """A warning for each memory profile that did not fit, or is not expected to: its runs begin out of memory."""
     for profile in told.profiles:
         named = ", ".join(f"{key} = {value}" for key, value in profile.settings.items()) or "every training"
-        problem = vram_model.verdict(profile.peak, told.card_gib) if profile.peak and told.card_gib else None
+        problem = vram_estimate.verdict(profile.peak, told.card_gib) if profile.peak and told.card_gib else None
         if profile.rungs:
             what = f"{named}: memory ran out ({profile.origin}), and was enough after {', '.join(profile.rungs)}"
             remedy = "the ladder concedes that again; to spare the attempts, concede it in the grid"

@@ -8,7 +8,7 @@ from typing import Any
 
 from orchestrator.errors import Problem, Severity
 from orchestrator.kohya import argv as command
-from orchestrator.kohya.arguments import schema as keys
+from orchestrator.kohya.arguments import schema
 from orchestrator.model import NO_CARD, Params, Settings
 from orchestrator.plan.check.look import Look
 
@@ -59,7 +59,7 @@ def look(settings: Settings, points: Sequence[Params]) -> Look:
 
 def _needed(settings: Settings, points: Sequence[Params]) -> dict[str, Severity]:
     """The modules to import, and how bad it is when one is missing: what only a rung of the ladder needs is a doubt."""
-    if settings.trainer.train_script != f"{keys.ENTRY}.py":
+    if settings.trainer.train_script != f"{schema.ENTRY}.py":
         return dict.fromkeys(_SMALL, Severity.ERROR)
     needed = dict.fromkeys(_VENDOR, Severity.ERROR)
     of_points = {_package(params) for params in points} - {""}

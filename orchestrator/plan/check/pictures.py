@@ -6,10 +6,10 @@ from pathlib import Path
 
 import imagehash
 
-from orchestrator import images as media
+from orchestrator import images
 from orchestrator.datasets import dedupe
 from orchestrator.errors import Problem, Severity
-from orchestrator.kohya import step_count as lengths
+from orchestrator.kohya import step_count
 from orchestrator.model import Dataset, Params
 
 _TWINS = 4
@@ -27,7 +27,7 @@ def problems(dataset: Dataset, params: Params) -> Iterator[Problem]:
     for one, other, turned in _twins([path for path, _ in readable]):
         what = f"{one.name} and {other.name} are the same picture" + (", one turned around" if turned else "")
         yield _doubt(dataset, what, str(dataset.image_dir), "take one out: what is shown twice is learned twice")
-    needed = _ENOUGH * lengths.area(params)
+    needed = _ENOUGH * step_count.area(params)
     small = [f"{path.name} ({wide} x {high})" for path, (wide, high) in readable if wide * high < needed]
     if small:
         what = f"{len(small)} of {len(readable)} pictures have fewer pixels than the resolution: {few(small)}"
@@ -37,8 +37,8 @@ def problems(dataset: Dataset, params: Params) -> Iterator[Problem]:
 
 def trained_on(dataset: Dataset, references: Path) -> Iterator[Problem]:
     """References that are also trained on, byte by byte: they would praise a LoRA for copying."""
-    trained = {media.sha256(path): path.name for path, _ in _readable(dataset)}
-    for path in media.pictures(references).pictures:
+    trained = {images.sha256(path): path.name for path, _ in _readable(dataset)}
+    for path in images.pictures(references).pictures:
         if twin := trained.get(_sha256(path)):
             yield _known(path, twin, dataset)
 
@@ -56,17 +56,17 @@ def _known(reference: Path, twin: str, dataset: Dataset) -> Problem:
 
 def _sha256(path: Path) -> str:
     try:
-        return media.sha256(path)
-    except media.Unreadable:
+        return images.sha256(path)
+    except images.Unreadable:
         return ""
 
 
-def _readable(dataset: Dataset) -> list[tuple[Path, lengths.Size]]:
+def _readable(dataset: Dataset) -> list[tuple[Path, step_count.Size]]:
     found = []
-    for path in media.pictures(dataset.image_dir).pictures:
+    for path in images.pictures(dataset.image_dir).pictures:
         try:
-            found.append((path, media.size(path)))
-        except media.Unreadable:
+            found.append((path, images.size(path)))
+        except images.Unreadable:
             continue  # told by readiness
     return found
 
@@ -80,8 +80,8 @@ def _twins(paths: Sequence[Path]) -> Iterator[tuple[Path, Path, bool]]:
 
 def _hashes(path: Path) -> tuple[imagehash.ImageHash, ...]:
     try:
-        return dedupe.of(media.load(path), mirror=True)
-    except media.Unreadable:
+        return dedupe.of(images.load(path), mirror=True)
+    except images.Unreadable:
         return ()
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from orchestrator.errors import Problem
-from orchestrator.kohya import argv as command
-from orchestrator.kohya.arguments import schema as keys
+from orchestrator.kohya import argv
+from orchestrator.kohya.arguments import schema
 from orchestrator.model import Settings
 
 TIMEOUT_S = 5
@@ -17,10 +17,10 @@ TIMEOUT_S = 5
 def problems(settings: Settings) -> Iterator[Problem]:
     """An error where they are neither cached nor to be had; `run` warns that the first training fetches them."""
     trainer = settings.trainer
-    if trainer.train_script != f"{keys.ENTRY}.py":
+    if trainer.train_script != f"{schema.ENTRY}.py":
         return
     cache = trainer.tokenizer_cache_dir
-    missing = [path.name for path in command.missing_tokenizers(cache)] if cache else list(command.TOKENIZERS)
+    missing = [path.name for path in argv.missing_tokenizers(cache)] if cache else list(argv.TOKENIZERS)
     environment = {**os.environ, **trainer.env}
     absent = [name for name in missing if not _in_hub_cache(name, environment)]
     if absent and (reason := _unreachable(environment)):

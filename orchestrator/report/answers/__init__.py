@@ -6,14 +6,12 @@ Answers to several sweeps' questions are corrected together; none is read from r
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orchestrator.evidence import summary as facts
+from orchestrator.evidence import summary
 from orchestrator.evidence.calibration.record import Kept
 from orchestrator.evidence.stats.contrast import Terms
 from orchestrator.evidence.summary import RunFacts
 from orchestrator.model import Question
-from orchestrator.report.answers import calibration_answer as ready
-from orchestrator.report.answers import contrasts
-from orchestrator.report.answers import vram_answer as memory
+from orchestrator.report.answers import calibration_answer, contrasts, vram_answer
 from orchestrator.report.answers.answer import Told
 from orchestrator.store.layout import Sweep
 
@@ -30,8 +28,8 @@ class Read:
 
 def read(sweep: Sweep) -> Read:
     """Of a frozen sweep, finished or not."""
-    kept, _ = facts.calibration(sweep)
-    return Read(sweep=sweep.name, questions=tuple(sweep.questions()), runs=tuple(facts.gather(sweep)), kept=kept)
+    kept, _ = summary.calibration(sweep)
+    return Read(sweep=sweep.name, questions=tuple(sweep.questions()), runs=tuple(summary.gather(sweep)), kept=kept)
 
 
 def answer(sweeps: Sequence[Read], terms: Terms | None = None) -> list[tuple[Told, ...]]:
@@ -39,6 +37,6 @@ def answer(sweeps: Sequence[Read], terms: Terms | None = None) -> list[tuple[Tol
     asked = [contrasts.Asked(sweep=one.sweep, questions=one.questions, runs=one.runs, kept=one.kept) for one in sweeps]
     answered = contrasts.answer(asked, terms or Terms())
     return [
-        (*told, *memory.answer(one.sweep, one.runs), *ready.answer(one.sweep, one.runs, one.kept))
+        (*told, *vram_answer.answer(one.sweep, one.runs), *calibration_answer.answer(one.sweep, one.runs, one.kept))
         for one, told in zip(sweeps, answered, strict=True)
     ]

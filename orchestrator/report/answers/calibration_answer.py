@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
-from orchestrator.evidence import summary as facts
-from orchestrator.evidence.calibration import text as words
+from orchestrator.evidence import summary
+from orchestrator.evidence.calibration import text
 from orchestrator.evidence.calibration.record import Kept
 from orchestrator.evidence.stats.contrast import Verdict
 from orchestrator.evidence.summary import RunFacts
@@ -28,12 +28,12 @@ def answer(sweep: str, runs: Sequence[RunFacts], kept: Kept | None) -> Iterator[
         ask=_ASK,
         sweep=sweep,
         verdict=(Verdict.UNDECIDED if provisional else Verdict.YES if passing else Verdict.NO).value,
-        reason=words.verdict(kept),
+        reason=text.verdict(kept),
         interval=kept.calibration.threshold_interval,
         rows=(
             ("Passing", _passing(passing)),
-            *(("Measured", line) for line in words.details(kept)),
-            ("Not beaten", ", ".join(facts.front(runs).front) or "no run is scored yet"),
+            *(("Measured", line) for line in text.details(kept)),
+            ("Not beaten", ", ".join(summary.front(runs).front) or "no run is scored yet"),
         ),
     )
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from orchestrator.evidence.calibration.record import Kept
-from orchestrator.evidence.stats import contrast
-from orchestrator.evidence.stats import mean_estimate as replicates
+from orchestrator.evidence.stats import contrast, mean_estimate
 from orchestrator.evidence.stats.contrast import Answer, Family, Terms, Verdict
 from orchestrator.evidence.stats.interval import Interval
 from orchestrator.evidence.stats.pairs import Matching, RunRow
@@ -160,7 +159,7 @@ def _copying(matching: Matching, runs: Mapping[str, RunFacts]) -> str:
     if not by_seed:
         return ""
     means = np.array([[np.mean(changes)] for changes in by_seed.values()])
-    found = replicates.estimate(means)
+    found = mean_estimate.estimate(means)
     return f"{means.mean():+.3f} similarity to it" + (f" ({_ends(found.interval())})" if found else "")
 
 

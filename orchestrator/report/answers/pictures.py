@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from orchestrator.evidence import run_metrics as numbers
+from orchestrator.evidence import run_metrics
 from orchestrator.evidence.stats import choice
 from orchestrator.evidence.stats.choice import Cell
 from orchestrator.evidence.stats.pairs import Pair
@@ -36,7 +36,7 @@ def _cells(first: RunFacts, second: RunFacts) -> list[tuple[float, str, float, s
 
 def _by_cell(run: RunFacts) -> dict[Cell, tuple[float, str]]:
     reported = run.choice.reported if run.choice else ()
-    values = ((score, numbers.picture_value(score)) for score in reported)
+    values = ((score, run_metrics.picture_value(score)) for score in reported)
     return {choice.cell(score): (value, _path(run, score)) for score, value in values if value is not None}
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import combinations
 
-from orchestrator.evidence import run_metrics as numbers
+from orchestrator.evidence import run_metrics
 from orchestrator.evidence.stats.pairs import REPLICATE, RunRow
 from orchestrator.evidence.summary import RunFacts
 from orchestrator.model import Score, State
@@ -48,10 +48,10 @@ def _row(run: RunFacts, reported: Sequence[Score]) -> RunRow:
 
 def _numbers(row: RunRow, scores: Sequence[Score]) -> RunRow:
     """The row with what these pictures say."""
-    found = numbers.summary(scores) if scores else None
+    found = run_metrics.summary(scores) if scores else None
     return replace(
         row,
-        by_prompt=numbers.by_prompt(scores),
+        by_prompt=run_metrics.by_prompt(scores),
         similarity=found.similarity_mean if found else None,
         no_face_rate=found.no_face_rate if found else None,
     )

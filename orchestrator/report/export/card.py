@@ -3,11 +3,10 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from orchestrator.evidence import run_metrics as numbers
-from orchestrator.evidence import summary as facts
+from orchestrator.evidence import run_metrics, summary
 from orchestrator.evidence.calibration.record import Kept
 from orchestrator.evidence.confirmation import Fresh
-from orchestrator.evidence.stats import group_mean as level
+from orchestrator.evidence.stats import group_mean
 from orchestrator.evidence.stats.interval import Interval
 from orchestrator.evidence.stats.pairs import REPLICATE
 from orchestrator.evidence.summary import RunFacts
@@ -19,7 +18,7 @@ from orchestrator.values import shown
 
 def text(one: RunFacts, name: str, sweep: Sweep, found: Sequence[RunFacts], settings: Settings) -> str:
     """Markdown. `found`: all runs of the sweep, for the replicates of this one."""
-    kept, _ = facts.calibration(sweep)
+    kept, _ = summary.calibration(sweep)
     scores = _scores(one, found, kept)
     parts = (_head(one, name, settings), scores, _training(one, sweep), _licences(one, settings))
     return "\n\n".join("\n".join(lines) for lines in parts) + "\n"
@@ -94,9 +93,9 @@ def _without_seed(params: Params) -> Params:
 
 def _over_seeds(runs: Sequence[RunFacts]) -> str:
     values = [
-        (run.run.point.params.get(REPLICATE), numbers.by_prompt(run.choice.reported)) for run in runs if run.choice
+        (run.run.point.params.get(REPLICATE), run_metrics.by_prompt(run.choice.reported)) for run in runs if run.choice
     ]
-    estimate = level.over_seeds(values)
+    estimate = group_mean.over_seeds(values)
     if estimate is None:
         return "no interval, for one seed's luck cannot be told from the settings"
     return f"mean picture value {estimate.mean:.3f}{_bounds(estimate.interval(), '.3f')}"

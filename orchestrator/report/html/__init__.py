@@ -8,14 +8,12 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import orchestrator
-from orchestrator import text as quantities
+from orchestrator import text
 from orchestrator.evidence.calibration.record import Kept
 from orchestrator.evidence.summary import RunFacts, log_of
 from orchestrator.model import State
 from orchestrator.report.answers.answer import Told
-from orchestrator.report.html import csp as policy
-from orchestrator.report.html import figures
-from orchestrator.report.html import image_sheets as sheets
+from orchestrator.report.html import csp, figures, image_sheets
 from orchestrator.report.html import rows as contents
 from orchestrator.store import outcome, shim
 from orchestrator.store.layout import Sweep
@@ -89,11 +87,11 @@ def _html(
     return environment.get_template(_TEMPLATE).render(
         name=sweep.name,
         mark=mark,
-        now=quantities.now(),
+        now=text.now(),
         version=orchestrator.__version__,
-        policy=policy.policy(style, script),
-        style=policy.trusted(style),
-        script=policy.trusted(script),
+        policy=csp.policy(style, script),
+        style=csp.trusted(style),
+        script=csp.trusted(script),
         told=told,
         missing=contents.missing(found, kept),
         doubt=contents.DOUBT,
@@ -102,6 +100,6 @@ def _html(
         rows=rows,
         columns=contents.columns(rows),
         figures=figures.figures(found, kept),
-        sheets=sheets.sheets(found),
+        sheets=image_sheets.sheets(found),
         origin=contents.origin(sweep),
     )

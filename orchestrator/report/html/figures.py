@@ -7,17 +7,16 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from orchestrator.evidence import run_metrics as numbers
+from orchestrator.evidence import run_metrics
 from orchestrator.evidence.calibration.record import Kept
-from orchestrator.evidence.stats import group_mean as level
+from orchestrator.evidence.stats import group_mean
 from orchestrator.evidence.stats.interval import Interval
 from orchestrator.evidence.stats.learning_curve import CurvePoint
 from orchestrator.evidence.stats.pairs import REPLICATE
 from orchestrator.evidence.summary import RunFacts
 from orchestrator.model import Failure, Score, State, Value
-from orchestrator.report.answers import learning_curve_text as curve
-from orchestrator.report.html import plots
-from orchestrator.report.html import stage_times as spending
+from orchestrator.report.answers import learning_curve_text
+from orchestrator.report.html import plots, stage_times
 from orchestrator.report.html.plots import Bars, Dot, Level, Line
 from orchestrator.store.layout import Attempt
 from orchestrator.text import counted
@@ -99,7 +98,7 @@ def _label(value: Value) -> str:
 
 
 def _worth(one: RunFacts) -> float | None:
-    return _mean(list(numbers.by_prompt(one.choice.reported).values())) if one.choice else None
+    return _mean(list(run_metrics.by_prompt(one.choice.reported).values())) if one.choice else None
 
 
 def _mean(values: Sequence[float]) -> float | None:
@@ -109,9 +108,9 @@ def _mean(values: Sequence[float]) -> float | None:
 def _interval(sound: Sequence[RunFacts]) -> Interval | None:
     """Of the level's mean, with the training seed as the unit; None with a single seed."""
     runs = [
-        (one.run.point.params.get(REPLICATE), numbers.by_prompt(one.choice.reported)) for one in sound if one.choice
+        (one.run.point.params.get(REPLICATE), run_metrics.by_prompt(one.choice.reported)) for one in sound if one.choice
     ]
-    found = level.over_seeds(runs)
+    found = group_mean.over_seeds(runs)
     return found.interval() if found else None
 
 
@@ -131,8 +130,8 @@ def _told(dim: str, one: Level) -> str:
 
 def _over_pictures(found: Sequence[RunFacts]) -> Iterator[Figure]:
     """Of datasets of three sizes or more; a grid that varies none has no such figure."""
-    measured = curve.points(found)
-    fitted = curve.fitted(measured) if any("dataset" in one.run.point.dims for one in found) else None
+    measured = learning_curve_text.points(found)
+    fitted = learning_curve_text.fitted(measured) if any("dataset" in one.run.point.dims for one in found) else None
     if fitted is None:
         return
     seeds, x = list(_by_seed(measured)), "training pictures"
@@ -142,7 +141,7 @@ def _over_pictures(found: Sequence[RunFacts]) -> Iterator[Figure]:
     doubt = Line(group="95 % interval", points=tuple((float(fitted.target), bound) for bound in bounds))
     yield Figure(
         title="Number of pictures",
-        caption=f"Mean picture value by training pictures with a face, a line for each seed. {curve.told(fitted)}.",
+        caption=f"Mean picture value by training pictures with a face, a line for each seed. {learning_curve_text.told(fitted)}.",
         svg=plots.lines([*seeds, carried_on, doubt], x=x, y="similarity"),
         alt=_ends(seeds, x),
     )
@@ -204,7 +203,7 @@ def _curve(one: RunFacts, *, by: str) -> Line | None:
             groups[places.get(image.checkpoint, 0.0)].append(score)
         if by == "strength" and image.checkpoint == one.choice.checkpoint:
             groups[image.strength].append(score)
-    means = {x: _mean(list(numbers.by_prompt(scores).values())) for x, scores in sorted(groups.items())}
+    means = {x: _mean(list(run_metrics.by_prompt(scores).values())) for x, scores in sorted(groups.items())}
     points = tuple((x, y) for x, y in means.items() if y is not None)
     return Line(group=_first_level(one), points=points) if len(points) > 1 else None
 
@@ -270,16 +269,16 @@ def _thinned(points: Sequence[tuple[float, float]]) -> Iterator[tuple[float, flo
 
 def _time(found: Sequence[RunFacts]) -> Figure:
     title = "What each run took"
-    spent = {one.run.point.name: seconds for one in found if (seconds := spending.seconds(one.run))}
+    spent = {one.run.point.name: seconds for one in found if (seconds := stage_times.seconds(one.run))}
     if not spent:
         return Figure(title=title, caption="", absent="Nothing has ended yet.")
     longest = sorted(spent, key=lambda name: -sum(spent[name].values()))[:_SHOWN_BARS]
     total = sum(sum(seconds.values()) for seconds in spent.values()) / 3600
-    lost = sum(seconds.get(spending.LOST, 0.0) for seconds in spent.values()) / 3600
+    lost = sum(seconds.get(stage_times.LOST, 0.0) for seconds in spent.values()) / 3600
     some = f" The {_SHOWN_BARS} longest of {len(spent)} runs." if len(spent) > _SHOWN_BARS else ""
     told = f"{total:.1f} hours in all, {lost:.1f} of them lost in attempts that failed.{some}"
     kinds = [
-        kind for kind in ("train", "generate", "score", spending.LOST) if any(kind in one for one in spent.values())
+        kind for kind in ("train", "generate", "score", stage_times.LOST) if any(kind in one for one in spent.values())
     ]
     bars = Bars(
         labels=tuple(longest),

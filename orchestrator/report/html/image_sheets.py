@@ -7,7 +7,7 @@ from typing import TypeAlias
 from orchestrator.evidence.summary import RunFacts
 from orchestrator.model import FaceStatus, Image, Score
 from orchestrator.scoring import thumbnails
-from orchestrator.store import layout as store
+from orchestrator.store import layout
 
 _MOST_CHARS = 15 * 1000**2
 """Of all thumbnails of a page together: with 200 runs of 64 pictures it stays below 20 MB."""
@@ -57,7 +57,7 @@ def _fitting(found: Sequence[RunFacts], shown: Mapping[str, Pictures]) -> Thumbn
 def _thumbnails(found: Sequence[RunFacts], shown: Mapping[str, Pictures], px: int) -> Thumbnails:
     return {
         one.run.point.id: thumbnails.thumbnails(
-            one.run.path, [image.file for image, _ in pictures], store.thumbnails(one.run.path), px
+            one.run.path, [image.file for image, _ in pictures], layout.thumbnails(one.run.path), px
         )
         for one in found
         if (pictures := shown[one.run.point.id])

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator import redact as discretion
-from orchestrator.evidence import summary as facts
+from orchestrator import redact
+from orchestrator.evidence import summary
 from orchestrator.evidence.calibration.record import Kept
 from orchestrator.evidence.summary import Attempted, RunFacts
 from orchestrator.model import Params, State, Value
-from orchestrator.report.html import stage_times as spending
+from orchestrator.report.html import stage_times
 from orchestrator.store import outcome
 from orchestrator.store.layout import Run, Sweep
 from orchestrator.values import shown
@@ -190,7 +190,7 @@ def _numbers(one: RunFacts, mark: str) -> dict[str, Cell]:
         "strength": _number(chosen.strength if chosen and chosen.checkpoint else None, "{:g}"),
         "VRAM": _number(result.peak_vram_mib / 1024 if result and result.peak_vram_mib else None, "{:.1f} GiB"),
         "s/step": _number(result.seconds_per_step if result else None, "{:.2f}"),
-        "hours": _number(sum(spending.seconds(one.run).values()) / 3600 or None, "{:.2f}"),
+        "hours": _number(sum(stage_times.seconds(one.run).values()) / 3600 or None, "{:.2f}"),
     }
 
 
@@ -216,10 +216,10 @@ def _files(run: Run) -> dict[str, str]:
 
 def _log(run: Run, environ: Mapping[str, str]) -> str:
     """The end of the last log, of each progress bar its last state, without colours and secrets."""
-    path = facts.log_of(run)
+    path = summary.log_of(run)
     if path is None:
         return ""
-    text = discretion.without_secrets(outcome.tail(path, _LOG_BYTES), environ).replace("\r\n", "\n")
+    text = redact.without_secrets(outcome.tail(path, _LOG_BYTES), environ).replace("\r\n", "\n")
     lines = [line.rsplit("\r", 1)[-1] for line in text.split("\n")]
     return "\n".join(_CONTROLS.sub("", line)[:_LINE_CHARS] for line in lines[-_LOG_LINES:]).strip()
 

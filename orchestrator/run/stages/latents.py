@@ -11,16 +11,13 @@ from typing import Any
 from orchestrator import datasets
 from orchestrator import images as media
 from orchestrator.errors import NotReady, Problem
-from orchestrator.kohya import argv as command
-from orchestrator.kohya import config_files as render
-from orchestrator.kohya import latents
+from orchestrator.kohya import argv, config_files, latents
 from orchestrator.kohya.outputs import log
 from orchestrator.model import Dataset, Failure, Params, Prepared, Result
 from orchestrator.run import attempt
 from orchestrator.run.attempt import Command, Job
 from orchestrator.run.context import Context
-from orchestrator.store import layout as store
-from orchestrator.store import provenance, shim
+from orchestrator.store import layout, provenance, shim
 from orchestrator.store.layout import Attempt, Run
 from orchestrator.store.outcome import Failed, Outcome
 
@@ -30,7 +27,7 @@ _LOOK_S = 0.1
 
 def perform(run: Run, ctx: Context) -> Result:
     """Carry out one attempt to make a run's latents, or wait for the sweep that is making them already."""
-    with store.hold(run, patient=lambda: _patient(ctx)) as ours:
+    with layout.hold(run, patient=lambda: _patient(ctx)) as ours:
         if not ours:
             return Result(failure=Failure.KILLED, reason="interrupted by the user", retry=True)
         past = run.attempts(NAME)
@@ -79,8 +76,8 @@ def _prepare(run: Run, attempt: Attempt, ctx: Context) -> Command:
     inherited = {**ctx.environ, **trainer.env}.get("PYTHONPATH")
     path = os.pathsep.join(filter(None, [str(trainer.sd_scripts), inherited]))
     return Command(
-        argv=command.latents_argv(trainer, attempt.path / "config.toml"),
-        env={**command.environment(trainer, card=ctx.card or None), "PYTHONPATH": path},
+        argv=argv.latents_argv(trainer, attempt.path / "config.toml"),
+        env={**argv.environment(trainer, card=ctx.card or None), "PYTHONPATH": path},
         cwd=attempt.path,
     )
 
@@ -93,7 +90,7 @@ def _dataset(run: Run, ctx: Context) -> tuple[Dataset, Prepared]:
 
 def _rendered(run: Run, attempt: Attempt, dataset: Dataset, ctx: Context) -> dict[str, str]:
     """sd-scripts' two files: they say what the latents' key is made of, and nothing else."""
-    renderer = render.Renderer(ctx.templates)
+    renderer = config_files.Renderer(ctx.templates)
     ours: Params = {
         "dataset_config": str(attempt.path / "dataset.toml"),
         "seed": latents.SEED,

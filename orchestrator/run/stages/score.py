@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator import datasets
-from orchestrator import images as media
+from orchestrator import datasets, images
 from orchestrator import scoring as scorer
 from orchestrator.errors import NotReady, OrchestrateError
 from orchestrator.kohya.outputs import log
@@ -15,7 +14,7 @@ from orchestrator.model import Failure, Progress, Result, Settings
 from orchestrator.run import attempt
 from orchestrator.run.attempt import Command, Job
 from orchestrator.run.context import Context
-from orchestrator.store import layout as store
+from orchestrator.store import layout
 from orchestrator.store.layout import Attempt, Run
 from orchestrator.store.outcome import Failed, Outcome
 
@@ -48,7 +47,7 @@ def _prepare(run: Run, attempt: Attempt, ctx: Context) -> Command:
         det_size=scoring.det_size,
         workers=scoring.workers,
         cache=ctx.settings.runs / CACHE,
-        references=media.pictures(scoring.references).pictures,
+        references=images.pictures(scoring.references).pictures,
         training=tuple((trained.plain or trained.folder) / name for name in trained.pictures) if trained else (),
         images=run.pictures(),
         root=run.path,
@@ -64,7 +63,7 @@ def _prepare(run: Run, attempt: Attempt, ctx: Context) -> Command:
 
 def _thumbnails(run: Run) -> Path | None:
     """None for further pictures beside a run: no report shows them."""
-    return store.thumbnails(run.path) if store.Sweep(run.path.parent).exists() else None
+    return layout.thumbnails(run.path) if layout.Sweep(run.path.parent).exists() else None
 
 
 def _adherence(settings: Settings) -> scorer.Adherence | None:
@@ -107,7 +106,7 @@ def _judge(attempt: Attempt, outcome: Outcome) -> Mapping[str, Any] | Failed:
     if scored.too_many_errors:
         errors = [score.note for score in scored.scores if score.note]
         return Failed(Failure.UNKNOWN, f"{len(errors)} of {len(scored.scores)} pictures raised an error: {errors[0]}")
-    return store.read(_out(attempt))
+    return layout.read(_out(attempt))
 
 
 def _failed(attempt: Attempt, outcome: Outcome) -> Failed:

@@ -6,13 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import datasets
-from orchestrator.kohya import argv as command
-from orchestrator.kohya import config_files as render
-from orchestrator.kohya import latents, previews, prompts, resume
-from orchestrator.kohya import oom_fallback as ladder
+from orchestrator.kohya import argv, config_files, latents, oom_fallback, previews, prompts, resume
 from orchestrator.kohya.oom_fallback import Step
-from orchestrator.kohya.outputs import log
-from orchestrator.kohya.outputs import verify as proof
+from orchestrator.kohya.outputs import log, verify
 from orchestrator.kohya.resume import Leg
 from orchestrator.model import (
     MACHINE_FAILURES,
@@ -25,8 +21,7 @@ from orchestrator.model import (
     Result,
     Settings,
 )
-from orchestrator.run import attempt
-from orchestrator.run import early_stop as looks
+from orchestrator.run import attempt, early_stop
 from orchestrator.run.attempt import Command, Job
 from orchestrator.run.context import Context
 from orchestrator.run.stages import latents as shared
@@ -44,7 +39,7 @@ def perform(run: Run, ctx: Context) -> Result:
     """Carry out one attempt to train the run's point."""
     step = next_step(run, ctx.settings)
     resumed = taken_up(run, step, ctx.settings)
-    watch = looks.Watch(run, ctx)
+    watch = early_stop.Watch(run, ctx)
     job = Job(
         stage=NAME,
         prepare=lambda attempt: _prepare(run, attempt, {**asdict(step), "resumed": resumed}, ctx),
@@ -79,7 +74,7 @@ def _another(run: Run, step: Step, failure: Failure, settings: Settings) -> bool
 
 def _below(run: Run, step: Step, settings: Settings) -> Step | None:
     tried = [asked_of(attempt).overrides for attempt in run.attempts(NAME)]
-    return ladder.next_overrides(run.point.params, [*tried, step.overrides], settings.ladder)
+    return oom_fallback.next_overrides(run.point.params, [*tried, step.overrides], settings.ladder)
 
 
 def asked_of(attempt: Attempt) -> Step:
@@ -167,8 +162,8 @@ def _prepare(run: Run, attempt: Attempt, asked: Mapping[str, Any], ctx: Context)
         (attempt.path / name).write_text(text, encoding="utf-8", newline="\n")
     trainer = ctx.settings.trainer
     return Command(
-        argv=command.train_argv(trainer, attempt.path / "config.toml"),
-        env={**command.environment(trainer, card=ctx.card or None), **budget(ctx.settings)},
+        argv=argv.train_argv(trainer, attempt.path / "config.toml"),
+        env={**argv.environment(trainer, card=ctx.card or None), **budget(ctx.settings)},
         cwd=attempt.path,
     )
 
@@ -184,7 +179,7 @@ def _latents(run: Run, overrides: Params, ctx: Context) -> str:
 
 def rendered(run: Run, attempt: Attempt, ctx: Context) -> dict[str, str]:
     """The files that an attempt is started from, proven to read back as what is meant."""
-    renderer, dataset = render.Renderer(ctx.templates), datasets.of(run.point.params, ctx.settings.datasets)
+    renderer, dataset = config_files.Renderer(ctx.templates), datasets.of(run.point.params, ctx.settings.datasets)
     pictures = Path(attempt.asked().get("latents") or ctx.datasets[dataset.name].folder)
     files = {
         "config.toml": config_toml(run, attempt, ctx.settings, renderer),
@@ -200,14 +195,14 @@ def _preview_lines(run: Run, attempt: Attempt, ctx: Context) -> list[str]:
     generation = ctx.settings.generation
     cells = [(prompt, generation.seeds[0]) for prompt in range(len(ctx.prompts[:PREVIEWS]))]
     if ctx.settings.early_stop:
-        cells = looks.cells(len(ctx.prompts), ctx.settings)
+        cells = early_stop.cells(len(ctx.prompts), ctx.settings)
     elif not previews.asked(effective(run, attempt)):
         return []
     return [prompts.preview(ctx.prompts[prompt], generation, seed) for prompt, seed in cells]
 
 
 def config_toml(
-    run: Run, attempt: Attempt, settings: Settings, renderer: render.Renderer, *, prove: bool = True
+    run: Run, attempt: Attempt, settings: Settings, renderer: config_files.Renderer, *, prove: bool = True
 ) -> str:
     """sd-scripts' config of an attempt, which need not exist yet."""
     saving, taking_up = _states(run, attempt, settings)
@@ -233,7 +228,7 @@ def config_toml(
 def _previews(run: Run, attempt: Attempt, settings: Settings) -> Params:
     """The arguments that have pictures drawn on the way."""
     if settings.early_stop:
-        every: Params = {previews.EVERY: looks.steps(run.point.params, settings.early_stop).step}
+        every: Params = {previews.EVERY: early_stop.steps(run.point.params, settings.early_stop).step}
     elif previews.asked(effective(run, attempt)):
         every = {}
     else:
@@ -264,7 +259,7 @@ def _others(ctx: Context) -> dict[str, int | None]:
 def _judge(run: Run, attempt: Attempt, outcome: Outcome) -> Mapping[str, Any] | Failed:
     """The proof of the files decides: a program may well die after its work is done."""
     *earlier, this = legs(run, attempt)
-    shown = proof.prove(
+    shown = verify.prove(
         this.folder,
         OUTPUT_NAME,
         effective(run, attempt),
