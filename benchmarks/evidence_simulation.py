@@ -84,10 +84,10 @@ def rows(sweep: FloatArray) -> list[pairs.RunRow]:
     ]
 
 
-def answer_all(world: World, count: int, rng: np.random.Generator) -> Iterator[contrast.Answer]:
+def answer_all(world: World, count: int, rng: np.random.Generator) -> Iterator[contrast.ContrastResult]:
     """The answer of each of `count` sweeps."""
     for sweep in sweeps(world, count, rng):
-        yield contrast.answers(rows(sweep), [QUESTION])[0]
+        yield contrast.test_questions(rows(sweep), [QUESTION])[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

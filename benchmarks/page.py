@@ -71,7 +71,7 @@ def album(folder: Path, *, px: int, count: int = 24) -> list[Path]:
 
 def write(sweep: Sweep, count: int, made: Made, *, pending: int = 0) -> None:
     """A sweep of `count` trained runs and a floor: some degraded, some failed, the last `pending` not begun."""
-    points = [*_points(count), _point({"base_model": "realvisxl-v5", "dataset": "persona"}, (), floor=True)]
+    points = [*_points(count), _point({"base_model": "realvisxl-v5", "dataset": "persona"}, (), is_baseline=True)]
     question = Question(
         id="Q3", ask="Is network_dim 16 too low for identity capture?", dim="network_dim", levels=(16, 32)
     )
@@ -85,7 +85,7 @@ def write(sweep: Sweep, count: int, made: Made, *, pending: int = 0) -> None:
     }
     sweep.freeze(record, grid="[dims]\nnetwork_dim = [8, 16, 32, 64]\n", templates={})
     for number, point in enumerate(points):
-        if point.floor or number < count - pending:
+        if point.is_baseline or number < count - pending:
             _perform(sweep.run(point), number, made)
 
 
@@ -99,13 +99,13 @@ def _points(count: int) -> Iterator[Point]:
 
 def _point(params: dict[str, Value], dims: tuple[str, ...], *, floor: bool = False) -> Point:
     identity = grid.point_id(params)
-    name = f"floor-{identity}" if floor else grid.point_name(params, dims, identity)
-    return Point(id=identity, name=name, params=params, dims=dims, floor=floor)
+    name = f"baseline-{identity}" if floor else grid.point_name(params, dims, identity)
+    return Point(id=identity, name=name, params=params, dims=dims, is_baseline=floor)
 
 
 def _perform(run: Run, number: int, made: Made) -> None:
     run.create()
-    if not run.point.floor and not _trained(run, number, made.checkpoints):
+    if not run.point.is_baseline and not _trained(run, number, made.checkpoints):
         return
     for stage in ("generate", "score"):
         _attempt(run, stage, Result(failure=None, exit_code=0, seconds=240.0 if stage == "generate" else 30.0))
@@ -171,8 +171,8 @@ def _curve(path: Path, result: Result) -> None:
 
 def _pictures(run: Run, made: Made) -> Iterator[Image]:
     run.images.mkdir()
-    files = [""] if run.point.floor else [one.file for one in run.checkpoints()]
-    strengths = (0.0,) if run.point.floor else made.strengths
+    files = [""] if run.point.is_baseline else [one.file for one in run.checkpoints()]
+    strengths = (0.0,) if run.point.is_baseline else made.strengths
     cells = product(enumerate(files), strengths, enumerate(made.prompts), range(1, made.seeds + 1))
     for (index, checkpoint), strength, (prompt, text), seed in cells:
         name = f"images/c{index}_s{strength:g}_p{prompt:03d}_{seed}.png"

@@ -27,7 +27,7 @@ from orchestrator.run import (  # noqa: E402
     local_executor,
     sweep,
 )
-from orchestrator.run.attempt import Command, Job  # noqa: E402
+from orchestrator.run.attempt import Command, Stage  # noqa: E402
 from orchestrator.run.context import Context  # noqa: E402
 from orchestrator.store import (
     layout,
@@ -49,7 +49,7 @@ def main() -> None:
         ctx = world.context(listener=Memory())
         runs = world.plan().runs()
         first, rest = [runs[0], runs[-1]], runs[1:-1]
-        sweep.drive(first, ctx)
+        sweep.run_sweep(first, ctx)
         _measure(rest, ctx, runs[0])
         assert {layout.status(run).state for run in runs} == {State.FINISHED}
         _again(world, "the report is made")
@@ -61,8 +61,8 @@ def _measure(runs: Sequence[Run], ctx: Context, example: Run) -> None:
     began, cpu = time.monotonic(), time.process_time()
     children = _children_s()
     perform = _Perform(scored)
-    with local_executor.Pool.open(ctx, ("",), perform, runs) as team:
-        sweep.drive_with(team, runs, ctx)
+    with local_executor.LocalExecutor.open(ctx, ("",), perform, runs) as team:
+        sweep.run_sweep_on(team, runs, ctx)
     wall, own, spent = time.monotonic() - began, time.process_time() - cpu, _children_s() - children
     bare = _bare(runs[:_SAMPLE])
     print(f"runs                          {len(runs)}, {3 * len(runs)} attempts")
@@ -84,8 +84,8 @@ class _Perform:
     def __call__(self, run: Run, stage: str, ctx: Context) -> Result:
         if stage != "score":
             return sweep.perform(run, stage, ctx)
-        job = Job(stage=stage, prepare=self._prepare, progress=lambda _text: None, judge=_judge)
-        return attempt.carry_out(run, job, ctx)
+        job = Stage(stage=stage, prepare=self._prepare, progress=lambda _text: None, judge=_judge)
+        return attempt.run_attempt(run, job, ctx)
 
     def _prepare(self, one: layout.Attempt) -> Command:
         one.open({})

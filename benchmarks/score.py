@@ -23,8 +23,8 @@ from benchmarks import heavy_pack
 from orchestrator import images
 from orchestrator.miniature import draw
 from orchestrator.scoring import faces
-from orchestrator.scoring.batch_embedder import Looker
-from orchestrator.scoring.in_progress import Hand
+from orchestrator.scoring.batch_embedder import BatchEmbedder
+from orchestrator.scoring.in_progress import InProgressFile
 
 DET_SIZE = 640
 Embeddings: TypeAlias = list[faces.Embedding]
@@ -62,11 +62,11 @@ def _compare(pictures: Sequence[Path], folder: Path, scratch: Path, options: arg
     model = faces.load(pack, device="cpu")
 
     def ours(cache: Path) -> Embeddings:
-        looker = Looker(
+        looker = BatchEmbedder(
             load=lambda: model,
             cache=faces.Cache(cache, pack.fingerprint),
             workers=options.workers,
-            hand=Hand(scratch / "in_hand"),
+            hand=InProgressFile(scratch / "in_hand"),
         )
         return [_embedding(outcome) for outcome in looker.look(pictures)]
 
@@ -97,7 +97,7 @@ def _largest(found: Sequence[Any]) -> Any:
 
 
 def _embedding(outcome: faces.Outcome) -> faces.Embedding:
-    assert isinstance(outcome, faces.Finding)
+    assert isinstance(outcome, faces.FaceRecord)
     assert outcome.embedding is not None
     return outcome.embedding
 

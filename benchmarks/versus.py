@@ -116,12 +116,12 @@ def loop(settings: Path, grid: Path) -> dict[str, float]:
 
 def _train(run: Run, out: Path, used: Settings) -> None:
     """From the owner's own pictures, whose latents are kept in memory: on the disk they would go stale in silence."""
-    if run.point.floor:
+    if run.point.is_baseline:
         return
     attempt = run.attempts("train")[0].path
     trained = json.loads((attempt / "attempt.json").read_text(encoding="utf-8"))["latents"]
     changed = {str(attempt / name): str(out / name) for name in ("output", "logs", "dataset.toml", "config.toml")}
-    changed |= {trained: str(datasets.of(run.point.params, used.datasets).image_dir)} if trained else {}
+    changed |= {trained: str(datasets.dataset_for_point(run.point.params, used.datasets).image_dir)} if trained else {}
     changed |= {"cache_latents_to_disk": "cache_latents"}
     for name in ("config.toml", "dataset.toml"):
         (out / name).write_text(_replaced((attempt / name).read_text(encoding="utf-8"), changed), encoding="utf-8")

@@ -60,20 +60,20 @@ def size(path: Path) -> tuple[int, int]:
         return (image.height, image.width) if sideways else image.size
 
 
-def oddities(path: Path) -> tuple[str, ...]:
+def decode_notes(path: Path) -> tuple[str, ...]:
     """What `load` does to a picture that a program which is not careful would not. Raises Unreadable."""
     with _opened(path) as image:
         seen = {"turned upright as its EXIF says": _turned(image), "laid over white": _see_through(image)}
         return tuple(note for note, true in seen.items() if true)
 
 
-def lies_on_its_side(path: Path) -> bool:
+def has_exif_rotation(path: Path) -> bool:
     """Whether a program that reads no EXIF would see it turned or mirrored. Raises Unreadable."""
     with _opened(path) as image:
         return _turned(image)
 
 
-def is_see_through(path: Path) -> bool:
+def has_transparency(path: Path) -> bool:
     """Whether a program that drops the alpha would see colours that lie under nothing. Raises Unreadable."""
     with _opened(path) as image:
         return _see_through(image)
@@ -113,7 +113,7 @@ def pictures(folder: Path) -> Listing:
 
 
 def _unfit(path: Path) -> Problem | None:
-    if leads_out(path):
+    if escapes_folder(path):
         what, value = "is left out: this link leads out of its folder", os.path.realpath(path)
     elif not path.is_file():
         what, value = "is left out: it is no file, or a link that leads nowhere", ""
@@ -123,7 +123,7 @@ def _unfit(path: Path) -> Problem | None:
     return Problem(what=what, where=str(path), value=value, remedy=remedy, severity=Severity.WARNING)
 
 
-def leads_out(path: Path) -> bool:
+def escapes_folder(path: Path) -> bool:
     """Whether it is a link to what does not lie in its folder."""
     folder = os.path.realpath(path.parent)  # not `resolve`, which fails over links that lead to themselves
     return path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(folder)

@@ -81,12 +81,12 @@ class Point:
     name: str
     params: Params
     dims: tuple[str, ...] = ()
-    floor: bool = False
+    is_baseline: bool = False
     """True for the base model without any LoRA: nothing is trained, only generated and scored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rung:
+class FallbackStep:
     """One concession on out-of-memory. `when` must match the effective params; `set` may hold expressions."""
 
     name: str
@@ -150,7 +150,7 @@ class Dataset:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
+class PreparedDataset:
     """A dataset as it is trained on: a folder of ours with copies. `key` is of its content.
 
     plain: where the same pictures are without weights in their alpha, for whoever looks for faces.
@@ -212,9 +212,9 @@ class Vram:
     card: str = ""
     """UUIDs or indices, with commas between; empty: all of them."""
     budget_gib: float | None = None
-    pack: bool = False
+    colocate: bool = False
     """Several runs on one card, as their measured peaks allow."""
-    share: bool = False
+    ignore_other_sweeps: bool = False
     """Take a card also while another sweep drives it."""
     poll_s: float = 1.0
 
@@ -266,7 +266,7 @@ class Settings:
     """sd-scripts arguments of every grid, unless the grid says otherwise."""
     vram: Vram = field(default_factory=Vram)
     limits: Limits = field(default_factory=Limits)
-    ladder: tuple[Rung, ...] = ()
+    oom_fallback: tuple[FallbackStep, ...] = ()
     early_stop: EarlyStop | None = None
     """None: every training goes to its end."""
     notify: str = ""
@@ -296,7 +296,7 @@ class VramSample:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Exit:
+class ProcessExit:
     """How a child ended: its exit code, or minus the signal. `error`: why it could not be started at all."""
 
     code: int
@@ -371,7 +371,7 @@ class Score:
     det_score: float | None = None
     nearest_reference: float | None = None
     nearest_training: float | None = None
-    turn: float | None = None
+    yaw: float | None = None
     second_similarity: float | None = None
     adherence: float | None = None
     note: str = ""

@@ -7,7 +7,7 @@ _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH", re.IGNORECASE)
 _SHORTEST = 6
 
 
-def without_secrets(text: str, environ: Mapping[str, str]) -> str:
+def redact(text: str, environ: Mapping[str, str]) -> str:
     """The text with the names of such variables in the place of their values."""
     for name, value in environ.items():
         if len(value) >= _SHORTEST and _SECRET.search(name):

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from orchestrator.model import Settings
     from orchestrator.plan.plan import Plan
     from orchestrator.run.context import Context, Stop
-    from orchestrator.run.followup import Beside
-    from orchestrator.run.local_executor import Team
+    from orchestrator.run.followup import FollowupRun
+    from orchestrator.run.local_executor import Executor
     from orchestrator.store.layout import Run, Sweep
 
 
@@ -40,7 +40,7 @@ def ready(asked: Plan, console: Console, cluster: str | None = None) -> list[str
 
 def hold(sweep: Sweep, cards: list[str], used: Settings) -> AbstractContextManager[list[str]]:
     """Those of the cards that no other sweep uses, for as long as this one does; all where they may be shared."""
-    return nullcontext(cards) if used.vram.share else sweep.hold_cards(cards)
+    return nullcontext(cards) if used.vram.ignore_other_sweeps else sweep.hold_cards(cards)
 
 
 def context(asked: Plan, cards: list[str], console: Console, *, frozen: bool = True) -> Context:
@@ -54,7 +54,7 @@ def context(asked: Plan, cards: list[str], console: Console, *, frozen: bool = T
 
     used = asked.settings
     hashes = provenance.Hashes(used.runs / ".hashes.json")
-    prepared = prepare.for_points(asked.points, used, hashes, console.say)
+    prepared = prepare.prepare_all(asked.points, used, hashes, console.say)
     if frozen:
         freeze.freeze(asked, prepared, hashes)
     return Context(
@@ -72,7 +72,7 @@ def context(asked: Plan, cards: list[str], console: Console, *, frozen: bool = T
 
 def team(
     asked: Plan, runs: list[Run], ctx: Context, cards: list[str], address: str | None
-) -> AbstractContextManager[Team]:
+) -> AbstractContextManager[Executor]:
     """The threads of this machine, or the machines of the cluster at `address`."""
     from orchestrator import gpu
     from orchestrator.plan import preflight
@@ -80,13 +80,13 @@ def team(
     from orchestrator.run import ray_executor as cluster
 
     if not address:
-        return local_executor.Pool.open(ctx, cards or [ctx.card], sweep.perform, runs)
+        return local_executor.LocalExecutor.open(ctx, cards or [ctx.card], sweep.perform, runs)
     check = partial(preflight.findings, asked.settings, asked.points, gpu.Nvml())
-    return cluster.Cluster.open(address, ctx, sweep.perform, runs, check)
+    return cluster.RayExecutor.open(address, ctx, sweep.perform, runs, check)
 
 
 def make_beside(
-    asked: Plan, cards: list[str], console: Console, prepare: Callable[[Context], tuple[list[Beside], Context]]
+    asked: Plan, cards: list[str], console: Console, prepare: Callable[[Context], tuple[list[FollowupRun], Context]]
 ) -> int:
     """Have further pictures of a sweep's runs made and scored; the exit code."""
     from orchestrator.model import State
@@ -96,7 +96,7 @@ def make_beside(
     with asked.sweep.lock(), hold(asked.sweep, cards, asked.settings) as held:
         wanted, ctx = prepare(context(asked, held, console))
         on_signals(ctx.stop)
-        followup.drive(wanted, ctx, lambda runs, world: sweep.drive(runs, world, cards=held))
+        followup.run_all(wanted, ctx, lambda runs, world: sweep.run_sweep(runs, world, cards=held))
     if ctx.stop:
         return common.INTERRUPTED
     return 0 if all(layout.status(one.run).state is State.FINISHED for one in wanted) else 1
@@ -121,11 +121,11 @@ def told(ctx: Context, sweep: Sweep, console: Console) -> Iterator[Context]:
     from orchestrator.report import answers, status, webhook
 
     hook = webhook.Webhook(ctx.settings.notify, console.say)
-    began = status.look(sweep)
+    began = status.read_status(sweep)
     try:
-        yield replace(ctx, listener=webhook.Telling(ctx.listener, hook))
+        yield replace(ctx, listener=webhook.NotifyingListener(ctx.listener, hook))
     finally:
-        ended = status.look(sweep)
+        ended = status.read_status(sweep)
         if [row.status for row in ended.rows] != [row.status for row in began.rows]:
             for event, text in webhook.ending(ended, answers.answer([answers.read(sweep)])[0]):
                 hook.send(event, sweep.name, text)

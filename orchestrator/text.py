@@ -17,7 +17,7 @@ def size(count: int) -> str:
     return f"{count / _GIB:.1f} GiB" if count >= _GIB // 2 else f"{count / 1024**2:.0f} MiB"
 
 
-def counted(number: int, noun: str) -> str:
+def pluralize(number: int, noun: str) -> str:
     """`1 run`, `2 runs`."""
     return f"{number} {noun}" + ("" if number == 1 else "s")
 

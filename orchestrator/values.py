@@ -7,7 +7,7 @@ from functools import lru_cache
 from orchestrator.model import Params, Scalar, Value
 
 
-def token(value: Value) -> str:
+def canonical_json(value: Value) -> str:
     """The value as canonical JSON: equal tokens are the same value. ValueError on NaN and infinity."""
     if isinstance(value, tuple):
         return "[" + ",".join(map(_scalar_token, value)) + "]"
@@ -18,7 +18,7 @@ def same(left: Value, right: Value) -> bool:
     """Whether both mean the same to a grid."""
     if type(left) is type(right) and not isinstance(left, tuple):
         return left == right
-    return token(left) == token(right)
+    return canonical_json(left) == canonical_json(right)
 
 
 def matches(params: Params, pattern: Params) -> bool:
@@ -26,10 +26,10 @@ def matches(params: Params, pattern: Params) -> bool:
     return all(key in params and _accepts(wanted, params[key]) for key, wanted in pattern.items())
 
 
-def shown(value: Value) -> str:
+def toml_repr(value: Value) -> str:
     """The value as a person would write it in TOML, for messages."""
     if isinstance(value, tuple):
-        return "[" + ", ".join(map(shown, value)) + "]"
+        return "[" + ", ".join(map(toml_repr, value)) + "]"
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False)
     return str(value).lower() if isinstance(value, bool) else repr(value)

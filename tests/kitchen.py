@@ -11,7 +11,7 @@ from PIL import Image
 from orchestrator.config.recipe import Recipe
 from orchestrator.datasets import builder, prepare
 from orchestrator.miniature import draw, pack, world
-from orchestrator.model import Dataset, Params, Point, Prepared, Scoring
+from orchestrator.model import Dataset, Params, Point, PreparedDataset, Scoring
 from orchestrator.store import layout, provenance
 
 
@@ -28,13 +28,15 @@ class Kitchen:
     def dataset(self, name: str, **steps: Any) -> Dataset:
         return replace(self.persona, name=name, recipe=Recipe(source="persona", **steps))
 
-    def cook(self, dataset: Dataset, *others: Dataset) -> Prepared:
+    def cook(self, dataset: Dataset, *others: Dataset) -> PreparedDataset:
         return prepare.build(dataset, self._settings(dataset, *others), self.hashes)
 
-    def cook_for(self, params: list[Params], dataset: Dataset, say: Callable[[str], None]) -> dict[str, Prepared]:
+    def cook_for(
+        self, params: list[Params], dataset: Dataset, say: Callable[[str], None]
+    ) -> dict[str, PreparedDataset]:
         """What points with these params need."""
         points = [Point(id=str(index), name="", params=one) for index, one in enumerate(params)]
-        return prepare.for_points(points, self._settings(dataset), self.hashes, say)
+        return prepare.prepare_all(points, self._settings(dataset), self.hashes, say)
 
     def _settings(self, *datasets: Dataset) -> Any:
         known = {one.name: one for one in (self.persona, *datasets)}
@@ -53,7 +55,7 @@ class Kitchen:
             dataset=dataset, source=source, folder=folder, scoring=self.scoring, cache=self.runs / ".faces", hand=hand
         )
 
-    def record(self, prepared: Prepared) -> dict[str, Any]:
+    def record(self, prepared: PreparedDataset) -> dict[str, Any]:
         return layout.read(prepared.folder.parent / "dataset.json")
 
 

@@ -46,8 +46,8 @@ def image_rows(world: World) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def asked(python: Path, *triggers: str) -> scoring.Adherence:
-    return scoring.Adherence(python=python, model=Path("clip"), triggers=triggers)
+def asked(python: Path, *triggers: str) -> scoring.ClipConfig:
+    return scoring.ClipConfig(python=python, model=Path("clip"), triggers=triggers)
 
 
 def score(text: str, status: FaceStatus = FaceStatus.OK) -> Score:

@@ -15,12 +15,12 @@ from orchestrator import cli, scoring
 from orchestrator.errors import InputError
 from orchestrator.evidence import run_metrics, summary
 from orchestrator.evidence.stats import choice
-from orchestrator.evidence.stats.contrast import Terms
-from orchestrator.evidence.summary import Attempted, RunFacts
+from orchestrator.evidence.stats.contrast import TestSettings
+from orchestrator.evidence.summary import AttemptSummary, RunSummary
 from orchestrator.model import FaceStatus, Failure, Image, Params, Point, Question, Result, Score, State, Value
 from orchestrator.report import answers, answers_page
-from orchestrator.report.answers import Read, write
-from orchestrator.report.answers.answer import Told
+from orchestrator.report.answers import SweepResults, write
+from orchestrator.report.answers.answer import Answer
 from orchestrator.store.layout import Run, Status
 
 Q3 = Question(id="Q3", ask="Is network_dim 16 too low?", dim="network_dim", levels=(16, 32))
@@ -31,11 +31,11 @@ def run(
     similarity: float,
     *,
     state: State = State.FINISHED,
-    training: tuple[Attempted, ...] = (),
+    training: tuple[AttemptSummary, ...] = (),
     prompts: int = 4,
     nearest: float = 0.5,
     trained_faces: int | None = None,
-) -> RunFacts:
+) -> RunSummary:
     """A run whose pictures all have about this similarity: prompts differ, and so does the luck of the seed."""
     name = "_".join(f"{key}={value}" for key, value in params.items())
     point = Point(id="0" * 8, name=name, params=params, dims=tuple(params))
@@ -52,7 +52,7 @@ def run(
     )
     seen = scores if state is State.FINISHED else ()
     chosen = choice.choose(seen, choice.split({choice.cell(score) for score in scores}))
-    return RunFacts(
+    return RunSummary(
         run=Run(Path("/nowhere/sweep") / name, point),
         status=Status(state=state),
         training=training,
@@ -65,22 +65,22 @@ def run(
 
 def grid(
     effect: float, *, seeds: int = 4, dim: str = "network_dim", levels: tuple[Value, Value] = (16, 32)
-) -> Iterator[RunFacts]:
+) -> Iterator[RunSummary]:
     for seed in range(1, seeds + 1):
         yield run({dim: levels[0], "seed": seed}, 0.5)
         yield run({dim: levels[1], "seed": seed}, 0.5 + effect)
 
 
-def read(runs: Iterator[RunFacts] | list[RunFacts], *questions: Question, name: str = "sweep") -> Read:
-    return Read(sweep=name, questions=questions or (Q3,), runs=tuple(runs), kept=None)
+def read(runs: Iterator[RunSummary] | list[RunSummary], *questions: Question, name: str = "sweep") -> SweepResults:
+    return SweepResults(sweep=name, questions=questions or (Q3,), runs=tuple(runs), kept=None)
 
 
-def only(runs: Iterator[RunFacts] | list[RunFacts], *questions: Question) -> Told:
+def only(runs: Iterator[RunSummary] | list[RunSummary], *questions: Question) -> Answer:
     ((told, *_),) = answers.answer([read(runs, *questions)])
     return told
 
 
-def rows(told: Told) -> dict[str, str]:
+def rows(told: Answer) -> dict[str, str]:
     return dict(told.rows)
 
 
@@ -113,7 +113,7 @@ def test_one_unreplicated_pair_is_always_undecided() -> None:
 
 
 def test_what_was_degraded_or_failed_is_left_out_and_counted() -> None:
-    conceded = Attempted(number=1, result=Result(failure=None), rungs=("AdamW8bit",), overrides={}, degraded=True)
+    conceded = AttemptSummary(number=1, result=Result(failure=None), rungs=("AdamW8bit",), overrides={}, degraded=True)
     first, second, *others = grid(0.1)
     told = only([replace(first, training=(conceded,)), run(second.run.point.params, 0.6, state=State.FAILED), *others])
     assert told.left_out == 2
@@ -132,7 +132,7 @@ def test_several_sweeps_are_corrected_together_and_never_mixed() -> None:
 
 
 def test_the_smallest_difference_of_interest_is_the_users() -> None:
-    assert answers.answer([read(grid(0.1))], Terms(smallest=0.2))[0][0].verdict == "no"
+    assert answers.answer([read(grid(0.1))], TestSettings(smallest=0.2))[0][0].verdict == "no"
 
 
 def test_dims_that_move_together_are_compared_together() -> None:
@@ -188,21 +188,21 @@ def test_pictures_to_look_at_are_of_one_prompt_and_seed() -> None:
 # --- memory: Q5 -------------------------------------------------------------------------------------------------------
 
 
-def prodigy(*attempts: Attempted, state: State = State.FINISHED, name: str = "Prodigy") -> RunFacts:
+def prodigy(*attempts: AttemptSummary, state: State = State.FINISHED, name: str = "Prodigy") -> RunSummary:
     return run({"optimizer_type": name, "seed": 1}, 0.5, state=state, training=attempts)
 
 
 def attempt(
     failure: Failure | None = None, *, peak_gib: float | None = None, rungs: tuple[str, ...] = (), other: str = ""
-) -> Attempted:
+) -> AttemptSummary:
     peak = None if peak_gib is None else round(1024 * peak_gib)
     overrides: Mapping[str, object] = {"optimizer_type": other} if other else {}
     result = Result(failure=failure, peak_vram_mib=peak)
-    return Attempted(number=1, result=result, rungs=rungs, overrides=dict(overrides), degraded=bool(other))
+    return AttemptSummary(number=1, result=result, rungs=rungs, overrides=dict(overrides), degraded=bool(other))
 
 
-def memory(*runs: RunFacts) -> Told | None:
-    (told,) = answers.answer([Read(sweep="s", questions=(), runs=runs, kept=None)])
+def memory(*runs: RunSummary) -> Answer | None:
+    (told,) = answers.answer([SweepResults(sweep="s", questions=(), runs=runs, kept=None)])
     return told[0] if told else None
 
 
@@ -230,7 +230,7 @@ def memory(*runs: RunFacts) -> Told | None:
     ],
 )
 def test_whether_prodigy_fits_is_read_from_the_attempts(
-    attempts: list[Attempted], state: State, verdict: str, reason: str
+    attempts: list[AttemptSummary], state: State, verdict: str, reason: str
 ) -> None:
     told = memory(prodigy(*attempts, state=state))
     assert told

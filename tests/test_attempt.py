@@ -18,11 +18,11 @@ from orchestrator.errors import NotReady
 from orchestrator.kohya.outputs import log
 from orchestrator.model import Failure, Result, VramSample
 from orchestrator.run import attempt
-from orchestrator.run.attempt import Command, Job
+from orchestrator.run.attempt import Command, Stage
 from orchestrator.run.context import Context, Stop
 from orchestrator.store import layout, outcome, process
 from orchestrator.store.layout import Attempt, Run
-from orchestrator.store.outcome import Failed, Outcome
+from orchestrator.store.outcome import FailureReason, Outcome
 
 BAR = r"steps:  50%|#     | {step}/9 [00:01<00:01, {pace}s/it, avr_loss={loss}]"
 MADE = "open('made', 'w').close()"
@@ -37,25 +37,25 @@ def run(world: World) -> Run:
     return made
 
 
-def job(code: str, another: Callable[[Failure], bool] = lambda _failure: False, env: Mapping[str, str] = {}) -> Job:
+def job(code: str, another: Callable[[Failure], bool] = lambda _failure: False, env: Mapping[str, str] = {}) -> Stage:
     """A program whose product is a file called `made`."""
 
     def prepare(attempt: Attempt) -> Command:
         attempt.open({"asked": code})
         return Command(argv=[sys.executable, "-c", code], env=env, cwd=attempt.path)
 
-    return Job(stage="train", prepare=prepare, progress=log.read_progress, judge=judge, another=another)
+    return Stage(stage="train", prepare=prepare, progress=log.read_progress, judge=judge, another=another)
 
 
-def judge(attempt: Attempt, outcome: Outcome) -> Mapping[str, Any] | Failed:
+def judge(attempt: Attempt, outcome: Outcome) -> Mapping[str, Any] | FailureReason:
     if (attempt.path / "made").exists():
         return {"attempt": attempt.number}
     code = outcome.exit.code if outcome.exit else None
-    return Failed(*(log.classify(outcome.log, code) or (Failure.NO_PRODUCT, "made nothing")))
+    return FailureReason(*(log.classify(outcome.log, code) or (Failure.NO_PRODUCT, "made nothing")))
 
 
 def carry_out(run: Run, code: str, ctx: Context, **more: Any) -> Result:
-    return attempt.carry_out(run, job(code, **more), ctx)
+    return attempt.run_attempt(run, job(code, **more), ctx)
 
 
 def last(run: Run) -> Path:
@@ -118,8 +118,8 @@ def test_a_program_that_cannot_be_started_is_named(world: World, run: Run) -> No
     def prepare(attempt: Attempt) -> Command:
         return Command(argv=["/no/such/python"], env={}, cwd=attempt.path)
 
-    result = attempt.carry_out(
-        run, Job(stage="train", prepare=prepare, progress=log.read_progress, judge=judge), world.context()
+    result = attempt.run_attempt(
+        run, Stage(stage="train", prepare=prepare, progress=log.read_progress, judge=judge), world.context()
     )
     assert result.failure is Failure.BAD_CONFIG
     assert "/no/such/python" in result.reason
@@ -301,8 +301,8 @@ def test_a_watcher_that_dies_is_not_tried_for_ever(world: World, run: Run) -> No
         (attempt.path / "log").symlink_to("/no/such/folder/log")
         return Command(argv=[sys.executable], env={}, cwd=attempt.path)
 
-    broken = Job(stage="train", prepare=prepare, progress=log.read_progress, judge=judge)
-    results = [attempt.carry_out(run, broken, world.context()) for _ in range(3)]
+    broken = Stage(stage="train", prepare=prepare, progress=log.read_progress, judge=judge)
+    results = [attempt.run_attempt(run, broken, world.context()) for _ in range(3)]
     assert [(result.failure, result.retry) for result in results] == [("crashed", True)] * 2 + [("crashed", False)]
 
 
@@ -312,7 +312,7 @@ def test_what_never_started_is_its_watchers_fault_only_where_we_began_it(
 ) -> None:
     ended = outcome.read(tmp_path, ours=ours)
     assert ended.interrupted is interrupted
-    assert outcome.why(ended, Failed(Failure.NO_PRODUCT, "nothing"), tmp_path).failure == failure
+    assert outcome.failure_cause(ended, FailureReason(Failure.NO_PRODUCT, "nothing"), tmp_path).failure == failure
 
 
 # --- what an earlier orchestrator left --------------------------------------------------------------------------------

@@ -20,8 +20,8 @@ from orchestrator.errors import InputError, NotReady, OrchestrateError, Severity
 from orchestrator.evidence import summary
 from orchestrator.evidence.calibration import measure, negatives, pair_list, plot, record
 from orchestrator.evidence.calibration import text as words
-from orchestrator.evidence.calibration.measure import Asked
-from orchestrator.evidence.calibration.record import Kept
+from orchestrator.evidence.calibration.measure import CalibrationRequest
+from orchestrator.evidence.calibration.record import CalibrationRecord
 from orchestrator.miniature import world as miniature
 from orchestrator.model import FaceStatus, Settings
 from orchestrator.scoring import embedding
@@ -51,16 +51,16 @@ def used(album: Path, shared: Path) -> Settings:
 
 
 @pytest.fixture(scope="module")
-def kept(album: Path, used: Settings) -> Kept:
+def kept(album: Path, used: Settings) -> CalibrationRecord:
     """Measured once, with the strangers and with two known-good pairs."""
     photo = [album / "references" / f"{number}.png" for number in range(1000, 1004)]
     pairs = tuple(pair_list.PicturePair(first=a, second=b) for a, b in [photo[:2], photo[1:3]])
-    return measure.measure(used, Asked(impostors=negatives.gather([album / "strangers"], ()), pairs=pairs))
+    return measure.measure(used, CalibrationRequest(impostors=negatives.gather([album / "strangers"], ()), pairs=pairs))
 
 
-def test_every_photo_is_measured_against_the_others(kept: Kept, album: Path, used: Settings) -> None:
+def test_every_photo_is_measured_against_the_others(kept: CalibrationRecord, album: Path, used: Settings) -> None:
     paths = sorted((album / "references").glob("*.png"))
-    faces = [np.array(one.embedding) for one in embedding.look(used.scoring, paths, cache=album / "runs" / ".faces")]
+    faces = [np.array(one.embedding) for one in embedding.embed(used.scoring, paths, cache=album / "runs" / ".faces")]
     units = np.array([face / np.linalg.norm(face) for face in faces])
     for number, (path, found) in enumerate(zip(paths, kept.calibration.references, strict=True)):
         others = np.delete(units, number, axis=0).mean(axis=0)
@@ -68,7 +68,7 @@ def test_every_photo_is_measured_against_the_others(kept: Kept, album: Path, use
         assert found.similarity == pytest.approx(units[number] @ others / np.linalg.norm(others))
 
 
-def test_strangers_do_not_pass_and_few_photos_make_it_provisional(kept: Kept) -> None:
+def test_strangers_do_not_pass_and_few_photos_make_it_provisional(kept: CalibrationRecord) -> None:
     found = kept.calibration
     (strangers,) = found.impostors
     assert strangers.accepted == 0
@@ -79,12 +79,12 @@ def test_strangers_do_not_pass_and_few_photos_make_it_provisional(kept: Kept) ->
     assert kept.caveats == ("provisional: 12 photos",)
 
 
-def test_known_good_pairs_are_told_on_both_scales(kept: Kept) -> None:
+def test_known_good_pairs_are_told_on_both_scales(kept: CalibrationRecord) -> None:
     assert kept.baseline
     assert kept.baseline.mean == pytest.approx(np.mean([pair.similarity for pair in kept.known_pairs]))
     assert kept.expected_from_pairs
     assert kept.expected_from_pairs > kept.baseline.mean, "a centroid of twelve is nearer than a single photo"
-    assert "2 known-good pairs of 3 pictures" in "\n".join(words.lines(kept))
+    assert "2 known-good pairs of 3 pictures" in "\n".join(words.format_lines(kept))
 
 
 def test_folders_of_one_name_are_two_sets(tmp_path: Path) -> None:
@@ -97,9 +97,9 @@ def test_folders_of_one_name_are_two_sets(tmp_path: Path) -> None:
 
 def test_impostors_without_a_face_are_told(used: Settings, tmp_path: Path) -> None:
     Image.new("RGB", (64, 64)).save(tmp_path / "x.png")
-    found = measure.measure(used, Asked(impostors={"others": (tmp_path / "x.png",)}))
+    found = measure.measure(used, CalibrationRequest(impostors={"others": (tmp_path / "x.png",)}))
     assert found.calibration.impostors == ()
-    assert "others: no picture shows a face, so nothing is known of it" in list(words.lines(found))
+    assert "others: no picture shows a face, so nothing is known of it" in list(words.format_lines(found))
     record.write(tmp_path / "calibration.json", found)
     assert record.read(tmp_path / "calibration.json") == found
 
@@ -107,15 +107,19 @@ def test_impostors_without_a_face_are_told(used: Settings, tmp_path: Path) -> No
 def test_an_odd_photo_is_named(album: Path, used: Settings, tmp_path: Path) -> None:
     shutil.copytree(album / "references", tmp_path / "references")
     shutil.copyfile(album / "strangers" / "3000.png", tmp_path / "references" / "odd.png")
-    found = measure.measure(replace(used, scoring=replace(used.scoring, references=tmp_path / "references")), Asked())
+    found = measure.measure(
+        replace(used, scoring=replace(used.scoring, references=tmp_path / "references")), CalibrationRequest()
+    )
     assert found.calibration.outliers == ("odd.png",)
-    assert any("odd.png" in line and "look at it" in line for line in words.lines(found))
+    assert any("odd.png" in line and "look at it" in line for line in words.format_lines(found))
 
 
 def test_a_photo_without_a_face_is_left_out_and_named(album: Path, used: Settings, tmp_path: Path) -> None:
     shutil.copytree(album / "references", tmp_path / "references")
     Image.new("RGB", (64, 64)).save(tmp_path / "references" / "nobody.png")
-    found = measure.measure(replace(used, scoring=replace(used.scoring, references=tmp_path / "references")), Asked())
+    found = measure.measure(
+        replace(used, scoring=replace(used.scoring, references=tmp_path / "references")), CalibrationRequest()
+    )
     assert found.rejected == {"nobody.png": "shows no face"}
     assert found.twins == ()
     assert found.calibration.photos == 12
@@ -124,9 +128,11 @@ def test_a_photo_without_a_face_is_left_out_and_named(album: Path, used: Setting
 def test_a_photo_that_is_there_twice_is_named(album: Path, used: Settings, tmp_path: Path) -> None:
     shutil.copytree(album / "references", tmp_path / "references")
     shutil.copyfile(album / "references" / "1005.png", tmp_path / "references" / "again.png")
-    found = measure.measure(replace(used, scoring=replace(used.scoring, references=tmp_path / "references")), Asked())
+    found = measure.measure(
+        replace(used, scoring=replace(used.scoring, references=tmp_path / "references")), CalibrationRequest()
+    )
     assert found.twins == (("1005.png", "again.png"),)
-    assert "1005.png and again.png are one photo, which counts twice: take one out" in list(words.lines(found))
+    assert "1005.png and again.png are one photo, which counts twice: take one out" in list(words.format_lines(found))
 
 
 def test_two_photos_are_no_yardstick(album: Path, used: Settings, tmp_path: Path) -> None:
@@ -134,7 +140,9 @@ def test_two_photos_are_no_yardstick(album: Path, used: Settings, tmp_path: Path
     for number in (1000, 1001):
         shutil.copy(album / "references" / f"{number}.png", tmp_path / "references")
     with pytest.raises(NotReady, match="only 2 usable reference pictures"):
-        measure.measure(replace(used, scoring=replace(used.scoring, references=tmp_path / "references")), Asked())
+        measure.measure(
+            replace(used, scoring=replace(used.scoring, references=tmp_path / "references")), CalibrationRequest()
+        )
 
 
 @pytest.mark.parametrize("how", ["the same file", "saved anew"])
@@ -151,37 +159,37 @@ def test_a_reference_that_was_trained_on_is_refused_or_marked(
     dataset = replace(used.datasets["portraits"], image_dir=tmp_path / "images")
     tainted = replace(used, datasets={"portraits": dataset})
     with pytest.raises(InputError, match=r"1003\.png: score\.references: is also a training picture .*twin"):
-        measure.measure(tainted, Asked())
-    found = measure.measure(tainted, Asked(allow_training_references=True))
+        measure.measure(tainted, CalibrationRequest())
+    found = measure.measure(tainted, CalibrationRequest(allow_training_references=True))
     assert found.trained_on == ("1003.png",)
-    assert "trained on 1 reference" in words.verdict(found)
+    assert "trained on 1 reference" in words.format_verdict(found)
 
 
-def test_the_record_reads_back_and_is_whole_or_not_there(kept: Kept, tmp_path: Path) -> None:
+def test_the_record_reads_back_and_is_whole_or_not_there(kept: CalibrationRecord, tmp_path: Path) -> None:
     path = tmp_path / "calibration.json"
     record.write(path, kept)
     assert record.read(path) == kept
     path.write_text(path.read_text(encoding="utf-8")[:-30], encoding="utf-8")
     with pytest.raises(OrchestrateError, match=r"calibration\.json"):
         record.read(path)
-    found, (problem,) = record.fitting(path, {})
+    found, (problem,) = record.load_matching(path, {})
     assert found is None
     assert problem.severity is Severity.WARNING, "a report is written without it"
 
 
 @pytest.mark.parametrize("key", ["face pack", "references"])
-def test_it_is_refused_for_another_pack_or_other_photos(kept: Kept, tmp_path: Path, key: str) -> None:
+def test_it_is_refused_for_another_pack_or_other_photos(kept: CalibrationRecord, tmp_path: Path, key: str) -> None:
     path = tmp_path / "calibration.json"
     record.write(path, kept)
     fingerprint = {"face pack": kept.face_pack, "references": kept.references}
-    assert record.fitting(path, fingerprint) == (kept, [])
-    found, problems = record.fitting(path, {**fingerprint, key: "another"})
+    assert record.load_matching(path, fingerprint) == (kept, [])
+    found, problems = record.load_matching(path, {**fingerprint, key: "another"})
     assert found is None
     assert [problem.key for problem in problems] == [key]
-    assert record.fitting(tmp_path / "none.json", fingerprint) == (None, [])
+    assert record.load_matching(tmp_path / "none.json", fingerprint) == (None, [])
 
 
-def test_the_plot_shows_every_photo_and_is_the_same_each_time(kept: Kept, tmp_path: Path) -> None:
+def test_the_plot_shows_every_photo_and_is_the_same_each_time(kept: CalibrationRecord, tmp_path: Path) -> None:
     for name in ("one.svg", "two.svg"):
         plot.draw(kept, tmp_path / name)
     assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
@@ -238,7 +246,7 @@ def call(world: World, *arguments: str) -> Result:
 
 def test_a_calibration_judges_every_later_report(world: World) -> None:
     world.drive()
-    assert all(row["pass_rate"] == row["yardstick"] == "" for row in world.rows().values()), "unknown is empty"
+    assert all(row["pass_rate"] == row["threshold"] == "" for row in world.rows().values()), "unknown is empty"
     done = call(world, "calibrate", "--against", "grid")
     assert done.exit_code == 0, done.output
     path = Path(done.stdout.splitlines()[-1])
@@ -251,7 +259,7 @@ def test_a_calibration_judges_every_later_report(world: World) -> None:
     assert float(row["pass_rate"]) == pytest.approx(len(passed) / len(scores))
     assert float(row["pass_low"]) <= float(row["pass_rate"]) <= float(row["pass_high"])
     assert row["copying"] in ("True", "False")
-    assert row["yardstick"] == f"{kept.calibration.threshold:.3f}; provisional: 8 photos"
+    assert row["threshold"] == f"{kept.calibration.threshold:.3f}; provisional: 8 photos"
 
 
 def test_a_calibration_by_another_pack_is_told_and_not_used(world: World) -> None:

@@ -135,35 +135,39 @@ def trainer(world: World, *, script: str = "train.py", python: Path | None = Non
 
 def test_libraries_that_cannot_be_imported_are_named(world, tmp_path):
     bare = program(tmp_path / "python", f'exec {sys.executable} -S "$@"')
-    found = interpreter.look(trainer(world, python=bare), [])
+    found = interpreter.check_interpreter(trainer(world, python=bare), [])
     assert "cannot import torch: ModuleNotFoundError" in told(found.problems)
     assert "make setup-trainer" in told(found.problems)
     assert {problem.severity for problem in found.problems} == {Severity.ERROR}
 
 
 def test_what_only_a_rung_of_the_ladder_needs_is_a_doubt(world):
-    world.settle(sections='[[ladder]]\nname = "a"\nset = { optimizer_type = "AdamW8bit", learning_rate = 1e-4 }\n')
+    world.settle(
+        sections='[[oom_fallback]]\nname = "a"\nset = { optimizer_type = "AdamW8bit", learning_rate = 1e-4 }\n'
+    )
     used = trainer(world, script="sdxl_train_network.py")
-    missing = {problem.what.split()[2]: problem.severity for problem in interpreter.look(used, []).problems}
+    missing = {
+        problem.what.split()[2]: problem.severity for problem in interpreter.check_interpreter(used, []).problems
+    }
     assert missing["accelerate:"] is Severity.ERROR
     assert missing["bitsandbytes:"] is Severity.WARNING
-    asked = interpreter.look(used, [{"optimizer_type": "PagedAdamW8bit"}])
+    asked = interpreter.check_interpreter(used, [{"optimizer_type": "PagedAdamW8bit"}])
     assert {problem.what.split()[2]: problem.severity for problem in asked.problems}["bitsandbytes:"] is Severity.ERROR
 
 
 def test_a_prodigy_that_is_installed_is_shown_with_its_version(world):
     used = trainer(world, script="sdxl_train_network.py")
-    assert "prodigyopt 1." in interpreter.look(used, [{"optimizer_type": "Prodigy"}]).facts["trainer"]
+    assert "prodigyopt 1." in interpreter.check_interpreter(used, [{"optimizer_type": "Prodigy"}]).facts["trainer"]
 
 
 @pytest.mark.parametrize("text", ["exit 3", "echo no JSON", "kill -9 $$"])
 def test_an_interpreter_that_does_not_run_is_told(world, tmp_path, text):
-    (problem,) = interpreter.look(trainer(world, python=program(tmp_path / "python", text)), []).problems
+    (problem,) = interpreter.check_interpreter(trainer(world, python=program(tmp_path / "python", text)), []).problems
     assert "does not run" in problem.what
 
 
 def test_torch_without_a_gpu_is_an_error_where_one_is_asked_for(world):
-    (problem,) = interpreter.look(trainer(world, card=""), []).problems
+    (problem,) = interpreter.check_interpreter(trainer(world, card=""), []).problems
     assert "sees no GPU (torch 2." in problem.what
 
 
@@ -250,7 +254,7 @@ def test_strangers_empty_scenes_and_references_saved_anew_are_found_by_their_fac
         Image.fromarray(draw.photo(faces, draw.Backdrop(seed=1), px=256)).save(folder / name)
     with Image.open(sorted((shared / "references").glob("*.png"))[0]) as image:
         image.save(folder / "again.jpg", quality=95)
-    found = persona.look(settings.load(world.settings), [Dataset(name="album", image_dir=folder)])
+    found = persona.check_persona(settings.load(world.settings), [Dataset(name="album", image_dir=folder)])
     text = told(found.problems)
     assert "1 of 3 pictures show no face: nobody.png" in text
     assert "1 of 3 pictures show more than one face: two.png" in text
@@ -261,7 +265,7 @@ def test_strangers_empty_scenes_and_references_saved_anew_are_found_by_their_fac
 def test_a_face_pack_that_does_not_run_where_it_should_is_an_error(world):
     used = settings.load(world.settings)
     on_gpu = replace(used, scoring=replace(used.scoring, device="cuda"))
-    (problem,) = persona.look(on_gpu, list(used.datasets.values())).problems
+    (problem,) = persona.check_persona(on_gpu, list(used.datasets.values())).problems
     assert problem.severity is Severity.ERROR
     assert "scoring does not work" in problem.what
     assert "CPUExecutionProvider" in problem.what

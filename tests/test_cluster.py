@@ -29,7 +29,7 @@ from orchestrator.store.layout import Sweep, status
 ray: Any = pytest.importorskip("ray", reason="Ray is an extra: pip install '.[cluster]'")
 pytest.importorskip("ray.cluster_utils")
 
-from orchestrator.run.ray_executor import Cluster  # noqa: E402
+from orchestrator.run.ray_executor import RayExecutor  # noqa: E402
 
 NODE = "STANDIN_NODE"
 """A variable that tells the two nodes of one machine apart."""
@@ -64,8 +64,8 @@ def two(nodes: Any) -> Iterator[list[Any]]:
 
 def drive(nodes: Any, world: World, ctx: Context, check: Callable[[], list[Problem]] = list) -> None:
     runs = world.plan().runs("seed*")
-    with Cluster.open(nodes.address, ctx, sweep.perform, runs, check) as team:
-        sweep.drive_with(team, runs, ctx)
+    with RayExecutor.open(nodes.address, ctx, sweep.perform, runs, check) as team:
+        sweep.run_sweep_on(team, runs, ctx)
 
 
 def until(what: Callable[[], Any]) -> None:
@@ -118,11 +118,11 @@ def test_without_a_card_nothing_is_trained(nodes: Any, world: World) -> None:
         nodes.wait_for_nodes()
         ctx, asked = world.context(), world.plan()
         ctx = replace(ctx, settings=replace(ctx.settings, vram=Vram(card="all")))
-        with Cluster.open(nodes.address, ctx, sweep.perform, asked.runs(), list) as team:
+        with RayExecutor.open(nodes.address, ctx, sweep.perform, asked.runs(), list) as team:
             nodes.remove_node(node)
             until(lambda: not ray.cluster_resources().get("GPU"))
             with pytest.raises(NotReady, match="has a GPU any more"):
-                team.start(schedule.line_up(asked.runs(), ctx.settings))
+                team.start(schedule.build_queue(asked.runs(), ctx.settings))
             assert not team.busy()
     finally:
         if node in nodes.list_all_nodes():
@@ -133,12 +133,12 @@ def test_a_sweep_over_two_nodes(nodes: Any, two: list[Any], world: World) -> Non
     world.ask(f'{SEEDS}[fixed]\ncache_latents_to_disk = true\nresolution = "256,256"\n')
     heard = Heard()
     drive(nodes, world, world.context(listener=heard))
-    assert {name: state for name, state in world.states().items() if "floor" not in name} == {
+    assert {name: state for name, state in world.states().items() if "is_baseline" not in name} == {
         f"seed={seed}": State.FINISHED for seed in (1, 2, 3, 4)
     }
     assert [event[1:] for event in heard.events].count(("train", "done")) == 4
     assert [event[1:] for event in heard.events].count(("latents", "done")) == 1
-    assert {row["attempts"] for name, row in world.rows().items() if "floor" not in name} == {"1"}
+    assert {row["attempts"] for name, row in world.rows().items() if "is_baseline" not in name} == {"1"}
 
 
 def test_a_node_that_dies_loses_nothing_that_was_finished(nodes: Any, two: list[Any], world: World) -> None:
@@ -160,7 +160,7 @@ def test_a_node_that_dies_loses_nothing_that_was_finished(nodes: Any, two: list[
     drive(nodes, world, world.context())
     killer.join()
     assert killed
-    assert {state for name, state in world.states().items() if "floor" not in name} == {State.FINISHED}
+    assert {state for name, state in world.states().items() if "is_baseline" not in name} == {State.FINISHED}
     ledger = world.ledger()
     finished = [line.split()[2] for line in ledger if line.startswith("ended")]
     assert sorted(set(finished)) == sorted(finished), "what was finished was not made again"
@@ -195,7 +195,7 @@ def test_a_machine_that_lacks_something_is_named(nodes: Any, two: list[Any], wor
 def test_a_cluster_that_does_not_answer(world: World) -> None:
     with (
         pytest.raises(NotReady, match="ray start --head"),
-        Cluster.open("127.0.0.1:1", world.context(), sweep.perform, [], list),
+        RayExecutor.open("127.0.0.1:1", world.context(), sweep.perform, [], list),
     ):
         pass
 
@@ -241,4 +241,4 @@ def test_the_machine_of_a_child_is_on_record(world: World) -> None:
     world.drive(only="network_dim=2*")
     attempt = world.run("network_dim=2*").attempts("train")[0]
     assert attempt.host() == os.uname().nodename
-    assert not process.elsewhere(attempt.path)
+    assert not process.on_other_host(attempt.path)

@@ -62,7 +62,7 @@ def test_the_best_runs_and_their_floor_get_fresh_seeds(scored: World) -> None:
     assert products(scored) == before, "the runs' own records and pictures stay as they were"
     assert not list(scored.sweep.path.rglob(".thumbnails")), "of pictures that no report shows"
     found = [one for one in summary.gather(scored.sweep) if one.fresh]
-    assert [one.run.point.floor for one in found] == [False, False, True]
+    assert [one.run.point.is_baseline for one in found] == [False, False, True]
     for one in found:
         assert one.fresh
         assert one.choice
@@ -74,14 +74,14 @@ def test_the_best_runs_and_their_floor_get_fresh_seeds(scored: World) -> None:
     assert {name for name, row in rows.items() if row["gain"]} == {
         o.run.point.name for o in found if o.gain is not None
     }
-    assert sum(row["fresh"] != "" for row in scored.rows().values()) == 3
+    assert sum(row["confirmed_similarity"] != "" for row in scored.rows().values()) == 3
 
 
 def test_those_with_the_highest_reported_value_are_the_best(scored: World) -> None:
-    best = [one for one in confirm.best(scored.sweep, 2) if not one.run.point.floor]
-    every = [one for one in summary.gather(scored.sweep) if not one.run.point.floor]
+    best = [one for one in confirm.best(scored.sweep, 2) if not one.run.point.is_baseline]
+    every = [one for one in summary.gather(scored.sweep) if not one.run.point.is_baseline]
 
-    def value(one: summary.RunFacts) -> float:
+    def value(one: summary.RunSummary) -> float:
         assert one.choice
         values = run_metrics.by_prompt(one.choice.reported).values()
         return sum(values) / len(values)
@@ -100,7 +100,7 @@ def test_a_second_time_nothing_is_made_again(scored: World) -> None:
 
 def test_what_was_cut_off_goes_on(scored: World) -> None:
     call(scored, "confirm", "grid", "--top", "1")
-    (run, *_) = [one for run in scored.sweep.runs() for one in run.confirmations() if not run.point.floor]
+    (run, *_) = [one for run in scored.sweep.runs() for one in run.confirmations() if not run.point.is_baseline]
     made = fresh.scores(run_of(scored, run), chosen(scored, run))
     for name in ("scores.json", "images.json"):
         (run.path / name).unlink()
@@ -121,7 +121,7 @@ def test_prompts_of_its_own_file_are_used_and_must_be_new(scored: World) -> None
     prompts.write_text("ohwx person in a boat\nohwx person asleep\n", encoding="utf-8")
     done = call(scored, "confirm", "grid", "--top", "1")
     assert done.exit_code == 0, done.output
-    (one,) = [one for one in summary.gather(scored.sweep) if one.fresh and not one.run.point.floor]
+    (one,) = [one for one in summary.gather(scored.sweep) if one.fresh and not one.run.point.is_baseline]
     assert one.fresh
     assert {s.image.text for s in one.fresh.scores} == {"ohwx person in a boat", "ohwx person asleep"}
     assert one.fresh.gain is not None
@@ -134,10 +134,10 @@ def test_runs_confirmed_on_other_prompts_are_each_read_against_the_floor_on_thei
     (scored.folder / "new.txt").write_text("ohwx person in a boat\nohwx person asleep\n", encoding="utf-8")
     assert call(scored, "confirm", "grid", "--top", "1").exit_code == 0
     before = gains(scored)
-    (floor,) = [run for run in scored.sweep.runs() if run.point.floor]
+    (floor,) = [run for run in scored.sweep.runs() if run.point.is_baseline]
     latest = max((one.path / "scores.json" for one in floor.confirmations()), key=lambda path: path.stat().st_mtime_ns)
     latest.write_text(latest.read_text(encoding="utf-8").replace('"similarity": ', '"similarity": -'), encoding="utf-8")
-    best, second = (one.run.point.name for one in confirm.best(scored.sweep, 2) if not one.run.point.floor)
+    best, second = (one.run.point.name for one in confirm.best(scored.sweep, 2) if not one.run.point.is_baseline)
     assert gains(scored)[best] != before[best], "these prompts are its own"
     assert gains(scored)[second] == before[second], "and have nothing to do with these"
 

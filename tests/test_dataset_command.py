@@ -34,13 +34,13 @@ image_dir = "images"
 trigger = "ohwx"
 [datasets.close]
 source = "persona"
-crop = { smallest = 96, lost = "drop" }
+crop = { smallest = 96, on_no_face = "drop" }
 [datasets.weighted]
 source = "persona"
 mask = { background = 0.0 }
 [datasets.few]
 source = "persona"
-choose = { n = 2, draws = 2 }
+choose = { n = 2, num_subsets = 2 }
 [datasets.films]
 source = "persona"
 frames = { videos = "videos" }

@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator.config import datasets as dataset_settings
 from orchestrator.config import toml_reader
-from orchestrator.config.recipe import Around, Choose, Crop, Dedupe, Frames, Lost, Mask, Recipe
+from orchestrator.config.recipe import Choose, Crop, CropRegion, Dedupe, Frames, Mask, OnNoFace, Recipe
 from orchestrator.config.toml_reader import Reader
 from orchestrator.errors import InputError
 from orchestrator.model import Dataset
@@ -85,14 +85,14 @@ distance = 2
 mirror = false
 [datasets.all.choose]
 n = 12
-draws = 3
+num_subsets = 3
 [datasets.all.crop]
-around = "head-and-shoulders"
+crop_region = "head-and-shoulders"
 padding = 0
 smallest = 256
 share = 0.5
-beside = true
-lost = "drop"
+keep_original = true
+on_no_face = "drop"
 drop_words = ["street", "full body"]
 [datasets.all.mask]
 face = 0.9
@@ -115,14 +115,14 @@ mean = 0.5
             caption="still of ohwx",
         ),
         dedupe=Dedupe(distance=2, mirror=False),
-        choose=Choose(n=12, draws=3),
+        choose=Choose(n=12, num_subsets=3),
         crop=Crop(
-            around=Around.HEAD_AND_SHOULDERS,
+            crop_region=CropRegion.HEAD_AND_SHOULDERS,
             padding=0,
             smallest=256,
             share=0.5,
-            beside=True,
-            lost=Lost.DROP,
+            keep_original=True,
+            on_no_face=OnNoFace.DROP,
             drop_words=("street", "full body"),
         ),
         mask=Mask(face=0.9, body=0.4, background=0, feather=0, mean=0.5),
@@ -152,7 +152,11 @@ def test_recipes_stand_on_recipes(load):
         ("[datasets.a]\nsource = 'persona'\nchoose = 12", "datasets.a.choose", "must be a table"),
         ("[datasets.a]\nsource = 'persona'\n[datasets.a.choose]\ndraws = 2", "datasets.a.choose.n", "is missing"),
         ("[datasets.a]\nsource = 'persona'\n[datasets.a.crop]\npading = 1", "datasets.a.crop.pading", "unknown key"),
-        ("[datasets.a]\nsource = 'persona'\n[datasets.a.crop]\naround = 'hand'", "datasets.a.crop.around", "not known"),
+        (
+            "[datasets.a]\nsource = 'persona'\n[datasets.a.crop]\naround = 'hand'",
+            "datasets.a.crop.crop_region",
+            "not known",
+        ),
         ("[datasets.a]\nsource = 'persona'\n[datasets.a.crop]\nshare = 0", "datasets.a.crop.share", "above 0 to 1"),
         ("[datasets.a]\nsource = 'persona'\n[datasets.a.mask]\nface = 1.5", "datasets.a.mask.face", "from 0 to 1"),
         (

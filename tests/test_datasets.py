@@ -14,7 +14,7 @@ import pytest
 from orchestrator import datasets
 from orchestrator.config.recipe import Choose, Recipe
 from orchestrator.datasets import build_process, choose, prepare
-from orchestrator.datasets.samples import Piece
+from orchestrator.datasets.samples import Sample
 from orchestrator.errors import InputError, NotReady
 from orchestrator.miniature import world
 from orchestrator.model import Dataset
@@ -140,7 +140,7 @@ def test_a_latent_that_somebody_has_cached_beside_a_picture_is_never_trained_on(
 
 def test_choices_are_nested_and_draws_differ(kitchen):
     def names(n: int, draw: int) -> set[str]:
-        chosen = Choose(n=n, draws=2, draw=draw)
+        chosen = Choose(n=n, num_subsets=2, draw=draw)
         return set(kitchen.cook(kitchen.dataset(f"n{n}-{draw}", choose=chosen)).pictures)
 
     for draw in (1, 2):
@@ -154,22 +154,24 @@ def test_a_choice_hangs_on_the_pictures_and_not_on_their_names(tmp_path):
         file.write_bytes(bytes([number]))
 
     def chosen(renamed: str) -> list[Path]:
-        pieces = [Piece(name=f"{renamed}{index}", file=file, caption="", origin="") for index, file in enumerate(files)]
+        pieces = [
+            Sample(name=f"{renamed}{index}", file=file, caption="", origin="") for index, file in enumerate(files)
+        ]
         return [piece.file for piece in choose.order(pieces, draw=1)]
 
     assert chosen("a") == chosen("b") != sorted(files)
 
 
 def test_the_draw_follows_the_training_seed(kitchen):
-    drawn = kitchen.dataset("few", choose=Choose(n=2, draws=3))
+    drawn = kitchen.dataset("few", choose=Choose(n=2, num_subsets=3))
     known = {"few": drawn, "persona": kitchen.persona}
 
     def of(seed: int) -> Dataset:
-        return datasets.of({"dataset": "few", "seed": seed}, known)
+        return datasets.dataset_for_point({"dataset": "few", "seed": seed}, known)
 
     assert [of(seed).name for seed in (1, 2, 3, 4)] == ["few-draw1", "few-draw2", "few-draw3", "few-draw1"]
     assert of(2).recipe.choose.draw == 2
-    assert datasets.of({"dataset": "persona", "seed": 2}, known) is kitchen.persona
+    assert datasets.dataset_for_point({"dataset": "persona", "seed": 2}, known) is kitchen.persona
 
 
 def test_equal_steps_show_each_picture_equally_often(kitchen):
@@ -181,7 +183,7 @@ def test_equal_steps_show_each_picture_equally_often(kitchen):
 
 def test_repeated_pictures_take_no_others_name(tmp_path):
     """An edited picture is called NAME~2 by phones."""
-    pieces = [Piece(name=name, file=tmp_path / f"{name}.png", caption="", origin="") for name in ("a", "a~2")]
+    pieces = [Sample(name=name, file=tmp_path / f"{name}.png", caption="", origin="") for name in ("a", "a~2")]
     for piece in pieces:
         piece.file.write_bytes(piece.name.encode())
     assert {one.name for one in choose.repeated(pieces, 4)} == {"a", "a~2", "a~~2", "a~2~~2"}
@@ -192,7 +194,7 @@ def test_a_folder_with_two_pictures_of_one_name_is_told_before_a_recipe_makes_on
     for name in ("a.png", "a.l.png", "a.jpg"):
         (tmp_path / "phone" / name).write_bytes((kitchen.persona.image_dir / "0000.png").read_bytes())
     few = replace(kitchen.dataset("few", choose=Choose(n=1)), image_dir=tmp_path / "phone")
-    (problem,) = prepare.survey(few, "settings")
+    (problem,) = prepare.validate_dataset(few, "settings")
     assert problem.where == str(tmp_path / "phone" / "a.jpg")
     assert "a.png share a name" in problem.what
 

@@ -10,7 +10,7 @@ from kitchen import drawn
 from PIL import Image
 
 from orchestrator import images
-from orchestrator.config.recipe import Around, Crop, Lost
+from orchestrator.config.recipe import Crop, CropRegion, OnNoFace
 from orchestrator.datasets import captions, crop, prepare
 from orchestrator.errors import InputError, Severity
 from orchestrator.miniature.draw import Pose
@@ -73,7 +73,7 @@ def test_the_face_is_cut_out_with_its_padding(kitchen, photos, model):
 def test_head_and_shoulders_show_more_and_more_below_than_above():
     face, size = (100, 100, 140, 140), (400, 400)
     close = crop.around(face, size, Crop(smallest=1, padding=0))
-    wide = crop.around(face, size, Crop(smallest=1, padding=0, around=Around.HEAD_AND_SHOULDERS))
+    wide = crop.around(face, size, Crop(smallest=1, padding=0, crop_region=CropRegion.HEAD_AND_SHOULDERS))
     assert close == (100, 100, 140, 140)
     assert wide[3] - 140 > 2 * (100 - wide[1]) > 0
     assert (wide[2] - wide[0], (wide[0] + wide[2]) / 2) == (wide[3] - wide[1], 120)
@@ -116,7 +116,7 @@ def test_every_kind_of_picture_has_its_outcome_and_its_line(kitchen, photos):
 def test_lost_pictures_can_be_left_out_and_are_named(kitchen, photos):
     put(drawn(SMALL), photos / "one.png")
     put(drawn(), photos / "none.png")
-    _, record = kitchen.taste(kitchen.dataset("close", crop=Crop(smallest=96, lost=Lost.DROP)))
+    _, record = kitchen.taste(kitchen.dataset("close", crop=Crop(smallest=96, on_no_face=OnNoFace.DROP)))
     assert record["pictures"] == ["one.png"]
     (dropped,) = record["dropped"]
     assert (dropped["origin"], dropped["why"]) == (str(photos / "none.png"), "no face found")
@@ -125,7 +125,7 @@ def test_lost_pictures_can_be_left_out_and_are_named(kitchen, photos):
 def test_crops_can_stand_beside_their_originals(kitchen, photos):
     put(drawn(SMALL), photos / "one.png")
     put(drawn(), photos / "none.png")
-    words = Crop(smallest=96, beside=True, drop_words=("full body",))
+    words = Crop(smallest=96, keep_original=True, drop_words=("full body",))
     made, record = kitchen.taste(kitchen.dataset("both", crop=words))
     assert set(record["pictures"]) == {"none.png", "one-face.png", "one.png"}
     assert (made / "one.png").read_bytes() == (photos / "one.png").read_bytes()
@@ -138,7 +138,7 @@ def test_a_crop_that_would_take_another_pictures_file_stops_the_build(kitchen, p
     put(drawn(SMALL), photos / "one.png")
     put(drawn(SMALL, seed=1), photos / "one-face.png")
     with pytest.raises(InputError, match=r"called one-face: one(-face)?\.png and one(-face)?\.png"):
-        kitchen.taste(kitchen.dataset("both", crop=Crop(smallest=96, beside=True)))
+        kitchen.taste(kitchen.dataset("both", crop=Crop(smallest=96, keep_original=True)))
 
 
 def test_a_share_of_the_pictures_is_cropped(kitchen, photos):
@@ -166,7 +166,7 @@ def test_sd_scripts_reads_no_exif_so_a_plain_folder_with_a_turned_picture_is_ref
     exif[0x0112] = 6
     put(drawn(SMALL), photos / "turned.png", exif=exif)
     put(drawn(SMALL), photos / "upright.png")
-    (problem,) = prepare.survey(kitchen.persona, "settings")
+    (problem,) = prepare.validate_dataset(kitchen.persona, "settings")
     assert problem.where == str(photos / "turned.png")
     assert "on its side" in problem.what
 
@@ -182,17 +182,17 @@ def test_transparent_parts_become_white(kitchen, photos):
     with Image.open(made / "clear.png") as opened:
         assert opened.mode == "RGB"
         assert np.asarray(opened)[-1].min() == 255
-    (problem,) = prepare.survey(kitchen.persona, "settings")
+    (problem,) = prepare.validate_dataset(kitchen.persona, "settings")
     assert problem.severity is Severity.WARNING
     assert "hidden under them" in problem.what, "the source itself would be trained with other colours"
-    assert prepare.survey(replace(kitchen.persona, subset={"alpha_mask": True}), "settings") == []
+    assert prepare.validate_dataset(replace(kitchen.persona, subset={"alpha_mask": True}), "settings") == []
 
 
 def test_an_alpha_that_hides_nothing_is_nothing_to_speak_of(kitchen, photos):
     put(drawn(SMALL).convert("RGBA"), photos / "opaque.png")
     _, record = kitchen.taste(kitchen.dataset("close", crop=Crop(smallest=96)))
     assert notes(record)["opaque"] == ""
-    assert prepare.survey(kitchen.persona, "settings") == []
+    assert prepare.validate_dataset(kitchen.persona, "settings") == []
 
 
 def test_a_picture_that_cannot_be_decoded_stops_the_build_with_its_name(kitchen, photos):

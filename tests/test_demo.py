@@ -52,7 +52,7 @@ def test_the_last_line_on_stdout_is_the_report(here, finished):
 
 def test_what_was_trained_is_clearly_above_the_floor(here, finished):
     found = rows(here.parent / "short" / "report" / "results.csv")
-    floor = next(row for row in found if row["run"].startswith("floor-"))
+    floor = next(row for row in found if row["run"].startswith("baseline-"))
     trained = [row for row in found if row is not floor]
     assert [row["state"] for row in found] == ["finished"] * 3
     assert len(trained) == 2

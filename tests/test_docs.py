@@ -50,7 +50,7 @@ dataset = "portraits"
 path = "{BASE}"
 [datasets.face-crop]
 source = "portraits"
-crop = {{ around = "face", smallest = 32 }}
+crop = {{ crop_region = "face", smallest = 32 }}
 """
 
 

@@ -6,7 +6,7 @@ from scipy import stats
 
 from orchestrator.evidence.calibration import statistics
 from orchestrator.evidence.calibration.statistics import FloatArray, KnownPair
-from orchestrator.evidence.run_metrics import Yardstick
+from orchestrator.evidence.run_metrics import Thresholds
 from orchestrator.evidence.stats import learning_curve
 from orchestrator.evidence.stats.learning_curve import CurvePoint
 
@@ -59,7 +59,7 @@ def test_the_threshold_lies_in_its_interval_and_the_interval_narrows() -> None:
     for found in (few, many):
         assert found.threshold_interval.low <= found.threshold == found.band.low <= found.threshold_interval.high
         assert found.band.low < found.band.high <= 1
-        assert found.yardstick == Yardstick(
+        assert found.thresholds == Thresholds(
             threshold=found.threshold, band_high=found.band.high, nearest_high=found.nearest_band.high
         )
     width = [c.threshold_interval.high - c.threshold_interval.low for c in (few, many)]

@@ -118,12 +118,12 @@ def test_the_numbers_of_a_run() -> None:
         score(2, 1, None, status=FaceStatus.UNREADABLE),
         score(2, 2, None, status=FaceStatus.ERROR),
     ]
-    found = run_metrics.summary(scores, run_metrics.Yardstick(threshold=0.55, band_high=0.65, nearest_high=0.75))
-    assert (found.images, found.unseen, found.no_face, found.several_faces) == (4, 2, 1, 1)
+    found = run_metrics.summary(scores, run_metrics.Thresholds(threshold=0.55, band_high=0.65, nearest_high=0.75))
+    assert (found.images, found.unreadable, found.no_face, found.multi_face) == (4, 2, 1, 1)
     assert (found.similarity_median, found.similarity_mean, found.similarity_p25) == pytest.approx((0.6, 0.6, 0.55))
     assert (found.no_face_rate, found.pass_rate) == (0.25, 0.5)
     assert found.pass_interval == interval.wilson(2, 4)
-    assert found.seed_spread == pytest.approx(np.std([0.5, 0.7], ddof=1))
+    assert found.diversity == pytest.approx(np.std([0.5, 0.7], ddof=1))
     assert (found.nearest_training, found.copying, found.face_px) == (0.8, True, 200)
     assert found.above_band_rate == pytest.approx(1 / 3)
 
@@ -132,10 +132,10 @@ def test_what_is_not_known_is_none_and_never_zero() -> None:
     nothing = run_metrics.summary([])
     assert (nothing.images, nothing.similarity_median, nothing.no_face_rate, nothing.pass_rate) == (0, None, None, None)
     faceless = run_metrics.summary(
-        [score(0, 1, None)], run_metrics.Yardstick(threshold=0.5, band_high=0.6, nearest_high=0.7)
+        [score(0, 1, None)], run_metrics.Thresholds(threshold=0.5, band_high=0.6, nearest_high=0.7)
     )
     assert (faceless.no_face_rate, faceless.pass_rate, faceless.similarity_mean) == (1.0, 0.0, None)
-    assert (faceless.copying, faceless.above_band_rate, faceless.seed_spread, faceless.face_px) == (None,) * 4
+    assert (faceless.copying, faceless.above_band_rate, faceless.diversity, faceless.face_px) == (None,) * 4
     uncalibrated = run_metrics.summary([score(0, 1, 0.5, nearest_training=0.99)])
     assert (uncalibrated.pass_rate, uncalibrated.pass_interval, uncalibrated.copying) == (None, None, None)
 
@@ -157,8 +157,8 @@ def test_intervals_of_shares() -> None:
     assert interval.clopper_pearson_upper(60, 60) == 1.0
 
 
-def contender(run: str, similarity: float | None, no_face: float | None, copying: float | None) -> pareto.Contender:
-    return pareto.Contender(run=run, similarity=similarity, no_face_rate=no_face, copying=copying)
+def contender(run: str, similarity: float | None, no_face: float | None, copying: float | None) -> pareto.ParetoPoint:
+    return pareto.ParetoPoint(run=run, similarity=similarity, no_face_rate=no_face, copying=copying)
 
 
 def test_the_front_keeps_what_nothing_beats_in_everything() -> None:

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from orchestrator.evidence.stats import contrast, main_effect, mean_estimate, pairs
-from orchestrator.evidence.stats.contrast import Terms, Verdict
+from orchestrator.evidence.stats.contrast import TestSettings, Verdict
 from orchestrator.evidence.stats.pairs import RunRow
 from orchestrator.model import Question, State, Value
 
@@ -43,8 +43,8 @@ def seeds(differences: list[float], base: float = 0.5) -> list[RunRow]:
     ]
 
 
-def answer(rows: list[RunRow], terms: Terms | None = None) -> contrast.Answer:
-    return contrast.answers(rows, [RANK], terms=terms)[0]
+def answer(rows: list[RunRow], terms: TestSettings | None = None) -> contrast.ContrastResult:
+    return contrast.test_questions(rows, [RANK], terms=terms)[0]
 
 
 def test_pairs_share_all_dims_but_not_what_follows_from_the_contrast() -> None:
@@ -88,8 +88,8 @@ def test_two_runs_with_the_same_settings_are_not_paired_at_random() -> None:
 
 def test_a_zipped_dim_moves_with_the_contrast_only_when_the_grid_says_so() -> None:
     rows = [run(rank, seed, 0.5 + seed / 10 + rank / 100, batch=rank) for rank in (16, 32) for seed in (1, 2, 3)]
-    assert "no two finished runs" in contrast.answers(rows, [RANK])[0].reason
-    zipped = contrast.answers(rows, [RANK], zips=[("network_dim", "batch")])[0]
+    assert "no two finished runs" in contrast.test_questions(rows, [RANK])[0].reason
+    zipped = contrast.test_questions(rows, [RANK], zips=[("network_dim", "batch")])[0]
     assert zipped.replicates == 3
     assert zipped.matching.varied_with == ("batch", "network_alpha")
 
@@ -116,7 +116,7 @@ def test_a_worse_level_and_an_equal_one_are_both_no() -> None:
 def test_a_sure_difference_too_small_to_matter_is_not_a_yes() -> None:
     small = [0.010, 0.011, 0.012, 0.0105]
     assert answer(seeds(small)).verdict is Verdict.NO
-    assert answer(seeds(small), Terms(smallest=0.005)).verdict is Verdict.YES
+    assert answer(seeds(small), TestSettings(smallest=0.005)).verdict is Verdict.YES
 
 
 def test_a_noisy_difference_is_undecided_and_says_what_it_needs() -> None:
@@ -218,8 +218,8 @@ def test_holm_corrects_several_questions() -> None:
     assert contrast.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert contrast.holm([]) == []
     rows = seeds([0.05, 0.10, 0.15, 0.20])
-    alone = contrast.answers(rows, [RANK])[0]
-    among = contrast.answers(rows, [RANK, RANK, RANK])[0]
+    alone = contrast.test_questions(rows, [RANK])[0]
+    among = contrast.test_questions(rows, [RANK, RANK, RANK])[0]
     assert alone.verdict is Verdict.YES
     assert among.verdict is Verdict.UNDECIDED
     assert "Holm" in among.reason
@@ -229,7 +229,7 @@ def test_holm_corrects_several_questions() -> None:
 
 def test_a_question_without_runs_does_not_weigh_on_the_others() -> None:
     nothing = Question(id="Q1", ask="?", dim="base_model", levels=("a", "b"))
-    first, second = contrast.answers(seeds([0.05, 0.10, 0.15, 0.20]), [nothing, RANK])
+    first, second = contrast.test_questions(seeds([0.05, 0.10, 0.15, 0.20]), [nothing, RANK])
     assert (first.verdict, second.verdict) == (Verdict.UNDECIDED, Verdict.YES)
     assert first.difference is None
 

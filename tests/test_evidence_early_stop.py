@@ -22,13 +22,13 @@ def cells(*values: float) -> dict[tuple[int, int], float]:
     [(2160, 0.34, [735, 1470]), (120, 0.5, [61]), (100, 0.25, [26, 52, 78]), (4, 0.9, [])],
 )
 def test_looks_are_after_each_share_and_never_at_the_end(total: int, after: float, steps: list[int]) -> None:
-    assert list(early_stop_schedule.steps(total, after)) == steps
+    assert list(early_stop_schedule.preview_steps(total, after)) == steps
 
 
 def test_the_chance_of_an_error_is_shared_by_all_comparisons() -> None:
-    bound = early_stop_schedule.bound(0.01, looks=2, others=5)
+    bound = early_stop_schedule.per_comparison_alpha(0.01, looks=2, others=5)
     assert bound == pytest.approx(0.001)
-    assert 2.0 ** -early_stop_schedule.fewest(bound) < bound <= 2.0 ** -(early_stop_schedule.fewest(bound) - 1)
+    assert 2.0 ** -early_stop_schedule.min_pairs(bound) < bound <= 2.0 ** -(early_stop_schedule.min_pairs(bound) - 1)
 
 
 def test_p_is_wilcoxons() -> None:
@@ -106,7 +106,7 @@ def ended(rank: int, seed: int, value: float, **looks: float) -> RunRow:
 def test_a_run_that_was_stopped_alone_has_all_pairs_compared_as_they_stood() -> None:
     rows = [ended(16, seed, 0.7, s50=0.5 + 0.01 * seed, s80=0.6) for seed in (1, 2, 3)]
     rows += [stopped(32, 1, s50=0.1), stopped(32, 2, s50=0.12, s80=0.1), ended(32, 3, 0.69, s50=0.2, s80=0.68)]
-    found = contrast.answers(rows, [RANK])[0]
+    found = contrast.test_questions(rows, [RANK])[0]
     assert found.step == 50, "the last step that all of them reached"
     assert found.difference == pytest.approx((0.1 + 0.12 + 0.2 - 0.51 - 0.52 - 0.53) / 3)
     assert (found.verdict, found.replicates, found.matching.left_out) == (Verdict.NO, 3, ())
@@ -117,10 +117,10 @@ def test_left_out_it_would_flatter_its_level() -> None:
     """The one pair that is left at the end says that the second level is as good; the two others were hopeless."""
     rows = [ended(16, seed, 0.7 + 0.01 * seed, s50=0.5) for seed in (1, 2, 3)]
     rows += [stopped(32, 1, s50=0.1), stopped(32, 2, s50=0.12), ended(32, 3, 0.73, s50=0.3)]
-    found = contrast.answers(rows, [RANK])[0]
+    found = contrast.test_questions(rows, [RANK])[0]
     assert found.difference is not None
     assert found.difference < -0.2
-    assert found.ended == contrast.Ended(pairs=1, difference=pytest.approx(0.0))
+    assert found.ended == contrast.FinishedPairs(pairs=1, difference=pytest.approx(0.0))
     assert found.main_effect is not None
     assert found.main_effect.mean < -0.2
 
@@ -128,7 +128,7 @@ def test_left_out_it_would_flatter_its_level() -> None:
 def test_pairs_that_were_stopped_together_leave_the_others_at_their_ends() -> None:
     rows = [ended(rank, seed, 0.5 + 0.01 * seed * (rank == 32), s50=0.4) for rank in (16, 32) for seed in (1, 2, 3)]
     rows += [stopped(16, 4, s50=0.1), stopped(32, 4, s50=0.1)]
-    found = contrast.answers(rows, [RANK])[0]
+    found = contrast.test_questions(rows, [RANK])[0]
     assert found.step is None
     assert found.difference == pytest.approx(0.02)
     assert {one.reason for one in found.matching.left_out} == {"stopped early"}
@@ -136,13 +136,13 @@ def test_pairs_that_were_stopped_together_leave_the_others_at_their_ends() -> No
 
 def test_where_all_pairs_were_stopped_they_are_compared_as_they_stood() -> None:
     rows = [stopped(rank, seed, s50=0.1 * seed + 0.01 * (rank == 32)) for rank in (16, 32) for seed in (1, 2)]
-    found = contrast.answers(rows, [RANK])[0]
+    found = contrast.test_questions(rows, [RANK])[0]
     assert (found.step, found.replicates) == (50, 2)
 
 
 def test_a_run_that_nobody_looked_at_is_left_out_and_named() -> None:
     rows = [ended(16, 1, 0.7, s50=0.5), stopped(32, 1, s50=0.1), ended(16, 2, 0.7), ended(32, 2, 0.7, s50=0.5)]
-    found = contrast.answers(rows, [RANK])[0]
+    found = contrast.test_questions(rows, [RANK])[0]
     assert found.step == 50
     assert {one.run: one.reason for one in found.matching.left_out} == {
         "r16s2": "no scores",

@@ -15,7 +15,7 @@ from standins.world import GRID, World
 from orchestrator import cli
 from orchestrator.config import settings
 from orchestrator.evidence import summary
-from orchestrator.evidence.summary import RunFacts
+from orchestrator.evidence.summary import RunSummary
 from orchestrator.kohya.arguments import values
 from orchestrator.model import Settings
 from orchestrator.report import export
@@ -62,7 +62,7 @@ def test_the_best_goes_home_with_its_papers(finished):
     result = call(finished, "export", "grid")
     assert result.exit_code == 0, result.output
     lora, card, comfyui, prompt = (finished.sweep.path / "export" / line for line in result.stdout.splitlines())
-    best = summary.ranked(summary.gather(finished.sweep))[0]
+    best = summary.rank_runs(summary.gather(finished.sweep))[0]
     chosen = next(one for one in best.run.checkpoints() if one.file == best.choice.checkpoint)
     assert hashlib.sha256(lora.read_bytes()).hexdigest() == chosen.sha256
     assert best.run.point.id in lora.name
@@ -138,8 +138,8 @@ def test_another_sampler_than_the_sweep_s_is_told(made, sampler, theirs, told):
     assert (f"ComfyUI and A1111 have no {sampler}" in text) is told
 
 
-def best_of(world: World) -> RunFacts:
-    return summary.ranked(summary.gather(world.sweep))[0]
+def best_of(world: World) -> RunSummary:
+    return summary.rank_runs(summary.gather(world.sweep))[0]
 
 
 def with_vae(world: World, sampler: str) -> Settings:
@@ -149,7 +149,7 @@ def with_vae(world: World, sampler: str) -> Settings:
 
 
 def test_a_run_is_named_by_a_glob_of_its_name_or_id(finished):
-    (one, *_rest) = [run for run in finished.sweep.runs() if not run.point.floor]
+    (one, *_rest) = [run for run in finished.sweep.runs() if not run.point.is_baseline]
     assert one.point.id in call(finished, "export", "grid", "--run", one.point.id).stdout
     several = call(finished, "export", "grid", "--run", "network_dim=*")
     assert several.exit_code == 2
@@ -158,7 +158,7 @@ def test_a_run_is_named_by_a_glob_of_its_name_or_id(finished):
 
 
 def test_a_changed_checkpoint_does_not_go_home(finished):
-    one = summary.ranked(summary.gather(finished.sweep))[0]
+    one = summary.rank_runs(summary.gather(finished.sweep))[0]
     (one.run.path / one.choice.checkpoint).write_bytes(b"another")
     result = call(finished, "export", "grid")
     assert result.exit_code == 1
@@ -176,7 +176,7 @@ def test_prune_shows_and_deletes_nothing_until_it_is_told_to(finished):
 
 
 def test_prune_takes_what_nobody_chose_and_the_report_is_as_before(finished):
-    _best, other = summary.ranked(summary.gather(finished.sweep))
+    _best, other = summary.rank_runs(summary.gather(finished.sweep))
     state = other.run.path / "train/1/output/lora-000001-state"
     state.mkdir()
     (state / "optimizer.bin").write_bytes(b"0" * 1000)
@@ -193,7 +193,7 @@ def test_prune_takes_what_nobody_chose_and_the_report_is_as_before(finished):
 
 
 def test_prune_keeps_its_hands_off_runs_that_are_not_finished(finished):
-    run = summary.ranked(summary.gather(finished.sweep))[-1].run
+    run = summary.rank_runs(summary.gather(finished.sweep))[-1].run
     (run.path / "scores.json").unlink()
     assert run.path.name not in call(finished, "prune", "grid", "--keep-best", "0").stdout
 

@@ -210,7 +210,7 @@ def test_two_onnxruntimes_are_noticed(tmp_path: Path) -> None:
 
 KEY = "ab" * 32
 FACE = faces.Face(box=(1.5, 2.0, 30.25, 41.0), landmarks=((1.0, 2.0),) * 5, det_score=0.875)
-FINDING = faces.Finding(faces=(FACE,), embedding=np.linspace(-3, 3, 512, dtype=np.float32), fallback="320 px")
+FINDING = faces.FaceRecord(faces=(FACE,), embedding=np.linspace(-3, 3, 512, dtype=np.float32), fallback="320 px")
 
 
 def test_what_is_put_comes_back(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_what_is_put_comes_back(tmp_path: Path) -> None:
 
 
 def test_no_face_is_worth_remembering(tmp_path: Path) -> None:
-    faces.Cache(tmp_path, "f").put(KEY, faces.Finding(faces=(), embedding=None))
+    faces.Cache(tmp_path, "f").put(KEY, faces.FaceRecord(faces=(), embedding=None))
     found = faces.Cache(tmp_path, "f").get(KEY)
     assert found is not None
     assert found.status is FaceStatus.NO_FACE
@@ -273,7 +273,7 @@ def test_leave_one_out_compares_with_the_others_only() -> None:
 
 
 def test_a_score_tells_of_the_face_that_was_scored() -> None:
-    two = faces.Finding(faces=(FACE, FACE), embedding=_vector(1, 0), fallback="320 px")
+    two = faces.FaceRecord(faces=(FACE, FACE), embedding=_vector(1, 0), fallback="320 px")
     score = _score(two, faces.persona([_vector(1, 0)]))
     assert (score.status, score.faces, score.face_px, score.det_score) == (FaceStatus.MULTI_FACE, 2, 28.75, 0.875)
     assert score.nearest_training is None
@@ -282,9 +282,9 @@ def test_a_score_tells_of_the_face_that_was_scored() -> None:
 
 @pytest.mark.parametrize("status", [FaceStatus.UNREADABLE, FaceStatus.ERROR, FaceStatus.NO_FACE])
 def test_without_a_face_there_is_no_similarity(status: FaceStatus) -> None:
-    outcome: faces.Outcome = faces.Refusal(status=status, note="why")
+    outcome: faces.Outcome = faces.ReadError(status=status, note="why")
     if status is FaceStatus.NO_FACE:
-        outcome = faces.Finding(faces=(), embedding=None)
+        outcome = faces.FaceRecord(faces=(), embedding=None)
     score = _score(outcome, faces.persona([_vector(1, 0)]))
     assert (score.status, score.similarity, score.nearest_reference, score.faces) == (status, None, None, 0)
 
@@ -329,8 +329,8 @@ def _vector(*values: float) -> faces.Embedding:
     return np.array(values, np.float32)
 
 
-def _found(embedding: faces.Embedding) -> faces.Finding:
-    return faces.Finding(faces=(FACE,), embedding=embedding)
+def _found(embedding: faces.Embedding) -> faces.FaceRecord:
+    return faces.FaceRecord(faces=(FACE,), embedding=embedding)
 
 
 def _score(outcome: faces.Outcome, someone: faces.Persona) -> Score:

@@ -146,7 +146,7 @@ def test_the_command_ends_with_5_and_touches_nothing(world):
 def test_under_another_name_the_changed_inputs_are_a_sweep_of_their_own(world):
     frozen(world)
     rewrite(world.settings, "seeds = [1]\n", "seeds = [1]\nsteps = 12\n")
-    done = world.call("--name", "other", "--only", "floor-*")
+    done = world.call("--name", "other", "--only", "baseline-*")
     assert done.returncode == 0, done.stderr
     assert layout.Sweep(world.sweep.path.with_name("other")).exists()
 

@@ -15,7 +15,7 @@ from orchestrator.config import settings as settings_file
 from orchestrator.datasets import prepare
 from orchestrator.errors import InputError, OrchestrateError
 from orchestrator.kohya import prompts
-from orchestrator.model import Dataset, Prepared, State
+from orchestrator.model import Dataset, PreparedDataset, State
 from orchestrator.plan import plan
 from orchestrator.scoring import faces
 from orchestrator.store import layout, provenance
@@ -144,7 +144,7 @@ def test_pictures_of_any_name_and_captions_of_any_bytes_are_copied_or_told(
         shutil.copyfile(place.folder / "images" / "0000.png", folder / os.fsdecode(raw + b".png"))
         (folder / os.fsdecode(raw + b".txt")).write_bytes(caption)
     dataset = Dataset(name="odd", image_dir=folder, trigger="ohwx person")
-    problems = prepare.survey(dataset, "settings")
+    problems = prepare.validate_dataset(dataset, "settings")
     assert all(str(problem) for problem in problems)
     made = _built(place, dataset, folder)
     assert {os.fsencode(name) for name in made.pictures} == {raw + b".png" for raw in names}
@@ -153,7 +153,7 @@ def test_pictures_of_any_name_and_captions_of_any_bytes_are_copied_or_told(
     assert bool(problems) or caption.decode("utf-8").strip()
 
 
-def _built(place: World, dataset: Dataset, folder: Path) -> Prepared:
+def _built(place: World, dataset: Dataset, folder: Path) -> PreparedDataset:
     used = replace(settings_file.load(place.settings), runs=folder / "runs")
     return prepare.build(dataset, used, provenance.Hashes(folder / "runs" / ".hashes.json"))
 
@@ -167,7 +167,7 @@ def test_a_link_out_of_the_dataset_is_not_followed(place: World, tmp_path: Path)
     (folder / "0000.txt").symlink_to(secret)
     (folder / "stolen.png").symlink_to(place.folder / "images" / "0001.png")
     dataset = Dataset(name="linked", image_dir=folder, trigger="ohwx person")
-    told = "\n".join(map(str, prepare.survey(dataset, "settings")))
+    told = "\n".join(map(str, prepare.validate_dataset(dataset, "settings")))
     assert "0000.txt: datasets.linked: is a link that leads out of its folder" in told
     assert "stolen.png: is left out" in told
     made = _built(place, dataset, tmp_path)
@@ -184,7 +184,9 @@ def test_a_caption_that_is_no_file_is_refused(place: World, tmp_path: Path, make
     (folder / "0000.txt").unlink()
     make(folder / "0000.txt")
     dataset = Dataset(name="odd", image_dir=folder, trigger="ohwx person")
-    assert ["0000.txt: datasets.odd: is no file" in str(problem) for problem in prepare.survey(dataset, "x")] == [True]
+    assert [
+        "0000.txt: datasets.odd: is no file" in str(problem) for problem in prepare.validate_dataset(dataset, "x")
+    ] == [True]
     assert not (_built(place, dataset, tmp_path).folder / "0000.txt").exists()
 
 

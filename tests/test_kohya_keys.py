@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.errors import NotReady
 from orchestrator.kohya.arguments import schema
-from orchestrator.kohya.arguments.schema import Key, Kind
+from orchestrator.kohya.arguments.schema import Argument, Kind
 
 SD_SCRIPTS = Path(os.environ.get("ORCHESTRATE_SD_SCRIPTS", Path(__file__).parents[1] / "vendor" / "sd-scripts"))
 PYTHON = os.environ.get("ORCHESTRATE_TRAINER_PYTHON", "")
@@ -29,10 +29,12 @@ print("DUMP" + json.dumps([
 
 
 def test_the_snapshot_is_of_the_pinned_commit() -> None:
-    found = schema.accepted(None)
+    found = schema.load_schema(None)
     assert found.origin == schema.PINNED
     assert len(found.by_name) == 196
-    assert found.by_name["network_dim"] == Key(name="network_dim", kind=Kind.INT, where="train_network.setup_parser")
+    assert found.by_name["network_dim"] == Argument(
+        name="network_dim", kind=Kind.INT, where="train_network.setup_parser"
+    )
     assert found.by_name["optimizer_args"].many
     assert found.by_name["mixed_precision"].choices == ("no", "fp16", "bf16")
     assert found.by_name["save_precision"].choices == ("float", "fp16", "bf16")  # None is absence, not a choice
@@ -43,7 +45,7 @@ def test_the_snapshot_is_of_the_pinned_commit() -> None:
 @pytest.mark.skipif(not (SD_SCRIPTS / "sdxl_train_network.py").exists(), reason="sd-scripts is not checked out")
 def test_the_snapshot_equals_the_source() -> None:
     start = time.process_time()
-    read = schema.accepted(SD_SCRIPTS)
+    read = schema.load_schema(SD_SCRIPTS)
     assert time.process_time() - start < 2
     assert read.origin == str(SD_SCRIPTS)
     assert read.by_name == schema.read_snapshot().by_name
@@ -94,9 +96,9 @@ def more(parser):
     parser.add_argument("--flag", action="store_true")
     parser.add_argument("--bare")
 """
-    found = schema.accepted(write(tmp_path, setup, helper)).by_name
+    found = schema.load_schema(write(tmp_path, setup, helper)).by_name
     assert list(found) == ["many", "path", "flag", "bare", "the_size"]
-    assert found["many"] == Key(name="many", kind=Kind.FLOAT, many=True, where="helper.add_them")
+    assert found["many"] == Argument(name="many", kind=Kind.FLOAT, many=True, where="helper.add_them")
     assert found["path"].kind is found["bare"].kind is Kind.STR
     assert (found["flag"].kind, found["flag"].default) == (Kind.FLAG, False)
     assert found["the_size"].choices == ("small", "large")
@@ -116,7 +118,7 @@ def more(parser):
 def test_a_source_that_is_not_understood_is_refused_with_the_remedy(tmp_path: Path, argument: str) -> None:
     root = write(tmp_path, f"def setup_parser():\n    {argument}\n")
     with pytest.raises(NotReady) as raised:
-        schema.accepted(root)
+        schema.load_schema(root)
     assert schema.PINNED in raised.value.problems[0].remedy
     assert raised.value.problems[0].where == str(root)
 
@@ -130,7 +132,7 @@ def test_reading_a_source_agrees_with_argparse(tmp_path: Path) -> None:
 """
     parser = argparse.ArgumentParser()
     exec(f"if True:\n{body}", {"parser": parser})
-    read = schema.accepted(
+    read = schema.load_schema(
         write(tmp_path, f"def setup_parser():\n    parser = argparse.ArgumentParser(){body}")
     ).by_name
     for action in parser._actions[1:]:

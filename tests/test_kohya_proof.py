@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 
 from orchestrator.kohya import base_model
 from orchestrator.kohya.outputs import files, safetensors_header, verify
-from orchestrator.kohya.outputs.files import Length
+from orchestrator.kohya.outputs.files import TrainingLength
 from orchestrator.model import Failure, Params
 
 METADATA: dict[str, str] = json.loads((Path(__file__).parent / "fixtures" / "lora-metadata.json").read_text("utf-8"))
@@ -63,8 +63,8 @@ def output(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def prove(output: Path, asked: Params = ASKED, log: str = LOG, comment: str = COMMENT) -> verify.Proof:
-    return verify.prove(output, "lora", asked, log, training_comment=comment)
+def prove(output: Path, asked: Params = ASKED, log: str = LOG, comment: str = COMMENT) -> verify.OutputCheck:
+    return verify.verify(output, "lora", asked, log, training_comment=comment)
 
 
 def test_weights_that_never_reached_the_disk_are_refused(output: Path) -> None:
@@ -205,7 +205,7 @@ def test_of_several_text_encoder_rates_the_first_counts(output: Path) -> None:
 
 def names(params: Params, **length: int) -> list[str]:
     given = {"steps": 60, "epochs": 6, "steps_per_epoch": 10, **length}
-    return [item.file.removesuffix(".safetensors") for item in files.expected("p", params, Length(**given))]
+    return [item.file.removesuffix(".safetensors") for item in files.expected("p", params, TrainingLength(**given))]
 
 
 def test_the_last_epoch_has_no_number() -> None:

@@ -2,10 +2,10 @@ import pytest
 
 from orchestrator.errors import InputError
 from orchestrator.kohya import oom_fallback
-from orchestrator.model import Rung
+from orchestrator.model import FallbackStep
 
-CHECKPOINTING = Rung(name="checkpointing", set={"gradient_checkpointing": True}, keeps_result=True)
-HALVE = Rung(
+CHECKPOINTING = FallbackStep(name="checkpointing", set={"gradient_checkpointing": True}, keeps_result=True)
+HALVE = FallbackStep(
     name="halve",
     when={"train_batch_size": (2, 4, 8)},
     set={
@@ -14,7 +14,7 @@ HALVE = Rung(
     },
     keeps_result=True,
 )
-ADAMW = Rung(
+ADAMW = FallbackStep(
     name="AdamW8bit",
     when={"optimizer_type": "Prodigy"},
     set={"optimizer_type": "AdamW8bit", "learning_rate": 1e-4, "optimizer_args": ("weight_decay=0.01",)},
@@ -70,13 +70,13 @@ def test_a_rung_whose_condition_names_an_argument_that_is_not_set_does_not_apply
 
 
 def test_true_is_not_one():
-    rung = Rung(name="r", when={"a": True}, set={"b": 1})
+    rung = FallbackStep(name="r", when={"a": True}, set={"b": 1})
     assert oom_fallback.next_overrides({"a": 1, "b": True}, [{}], [rung]) is None
     assert oom_fallback.next_overrides({"a": True, "b": True}, [{}], [rung]).overrides == {"b": 1}
 
 
 def test_tried_steps_are_known_by_what_they_change_even_when_rungs_were_renamed():
-    renamed = (Rung(name="other", set=CHECKPOINTING.set), HALVE)
+    renamed = (FallbackStep(name="other", set=CHECKPOINTING.set), HALVE)
     assert oom_fallback.next_overrides(POINT, [{}, {"gradient_checkpointing": True}], renamed).rungs == (
         "other",
         "halve",
@@ -84,11 +84,11 @@ def test_tried_steps_are_known_by_what_they_change_even_when_rungs_were_renamed(
 
 
 def test_an_endless_rung_ends():
-    assert 1 < len(climbed({"a": 1}, [Rung(name="more", set={"a": "{{ a + 1 }}"})])) < 40
+    assert 1 < len(climbed({"a": 1}, [FallbackStep(name="more", set={"a": "{{ a + 1 }}"})])) < 40
 
 
 def test_values_of_the_point_are_not_evaluated():
-    rung = Rung(name="copy", set={"b": "{{ a }}"})
+    rung = FallbackStep(name="copy", set={"b": "{{ a }}"})
     step = oom_fallback.next_overrides({"a": "{{ 1 + 1 }}", "b": ""}, [{}], [rung])
     assert step.overrides == {"b": "{{ 1 + 1 }}"}
 

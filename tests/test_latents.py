@@ -314,7 +314,7 @@ def test_once_it_is_mended_the_same_command_goes_on(world: World) -> None:
     refused = world.call()
     assert refused.returncode == 4
     assert "1 training could not begin" in refused.stderr
-    assert world.states() == {"network_dim=2": State.PENDING, "floor-base_model=doll": State.FINISHED}
+    assert world.states() == {"network_dim=2": State.PENDING, "baseline-base_model=doll": State.FINISHED}
     world.settle()
     assert world.call().returncode == 0
     assert [line.split()[1] for line in made(world)] == ["1", "2"]
@@ -375,7 +375,7 @@ def tamper(folder: Path, change: str) -> None:
 
 
 def test_a_rung_that_changes_what_they_follow_from_trains_without_them(world: World) -> None:
-    rung = '[[ladder]]\nname = "smaller"\nset = { resolution = "320,320" }\n'
+    rung = '[[oom_fallback]]\nname = "smaller"\nset = { resolution = "320,320" }\n'
     world.settle(env={"STANDIN_TRAIN": "oom:resolution=256,256"}, sections=rung)
     world.ask(ONE)
     world.drive()

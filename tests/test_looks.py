@@ -15,7 +15,7 @@ from orchestrator.report import answers, html
 from orchestrator.run import early_stop
 from orchestrator.run.stages import train
 from orchestrator.store import layout, process
-from orchestrator.store.outcome import Failed
+from orchestrator.store.outcome import FailureReason
 
 ASKED = "[early_stop]\np = 0.9\n"
 """Two pictures a look, and no more than they can say."""
@@ -54,7 +54,7 @@ def test_a_hopeless_training_is_ended_and_named(world: World) -> None:
     assert world.states() == {
         "network_dim=2": State.FINISHED,
         "network_dim=4": State.STOPPED,
-        "floor-base_model=doll": State.FINISHED,
+        "baseline-base_model=doll": State.FINISHED,
     }
     status = layout.status(bad)
     assert status.failure is Failure.STOPPED_EARLY
@@ -192,7 +192,7 @@ def test_runs_without_company_are_told(world: World) -> None:
     assert any("can end no training" in problem.what for problem in world.plan().warnings)
 
 
-def _next_turn(watch: early_stop.Watch, training: layout.Attempt) -> Failed | None:
+def _next_turn(watch: early_stop.Watch, training: layout.Attempt) -> FailureReason | None:
     time.sleep(0.01)
     return watch.look(training)
 

@@ -105,7 +105,7 @@ def test_a_training_is_proven_by_what_proves_sd_scripts(workshop):
     progress = log.read_progress(told)
     assert (progress.step, progress.total, log.total_steps(told)) == (6, 6, 6)
     assert 0 < progress.loss < 1
-    found = verify.prove(workshop.folder / "out", "a", params, told, training_comment="point a")
+    found = verify.verify(workshop.folder / "out", "a", params, told, training_comment="point a")
     assert found.problems == ()
     assert [(checkpoint.file, checkpoint.step) for checkpoint in found.checkpoints] == [
         ("a-000001.safetensors", 2), ("a-000002.safetensors", 4), ("a.safetensors", 6),
@@ -324,8 +324,8 @@ def previews_of(workshop, name, **arguments):
 def test_previews_are_drawn_when_and_named_as_sd_scripts_does(workshop):
     by_step, drawn = previews_of(workshop, "a", sample_every_n_steps=3)
     assert by_step == ["a_000003_00_5", "a_000003_01_6"]
-    assert len(previews.drawn(workshop.folder / "out", 3, 2)) == 2
-    assert Image.open(previews.drawn(workshop.folder / "out", 3, 2)[0]).size == (48, 32)
+    assert len(previews.files_at_step(workshop.folder / "out", 3, 2)) == 2
+    assert Image.open(previews.files_at_step(workshop.folder / "out", 3, 2)[0]).size == (48, 32)
     both, _ = previews_of(workshop, "b", sample_every_n_steps=3, sample_every_n_epochs=1, sample_at_first=True)
     assert [name.rpartition("_")[0] for name in both[::2]] == ["b_e000000_00", "b_e000001_00", "b_e000002_00"]
 

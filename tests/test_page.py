@@ -13,11 +13,11 @@ from PIL import Image
 from benchmarks import page as paper
 from orchestrator.evidence import run_metrics, summary
 from orchestrator.evidence.calibration import statistics
-from orchestrator.evidence.calibration.record import Kept
-from orchestrator.evidence.confirmation import Fresh
+from orchestrator.evidence.calibration.record import CalibrationRecord
+from orchestrator.evidence.confirmation import ConfirmationResult
 from orchestrator.evidence.stats.confirm import Confirmation
 from orchestrator.report import html
-from orchestrator.report.answers.answer import Told
+from orchestrator.report.answers.answer import Answer
 from orchestrator.report.html import csp, figures, image_sheets
 from orchestrator.scoring import thumbnails
 from orchestrator.store import layout
@@ -94,7 +94,7 @@ def test_a_sweep_of_which_nothing_is_there_yet_has_a_page(tmp_path, album):
 
 def test_answers_are_told_with_their_verdict(tmp_path, album):
     told = [
-        Told(
+        Answer(
             id="Q3",
             ask="Too low?",
             sweep="s",
@@ -118,10 +118,13 @@ def test_asked_stands_against_used(tmp_path, album):
 def test_a_doubtful_yardstick_is_marked_on_every_number_that_is_read_against_it(tmp_path, album):
     photos = np.random.default_rng(1).normal(size=(9, 16)) + 2
     found = statistics.calibrate({f"{number}.png": photo for number, photo in enumerate(photos)})
-    kept = Kept(face_pack="p", references="r", measured_at="", calibration=found, rejected={}, trained_on=("1.png",))
+    kept = CalibrationRecord(
+        face_pack="p", references="r", measured_at="", calibration=found, rejected={}, trained_on=("1.png",)
+    )
     sweep = made(tmp_path, album, runs=3)
     judged = [
-        replace(one, numbers=run_metrics.summary(one.choice.reported, found.yardstick)) for one in summary.gather(sweep)
+        replace(one, numbers=run_metrics.summary(one.choice.reported, found.thresholds))
+        for one in summary.gather(sweep)
     ]
     text = re.sub(r"\s+", " ", html.write(sweep, judged, (), kept).read_text(encoding="utf-8"))
     assert len(re.findall(r">\d+%\*<", text)) == len(judged), "the column of what passes"
@@ -142,10 +145,10 @@ def test_the_number_to_quote_stands_beside_the_reported_one(tmp_path, album):
     sweep = made(tmp_path, album, runs=2)
     first, second, floor = summary.gather(sweep)
     told = Confirmation(reported=0.5, fresh=0.4321, fresh_interval=None, change=-0.0679, change_interval=None)
-    html.write(sweep, [first, replace(second, fresh=Fresh(scores=(), confirmation=told)), floor])
+    html.write(sweep, [first, replace(second, fresh=ConfirmationResult(scores=(), confirmation=told)), floor])
     text = (sweep.report / html.PAGE).read_text(encoding="utf-8")
     headings = re.findall(r'class="number">([\w ]+)</th>', text)
-    assert headings[headings.index("gain") + 1] == "fresh"
+    assert headings[headings.index("gain") + 1] == "confirmed_similarity"
     assert ">0.432<" in text
     assert "fresh: the number to quote" in text
 
@@ -168,7 +171,7 @@ def test_hostile_names_and_prompts_are_text(tmp_path, album):
     run = sweep.runs()[0]
     (run.attempts("score")[-1].path / "log").write_text(f"{HOSTILE}\x1b[31m\x00", encoding="utf-8")
     (run.path / "train/1/config.toml").write_text(HOSTILE, encoding="utf-8")
-    told = [Told(id="Q1", ask=HOSTILE, sweep="s", verdict="no", reason=HOSTILE, rows=((HOSTILE, HOSTILE),))]
+    told = [Answer(id="Q1", ask=HOSTILE, sweep="s", verdict="no", reason=HOSTILE, rows=((HOSTILE, HOSTILE),))]
     text = written(sweep, told)
     seen = Seen(text)
     assert seen.with_class("li", "answer") == 1
@@ -198,7 +201,7 @@ def test_the_same_numbers_give_the_same_plots(tmp_path, album):
 def test_every_scored_run_is_a_dot_with_its_name_and_leads_to_it(tmp_path, album):
     found = summary.gather(made(tmp_path, album))
     by_dim = next(figure for figure in figures.figures(found) if figure.title == "Similarity by network_dim")
-    scored = {one.run.point.id for one in found if one.numbers and not one.run.point.floor}
+    scored = {one.run.point.id for one in found if one.numbers and not one.run.point.is_baseline}
     assert set(re.findall(r'href="#run-(\w+)"', str(by_dim.svg))) == scored
     assert "network_dim 16: 3 runs, mean 0." in by_dim.alt
     assert "95 % interval" in by_dim.alt
@@ -219,7 +222,7 @@ def test_checkpoints_that_were_saved_by_step_lie_where_their_steps_are(tmp_path,
 def test_what_more_pictures_would_be_worth_is_drawn(tmp_path, album):
     """Runs on datasets of three sizes, each under two seeds."""
     rows = [one for one in summary.gather(made(tmp_path, album, runs=14)) if one.numbers and not one.degraded]
-    trained = [one for one in rows if not one.run.point.floor][:6]
+    trained = [one for one in rows if not one.run.point.is_baseline][:6]
     sized = [
         replace(one, trained_faces=size, run=_on(one.run, f"images-{size}", seed))
         for one, (seed, size) in zip(trained, product((1, 2), (12, 24, 36)), strict=True)

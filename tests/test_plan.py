@@ -10,7 +10,7 @@ from PIL import Image
 
 from orchestrator.cli import main
 from orchestrator.kohya import resource_profile, step_count
-from orchestrator.kohya.outputs.files import Length
+from orchestrator.kohya.outputs.files import TrainingLength
 from orchestrator.plan import forecast, plan, training_length
 
 ROOT = Path(__file__).parents[1]
@@ -113,7 +113,9 @@ def test_what_the_ladder_would_make_of_a_point_is_checked_too(desk):
     desk.change("learning_rate = 1e-4                       # its own", "# learning_rate =")
     done = desk.plan("[dims]\nnetwork_dim = [16]\n")
     assert done.exit_code == 2
-    assert "[[ladder]]: learning_rate: AdamW8bit takes the learning rate as it is: 1 destroys the run" in done.stderr
+    assert (
+        "[[oom_fallback]]: learning_rate: AdamW8bit takes the learning rate as it is: 1 destroys the run" in done.stderr
+    )
 
 
 def test_a_broken_template_is_told_before_the_night(desk, tmp_path):
@@ -140,7 +142,7 @@ STOPPED = [
     (
         "unet_lr that the ladder would leave at 1.0 under AdamW8bit",
         "[fixed]\nunet_lr = 1.0\n",
-        "[[ladder]]: unet_lr: AdamW8bit takes the learning rate as it is: 1 destroys the run",
+        "[[oom_fallback]]: unet_lr: AdamW8bit takes the learning rate as it is: 1 destroys the run",
     ),
     (
         "text encoder cache while they are trained",
@@ -243,8 +245,8 @@ def test_every_grid_of_the_project_plans_without_a_word_of_warning(desk):
         told = json.loads(done.stdout)
         assert told["warnings"] == []
         assert told["seconds"] < 3 * 12 * 3600, "no question may take more than three nights"
-        assert len({run["steps"] for run in told["runs"] if not run["floor"]}) == 1
-        replicates = {run["params"]["seed"] for run in told["runs"] if not run["floor"]}
+        assert len({run["steps"] for run in told["runs"] if not run["is_baseline"]}) == 1
+        replicates = {run["params"]["seed"] for run in told["runs"] if not run["is_baseline"]}
         assert len(replicates) >= 3
 
 
@@ -256,7 +258,7 @@ def test_the_page_of_questions_has_every_grids_bill(desk):
         told = json.loads(desk.call("plan", "--json", "--grid", str(grid)).stdout)
         (row,) = [row for row in rows if grid.name in row]
         cells = " ".join(row.split("|")[4:]).replace(",", " ").split()
-        trainings = sum(not run["floor"] for run in told["runs"])
+        trainings = sum(not run["is_baseline"] for run in told["runs"])
         for figure in (str(trainings), f"{told['seconds'] / 3600:.1f}", f"{told['disk_bytes'] / 1024**3:.1f}"):
             assert figure in cells, (grid.name, figure)
 
@@ -300,7 +302,7 @@ def test_steps_are_counted_from_the_pictures_by_their_buckets(desk):
     desk.draw(3, size=(128, 64))
     # two shapes: batches of 4 are 4 + 1 squares and 3 wide ones, three batches; in pairs of batches two steps an epoch
     told = desk.told("[fixed]\ntrain_batch_size = 4\ngradient_accumulation_steps = 2\n")
-    assert [(run["steps"], run["epochs"], run["steps_exact"]) for run in told["runs"] if not run["floor"]] == [
+    assert [(run["steps"], run["epochs"], run["steps_exact"]) for run in told["runs"] if not run["is_baseline"]] == [
         (20, 10, True)
     ]
 
@@ -359,7 +361,7 @@ def test_a_run_that_failed_for_good_costs_nothing_more(world):
 def test_another_sweep_of_the_same_memory_profile_counts(world):
     world.drive(only="network_dim=2*")
     told = _json(world, "plan", "--name", "another")
-    by_dim = {run["params"].get("network_dim"): run["known_from"] for run in told["runs"] if not run["floor"]}
+    by_dim = {run["params"].get("network_dim"): run["known_from"] for run in told["runs"] if not run["is_baseline"]}
     assert by_dim == {2: "sweep grid", 4: "assumed"}
 
 
@@ -409,7 +411,7 @@ def test_without_buckets_all_are_of_one_size():
 
 
 def test_1600_steps_are_what_sd_scripts_takes_by_itself():
-    assert step_count.length({}, [(1, 1)] * 10, 1) == Length(steps=1600, epochs=160, steps_per_epoch=10)
+    assert step_count.length({}, [(1, 1)] * 10, 1) == TrainingLength(steps=1600, epochs=160, steps_per_epoch=10)
 
 
 @pytest.mark.parametrize(
@@ -438,7 +440,7 @@ def test_a_recipe_is_measured_by_what_it_will_make(desk):
     desk.change("pictures = 36 ", "# ")
     desk.grid.write_text("[dims]\nnetwork_dim = [16]\n", encoding="utf-8")
     used = plan.read(desk.settings, desk.grid).settings
-    found = training_length.Measure(used.datasets)
+    found = training_length.LengthEstimator(used.datasets)
     counts = {name: (len(found.pictures(name).sizes), found.pictures(name).counted) for name in used.datasets}
     assert counts["persona"] == (6, True)
     assert counts["face-crop"] == (6, False)

@@ -15,14 +15,14 @@ import torch
 from orchestrator import scoring
 from orchestrator.evidence import run_metrics
 from orchestrator.evidence.stats import choice
-from orchestrator.evidence.stats.contrast import Terms
-from orchestrator.evidence.summary import RunFacts
+from orchestrator.evidence.stats.contrast import TestSettings
+from orchestrator.evidence.summary import RunSummary
 from orchestrator.kohya import generate
 from orchestrator.miniature import generation, pack, picture_model, training, world
 from orchestrator.model import Image, Params, Point, Question, Score, State
 from orchestrator.report import answers
-from orchestrator.report.answers import Read
-from orchestrator.report.answers.answer import Told
+from orchestrator.report.answers import SweepResults
+from orchestrator.report.answers.answer import Answer
 from orchestrator.store.layout import Run, Status
 
 LORA = "lora.safetensors"
@@ -42,7 +42,7 @@ QUESTIONS = (
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Told]:
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answer]:
     """Twelve LoRAs, trained, drawn with and scored; the answers by question."""
     folder = tmp_path_factory.mktemp("planted")
     world.photos(folder / "pictures", world.PERSONA, count=8, first=0, captions=True, px=64)
@@ -55,19 +55,19 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Told]:
     torch.set_num_threads(threads)
     scores = _scored([image for of_run in images.values() for image in of_run], folder)
     runs = tuple(_facts(point, [s for s in scores if s.image in images[point.name]], folder) for point in points)
-    read = Read(sweep="planted", questions=QUESTIONS, runs=runs, kept=None)
-    return {one.id: one for one in answers.answer([read], Terms())[0]}
+    read = SweepResults(sweep="planted", questions=QUESTIONS, runs=runs, kept=None)
+    return {one.id: one for one in answers.answer([read], TestSettings())[0]}
 
 
-def test_too_low_a_rank_is_found(told: dict[str, Told]) -> None:
+def test_too_low_a_rank_is_found(told: dict[str, Answer]) -> None:
     assert (told["rank"].verdict, told["rank"].pairs) == ("yes", 3)
 
 
-def test_too_low_a_learning_rate_is_found(told: dict[str, Told]) -> None:
+def test_too_low_a_learning_rate_is_found(told: dict[str, Answer]) -> None:
     assert (told["rate"].verdict, told["rate"].pairs) == ("yes", 3)
 
 
-def test_the_same_pictures_under_other_names_leave_it_undecided(told: dict[str, Told]) -> None:
+def test_the_same_pictures_under_other_names_leave_it_undecided(told: dict[str, Answer]) -> None:
     null = told["null"]
     assert null.verdict == "undecided"
     assert null.interval
@@ -145,8 +145,8 @@ def _scored(images: list[Image], folder: Path) -> tuple[Score, ...]:
     return scoring.read_scores(job.out)
 
 
-def _facts(point: Point, scores: list[Score], folder: Path) -> RunFacts:
-    return RunFacts(
+def _facts(point: Point, scores: list[Score], folder: Path) -> RunSummary:
+    return RunSummary(
         run=Run(folder / point.name, point),
         status=Status(state=State.FINISHED),
         training=(),

@@ -49,7 +49,7 @@ def test_plan_reckons_with_what_was_probed(world):
     world.ask(GRID)
     call(world, "probe")
     told = json.loads(call(world, "plan", "--json").stdout)
-    assert {run["known_from"] for run in told["runs"] if not run["floor"]} == {"probe"}
+    assert {run["known_from"] for run in told["runs"] if not run["is_baseline"]} == {"probe"}
     assert {profile["known_from"] for profile in told["profiles"]} == {"probe"}
     assert [profile["runs"] for profile in told["profiles"]] == [3, 3]
     (slow, _) = told["runs"][:2]
@@ -67,19 +67,19 @@ def test_a_finished_run_counts_more_than_a_probe(world):
     world.drive(only="network_dim=2*")
     known = history.gather(world.sweep)
     origins = {run.point.params["network_dim"]: known.paces[history.key_of(run.point.params)].origin
-               for run in world.plan().runs() if not run.point.floor}  # fmt: skip
+               for run in world.plan().runs() if not run.point.is_baseline}  # fmt: skip
     assert origins == {2: "this sweep", 4: "probe"}
 
 
 def test_the_peak_of_the_card_is_kept_and_what_had_to_be_conceded(world):
-    rung = '[[ladder]]\nname = "smaller"\nset = { gradient_checkpointing = true }\nkeeps_result = true\n'
+    rung = '[[oom_fallback]]\nname = "smaller"\nset = { gradient_checkpointing = true }\nkeeps_result = true\n'
     world.settle(vram="[vram]\npoll_seconds = 0.02\nbudget_gib = 10\n", sections=rung)
     sizes = iter([VramSample(used_mib=20000, total_mib=24576)])
     card = Probe(answer=lambda _pids: next(sizes, VramSample(used_mib=9000, total_mib=24576)))
     heard = Heard()
     ctx = world.context(probe=card, listener=heard)
     (first, *_) = probe.wanted(world.plan())
-    probe.drive([first], ctx)
+    probe.run_probe([first], ctx)
     pace = history.gather(world.sweep).paces[first.point.id]
     assert pace.rungs == ("smaller",)
     assert [told for _, _, told in heard.events][:2] == ["started 1", "oom"]

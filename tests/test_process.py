@@ -103,14 +103,14 @@ def test_a_grandchild_in_another_session_is_found_and_stopped(folder):
     until(lambda: process.exited(folder) is not None)
     assert process.running(folder), "the grandchild still lives"
     process.stop(folder, 5)
-    assert process.marked(folder) == []
+    assert process.pids_of(folder) == []
 
 
 def test_an_orphan_is_found_when_its_shim_was_killed(folder):
     start(folder, "import time; print('up', flush=True); time.sleep(60)")
     until(lambda: (folder / "log").exists() and "up" in (folder / "log").read_text())
     os.kill(json.loads((folder / "process.json").read_text())["pid"], signal.SIGKILL)
-    until(lambda: len(process.marked(folder)) == 1)
+    until(lambda: len(process.pids_of(folder)) == 1)
     assert process.running(folder)
     assert process.exited(folder) is None
 
@@ -160,7 +160,7 @@ def elsewhere(folder: Path, silent_s: float) -> None:
 
 def test_a_child_of_another_machine_lives_by_its_signs_of_life(tmp_path: Path) -> None:
     elsewhere(tmp_path / "a", silent_s=process.SILENT_S - 10)
-    assert process.elsewhere(tmp_path / "a")
+    assert process.on_other_host(tmp_path / "a")
     assert process.running(tmp_path / "a")
     elsewhere(tmp_path / "b", silent_s=process.SILENT_S + 10)
     assert not process.running(tmp_path / "b")
@@ -196,8 +196,8 @@ def test_a_shim_gives_signs_of_life(tmp_path: Path) -> None:
 
 def test_a_process_on_its_way_out_is_told_from_a_living_one():
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    until(lambda: not process.ending(child.pid))
+    until(lambda: not process.is_exiting(child.pid))
     child.kill()
-    until(lambda: process.ending(child.pid))  # nobody has waited for it: it is still listed
+    until(lambda: process.is_exiting(child.pid))  # nobody has waited for it: it is still listed
     child.wait()
-    assert not process.ending(2**22 + 1), "of a number that is not here nothing is known"
+    assert not process.is_exiting(2**22 + 1), "of a number that is not here nothing is known"

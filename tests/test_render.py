@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from orchestrator.config import settings
 from orchestrator.errors import InputError
 from orchestrator.kohya import config_files
-from orchestrator.kohya.toml_writer import Quoter, Unwritable
+from orchestrator.kohya.toml_writer import TomlWriter, Unwritable
 from orchestrator.model import Dataset, Point
 
 REPO = Path(__file__).parents[1]
@@ -97,41 +97,41 @@ def both_read(text):
 
 @pytest.mark.parametrize("value", NASTY)
 def test_text_survives_both_parsers(value):
-    assert both_read(Quoter()(value)) == value
-    assert both_read(Quoter()((value,))) == [value]
-    assert both_read(Quoter()((value, "b", value))) == [value, "b", value]
+    assert both_read(TomlWriter()(value)) == value
+    assert both_read(TomlWriter()((value,))) == [value]
+    assert both_read(TomlWriter()((value, "b", value))) == [value, "b", value]
 
 
 @given(st.text(max_size=30))
 def test_any_text_survives(value):
-    assert both_read(Quoter()(value)) == value
+    assert both_read(TomlWriter()(value)) == value
 
 
 @given(st.text(alphabet="\"'\\uU0041n#[],= \n\x01é", max_size=12))
 def test_any_text_of_what_toml_0_10_2_stumbles_over_survives(value):
-    assert both_read(Quoter()(value)) == value
+    assert both_read(TomlWriter()(value)) == value
 
 
 @given(st.lists(st.text(alphabet="\"'\\uU0041n#[],= \n\x01é", max_size=5), max_size=4))
 def test_any_list_of_such_text_survives(values):
-    assert both_read(Quoter()(tuple(values))) == values
+    assert both_read(TomlWriter()(tuple(values))) == values
 
 
 @given(st.one_of(st.booleans(), st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False, allow_infinity=False)))
 def test_any_number_survives_with_its_type(value):
-    read = both_read(Quoter()(value))
+    read = both_read(TomlWriter()(value))
     assert read == value
     assert type(read) is type(value)
 
 
 @pytest.mark.parametrize("value", [1e-4, 1e-5, 1e16, 5e-324, 1.0, 0.1, -1e-5])
 def test_floats_of_every_notation(value):
-    assert both_read(Quoter()(value)) == value
-    assert both_read(Quoter()((value, 2.0))) == [value, 2.0]
+    assert both_read(TomlWriter()(value)) == value
+    assert both_read(TomlWriter()((value, 2.0))) == [value, 2.0]
 
 
 def test_values_that_python_takes_for_equal_are_told_apart():
-    quoter = Quoter()
+    quoter = TomlWriter()
     assert [quoter(value) for value in (1, True, 1.0, (1,), (True,), (1.0,))] == [
         "1",
         "true",
@@ -143,17 +143,17 @@ def test_values_that_python_takes_for_equal_are_told_apart():
 
 
 def test_lists_are_of_one_type_as_the_trainers_parser_demands():
-    assert both_read(Quoter()((1e-5, 0))) == [1e-5, 0.0]
-    assert both_read(Quoter()(())) == []
+    assert both_read(TomlWriter()((1e-5, 0))) == [1e-5, 0.0]
+    assert both_read(TomlWriter()(())) == []
     for mixed in (("a", 1), (True, 1), (True, 1.5)):
         with pytest.raises(Unwritable, match="one kind"):
-            Quoter()(mixed)
+            TomlWriter()(mixed)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), (float("-inf"), 1.0), "\ud800", ("a", "\udcff")])
 def test_what_toml_cannot_say_is_refused(value):
     with pytest.raises(Unwritable):
-        Quoter()(value)
+        TomlWriter()(value)
 
 
 # --- train.toml -------------------------------------------------------------------------------------------------------

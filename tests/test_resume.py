@@ -92,7 +92,7 @@ def test_only_the_last_state_is_kept_and_no_checkpoint_that_nobody_asked_for(ten
 
 
 def test_out_of_memory_begins_anew(ten: World) -> None:
-    ladder = '[[ladder]]\nname = "less"\nset = { gradient_checkpointing = true }\n'
+    ladder = '[[oom_fallback]]\nname = "less"\nset = { gradient_checkpointing = true }\n'
     ten.settle(env={"STANDIN_TRAIN": "oom#1"}, trainer="resume = true", length=TEN, sections=ladder)
     ten.drive(only=ONLY)
     assert ten.rows()["network_dim=2"]["resumed"] == ""

@@ -19,8 +19,8 @@ from orchestrator.host import Host
 from orchestrator.model import Failure, Point, Result, State, VramSample
 from orchestrator.run import schedule, sweep
 from orchestrator.run.context import Context
-from orchestrator.run.local_executor import Perform, Pool
-from orchestrator.run.schedule import Health, Load, Memory, Peaks, Place, Turn
+from orchestrator.run.local_executor import LocalExecutor, Perform
+from orchestrator.run.schedule import FailureStreak, GpuLoad, MemoryBudget, PeakVramTable, Slot, Task
 from orchestrator.store import layout, process
 from orchestrator.store.layout import Run, Sweep
 
@@ -30,31 +30,39 @@ SEEDS = "[dims]\nseed = [1, 2, 3, 4]\n"
 # --- decisions --------------------------------------------------------------------------------------------------------
 
 
-def turn(**given: Any) -> Turn:
+def turn(**given: Any) -> Task:
     point = Point(id="1", name="a", params={"base_model": "doll"})
-    return Turn(**{"run": Run(Path("a"), point), "stage": "train", "key": "k", **given})
+    return Task(**{"run": Run(Path("a"), point), "stage": "train", "key": "k", **given})
 
 
 @pytest.mark.parametrize(
     ("need", "loads", "place"),
     [
-        (None, [Load(card="A")], Place(card="A")),
-        (None, [Load(card="A", turns=1, free_mib=90000)], None),  # what was never measured waits for a card of its own
-        (9000, [Load(card="A", free_mib=20000)], Place(card="A", packed=True)),
-        (9000, [Load(card="A", turns=1, free_mib=9000)], Place(card="A", packed=True)),
-        (9000, [Load(card="A", turns=1, free_mib=8999)], None),
-        (9000, [Load(card="A", turns=1, alone=True, free_mib=90000)], None),
-        (9000, [Load(card="A", turns=1, free_mib=90000), Load(card="B", free_mib=90000)], Place(card="B", packed=True)),
-        (9000, [Load(card="A", free_mib=5000)], Place(card="A")),  # strangers took the room: the ladder may answer
+        (None, [GpuLoad(card="A")], Slot(card="A")),
+        (
+            None,
+            [GpuLoad(card="A", turns=1, free_mib=90000)],
+            None,
+        ),  # what was never measured waits for a card of its own
+        (9000, [GpuLoad(card="A", free_mib=20000)], Slot(card="A", packed=True)),
+        (9000, [GpuLoad(card="A", turns=1, free_mib=9000)], Slot(card="A", packed=True)),
+        (9000, [GpuLoad(card="A", turns=1, free_mib=8999)], None),
+        (9000, [GpuLoad(card="A", turns=1, alone=True, free_mib=90000)], None),
+        (
+            9000,
+            [GpuLoad(card="A", turns=1, free_mib=90000), GpuLoad(card="B", free_mib=90000)],
+            Slot(card="B", packed=True),
+        ),
+        (9000, [GpuLoad(card="A", free_mib=5000)], Slot(card="A")),  # strangers took the room: the ladder may answer
         (9000, [], None),
     ],
 )
-def test_choose(need: int | None, loads: Sequence[Load], place: Place | None) -> None:
+def test_choose(need: int | None, loads: Sequence[GpuLoad], place: Slot | None) -> None:
     assert schedule.choose(turn(), need, loads) == place
 
 
 def test_a_peak_is_promised_with_some_headroom_and_only_if_it_delivered() -> None:
-    peaks = Peaks()
+    peaks = PeakVramTable()
     peaks.learn("k", Result(failure=Failure.OOM, peak_vram_mib=24000))
     assert peaks.need_mib(turn()) is None
     peaks.learn("k", Result(failure=None, peak_vram_mib=10000))
@@ -64,7 +72,7 @@ def test_a_peak_is_promised_with_some_headroom_and_only_if_it_delivered() -> Non
 
 
 def test_memory_is_shared_with_strangers() -> None:
-    memory = Memory()
+    memory = MemoryBudget()
     assert memory.free_mib(24000, 2000, []) == 24000 - 2000 - 1024
     assert memory.free_mib(24000, 9000, [10000]) == 12000 - 1024, "ours is still growing: the promise counts"
     assert memory.free_mib(24000, 15000, [10000]) == 9000 - 1024, "a stranger grew"
@@ -74,9 +82,9 @@ def test_memory_is_shared_with_strangers() -> None:
 
 
 def test_a_poisoned_card_is_told_from_the_others() -> None:
-    health = Health(2)
+    health = FailureStreak(2)
     lost, good = Result(failure=Failure.GPU_LOST), Result(failure=None)
-    one, other = Place(card="A"), Place(card="B")
+    one, other = Slot(card="A"), Slot(card="B")
     assert not health.poisoned(turn(), one, lost, State.FAILED)
     assert not health.poisoned(turn(), other, good, State.PENDING)
     assert not health.poisoned(turn(), one, Result(failure=Failure.OOM), State.PENDING), "it is tried again"
@@ -92,9 +100,9 @@ def test_a_poisoned_card_is_told_from_the_others() -> None:
 def test_floors_come_first_then_the_first_replicate_of_every_arm(world: World) -> None:
     world.ask("[dims]\nnetwork_dim = [2, 4]\nseed = [1, 2]\n")
     asked = world.plan()
-    line = schedule.line_up(asked.runs(), asked.settings)
+    line = schedule.build_queue(asked.runs(), asked.settings)
     assert [one.run.point.name.rpartition("-")[0] for one in line] == [
-        "floor-base_model=doll",
+        "baseline-base_model=doll",
         "network_dim=2_seed=1",
         "network_dim=4_seed=1",
         "network_dim=2_seed=2",
@@ -107,7 +115,7 @@ def test_what_has_begun_comes_before_what_has_not(world: World) -> None:
     second = asked.runs()[1]
     second.create()
     (second.path / "checkpoints.json").write_text("{}")
-    line = schedule.line_up(asked.runs(), asked.settings)
+    line = schedule.build_queue(asked.runs(), asked.settings)
     assert (line[0].run, line[0].stage) == (second, "generate")
 
 
@@ -158,7 +166,7 @@ def attempts(world: World, stage: str = "train") -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in found]
 
 
-PACKED = '[vram]\ncard = "all"\npack = true\npoll_seconds = 0.05\n'
+PACKED = '[vram]\ncard = "all"\ncolocate = true\npoll_seconds = 0.05\n'
 
 
 def test_two_cards_work_at_once(world: World) -> None:
@@ -189,8 +197,8 @@ class Large(Host):
 def drive(world: World, ctx: Context, *cards: str, perform: Perform = sweep.perform, host: Host | None = None) -> None:
     """All trainings, and not the floor."""
     runs = world.plan().runs("seed*")
-    with Pool.open(ctx, cards, perform, runs, host or Large()) as team:
-        sweep.drive_with(team, runs, ctx)
+    with LocalExecutor.open(ctx, cards, perform, runs, host or Large()) as team:
+        sweep.run_sweep_on(team, runs, ctx)
 
 
 def test_what_was_measured_is_packed(world: World) -> None:
@@ -217,7 +225,7 @@ def test_a_small_machine_packs_nothing(world: World, host: Host) -> None:
 
 def test_what_runs_out_of_memory_beside_others_is_made_again_alone(world: World) -> None:
     world.ask(SEEDS)
-    rung = '[[ladder]]\nname = "gradient checkpointing"\nset = { gradient_checkpointing = true }\n'
+    rung = '[[oom_fallback]]\nname = "gradient checkpointing"\nset = { gradient_checkpointing = true }\n'
     env = {"STANDIN_STEP_S": "0.05", "STANDIN_TRAIN": "oom:seed=3#1"}
     world.settle(env=env, vram=PACKED, sections=rung)
     drive(world, world.context(probe=Cards()), "GPU-A")
@@ -307,10 +315,10 @@ def hold(world: World) -> AbstractContextManager[list[str]]:
 def test_a_card_is_shared_only_by_those_who_say_so(world: World) -> None:
     with (
         hold(world),
-        pytest.raises(Conflict, match="share = true"),
+        pytest.raises(Conflict, match="ignore_other_sweeps = true"),
         hold(world),
     ):
         pass
-    world.settle(vram="[vram]\nshare = true\n")
+    world.settle(vram="[vram]\nignore_other_sweeps = true\n")
     with hold(world) as one, hold(world) as other:
         assert one == other == ["A"]

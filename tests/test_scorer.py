@@ -17,8 +17,8 @@ from orchestrator.errors import OrchestrateError
 from orchestrator.miniature import draw, pack
 from orchestrator.model import FaceStatus, Image, Score
 from orchestrator.scoring import faces
-from orchestrator.scoring.batch_embedder import Looker
-from orchestrator.scoring.in_progress import Hand
+from orchestrator.scoring.batch_embedder import BatchEmbedder
+from orchestrator.scoring.in_progress import InProgressFile
 
 ME = draw.person(1)
 STRANGER = draw.person(2)
@@ -62,7 +62,7 @@ def job(album: Path) -> scoring.Job:
 
 
 def test_a_job_reads_back_equal(job: scoring.Job, tmp_path: Path) -> None:
-    clip = scoring.Adherence(python=tmp_path / "python", model=tmp_path / "clip", triggers=("ohwx",))
+    clip = scoring.ClipConfig(python=tmp_path / "python", model=tmp_path / "clip", triggers=("ohwx",))
     full = replace(job, skip=("two.png",), alone=("me.png",), adherence=clip)
     scoring.write_job(tmp_path / "job.json", full)
     assert scoring.read_job(tmp_path / "job.json") == full
@@ -153,9 +153,9 @@ def test_more_than_five_in_a_hundred_errors_are_too_many(errors: int, too_many: 
 _CRASHING = """
 import os, sys
 from pathlib import Path
-from orchestrator import faces
-from orchestrator.scoring.hand import Hand
-from orchestrator.scoring.looker import Looker
+from orchestrator.scoring import faces
+from orchestrator.scoring.in_progress import InProgressFile
+from orchestrator.scoring.batch_embedder import BatchEmbedder
 from tests.test_scorer import Fake
 
 class Crashing(Fake):
@@ -165,7 +165,7 @@ class Crashing(Fake):
         return super().find(picture)
 
 folder, skip, alone = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
-looker = Looker(load=Crashing, cache=faces.Cache(folder / "cache", "f"), workers=2, hand=Hand(folder / "o.in_hand"),
+looker = BatchEmbedder(load=Crashing, cache=faces.Cache(folder / "cache", "f"), workers=2, hand=InProgressFile(folder / "o.in_hand"),
                 skip=[Path(skip)], alone=[Path(name) for name in alone])
 print(*(outcome.status for outcome in looker.look(sorted(folder.glob("*.png")))))
 """
@@ -198,14 +198,14 @@ class Fake:
         self.batches: list[int] = []
         self.threads: set[int] = set()
 
-    def find(self, picture: faces.Picture) -> faces.Sighting:
+    def find(self, picture: faces.Picture) -> faces.Detection:
         colour = int(picture[0, 0, 0])
         self.found.append(colour)
         self.threads.add(threading.get_ident())
         if colour == 1:
             raise RuntimeError("the detector does not like it\nat all")
         face = faces.Face(box=(0.0, 0.0, 1.0, 1.0), landmarks=(), det_score=1.0)
-        return faces.Sighting(faces=(face,) if colour else (), crop=picture if colour else None)
+        return faces.Detection(faces=(face,) if colour else (), crop=picture if colour else None)
 
     def embed(self, crops: Sequence[faces.Picture]) -> list[faces.Embedding]:
         colours = [float(crop[0, 0, 0]) for crop in crops]
@@ -230,7 +230,7 @@ def test_outcomes_are_in_order_however_many_work(tmp_path: Path) -> None:
     done: list[int] = []
     fake = Fake()
     outcomes = _looker(tmp_path, fake, workers=4).look(paths, done.append)
-    found = [outcome.embedding[0] for outcome in outcomes if isinstance(outcome, faces.Finding) and outcome.faces]
+    found = [outcome.embedding[0] for outcome in outcomes if isinstance(outcome, faces.FaceRecord) and outcome.faces]
     assert found == list(range(10, 60))
     assert done == sorted(done)
     assert done[-1] == 50
@@ -275,18 +275,18 @@ def test_a_cache_that_cannot_be_written_costs_no_score(tmp_path: Path, capsys: p
 # --- helpers ----------------------------------------------------------------------------------------------------------
 
 
-def _looker(folder: Path, fake: Fake, *, workers: int, alone: Sequence[Path] = ()) -> Looker:
-    return Looker(
+def _looker(folder: Path, fake: Fake, *, workers: int, alone: Sequence[Path] = ()) -> BatchEmbedder:
+    return BatchEmbedder(
         load=lambda: fake,
         cache=faces.Cache(folder / "cache", "f"),
         workers=workers,
-        hand=Hand(folder / "in_hand"),
+        hand=InProgressFile(folder / "in_hand"),
         alone=alone,
     )
 
 
 def _note(outcome: faces.Outcome) -> str:
-    assert isinstance(outcome, faces.Refusal)
+    assert isinstance(outcome, faces.ReadError)
     return outcome.note
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from orchestrator.config import settings
 from orchestrator.errors import InputError
-from orchestrator.model import EarlyStop, Launcher, Limits, Rung
+from orchestrator.model import EarlyStop, FallbackStep, Launcher, Limits
 
 REPO = Path(__file__).parents[1]
 EXAMPLE = REPO / "orchestrator" / settings.EXAMPLE
@@ -63,7 +63,7 @@ def test_the_smallest_settings(load, tmp_path):
     assert loaded.base_models["base"].path == Path("/models/base.safetensors")
     assert (loaded.base_model, loaded.dataset) == ("base", "persona")
     assert loaded.limits == Limits()
-    assert loaded.ladder == ()
+    assert loaded.oom_fallback == ()
 
 
 def test_early_stopping_is_asked_for_by_its_table_alone(load):
@@ -96,11 +96,13 @@ def test_arguments_and_ladder_keep_their_types(load):
     loaded = load(
         MINIMAL
         + '[arguments]\nseed = 1\nlr = 1.0\nsdpa = true\nnetwork_args = ["a=1", "b=2"]\n'
-        + '[[ladder]]\nname = "x"\nwhen = { seed = [1, 2] }\nset = { sdpa = false }\nkeeps_result = true\n'
+        + '[[oom_fallback]]\nname = "x"\nwhen = { seed = [1, 2] }\nset = { sdpa = false }\nkeeps_result = true\n'
     )
     assert loaded.arguments == {"seed": 1, "lr": 1.0, "sdpa": True, "network_args": ("a=1", "b=2")}
     assert [type(value) for value in loaded.arguments.values()] == [int, float, bool, tuple]
-    assert loaded.ladder == (Rung(name="x", when={"seed": (1, 2)}, set={"sdpa": False}, keeps_result=True),)
+    assert loaded.oom_fallback == (
+        FallbackStep(name="x", when={"seed": (1, 2)}, set={"sdpa": False}, keeps_result=True),
+    )
 
 
 def test_every_mistake_at_once_with_line_key_value_and_remedy(problems):
@@ -133,10 +135,14 @@ def test_every_mistake_at_once_with_line_key_value_and_remedy(problems):
         ("[arguments]\n'a b' = 1", "arguments.a b", "cannot be an argument's name"),
         ("[arguments]\nbig = 99999999999999999999", "arguments.big", "must be text, a finite number"),
         ("[datasets.persona.subset]\nresolution = 512", "datasets.persona.subset.resolution", "does not belong here"),
-        ("[[ladder]]\nname = 'x'", "ladder[0].set", "a rung must set something"),
-        ("[[ladder]]\nname = 'x'\nset = {dataset='d'}", "ladder[0].set", "a rung cannot change dataset"),
-        ("[[ladder]]\nname='x'\nset={a=1}\n[[ladder]]\nname='x'\nset={a=2}", "ladder[1].name", "two rungs"),
-        ("[[ladder]]\nname='x'\nset={a=1}\nkeep_result=true", "ladder[0].keep_result", "unknown key"),
+        ("[[oom_fallback]]\nname = 'x'", "oom_fallback[0].set", "a rung must set something"),
+        ("[[oom_fallback]]\nname = 'x'\nset = {dataset='d'}", "oom_fallback[0].set", "a rung cannot change dataset"),
+        (
+            "[[oom_fallback]]\nname='x'\nset={a=1}\n[[oom_fallback]]\nname='x'\nset={a=2}",
+            "oom_fallback[1].name",
+            "two rungs",
+        ),
+        ("[[oom_fallback]]\nname='x'\nset={a=1}\nkeep_result=true", "oom_fallback[0].keep_result", "unknown key"),
         ("[vram]\nbudget_gib = true", "vram.budget_gib", "must be a number, not true or false"),
         ("[vram]\nbudget_gib = inf", "vram.budget_gib", "must be a finite number"),
         ("[limits]\ncrashes = 0", "limits.crashes", "must be at least 1"),
@@ -194,8 +200,8 @@ def test_the_example_loads_and_is_the_repositorys_own():
     assert set(loaded.base_models) == {"realvisxl-v5", "juggernautxl-v9", "helloworldxl"}
     assert all(model.url.startswith("https://") for model in loaded.base_models.values())
     assert loaded.arguments["optimizer_type"] == "Prodigy"
-    assert loaded.ladder[-1].set["learning_rate"] == 1e-4
-    assert not loaded.ladder[-1].keeps_result
+    assert loaded.oom_fallback[-1].set["learning_rate"] == 1e-4
+    assert not loaded.oom_fallback[-1].keeps_result
 
 
 def test_init_writes_the_example_once(tmp_path):

@@ -16,7 +16,7 @@ from orchestrator.store import layout, process, shim
 from orchestrator.store.layout import Run, Sweep
 
 POINT = Point(id="1a2b3c4d", name="seed=1-1a2b3c4d", params={"seed": 1, "optimizer_args": ("a=1",)}, dims=("seed",))
-FLOOR = Point(id="5e6f7a8b", name="floor-5e6f7a8b", params={"base_model": "doll"}, floor=True)
+FLOOR = Point(id="5e6f7a8b", name="baseline-5e6f7a8b", params={"base_model": "doll"}, is_baseline=True)
 GOOD = Result(failure=None, exit_code=0, seconds=1.5)
 CRASHED = Result(failure=Failure.CRASHED, reason="vanished", retry=True)
 
@@ -177,7 +177,7 @@ def test_a_draft_that_a_kill_left_is_nothing(tmp_path: Path) -> None:
 HOLDER = """
 import sys, time
 from pathlib import Path
-from orchestrator.store import Sweep
+from orchestrator.store.layout import Sweep
 with Sweep(Path(sys.argv[1])).lock():
     print("held", flush=True)
     time.sleep(60)

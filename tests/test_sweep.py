@@ -20,11 +20,11 @@ ONE = '[dims]\nnetwork_dim = [2]\n[fixed]\noptimizer_type = "{optimizer}"\nlearn
 THREE = "[dims]\nnetwork_dim = [2, 4, 8]\n"
 TRAININGS = "network_dim*"
 LADDER = """
-[[ladder]]
+[[oom_fallback]]
 name = "gradient checkpointing"
 set = { gradient_checkpointing = true }
 keeps_result = true
-[[ladder]]
+[[oom_fallback]]
 name = "AdamW8bit"
 set = { optimizer_type = "AdamW8bit", learning_rate = 1e-3, optimizer_args = [] }
 """
@@ -213,7 +213,7 @@ def test_a_picture_that_kills_the_scorer_costs_its_row_and_no_other(world: World
 DEADLY = """
 import os, sys
 if "orchestrator.scoring" in sys.orig_argv:
-    from orchestrator import media
+    from orchestrator import images as media
     load, sha256, name = media.load, media.sha256, "c0_s1_p000_1.png"
     media.load = lambda path: os.abort() if path.name == name else load(path)
     media.sha256 = lambda path: "0" * 64 if path.name == name else sha256(path)  # unlike any reference
@@ -228,18 +228,18 @@ def test_a_poisoned_card_does_not_drain_the_queue(world: World) -> None:
     world.settle(env={"STANDIN_TRAIN": "gpu_lost"})
     with pytest.raises(NotReady, match=r"3 runs in a row failed with gpu_lost.*\n.*--retry failed"):
         world.drive()
-    states = [state for name, state in world.states().items() if "floor" not in name]
+    states = [state for name, state in world.states().items() if "is_baseline" not in name]
     assert states == [State.FAILED] * 3 + [State.PENDING]
     world.settle()
     world.drive(only=TRAININGS, retry=True)
-    assert [state for name, state in world.states().items() if "floor" not in name] == [State.FINISHED] * 4
+    assert [state for name, state in world.states().items() if "is_baseline" not in name] == [State.FINISHED] * 4
 
 
 def test_failures_of_the_points_go_on(world: World) -> None:
     world.ask("[dims]\nnetwork_dim = [1, 2, 4, 8]\n")
     world.settle(env={"STANDIN_TRAIN": "bad_config"})
     world.drive(only=TRAININGS)
-    assert [state for name, state in world.states().items() if "floor" not in name] == [State.FAILED] * 4
+    assert [state for name, state in world.states().items() if "is_baseline" not in name] == [State.FAILED] * 4
 
 
 def test_failed_runs_are_left_alone_until_asked_for_and_finished_ones_always(world: World) -> None:
@@ -322,7 +322,7 @@ def test_a_second_run_is_told_who_drives(world: World, driven: "subprocess.Popen
 def test_a_sweep_that_is_asked_to_stop_at_once_leaves_nothing_running(world: World) -> None:
     ctx = world.context()
     ctx.stop.asked = 1
-    sweep.drive(world.plan().runs(), ctx)
+    sweep.run_sweep(world.plan().runs(), ctx)
     assert set(world.states().values()) <= {State.PENDING, State.KILLED}
     assert world.living() == []
     assert layout.sweeps(world.folder / "runs") == [world.sweep]

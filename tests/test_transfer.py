@@ -41,7 +41,7 @@ def test_pictures_on_another_base_are_read_against_that_bases_floor(scored: Worl
     assert (row["trained_on"], row["made_on"]) == ("doll", "puppet")
     run = scored.run("network_dim=2*")
     made = scoring.read_scores(next(run.path.glob("on/*/scores.json")))
-    floor = scoring.read_scores(next(scored.sweep.path.glob("on/floor-*/scores.json")))
+    floor = scoring.read_scores(next(scored.sweep.path.glob("on/baseline-*/scores.json")))
     own = scoring.read_scores(run.path / "scores.json")
     assert {choice.cell(score) for score in made} == {choice.cell(score) for score in own}
     assert float(row["similarity_mean"]) == pytest.approx(run_metrics.summary(made).similarity_mean, abs=1e-3)

@@ -13,8 +13,8 @@ from orchestrator.config import settings
 from orchestrator.errors import InputError
 from orchestrator.model import Failure, Point, Result
 from orchestrator.report import status, webhook
-from orchestrator.report.answers.answer import Told
-from orchestrator.report.webhook import Telling, Webhook
+from orchestrator.report.answers.answer import Answer
+from orchestrator.report.webhook import NotifyingListener, Webhook
 from orchestrator.store.layout import Run
 
 
@@ -94,7 +94,7 @@ def test_nothing_waits_for_it(serve, tmp_path):
     hook = Webhook(server.url, lambda _: None)
     run = Run(tmp_path / "s" / "r", Point(id="1", name="r", params={}))
     began = time.monotonic()
-    Telling(Heard(), hook).ended(run, "train", Result(failure=Failure.NAN, reason="the loss became nan"))
+    NotifyingListener(Heard(), hook).ended(run, "train", Result(failure=Failure.NAN, reason="the loss became nan"))
     hook.close(within_s=0.05)
     assert time.monotonic() - began < 4
 
@@ -102,7 +102,7 @@ def test_nothing_waits_for_it(serve, tmp_path):
 def test_only_failures_for_good_are_told_and_all_is_passed_on(serve, tmp_path):
     server, heard = serve(), Heard()
     hook = Webhook(server.url, lambda _: None)
-    telling, run = Telling(heard, hook), Run(tmp_path / "s" / "r", Point(id="1", name="r", params={}))
+    telling, run = NotifyingListener(heard, hook), Run(tmp_path / "s" / "r", Point(id="1", name="r", params={}))
     telling.started(run, "train", 1, "")
     telling.ended(run, "train", Result(failure=Failure.OOM, reason="out of memory", retry=True))
     telling.ended(run, "train", Result(failure=Failure.NAN, reason="the loss became nan"))
@@ -114,8 +114,10 @@ def test_only_failures_for_good_are_told_and_all_is_passed_on(serve, tmp_path):
 
 def test_answers_are_told_behind_what_they_are_said_to_and_then_the_end(world):
     world.drive()
-    told = Told(id="Q3", ask="Too low?", sweep="grid", contrast="is 4 better than 2?", verdict="yes", reason="by +0.1")
-    assert list(webhook.ending(status.look(world.sweep), [told])) == [
+    told = Answer(
+        id="Q3", ask="Too low?", sweep="grid", contrast="is 4 better than 2?", verdict="yes", reason="by +0.1"
+    )
+    assert list(webhook.ending(status.read_status(world.sweep), [told])) == [
         ("answer", "Q3 Too low? is 4 better than 2? yes: by +0.1"),
         ("end", "grid: 3 finished"),
     ]

@@ -28,9 +28,9 @@ def measure(programs: watch.Programs, files: cells.Inputs) -> Iterator[tuple[str
     folder = programs.work / "against"
     sweeps.furnish(folder, files)
     alone = _asked(folder, "alone", sweeps.settings(programs, files, ONE))
-    packed = _asked(folder, "packed", sweeps.settings(programs, files, f"{ONE}pack = true\n"))
+    packed = _asked(folder, "packed", sweeps.settings(programs, files, f"{ONE}colocate = true\n"))
     yield "orchestrate run", {"total_s": round(versus.ours(*alone), 1)}
-    yield "orchestrate run, pack = true", {"total_s": round(versus.ours(*packed), 1)}
+    yield "orchestrate run, colocate = true", {"total_s": round(versus.ours(*packed), 1)}
     parts = {name: round(seconds, 1) for name, seconds in versus.loop(*alone).items()}
     yield "the loop", {"total_s": round(sum(parts.values()), 1), **parts}
 

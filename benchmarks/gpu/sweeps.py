@@ -133,7 +133,9 @@ def settings(programs: watch.Programs, files: cells.Inputs, vram: str) -> str:
 def _shipped() -> str:
     """The arguments and the ladder of the shipped settings, verbatim."""
     text = SHIPPED.read_text(encoding="utf-8")
-    arguments, generate, ladder = (text.index(f"\n{table}") for table in ("[arguments]", "[generate]", "[[ladder]]"))
+    arguments, generate, ladder = (
+        text.index(f"\n{table}") for table in ("[arguments]", "[generate]", "[[oom_fallback]]")
+    )
     return text[arguments:generate] + text[ladder:]
 
 

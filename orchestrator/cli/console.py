@@ -12,7 +12,7 @@ from rich.table import Table
 
 from orchestrator.errors import Problem, Severity
 from orchestrator.model import Failure, Result, State
-from orchestrator.report.status import Row, View
+from orchestrator.report.status import StatusRow, SweepStatus
 from orchestrator.store.layout import Run
 from orchestrator.text import duration
 
@@ -63,7 +63,7 @@ class Console:
             self._err.print(f"[{colour}]{problem.severity}[/]: {escape(str(problem))}")
 
     @contextmanager
-    def live(self, look: Callable[[], View]) -> Iterator[None]:
+    def live(self, look: Callable[[], SweepStatus]) -> Iterator[None]:
         """Keep a table of the sweep on the screen while the block runs; nothing where there is no terminal."""
         if not self._err.is_terminal:
             yield
@@ -71,7 +71,7 @@ class Console:
         with Live(get_renderable=lambda: table(look()), console=self._err, refresh_per_second=1, transient=True):
             yield
 
-    def table(self, view: View) -> None:
+    def table(self, view: SweepStatus) -> None:
         """All of it, but of a large sweep only so much as a person reads, the restless runs first."""
         Terminal(highlight=False).print(table(view, limit=_READ_ROWS))
 
@@ -80,7 +80,7 @@ class Console:
         Terminal(highlight=False, width=None if sys.stdout.isatty() else 240).print(page)
 
 
-def table(view: View, limit: int = _SHOWN_ROWS) -> Table:
+def table(view: SweepStatus, limit: int = _SHOWN_ROWS) -> Table:
     """The sweep at a glance: what runs, what has gone wrong, what is next, within `limit` rows."""
     left = f", about {duration(view.left_s)} left" if view.left_s else ""
     done = f"{view.count(State.FINISHED)}/{len(view.rows)} finished"
@@ -96,7 +96,7 @@ def table(view: View, limit: int = _SHOWN_ROWS) -> Table:
     return shown
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: StatusRow) -> list[str]:
     status, done = row.status, row.progress
     state = f"[{_COLOURS[status.state]}]{status.state}[/]"
     return [
@@ -111,7 +111,7 @@ def _cells(row: Row) -> list[str]:
     ]
 
 
-def _bar(row: Row) -> str:
+def _bar(row: StatusRow) -> str:
     if row.vram is None:
         return ""
     used, total = row.vram.used_mib, row.vram.total_mib

@@ -32,8 +32,10 @@ def build_dataset(settings_file: Path, seed: int, name: str) -> None:
 
     used, console = settings.load(settings_file), common.console()
     asked = _dataset(used, name, seed)
-    names = prepare.with_sources([name], used.datasets)
-    problems = [problem for one in names for problem in prepare.survey(used.datasets[one], str(settings_file))]
+    names = prepare.with_ancestors([name], used.datasets)
+    problems = [
+        problem for one in names for problem in prepare.validate_dataset(used.datasets[one], str(settings_file))
+    ]
     if errors_of(problems):
         raise NotReady(*problems)
     console.problems(problems)
@@ -71,7 +73,7 @@ def export(settings_file: Path, sweep: str, pattern: str) -> None:
     console, named = common.console(), common.sweep_named(settings_file, sweep)
     console.problems(summary.calibration(named)[1])
     found = summary.gather(named)
-    chosen = exporting.choose(summary.ranked(found), pattern, named)
+    chosen = exporting.choose(summary.rank_runs(found), pattern, named)
     for path in exporting.export(chosen, named, found, settings.load(settings_file)):
         console.result(str(path))
 
@@ -88,7 +90,7 @@ def prune(settings_file: Path, sweep: str, keep_best: int, yes: bool) -> None:
 
     console, named = common.console(), common.sweep_named(settings_file, sweep)
     with named.lock():
-        spares = pruning.spare(summary.ranked(summary.gather(named)), keep_best)
+        spares = pruning.spare(summary.rank_runs(summary.gather(named)), keep_best)
         for one in spares:
             console.result(f"{one.size / 1e6:10.1f} MB  {one.path.relative_to(named.path)}")
         if yes:
@@ -103,7 +105,7 @@ def _dataset(used: Settings, name: str, seed: int) -> Dataset:
     if name not in used.datasets:
         known = ", ".join(used.datasets) or "none yet"
         raise InputError(Problem(what=f'there is no dataset "{name}"', where=str(used.path), remedy=f"known: {known}"))
-    return datasets.of({"dataset": name, "seed": seed}, used.datasets)
+    return datasets.dataset_for_point({"dataset": name, "seed": seed}, used.datasets)
 
 
 def _show_dataset(folder: Path, console: Console) -> None:

@@ -30,7 +30,7 @@ def calibrate(
     from orchestrator.store import layout
 
     used, console = settings.load(settings_file), common.console()
-    asked = measure.Asked(
+    asked = measure.CalibrationRequest(
         pairs=pair_list.read(pairs) if pairs else (),
         impostors=negatives.gather(impostors, [common.sweep_named(settings_file, name) for name in against]),
         allow_training_references=allow_training_references,
@@ -39,7 +39,7 @@ def calibrate(
     path.parent.mkdir(parents=True, exist_ok=True)
     record.write(path, kept)
     plot.draw(kept, path.with_suffix(".svg"))
-    for line in text.lines(kept):
+    for line in text.format_lines(kept):
         console.result(line)
     console.result(str(path))
 
@@ -58,13 +58,13 @@ def calibrate(
 def answer(settings_file: Path, sweeps: tuple[str, ...], into: Path | None, smallest: float) -> None:
     """What sweeps say to their questions: printed, kept in their reports, and written into your own page."""
     from orchestrator.evidence import summary
-    from orchestrator.evidence.stats.contrast import Terms
+    from orchestrator.evidence.stats.contrast import TestSettings
     from orchestrator.report import answers, answers_page
     from orchestrator.report.answers import write
 
     console, named = common.console(), [common.sweep_named(settings_file, name) for name in dict.fromkeys(sweeps)]
     console.problems(dict.fromkeys(problem for sweep in named for problem in summary.calibration(sweep)[1]))
-    told = answers.answer([answers.read(sweep) for sweep in named], Terms(smallest=smallest))
+    told = answers.answer([answers.read(sweep) for sweep in named], TestSettings(smallest=smallest))
     for sweep, of_sweep in zip(named, told, strict=True):
         write.write(sweep.report, of_sweep)
         console.result(write.markdown(of_sweep))

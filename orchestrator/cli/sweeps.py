@@ -45,11 +45,11 @@ def run(
     with asked.sweep.lock(), session.hold(asked.sweep, cards, asked.settings) as held:
         ctx = session.context(asked, held, console)
         session.on_signals(ctx.stop)
-        with console.live(lambda: view.look(asked.sweep)), session.told(ctx, asked.sweep, console) as telling:
+        with console.live(lambda: view.read_status(asked.sweep)), session.told(ctx, asked.sweep, console) as telling:
             try:
                 with session.team(asked, runs, telling, held, cluster) as team:
                     session.on_signals(ctx.stop)
-                    sweep.drive_with(team, runs, telling, retry=retry is not None, fail_fast=fail_fast)
+                    sweep.run_sweep_on(team, runs, telling, retry=retry is not None, fail_fast=fail_fast)
             finally:
                 session.name_report(asked, console)
     if ctx.stop:
@@ -132,7 +132,7 @@ def probe(settings_file: Path, grid_file: Path, only: str, retry: str | None) ->
     with kept.lock(), session.hold(kept, cards, asked.settings) as held:
         ctx = session.context(asked, held, console, frozen=False)
         session.on_signals(ctx.stop)
-        probing.drive(probes, ctx, retry=retry is not None)
+        probing.run_probe(probes, ctx, retry=retry is not None)
     console.page(tables.profiles(_forecast(asked, only)))
     if ctx.stop:
         sys.exit(common.INTERRUPTED)
@@ -150,10 +150,10 @@ def status(settings_file: Path, sweep: str, as_json: bool, watch: bool) -> None:
 
     console, named = common.console(), common.sweep_named(settings_file, sweep)
     if watch:
-        with console.live(lambda: view.look(named)):
+        with console.live(lambda: view.read_status(named)):
             while named.driven():
                 time.sleep(_LOOK_S)
-    seen = view.look(named)
+    seen = view.read_status(named)
     if as_json:
         console.result(view.as_json(seen))
     else:

@@ -12,10 +12,10 @@ from orchestrator.errors import Problem
 from orchestrator.kohya import latents, resource_profile
 from orchestrator.model import TREATMENTS, Params, Point, Question, State
 from orchestrator.plan import vram_estimate
-from orchestrator.plan.check import Inspection
+from orchestrator.plan.check import CheckReport
 from orchestrator.plan.forecast import ASSUMED, Forecast, Profile, RunForecast
-from orchestrator.text import counted, duration, size
-from orchestrator.values import same, shown
+from orchestrator.text import duration, pluralize, size
+from orchestrator.values import same, toml_repr
 
 _SHOWN_ROWS = 60
 
@@ -29,23 +29,23 @@ def page(told: Forecast, questions: Sequence[Question]) -> RenderableType:
 
 
 def _head(told: Forecast) -> str:
-    floors = sum(run.run.point.floor for run in told.runs)
+    floors = sum(run.run.point.is_baseline for run in told.runs)
     done = sum(run.status.state is State.FINISHED for run in told.runs)
-    beside = f" and {counted(floors, 'floor')} (the base model without any LoRA)" if floors else ""
-    return f"[bold]{escape(told.name)}[/]: {counted(len(told.runs) - floors, 'training')}{beside}; {done} finished"
+    beside = f" and {pluralize(floors, 'floor')} (the base model without any LoRA)" if floors else ""
+    return f"[bold]{escape(told.name)}[/]: {pluralize(len(told.runs) - floors, 'training')}{beside}; {done} finished"
 
 
 def _asked(told: Forecast, questions: Iterable[Question]) -> Iterator[str]:
     points = [run.run.point for run in told.runs]
     for question in questions:
         arms = " against ".join(
-            f"{shown(level)} ({counted(_at(points, question.dim, level), 'run')})" for level in question.levels
+            f"{toml_repr(level)} ({pluralize(_at(points, question.dim, level), 'run')})" for level in question.levels
         )
         yield escape(f"  {question.id}: {question.ask} {question.dim} {arms}")
 
 
 def _at(points: Iterable[Point], dim: str, level: Any) -> int:
-    return sum(dim in point.params and same(point.params[dim], level) for point in points if not point.floor)
+    return sum(dim in point.params and same(point.params[dim], level) for point in points if not point.is_baseline)
 
 
 _TOLD = (
@@ -57,7 +57,7 @@ _TOLD = (
 
 def _alike(told: Forecast) -> Iterator[str]:
     """What is the same in all trainings, and what they share."""
-    points = [run.run.point.params for run in told.runs if not run.run.point.floor]
+    points = [run.run.point.params for run in told.runs if not run.run.point.is_baseline]
     if points:
         apart = resource_profile.differing(points)
         alike = {key: points[0][key] for key in _TOLD if key in points[0] and key not in apart}
@@ -67,14 +67,14 @@ def _alike(told: Forecast) -> Iterator[str]:
 
 def _shared(told: Forecast) -> Iterator[str]:
     """For how many kinds of training latents are made: fewer by shared VAEs, more by a dataset's several draws."""
-    left = [run.run.point.params for run in told.runs if not run.run.point.floor and not run.run.done("train")]
+    left = [run.run.point.params for run in told.runs if not run.run.point.is_baseline and not run.run.done("train")]
     kinds = {
         repr([params[key] for key in TREATMENTS] + sorted(latents.deciding(params).items()))
         for params in left
         if latents.on_disk(params)
     }
     if kinds:
-        told_of = f"{counted(len(kinds), 'kind')} of training (dataset, base model, buckets)"
+        told_of = f"{pluralize(len(kinds), 'kind')} of training (dataset, base model, buckets)"
         yield f"  Before them, latents are made for {told_of}, unless they are there"
 
 
@@ -97,7 +97,7 @@ def _cells(run: RunForecast) -> list[str]:
     return [
         escape(run.run.point.name),
         escape(run.why),
-        f"{steps}{length.steps}" if length else ("" if run.run.point.floor else "?"),
+        f"{steps}{length.steps}" if length else ("" if run.run.point.is_baseline else "?"),
         f"{epochs}{length.epochs}" if length else "",
         str(run.images),
         *(duration(seconds) if seconds else "" for seconds in (run.train_s, run.generate_s, run.score_s)),
@@ -122,7 +122,7 @@ def profiles(told: Forecast) -> Table:
 def label(settings: Params) -> str:
     """What sets a memory profile apart, on one line."""
     plain = {key: value for key, value in settings.items() if not isinstance(value, tuple)} or settings
-    return ", ".join(f"{key} {value if isinstance(value, str) else shown(value)}" for key, value in plain.items())
+    return ", ".join(f"{key} {value if isinstance(value, str) else toml_repr(value)}" for key, value in plain.items())
 
 
 def _peak(profile: Profile, card_gib: float | None) -> str:
@@ -136,7 +136,7 @@ def _peak(profile: Profile, card_gib: float | None) -> str:
 
 def _sums(told: Forecast) -> Iterator[str]:
     yield (
-        f"In all {duration(told.seconds)} on {counted(told.cards, 'card')}, {_hours(told.gpu_seconds)} GPU-hours; "
+        f"In all {duration(told.seconds)} on {pluralize(told.cards, 'card')}, {_hours(told.gpu_seconds)} GPU-hours; "
         f"{size(told.disk_bytes)} of disk, {size(told.free_bytes)} are free."
     )
     trained = [run for run in told.runs if run.train_s]
@@ -148,7 +148,7 @@ def _sums(told: Forecast) -> Iterator[str]:
         )
     if any(run.length and not run.counted for run in trained):
         yield "~ estimated: the pictures are not here yet, or a recipe is still to make them."
-    if any(run.length is None and not run.run.point.floor for run in told.runs):
+    if any(run.length is None and not run.run.point.is_baseline for run in told.runs):
         yield "? the pictures are not here: put them there, or say their number (`pictures = 36`) in the settings."
 
 
@@ -181,7 +181,7 @@ def _run_record(run: RunForecast) -> dict[str, Any]:
     return {
         "run": point.name,
         "id": point.id,
-        "floor": point.floor,
+        "is_baseline": point.is_baseline,
         "params": dict(point.params),
         "state": run.status.state,
         "stage": run.status.stage or None,
@@ -224,7 +224,7 @@ def problem_record(problem: Problem) -> dict[str, str]:
     }
 
 
-def facts(found: Inspection) -> RenderableType:
+def facts(found: CheckReport) -> RenderableType:
     """What was found out, one line each."""
     shown_facts = Table(box=None, pad_edge=False, show_header=False)
     for name, fact in found.facts.items():
@@ -232,7 +232,7 @@ def facts(found: Inspection) -> RenderableType:
     return shown_facts
 
 
-def inspection_json(found: Inspection, *, ready: bool) -> str:
+def inspection_json(found: CheckReport, *, ready: bool) -> str:
     """One object: whether this machine is ready, what was found out by name, and every finding."""
     findings = [problem_record(problem) for problem in found.problems]
     record = {"schema": 1, "ready": ready, "facts": dict(found.facts), "findings": findings}

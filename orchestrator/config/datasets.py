@@ -5,11 +5,11 @@ from dataclasses import replace
 from enum import StrEnum
 from typing import Any, TypeVar
 
-from orchestrator.config.recipe import Around, Choose, Crop, Dedupe, Frames, Lost, Mask, Recipe
+from orchestrator.config.recipe import Choose, Crop, CropRegion, Dedupe, Frames, Mask, OnNoFace, Recipe
 from orchestrator.config.toml_reader import (
+    ConversionError,
     Converter,
     Reader,
-    Wrong,
     boolean,
     did_you_mean,
     number,
@@ -133,18 +133,18 @@ def _dedupe(table: Reader) -> Dedupe:
 
 
 def _choose(table: Reader) -> Choose:
-    return Choose(n=table.require("n", whole(1)), **table.given(draws=whole(1)))
+    return Choose(n=table.require("n", whole(1)), **table.given(num_subsets=whole(1)))
 
 
 def _crop(table: Reader) -> Crop:
     return Crop(
         **table.given(
-            around=_one_of(Around),
+            crop_region=_one_of(CropRegion),
             padding=_between(0, 5),
             smallest=whole(16),
             share=_between(0, 1, inclusive=False),
-            beside=boolean,
-            lost=_one_of(Lost),
+            keep_original=boolean,
+            on_no_face=_one_of(OnNoFace),
             drop_words=several(text),
         )
     )
@@ -177,14 +177,14 @@ def _table(raw: Any) -> Any:
 
 def _extension(raw: Any) -> str:
     if not text(raw).startswith(".") or raw == "." or "/" in raw or "\0" in raw:
-        raise Wrong("is not a file extension", "write it with its dot, like .txt")
+        raise ConversionError("is not a file extension", "write it with its dot, like .txt")
     return str(raw)
 
 
 def _one_of(kind: type[E]) -> Converter[E]:
     def convert(raw: object) -> E:
         if raw not in list(kind):
-            raise Wrong("is not known here", f"write {' or '.join(kind)}")
+            raise ConversionError("is not known here", f"write {' or '.join(kind)}")
         return kind(str(raw))
 
     return convert
@@ -195,9 +195,11 @@ def _between(least: float, most: float, *, inclusive: bool = True) -> Converter[
 
     def convert(raw: object) -> float:
         if isinstance(raw, bool) or not isinstance(raw, int | float):
-            raise Wrong("must be a number", "write it without quotes")
+            raise ConversionError("must be a number", "write it without quotes")
         if not least <= raw <= most or (raw == least and not inclusive):
-            raise Wrong(f"must be {'from' if inclusive else 'above'} {least:g} to {most:g}", f"write {most:g} or less")
+            raise ConversionError(
+                f"must be {'from' if inclusive else 'above'} {least:g} to {most:g}", f"write {most:g} or less"
+            )
         return float(raw)
 
     return convert

@@ -12,7 +12,7 @@ from jinja2.exceptions import SecurityError
 from jinja2.sandbox import SandboxedEnvironment
 
 from orchestrator.model import Params, Scalar, Value
-from orchestrator.values import token
+from orchestrator.values import canonical_json
 
 MAX_LENGTH = 2000
 """Characters of an expression, and of what it yields."""
@@ -184,7 +184,7 @@ def _checked_scalar(result: Any) -> Scalar:
     if not isinstance(result, str | int | float):
         raise ExpressionError(f"yields {type(result).__name__}, not text, a number, true, false or a list of these")
     try:
-        token(result)
+        canonical_json(result)
     except ValueError as error:
         raise ExpressionError(f"yields {result}: {error}") from None
     return result

@@ -5,14 +5,14 @@ from enum import StrEnum
 from pathlib import Path
 
 
-class Around(StrEnum):
+class CropRegion(StrEnum):
     """What a crop shows."""
 
     FACE = "face"
     HEAD_AND_SHOULDERS = "head-and-shoulders"
 
 
-class Lost(StrEnum):
+class OnNoFace(StrEnum):
     """What becomes of a picture that cannot be cropped: no face, or too few pixels."""
 
     KEEP = "keep"
@@ -49,7 +49,7 @@ class Choose:
     """`n` pictures. `draws`: how many different choices there are; a run takes the one that its seed falls to."""
 
     n: int
-    draws: int = 1
+    num_subsets: int = 1
     draw: int = 1
 
 
@@ -61,12 +61,12 @@ class Crop:
     crop's caption between commas that hold one of these are left out.
     """
 
-    around: Around = Around.FACE
+    crop_region: CropRegion = CropRegion.FACE
     padding: float = 0.5
     smallest: int = 512
     share: float = 1.0
-    beside: bool = False
-    lost: Lost = Lost.KEEP
+    keep_original: bool = False
+    on_no_face: OnNoFace = OnNoFace.KEEP
     drop_words: tuple[str, ...] = ()
 
 

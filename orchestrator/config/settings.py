@@ -9,17 +9,27 @@ from urllib.parse import urlsplit
 from orchestrator.config import datasets as dataset_settings
 from orchestrator.config import toml_reader
 from orchestrator.config.expressions import ExpressionError, Expressions
-from orchestrator.config.toml_reader import Converter, Reader, Wrong, boolean, number, several, text, value, whole
+from orchestrator.config.toml_reader import (
+    ConversionError,
+    Converter,
+    Reader,
+    boolean,
+    number,
+    several,
+    text,
+    value,
+    whole,
+)
 from orchestrator.errors import InputError, Problem
 from orchestrator.model import (
     TREATMENTS,
     BaseModel,
     EarlyStop,
+    FallbackStep,
     Generation,
     Launcher,
     Limits,
     Params,
-    Rung,
     Scoring,
     Settings,
     Trainer,
@@ -50,7 +60,7 @@ def load(path: Path) -> Settings:
         scoring=_scoring(top.section("score")),
         vram=_vram(top.section("vram")),
         limits=_limits(top.section("limits")),
-        ladder=_ladder(top.sections("ladder")),
+        oom_fallback=_oom_fallback(top.sections("oom_fallback")),
         early_stop=_early_stop(top),
         notify=top.section("notify").given(url=_web).get("url", ""),
     )
@@ -154,7 +164,11 @@ def _scoring(table: Reader) -> Scoring:
 
 def _vram(table: Reader) -> Vram:
     given = table.given(
-        card=_cards, budget_gib=number(above=0), pack=boolean, share=boolean, poll_seconds=number(above=0)
+        card=_cards,
+        budget_gib=number(above=0),
+        colocate=boolean,
+        ignore_other_sweeps=boolean,
+        poll_seconds=number(above=0),
     )
     return Vram(**_renamed(given, poll_seconds=("poll_s", 1)))
 
@@ -187,7 +201,7 @@ def _renamed(given: Mapping[str, Any], **units: tuple[str, int]) -> dict[str, An
     return kept | {name: given[key] * factor for key, (name, factor) in units.items() if key in given}
 
 
-def _ladder(tables: tuple[Reader, ...]) -> tuple[Rung, ...]:
+def _oom_fallback(tables: tuple[Reader, ...]) -> tuple[FallbackStep, ...]:
     names: set[str] = set()
     rungs = []
     for table in tables:
@@ -199,14 +213,14 @@ def _ladder(tables: tuple[Reader, ...]) -> tuple[Rung, ...]:
     return tuple(rungs)
 
 
-def _rung(name: str, table: Reader) -> Rung:
+def _rung(name: str, table: Reader) -> FallbackStep:
     changes, when = table.section("set").arguments(value), table.section("when").arguments(value)
     if not changes:
         table.note("set", "a rung must set something", remedy="add `set = { gradient_checkpointing = true }`")
     for key in changes.keys() & set(TREATMENTS):
         table.note("set", f"a rung cannot change {key}", remedy="set sd-scripts arguments only")
     _check_expressions(table.section("set"), changes)
-    return Rung(name=name, set=changes, when=when, **table.given(keeps_result=boolean))
+    return FallbackStep(name=name, set=changes, when=when, **table.given(keeps_result=boolean))
 
 
 def _check_expressions(table: Reader, params: Params) -> None:
@@ -227,34 +241,34 @@ def _texts(raw: Any) -> tuple[str, ...]:
 
 def _environment(raw: Any) -> dict[str, str]:
     if not isinstance(raw, dict) or not all(isinstance(entry, str) for entry in raw.values()):
-        raise Wrong("must be a table of text", 'write it like { HF_HOME = "/data/hf" }')
+        raise ConversionError("must be a table of text", 'write it like { HF_HOME = "/data/hf" }')
     if any("\0" in part or "=" in name or not name for name, entry in raw.items() for part in (name, entry)):
-        raise Wrong("holds a name or value that no environment can hold", "leave out = and NUL")
+        raise ConversionError("holds a name or value that no environment can hold", "leave out = and NUL")
     return dict(raw)
 
 
 def _launcher(raw: Any) -> Launcher:
     if raw not in list(Launcher):
-        raise Wrong("is not a launcher", f"write {' or '.join(Launcher)}")
+        raise ConversionError("is not a launcher", f"write {' or '.join(Launcher)}")
     return Launcher(raw)
 
 
 def _web(raw: Any) -> str:
     if not isinstance(raw, str) or urlsplit(raw).scheme not in ("http", "https") or not urlsplit(raw).hostname:
-        raise Wrong("is not a web address", 'write it like "https://hooks.example.org/abc"')
+        raise ConversionError("is not a web address", 'write it like "https://hooks.example.org/abc"')
     return raw
 
 
 def _device(raw: Any) -> str:
     if raw not in ("cpu", "cuda"):
-        raise Wrong("is not a device to score on", "write cpu or cuda")
+        raise ConversionError("is not a device to score on", "write cpu or cuda")
     return str(raw)
 
 
 def _share(raw: Any) -> float:
     share = number(above=0)(raw)
     if share >= 1:
-        raise Wrong("must be below 1", "write a share, like 0.34")
+        raise ConversionError("must be below 1", "write a share, like 0.34")
     return share
 
 
@@ -268,14 +282,14 @@ def _checkpoints(raw: Any) -> str | tuple[int, ...]:
         return str(raw)
     if isinstance(raw, list) and raw:
         return _different(whole(1))(raw)
-    raise Wrong("must be last, all, or a list of epochs", "write them like [6, 8, 10]")
+    raise ConversionError("must be last, all, or a list of epochs", "write them like [6, 8, 10]")
 
 
 def _different(convert: Converter[T]) -> Converter[tuple[T, ...]]:
     def convert_all(raw: Any) -> tuple[T, ...]:
         items = several(convert)(raw)
         if len(set(items)) < len(items):
-            raise Wrong("holds a value twice", "take one out")
+            raise ConversionError("holds a value twice", "take one out")
         return items
 
     return convert_all

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias, TypeVar, cast
 from orchestrator.config.toml_lines import Place, lines_of
 from orchestrator.errors import InputError, Problem
 from orchestrator.model import Scalar, Value
-from orchestrator.values import shown
+from orchestrator.values import toml_repr
 
 T = TypeVar("T")
 Table: TypeAlias = Mapping[str, Any]
@@ -23,7 +23,7 @@ Converter: TypeAlias = Callable[[Any], T]
 _ARGUMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 
-class Wrong(ValueError):
+class ConversionError(ValueError):
     """A value that is not what its key needs, and what to write instead."""
 
     def __init__(self, what: str, remedy: str) -> None:
@@ -88,7 +88,7 @@ class Reader:
         self._known.append(key)
         if key in self._table:
             return cast(T, self._converted(key, convert))
-        self.note(key, f"{shown(key)} is missing", remedy=f"add `{key} = ...` to {self.title()}")
+        self.note(key, f"{toml_repr(key)} is missing", remedy=f"add `{key} = ...` to {self.title()}")
         return cast(T, None)  # nobody sees it: the file is refused
 
     def arguments(self, convert: Converter[T]) -> dict[str, T]:
@@ -97,7 +97,9 @@ class Reader:
         self._known += self._table
         for name in self._table:
             if not _ARGUMENT.fullmatch(name):
-                self.note(name, f"{shown(name)} cannot be an argument's name", remedy="use letters, digits and _ only")
+                self.note(
+                    name, f"{toml_repr(name)} cannot be an argument's name", remedy="use letters, digits and _ only"
+                )
             elif (converted := self._converted(name, convert)) is not None:
                 found[name] = converted
         return found
@@ -129,7 +131,7 @@ class Reader:
         """A converter to absolute paths, relative ones taken from the file's folder. Symbolic links stay."""
         name = text(raw)
         if not name or "\0" in name:
-            raise Wrong("must be a path", 'write one, like "models/base.safetensors"')
+            raise ConversionError("must be a path", 'write one, like "models/base.safetensors"')
         folder = self._document.path.parent.absolute()
         return Path(os.path.normpath(folder / os.path.expanduser(name)))  # noqa: PTH111 - this one never raises
 
@@ -150,7 +152,7 @@ class Reader:
     def problems(self) -> list[Problem]:
         """All mistakes of this table and of those under it, among them every key that nobody asked for."""
         for key in [key for key in self._table if key not in self._known]:
-            self.note(key, f"unknown key {shown(key)}", remedy=did_you_mean(key, self._known))
+            self.note(key, f"unknown key {toml_repr(key)}", remedy=did_you_mean(key, self._known))
             self._known.append(key)
         return self._problems + [problem for child in self._children.values() for problem in child.problems()]
 
@@ -165,7 +167,7 @@ class Reader:
     def _converted(self, key: str, convert: Converter[T]) -> T | None:
         try:
             return convert(self._table[key])
-        except Wrong as error:
+        except ConversionError as error:
             self.note(key, str(error), value=_one_line(self._table[key]), remedy=error.remedy)
             return None
 
@@ -180,14 +182,14 @@ class Reader:
 def text(raw: object) -> str:
     """Text in quotes."""
     if not isinstance(raw, str):
-        raise Wrong(f"must be text in quotes, not {_kind(raw)}", 'write it as "..."')
+        raise ConversionError(f"must be text in quotes, not {_kind(raw)}", 'write it as "..."')
     return raw
 
 
 def boolean(raw: object) -> bool:
     """true or false."""
     if not isinstance(raw, bool):
-        raise Wrong(f"must be true or false, not {_kind(raw)}", "write true or false, without quotes")
+        raise ConversionError(f"must be true or false, not {_kind(raw)}", "write true or false, without quotes")
     return raw
 
 
@@ -196,9 +198,11 @@ def whole(minimum: int) -> Converter[int]:
 
     def convert(raw: object) -> int:
         if isinstance(raw, bool) or not isinstance(raw, int):
-            raise Wrong(f"must be a whole number, not {_kind(raw)}", "write it without quotes and without a point")
+            raise ConversionError(
+                f"must be a whole number, not {_kind(raw)}", "write it without quotes and without a point"
+            )
         if raw < minimum:
-            raise Wrong(f"must be at least {minimum}", f"write {minimum} or more")
+            raise ConversionError(f"must be at least {minimum}", f"write {minimum} or more")
         return raw
 
     return convert
@@ -209,9 +213,9 @@ def number(*, above: float) -> Converter[float]:
 
     def convert(raw: object) -> float:
         if isinstance(raw, bool) or not isinstance(raw, int | float):
-            raise Wrong(f"must be a number, not {_kind(raw)}", "write it without quotes")
+            raise ConversionError(f"must be a number, not {_kind(raw)}", "write it without quotes")
         if not above < raw < math.inf:
-            raise Wrong(f"must be a finite number above {above:g}", f"write more than {above:g}")
+            raise ConversionError(f"must be a finite number above {above:g}", f"write more than {above:g}")
         return float(raw)
 
     return convert
@@ -222,7 +226,7 @@ def several(convert: Converter[T]) -> Converter[tuple[T, ...]]:
 
     def convert_all(raw: object) -> tuple[T, ...]:
         if not isinstance(raw, list) or not raw:
-            raise Wrong("must be a list with at least one value", "write it in [ ], with commas between")
+            raise ConversionError("must be a list with at least one value", "write it in [ ], with commas between")
         return tuple(map(convert, raw))
 
     return convert_all
@@ -246,7 +250,7 @@ def _scalar(raw: object) -> Scalar:
     if isinstance(raw, float) and math.isfinite(raw):
         return raw
     what = f"must be text, a finite number, true, false or a flat list of these, not {_kind(raw)}"
-    raise Wrong(what, 'write one value, or a list like ["a=1", "b=2"]')
+    raise ConversionError(what, 'write one value, or a list like ["a=1", "b=2"]')
 
 
 def _kind(raw: object) -> str:
@@ -257,7 +261,7 @@ def _kind(raw: object) -> str:
 
 
 def _one_line(raw: object) -> str:
-    line = shown(raw) if isinstance(raw, str | int | float) else repr(raw)
+    line = toml_repr(raw) if isinstance(raw, str | int | float) else repr(raw)
     return line if len(line) <= 120 else line[:117] + "..."
 
 

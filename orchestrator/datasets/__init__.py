@@ -9,7 +9,7 @@ from dataclasses import replace
 from orchestrator.model import Dataset, Params
 
 
-def of(params: Params, datasets: Mapping[str, Dataset]) -> Dataset:
+def dataset_for_point(params: Params, datasets: Mapping[str, Dataset]) -> Dataset:
     """The dataset that a point trains on: where there are several draws, the one that its seed falls to.
 
     So replicates differ in their pictures too, and two arms with one seed have the same draw, nested.
@@ -17,8 +17,8 @@ def of(params: Params, datasets: Mapping[str, Dataset]) -> Dataset:
     dataset = datasets[str(params["dataset"])]
     seed = params.get("seed", 1)
     choose = dataset.recipe.choose if dataset.recipe else None
-    if not dataset.recipe or not choose or choose.draws == 1 or not isinstance(seed, int):
+    if not dataset.recipe or not choose or choose.num_subsets == 1 or not isinstance(seed, int):
         return dataset
-    draw = (seed - 1) % choose.draws + 1
+    draw = (seed - 1) % choose.num_subsets + 1
     recipe = replace(dataset.recipe, choose=replace(choose, draw=draw))
     return replace(dataset, name=f"{dataset.name}-draw{draw}", recipe=recipe)

@@ -15,8 +15,8 @@ from PIL import Image
 from orchestrator import images as media
 from orchestrator.config.recipe import Mask, Recipe
 from orchestrator.datasets import choose, crop, dedupe, frames, mask
-from orchestrator.datasets.face_finder import Sight
-from orchestrator.datasets.samples import Batch, Box, Piece, pixels, with_faces
+from orchestrator.datasets.face_finder import FaceFinder
+from orchestrator.datasets.samples import Box, Sample, SampleSet, pixels, with_faces
 from orchestrator.errors import InputError, Problem
 from orchestrator.model import Dataset, Scoring
 from orchestrator.store import layout
@@ -60,12 +60,12 @@ def build(request: Request) -> dict[str, Any]:
     return _record(request, batch, made)
 
 
-def _pieces(request: Request) -> Batch:
+def _pieces(request: Request) -> SampleSet:
     """The source's pictures, each with the origin that its own record knows."""
     record = layout.read(request.source / "dataset.json")
     known = {one["name"]: one for one in record.get("made", [])}
     pieces = [
-        Piece(
+        Sample(
             name=Path(name).stem,
             file=request.source / "images" / name,
             caption=_caption((request.source / "images" / name).with_suffix(request.dataset.caption_extension)),
@@ -74,16 +74,16 @@ def _pieces(request: Request) -> Batch:
         )
         for name in record["pictures"]
     ]
-    return Batch(pieces=tuple(pieces))
+    return SampleSet(pieces=tuple(pieces))
 
 
 def _caption(path: Path) -> str | None:
     return path.read_text(encoding="utf-8").strip() if path.exists() else None
 
 
-def _steps(recipe: Recipe, batch: Batch, request: Request) -> Batch:
+def _steps(recipe: Recipe, batch: SampleSet, request: Request) -> SampleSet:
     dataset, shown = request.dataset, len(batch.pieces)
-    sight = Sight(request.scoring, cache=request.cache, hand=request.hand) if recipe.needs_faces else None
+    sight = FaceFinder(request.scoring, cache=request.cache, hand=request.hand) if recipe.needs_faces else None
     if recipe.frames and sight:
         caption, draft = recipe.frames.caption or dataset.trigger, request.folder / "stills"
         batch = frames.apply(recipe.frames, batch, sight.see, sight.likeness, caption=caption, draft=draft)
@@ -95,11 +95,11 @@ def _steps(recipe: Recipe, batch: Batch, request: Request) -> Batch:
         batch = crop.apply(recipe.crop, batch, sight.see, trigger=dataset.trigger)
     if recipe.mask and sight:
         known = [piece for piece in batch.pieces if piece.face]
-        batch = batch.keeping([*known, *with_faces([piece for piece in batch.pieces if not piece.face], sight.see)])
-    return batch.keeping(_repeated(batch, shown, dataset.name)) if recipe.equal_steps else batch
+        batch = batch.keep([*known, *with_faces([piece for piece in batch.pieces if not piece.face], sight.see)])
+    return batch.keep(_repeated(batch, shown, dataset.name)) if recipe.equal_steps else batch
 
 
-def _repeated(batch: Batch, total: int, name: str) -> list[Piece]:
+def _repeated(batch: SampleSet, total: int, name: str) -> list[Sample]:
     if len(batch.pieces) > total:
         what = f"has {len(batch.pieces)} pictures, more than the {total} of its source: no repeats make that equal"
         remedy = "leave equal_steps out, and give max_train_steps in the grid"
@@ -107,7 +107,7 @@ def _repeated(batch: Batch, total: int, name: str) -> list[Piece]:
     return choose.repeated(batch.pieces, total) if batch.pieces else []
 
 
-def _refuse_twins(pieces: Sequence[Piece], name: str) -> None:
+def _refuse_twins(pieces: Sequence[Sample], name: str) -> None:
     """InputError where two pictures would become one file. `pieces`: in the order of their names."""
     for one, other in itertools.pairwise(pieces):
         if one.name == other.name:
@@ -116,10 +116,10 @@ def _refuse_twins(pieces: Sequence[Piece], name: str) -> None:
             raise InputError(Problem(what=what, key=f"datasets.{name}", remedy="rename one of the two"))
 
 
-def _write(piece: Piece, recipe: Recipe, request: Request) -> dict[str, Any]:
+def _write(piece: Sample, recipe: Recipe, request: Request) -> dict[str, Any]:
     """The picture, its caption, its weights; returns what the record says of it."""
     images, picture = request.folder / "images", _cut(pixels(piece), piece.crop)
-    odd = media.oddities(piece.file)
+    odd = media.decode_notes(piece.file)
     notes = [*odd, *piece.notes]
     if recipe.mask or piece.crop or odd:
         name = f"{piece.name}.png"
@@ -145,7 +145,7 @@ def _cut(picture: media.Picture, box: Box | None) -> media.Picture:
     return picture[top:bottom, left:right]
 
 
-def _write_weighted(picture: media.Picture, piece: Piece, asked: Mask, folder: Path, name: str) -> list[str]:
+def _write_weighted(picture: media.Picture, piece: Sample, asked: Mask, folder: Path, name: str) -> list[str]:
     """The weights as the picture's alpha, which sd-scripts carries along its own path; returns notes."""
     left, top = piece.crop[:2] if piece.crop else (0, 0)
     face = None if piece.face is None else tuple(np.subtract(piece.face, (left, top, left, top)))
@@ -161,14 +161,14 @@ def _write_weighted(picture: media.Picture, piece: Piece, asked: Mask, folder: P
     return [f"mean weight {weights.mean():.2f}"]
 
 
-def _forget_unused_stills(batch: Batch, folder: Path) -> None:
+def _forget_unused_stills(batch: SampleSet, folder: Path) -> None:
     used = {piece.file for piece in batch.pieces}
     for still in (folder / "stills").iterdir():
         if still not in used:
             still.unlink()
 
 
-def _record(request: Request, batch: Batch, made: list[dict[str, Any]]) -> dict[str, Any]:
+def _record(request: Request, batch: SampleSet, made: list[dict[str, Any]]) -> dict[str, Any]:
     dataset = request.dataset
     return {
         "name": dataset.name,

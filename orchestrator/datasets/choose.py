@@ -6,40 +6,40 @@ from dataclasses import replace
 
 from orchestrator import images
 from orchestrator.config.recipe import Choose
-from orchestrator.datasets.samples import Batch, Piece, drop
+from orchestrator.datasets.samples import Sample, SampleSet, drop
 from orchestrator.errors import InputError, Problem
 
 REPEATED = "repeated for equal steps"
 """The note of a picture that is there once more."""
 
 
-def apply(choose: Choose, batch: Batch, *, key: str) -> Batch:
+def apply(choose: Choose, batch: SampleSet, *, key: str) -> SampleSet:
     """The first `n` of a draw. InputError where there are fewer; `key`: the recipe's, for the message."""
     if choose.n > len(batch.pieces):
         what = f"asks for {choose.n} of {len(batch.pieces)} pictures"
         raise InputError(Problem(what=what, key=f"{key}.choose.n", remedy=f"write {len(batch.pieces)} or less"))
     ordered = order(batch.pieces, draw=choose.draw)
     left = [drop(piece, f"not among the {choose.n} of draw {choose.draw}") for piece in ordered[choose.n :]]
-    return batch.keeping(ordered[: choose.n], left)
+    return batch.keep(ordered[: choose.n], left)
 
 
-def order(pieces: Iterable[Piece], *, draw: int) -> list[Piece]:
+def order(pieces: Iterable[Sample], *, draw: int) -> list[Sample]:
     """A shuffle that hangs on nothing but the pictures' content and the draw: one picture more moves no other."""
     return sorted(pieces, key=lambda piece: (_rank(piece, draw), piece.name))
 
 
-def _rank(piece: Piece, draw: int) -> str:
+def _rank(piece: Sample, draw: int) -> str:
     return hashlib.sha256(f"{draw} {images.sha256(piece.file)}".encode()).hexdigest()
 
 
-def repeated(pieces: Sequence[Piece], total: int) -> list[Piece]:
+def repeated(pieces: Sequence[Sample], total: int) -> list[Sample]:
     """As many as `total`: all of them equally often, and where that does not come out even, some once more."""
     ordered, mark = order(pieces, draw=1), _mark(pieces)
     indices = range(max(total, len(ordered)))
     return [_again(ordered[index % len(ordered)], index // len(ordered), mark) for index in indices]
 
 
-def _mark(pieces: Iterable[Piece]) -> str:
+def _mark(pieces: Iterable[Sample]) -> str:
     """What no name has in it: phones call an edited picture `NAME~2`."""
     names, mark = [piece.name for piece in pieces], "~"
     while any(mark in name for name in names):
@@ -47,5 +47,5 @@ def _mark(pieces: Iterable[Piece]) -> str:
     return mark
 
 
-def _again(piece: Piece, time: int, mark: str) -> Piece:
-    return replace(piece, name=f"{piece.name}{mark}{time + 1}").noting(REPEATED) if time else piece
+def _again(piece: Sample, time: int, mark: str) -> Sample:
+    return replace(piece, name=f"{piece.name}{mark}{time + 1}").with_note(REPEATED) if time else piece

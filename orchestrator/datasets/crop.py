@@ -4,30 +4,30 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from orchestrator import images
-from orchestrator.config.recipe import Around, Crop, Lost
+from orchestrator.config.recipe import Crop, CropRegion, OnNoFace
 from orchestrator.datasets import captions, choose
-from orchestrator.datasets.samples import Batch, Box, Dropped, Piece, See, drop, with_faces
+from orchestrator.datasets.samples import Box, DroppedSample, Sample, SampleSet, See, drop, with_faces
 
 # In sides of the face's box, which reaches from forehead to chin: left and right, above, below.
-_REACH = {Around.FACE: (0.0, 0.0, 0.0), Around.HEAD_AND_SHOULDERS: (0.75, 0.25, 1.25)}
+_REACH = {CropRegion.FACE: (0.0, 0.0, 0.0), CropRegion.HEAD_AND_SHOULDERS: (0.75, 0.25, 1.25)}
 
 
-def apply(crop: Crop, batch: Batch, see: See, *, trigger: str) -> Batch:
+def apply(crop: Crop, batch: SampleSet, see: See, *, trigger: str) -> SampleSet:
     """A share of the pictures cut, in their places or beside them."""
     chosen = choose.order(batch.pieces, draw=1)[: round(crop.share * len(batch.pieces))]
     names = {piece.name for piece in chosen}
-    kept = [piece for piece in batch.pieces if crop.beside or piece.name not in names]
-    dropped: list[Dropped] = []
+    kept = [piece for piece in batch.pieces if crop.keep_original or piece.name not in names]
+    dropped: list[DroppedSample] = []
     for piece in with_faces(chosen, see):
         made = _cut(piece, crop, trigger)
         if made is None:
             _lose(piece, crop, kept, dropped)
         else:
-            kept.append(replace(made, name=f"{made.name}-face") if crop.beside else made)
-    return batch.keeping(kept, dropped)
+            kept.append(replace(made, name=f"{made.name}-face") if crop.keep_original else made)
+    return batch.keep(kept, dropped)
 
 
-def _cut(piece: Piece, crop: Crop, trigger: str) -> Piece | None:
+def _cut(piece: Sample, crop: Crop, trigger: str) -> Sample | None:
     """None where there is nothing to cut to, or where it would come out too small."""
     if piece.face is None:
         return None
@@ -36,23 +36,23 @@ def _cut(piece: Piece, crop: Crop, trigger: str) -> Piece | None:
         return None
     box = around(piece.face, size, crop)
     if box == (0, 0, *size):
-        return None if crop.beside else piece.noting("the whole picture: the face fills it")
+        return None if crop.keep_original else piece.with_note("the whole picture: the face fills it")
     caption = None if piece.caption is None else captions.without(piece.caption, crop.drop_words, trigger=trigger)
     return replace(piece, crop=box, caption=caption or piece.caption)
 
 
-def _lose(piece: Piece, crop: Crop, kept: list[Piece], dropped: list[Dropped]) -> None:
+def _lose(piece: Sample, crop: Crop, kept: list[Sample], dropped: list[DroppedSample]) -> None:
     """With `beside` the original is there anyway, and there is just no crop of it."""
     why = _why(piece, crop)
-    if crop.lost is Lost.DROP and not crop.beside:
+    if crop.on_no_face is OnNoFace.DROP and not crop.keep_original:
         dropped.append(drop(piece, why))
-    elif crop.beside:
+    elif crop.keep_original:
         dropped.append(drop(piece, f"no crop beside it: {why}"))
     else:
         kept.append(replace(piece, notes=(*(note for note in piece.notes if note != why), f"not cropped: {why}")))
 
 
-def _why(piece: Piece, crop: Crop) -> str:
+def _why(piece: Sample, crop: Crop) -> str:
     if piece.face is None:
         return piece.notes[-1]
     smaller = min(images.size(piece.file))
@@ -65,7 +65,7 @@ def around(face: Sequence[float], size: tuple[int, int], crop: Crop) -> Box:
     """What is kept of a picture of this size: a square, widened to `smallest`, moved and cut to lie in the picture."""
     left, top, right, bottom = face
     unit = max(right - left, bottom - top)
-    beside, above, below = (reach + crop.padding for reach in _REACH[crop.around])
+    beside, above, below = (reach + crop.padding for reach in _REACH[crop.crop_region])
     width, height = unit * (1 + 2 * beside), unit * (1 + above + below)
     middle = (left + right) / 2, (top + bottom) / 2 + unit * (below - above) / 2
     wider = max(1.0, crop.smallest / min(width, height))

@@ -8,24 +8,24 @@ from PIL import Image
 
 from orchestrator import images
 from orchestrator.config.recipe import Dedupe
-from orchestrator.datasets.samples import Batch, Dropped, Piece, drop, pixels
+from orchestrator.datasets.samples import DroppedSample, Sample, SampleSet, drop, pixels
 
 
-def apply(dedupe: Dedupe, batch: Batch) -> Batch:
+def apply(dedupe: Dedupe, batch: SampleSet) -> SampleSet:
     """Of each group of duplicates the one with the most pixels; the first by name among equals."""
-    kept: list[tuple[Piece, Sequence[imagehash.ImageHash]]] = []
-    dropped: list[Dropped] = []
+    kept: list[tuple[Sample, Sequence[imagehash.ImageHash]]] = []
+    dropped: list[DroppedSample] = []
     for piece in sorted(batch.pieces, key=lambda piece: (-_pixels(piece), piece.name)):
-        hashes = of(pixels(piece), mirror=dedupe.mirror)
+        hashes = perceptual_hash(pixels(piece), mirror=dedupe.mirror)
         twin = next((other for other, known in kept if distance(hashes, known) <= dedupe.distance), None)
         if twin:
             dropped.append(drop(piece, f"a duplicate of {twin.name}"))
         else:
             kept.append((piece, hashes))
-    return batch.keeping([piece for piece, _ in kept], dropped)
+    return batch.keep([piece for piece, _ in kept], dropped)
 
 
-def of(picture: images.Picture, *, mirror: bool) -> tuple[imagehash.ImageHash, ...]:
+def perceptual_hash(picture: images.Picture, *, mirror: bool) -> tuple[imagehash.ImageHash, ...]:
     """64 bits of what a picture shows, and those of its mirror image."""
     sides = (picture, np.ascontiguousarray(picture[:, ::-1])) if mirror else (picture,)
     return tuple(imagehash.phash(Image.fromarray(side)) for side in sides)
@@ -36,6 +36,6 @@ def distance(one: Sequence[imagehash.ImageHash], other: Sequence[imagehash.Image
     return min(int(one[0] - turned) for turned in other)
 
 
-def _pixels(piece: Piece) -> int:
+def _pixels(piece: Sample) -> int:
     width, height = images.size(piece.file)
     return width * height

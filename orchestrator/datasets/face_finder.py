@@ -10,21 +10,21 @@ from orchestrator import images
 from orchestrator.errors import NotReady, Problem
 from orchestrator.model import Scoring
 from orchestrator.scoring import faces
-from orchestrator.scoring.batch_embedder import Looker
-from orchestrator.scoring.in_progress import Hand
+from orchestrator.scoring.batch_embedder import BatchEmbedder
+from orchestrator.scoring.in_progress import InProgressFile
 
 
-class Sight:
+class FaceFinder:
     """The settings' face pack with the scorer's own cache. Raises NotReady where the pack is missing or broken."""
 
     def __init__(self, scoring: Scoring, *, cache: Path, hand: Path) -> None:
         pack = faces.inspect(scoring.pack, det_size=scoring.det_size, decode_rule=images.DECODE_RULE)
         self._scoring = scoring
-        self._looker = Looker(
+        self._looker = BatchEmbedder(
             load=lambda: faces.load(pack, device=scoring.device),
             cache=faces.Cache(cache, pack.fingerprint),
             workers=scoring.workers,
-            hand=Hand(hand),
+            hand=InProgressFile(hand),
         )
 
     def see(self, pictures: Sequence[Path]) -> list[faces.Outcome]:
@@ -38,7 +38,7 @@ class Sight:
     @cached_property
     def _persona(self) -> faces.Persona:
         found = self.see(images.pictures(self._scoring.references).pictures)
-        alone = [one for one in found if isinstance(one, faces.Finding) and len(one.faces) == 1]
+        alone = [one for one in found if isinstance(one, faces.FaceRecord) and len(one.faces) == 1]
         embeddings = [one.embedding for one in alone if one.embedding is not None]
         if not embeddings:
             what = "no reference picture with exactly one face, so that nobody knows whose video it is"

@@ -16,7 +16,7 @@ def key_of(dataset: Dataset, source_key: str, scoring: Scoring, hashes: provenan
     """NotReady where faces are needed and there is no face pack."""
     recipe = dataset.recipe
     assert recipe
-    choose = replace(recipe.choose, draws=1) if recipe.choose else None
+    choose = replace(recipe.choose, num_subsets=1) if recipe.choose else None
     parts: dict[str, Any] = {
         "rule": builder.RULE,
         "source": source_key,

@@ -16,11 +16,11 @@ from orchestrator import datasets, images
 from orchestrator.config.recipe import Recipe
 from orchestrator.datasets import build_process, builder, identity, video
 from orchestrator.errors import NotReady, Problem, Severity
-from orchestrator.model import Dataset, Point, Prepared, Settings
+from orchestrator.model import Dataset, Point, PreparedDataset, Settings
 from orchestrator.store import layout, provenance, shim
 
 
-def survey(dataset: Dataset, where: str) -> list[Problem]:
+def validate_dataset(dataset: Dataset, where: str) -> list[Problem]:
     """What is wrong with a dataset before it is trained on; every picture is decoded.
 
     Of a recipe only what can be told without its source's pictures, which are the source's to survey.
@@ -42,7 +42,7 @@ def survey(dataset: Dataset, where: str) -> list[Problem]:
     return problems
 
 
-def with_sources(names: Iterable[str], known: Mapping[str, Dataset]) -> list[str]:
+def with_ancestors(names: Iterable[str], known: Mapping[str, Dataset]) -> list[str]:
     """The datasets of these names, and those that they are made from."""
     found: dict[str, None] = {}
     left = list(names)
@@ -75,11 +75,11 @@ def _picture(picture: Path, dataset: Dataset, key: str) -> list[Problem]:
     except images.Unreadable as error:
         what, remedy = f"cannot be read: {error.reason}", "replace the picture or take it out"
         return [Problem(what=what, where=str(picture), key=key, remedy=remedy)]
-    if images.lies_on_its_side(picture):
+    if images.has_exif_rotation(picture):
         what = "lies on its side or head, which its EXIF says and sd-scripts does not read: it would be trained so"
         return [Problem(what=what, where=str(picture), key=key, remedy="save it upright: `mogrify -auto-orient` does")]
     caption = _caption(picture, dataset)
-    if images.leads_out(caption):
+    if images.escapes_folder(caption):
         what, remedy = "is a link that leads out of its folder", "put the caption itself there"
         return [Problem(what=what, where=str(caption), key=key, value=str(caption.resolve()), remedy=remedy)]
     if (caption.exists() or caption.is_symlink()) and not caption.is_file():
@@ -104,7 +104,7 @@ def _picture(picture: Path, dataset: Dataset, key: str) -> list[Problem]:
 
 def _alpha(picture: Path, dataset: Dataset, key: str) -> list[Problem]:
     """An arm that is made by a recipe has white there, and would differ from this one in more than the recipe."""
-    if dataset.subset.get("alpha_mask") or not images.is_see_through(picture):
+    if dataset.subset.get("alpha_mask") or not images.has_transparency(picture):
         return []
     what = "has transparent parts: sd-scripts trains the colours hidden under them, recipes lay them over white"
     return [_warning(what, picture, key, "", "save it without: `mogrify -background white -alpha remove` does")]
@@ -131,11 +131,11 @@ def key_of(dataset: Dataset, used: Settings, hashes: provenance.Hashes) -> str:
     return identity.key_of(dataset, source, used.scoring, hashes)
 
 
-def for_points(
+def prepare_all(
     points: Iterable[Point], used: Settings, hashes: provenance.Hashes, say: Callable[[str], None]
-) -> dict[str, Prepared]:
+) -> dict[str, PreparedDataset]:
     """What these points train on, by name, built where it is not there; says so, and names the faces that were lost."""
-    trained = [datasets.of(point.params, used.datasets) for point in points if not point.floor]
+    trained = [datasets.dataset_for_point(point.params, used.datasets) for point in points if not point.is_baseline]
     prepared = {}
     for dataset in {one.name: one for one in trained}.values():
         fresh = not (folder_of(dataset, used, hashes) / "dataset.json").exists()
@@ -157,7 +157,7 @@ def _summary(record: Mapping[str, Any]) -> str:
 _LOST = ("no face", "not cropped")
 
 
-def build(dataset: Dataset, used: Settings, hashes: provenance.Hashes) -> Prepared:
+def build(dataset: Dataset, used: Settings, hashes: provenance.Hashes) -> PreparedDataset:
     """The dataset's folder below `runs/.datasets`, made if it is not there; whole or not at all.
 
     Raises NotReady when it is no longer what it was made as, or without the faces that its recipe needs, and
@@ -171,7 +171,7 @@ def build(dataset: Dataset, used: Settings, hashes: provenance.Hashes) -> Prepar
         what = f"is not the copy of {dataset.name} that it should be: a file in it was changed, added or removed"
         raise NotReady(Problem(what=what, where=str(folder), remedy="delete this folder: it is made again"))
     plain = folder / "plain"
-    return Prepared(
+    return PreparedDataset(
         folder=folder / "images",
         key=record["key"],
         pictures=tuple(record["pictures"]),
@@ -238,7 +238,7 @@ def _cooked(dataset: Dataset, draft: Path, used: Settings, hashes: provenance.Ha
 def _files(dataset: Dataset) -> list[Path]:
     pictures = images.pictures(dataset.image_dir).pictures
     captions = [_caption(picture, dataset) for picture in pictures]
-    return [*pictures, *(caption for caption in captions if caption.is_file() and not images.leads_out(caption))]
+    return [*pictures, *(caption for caption in captions if caption.is_file() and not images.escapes_folder(caption))]
 
 
 def _caption(picture: Path, dataset: Dataset) -> Path:

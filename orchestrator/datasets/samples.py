@@ -17,7 +17,7 @@ See: TypeAlias = Callable[[Sequence[Path]], list[faces.Outcome]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Piece:
+class Sample:
     """One picture to be. `name`: its file's stem; `file`: what is decoded; `caption`: None where there is no file.
 
     origin: the owner's picture or video; time_s: of a still, from the video's start. face: the largest one, in the
@@ -34,12 +34,12 @@ class Piece:
     crop: Box | None = None
     notes: tuple[str, ...] = ()
 
-    def noting(self, note: str) -> "Piece":
+    def with_note(self, note: str) -> "Sample":
         return replace(self, notes=(*self.notes, note))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Dropped:
+class DroppedSample:
     """What did not come in, and why."""
 
     origin: str
@@ -48,19 +48,19 @@ class Dropped:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
+class SampleSet:
     """What a step has made of the pictures so far, in the order of their names."""
 
-    pieces: tuple[Piece, ...]
-    dropped: tuple[Dropped, ...] = ()
+    pieces: tuple[Sample, ...]
+    dropped: tuple[DroppedSample, ...] = ()
 
-    def keeping(self, pieces: Iterable[Piece], dropped: Iterable[Dropped] = ()) -> "Batch":
+    def keep(self, pieces: Iterable[Sample], dropped: Iterable[DroppedSample] = ()) -> "SampleSet":
         """These pieces, and what is dropped besides."""
         ordered = sorted(pieces, key=lambda piece: piece.name)
-        return Batch(pieces=tuple(ordered), dropped=(*self.dropped, *dropped))
+        return SampleSet(pieces=tuple(ordered), dropped=(*self.dropped, *dropped))
 
 
-def pixels(piece: Piece) -> images.Picture:
+def pixels(piece: Sample) -> images.Picture:
     """The whole picture, decoded. InputError that names it where that cannot be done."""
     try:
         return images.load(piece.file)
@@ -69,20 +69,20 @@ def pixels(piece: Piece) -> images.Picture:
         raise InputError(Problem(what=what, where=piece.origin, remedy=remedy)) from None
 
 
-def drop(piece: Piece, why: str) -> Dropped:
-    return Dropped(origin=piece.origin, time_s=piece.time_s, why=why)
+def drop(piece: Sample, why: str) -> DroppedSample:
+    return DroppedSample(origin=piece.origin, time_s=piece.time_s, why=why)
 
 
-def with_faces(pieces: Sequence[Piece], see: See) -> list[Piece]:
+def with_faces(pieces: Sequence[Sample], see: See) -> list[Sample]:
     """Each with its largest face, noting what stood in the way."""
     return [seen(*pair) for pair in zip(pieces, see([piece.file for piece in pieces]), strict=True)]
 
 
-def seen(piece: Piece, outcome: faces.Outcome) -> Piece:
+def seen(piece: Sample, outcome: faces.Outcome) -> Sample:
     """The same for one that has been looked at."""
-    if isinstance(outcome, faces.Refusal):
-        return piece.noting(f"no face: {outcome.note}")
+    if isinstance(outcome, faces.ReadError):
+        return piece.with_note(f"no face: {outcome.note}")
     if not outcome.faces:
-        return piece.noting("no face found")
+        return piece.with_note("no face found")
     found = replace(piece, face=outcome.faces[0].box, others=len(outcome.faces) - 1)
-    return found.noting(f"{len(outcome.faces)} faces, the largest counts") if found.others else found
+    return found.with_note(f"{len(outcome.faces)} faces, the largest counts") if found.others else found

@@ -17,7 +17,7 @@ UP = "../../"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fresh:
+class ConfirmationResult:
     """The number to quote. gain: over the floor's pictures of the same prompts and seeds; None without them."""
 
     scores: tuple[Score, ...]
@@ -25,7 +25,7 @@ class Fresh:
     gain: float | None = None
 
 
-def of(run: Run, chosen: Choice, floor: Sequence[Score]) -> Fresh | None:
+def confirmation_for(run: Run, chosen: Choice, floor: Sequence[Score]) -> ConfirmationResult | None:
     """What confirms, or does not, the chosen checkpoint of a run; None before it is made."""
     found = scores(run, chosen)
     known = {score.image.text: score.image.prompt for score in chosen.reported}
@@ -34,7 +34,7 @@ def of(run: Run, chosen: Choice, floor: Sequence[Score]) -> Fresh | None:
         run_metrics.by_prompt(found),
         same_prompts=all(known.get(score.image.text) == score.image.prompt for score in found),
     )
-    return Fresh(scores=found, confirmation=confirmed, gain=gain(found, floor)) if confirmed else None
+    return ConfirmationResult(scores=found, confirmation=confirmed, gain=gain(found, floor)) if confirmed else None
 
 
 def scores(run: Run, chosen: Choice) -> tuple[Score, ...]:

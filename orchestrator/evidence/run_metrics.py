@@ -18,7 +18,7 @@ _UNSEEN = frozenset({FaceStatus.UNREADABLE, FaceStatus.ERROR})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Yardstick:
+class Thresholds:
     """What a calibration says of this persona's own photos: the passing score, the upper end of their similarity to
     the centroid of the others, and the upper end of their similarity to the nearest other."""
 
@@ -28,7 +28,7 @@ class Yardstick:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunNumbers:
+class RunMetrics:
     """What the report shows of a run. None is "not known", never zero.
 
     images: pictures that were looked at; unseen: pictures that could not be (unreadable, error), in no other number.
@@ -42,50 +42,50 @@ class RunNumbers:
     """
 
     images: int
-    unseen: int
+    unreadable: int
     no_face: int
-    several_faces: int
+    multi_face: int
     similarity_median: float | None
     similarity_mean: float | None
     similarity_p25: float | None
     no_face_rate: float | None
     pass_rate: float | None
     pass_interval: Interval | None
-    seed_spread: float | None
+    diversity: float | None
     nearest_training: float | None
     copying: bool | None
     above_band_rate: float | None
     face_px: float | None
-    face_turn: float | None = None
+    face_yaw: float | None = None
     second_similarity: float | None = None
     second_agreement: float | None = None
     adherence: float | None = None
 
 
-def summary(scores: Sequence[Score], yardstick: Yardstick | None = None) -> RunNumbers:
+def summary(scores: Sequence[Score], yardstick: Thresholds | None = None) -> RunMetrics:
     """The numbers of one run's reported pictures; without a yardstick, what needs it is None."""
     seen = [s for s in scores if s.status not in _UNSEEN]
     found = [s.similarity for s in seen if s.similarity is not None]
     no_face = sum(s.status is FaceStatus.NO_FACE for s in seen)
     passed = sum(x >= yardstick.threshold for x in found) if yardstick else None
     nearest = _median(s.nearest_training for s in seen)
-    return RunNumbers(
+    return RunMetrics(
         images=len(seen),
-        unseen=len(scores) - len(seen),
+        unreadable=len(scores) - len(seen),
         no_face=no_face,
-        several_faces=sum(s.status is FaceStatus.MULTI_FACE for s in seen),
+        multi_face=sum(s.status is FaceStatus.MULTI_FACE for s in seen),
         similarity_median=_median(found),
         similarity_mean=float(np.mean(found)) if found else None,
         similarity_p25=float(np.percentile(found, 25)) if found else None,
         no_face_rate=no_face / len(seen) if seen else None,
         pass_rate=passed / len(seen) if seen and passed is not None else None,
         pass_interval=None if passed is None else wilson(passed, len(seen)),
-        seed_spread=_seed_spread(seen),
+        diversity=_seed_spread(seen),
         nearest_training=nearest,
         copying=nearest > yardstick.nearest_high if yardstick and nearest is not None else None,
         above_band_rate=float(np.mean([x > yardstick.band_high for x in found])) if yardstick and found else None,
         face_px=_median(s.face_px for s in seen),
-        face_turn=_median(s.turn for s in seen),
+        face_yaw=_median(s.yaw for s in seen),
         second_similarity=_mean(s.second_similarity for s in seen),
         second_agreement=_agreement(seen),
         adherence=_mean(s.adherence for s in seen),

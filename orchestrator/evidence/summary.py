@@ -9,12 +9,12 @@ from orchestrator.errors import Problem
 from orchestrator.evidence import confirmation as fresh
 from orchestrator.evidence import run_metrics as numbers
 from orchestrator.evidence.calibration import record
-from orchestrator.evidence.calibration.record import Kept
-from orchestrator.evidence.confirmation import Fresh
-from orchestrator.evidence.run_metrics import RunNumbers, Yardstick
+from orchestrator.evidence.calibration.record import CalibrationRecord
+from orchestrator.evidence.confirmation import ConfirmationResult
+from orchestrator.evidence.run_metrics import RunMetrics, Thresholds
 from orchestrator.evidence.stats import choice, pareto
-from orchestrator.evidence.stats.choice import Choice, Split
-from orchestrator.evidence.stats.pareto import Contender, Front
+from orchestrator.evidence.stats.choice import Choice, SelectionSplit
+from orchestrator.evidence.stats.pareto import ParetoFront, ParetoPoint
 from orchestrator.model import Result, Score
 from orchestrator.run import early_stop as looks
 from orchestrator.store import layout
@@ -22,7 +22,7 @@ from orchestrator.store.layout import Run, Status, Sweep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Attempted:
+class AttemptSummary:
     """One closed attempt to train, and what it conceded."""
 
     number: int
@@ -35,7 +35,7 @@ class Attempted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunFacts:
+class RunSummary:
     """One run. `choice` and `numbers` are None until it is scored.
 
     looks: what its previews scored on the way, by step; none unless trainings may be stopped early.
@@ -46,17 +46,17 @@ class RunFacts:
 
     run: Run
     status: Status
-    training: tuple[Attempted, ...]
+    training: tuple[AttemptSummary, ...]
     scores: tuple[Score, ...]
     looks: Mapping[int, tuple[Score, ...]] = field(default_factory=dict)
     trained_faces: int | None = None
     choice: Choice | None = None
-    numbers: RunNumbers | None = None
+    numbers: RunMetrics | None = None
     gain: float | None = None
-    fresh: Fresh | None = None
+    fresh: ConfirmationResult | None = None
 
     @property
-    def trained(self) -> Attempted | None:
+    def trained(self) -> AttemptSummary | None:
         """The attempt that delivered."""
         return next((one for one in reversed(self.training) if one.result.failure is None), None)
 
@@ -65,42 +65,44 @@ class RunFacts:
         return self.trained is not None and self.trained.degraded
 
 
-def gather(sweep: Sweep) -> list[RunFacts]:
+def gather(sweep: Sweep) -> list[RunSummary]:
     """The facts of every run of a frozen sweep, in the order of its grid, floors last."""
     bare = [_read(run) for run in sweep.runs()]
     halves = choice.split({choice.cell(score) for facts in bare for score in facts.scores})
-    floors = {_base(facts.run): facts.scores for facts in bare if facts.run.point.floor}
+    floors = {_base(facts.run): facts.scores for facts in bare if facts.run.point.is_baseline}
     kept, _ = calibration(sweep)
-    yardstick = kept.calibration.yardstick if kept else None
+    yardstick = kept.calibration.thresholds if kept else None
     weighed = [_weighed(facts, halves, floors.get(_base(facts.run), ()), yardstick) for facts in bare]
-    below = {_base(one.run): fresh.every(one.run, one.choice) for one in weighed if one.run.point.floor and one.choice}
+    below = {
+        _base(one.run): fresh.every(one.run, one.choice) for one in weighed if one.run.point.is_baseline and one.choice
+    }
     return [replace(facts, fresh=_fresh(facts, below.get(_base(facts.run), ()))) for facts in weighed]
 
 
-def calibration(sweep: Sweep) -> tuple[Kept | None, list[Problem]]:
+def calibration(sweep: Sweep) -> tuple[CalibrationRecord | None, list[Problem]]:
     """The yardstick that this sweep is read against; None, and why, where there is none for it."""
-    return record.fitting(layout.calibration(sweep.path.parent), sweep.record()["fingerprint"])
+    return record.load_matching(layout.calibration(sweep.path.parent), sweep.record()["fingerprint"])
 
 
-def _read(run: Run) -> RunFacts:
+def _read(run: Run) -> RunSummary:
     scored = scoring.read_scored(run.path / layout.PRODUCTS["score"]) if run.done("score") else None
-    return RunFacts(
+    return RunSummary(
         run=run,
         status=layout.status(run),
         training=tuple(_attempts(run)),
         scores=scored.scores if scored else (),
         looks=looks.scored(run),
-        trained_faces=scored.training if scored and not run.point.floor else None,
+        trained_faces=scored.training if scored and not run.point.is_baseline else None,
     )
 
 
-def _attempts(run: Run) -> list[Attempted]:
+def _attempts(run: Run) -> list[AttemptSummary]:
     found = []
     for attempt in run.attempts("train"):
         result, asked = attempt.result(), attempt.asked()
         if result is not None:
             found.append(
-                Attempted(
+                AttemptSummary(
                     number=attempt.number,
                     result=result,
                     rungs=tuple(asked.get("rungs", ())),
@@ -112,15 +114,19 @@ def _attempts(run: Run) -> list[Attempted]:
     return found
 
 
-def _fresh(one: RunFacts, floor: Sequence[Score]) -> Fresh | None:
-    return fresh.of(one.run, one.choice, () if one.run.point.floor else floor) if one.choice else None
+def _fresh(one: RunSummary, floor: Sequence[Score]) -> ConfirmationResult | None:
+    return (
+        fresh.confirmation_for(one.run, one.choice, () if one.run.point.is_baseline else floor) if one.choice else None
+    )
 
 
 def _base(run: Run) -> str:
     return str(run.point.params["base_model"])
 
 
-def _weighed(facts: RunFacts, halves: Split, floor: Sequence[Score], yardstick: Yardstick | None) -> RunFacts:
+def _weighed(
+    facts: RunSummary, halves: SelectionSplit, floor: Sequence[Score], yardstick: Thresholds | None
+) -> RunSummary:
     chosen = choice.choose(facts.scores, halves)
     if chosen is None:
         return facts
@@ -128,18 +134,20 @@ def _weighed(facts: RunFacts, halves: Split, floor: Sequence[Score], yardstick: 
         facts,
         choice=chosen,
         numbers=numbers.summary(chosen.reported, yardstick),
-        gain=None if facts.run.point.floor else fresh.gain(chosen.reported, floor),
+        gain=None if facts.run.point.is_baseline else fresh.gain(chosen.reported, floor),
     )
 
 
-def front(found: Sequence[RunFacts]) -> Front:
+def pareto_front_of(found: Sequence[RunSummary]) -> ParetoFront:
     """The runs with a LoRA that no other such run beats in similarity, missing faces and copying at once."""
-    return pareto.pareto_front([_contender(facts) for facts in found if facts.numbers and not facts.run.point.floor])
+    return pareto.pareto_front(
+        [_contender(facts) for facts in found if facts.numbers and not facts.run.point.is_baseline]
+    )
 
 
-def _contender(facts: RunFacts) -> Contender:
+def _contender(facts: RunSummary) -> ParetoPoint:
     run = facts.numbers
-    return Contender(
+    return ParetoPoint(
         run=facts.run.point.name,
         similarity=run.similarity_mean if run else None,
         no_face_rate=run.no_face_rate if run else None,
@@ -147,13 +155,13 @@ def _contender(facts: RunFacts) -> Contender:
     )
 
 
-def ranked(found: Sequence[RunFacts]) -> list[RunFacts]:
+def rank_runs(found: Sequence[RunSummary]) -> list[RunSummary]:
     """The scored runs with a LoRA, by their mean picture value, best first; those that were degraded come last."""
-    scored = [one for one in found if one.choice and not one.run.point.floor]
+    scored = [one for one in found if one.choice and not one.run.point.is_baseline]
     return sorted(scored, key=lambda one: (one.degraded, -_worth(one)))
 
 
-def _worth(one: RunFacts) -> float:
+def _worth(one: RunSummary) -> float:
     values = numbers.by_prompt(one.choice.reported if one.choice else ())
     return sum(values.values()) / len(values) if values else numbers.FAILURE
 

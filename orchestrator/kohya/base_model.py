@@ -29,15 +29,15 @@ _DISTILLED = {
 
 def problems(path: Path, *, where: str = "", key: str = "") -> list[Problem]:
     """Why sd-scripts could not train on, or generate from, this file; `where` and `key` say who named it."""
-    return [*_told(_unfit(path), path, where, key), *distilled(path, where=where, key=key)]
+    return [*_told(_unfit(path), path, where, key), *is_distilled(path, where=where, key=key)]
 
 
 def vae_problems(path: Path, *, where: str = "", key: str = "") -> list[Problem]:
     """Why a VAE of its own, a file that is there, is not given to sd-scripts."""
-    return _told(pickled(path), path, where, key)
+    return _told(is_pickle(path), path, where, key)
 
 
-def pickled(path: Path) -> Iterator[tuple[str, str]]:
+def is_pickle(path: Path) -> Iterator[tuple[str, str]]:
     """What is wrong with a file of weights that is none of safetensors, by its name, and what to do."""
     if path.suffix.lower() != ".safetensors":
         yield (
@@ -50,7 +50,7 @@ def _told(wrong: Iterable[tuple[str, str]], path: Path, where: str, key: str) ->
     return [Problem(what=what, where=where, key=key, value=str(path), remedy=remedy) for what, remedy in wrong]
 
 
-def distilled(path: Path, *, where: str = "", key: str = "") -> list[Problem]:
+def is_distilled(path: Path, *, where: str = "", key: str = "") -> list[Problem]:
     """A warning about a checkpoint whose name says that it was made for few steps; the file need not be here."""
     return [
         Problem(what=what, where=where, key=key, value=str(path), remedy=remedy, severity=Severity.WARNING)
@@ -62,7 +62,7 @@ def _unfit(path: Path) -> Iterator[tuple[str, str]]:
     if not path.is_file():
         yield "the base model is not there", "put the checkpoint there, or mend the path"
         return
-    if risks := list(pickled(path)):
+    if risks := list(is_pickle(path)):
         yield from risks
         return
     yield from _misleading_link(path)

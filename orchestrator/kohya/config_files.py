@@ -9,9 +9,9 @@ from jinja2.exceptions import TemplateNotFound, TemplateSyntaxError
 from jinja2.sandbox import SandboxedEnvironment
 
 from orchestrator.errors import InputError, Problem
-from orchestrator.kohya.toml_writer import Quoter, Unwritable, alike, homogeneous, same_in_both
+from orchestrator.kohya.toml_writer import TomlWriter, Unwritable, alike, homogeneous, same_in_both
 from orchestrator.model import TREATMENTS, BaseModel, Dataset, Params, Point, Trainer, Value
-from orchestrator.values import shown
+from orchestrator.values import toml_repr
 
 TRAIN, DATASET, PROMPTS = "train.toml.j2", "dataset.toml.j2", "prompts.txt.j2"
 TEMPLATES = (TRAIN, DATASET, PROMPTS)
@@ -29,7 +29,7 @@ class Renderer:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._quoter = Quoter()
+        self._quoter = TomlWriter()
         self._environment = SandboxedEnvironment(
             loader=FileSystemLoader(folder),
             undefined=StrictUndefined,
@@ -127,9 +127,9 @@ def _mismatch(key: str, found: Any, meant: Value | None, where: str) -> Problem:
     if meant is None:
         what, remedy = f"sets {key}, which this point does not", "set it in a grid or in [arguments], so that it counts"
     elif found is None:
-        what, remedy = f"leaves out {key} = {shown(meant)}", f"write {key} = {{{{ value | toml }}}}"
+        what, remedy = f"leaves out {key} = {toml_repr(meant)}", f"write {key} = {{{{ value | toml }}}}"
     else:
-        what, remedy = f"says {key} = {found!r} where {shown(meant)} is meant", "quote values with the filter toml"
+        what, remedy = f"says {key} = {found!r} where {toml_repr(meant)} is meant", "quote values with the filter toml"
     return Problem(what=what, where=where, key=key, remedy=remedy)
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from orchestrator.config.expressions import ExpressionError, Expressions
 from orchestrator.config.toml_reader import did_you_mean
 from orchestrator.errors import InputError, Problem
-from orchestrator.model import Params, Rung, Value
-from orchestrator.values import matches, same, shown
+from orchestrator.model import FallbackStep, Params, Value
+from orchestrator.values import matches, same, toml_repr
 
 _MAX_REPEATS = 16
 """A rung is taken again while it applies, so a rung that never stops changing something needs an end."""
@@ -25,7 +25,7 @@ class Step:
     degraded: bool
 
 
-def next_overrides(params: Params, tried: Sequence[Params], rungs: Sequence[Rung]) -> Step | None:
+def next_overrides(params: Params, tried: Sequence[Params], rungs: Sequence[FallbackStep]) -> Step | None:
     """The first step below a point's `params` whose overrides are not among `tried`; None when none is left.
 
     InputError when a rung's expression cannot be computed for these params.
@@ -36,7 +36,7 @@ def next_overrides(params: Params, tried: Sequence[Params], rungs: Sequence[Rung
     return None
 
 
-def steps(params: Params, rungs: Sequence[Rung], expressions: Expressions) -> Iterator[Step]:
+def steps(params: Params, rungs: Sequence[FallbackStep], expressions: Expressions) -> Iterator[Step]:
     """Every step below a point, in order. A rung applies while its `when` matches and its `set` changes something."""
     overrides: dict[str, Value] = {}
     names: tuple[str, ...] = ()
@@ -52,7 +52,7 @@ def steps(params: Params, rungs: Sequence[Rung], expressions: Expressions) -> It
             yield Step(overrides=overrides, rungs=names, degraded=degraded)
 
 
-def _changes(rung: Rung, effective: Params, expressions: Expressions) -> dict[str, Value]:
+def _changes(rung: FallbackStep, effective: Params, expressions: Expressions) -> dict[str, Value]:
     """What a rung would change of the effective params; nothing where it does not apply."""
     if not matches(effective, rung.when):
         return {}
@@ -60,15 +60,15 @@ def _changes(rung: Rung, effective: Params, expressions: Expressions) -> dict[st
     return {key: value for key, value in wanted.items() if key not in effective or not same(value, effective[key])}
 
 
-def _evaluated(rung: Rung, key: str, effective: Params, expressions: Expressions) -> Value:
+def _evaluated(rung: FallbackStep, key: str, effective: Params, expressions: Expressions) -> Value:
     try:
         return expressions.evaluate(rung.set[key], effective)
     except ExpressionError as error:
-        what = f"rung {shown(rung.name)} cannot compute {key}: {error}"
+        what = f"rung {toml_repr(rung.name)} cannot compute {key}: {error}"
         remedy = "mend the expression, or give the rung a `when`"
         if error.missing:
             remedy = did_you_mean(error.missing, effective, f"set {error.missing} in [arguments]")
-        problem = Problem(what=what, key=f"ladder.set.{key}", value=shown(rung.set[key]), remedy=remedy)
+        problem = Problem(what=what, key=f"ladder.set.{key}", value=toml_repr(rung.set[key]), remedy=remedy)
         raise InputError(problem) from None
 
 

@@ -13,12 +13,12 @@ _NAME = re.compile(r".+_(?P<step>\d{6,})_(?P<place>\d{2,})_\d{14}_\d+\.png")
 _END = b"IEND\xaeB`\x82"
 
 
-def asked(params: Params) -> bool:
+def enabled(params: Params) -> bool:
     """Whether a training draws any."""
     return any(params.get(key) for key in ASKING)
 
 
-def drawn(output_dir: Path, step: int, count: int) -> list[Path]:
+def files_at_step(output_dir: Path, step: int, count: int) -> list[Path]:
     """The previews of a step in the order of their prompts; none until all are there and the last of them is whole.
 
     Names are `{output_name}_{step}_{prompt}_{time}_{seed}.png` (train_util.sample_image_inference), written in turn.

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from orchestrator.kohya.outputs import files
-from orchestrator.kohya.outputs.files import Length
+from orchestrator.kohya.outputs.files import TrainingLength
 from orchestrator.model import Params
 
 _UNET_PER_RANK, _TEXT_PER_RANK, _CONV_PER_RANK = 2_660_000, 903_000, 412_500
@@ -53,7 +53,7 @@ def state_bytes(params: Params) -> int:
     return int(trained_numbers(params) * (_FULL + _STATE_BYTES.get(name, _OTHER_STATE_BYTES)))
 
 
-def training_bytes(params: Params, length: Length) -> int:
+def training_bytes(params: Params, length: TrainingLength) -> int:
     """What a training of this length leaves: its checkpoints, and its states where it saves them."""
     count = len(files.expected("x", params, length))
     return count * checkpoint_bytes(params) + _states(params, count) * state_bytes(params)

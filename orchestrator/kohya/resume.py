@@ -16,7 +16,7 @@ from orchestrator.model import Params
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Leg:
+class ResumeSegment:
     """A part of a training: how many epochs were done when it began, and the output folder of its own."""
 
     epoch: int
@@ -28,7 +28,7 @@ def possible(params: Params) -> bool:
     return bool(params.get("max_train_epochs")) and not params.get("save_every_n_steps")
 
 
-def saving(params: Params) -> Params:
+def save_state_args(params: Params) -> Params:
     """Arguments that leave a state at the end of each epoch, the last one kept.
 
     States come with checkpoints: where none were asked for on the way, the last one alone is kept, too.
@@ -39,7 +39,7 @@ def saving(params: Params) -> Params:
     return {**kept, "save_every_n_epochs": 1, "save_last_n_epochs": 1}
 
 
-def taking_up(state: Path, epoch: int) -> Params:
+def resume_args(state: Path, epoch: int) -> Params:
     """Arguments that go on from the state at the end of `epoch`."""
     return {"resume": str(state), "initial_epoch": epoch + 1}
 
@@ -68,6 +68,6 @@ def _whole(state: Path) -> bool:
     return all(zipfile.is_zipfile(state / name) for name in ("optimizer.bin", "scheduler.bin", "random_states_0.pkl"))
 
 
-def leg_of(legs: Sequence[Leg], epoch: int) -> Leg:
+def segment_of(legs: Sequence[ResumeSegment], epoch: int) -> ResumeSegment:
     """The one of `legs`, oldest first, that trained this epoch."""
     return [leg for leg in legs if leg.epoch < epoch][-1]

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
-from orchestrator.kohya.outputs.files import Length
+from orchestrator.kohya.outputs.files import TrainingLength
 from orchestrator.model import Params
 
 Size: TypeAlias = tuple[int, int]
@@ -21,7 +21,7 @@ DECIDING = (
 """The arguments that a length follows from, beside the pictures."""
 
 
-def length(params: Params, sizes: Sequence[Size], repeats: int) -> Length:
+def length(params: Params, sizes: Sequence[Size], repeats: int) -> TrainingLength:
     """The length of a training on pictures of these sizes, each shown `repeats` times an epoch; at least one picture.
 
     Source: train_network.py (steps of an epoch), train_util.py (BucketManager, make_buckets).
@@ -32,7 +32,7 @@ def length(params: Params, sizes: Sequence[Size], repeats: int) -> Length:
         steps = epochs * per_epoch
     else:
         steps = whole(params, "max_train_steps", DEFAULT_STEPS)
-    return Length(steps=steps, epochs=math.ceil(steps / per_epoch), steps_per_epoch=per_epoch)
+    return TrainingLength(steps=steps, epochs=math.ceil(steps / per_epoch), steps_per_epoch=per_epoch)
 
 
 def batches_per_epoch(params: Params, sizes: Iterable[Size], repeats: int) -> int:

@@ -26,7 +26,7 @@ class Unwritable(ValueError):
     """A value that has no TOML text both parsers read as that value."""
 
 
-class Quoter:
+class TomlWriter:
     """Writes values, each special one worked out and proven once."""
 
     def __init__(self) -> None:

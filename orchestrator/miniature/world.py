@@ -15,7 +15,7 @@ from jinja2.sandbox import SandboxedEnvironment
 from PIL import Image
 
 from orchestrator.kohya import config_files
-from orchestrator.kohya.toml_writer import Quoter
+from orchestrator.kohya.toml_writer import TomlWriter
 from orchestrator.miniature import draw, pack, picture_model, scene
 
 _HERE = Path(__file__).parent
@@ -66,7 +66,7 @@ def write(folder: Path, runs: Path) -> None:
 def settings(runs: Path, *, budget_gib: float | None = None) -> str:
     """An orchestrate.toml for the world, to stand in its folder."""
     environment = SandboxedEnvironment(undefined=StrictUndefined, autoescape=False, trim_blocks=True)  # TOML, not HTML
-    environment.filters["toml"] = Quoter()
+    environment.filters["toml"] = TomlWriter()
     return environment.from_string((_HERE / "orchestrate.toml.j2").read_text(encoding="utf-8")).render(
         runs=str(runs.absolute()),
         templates=str(config_files.shipped_templates()),

@@ -8,11 +8,11 @@ from pathlib import Path
 from orchestrator.errors import Problem
 from orchestrator.kohya import previews, resource_profile, step_count
 from orchestrator.kohya.outputs import files
-from orchestrator.kohya.outputs.files import Length
+from orchestrator.kohya.outputs.files import TrainingLength
 from orchestrator.model import Generation, Params, Point, Settings, State
 from orchestrator.plan import history, vram_estimate
-from orchestrator.plan.history import Experience, Pace
-from orchestrator.plan.training_length import Measure
+from orchestrator.plan.history import ProfileStats, RunHistory
+from orchestrator.plan.training_length import LengthEstimator
 from orchestrator.plan.vram_estimate import Estimate
 from orchestrator.store import layout
 from orchestrator.store.layout import Run, Status, Sweep
@@ -42,7 +42,7 @@ class RunForecast:
     run: Run
     status: Status
     why: str
-    length: Length | None
+    length: TrainingLength | None
     counted: bool
     images: int
     train_s: float
@@ -116,11 +116,11 @@ def forecast(
 
     cards_gib: the sizes of the cards in use; none where there are none here.
     """
-    known, measure = history.gather(sweep), Measure(used.datasets)
+    known, measure = history.gather(sweep), LengthEstimator(used.datasets)
     return Forecast(
         name=sweep.name,
         runs=tuple(_run(run, used, prompts, known, measure) for run in runs),
-        profiles=tuple(_profiles([run.point.params for run in runs if not run.point.floor], known, used)),
+        profiles=tuple(_profiles([run.point.params for run in runs if not run.point.is_baseline], known, used)),
         free_bytes=free_bytes(used.runs),
         cards=max(1, len(cards_gib)),
         card_gib=used.vram.budget_gib or min(cards_gib, default=None),
@@ -128,7 +128,7 @@ def forecast(
     )
 
 
-def _profiles(points: Sequence[Params], known: Experience, used: Settings) -> Iterator[Profile]:
+def _profiles(points: Sequence[Params], known: RunHistory, used: Settings) -> Iterator[Profile]:
     by_key: dict[str, list[Params]] = {}
     for params in points:
         by_key.setdefault(history.key_of(params), []).append(params)
@@ -165,10 +165,10 @@ def free_bytes(folder: Path) -> int:
 # --- one run ----------------------------------------------------------------------------------------------------------
 
 
-def _run(run: Run, used: Settings, prompts: int, known: Experience, measure: Measure) -> RunForecast:
+def _run(run: Run, used: Settings, prompts: int, known: RunHistory, measure: LengthEstimator) -> RunForecast:
     params, status = run.point.params, layout.status(run)
-    length = None if run.point.floor else measure.length(params)
-    pictures = None if run.point.floor else measure.pictures(str(params["dataset"]))
+    length = None if run.point.is_baseline else measure.length(params)
+    pictures = None if run.point.is_baseline else measure.pictures(str(params["dataset"]))
     images = _images(run.point, length, used.generation) * prompts
     pace = _pace(params, known)
     given_up = status.state in (State.FAILED, State.STOPPED)
@@ -180,11 +180,11 @@ def _run(run: Run, used: Settings, prompts: int, known: Experience, measure: Mea
         length=length,
         counted=pictures is not None and pictures.counted and not params.get("validation_split"),
         images=images,
-        train_s=pace.beside_s + pace.seconds_per_step * (length.steps if length else 0) if "train" in todo else 0.0,
+        train_s=pace.overhead_s + pace.seconds_per_step * (length.steps if length else 0) if "train" in todo else 0.0,
         generate_s=images * (known.picture_s or _made_s(used.generation)) if "generate" in todo else 0.0,
         score_s=images * (known.score_s or _SCORE_S) if "score" in todo else 0.0,
         disk_bytes=_disk(params, todo, length, images, used.generation),
-        profile="" if run.point.floor else history.key_of(params),
+        profile="" if run.point.is_baseline else history.key_of(params),
         origin=pace.origin,
     )
 
@@ -206,34 +206,34 @@ def why(status: Status) -> str:
     return _WHY[status.state] + (f" ({status.reason})" if status.reason else "")
 
 
-def _pace(params: Params, known: Experience) -> Pace:
+def _pace(params: Params, known: RunHistory) -> ProfileStats:
     return known.paces.get(history.key_of(params)) or known.sweep or _assumed(params)
 
 
-def _assumed(params: Params) -> Pace:
+def _assumed(params: Params) -> ProfileStats:
     batch = step_count.whole(params, "train_batch_size", 1) * step_count.whole(params, "gradient_accumulation_steps", 1)
-    return Pace(
+    return ProfileStats(
         seconds_per_step=_SECONDS_PER_STEP * batch * step_count.area(params) / 1024**2,
-        beside_s=_STEP_BESIDE_S,
+        overhead_s=_STEP_BESIDE_S,
         peak_mib=None,
         rungs=(),
         origin=ASSUMED,
     )
 
 
-def _peak(params: Params, pace: Pace) -> Estimate | None:
+def _peak(params: Params, pace: ProfileStats) -> Estimate | None:
     return Estimate(gib=pace.peak_mib / 1024, error_gib=0.0) if pace.peak_mib else vram_estimate.estimate(params)
 
 
-def _images(point: Point, length: Length | None, generation: Generation) -> int:
+def _images(point: Point, length: TrainingLength | None, generation: Generation) -> int:
     """How many pictures a run makes of each prompt; of a floor, one for each seed."""
-    if point.floor:
+    if point.is_baseline:
         return len(generation.seeds)
     chosen = _chosen(point.params, length, generation.checkpoints)
     return len(generation.seeds) * len(generation.strengths) * chosen
 
 
-def _chosen(params: Params, length: Length | None, which: str | tuple[int, ...]) -> int:
+def _chosen(params: Params, length: TrainingLength | None, which: str | tuple[int, ...]) -> int:
     if length is None or which == "last":
         return 1
     there = files.expected("x", params, length)
@@ -244,7 +244,9 @@ def _made_s(generation: Generation) -> float:
     return _PICTURE_S * generation.steps / 28 * generation.width * generation.height / 1024**2
 
 
-def _disk(params: Params, todo: Sequence[str], length: Length | None, images: int, generation: Generation) -> int:
+def _disk(
+    params: Params, todo: Sequence[str], length: TrainingLength | None, images: int, generation: Generation
+) -> int:
     trained = resource_profile.training_bytes(params, length) if "train" in todo and length else 0
     made = images * generation.width * generation.height * _PNG_BYTES_PER_PIXEL if "generate" in todo else 0
     return int(trained + made) + (_RECORD_BYTES if todo else 0)

@@ -12,14 +12,14 @@ from orchestrator import images
 from orchestrator import text as quantities
 from orchestrator.errors import Conflict, Problem
 from orchestrator.kohya import config_files
-from orchestrator.model import Point, Prepared, Scoring, Settings
+from orchestrator.model import Point, PreparedDataset, Scoring, Settings
 from orchestrator.plan.plan import Plan
 from orchestrator.scoring import faces, prompt_adherence
 from orchestrator.store import provenance
 from orchestrator.store.layout import Sweep
 
 
-def freeze(asked: Plan, prepared: Mapping[str, Prepared], hashes: provenance.Hashes) -> None:
+def freeze(asked: Plan, prepared: Mapping[str, PreparedDataset], hashes: provenance.Hashes) -> None:
     """Make the sweep, or grow it; raises Conflict when it was made from other inputs. The lock must be held."""
     made_from = _fingerprint(asked, prepared, hashes)
     old = asked.sweep.record() if asked.sweep.exists() else {"fingerprint": {}, "points": [], "questions": []}
@@ -36,7 +36,7 @@ def freeze(asked: Plan, prepared: Mapping[str, Prepared], hashes: provenance.Has
         "created_at": old.get("created_at", quantities.now()),
         "fingerprint": {**old["fingerprint"], **made_from},
         "versions": provenance.versions(),
-        "points": sorted(points.values(), key=lambda point: bool(point["floor"])),
+        "points": sorted(points.values(), key=lambda point: bool(point["is_baseline"])),
         "questions": list(questions.values()),
     }
     if not asked.sweep.exists() or _grown(old, record):
@@ -52,7 +52,7 @@ def _json(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def _fingerprint(asked: Plan, prepared: Mapping[str, Prepared], hashes: provenance.Hashes) -> dict[str, str]:
+def _fingerprint(asked: Plan, prepared: Mapping[str, PreparedDataset], hashes: provenance.Hashes) -> dict[str, str]:
     """What changes a picture or a number and is not an argument of a point; one entry for each thing to name."""
     used = asked.settings
     generation = {key: value for key, value in asdict(used.generation).items() if "prompts" not in key}

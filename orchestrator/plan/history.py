@@ -12,28 +12,28 @@ from orchestrator.store.layout import Run, Sweep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pace:
+class ProfileStats:
     """What trainings of one memory profile took. `beside_s`: loading, caching and saving, beside the steps.
 
     rungs: what they had to concede; origin: where this is known from.
     """
 
     seconds_per_step: float
-    beside_s: float
+    overhead_s: float
     peak_mib: int | None
     rungs: tuple[str, ...]
     origin: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Experience:
+class RunHistory:
     """`paces` by key of the memory profile; `sweep`: the mean of this sweep's own trainings, whatever their profile.
 
     picture_s, score_s: seconds per picture made and scored, with what loading took; None before the first.
     """
 
-    paces: Mapping[str, Pace]
-    sweep: Pace | None = None
+    paces: Mapping[str, ProfileStats]
+    sweep: ProfileStats | None = None
     picture_s: float | None = None
     score_s: float | None = None
 
@@ -43,7 +43,7 @@ def key_of(params: Params) -> str:
     return grid.point_id(resource_profile.profile(params))
 
 
-def gather(sweep: Sweep) -> Experience:
+def gather(sweep: Sweep) -> RunHistory:
     """From this sweep, the others beside it, and what was probed; the sweep's own trainings count first."""
     runs = sweep.path.parent
     own = list(_trained(sweep.runs() if sweep.exists() else (), "this sweep"))
@@ -51,7 +51,7 @@ def gather(sweep: Sweep) -> Experience:
     known = [one for other in others for one in _trained(other.runs(), f"sweep {other.name}")]
     probed = list(_trained(layout.probes(runs), "probe"))
     finished = [run for one in (sweep, *others) if one.exists() for run in one.runs()]
-    return Experience(
+    return RunHistory(
         paces={**_mean_by_key(probed), **_mean_by_key(known), **_mean_by_key(own)},
         sweep=_rough(_mean([pace for _, pace in own])) if own else None,
         picture_s=_seconds_per_picture(finished, "generate"),
@@ -59,33 +59,33 @@ def gather(sweep: Sweep) -> Experience:
     )
 
 
-def _mean_by_key(found: Sequence[tuple[str, Pace]]) -> dict[str, Pace]:
-    by_key: dict[str, list[Pace]] = {}
+def _mean_by_key(found: Sequence[tuple[str, ProfileStats]]) -> dict[str, ProfileStats]:
+    by_key: dict[str, list[ProfileStats]] = {}
     for key, pace in found:
         by_key.setdefault(key, []).append(pace)
     return {key: _mean(paces) for key, paces in by_key.items()}
 
 
-def _mean(paces: Sequence[Pace]) -> Pace:
+def _mean(paces: Sequence[ProfileStats]) -> ProfileStats:
     """The peak and what was conceded are those of the worst."""
-    return Pace(
+    return ProfileStats(
         seconds_per_step=fmean(pace.seconds_per_step for pace in paces),
-        beside_s=fmean(pace.beside_s for pace in paces),
+        overhead_s=fmean(pace.overhead_s for pace in paces),
         peak_mib=max((pace.peak_mib for pace in paces if pace.peak_mib), default=None),
         rungs=max((pace.rungs for pace in paces), key=len),
         origin=paces[0].origin,
     )
 
 
-def _rough(pace: Pace) -> Pace:
+def _rough(pace: ProfileStats) -> ProfileStats:
     """Of trainings with other settings only the time is a guess for one's own, not the memory."""
     return replace(pace, peak_mib=None, rungs=(), origin="this sweep's other runs")
 
 
-def _trained(runs: Sequence[Run], origin: str) -> Iterator[tuple[str, Pace]]:
+def _trained(runs: Sequence[Run], origin: str) -> Iterator[tuple[str, ProfileStats]]:
     """The trainings that delivered, under the profile that was asked for, whatever they conceded."""
     for run in runs:
-        if run.point.floor or not run.done("train"):
+        if run.point.is_baseline or not run.done("train"):
             continue
         attempt = run.attempts("train")[-1]
         result, rungs = attempt.result(), tuple(attempt.asked().get("rungs", ()))
@@ -93,11 +93,11 @@ def _trained(runs: Sequence[Run], origin: str) -> Iterator[tuple[str, Pace]]:
             yield key_of(run.point.params), _pace(result, rungs, origin)
 
 
-def _pace(result: Result, rungs: tuple[str, ...], origin: str) -> Pace:
+def _pace(result: Result, rungs: tuple[str, ...], origin: str) -> ProfileStats:
     per_step, steps = result.seconds_per_step or 0.0, result.steps or 0
-    return Pace(
+    return ProfileStats(
         seconds_per_step=per_step,
-        beside_s=max(0.0, result.seconds - per_step * steps),
+        overhead_s=max(0.0, result.seconds - per_step * steps),
         peak_mib=result.peak_vram_mib,
         rungs=rungs,
         origin=origin,

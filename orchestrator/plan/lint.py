@@ -11,13 +11,13 @@ from orchestrator.errors import InputError, Problem, Severity
 from orchestrator.evidence.stats import early_stop_schedule
 from orchestrator.kohya import base_model, config_files, oom_fallback, previews
 from orchestrator.kohya.arguments import check, lint, schema
-from orchestrator.kohya.arguments.schema import Keys
+from orchestrator.kohya.arguments.schema import ArgumentSchema
 from orchestrator.kohya.oom_fallback import Step
 from orchestrator.model import Params, Point, Settings, Value
 from orchestrator.run import early_stop
 from orchestrator.run.stages import train
 from orchestrator.store.layout import Attempt, Run
-from orchestrator.values import shown
+from orchestrator.values import toml_repr
 
 
 def as_written(asked: Grid, used: Settings) -> list[Problem]:
@@ -42,7 +42,7 @@ def of_points(points: Sequence[Point], asked: Grid, used: Settings, steps: Mappi
 def _of_base_models(points: Iterable[Params], used: Settings) -> Iterator[Problem]:
     for name in dict.fromkeys(str(params["base_model"]) for params in points):
         path = used.base_models[name].path
-        yield from base_model.distilled(path, where=str(used.path), key=f"base_models.{name}.path")
+        yield from base_model.is_distilled(path, where=str(used.path), key=f"base_models.{name}.path")
 
 
 def _but_for_seeds(points: Iterable[Point]) -> list[Params]:
@@ -54,8 +54,8 @@ def _but_for_seeds(points: Iterable[Point]) -> list[Params]:
     return list(distinct.values())
 
 
-def _accepted(used: Settings) -> Keys:
-    return schema.accepted(used.trainer.sd_scripts)
+def _accepted(used: Settings) -> ArgumentSchema:
+    return schema.load_schema(used.trainer.sd_scripts)
 
 
 def _written(asked: Grid, used: Settings) -> Iterator[tuple[str, Value]]:
@@ -90,7 +90,7 @@ def of_early_stop(points: Sequence[Point], asked: Grid, used: Settings, prompts:
     if used.early_stop is None:
         return []
     wrong = [
-        Problem(what=_NOT_BESIDE[key], key=key, value=shown(point.params[key]), remedy=_TAKE_OUT)
+        Problem(what=_NOT_BESIDE[key], key=key, value=toml_repr(point.params[key]), remedy=_TAKE_OUT)
         for point in points
         for key in _NOT_BESIDE
         if point.params.get(key)
@@ -106,13 +106,15 @@ _TAKE_OUT = "take it out (max_train_steps says how long a training is), or take 
 
 
 def _of_looks(points: Sequence[Point], used: Settings, prompts: int) -> Iterator[Problem]:
-    others = max(Counter(early_stop.company(point.params) for point in points).values()) - 1
+    others = max(Counter(early_stop.comparison_group(point.params) for point in points).values()) - 1
     taken = max(len(early_stop.steps(point.params, used.early_stop)) for point in points)
     if used.early_stop is None or not others * taken:
         what = "can end no training: no two runs share a training seed and a length, or no look is before their ends"
         yield _early_stop(used, "", what, "take it out, or lower `after`", Severity.WARNING)
         return
-    needed = early_stop_schedule.fewest(early_stop_schedule.bound(used.early_stop.p, looks=taken, others=others))
+    needed = early_stop_schedule.min_pairs(
+        early_stop_schedule.per_comparison_alpha(used.early_stop.p, looks=taken, others=others)
+    )
     if used.early_stop.pictures < needed:
         what = f"so few pictures cannot tell: looks at {others + 1} runs, {taken} each, share p = {used.early_stop.p:g}"
         yield _early_stop(used, "pictures", what, f"at least {needed}, or a larger p")
@@ -130,9 +132,9 @@ def _early_stop(used: Settings, key: str, what: str, remedy: str, severity: Seve
 # --- the ladder -------------------------------------------------------------------------------------------------------
 
 
-def _of_ladder(points: Iterable[Params], told: set[str], used: Settings, accepted: Keys) -> list[Problem]:
+def _of_ladder(points: Iterable[Params], told: set[str], used: Settings, accepted: ArgumentSchema) -> list[Problem]:
     """Only what a rung brings about: a point's own mistakes are told where it is."""
-    where = f"{used.path}: [[ladder]]"
+    where = f"{used.path}: [[oom_fallback]]"
     try:
         steps = _steps(points, used)
     except InputError as error:
@@ -149,7 +151,7 @@ def _steps(points: Iterable[Params], used: Settings) -> list[tuple[Params, Step]
     return [
         ({**params, **step.overrides}, step)
         for params in points
-        for step in oom_fallback.steps(params, used.ladder, expressions)
+        for step in oom_fallback.steps(params, used.oom_fallback, expressions)
     ]
 
 
@@ -169,4 +171,4 @@ def _placed(problems: Iterable[Problem], asked: Grid, used: Settings) -> list[Pr
 
 
 def _sets(changes: Params, problem: Problem) -> bool:
-    return problem.key in changes and shown(changes[problem.key]) == problem.value
+    return problem.key in changes and toml_repr(changes[problem.key]) == problem.value

@@ -83,14 +83,14 @@ def _points(asked: Grid, used: Settings, problems: list[Problem]) -> tuple[Point
     if points is None:
         problems += lint.as_written(asked, used)
         return ()
-    problems += lint.of_points(points, asked, used, training_length.Measure(used.datasets).steps(points))
+    problems += lint.of_points(points, asked, used, training_length.LengthEstimator(used.datasets).steps(points))
     return points
 
 
 def example(asked: Plan, only: str) -> str:
     """sd-scripts' config of the first asked run that trains; empty where none does."""
     for run in asked.runs(only):
-        if not run.point.floor:
+        if not run.point.is_baseline:
             attempt = Attempt(run.path / train.NAME / str(len(run.attempts(train.NAME)) + 1))
             return train.config_toml(run, attempt, asked.settings, config_files.Renderer(asked.settings.templates))
     return ""
@@ -105,11 +105,13 @@ def _name(name: str) -> str:
 def _floors(points: Iterable[Point]) -> list[Point]:
     """One run without any LoRA for each base model: the same prompts and seeds, made once, shared by all."""
     bases = dict.fromkeys(str(point.params["base_model"]) for point in points)
-    return [floor(base) for base in bases]
+    return [baseline_point(base) for base in bases]
 
 
-def floor(base: str) -> Point:
+def baseline_point(base: str) -> Point:
     """The base model without any LoRA: nothing is trained, only generated and scored."""
     params: Params = {"base_model": base}
-    identity = grid.point_id({**params, "floor": True})
-    return Point(id=identity, name=f"floor-{grid.point_name(params, params, identity)}", params=params, floor=True)
+    identity = grid.point_id({**params, "is_baseline": True})
+    return Point(
+        id=identity, name=f"baseline-{grid.point_name(params, params, identity)}", params=params, is_baseline=True
+    )

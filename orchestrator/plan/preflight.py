@@ -25,8 +25,8 @@ def findings(settings: Settings, points: Iterable[Point], probe: VramProbe) -> l
     problems = [*_trainer(settings, chosen, where), *_card(settings, probe, where)]
     for name in used["base_model"]:
         problems += _base(settings.base_models[name], where)
-    for name in prepare.with_sources(used["dataset"], settings.datasets):
-        problems += prepare.survey(settings.datasets[name], where)
+    for name in prepare.with_ancestors(used["dataset"], settings.datasets):
+        problems += prepare.validate_dataset(settings.datasets[name], where)
     return [*problems, *_faces(settings, where), *_disk(settings, where)]
 
 

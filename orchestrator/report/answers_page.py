@@ -21,7 +21,7 @@ _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Edited:
+class EditResult:
     """The page with its answers, and what found no place in it."""
 
     text: str
@@ -46,7 +46,7 @@ def update(path: Path, blocks: Mapping[str, str]) -> list[Problem]:
     return list(edited.problems)
 
 
-def edit(text: str, blocks: Mapping[str, str], *, where: str) -> Edited:
+def edit(text: str, blocks: Mapping[str, str], *, where: str) -> EditResult:
     """The text of a page with each block in its place: where its marks are, else at the end of its section."""
     problems = []
     for name, block in blocks.items():
@@ -56,7 +56,7 @@ def edit(text: str, blocks: Mapping[str, str], *, where: str) -> Edited:
             continue
         begin, end = place
         text = text[:begin] + _with_marks(text, begin, end, name, block) + text[end:]
-    return Edited(text=text, problems=tuple(problems))
+    return EditResult(text=text, problems=tuple(problems))
 
 
 def _marked(text: str, name: str, where: str) -> tuple[int, int] | None:

@@ -5,12 +5,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.evidence.summary import RunFacts
+from orchestrator.evidence.summary import RunSummary
 from orchestrator.model import State
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Spare:
+class PrunableFile:
     """A file, or a folder of training states, that may go."""
 
     run: str
@@ -18,20 +18,20 @@ class Spare:
     size: int
 
 
-def spare(ranked: Sequence[RunFacts], keep_best: int) -> list[Spare]:
+def spare(ranked: Sequence[RunSummary], keep_best: int) -> list[PrunableFile]:
     """What may go of these runs, which come best first: nothing of the first `keep_best`, nothing of an unfinished one.
 
     The chosen checkpoint of every run stays, and so do its records, logs and pictures: the report is made from them.
     """
     return [
-        Spare(run=one.run.point.name, path=path, size=_size(path))
+        PrunableFile(run=one.run.point.name, path=path, size=_size(path))
         for one in ranked[keep_best:]
         if one.status.state is State.FINISHED and one.choice
         for path in _unneeded(one)
     ]
 
 
-def remove(spares: Sequence[Spare]) -> None:
+def remove(spares: Sequence[PrunableFile]) -> None:
     """Delete them; OSError when the machine refuses."""
     for one in spares:
         if one.path.is_dir():
@@ -40,7 +40,7 @@ def remove(spares: Sequence[Spare]) -> None:
             one.path.unlink()
 
 
-def _unneeded(one: RunFacts) -> Iterator[Path]:
+def _unneeded(one: RunSummary) -> Iterator[Path]:
     """sd-scripts' own products in the output folders of every attempt: LoRA files, and states as folders."""
     chosen = (one.run.path / one.choice.checkpoint) if one.choice else None
     for attempt in one.run.attempts("train"):

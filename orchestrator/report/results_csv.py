@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from orchestrator.evidence import summary
-from orchestrator.evidence.calibration.record import Kept
-from orchestrator.evidence.summary import RunFacts
+from orchestrator.evidence.calibration.record import CalibrationRecord
+from orchestrator.evidence.summary import RunSummary
 from orchestrator.model import Value
 from orchestrator.store import shim
 from orchestrator.store.layout import Sweep
@@ -21,8 +21,18 @@ _MEASURED = (
     *("overrides", "degraded", "attempts", "checkpoint", "strength"),
     *("similarity_median", "similarity_mean", "similarity_p25", "no_face_rate", "images"),
     *("peak_vram_mib", "seconds_per_step", "train_s"),
-    *("gain", "pass_rate", "pass_low", "pass_high", "above_band_rate", "copying", "on_front", "yardstick", "fresh"),
-    *("unseen", "several_faces", "seed_spread", "nearest_training", "face_px", "face_turn"),
+    *(
+        "gain",
+        "pass_rate",
+        "pass_low",
+        "pass_high",
+        "above_band_rate",
+        "copying",
+        "pareto_best",
+        "yardstick",
+        "confirmed_similarity",
+    ),
+    *("unreadable", "multi_face", "diversity", "nearest_training", "face_px", "face_yaw"),
     *("second_similarity", "second_agreement", "adherence", "steps", "resumed", "reason"),
 )
 """The columns after the arguments, in their order."""
@@ -37,18 +47,18 @@ def write(sweep: Sweep) -> Path:
     return _save(results(found, kept), sweep.report / RESULTS)
 
 
-def results(found: Sequence[RunFacts], kept: Kept | None = None) -> pd.DataFrame:
+def results(found: Sequence[RunSummary], kept: CalibrationRecord | None = None) -> pd.DataFrame:
     """One row per run, in the order of the grid; one `params_` column per dim and per argument of any run.
 
     kept: the yardstick that the numbers of the runs were read against.
     """
-    columns, front = _columns(found), summary.front(found).front
+    columns, front = _columns(found), summary.pareto_front_of(found).front
     yardstick = None if kept is None else "; ".join((f"{kept.calibration.threshold:.3f}", *kept.caveats))
-    rows = [_row(one, columns, front) | ({"yardstick": yardstick} if one.numbers else {}) for one in found]
+    rows = [_row(one, columns, front) | ({"threshold": yardstick} if one.numbers else {}) for one in found]
     return pd.DataFrame(rows).convert_dtypes() if rows else pd.DataFrame()
 
 
-def images(found: Sequence[RunFacts]) -> pd.DataFrame:
+def images(found: Sequence[RunSummary]) -> pd.DataFrame:
     """One row per scored picture; `file` is relative to the run's folder."""
     columns = {"run": "string", "id": "string"}
     rows = [_image(one, score) for one in found for score in one.scores]
@@ -60,9 +70,9 @@ def _save(frame: pd.DataFrame, path: Path) -> Path:
     return path
 
 
-def _row(one: RunFacts, columns: Sequence[str], front: Collection[str]) -> dict[str, Any]:
-    in_running = one.run.point.name in front if one.numbers and not one.run.point.floor else None
-    measured = {**_training(one), **_scored(one), "on_front": in_running, "yardstick": None}
+def _row(one: RunSummary, columns: Sequence[str], front: Collection[str]) -> dict[str, Any]:
+    in_running = one.run.point.name in front if one.numbers and not one.run.point.is_baseline else None
+    measured = {**_training(one), **_scored(one), "pareto_best": in_running, "threshold": None}
     return {
         "run": one.run.point.name,
         "id": one.run.point.id,
@@ -73,7 +83,7 @@ def _row(one: RunFacts, columns: Sequence[str], front: Collection[str]) -> dict[
     }
 
 
-def _columns(found: Sequence[RunFacts]) -> list[str]:
+def _columns(found: Sequence[RunSummary]) -> list[str]:
     """Dims first, then all other arguments, each once."""
     dims = [key for one in found for key in one.run.point.dims]
     others = [key for one in found for key in one.run.point.params]
@@ -84,13 +94,13 @@ def _cell(value: Value | None) -> Value | None:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, tuple) else value
 
 
-def _training(one: RunFacts) -> dict[str, Any]:
+def _training(one: RunSummary) -> dict[str, Any]:
     last = one.training[-1] if one.training else None
     result = one.trained.result if one.trained else None
     return {
         "overrides": json.dumps(last.overrides, ensure_ascii=False) if last and last.overrides else None,
         "degraded": one.degraded if one.trained else None,
-        "attempts": len(one.training) if not one.run.point.floor else None,
+        "attempts": len(one.training) if not one.run.point.is_baseline else None,
         "reason": one.status.reason or None,
         "peak_vram_mib": result.peak_vram_mib if result else None,
         "seconds_per_step": result.seconds_per_step if result else None,
@@ -100,7 +110,7 @@ def _training(one: RunFacts) -> dict[str, Any]:
     }
 
 
-def _scored(one: RunFacts) -> dict[str, Any]:
+def _scored(one: RunSummary) -> dict[str, Any]:
     chosen, run = one.choice, one.numbers
     return {
         "checkpoint": Path(chosen.checkpoint).name if chosen and chosen.checkpoint else None,
@@ -109,7 +119,7 @@ def _scored(one: RunFacts) -> dict[str, Any]:
         "similarity_mean": run.similarity_mean if run else None,
         "similarity_p25": run.similarity_p25 if run else None,
         "gain": one.gain,
-        "fresh": one.fresh.confirmation.fresh if one.fresh else None,
+        "confirmed_similarity": one.fresh.confirmation.fresh if one.fresh else None,
         "pass_rate": run.pass_rate if run else None,
         "pass_low": run.pass_interval.low if run and run.pass_interval else None,
         "pass_high": run.pass_interval.high if run and run.pass_interval else None,
@@ -117,19 +127,19 @@ def _scored(one: RunFacts) -> dict[str, Any]:
         "copying": run.copying if run else None,
         "no_face_rate": run.no_face_rate if run else None,
         "images": run.images if run else None,
-        "unseen": run.unseen if run else None,
-        "several_faces": run.several_faces if run else None,
-        "seed_spread": run.seed_spread if run else None,
+        "unreadable": run.unreadable if run else None,
+        "multi_face": run.multi_face if run else None,
+        "diversity": run.diversity if run else None,
         "nearest_training": run.nearest_training if run else None,
         "face_px": run.face_px if run else None,
-        "face_turn": run.face_turn if run else None,
+        "face_yaw": run.face_yaw if run else None,
         "second_similarity": run.second_similarity if run else None,
         "second_agreement": run.second_agreement if run else None,
         "adherence": run.adherence if run else None,
     }
 
 
-def _image(one: RunFacts, score: Any) -> dict[str, Any]:
+def _image(one: RunSummary, score: Any) -> dict[str, Any]:
     record = asdict(score)
     picture = record.pop("image")
     return {"run": one.run.point.name, "id": one.run.point.id, **picture, **record, "status": score.status.value}

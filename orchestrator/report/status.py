@@ -16,7 +16,7 @@ _READERS = {"train": log.read_progress, "generate": log.read_pictures}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class StatusRow:
     """One run as it stands. `left_s`: seconds to the end of its running stage, by its present pace."""
 
     run: Run
@@ -33,31 +33,31 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class View:
+class SweepStatus:
     """A sweep as it stands. `left_s`: to its end, by the pace of its finished trainings; None before the first."""
 
     name: str
-    rows: tuple[Row, ...]
+    rows: tuple[StatusRow, ...]
     left_s: float | None
 
     def count(self, state: State) -> int:
         return sum(row.status.state is state for row in self.rows)
 
 
-def look(sweep: Sweep) -> View:
+def read_status(sweep: Sweep) -> SweepStatus:
     """Read the sweep as it is now."""
     rows = tuple(_row(run) for run in sweep.runs())
-    return View(name=sweep.name, rows=rows, left_s=_left(rows))
+    return SweepStatus(name=sweep.name, rows=rows, left_s=_left(rows))
 
 
-def _row(run: Run) -> Row:
+def _row(run: Run) -> StatusRow:
     status = layout.status(run)
     if status.state is not State.RUNNING:
-        return Row(run=run, status=status)
+        return StatusRow(run=run, status=status)
     folder = run.attempts(status.stage)[-1].path
     reader = _READERS.get(status.stage)
     progress = reader(outcome.tail(folder / "log", 16 * 1024)) if reader else None
-    return Row(run=run, status=status, progress=progress, vram=_last_sample(folder / "vram.csv"))
+    return StatusRow(run=run, status=status, progress=progress, vram=_last_sample(folder / "vram.csv"))
 
 
 def _last_sample(path: Path) -> VramSample | None:
@@ -69,7 +69,7 @@ def _last_sample(path: Path) -> VramSample | None:
     return VramSample(used_mib=int(cells[1]), total_mib=int(cells[2]), own_mib=own)
 
 
-def _left(rows: Sequence[Row]) -> float | None:
+def _left(rows: Sequence[StatusRow]) -> float | None:
     """Seconds: the mean of the finished trainings for each one not begun, and what the running ones still need."""
     spent = [seconds for row in rows if (seconds := _trained_s(row.run)) is not None]
     if not spent:
@@ -81,19 +81,19 @@ def _left(rows: Sequence[Row]) -> float | None:
 
 
 def _trained_s(run: Run) -> float | None:
-    if run.point.floor or not run.done("train"):
+    if run.point.is_baseline or not run.done("train"):
         return None
     results = [attempt.result() for attempt in run.attempts("train")]
     return sum(result.seconds for result in results if result)
 
 
-def as_json(view: View) -> str:
+def as_json(view: SweepStatus) -> str:
     """The view for scripts: one object, runs in the order of the grid; what is not known is null."""
     rows = [_plain(row) for row in view.rows]
     return json.dumps({"schema": 1, "sweep": view.name, "left_s": view.left_s, "runs": rows}, indent=1)
 
 
-def _plain(row: Row) -> dict[str, Any]:
+def _plain(row: StatusRow) -> dict[str, Any]:
     done, vram = row.progress, row.vram
     return {
         "run": row.run.point.name,

@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 from orchestrator.model import Failure, Result
-from orchestrator.report.answers.answer import Told
-from orchestrator.report.status import View
+from orchestrator.report.answers.answer import Answer
+from orchestrator.report.status import SweepStatus
 from orchestrator.run.context import Listener
 from orchestrator.store.layout import Run
 
@@ -63,7 +63,7 @@ def _post(url: str, body: bytes) -> str:
         return str(error)
 
 
-class Telling:
+class NotifyingListener:
     """A Listener that passes everything on, and tells a webhook of runs that have failed for good."""
 
     def __init__(self, listener: Listener, webhook: Webhook) -> None:
@@ -79,7 +79,7 @@ class Telling:
             self._webhook.send("error", run.path.parent.name, text)
 
 
-def ending(view: View, told: Sequence[Told]) -> Iterator[tuple[str, str]]:
+def ending(view: SweepStatus, told: Sequence[Answer]) -> Iterator[tuple[str, str]]:
     """What is told when a sweep ends or pauses: (event, message) of each answer, then of the end."""
     for one in told:
         asked = " ".join(part for part in (one.id, one.ask, one.contrast) if part)

@@ -20,7 +20,7 @@ from orchestrator.model import CROWDED_FAILURES, MEMORY_FAILURES, Failure, Progr
 from orchestrator.run.context import Context
 from orchestrator.store import layout, outcome, process
 from orchestrator.store.layout import Attempt, Run
-from orchestrator.store.outcome import Failed, Outcome
+from orchestrator.store.outcome import FailureReason, Outcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class Command:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class Stage:
     """What a stage knows of its program: how to start it, read its progress, and judge how it ended.
 
     `judge` gives the stage's product, as the record to keep, or why there is none.
@@ -42,15 +42,15 @@ class Job:
     stage: str
     prepare: Callable[[Attempt], Command]
     progress: Callable[[str], Progress | None]
-    judge: Callable[[Attempt, Outcome], Mapping[str, Any] | Failed]
+    record: Callable[[Attempt, Outcome], Mapping[str, Any] | FailureReason]
     another: Callable[[Failure], bool] = lambda _failure: False
     """Whether a further attempt may help against this failure."""
-    look: Callable[[Attempt], Failed | None] = lambda _attempt: None
+    look: Callable[[Attempt], FailureReason | None] = lambda _attempt: None
     """Why the stage itself wants to end it, asked at every turn of the watcher: it must not take long."""
     note: str = ""
 
 
-def carry_out(run: Run, job: Job, ctx: Context) -> Result:
+def run_attempt(run: Run, job: Stage, ctx: Context) -> Result:
     """See one attempt through to its record: the last one if it is not closed or left no product, else a new one.
 
     Raises NotReady when there is too little disk to begin one.
@@ -68,19 +68,19 @@ def carry_out(run: Run, job: Job, ctx: Context) -> Result:
     return result
 
 
-def _deliver_again(run: Run, attempt: Attempt, job: Job) -> Result | None:
+def _deliver_again(run: Run, attempt: Attempt, job: Stage) -> Result | None:
     """The result of an attempt that succeeded but whose product was never recorded: we ended in between."""
     result = attempt.result()
     if result is None or result.failure is not None:
         return None
-    product = job.judge(attempt, outcome.read(attempt.path))
-    if isinstance(product, Failed):
+    product = job.record(attempt, outcome.read(attempt.path))
+    if isinstance(product, FailureReason):
         return None
     run.finish(job.stage, product)
     return result
 
 
-def _begin(run: Run, job: Job, ctx: Context) -> Attempt:
+def _begin(run: Run, job: Stage, ctx: Context) -> Attempt:
     _enough_disk(run.path, ctx.settings.limits.free_gib)
     attempt = run.new_attempt(job.stage)
     command = job.prepare(attempt)
@@ -99,7 +99,7 @@ def _enough_disk(folder: Path, limit_gib: float) -> None:
 class _Watch:
     """One look a second: the user, the limits, the log, the loss, the card."""
 
-    def __init__(self, attempt: Attempt, job: Job, ctx: Context) -> None:
+    def __init__(self, attempt: Attempt, job: Stage, ctx: Context) -> None:
         self.attempt, self.job, self.ctx = attempt, job, ctx
         self.limits = ctx.settings.limits
         self.began = self.looked = self.grew = time.monotonic()
@@ -119,20 +119,20 @@ class _Watch:
                     process.stop(path, self._grace_s(stopped), self.ctx.stop.hurry)
             process.wait(path, self.ctx.settings.vram.poll_s)
 
-    def _grace_s(self, stopped: Failed | None) -> float:
+    def _grace_s(self, stopped: FailureReason | None) -> float:
         """A flood is not waited for: it would go on filling the disk."""
         return 0.0 if stopped and stopped.failure is Failure.LOG_FLOOD else self.limits.grace_s
 
-    def _write_down(self, stopped: Failed) -> None:
+    def _write_down(self, stopped: FailureReason) -> None:
         if not (self.attempt.path / "stop.json").exists():
             layout.write(self.attempt.path / "stop.json", asdict(stopped))
 
-    def _stopped_before(self) -> Failed | None:
+    def _stopped_before(self) -> FailureReason | None:
         """Why an earlier orchestrator was about to end it; that its user went away is no reason any more."""
         stopped = outcome.stopped(self.attempt.path)
         return stopped if stopped and stopped.failure is not Failure.KILLED else None
 
-    def _look(self) -> Failed | None:
+    def _look(self) -> FailureReason | None:
         self._forgive_sleep()
         progress = self._read_log()
         sample = self._sample()
@@ -163,55 +163,59 @@ class _Watch:
     def _sample(self) -> VramSample | None:
         if not self.ctx.card or self.job.stage == "score":
             return None
-        sample = self.ctx.probe.sample(self.ctx.card, process.marked(self.attempt.path))
+        sample = self.ctx.probe.sample(self.ctx.card, process.pids_of(self.attempt.path))
         if sample:
             with contextlib.suppress(OSError):  # a full disk costs the curve, and not the training
                 _append(self.attempt.path / "vram.csv", sample)
         return sample
 
-    def _stopped_by_user(self) -> Failed | None:
-        return Failed(Failure.KILLED, "interrupted by the user") if self.ctx.stop else None
+    def _stopped_by_user(self) -> FailureReason | None:
+        return FailureReason(Failure.KILLED, "interrupted by the user") if self.ctx.stop else None
 
-    def _over_limits(self) -> Failed | None:
+    def _over_limits(self) -> FailureReason | None:
         now = time.monotonic()
         if now - self.began > self.limits.wall_s:
-            return Failed(
+            return FailureReason(
                 Failure.TIMEOUT, f"ran longer than the limit of {self.limits.wall_s:.0f} s (limits.wall_hours)"
             )
         if now - self.grew > self.limits.stall_s:
-            return Failed(Failure.STALLED, f"no log output for {self.limits.stall_s:.0f} s (limits.stall_minutes)")
+            return FailureReason(
+                Failure.STALLED, f"no log output for {self.limits.stall_s:.0f} s (limits.stall_minutes)"
+            )
         if self.size > self.limits.log_mib * 1024 * 1024:
-            return Failed(Failure.LOG_FLOOD, f"wrote more than {self.limits.log_mib:g} MiB of log (limits.log_mib)")
+            return FailureReason(
+                Failure.LOG_FLOOD, f"wrote more than {self.limits.log_mib:g} MiB of log (limits.log_mib)"
+            )
         return None
 
-    def _bad_loss(self, progress: Progress | None) -> Failed | None:
+    def _bad_loss(self, progress: Progress | None) -> FailureReason | None:
         if progress and progress.loss is not None and not math.isfinite(progress.loss):
-            return Failed(Failure.NAN, f"the loss became {progress.loss} by step {progress.step}")
+            return FailureReason(Failure.NAN, f"the loss became {progress.loss} by step {progress.step}")
         return None
 
-    def _memory(self, sample: VramSample | None, progress: Progress | None) -> Failed | None:
+    def _memory(self, sample: VramSample | None, progress: Progress | None) -> FailureReason | None:
         if sample is None:
             return None
         budget, used = self.ctx.settings.vram.budget_gib, _used(sample, packed=self.ctx.packed)
         if budget and used and used > budget * 1024:
-            return Failed(
+            return FailureReason(
                 Failure.OOM, f"used {used / 1024:.1f} GiB, over the budget of {budget:g} GiB (vram.budget_gib)"
             )
         pace = progress.seconds_per_step if progress else None
         if pace:
             self.fastest = min(self.fastest, pace)
             if pace > 3 * self.fastest and sample.used_mib > 0.97 * sample.total_mib:
-                return Failed(
+                return FailureReason(
                     Failure.SPILL, f"the card is full and a step takes {pace / self.fastest:.1f} times as long"
                 )
         return None
 
 
-def _close(run: Run, attempt: Attempt, past: list[Attempt], job: Job, ctx: Context, *, ours: bool) -> Result:
+def _close(run: Run, attempt: Attempt, past: list[Attempt], job: Stage, ctx: Context, *, ours: bool) -> Result:
     """Judge, then record the result, then the product: an end in between is made good by judging again."""
     ended = outcome.read(attempt.path, ours=ours)
     product = _judged(attempt, job, ended)
-    failed = product if isinstance(product, Failed) else None
+    failed = product if isinstance(product, FailureReason) else None
     result = Result(
         failure=failed.failure if failed else None,
         reason=_told(failed, ctx) if failed else "",
@@ -219,22 +223,22 @@ def _close(run: Run, attempt: Attempt, past: list[Attempt], job: Job, ctx: Conte
         **_measured(ended, job.progress(ended.log)),
     )
     attempt.close(result)
-    if not isinstance(product, Failed):
+    if not isinstance(product, FailureReason):
         run.finish(job.stage, product)
     return result
 
 
-def _told(failed: Failed, ctx: Context) -> str:
+def _told(failed: FailureReason, ctx: Context) -> str:
     """A reason is a line of the child's log, and the child may have printed anything that it was given."""
-    return redact.without_secrets(failed.reason, {**ctx.environ, **ctx.settings.trainer.env})
+    return redact.redact(failed.reason, {**ctx.environ, **ctx.settings.trainer.env})
 
 
-def _judged(attempt: Attempt, job: Job, ended: Outcome) -> Mapping[str, Any] | Failed:
+def _judged(attempt: Attempt, job: Stage, ended: Outcome) -> Mapping[str, Any] | FailureReason:
     """A product that is whole counts, whatever ended the program: unless the memory that it took was too much."""
     if ended.stopped and ended.stopped.failure in MEMORY_FAILURES:
         return ended.stopped
-    product = job.judge(attempt, ended)
-    return outcome.why(ended, product, attempt.path) if isinstance(product, Failed) else product
+    product = job.record(attempt, ended)
+    return outcome.failure_cause(ended, product, attempt.path) if isinstance(product, FailureReason) else product
 
 
 def _measured(ended: Outcome, progress: Progress | None) -> dict[str, Any]:
@@ -251,7 +255,7 @@ _PASSING = frozenset({Failure.CRASHED, Failure.DISK_FULL})
 """What may well not happen again."""
 
 
-def _retry(failed: Failed, attempt: Attempt, past: list[Attempt], job: Job, ctx: Context) -> bool:
+def _retry(failed: FailureReason, attempt: Attempt, past: list[Attempt], job: Stage, ctx: Context) -> bool:
     """Whether another attempt may help: after so many crashes in a row it does not, however often we were stopped."""
     if failed.failure in CROWDED_FAILURES and attempt.packed:
         return True

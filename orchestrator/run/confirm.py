@@ -6,34 +6,34 @@ from pathlib import Path
 
 from orchestrator.errors import InputError, NothingSelected, Problem, errors_of
 from orchestrator.evidence import summary
-from orchestrator.evidence.confirmation import Fresh
+from orchestrator.evidence.confirmation import ConfirmationResult
 from orchestrator.evidence.stats.interval import Interval
-from orchestrator.evidence.summary import RunFacts
+from orchestrator.evidence.summary import RunSummary
 from orchestrator.kohya import prompts
 from orchestrator.run import followup
 from orchestrator.run.context import Context
-from orchestrator.run.followup import Beside
+from orchestrator.run.followup import FollowupRun
 from orchestrator.store.layout import Sweep
 
 TABLE = "confirm.csv"
 
 
-def best(sweep: Sweep, count: int) -> list[RunFacts]:
+def best(sweep: Sweep, count: int) -> list[RunSummary]:
     """The scored runs with the highest mean picture value, best first, and the floors of their base models.
 
     Raises NothingSelected when none is scored yet.
     """
     found = summary.gather(sweep)
-    ranked = summary.ranked(found)[:count]
+    ranked = summary.rank_runs(found)[:count]
     if not ranked:
         what = f"no run of {sweep.name} is scored yet, so there is nothing to confirm"
         raise NothingSelected(Problem(what=what, remedy=f"`orchestrate status {sweep.name}`"))
     bases = {one.run.point.params["base_model"] for one in ranked}
-    floors = (one for one in found if one.choice and one.run.point.floor)
+    floors = (one for one in found if one.choice and one.run.point.is_baseline)
     return [*ranked, *(one for one in floors if one.run.point.params["base_model"] in bases)]
 
 
-def prepare(chosen: Sequence[RunFacts], ctx: Context) -> tuple[list[Beside], Context]:
+def prepare(chosen: Sequence[RunSummary], ctx: Context) -> tuple[list[FollowupRun], Context]:
     """The folders for the pictures, and the world in which they are made; what is there of them already is kept.
 
     Raises InputError with what is wrong with the prompts.
@@ -74,13 +74,13 @@ def report(sweep: Sweep) -> Iterator[str]:
     yield from (_sentence(one, one.fresh) for one in found if one.fresh)
 
 
-def _row(one: RunFacts, found: Fresh) -> dict[str, str]:
+def _row(one: RunSummary, found: ConfirmationResult) -> dict[str, str]:
     told = found.confirmation
     return {
         "run": one.run.point.name,
         "reported": _number(told.reported),
-        "fresh": _number(told.fresh),
-        **_bounds("fresh", told.fresh_interval),
+        "confirmed_similarity": _number(told.fresh),
+        **_bounds("confirmed_similarity", told.fresh_interval),
         "change": _number(told.change),
         **_bounds("change", told.change_interval),
         "gain": _number(found.gain),
@@ -100,7 +100,7 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.6g}"
 
 
-def _sentence(one: RunFacts, found: Fresh) -> str:
+def _sentence(one: RunSummary, found: ConfirmationResult) -> str:
     told, ends = found.confirmation, found.confirmation.change_interval
     bounds = f" ({ends.low:+.3f} to {ends.high:+.3f})" if ends else ""
     return (
@@ -109,7 +109,7 @@ def _sentence(one: RunFacts, found: Fresh) -> str:
     )
 
 
-def _over_floor(one: RunFacts, found: Fresh) -> str:
+def _over_floor(one: RunSummary, found: ConfirmationResult) -> str:
     """Fresh prompts and seeds may be harder for everyone; over the floor, that cancels."""
     if found.gain is None or one.gain is None:
         return ""

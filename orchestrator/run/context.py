@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from orchestrator.gpu import VramProbe
-from orchestrator.model import Prepared, Result, Settings
+from orchestrator.model import PreparedDataset, Result, Settings
 from orchestrator.store.layout import Run
 
 
@@ -42,7 +42,7 @@ class Context:
 
     settings: Settings
     templates: Path
-    datasets: Mapping[str, Prepared]
+    datasets: Mapping[str, PreparedDataset]
     prompts: tuple[str, ...]
     probe: VramProbe
     listener: Listener

@@ -19,7 +19,7 @@ from orchestrator.model import EarlyStop, Failure, Image, Params, Score, Setting
 from orchestrator.run.context import Context
 from orchestrator.store import process
 from orchestrator.store.layout import Attempt, Run, Sweep
-from orchestrator.store.outcome import Failed
+from orchestrator.store.outcome import FailureReason
 
 NAME, CACHE = "looks", ".faces"
 _TRIES = 3
@@ -29,7 +29,7 @@ _TURNS = 10
 
 def steps(params: Params, asked: EarlyStop | None) -> range:
     """Where a training is looked at on its way; nowhere unless that is asked for."""
-    return early_stop_schedule.steps(total(params), asked.after) if asked else range(0)
+    return early_stop_schedule.preview_steps(total(params), asked.after) if asked else range(0)
 
 
 def total(params: Params) -> int:
@@ -43,7 +43,7 @@ def cells(prompts: int, settings: Settings) -> list[tuple[int, int]]:
     return [(prompt, seed) for seed in settings.generation.seeds for prompt in range(prompts)][:pictures]
 
 
-def company(params: Params) -> tuple[Value | None, int]:
+def comparison_group(params: Params) -> tuple[Value | None, int]:
     """What partners share: the training seed, and the length in steps."""
     return params.get("seed"), total(params)
 
@@ -84,7 +84,7 @@ class Watch:
         self._compared: set[tuple[str, int]] = set()
         self._next = 0.0
 
-    def look(self, training: Attempt) -> Failed | None:
+    def look(self, training: Attempt) -> FailureReason | None:
         """Why the training is to be ended, as far as that is known by now. Waits for nothing."""
         if not self._steps or training.asked().get("degraded"):
             return None
@@ -112,7 +112,7 @@ class Watch:
         self._values[key] = {cell: value for cell, value in values.items() if value is not None}
         return True
 
-    def _hopeless(self) -> Failed | None:
+    def _hopeless(self) -> FailureReason | None:
         """By each of its looks and each partner that has the same one, once."""
         own = [step for step in self._steps if (self._run.path.name, step) in self._values]
         for step, partner in itertools.product(own, self._partners):
@@ -120,7 +120,7 @@ class Watch:
             if key not in self._compared and self._known(partner, step):
                 self._compared.add(key)
                 if reason := self._worse_than(partner, step):
-                    return Failed(Failure.STOPPED_EARLY, reason)
+                    return FailureReason(Failure.STOPPED_EARLY, reason)
         return None
 
     def _known(self, partner: Run, step: int) -> bool:
@@ -138,7 +138,9 @@ class Watch:
 
         own, other = (self._values[run.path.name, step] for run in (self._run, partner))
         found = early_stop_test.compare(own, other, self._rule.margin)
-        bound = early_stop_schedule.bound(self._rule.p, looks=len(self._steps), others=len(self._partners))
+        bound = early_stop_schedule.per_comparison_alpha(
+            self._rule.p, looks=len(self._steps), others=len(self._partners)
+        )
         if found is None or found.p >= bound:
             return ""
         return (
@@ -149,8 +151,8 @@ class Watch:
 
 
 def _partners(run: Run, sweep: Sweep) -> list[Run]:
-    others = [one for one in sweep.runs() if not one.point.floor and one.point != run.point]
-    return [one for one in others if company(one.point.params) == company(run.point.params)]
+    others = [one for one in sweep.runs() if not one.point.is_baseline and one.point != run.point]
+    return [one for one in others if comparison_group(one.point.params) == comparison_group(run.point.params)]
 
 
 def _begin(run: Run, training: Attempt, step: int, ctx: Context) -> None:
@@ -162,7 +164,7 @@ def _begin(run: Run, training: Attempt, step: int, ctx: Context) -> None:
     if len(past) >= _TRIES or any(_out(one).exists() or process.running(one.path) for one in past):
         return
     wanted = cells(len(ctx.prompts), ctx.settings)
-    if pictures := previews.drawn(training.path / "output", step, len(wanted)):
+    if pictures := previews.files_at_step(training.path / "output", step, len(wanted)):
         images = [
             Image(file=str(path.relative_to(run.path)), checkpoint="", strength=1.0, prompt=prompt, seed=seed)
             for path, (prompt, seed) in zip(pictures, wanted, strict=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from orchestrator.errors import InputError, errors_of
 from orchestrator.evidence import confirmation
-from orchestrator.evidence.summary import RunFacts
+from orchestrator.evidence.summary import RunSummary
 from orchestrator.kohya import prompts
 from orchestrator.model import Generation, Point, Settings
 from orchestrator.plan.plan import Plan
@@ -20,7 +20,7 @@ from orchestrator.store.layout import Run, Sweep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Beside:
+class FollowupRun:
     """What is to be made: further pictures, as those of `run`, at a strength."""
 
     run: Run
@@ -43,24 +43,24 @@ def plan(settings: Settings, sweep: Sweep, points: Sequence[Point]) -> Plan:
     )
 
 
-def key(one: RunFacts, generation: Generation, texts: Sequence[str], *more: str) -> str:
+def key(one: RunSummary, generation: Generation, texts: Sequence[str], *more: str) -> str:
     """Of all that sets these pictures of the chosen checkpoint apart from others of the run."""
     chosen = (one.choice.checkpoint, one.choice.strength) if one.choice else ()
     made = [chosen, texts, {**asdict(generation), "strengths": None}, more]
     return hashlib.sha256(json.dumps(made, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
-def prepare(one: RunFacts, run: Run) -> Beside:
+def prepare(one: RunSummary, run: Run) -> FollowupRun:
     """Begin `run`, two folders below that of `one`: its checkpoint is the chosen one of `one`."""
     assert one.choice, "only scored runs have further pictures"
     run.create()
-    if not run.point.floor and not run.done("train"):
+    if not run.point.is_baseline and not run.done("train"):
         known = next(item for item in one.run.checkpoints() if item.file == one.choice.checkpoint)
         run.finish("train", {"checkpoints": [asdict(replace(known, file=f"{confirmation.UP}{known.file}"))]})
-    return Beside(run=run, strength=one.choice.strength)
+    return FollowupRun(run=run, strength=one.choice.strength)
 
 
-def drive(wanted: Sequence[Beside], ctx: Context, by: Callable[[Sequence[Run], Context], None]) -> None:
+def run_all(wanted: Sequence[FollowupRun], ctx: Context, by: Callable[[Sequence[Run], Context], None]) -> None:
     """Have the pictures made and scored `by` whatever drives runs, those of one strength together."""
     for strength in dict.fromkeys(one.strength for one in wanted):
         generation = replace(ctx.settings.generation, strengths=(strength,), checkpoints="last")

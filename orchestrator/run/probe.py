@@ -22,7 +22,7 @@ STEPS = 20
 
 def wanted(asked: Plan, only: str = "*") -> list[Run]:
     """One probe for each memory profile among the asked runs."""
-    points = [run.point for run in asked.runs(only) if not run.point.floor]
+    points = [run.point for run in asked.runs(only) if not run.point.is_baseline]
     found = {history.key_of(point.params): point for point in reversed(points)}
     return [_probe(asked, key, found[key]) for key in reversed(found)]
 
@@ -34,7 +34,7 @@ def _probe(asked: Plan, key: str, point: Point) -> Run:
     return where.run(Point(id=key, name=key, params=params, dims=point.dims))
 
 
-def drive(probes: Iterable[Run], ctx: Context, *, retry: bool = False) -> None:
+def run_probe(probes: Iterable[Run], ctx: Context, *, retry: bool = False) -> None:
     """Train each that is not done, down the ladder to where it fits or fails; `retry`: also those that failed."""
     ctx = replace(ctx, settings=_drawing_little(ctx.settings))
     for probe in probes:

@@ -16,11 +16,11 @@ from typing import Any
 
 from orchestrator.errors import NotReady, OrchestrateError, Problem, errors_of
 from orchestrator.gpu import Nvml
-from orchestrator.model import NO_CARD, Prepared, Result, Settings
+from orchestrator.model import NO_CARD, PreparedDataset, Result, Settings
 from orchestrator.run import schedule
 from orchestrator.run.context import Context, Stop
-from orchestrator.run.local_executor import Ended, Perform
-from orchestrator.run.schedule import Peaks, Place, Turn
+from orchestrator.run.local_executor import Perform, TaskResult
+from orchestrator.run.schedule import PeakVramTable, Slot, Task
 from orchestrator.store.layout import Run
 
 Check = Callable[[], list[Problem]]
@@ -30,12 +30,12 @@ _LOOK_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Errand:
+class TaskArgs:
     """What a task is told: a Context less what belongs to the machine it is taken on."""
 
     settings: Settings
     templates: Path
-    datasets: Mapping[str, Prepared]
+    datasets: Mapping[str, PreparedDataset]
     prompts: tuple[str, ...]
     latents: Mapping[str, Run]
     packed: bool
@@ -44,18 +44,20 @@ class _Errand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Going:
-    turn: Turn
-    place: Place
+    turn: Task
+    place: Slot
     takes: Mapping[str, float]
 
 
-class Cluster:
+class RayExecutor:
     """A Team on the machines of a Ray cluster."""
 
-    def __init__(self, ray: Any, ctx: Context, perform: Perform, peaks: Peaks, smallest_mib: int | None) -> None:
+    def __init__(
+        self, ray: Any, ctx: Context, perform: Perform, peaks: PeakVramTable, smallest_mib: int | None
+    ) -> None:
         self._ray, self._ctx, self._perform, self._peaks = ray, ctx, perform, peaks
         self._smallest_mib = smallest_mib
-        self._desk = ray.remote(num_cpus=0)(_Desk).options(scheduling_strategy=_here(ray)).remote()
+        self._desk = ray.remote(num_cpus=0)(EventActor).options(scheduling_strategy=_here(ray)).remote()
         self._take = ray.remote(max_retries=0)(_take)
         self._going: dict[Any, _Going] = {}
         self._lost: Counter[Path] = Counter()
@@ -65,17 +67,17 @@ class Cluster:
     @contextmanager
     def open(
         cls, address: str, ctx: Context, perform: Perform, runs: Sequence[Run], check: Check
-    ) -> Iterator["Cluster"]:
+    ) -> Iterator["RayExecutor"]:
         """The cluster at `address` (`auto`, `HOST:PORT` or `ray://HOST:PORT`). Raises NotReady with what is missing."""
         ray = _connected(address)
         try:
             cards = _survey(ray, ctx, check)
-            peaks = Peaks.gather(runs) if ctx.settings.vram.pack else Peaks()
+            peaks = PeakVramTable.gather(runs) if ctx.settings.vram.colocate else PeakVramTable()
             yield cls(ray, ctx, perform, peaks, min(cards, default=None))
         finally:
             ray.shutdown()
 
-    def start(self, waiting: list[Turn]) -> None:
+    def start(self, waiting: list[Task]) -> None:
         """Submit what there is room for in all of the cluster together; the rest keeps its order with us.
 
         Raises NotReady when nothing goes on and nothing can: the last machine with a card has gone.
@@ -92,7 +94,7 @@ class Cluster:
             what, remedy = "no machine of the cluster has a GPU any more", "`ray status`, then the same command"
             raise NotReady(Problem(what=what, key="--cluster", remedy=remedy))
 
-    def ended(self) -> list[Ended]:
+    def ended(self) -> list[TaskResult]:
         done, _ = self._ray.wait(list(self._going), timeout=_LOOK_S)
         self._ray.get(self._desk.ask.remote(self._ctx.stop.asked))
         for event, told in self._ray.get(self._desk.heard.remote()):
@@ -102,16 +104,16 @@ class Cluster:
     def busy(self) -> bool:
         return bool(self._going)
 
-    def retire(self, ended: Ended) -> None:
+    def retire(self, ended: TaskResult) -> None:
         """Ray chooses the machine, so that all of the kind is given up."""
         self._retired.add(self._on_card(ended.turn))
 
     # --- what a turn takes --------------------------------------------------------------------------------------------
 
-    def _on_card(self, turn: Turn) -> bool:
-        return schedule.wants_card(turn, self._ctx.settings)
+    def _on_card(self, turn: Task) -> bool:
+        return schedule.needs_gpu(turn, self._ctx.settings)
 
-    def _takes(self, turn: Turn) -> dict[str, float]:
+    def _takes(self, turn: Task) -> dict[str, float]:
         """In Ray's words."""
         used = self._ctx.settings
         wanted: dict[str, float] = {"CPU": used.scoring.workers}
@@ -122,7 +124,7 @@ class Cluster:
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         return _within({key: most for key, most in wanted.items() if most}, nodes)
 
-    def _share(self, turn: Turn) -> float:
+    def _share(self, turn: Task) -> float:
         """Of a card: by the smallest one of the cluster, for it may go to any."""
         need_mib = self._peaks.need_mib(turn)
         if need_mib is None or not self._smallest_mib:
@@ -135,8 +137,8 @@ class Cluster:
             taken.update(going.takes)
         return all(taken[key] + much <= there.get(key, 0.0) for key, much in takes.items())
 
-    def _submit(self, turn: Turn, takes: Mapping[str, float]) -> None:
-        place = Place(card=turn.living or "", packed=0 < takes.get("GPU", 0) < 1)
+    def _submit(self, turn: Task, takes: Mapping[str, float]) -> None:
+        place = Slot(card=turn.living or "", packed=0 < takes.get("GPU", 0) < 1)
         task = self._take.options(
             num_cpus=takes.get("CPU", 0),
             num_gpus=takes.get("GPU", 0),
@@ -145,16 +147,16 @@ class Cluster:
         ).remote(self._perform, turn.run, turn.stage, self._errand(place), self._desk)
         self._going[task] = _Going(turn=turn, place=place, takes=takes)
 
-    def _where(self, turn: Turn) -> Any:
+    def _where(self, turn: Task) -> Any:
         """Where an attempt lives already, it is watched from there; else wherever there is room."""
         for node in self._ray.nodes():
             if turn.host and node["Alive"] and node["NodeManagerHostname"] == turn.host:
                 return _at(self._ray, node["NodeID"], soft=True)
         return "DEFAULT"
 
-    def _errand(self, place: Place) -> _Errand:
+    def _errand(self, place: Slot) -> TaskArgs:
         ctx = self._ctx
-        return _Errand(
+        return TaskArgs(
             settings=ctx.settings,
             templates=ctx.templates,
             datasets=dict(ctx.datasets),
@@ -166,8 +168,8 @@ class Cluster:
 
     # --- how it ended -------------------------------------------------------------------------------------------------
 
-    def _ended(self, going: _Going, task: Any) -> Ended:
-        ended = Ended(turn=going.turn, place=going.place)
+    def _ended(self, going: _Going, task: Any) -> TaskResult:
+        ended = TaskResult(turn=going.turn, place=going.place)
         try:
             told = self._ray.get(task)
         except self._ray.exceptions.RayTaskError as error:
@@ -181,7 +183,7 @@ class Cluster:
         kind, problems = told
         return replace(ended, error=kind(*problems))
 
-    def _too_often(self, turn: Turn, error: Exception) -> NotReady | None:
+    def _too_often(self, turn: Task, error: Exception) -> NotReady | None:
         """A machine that goes away is no error; the run goes elsewhere, a few times."""
         self._lost[turn.run.path] += 1
         if self._lost[turn.run.path] < self._ctx.settings.limits.crashes:
@@ -254,7 +256,7 @@ def _at(ray: Any, node: str, *, soft: bool = False) -> Any:
     return ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=soft)
 
 
-class _Desk:
+class EventActor:
     """An actor beside the orchestrator: carries its wish to stop to the machines, and their events back."""
 
     def __init__(self) -> None:
@@ -285,7 +287,7 @@ def _look_around(check: Check, templates: Path) -> tuple[list[int], list[Problem
     return [card.total_mib for card in Nvml().cards()], check()
 
 
-def _take(perform: Perform, run: Run, stage: str, errand: _Errand, desk: Any) -> Any:
+def _take(perform: Perform, run: Run, stage: str, errand: TaskArgs, desk: Any) -> Any:
     """Carry out one attempt here: its Result, or the kind and the problems of the error that kept us from it."""
     import ray
 
@@ -297,11 +299,11 @@ def _take(perform: Perform, run: Run, stage: str, errand: _Errand, desk: Any) ->
         prompts=errand.prompts,
         latents=errand.latents,
         probe=probe,
-        listener=_Teller(ray, desk),
+        listener=RemoteListener(ray, desk),
         environ={key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"},
         card=errand.card or _card(ray.get_gpu_ids(), probe),
         packed=errand.packed,
-        stop=_FarStop(ray, desk),
+        stop=RemoteStop(ray, desk),
     )
     try:
         return perform(run, stage, ctx)
@@ -316,7 +318,7 @@ def _card(granted: Sequence[Any], probe: Nvml) -> str:
     return next((cards[int(name)] if name.isdigit() else name for name in names), "")
 
 
-class _Teller:
+class RemoteListener:
     """A Listener that sends what it is told to the desk."""
 
     def __init__(self, ray: Any, desk: Any) -> None:
@@ -329,7 +331,7 @@ class _Teller:
         self._ray.get(self._desk.tell.remote("ended", (run, stage, result)))
 
 
-class _FarStop(Stop):
+class RemoteStop(Stop):
     """What the user asked at the orchestrator's terminal."""
 
     def __init__(self, ray: Any, desk: Any) -> None:

@@ -27,7 +27,7 @@ _HEADROOM = 1.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Turn:
+class Task:
     """One attempt at the next stage of a run.
 
     key: of what it takes of a card; alone: it ran out of memory beside others; living: the card of an attempt that
@@ -43,7 +43,7 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class Slot:
     """Where a turn is taken. `packed`: others may be, or come, on the same card."""
 
     card: str
@@ -53,7 +53,7 @@ class Place:
 # --- the line ---------------------------------------------------------------------------------------------------------
 
 
-def line_up(runs: Iterable[Run], settings: Settings, *, again: bool = False) -> list[Turn]:
+def build_queue(runs: Iterable[Run], settings: Settings, *, again: bool = False) -> list[Task]:
     """What is to be done next for every run that is not at its end, in an order that makes answers early.
 
     First what lives already, then runs that have begun, then floors, then the first replicate of every arm, the second
@@ -62,14 +62,14 @@ def line_up(runs: Iterable[Run], settings: Settings, *, again: bool = False) -> 
     turns = []
     for run, rank in _by_replicate(runs):
         status = layout.status(run)
-        turn = next_turn(run, status, settings, again=again)
+        turn = next_task(run, status, settings, again=again)
         if turn:
             begun = status.attempt > 0 or turn.stage != run.stages[0]
-            turns.append(((turn.living is None, not begun, not run.point.floor, rank), turn))
+            turns.append(((turn.living is None, not begun, not run.point.is_baseline, rank), turn))
     return [turn for _, turn in sorted(turns, key=lambda entry: entry[0])]
 
 
-def awaited(turns: Iterable[Turn], shared: Mapping[str, Run]) -> dict[Path, Run]:
+def pending_dependencies(turns: Iterable[Task], shared: Mapping[str, Run]) -> dict[Path, Run]:
     """The latents that have to be made before a training can begin, by its folder; shared: those of each point's id."""
     training = [turn.run for turn in turns if turn.stage == train.NAME and turn.living is None]
     wanted = {run.path: shared[run.point.id] for run in training if run.point.id in shared}
@@ -77,16 +77,16 @@ def awaited(turns: Iterable[Turn], shared: Mapping[str, Run]) -> dict[Path, Run]
     return {path: run for path, run in wanted.items() if not made[run.path]}
 
 
-def next_turn(run: Run, status: Status, settings: Settings, *, again: bool = False) -> Turn | None:
+def next_task(run: Run, status: Status, settings: Settings, *, again: bool = False) -> Task | None:
     """What a run needs next; None when it is finished, or failed and not to be tried again."""
     if status.state not in RUNNABLE and not (again and status.state is State.FAILED):
         return None
     past = run.attempts(status.stage)
     lives = past[-1] if status.state is State.RUNNING else None
-    return Turn(
+    return Task(
         run=run,
         stage=status.stage,
-        key=_key(run, status.stage, settings) if settings.vram.pack else "",
+        key=_key(run, status.stage, settings) if settings.vram.colocate else "",
         alone=any(attempt.crowded_out() for attempt in past),
         living=str(lives.asked().get("card") or "") if lives else None,
         host=lives.host() if lives else "",
@@ -108,13 +108,13 @@ def _by_replicate(runs: Iterable[Run]) -> list[tuple[Run, int]]:
 
 
 @dataclass(slots=True, kw_only=True)
-class Peaks:
+class PeakVramTable:
     """The highest use of a card by key, MiB, as measured of attempts that delivered."""
 
     by_key: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    def gather(cls, runs: Sequence[Run]) -> "Peaks":
+    def gather(cls, runs: Sequence[Run]) -> "PeakVramTable":
         """From these runs, the other sweeps beside theirs, and what was probed."""
         found = cls()
         known = history.gather(layout.Sweep(runs[0].path.parent)).paces if runs else {}
@@ -129,43 +129,43 @@ class Peaks:
         if result.failure is None and result.peak_vram_mib:
             self.by_key[key] = max(result.peak_vram_mib, self.by_key.get(key, 0))
 
-    def need_mib(self, turn: Turn) -> int | None:
+    def need_mib(self, turn: Task) -> int | None:
         """What to promise it of a card; None when that is not known, or it must be alone."""
         peak = self.by_key.get(turn.key)
         return None if peak is None or turn.alone else int(peak * _HEADROOM)
 
 
 def _key(run: Run, stage: str, settings: Settings) -> str:
-    return _named(run, stage, train.next_step(run, settings).overrides if stage == train.NAME else {})
+    return _named(run, stage, train.next_overrides(run, settings).overrides if stage == train.NAME else {})
 
 
 def _key_of(run: Run, stage: str, attempt: Attempt) -> str:
-    return _named(run, stage, train.asked_of(attempt).overrides if stage == train.NAME else {})
+    return _named(run, stage, train.attempt_overrides(attempt).overrides if stage == train.NAME else {})
 
 
 def _named(run: Run, stage: str, overrides: Params) -> str:
     """All pictures of a sweep are made alike, but for the LoRA."""
     if stage != train.NAME:
-        return f"{stage} {'floor' if run.point.floor else 'lora'}"
+        return f"{stage} {'floor' if run.point.is_baseline else 'lora'}"
     return history.key_of({**run.point.params, **overrides})
 
 
 @dataclass(slots=True)
-class Memory:
+class MemoryBudget:
     """A memory that is shared with strangers: what they hold is what is used beyond what was promised to ours."""
 
-    strangers_mib: int = 0
+    other_processes_mib: int = 0
 
     def free_mib(self, total_mib: int, used_mib: int, promised_mib: Collection[int], own_mib: int | None = None) -> int:
         """What can still be promised. Without being told what ours hold, strangers are seen at their most so far."""
         beyond = max(0, used_mib - (sum(promised_mib) if own_mib is None else own_mib))
         told = own_mib is not None or not promised_mib
-        self.strangers_mib = beyond if told else max(self.strangers_mib, beyond)
-        return total_mib - self.strangers_mib - sum(promised_mib) - SPARE_MIB
+        self.other_processes_mib = beyond if told else max(self.other_processes_mib, beyond)
+        return total_mib - self.other_processes_mib - sum(promised_mib) - SPARE_MIB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Load:
+class GpuLoad:
     """A card as it stands: how many turns are taken on it, whether one of them wants it alone, and what is left."""
 
     card: str
@@ -174,23 +174,23 @@ class Load:
     free_mib: int = 0
 
 
-def choose(turn: Turn, need_mib: int | None, loads: Sequence[Load]) -> Place | None:
+def choose(turn: Task, need_mib: int | None, loads: Sequence[GpuLoad]) -> Slot | None:
     """Where a turn that wants a card is taken now; None when it has to wait."""
     if turn.living is not None:
-        return Place(card=turn.living, packed=turn.run.attempts(turn.stage)[-1].packed)
+        return Slot(card=turn.living, packed=turn.run.attempts(turn.stage)[-1].packed)
     for load in sorted(loads, key=lambda load: load.turns):
         if not load.turns:
-            return Place(card=load.card, packed=need_mib is not None and need_mib <= load.free_mib)
+            return Slot(card=load.card, packed=need_mib is not None and need_mib <= load.free_mib)
         if need_mib is not None and not load.alone and need_mib <= load.free_mib:
-            return Place(card=load.card, packed=True)
+            return Slot(card=load.card, packed=True)
     return None
 
 
-def wants_card(turn: Turn, settings: Settings) -> bool:
+def needs_gpu(turn: Task, settings: Settings) -> bool:
     return turn.stage != score.NAME or settings.scoring.device != "cpu"
 
 
-def host_mib(turn: Turn, settings: Settings) -> int:
+def host_mib(turn: Task, settings: Settings) -> int:
     """What a turn takes of the host's memory while it loads the base model."""
     base = settings.base_models[str(turn.run.point.params["base_model"])].path
     return LOADING_MIB + (base.stat().st_size // 1024**2 if base.exists() else 0)
@@ -199,14 +199,14 @@ def host_mib(turn: Turn, settings: Settings) -> int:
 # --- a poisoned card --------------------------------------------------------------------------------------------------
 
 
-class Health:
+class FailureStreak:
     """How many runs in a row the same place has failed for the same reason of the machine's."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._in_a_row: dict[tuple[str, str], list[Failure]] = {}
 
-    def poisoned(self, turn: Turn, place: Place, result: Result, state: State) -> bool:
+    def poisoned(self, turn: Task, place: Slot, result: Result, state: State) -> bool:
         """Take note of how a turn ended; whether nothing further may be taken there."""
         kinds = self._in_a_row.setdefault((place.card, turn.stage), [])
         if state is not State.FAILED or result.failure is None:

@@ -5,28 +5,28 @@ from collections.abc import Iterable, Mapping
 
 from orchestrator import datasets
 from orchestrator.kohya import latents as of_sd_scripts
-from orchestrator.model import TREATMENTS, Dataset, Params, Point, Prepared, Settings
+from orchestrator.model import TREATMENTS, Dataset, Params, Point, PreparedDataset, Settings
 from orchestrator.plan import freeze
 from orchestrator.store import layout, provenance
 from orchestrator.store.layout import Run
 
 
 def latents(
-    points: Iterable[Point], used: Settings, prepared: Mapping[str, Prepared], hashes: provenance.Hashes
+    points: Iterable[Point], used: Settings, prepared: Mapping[str, PreparedDataset], hashes: provenance.Hashes
 ) -> dict[str, Run]:
     """By point id, where the latents are, or are to be made, that a point asks to have on the disk.
 
     prepared: the datasets of these points by name, as they lie in `runs/.datasets`.
     """
-    asking = [point for point in points if not point.floor and of_sd_scripts.on_disk(point.params)]
+    asking = [point for point in points if not point.is_baseline and of_sd_scripts.on_disk(point.params)]
     trainer = _trainer(used) if asking else ""
     return {point.id: _run(point, used, prepared, trainer, hashes) for point in asking}
 
 
 def _run(
-    point: Point, used: Settings, prepared: Mapping[str, Prepared], trainer: str, hashes: provenance.Hashes
+    point: Point, used: Settings, prepared: Mapping[str, PreparedDataset], trainer: str, hashes: provenance.Hashes
 ) -> Run:
-    dataset = datasets.of(point.params, used.datasets)
+    dataset = datasets.dataset_for_point(point.params, used.datasets)
     made_of = {
         "pictures": layout.read(prepared[dataset.name].folder.parent / "dataset.json")["content"],
         "vae": _vae(point, used, hashes),

@@ -7,19 +7,19 @@ from orchestrator.errors import NotReady, Problem
 from orchestrator.model import Result, State
 from orchestrator.run import local_executor, schedule
 from orchestrator.run.context import Context
-from orchestrator.run.local_executor import Ended, Team
-from orchestrator.run.schedule import Health, Turn
+from orchestrator.run.local_executor import Executor, TaskResult
+from orchestrator.run.schedule import FailureStreak, Task
 from orchestrator.run.stages import generate, latents, score, train
 from orchestrator.store import layout
 from orchestrator.store.layout import Run
-from orchestrator.text import counted
+from orchestrator.text import pluralize
 
 _PERFORM: Mapping[str, Callable[[Run, Context], Result]] = {
     stage.NAME: stage.perform for stage in (latents, train, generate, score)
 }
 
 
-def drive(
+def run_sweep(
     runs: Sequence[Run], ctx: Context, *, cards: Sequence[str] = (), retry: bool = False, fail_fast: bool = False
 ) -> None:
     """Bring every run as far as it goes, on these cards (`ctx.card` without any).
@@ -28,20 +28,22 @@ def drive(
     Raises NotReady when the machine, not the points, makes runs fail, or where latents cannot be made. Whatever is
     raised, and however it was stopped, no attempt is left unwatched.
     """
-    with local_executor.Pool.open(ctx, cards or (ctx.card,), perform, runs) as team:
-        drive_with(team, runs, ctx, retry=retry, fail_fast=fail_fast)
+    with local_executor.LocalExecutor.open(ctx, cards or (ctx.card,), perform, runs) as team:
+        run_sweep_on(team, runs, ctx, retry=retry, fail_fast=fail_fast)
 
 
-def drive_with(team: Team, runs: Sequence[Run], ctx: Context, *, retry: bool = False, fail_fast: bool = False) -> None:
+def run_sweep_on(
+    team: Executor, runs: Sequence[Run], ctx: Context, *, retry: bool = False, fail_fast: bool = False
+) -> None:
     """As `drive`, by a team of any kind."""
     waiting = _line_up(runs, ctx, retry=retry)
-    ends = _Ends(team, ctx.settings.limits.crashes, fail_fast=fail_fast)
+    ends = StopPolicy(team, ctx.settings.limits.crashes, fail_fast=fail_fast)
     _start(team, waiting, ctx)
     while team.busy():
         for ended in team.ended():
             status = layout.status(ended.turn.run)
-            ends.judge(ended, status.state)
-            following = schedule.next_turn(ended.turn.run, status, ctx.settings)
+            ends.record(ended, status.state)
+            following = schedule.next_task(ended.turn.run, status, ctx.settings)
             waiting[:0] = [following] if following else []
         if not (ctx.stop or ends.halted):
             _start(team, waiting, ctx)
@@ -50,41 +52,41 @@ def drive_with(team: Team, runs: Sequence[Run], ctx: Context, *, retry: bool = F
         raise NotReady(*problems)
 
 
-def _line_up(runs: Sequence[Run], ctx: Context, *, retry: bool) -> list[Turn]:
+def _line_up(runs: Sequence[Run], ctx: Context, *, retry: bool) -> list[Task]:
     """The runs' turns, before them those of the latents that they wait for, and before all what lives already."""
-    turns = schedule.line_up(runs, ctx.settings, again=retry)
+    turns = schedule.build_queue(runs, ctx.settings, again=retry)
     _refuse_changed(turns, ctx)
-    awaited = {run.path: run for run in schedule.awaited(turns, ctx.latents).values()}
-    shared = schedule.line_up(awaited.values(), ctx.settings, again=True)
+    awaited = {run.path: run for run in schedule.pending_dependencies(turns, ctx.latents).values()}
+    shared = schedule.build_queue(awaited.values(), ctx.settings, again=True)
     return sorted([*shared, *turns], key=lambda turn: turn.living is None)
 
 
-def _refuse_changed(turns: Sequence[Turn], ctx: Context) -> None:
+def _refuse_changed(turns: Sequence[Task], ctx: Context) -> None:
     """Raise NotReady before anything starts where latents that are there are not as they were made."""
     training = [ctx.latents.get(turn.run.point.id) for turn in turns if turn.stage == train.NAME]
     for run in {one.path: one for one in training if one and one.done(latents.NAME)}.values():
         latents.images(run)
 
 
-def _start(team: Team, waiting: list[Turn], ctx: Context) -> None:
+def _start(team: Executor, waiting: list[Task], ctx: Context) -> None:
     """Begin what there is room for, and no training whose latents are still to be made; the line keeps its order."""
-    held = schedule.awaited(waiting, ctx.latents)
+    held = schedule.pending_dependencies(waiting, ctx.latents)
     free = [turn for turn in waiting if turn.run.path not in held]
     team.start(free)
     kept = held.keys() | {turn.run.path for turn in free}
     waiting[:] = [turn for turn in waiting if turn.run.path in kept]
 
 
-def _stranded(waiting: Sequence[Turn], ctx: Context) -> list[Problem]:
+def _stranded(waiting: Sequence[Task], ctx: Context) -> list[Problem]:
     """The latents that could not be made, for which trainings still wait."""
-    awaited = schedule.awaited(waiting, ctx.latents).values()
+    awaited = schedule.pending_dependencies(waiting, ctx.latents).values()
     trainings = Counter(run.path for run in awaited)
     return [_not_made(run, trainings[path]) for path, run in {run.path: run for run in awaited}.items()]
 
 
 def _not_made(run: Run, trainings: int) -> Problem:
     logs = [attempt.path / "log" for attempt in run.attempts(latents.NAME)]
-    what = f"{layout.status(run).reason or 'the latents are gone'}; {counted(trainings, 'training')} could not begin"
+    what = f"{layout.status(run).reason or 'the latents are gone'}; {pluralize(trainings, 'training')} could not begin"
     where = str(logs[-1] if logs else run.path)
     return Problem(what=what, where=where, remedy="mend it, then the same command goes on")
 
@@ -95,17 +97,17 @@ def perform(run: Run, stage: str, ctx: Context) -> Result:
     return _PERFORM[stage](run, ctx)
 
 
-class _Ends:
+class StopPolicy:
     """What the ends of turns mean for those to come: a poisoned card takes none, an error or a wish ends them all."""
 
-    def __init__(self, team: Team, limit: int, *, fail_fast: bool) -> None:
+    def __init__(self, team: Executor, limit: int, *, fail_fast: bool) -> None:
         self._team, self._limit, self._fail_fast = team, limit, fail_fast
-        self._health = Health(limit)
+        self._health = FailureStreak(limit)
         self._errors: list[BaseException] = []
         self._poisoned: list[Problem] = []
         self.halted = False
 
-    def judge(self, ended: Ended, state: State) -> None:
+    def record(self, ended: TaskResult, state: State) -> None:
         if ended.error:
             self._errors.append(ended.error)
         elif ended.result and self._health.poisoned(ended.turn, ended.place, ended.result, state):
@@ -113,7 +115,7 @@ class _Ends:
             self._poisoned.append(self._problem(ended, ended.result))
         self.halted = self.halted or bool(self._errors) or (self._fail_fast and state is State.FAILED)
 
-    def _problem(self, ended: Ended, result: Result) -> Problem:
+    def _problem(self, ended: TaskResult, result: Result) -> Problem:
         return Problem(
             what=f"{self._limit} runs in a row failed with {result.failure}: "
             "the sweep is paused, it looks like the machine",

@@ -8,19 +8,19 @@ from orchestrator import scoring
 from orchestrator.errors import InputError, NothingSelected, Problem
 from orchestrator.evidence import confirmation, run_metrics, summary
 from orchestrator.evidence.stats import choice
-from orchestrator.evidence.summary import RunFacts
+from orchestrator.evidence.summary import RunSummary
 from orchestrator.model import Point, Score, Settings
 from orchestrator.plan import plan
 from orchestrator.run import followup
 from orchestrator.run.context import Context
-from orchestrator.run.followup import Beside
+from orchestrator.run.followup import FollowupRun
 from orchestrator.store import layout, provenance
 from orchestrator.store.layout import Run, Sweep
 
 TABLE = "transfer.csv"
 
 
-def selected(sweep: Sweep, base: str, only: str, settings: Settings) -> list[RunFacts]:
+def selected(sweep: Sweep, base: str, only: str, settings: Settings) -> list[RunSummary]:
     """The scored runs that were trained on another base. Raises InputError for a base that is not in the settings."""
     if base not in settings.base_models:
         known = ", ".join(settings.base_models)
@@ -28,7 +28,7 @@ def selected(sweep: Sweep, base: str, only: str, settings: Settings) -> list[Run
     found = [
         one
         for one in summary.gather(sweep)
-        if one.choice and not one.run.point.floor and one.run.point.params["base_model"] != base
+        if one.choice and not one.run.point.is_baseline and one.run.point.params["base_model"] != base
         if fnmatchcase(one.run.point.name, only) or fnmatchcase(one.run.point.id, only)
     ]
     if not found:
@@ -37,13 +37,13 @@ def selected(sweep: Sweep, base: str, only: str, settings: Settings) -> list[Run
     return found
 
 
-def points(chosen: Sequence[RunFacts], base: str) -> list[Point]:
+def points(chosen: Sequence[RunSummary], base: str) -> list[Point]:
     """As if they had been trained on `base`, and its floor: what this machine must be ready for."""
     moved = [replace(one.run.point, params={**one.run.point.params, "base_model": base}) for one in chosen]
-    return [*moved, plan.floor(base)]
+    return [*moved, plan.baseline_point(base)]
 
 
-def prepare(chosen: Sequence[RunFacts], base: str, sweep: Sweep, ctx: Context) -> tuple[list[Beside], Context]:
+def prepare(chosen: Sequence[RunSummary], base: str, sweep: Sweep, ctx: Context) -> tuple[list[FollowupRun], Context]:
     """The folders for the pictures and the floor of the base model, which the sweep may have already; and the world."""
     hashes = provenance.Hashes(ctx.settings.runs / ".hashes.json")
     content = hashes.of(ctx.settings.base_models[base].path)
@@ -51,7 +51,7 @@ def prepare(chosen: Sequence[RunFacts], base: str, sweep: Sweep, ctx: Context) -
     for one, point in zip(chosen, points(chosen, base), strict=False):
         folder = f"{base}-{followup.key(one, ctx.settings.generation, ctx.prompts, content)}"
         wanted.append(followup.prepare(one, one.run.on(folder, point)))
-    return [*wanted, Beside(run=sweep.floor_on(plan.floor(base)), strength=0.0)], ctx
+    return [*wanted, FollowupRun(run=sweep.baseline_run(plan.baseline_point(base)), strength=0.0)], ctx
 
 
 def report(sweep: Sweep) -> Iterator[str]:
@@ -65,7 +65,7 @@ def report(sweep: Sweep) -> Iterator[str]:
         )
 
 
-def _rows(one: RunFacts, sweep: Sweep) -> Iterator[dict[str, str]]:
+def _rows(one: RunSummary, sweep: Sweep) -> Iterator[dict[str, str]]:
     for moved in one.run.transfers():
         base, scores = str(moved.point.params["base_model"]), _reported(one, _scores(moved))
         if not scores:
@@ -77,13 +77,13 @@ def _rows(one: RunFacts, sweep: Sweep) -> Iterator[dict[str, str]]:
             "made_on": base,
             "similarity_mean": _number(told.similarity_mean),
             "no_face_rate": _number(told.no_face_rate),
-            "gain": _number(confirmation.gain(scores, _scores(sweep.floor_on(plan.floor(base))))),
+            "gain": _number(confirmation.gain(scores, _scores(sweep.baseline_run(plan.baseline_point(base))))),
             "similarity_at_home": _number(one.numbers.similarity_mean if one.numbers else None),
             "gain_at_home": _number(one.gain),
         }
 
 
-def _reported(one: RunFacts, scores: Sequence[Score]) -> list[Score]:
+def _reported(one: RunSummary, scores: Sequence[Score]) -> list[Score]:
     """Those of the prompts and seeds that the run is reported on."""
     cells = {choice.cell(score) for score in one.choice.reported} if one.choice else set()
     return [score for score in scores if choice.cell(score) in cells]

@@ -23,7 +23,7 @@ TOO_MANY_ERRORS = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Adherence:
+class ClipConfig:
     """By which CLIP the pictures are held against their prompts, and which words are left out of these.
 
     python: an interpreter that has torch and transformers, the trainer's.
@@ -56,7 +56,7 @@ class Job:
     out: Path
     training: tuple[Path, ...] = ()
     second_pack: Path | None = None
-    adherence: Adherence | None = None
+    adherence: ClipConfig | None = None
     skip: tuple[str, ...] = ()
     alone: tuple[str, ...] = ()
     thumbnails: Path | None = None
@@ -114,9 +114,9 @@ def read_job(path: Path) -> Job:
     return Job(**record)
 
 
-def _adherence(record: dict[str, Any]) -> Adherence:
+def _adherence(record: dict[str, Any]) -> ClipConfig:
     paths = {key: Path(record[key]) for key in ("python", "model")}
-    return Adherence(**record | paths | {"triggers": tuple(record["triggers"])})
+    return ClipConfig(**record | paths | {"triggers": tuple(record["triggers"])})
 
 
 def write_scored(path: Path, scored: Scored) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from orchestrator import images, scoring
 from orchestrator.errors import NotReady, OrchestrateError, Problem, Severity
 from orchestrator.scoring import faces, prompt_adherence, thumbnails
-from orchestrator.scoring.batch_embedder import Looker
-from orchestrator.scoring.in_progress import Hand
+from orchestrator.scoring.batch_embedder import BatchEmbedder
+from orchestrator.scoring.in_progress import InProgressFile
 
 _REFERENCES = "scoring.references"
 
@@ -54,11 +54,11 @@ def _by_faces(job: scoring.Job) -> scoring.Scored:
 def _by(folder: Path, job: scoring.Job) -> scoring.Scored:
     """The scores by one face pack."""
     pack = faces.inspect(folder, det_size=job.det_size, decode_rule=images.DECODE_RULE)
-    looker = Looker(
+    looker = BatchEmbedder(
         load=lambda: faces.load(pack, device=job.device),
         cache=faces.Cache(job.cache, pack.fingerprint),
         workers=job.workers,
-        hand=Hand(scoring.in_hand_path(job.out)),
+        hand=InProgressFile(scoring.in_hand_path(job.out)),
         skip=[job.root / name for name in job.skip],
         alone=[job.root / name for name in job.alone],
     )
@@ -77,11 +77,11 @@ def _by(folder: Path, job: scoring.Job) -> scoring.Scored:
     )
 
 
-def _references(looker: Looker, paths: Sequence[Path]) -> tuple[dict[str, faces.Embedding], dict[str, str]]:
+def _references(looker: BatchEmbedder, paths: Sequence[Path]) -> tuple[dict[str, faces.Embedding], dict[str, str]]:
     """Those in use, and why the others are not; raises NotReady when none is left."""
     used, rejected = {}, {}
     for path, outcome in zip(paths, looker.look(paths), strict=True):
-        if isinstance(outcome, faces.Finding) and len(outcome.faces) == 1 and outcome.embedding is not None:
+        if isinstance(outcome, faces.FaceRecord) and len(outcome.faces) == 1 and outcome.embedding is not None:
             used[str(path)] = outcome.embedding
         else:
             rejected[str(path)] = _why(outcome)
@@ -94,7 +94,7 @@ def _references(looker: Looker, paths: Sequence[Path]) -> tuple[dict[str, faces.
 
 
 def _why(outcome: faces.Outcome) -> str:
-    if isinstance(outcome, faces.Refusal):
+    if isinstance(outcome, faces.ReadError):
         return outcome.note
     return f"shows {len(outcome.faces)} faces" if outcome.faces else "shows no face"
 
@@ -110,7 +110,7 @@ def _rejected(name: str, why: str, severity: Severity) -> Problem:
 
 
 def _embeddings(outcomes: Sequence[faces.Outcome]) -> list[faces.Embedding]:
-    found = [outcome.embedding for outcome in outcomes if isinstance(outcome, faces.Finding)]
+    found = [outcome.embedding for outcome in outcomes if isinstance(outcome, faces.FaceRecord)]
     return [embedding for embedding in found if embedding is not None]
 
 

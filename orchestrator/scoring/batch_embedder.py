@@ -12,15 +12,15 @@ import numpy as np
 from orchestrator import images
 from orchestrator.model import FaceStatus
 from orchestrator.scoring import faces
-from orchestrator.scoring.in_progress import Hand
+from orchestrator.scoring.in_progress import InProgressFile
 
 BATCH = 4
 """Faces per run of the recogniser. More gains nothing on a CPU and makes the workers' last shares uneven."""
 
-_SKIPPED = faces.Refusal(status=FaceStatus.ERROR, note="skipped: the scorer died with this picture in hand")
+_SKIPPED = faces.ReadError(status=FaceStatus.ERROR, note="skipped: the scorer died with this picture in hand")
 
 
-class Looker:
+class BatchEmbedder:
     """Finds and embeds the largest face of each picture.
 
     load: gives the model; called once, and only when some picture is not in the cache.
@@ -34,7 +34,7 @@ class Looker:
         load: Callable[[], faces.Faces],
         cache: faces.Cache,
         workers: int,
-        hand: Hand,
+        hand: InProgressFile,
         skip: Iterable[Path] = (),
         alone: Iterable[Path] = (),
     ) -> None:
@@ -59,7 +59,7 @@ class Looker:
         outcomes: dict[Path, faces.Outcome] = {}
         unknown: dict[str, list[Path]] = {}  # by content: a picture under two names is looked at once
         for path, sha256 in zip(pictures, self._hashes(pictures), strict=True):
-            known = sha256 if isinstance(sha256, faces.Refusal) else self._cache.get(sha256)
+            known = sha256 if isinstance(sha256, faces.ReadError) else self._cache.get(sha256)
             if known:
                 outcomes[path] = known
             else:
@@ -70,17 +70,17 @@ class Looker:
             progress(len(outcomes))
         return [outcomes[path] for path in pictures]
 
-    def _hashes(self, pictures: Sequence[Path]) -> Iterable[str | faces.Refusal]:
+    def _hashes(self, pictures: Sequence[Path]) -> Iterable[str | faces.ReadError]:
         with ThreadPoolExecutor(self._workers) as pool:
             return list(pool.map(self._hash, pictures))
 
-    def _hash(self, path: Path) -> str | faces.Refusal:
+    def _hash(self, path: Path) -> str | faces.ReadError:
         if path in self._skip:
             return _SKIPPED
         try:
             return images.sha256(path)
         except images.Unreadable as error:
-            return faces.Refusal(status=FaceStatus.UNREADABLE, note=error.reason)
+            return faces.ReadError(status=FaceStatus.UNREADABLE, note=error.reason)
 
     def _fresh(self, pictures: Mapping[str, Path]) -> Iterator[tuple[str, faces.Outcome]]:
         """Pictures by their sha256 that nobody has looked at, in the order in which they get done."""
@@ -111,27 +111,27 @@ class Looker:
             self._keep(sha256, outcome)
         return outcomes
 
-    def _see(self, model: faces.Faces, path: Path) -> faces.Sighting | faces.Refusal:
+    def _see(self, model: faces.Faces, path: Path) -> faces.Detection | faces.ReadError:
         with self._hand.holding([path]):
             try:
                 return model.find(images.load(path))
             except images.Unreadable as error:
-                return faces.Refusal(status=FaceStatus.UNREADABLE, note=error.reason)
+                return faces.ReadError(status=FaceStatus.UNREADABLE, note=error.reason)
             except Exception as error:  # of onnxruntime, OpenCV or InsightFace, about this one picture
                 return _error(error)
 
     def _keep(self, sha256: str, outcome: faces.Outcome) -> None:
         """Refusals are not kept: the file may still be being written, the model may have run out of memory."""
-        if isinstance(outcome, faces.Finding):
+        if isinstance(outcome, faces.FaceRecord):
             try:
                 self._cache.put(sha256, outcome)
             except OSError as error:  # costs time on the next run, and no score on this one
                 print(f"not cached: {error}", file=sys.stderr)
 
 
-def _embed(model: faces.Faces, seen: Mapping[str, faces.Sighting | faces.Refusal]) -> dict[str, faces.Outcome]:
+def _embed(model: faces.Faces, seen: Mapping[str, faces.Detection | faces.ReadError]) -> dict[str, faces.Outcome]:
     """All faces in one run of the recogniser; one by one when that fails, to find the one that it fails on."""
-    crops = {key: one.crop for key, one in seen.items() if isinstance(one, faces.Sighting) and one.crop is not None}
+    crops = {key: one.crop for key, one in seen.items() if isinstance(one, faces.Detection) and one.crop is not None}
     try:
         embeddings = dict(zip(crops, model.embed(list(crops.values())), strict=True)) if crops else {}
     except Exception as error:  # as in Looker._see
@@ -141,17 +141,19 @@ def _embed(model: faces.Faces, seen: Mapping[str, faces.Sighting | faces.Refusal
     return {key: _outcome(one, embeddings.get(key)) for key, one in seen.items()}
 
 
-def _outcome(seen: faces.Sighting | faces.Refusal, embedding: faces.Embedding | None) -> faces.Outcome:
-    if isinstance(seen, faces.Refusal):
+def _outcome(seen: faces.Detection | faces.ReadError, embedding: faces.Embedding | None) -> faces.Outcome:
+    if isinstance(seen, faces.ReadError):
         return seen
     if embedding is not None and not (np.isfinite(embedding).all() and embedding.any()):
-        return faces.Refusal(status=FaceStatus.ERROR, note="the recogniser gave no direction, or numbers that are none")
-    return faces.Finding(faces=seen.faces, embedding=embedding, fallback=seen.fallback)
+        return faces.ReadError(
+            status=FaceStatus.ERROR, note="the recogniser gave no direction, or numbers that are none"
+        )
+    return faces.FaceRecord(faces=seen.faces, embedding=embedding, fallback=seen.fallback)
 
 
-def _error(error: Exception) -> faces.Refusal:
+def _error(error: Exception) -> faces.ReadError:
     text = next(iter(str(error).splitlines()), "")
-    return faces.Refusal(status=FaceStatus.ERROR, note=f"{type(error).__name__}: {text}")
+    return faces.ReadError(status=FaceStatus.ERROR, note=f"{type(error).__name__}: {text}")
 
 
 def _batched(items: Iterable[tuple[str, Path]], size: int) -> Iterator[list[tuple[str, Path]]]:

@@ -18,13 +18,13 @@ from orchestrator import scoring as scorer
 from orchestrator.errors import NotReady, OrchestrateError, Problem
 from orchestrator.model import Scoring
 from orchestrator.scoring import faces
-from orchestrator.scoring.batch_embedder import Looker
-from orchestrator.scoring.in_progress import Hand
+from orchestrator.scoring.batch_embedder import BatchEmbedder
+from orchestrator.scoring.in_progress import InProgressFile
 from orchestrator.store import layout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Looked:
+class FaceEmbedding:
     """What is known of one picture. embedding: of its largest face, not normalised; None where there is no face.
 
     note: why it could not be looked at, empty when it could.
@@ -42,7 +42,7 @@ class Looked:
         return f"shows {self.faces} faces" if self.faces else "shows no face"
 
 
-def look(scoring: Scoring, pictures: Sequence[Path], *, cache: Path) -> list[Looked]:
+def embed(scoring: Scoring, pictures: Sequence[Path], *, cache: Path) -> list[FaceEmbedding]:
     """One result per picture, in order, by the settings' face pack. Raises NotReady with what the child said."""
     with tempfile.TemporaryDirectory(prefix="orchestrate-") as folder:
         job = _Job(scoring=scoring, pictures=tuple(pictures), cache=cache, out=Path(folder) / "looked.json")
@@ -70,9 +70,9 @@ def _died(done: subprocess.CompletedProcess[str], held: Sequence[str]) -> Proble
     return Problem(what=f"looking for faces failed: {said}", remedy="`orchestrate check` tells what is missing")
 
 
-def _looked(record: dict[str, Any]) -> Looked:
+def _looked(record: dict[str, Any]) -> FaceEmbedding:
     vector = record["embedding"]
-    return Looked(faces=record["faces"], embedding=tuple(vector) if vector else None, note=record["note"])
+    return FaceEmbedding(faces=record["faces"], embedding=tuple(vector) if vector else None, note=record["note"])
 
 
 # --- the child --------------------------------------------------------------------------------------------------------
@@ -104,20 +104,20 @@ def _read(path: Path) -> _Job:
 def _outcomes(job: _Job) -> list[faces.Outcome]:
     used = job.scoring
     pack = faces.inspect(used.pack, det_size=used.det_size, decode_rule=images.DECODE_RULE)
-    looker = Looker(
+    looker = BatchEmbedder(
         load=lambda: faces.load(pack, device=used.device),
         cache=faces.Cache(job.cache, pack.fingerprint),
         workers=used.workers,
-        hand=Hand(scorer.in_hand_path(job.out)),
+        hand=InProgressFile(scorer.in_hand_path(job.out)),
     )
     return looker.look(job.pictures)
 
 
-def _plain(outcome: faces.Outcome) -> Looked:
-    if isinstance(outcome, faces.Refusal):
-        return Looked(faces=0, embedding=None, note=outcome.note)
+def _plain(outcome: faces.Outcome) -> FaceEmbedding:
+    if isinstance(outcome, faces.ReadError):
+        return FaceEmbedding(faces=0, embedding=None, note=outcome.note)
     vector = None if outcome.embedding is None else tuple(float(value) for value in outcome.embedding)
-    return Looked(faces=len(outcome.faces), embedding=vector)
+    return FaceEmbedding(faces=len(outcome.faces), embedding=vector)
 
 
 if __name__ == "__main__":

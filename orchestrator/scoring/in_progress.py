@@ -12,7 +12,7 @@ def read(path: Path) -> tuple[str, ...]:
     return tuple(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else ()
 
 
-class Hand:
+class InProgressFile:
     """Writes the file. Several threads may hold pictures at once."""
 
     def __init__(self, path: Path) -> None:

@@ -31,7 +31,9 @@ def without(triggers: Iterable[str], text: str) -> str:
     return " ".join(text.split())
 
 
-def with_adherence(scores: Sequence[Score], asked: scoring.Adherence, *, root: Path, folder: Path) -> tuple[Score, ...]:
+def with_adherence(
+    scores: Sequence[Score], asked: scoring.ClipConfig, *, root: Path, folder: Path
+) -> tuple[Score, ...]:
     """The scores with their adherence, None for pictures that could not be read or prompts of triggers alone.
 
     root: what the pictures' files are relative to; folder: where job and answer are kept. Raises NotReady.
@@ -43,7 +45,7 @@ def with_adherence(scores: Sequence[Score], asked: scoring.Adherence, *, root: P
     return tuple(replace(score, adherence=cosines.get(index)) for index, score in enumerate(scores))
 
 
-def _cosines(pairs: list[dict[str, str]], asked: scoring.Adherence, folder: Path) -> list[float]:
+def _cosines(pairs: list[dict[str, str]], asked: scoring.ClipConfig, folder: Path) -> list[float]:
     if not pairs:
         return []
     job, out = folder / "adherence-job.json", folder / "adherence.json"

@@ -10,7 +10,7 @@
             train/1/  attempt.json  config.toml  dataset.toml  command.json  process.json  log  vram.csv  stop.json
                       exit.json  result.json  output/
             confirm/<key>/  on/<base>-<key>/  runs of further pictures, with the records of any run
-        on/floor-.../       the floor of a base model that no run of the sweep was trained on
+        on/baseline-.../       the floor of a base model that no run of the sweep was trained on
 
 A record is written whole or not at all, once, and never edited (`sweep.json` alone is replaced, when its grid grows).
 State is derived from the records, never stored.
@@ -89,7 +89,7 @@ class Run:
     @property
     def stages(self) -> tuple[str, ...]:
         """The floor of a base model is not trained."""
-        return self.makes or (STAGES[1:] if self.point.floor else STAGES)
+        return self.makes or (STAGES[1:] if self.point.is_baseline else STAGES)
 
     @property
     def images(self) -> Path:
@@ -244,7 +244,7 @@ class Sweep:
     def run(self, point: Point) -> Run:
         return Run(self.path / point.name, point)
 
-    def floor_on(self, point: Point) -> Run:
+    def baseline_run(self, point: Point) -> Run:
         """The floor of a base model: the sweep's own, or one beside its runs where none was trained on it."""
         own = self.run(point)
         return own if point in (run.point for run in self.runs()) else Run(self.path / "on" / point.name, point)
@@ -275,7 +275,7 @@ class Sweep:
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the sweep. Raises Conflict when another process does."""
-        with locks.held(self.path / ".lock") as holder:
+        with locks.acquire(self.path / ".lock") as holder:
             if holder:
                 remedy = f"watch it with `orchestrate status {self.name} --watch`, or end it first"
                 what = f"sweep {self.name} is being driven by {holder}"
@@ -289,18 +289,18 @@ class Sweep:
         with contextlib.ExitStack() as stack:
             for card in cards:
                 lock = self.path.parent / ".cards" / f"{card}.lock"
-                holder = stack.enter_context(locks.held(lock)) or left_behind.get(card)
+                holder = stack.enter_context(locks.acquire(lock)) or left_behind.get(card)
                 held += [] if holder else [card]
                 holders += [f"{card} by {holder}"] if holder else []
             if holders and not held:
                 what = f"every card is in use by another sweep: {', '.join(holders)}"
-                remedy = "wait for it, name another card, or set `share = true` in [vram]"
+                remedy = "wait for it, name another card, or set `ignore_other_sweeps = true` in [vram]"
                 raise Conflict(Problem(what=what, where=str(self.path.parent), key="vram.card", remedy=remedy))
             yield held
 
     def driven(self) -> bool:
         """Whether another process holds the lock now."""
-        return locks.taken(self.path / ".lock")
+        return locks.is_locked(self.path / ".lock")
 
 
 def _changed_ns(path: Path) -> int:
@@ -314,7 +314,7 @@ def _left_behind(sweep: Sweep) -> dict[str, str]:
     """
     runs = sweep.path.parent
     ours = (sweep.path, runs / ".latents")
-    living = [path for path in process.folders() if runs in path.parents]
+    living = [path for path in process.live_attempts() if runs in path.parents]
     others = [path for path in living if not any(one in path.parents for one in ours)]
     return {str(Attempt(path).asked().get("card", "")): f"what runs in {path}" for path in others}
 
@@ -322,7 +322,13 @@ def _left_behind(sweep: Sweep) -> dict[str, str]:
 def point_of(record: Mapping[str, Any]) -> Point:
     """A Point from its record: JSON has no tuples."""
     params: Params = {key: _frozen(value) for key, value in record["params"].items()}
-    return Point(id=record["id"], name=record["name"], params=params, dims=tuple(record["dims"]), floor=record["floor"])
+    return Point(
+        id=record["id"],
+        name=record["name"],
+        params=params,
+        dims=tuple(record["dims"]),
+        is_baseline=record["is_baseline"],
+    )
 
 
 def _frozen(value: Any) -> Any:
@@ -359,7 +365,7 @@ def latents(runs: Path, point: Point) -> Run:
 def hold(run: Run, patient: Callable[[], bool]) -> Iterator[bool]:
     """Hold a run that several sweeps share, waiting for who else holds it while `patient`; whether it is ours now."""
     while True:
-        with locks.held(run.path / ".lock") as holder:
+        with locks.acquire(run.path / ".lock") as holder:
             if not holder:
                 yield True
                 return

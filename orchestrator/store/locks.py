@@ -13,7 +13,7 @@ from orchestrator import text
 
 
 @contextlib.contextmanager
-def held(path: Path) -> Iterator[str]:
+def acquire(path: Path) -> Iterator[str]:
     """Hold the lock, if it can be had: who else holds it, empty when it is ours."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
@@ -26,7 +26,7 @@ def held(path: Path) -> Iterator[str]:
         yield ""
 
 
-def taken(path: Path) -> bool:
+def is_locked(path: Path) -> bool:
     """Whether a process holds it now."""
     try:
         file = os.open(path, os.O_RDONLY)

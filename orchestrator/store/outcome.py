@@ -5,7 +5,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.model import Exit, Failure
+from orchestrator.model import Failure, ProcessExit
 from orchestrator.store import layout, process
 
 TAIL_BYTES = 256 * 1024
@@ -15,7 +15,7 @@ _FULL_MIB = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class FailureReason:
     """Why there is no product."""
 
     failure: Failure
@@ -29,8 +29,8 @@ class Outcome:
     ours: whether it was begun by this very orchestrator, and not by an earlier one that may have died over it.
     """
 
-    exit: Exit | None
-    stopped: Failed | None
+    exit: ProcessExit | None
+    stopped: FailureReason | None
     started: bool
     same_boot: bool
     ours: bool
@@ -60,45 +60,45 @@ def read(folder: Path, *, ours: bool = False) -> Outcome:
     )
 
 
-def stopped(folder: Path) -> Failed | None:
+def stopped(folder: Path) -> FailureReason | None:
     """Why an orchestrator ended the attempt, or was about to."""
     if not (folder / "stop.json").exists():
         return None
     record = layout.read(folder / "stop.json")
-    return Failed(Failure(record["failure"]), record["reason"])
+    return FailureReason(Failure(record["failure"]), record["reason"])
 
 
-def why(outcome: Outcome, judged: Failed, folder: Path) -> Failed:
+def failure_cause(outcome: Outcome, judged: FailureReason, folder: Path) -> FailureReason:
     """The first cause of a failure: what ended the program from outside, else what was `judged` of its work."""
     if outcome.stopped:
         return outcome.stopped
     found = _unseen(outcome) if outcome.exit is None else _obvious(outcome.exit) or judged
     free_mib = shutil.disk_usage(folder).free // 1024**2
     if free_mib < _FULL_MIB and not outcome.interrupted:
-        return Failed(Failure.DISK_FULL, f"the disk is full, {free_mib} MiB are free: {found.reason}")
+        return FailureReason(Failure.DISK_FULL, f"the disk is full, {free_mib} MiB are free: {found.reason}")
     if found.failure is Failure.KILLED and not outcome.interrupted:
-        return Failed(Failure.CRASHED, found.reason)
+        return FailureReason(Failure.CRASHED, found.reason)
     return found
 
 
-def _obvious(exit: Exit) -> Failed | None:
+def _obvious(exit: ProcessExit) -> FailureReason | None:
     """Ends that need no knowledge of the program."""
     if exit.error:
-        return Failed(Failure.BAD_CONFIG, f"could not be started: {exit.error}")
+        return FailureReason(Failure.BAD_CONFIG, f"could not be started: {exit.error}")
     if exit.host_oom:
-        return Failed(Failure.HOST_OOM, "killed by the kernel: the machine ran out of memory")
+        return FailureReason(Failure.HOST_OOM, "killed by the kernel: the machine ran out of memory")
     if exit.code in (-2, -9, -15):
-        return Failed(Failure.CRASHED, f"ended by signal {-exit.code} from outside")
+        return FailureReason(Failure.CRASHED, f"ended by signal {-exit.code} from outside")
     return None
 
 
-def _unseen(outcome: Outcome) -> Failed:
+def _unseen(outcome: Outcome) -> FailureReason:
     """An end that nobody saw, without a product."""
     if not outcome.started:
-        return Failed(Failure.KILLED, "its watcher ended before the program started")
+        return FailureReason(Failure.KILLED, "its watcher ended before the program started")
     if not outcome.same_boot:
-        return Failed(Failure.KILLED, "its machine was restarted, or is gone")
-    return Failed(Failure.CRASHED, "vanished: neither the program nor its watcher is alive")
+        return FailureReason(Failure.KILLED, "its machine was restarted, or is gone")
+    return FailureReason(Failure.CRASHED, "vanished: neither the program nor its watcher is alive")
 
 
 def tail(log: Path, limit: int) -> str:

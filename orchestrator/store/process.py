@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import NotReady, Problem
-from orchestrator.model import Exit
+from orchestrator.model import ProcessExit
 from orchestrator.store import shim
 
 MARKER = "ORCHESTRATE_ATTEMPT"
@@ -59,42 +59,42 @@ def host(folder: Path) -> str:
     return str(record.get("host", "")) if record else ""
 
 
-def elsewhere(folder: Path) -> bool:
+def on_other_host(folder: Path) -> bool:
     """Whether it was started on another machine, whose processes we do not see."""
     return host(folder) not in ("", os.uname().nodename)
 
 
 def running(folder: Path) -> bool:
     """Whether the shim or anything it started still lives; on another machine: whether its shim gives signs of life."""
-    if elsewhere(folder):
+    if on_other_host(folder):
         return exited(folder) is None and _silence_s(folder) < SILENT_S
-    return _shim_lives(folder) or bool(marked(folder))
+    return _shim_lives(folder) or bool(pids_of(folder))
 
 
 def _silence_s(folder: Path) -> float:
     return time.time() - (folder / "process.json").stat().st_mtime
 
 
-def exited(folder: Path) -> Exit | None:
+def exited(folder: Path) -> ProcessExit | None:
     """How the child ended, as the shim saw it; None while it runs or when nobody saw."""
     record = _read(folder / "exit.json")
-    return Exit(**{key: value for key, value in record.items() if key != "schema"}) if record else None
+    return ProcessExit(**{key: value for key, value in record.items() if key != "schema"}) if record else None
 
 
-def marked(folder: Path) -> list[int]:
+def pids_of(folder: Path) -> list[int]:
     """The living processes that carry this folder's marker: shim, child, and what they started."""
     want = f"{MARKER}={folder}".encode()
     return [pid for pid in _pids() if _has(pid, want) and not _zombie(pid)]
 
 
-def folders() -> set[Path]:
+def live_attempts() -> set[Path]:
     """The folders of all that was started like this and lives on this machine, by whatever orchestrator."""
     start = f"{MARKER}=".encode()
     values = [part for pid in _pids() for part in _environ(pid).split(b"\0") if part.startswith(start)]
     return {Path(os.fsdecode(value.removeprefix(start))) for value in values}
 
 
-def ending(pid: int) -> bool:
+def is_exiting(pid: int) -> bool:
     """Whether a process is on its way out: it has given up its memory here, its card follows a moment later."""
     try:
         return not Path(f"/proc/{pid}/environ").read_bytes()
@@ -107,9 +107,9 @@ def ending(pid: int) -> bool:
 def wait(folder: Path, timeout_s: float) -> None:
     """Sleep until the shim ends, at most `timeout_s`, or without a shim whatever it left behind."""
     record = _read(folder / "process.json")
-    lives = [record["pid"]] if record and _shim_lives(folder) else marked(folder)
+    lives = [record["pid"]] if record and _shim_lives(folder) else pids_of(folder)
     if not lives:
-        time.sleep(timeout_s if elsewhere(folder) else min(timeout_s, 0.02))
+        time.sleep(timeout_s if on_other_host(folder) else min(timeout_s, 0.02))
         return
     with contextlib.suppress(OSError):  # it ended since we looked
         ended = os.pidfd_open(lives[0])
@@ -127,7 +127,7 @@ def stop(folder: Path, grace_s: float, hurry: Callable[[], bool] = lambda: False
     The shim takes no TERM, and is killed last: it ends by itself once it has written down how the child did.
     Raises NotReady when something does not even die of KILL, or lives on another machine.
     """
-    if elsewhere(folder):
+    if on_other_host(folder):
         what, remedy = f"runs on {host(folder)} and can only be ended there", "the same command there, then Ctrl-C"
         raise NotReady(Problem(what=what, where=str(folder), remedy=remedy))
     _signal_all(folder, signal.SIGTERM)
@@ -162,11 +162,11 @@ def _wait_gone(folder: Path, seconds: float, hurry: Callable[[], bool]) -> None:
 def _living(folder: Path) -> list[int]:
     """As `marked`, and the shim to its very end: what exits loses its environment first, and is still there."""
     last = _shim(folder)
-    return marked(folder) or ([last] if last else [])
+    return pids_of(folder) or ([last] if last else [])
 
 
 def _signal_all(folder: Path, number: signal.Signals, spare: int | None = None) -> None:
-    for pid in set(marked(folder)) - {spare}:
+    for pid in set(pids_of(folder)) - {spare}:
         # The process may have ended, and its number been taken, since we looked: a pidfd cannot be mistaken.
         with contextlib.suppress(OSError):
             handle = os.pidfd_open(pid)

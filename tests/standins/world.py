@@ -227,7 +227,7 @@ class World:
     def drive(
         self, ctx: Context | None = None, *, only: str = "*", retry: bool = False, fail_fast: bool = False
     ) -> None:
-        sweep.drive(self.plan().runs(only), ctx or self.context(), retry=retry, fail_fast=fail_fast)
+        sweep.run_sweep(self.plan().runs(only), ctx or self.context(), retry=retry, fail_fast=fail_fast)
 
     def run(self, only: str = "*") -> Run:
         """The first run whose name matches."""

@@ -27,9 +27,9 @@ def _weights(one: Trained) -> str:
 def test_previews_appear_under_the_names_that_we_read(tiny: World) -> None:
     looked, alone = _train(tiny, "looked", EarlyStop()), _train(tiny, "alone", None)
     assert looked.result.failure is None, looked.result.reason
-    assert [len(previews.drawn(looked.output, step, 4)) for step in (1, 2, 3)] == [0, 4, 0]
-    drawn = previews.drawn(looked.output, 2, 4)
+    assert [len(previews.files_at_step(looked.output, step, 4)) for step in (1, 2, 3)] == [0, 4, 0]
+    drawn = previews.files_at_step(looked.output, 2, 4)
     assert [path.stem.rpartition("_")[2] for path in drawn] == ["1", "1", "2", "2"], "every prompt before a second seed"
     assert {Image.open(path).size for path in drawn} == {(SIDE, SIDE)}
-    assert previews.drawn(alone.output, 2, 4) == []
+    assert previews.files_at_step(alone.output, 2, 4) == []
     assert _weights(looked) == _weights(alone), "a training is the same with previews as without"

@@ -22,7 +22,7 @@ def test_a_product_is_proven(masked: Trained) -> None:
 
 
 def test_checkpoints_are_named_as_expected(masked: Trained) -> None:
-    length = files.Length(steps=4, epochs=2, steps_per_epoch=2)
+    length = files.TrainingLength(steps=4, epochs=2, steps_per_epoch=2)
     expected = files.expected("lora", masked.run.point.params, length)
     assert [one.file for one in expected] == ["lora-000001.safetensors", "lora.safetensors"]
     assert {path.name for path in masked.output.glob("*.safetensors")} == {one.file for one in expected}
@@ -103,7 +103,7 @@ def _ask_in_the_second_epoch(file: Path, stop: Stop) -> None:
 def test_a_stopped_training_leaves_nothing_running(legs: tuple[Trained, Trained]) -> None:
     stopped, _ = legs
     assert (stopped.result.failure, stopped.result.retry) == (Failure.KILLED, True)
-    assert process.marked(stopped.folder) == []
+    assert process.pids_of(stopped.folder) == []
     assert not (stopped.output / "lora.safetensors").exists()
 
 
@@ -130,7 +130,7 @@ def test_what_accelerates_launcher_makes_of_a_failure_is_told_apart(tiny: World)
     launched = tiny.train("launched-broken", dataset=tiny.broken(), launcher=Launcher.ACCELERATE)
     assert launched.result.exit_code == 1
     assert launched.result.failure is Failure.DATASET, launched.result.reason
-    assert process.marked(launched.folder) == []
+    assert process.pids_of(launched.folder) == []
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from orchestrator.config.grid.rules import Rules
 from orchestrator.config.toml_reader import did_you_mean
 from orchestrator.errors import InputError, Problem
 from orchestrator.model import Params, Point, Settings, Value
-from orchestrator.values import shown
+from orchestrator.values import toml_repr
 
 MAX_POINTS = 100_000
 
@@ -87,13 +87,13 @@ class _Expansion:
         remedy = "see docs/grid.md for what an expression can be"
         if error.missing:
             remedy = did_you_mean(error.missing, params, f"set {error.missing} in [fixed]")
-        self._note(f"cannot be computed: {error}", key, places, value=shown(params[key]), remedy=remedy)
+        self._note(f"cannot be computed: {error}", key, places, value=toml_repr(params[key]), remedy=remedy)
 
     def _knows_treatments(self, params: Params, places: Mapping[str, str]) -> bool:
         names = {"base_model": self._settings.base_models, "dataset": self._settings.datasets}
         unknown = [key for key in names if params[key] not in names[key]]
         for key in unknown:
-            what = f"{shown(params[key])} is not among the {key}s of {self._settings.path.name}"
+            what = f"{toml_repr(params[key])} is not among the {key}s of {self._settings.path.name}"
             self._note(what, key, places, remedy=did_you_mean(str(params[key]), names[key], f"add [{key}s.NAME]"))
         return not unknown
 
@@ -123,4 +123,4 @@ def _keys_with_expressions(grid: Grid, base: Params) -> list[str]:
 
 
 def _listed(levels: Params) -> str:
-    return ", ".join(f"{key} = {shown(value)}" for key, value in levels.items())
+    return ", ".join(f"{key} = {toml_repr(value)}" for key, value in levels.items())

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 from orchestrator.model import Params, Scalar, Value
-from orchestrator.values import token
+from orchestrator.values import canonical_json
 
 _MAX_VALUE = 32
 _MAX_LABEL_BYTES = 150  # with the id and a suffix it stays far below the 255 bytes a file name may have
@@ -19,7 +19,7 @@ def point_id(params: Params) -> str:
 
 def canonical(params: Params) -> str:
     """The params as canonical JSON."""
-    return "{" + ",".join([f'"{key}":{token(params[key])}' for key in sorted(params)]) + "}"
+    return "{" + ",".join([f'"{key}":{canonical_json(params[key])}' for key in sorted(params)]) + "}"
 
 
 def point_name(params: Params, dims: Iterable[str], identity: str) -> str:

@@ -7,10 +7,10 @@ from typing import Any
 
 from orchestrator.config import toml_reader
 from orchestrator.config.grid.language import Exclude, Grid, Levels, When
-from orchestrator.config.toml_reader import Reader, Wrong
+from orchestrator.config.toml_reader import ConversionError, Reader
 from orchestrator.errors import InputError, Problem
 from orchestrator.model import Question, Value
-from orchestrator.values import same, shown, token
+from orchestrator.values import canonical_json, same, toml_repr
 
 
 def load(path: Path) -> Grid:
@@ -41,10 +41,10 @@ def _files(path: Path, folder: Path, trail: tuple[Path, ...], seen: set[Path]) -
 
 def _bad_include(name: str, parent: Path, folder: Path, trail: tuple[Path, ...]) -> str:
     if "\0" in name or Path(name).is_absolute() or not (parent / name).resolve().is_relative_to(folder):
-        return f"{shown(name)} leads out of the grid's folder"
+        return f"{toml_repr(name)} leads out of the grid's folder"
     if (parent / name).resolve() in trail:
         return "a cycle: " + " includes ".join(file.name for file in (*trail, parent / name))
-    return "" if (parent / name).is_file() else f"there is no file {shown(name)}"
+    return "" if (parent / name).is_file() else f"there is no file {toml_repr(name)}"
 
 
 class _Merger:
@@ -104,10 +104,12 @@ class _Merger:
 def _levels(raw: Any) -> Levels:
     """A converter: the values of a dim; a value may itself be a list."""
     if not isinstance(raw, list) or not raw:
-        raise Wrong("a dim needs a list of at least one value", "write it like [16, 32]")
+        raise ConversionError("a dim needs a list of at least one value", "write it like [16, 32]")
     levels = tuple(map(toml_reader.value, raw))
-    if repeated := [text for text, count in Counter(map(token, levels)).items() if count > 1]:
-        raise Wrong(f"a dim's values differ, but {', '.join(repeated)} is there more than once", "take it out")
+    if repeated := [text for text, count in Counter(map(canonical_json, levels)).items() if count > 1]:
+        raise ConversionError(
+            f"a dim's values differ, but {', '.join(repeated)} is there more than once", "take it out"
+        )
     return levels
 
 
@@ -142,7 +144,7 @@ def _questions(tops: tuple[Reader, ...], dims: Mapping[str, Levels]) -> tuple[Qu
         identity, ask = table.require("id", toml_reader.text), table.require("ask", toml_reader.text)
         dim, levels = _contrast(table.section("contrast"), dims)
         if identity in questions:
-            table.note("id", f"two questions have the id {shown(identity)}", remedy="give each its own")
+            table.note("id", f"two questions have the id {toml_repr(identity)}", remedy="give each its own")
         questions[identity] = Question(id=identity, ask=ask, dim=dim, levels=levels)
     return tuple(questions.values())
 
@@ -161,6 +163,6 @@ def _contrast(table: Reader, dims: Mapping[str, Levels]) -> tuple[str, tuple[Val
         )
     for level in pair if dim in dims else ():
         if not any(same(level, value) for value in dims[dim]):
-            remedy = f"its values: {', '.join(map(shown, dims[dim]))}"
-            table.note(dim, f"{shown(level)} is not a value of {dim}", remedy=remedy)
+            remedy = f"its values: {', '.join(map(toml_repr, dims[dim]))}"
+            table.note(dim, f"{toml_repr(level)} is not a value of {dim}", remedy=remedy)
     return dim, (pair[0], pair[1])

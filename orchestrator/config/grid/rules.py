@@ -7,7 +7,7 @@ from orchestrator.config.grid.language import Exclude, Grid, When
 from orchestrator.config.toml_reader import did_you_mean
 from orchestrator.errors import Problem
 from orchestrator.model import Params, Value
-from orchestrator.values import matches, same, shown
+from orchestrator.values import matches, same, toml_repr
 
 
 class Rules:
@@ -56,7 +56,7 @@ class Rules:
     def _check_contradiction(self, rule: When, levels: Params) -> None:
         for key in rule.set.keys() & levels.keys():
             if not same(rule.set[key], levels[key]):
-                what = f"sets {key} to {shown(rule.set[key])} where the dim {key} is {shown(levels[key])}"
+                what = f"sets {key} to {toml_repr(rule.set[key])} where the dim {key} is {toml_repr(levels[key])}"
                 remedy = f"take {key} out of this rule or out of the dims, or let the rule match less"
                 self._note(what, rule, f"set.{key}", remedy)
 
@@ -71,7 +71,7 @@ class Rules:
 
 
 def _does_nothing(rule: When | Exclude, known: Collection[str]) -> Problem:
-    wanted = ", ".join(f"{key} = {shown(value)}" for key, value in rule.match.items())
+    wanted = ", ".join(f"{key} = {toml_repr(value)}" for key, value in rule.match.items())
     unknown = [key for key in rule.match if key not in known]
     remedy = did_you_mean(unknown[0], known, "no point sets it") if unknown else "no point has these values together"
     return Problem(what=f"no point has {wanted}", where=rule.where, key=rule.key, remedy=remedy)

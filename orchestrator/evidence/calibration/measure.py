@@ -10,12 +10,12 @@ from orchestrator import images, text
 from orchestrator.errors import InputError, NotReady, Problem
 from orchestrator.evidence.calibration import statistics
 from orchestrator.evidence.calibration.pair_list import PicturePair
-from orchestrator.evidence.calibration.record import Kept
+from orchestrator.evidence.calibration.record import CalibrationRecord
 from orchestrator.evidence.calibration.statistics import FloatArray, KnownPair
 from orchestrator.model import Settings
 from orchestrator.run.stages import score
 from orchestrator.scoring import embedding, faces
-from orchestrator.scoring.embedding import Looked
+from orchestrator.scoring.embedding import FaceEmbedding
 from orchestrator.store import provenance
 
 SAME_PHOTO = 0.98
@@ -26,7 +26,7 @@ _FEWEST = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class CalibrationRequest:
     """What to measure besides the references of the settings. impostors: a name for each set -> its pictures."""
 
     pairs: tuple[PicturePair, ...] = ()
@@ -34,7 +34,7 @@ class Asked:
     allow_training_references: bool = False
 
 
-def measure(settings: Settings, asked: Asked) -> Kept:
+def measure(settings: Settings, asked: CalibrationRequest) -> CalibrationRecord:
     """The yardstick of the settings' references.
 
     Raises NotReady without pack or photos, InputError when a reference was also trained on and that is not allowed.
@@ -50,7 +50,7 @@ def measure(settings: Settings, asked: Asked) -> Kept:
     if trained_on and not asked.allow_training_references:
         raise InputError(*(_both(settings, name, twin) for name, twin in trained_on.items()))
     others = {name: _faces(paths, looked) for name, paths in asked.impostors.items()}
-    kept = Kept(
+    kept = CalibrationRecord(
         face_pack=_pack(settings),
         references=_hashes(settings).of_all(references),
         measured_at=text.now(),
@@ -63,9 +63,9 @@ def measure(settings: Settings, asked: Asked) -> Kept:
     return _with_pairs(kept, _known_pairs(asked.pairs, looked))
 
 
-def _look(settings: Settings, paths: Iterable[Path]) -> dict[Path, Looked]:
+def _look(settings: Settings, paths: Iterable[Path]) -> dict[Path, FaceEmbedding]:
     pictures = list(dict.fromkeys(paths))
-    found = embedding.look(settings.scoring, pictures, cache=settings.runs / score.CACHE)
+    found = embedding.embed(settings.scoring, pictures, cache=settings.runs / score.CACHE)
     return dict(zip(pictures, found, strict=True))
 
 
@@ -77,11 +77,11 @@ def _all(groups: Iterable[Sequence[Path]]) -> list[Path]:
     return [path for group in groups for path in group]
 
 
-def _direction(looked: Looked) -> FloatArray:
+def _direction(looked: FaceEmbedding) -> FloatArray:
     return np.array(looked.embedding)
 
 
-def _faces(paths: Iterable[Path], looked: Mapping[Path, Looked]) -> FloatArray:
+def _faces(paths: Iterable[Path], looked: Mapping[Path, FaceEmbedding]) -> FloatArray:
     """(faces, width): of those pictures that show one at least."""
     return np.array([looked[path].embedding for path in paths if looked[path].embedding])
 
@@ -97,7 +97,7 @@ def _too_few(settings: Settings, count: int, rejected: Mapping[str, str]) -> Pro
 
 
 def _trained_on(
-    settings: Settings, references: Sequence[Path], training: Sequence[Path], looked: Mapping[Path, Looked]
+    settings: Settings, references: Sequence[Path], training: Sequence[Path], looked: Mapping[Path, FaceEmbedding]
 ) -> dict[str, Path]:
     """References that are also training pictures, by their bytes or by their face, and which."""
     hashes = _hashes(settings)
@@ -129,7 +129,7 @@ def _both(settings: Settings, name: str, twin: Path) -> Problem:
     )
 
 
-def _with_pairs(kept: Kept, known: tuple[KnownPair, ...]) -> Kept:
+def _with_pairs(kept: CalibrationRecord, known: tuple[KnownPair, ...]) -> CalibrationRecord:
     if not known:
         return kept
     baseline = statistics.from_pairs(known)
@@ -137,7 +137,7 @@ def _with_pairs(kept: Kept, known: tuple[KnownPair, ...]) -> Kept:
     return replace(kept, known_pairs=known, baseline=baseline, expected_from_pairs=expected)
 
 
-def _known_pairs(pairs: Iterable[PicturePair], looked: Mapping[Path, Looked]) -> tuple[KnownPair, ...]:
+def _known_pairs(pairs: Iterable[PicturePair], looked: Mapping[Path, FaceEmbedding]) -> tuple[KnownPair, ...]:
     """The pairs with their similarity; InputError naming every picture that does not show exactly one face."""
     unfit = {path: looked[path].unfit for path in _members(pairs) if looked[path].unfit}
     if unfit:

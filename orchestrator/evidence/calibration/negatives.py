@@ -26,10 +26,10 @@ def gather(folders: Iterable[Path], sweeps: Iterable[Sweep]) -> dict[str, tuple[
 
 
 def _floors(sweep: Sweep) -> dict[str, tuple[Path, ...]]:
-    floors = [run for run in sweep.runs() if run.point.floor and run.done("generate")]
+    floors = [run for run in sweep.runs() if run.point.is_baseline and run.done("generate")]
     if not floors:
         what = f"sweep {sweep.name} has no pictures of a base model without a LoRA yet"
-        raise NothingSelected(Problem(what=what, key="--against", remedy="run its floor-... first"))
+        raise NothingSelected(Problem(what=what, key="--against", remedy="run its baseline-... first"))
     return {
         f"{run.point.params['base_model']} without a LoRA, {sweep.name}": tuple(
             run.path / image.file for image in run.pictures()

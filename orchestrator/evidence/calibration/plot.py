@@ -9,12 +9,12 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from orchestrator.evidence.calibration.record import Kept
+from orchestrator.evidence.calibration.record import CalibrationRecord
 
 _OWN, _OUTLIER, _OTHERS, _READY = "#1f6f8b", "#c2410c", "#6b7280", "#15803d"
 
 
-def draw(kept: Kept, path: Path) -> None:
+def draw(kept: CalibrationRecord, path: Path) -> None:
     """Write the plot as SVG or PNG, by the path's suffix; the same calibration gives the same bytes."""
     found = kept.calibration
     rows = [("own photos", np.array([one.similarity for one in found.references]))]
@@ -33,7 +33,7 @@ def draw(kept: Kept, path: Path) -> None:
     _save(figure, path)
 
 
-def _bounds(axes: Axes, kept: Kept) -> None:
+def _bounds(axes: Axes, kept: CalibrationRecord) -> None:
     found = kept.calibration
     ends = found.threshold_interval
     axes.axvspan(found.band.low, found.band.high, color=_OWN, alpha=0.10, label="natural band, 5 % to 95 %")

@@ -8,13 +8,13 @@ from orchestrator.errors import OrchestrateError, Problem, Severity
 from orchestrator.evidence.calibration.statistics import Calibration, Impostors, KnownPair, PairBaseline, Reference
 from orchestrator.evidence.stats.interval import Interval
 from orchestrator.store import layout
-from orchestrator.text import counted
+from orchestrator.text import pluralize
 
 _AGAIN = "`orchestrate calibrate` measures anew"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
+class CalibrationRecord:
     """A calibration and what it holds for.
 
     face_pack, references: as in a sweep's fingerprint. rejected: photos that were not used, and why.
@@ -41,18 +41,18 @@ class Kept:
         """What must stand beside every number that is read against it; none when nothing is the matter."""
         found = []
         if self.calibration.provisional:
-            found.append(f"provisional: {counted(self.calibration.photos, 'photo')}")
+            found.append(f"provisional: {pluralize(self.calibration.photos, 'photo')}")
         if self.trained_on:
-            found.append(f"trained on {counted(len(self.trained_on), 'reference')}")
+            found.append(f"trained on {pluralize(len(self.trained_on), 'reference')}")
         return tuple(found)
 
 
-def write(path: Path, kept: Kept) -> None:
+def write(path: Path, kept: CalibrationRecord) -> None:
     """Replaces an earlier one; whole or not at all."""
     layout.write(path, asdict(kept))
 
 
-def read(path: Path) -> Kept:
+def read(path: Path) -> CalibrationRecord:
     """Raises OrchestrateError when it is damaged or of another version."""
     record = layout.read(path)
     try:
@@ -61,7 +61,7 @@ def read(path: Path) -> Kept:
         raise OrchestrateError(Problem(what=f"is damaged: {error}", where=str(path), remedy=_AGAIN)) from error
 
 
-def fitting(path: Path, fingerprint: dict[str, str]) -> tuple[Kept | None, list[Problem]]:
+def load_matching(path: Path, fingerprint: dict[str, str]) -> tuple[CalibrationRecord | None, list[Problem]]:
     """The calibration for a sweep with this fingerprint; None, and why, when there is none or it is another's."""
     if not path.exists():
         return None, []
@@ -79,9 +79,9 @@ def _unfit(path: Path, key: str) -> Problem:
     return Problem(what=what, where=str(path), key=key, remedy=_AGAIN, severity=Severity.WARNING)
 
 
-def _kept(record: dict[str, Any]) -> Kept:
+def _kept(record: dict[str, Any]) -> CalibrationRecord:
     baseline = record["baseline"]
-    return Kept(
+    return CalibrationRecord(
         **{
             **record,
             "calibration": _calibration(record["calibration"]),

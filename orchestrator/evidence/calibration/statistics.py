@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from orchestrator.evidence.run_metrics import Yardstick
+from orchestrator.evidence.run_metrics import Thresholds
 from orchestrator.evidence.stats.interval import Interval, clopper_pearson_upper
 
 FloatArray = npt.NDArray[np.float64]
@@ -88,9 +88,9 @@ class Calibration:
         return tuple(r.name for r in self.references if r.outlier)
 
     @property
-    def yardstick(self) -> Yardstick:
+    def thresholds(self) -> Thresholds:
         """What the numbers of a run are read against."""
-        return Yardstick(threshold=self.threshold, band_high=self.band.high, nearest_high=self.nearest_band.high)
+        return Thresholds(threshold=self.threshold, band_high=self.band.high, nearest_high=self.nearest_band.high)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

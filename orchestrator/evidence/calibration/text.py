@@ -2,24 +2,24 @@
 
 from collections.abc import Iterator
 
-from orchestrator.evidence.calibration.record import Kept
+from orchestrator.evidence.calibration.record import CalibrationRecord
 from orchestrator.evidence.calibration.statistics import FIRM_PHOTOS, PUBLISHED_PAIR_THRESHOLDS, Calibration, Impostors
 
 
-def verdict(kept: Kept) -> str:
+def format_verdict(kept: CalibrationRecord) -> str:
     """The threshold in one line."""
     found, bounds = kept.calibration, kept.calibration.threshold_interval
     caveats = f" ({'; '.join(kept.caveats)})" if kept.caveats else ""
     return f"production ready from {found.threshold:.3f} on (95 %: {bounds.low:.3f} to {bounds.high:.3f}){caveats}"
 
 
-def lines(kept: Kept) -> Iterator[str]:
+def format_lines(kept: CalibrationRecord) -> Iterator[str]:
     """All that was found, a sentence each, the most important first."""
-    yield f"{verdict(kept)}: 95 % of the persona's own photos reach it, each against the centroid of the others"
-    yield from details(kept)
+    yield f"{format_verdict(kept)}: 95 % of the persona's own photos reach it, each against the centroid of the others"
+    yield from format_details(kept)
 
 
-def details(kept: Kept) -> Iterator[str]:
+def format_details(kept: CalibrationRecord) -> Iterator[str]:
     """All but the threshold."""
     yield from _photos(kept)
     yield from (_impostors(one) for one in kept.calibration.impostors)
@@ -28,7 +28,7 @@ def details(kept: Kept) -> Iterator[str]:
     yield _published(kept.calibration)
 
 
-def _photos(kept: Kept) -> Iterator[str]:
+def _photos(kept: CalibrationRecord) -> Iterator[str]:
     found = kept.calibration
     yield (
         f"natural band of {found.photos} photos: {found.band.low:.3f} to {found.band.high:.3f}; "
@@ -59,7 +59,7 @@ def _impostors(one: Impostors) -> str:
     )
 
 
-def _pairs(kept: Kept) -> Iterator[str]:
+def _pairs(kept: CalibrationRecord) -> Iterator[str]:
     base = kept.baseline
     if base is None:
         return

@@ -15,7 +15,7 @@ Cell: TypeAlias = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Split:
+class SelectionSplit:
     """The cells that choose and those that report; equal (and then not fresh) when there is only one cell."""
 
     selection: frozenset[Cell]
@@ -52,7 +52,7 @@ class Choice:
     fresh: bool
 
 
-def split(cells: Collection[Cell]) -> Split:
+def split(cells: Collection[Cell]) -> SelectionSplit:
     """Halves the cells of a sweep, the same way for every run, by prompts when there are at least four of them.
 
     Whole prompts are kept together because a checkpoint can suit a prompt. With fewer prompts the seeds are halved.
@@ -64,11 +64,11 @@ def split(cells: Collection[Cell]) -> Split:
     chosen = _half(prompts if by_prompt else seeds)
     selection = frozenset(cell for cell in cells if cell[0 if by_prompt else 1] in chosen)
     if not selection:
-        return Split(selection=frozenset(cells), reporting=frozenset(cells))
-    return Split(selection=selection, reporting=frozenset(cells) - selection)
+        return SelectionSplit(selection=frozenset(cells), reporting=frozenset(cells))
+    return SelectionSplit(selection=selection, reporting=frozenset(cells) - selection)
 
 
-def choose(scores: Sequence[Score], halves: Split) -> Choice | None:
+def choose(scores: Sequence[Score], halves: SelectionSplit) -> Choice | None:
     """The candidate with the highest mean picture value on the selection cells; None without scores.
 
     A picture that is missing or could not be read counts as a failure here, so that no candidate wins by leaving
@@ -108,7 +108,7 @@ def _by_candidate(scores: Sequence[Score]) -> dict[tuple[str, float], list[Score
     return groups
 
 
-def _candidates(groups: Mapping[tuple[str, float], list[Score]], halves: Split) -> list[Candidate]:
+def _candidates(groups: Mapping[tuple[str, float], list[Score]], halves: SelectionSplit) -> list[Candidate]:
     return [
         Candidate(checkpoint=name, strength=strength, selection_mean=_selection_mean(group, halves.selection))
         for (name, strength), group in groups.items()

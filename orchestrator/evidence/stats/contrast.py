@@ -27,7 +27,7 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
+class TestSettings:
     """On which terms a question is decided. smallest: the smallest difference of interest, in similarity."""
 
     smallest: float = 0.02
@@ -36,7 +36,7 @@ class Terms:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Needed:
+class RequiredReplicates:
     """What an undecided question still needs; `runs_per_arm` counts the runs at each of its two levels."""
 
     replicates: int
@@ -44,7 +44,7 @@ class Needed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
+class FinishedPairs:
     """The pairs of which both runs came to their ends, where others did not: the better ones of a level alone."""
 
     pairs: int
@@ -52,7 +52,7 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class ContrastResult:
     """What the runs say to a question. Differences are second level minus first; None is "not known".
 
     difference, estimate, interval: mean picture value (a missing face counts -1); one training seed has a difference
@@ -68,7 +68,7 @@ class Answer:
     question: Question
     verdict: Verdict
     reason: str
-    terms: Terms
+    terms: TestSettings
     matching: Matching
     replicates: int
     prompts: int
@@ -82,13 +82,13 @@ class Answer:
     similarity_difference: float | None = None
     no_face_difference: float | None = None
     step: int | None = None
-    ended: Ended | None = None
-    needs: Needed | None = None
+    ended: FinishedPairs | None = None
+    needs: RequiredReplicates | None = None
     detectable: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Family:
+class QuestionFamily:
     """The runs of one sweep and the questions asked of them. `zips`: dims that move together, as in the grid."""
 
     rows: Sequence[RunRow]
@@ -101,36 +101,36 @@ class _Measured:
     question: Question
     matching: Matching
     step: int | None
-    ended: Ended | None
+    ended: FinishedPairs | None
     table: FloatArray
     estimate: Estimate | None
     main_effect: Estimate | None
 
 
-def answers(
+def test_questions(
     rows: Sequence[RunRow],
     questions: Sequence[Question],
     *,
-    terms: Terms | None = None,
+    terms: TestSettings | None = None,
     zips: Sequence[Sequence[str]] = (),
-) -> tuple[Answer, ...]:
+) -> tuple[ContrastResult, ...]:
     """One answer for each question, corrected together. `zips`: dims that move together, as in the grid.
 
     yes        the interval lies above zero, still after Holm's correction, and the difference is at least `smallest`;
     no         the interval lies below `smallest`, still after the correction: no difference worth having, or a loss;
     undecided  all else, and always when all pairs have one training seed.
     """
-    return answers_together([Family(rows=rows, questions=questions, zips=zips)], terms=terms or Terms())[0]
+    return test_together([QuestionFamily(rows=rows, questions=questions, zips=zips)], terms=terms or TestSettings())[0]
 
 
-def answers_together(families: Sequence[Family], *, terms: Terms) -> list[tuple[Answer, ...]]:
+def test_together(families: Sequence[QuestionFamily], *, terms: TestSettings) -> list[tuple[ContrastResult, ...]]:
     """As `answers`, for the questions of several sweeps: each from its own runs, all corrected together."""
     measured = [_measure(one.rows, question, one.zips) for one in families for question in one.questions]
     found = iter(_corrected(measured, terms))
     return [tuple(next(found) for _ in one.questions) for one in families]
 
 
-def _corrected(measured: Sequence[_Measured], terms: Terms) -> list[Answer]:
+def _corrected(measured: Sequence[_Measured], terms: TestSettings) -> list[ContrastResult]:
     tested = [m.estimate for m in measured if m.estimate]
     p_yes = iter(holm([found.p_value(0.0) for found in tested]))
     p_no = iter(holm([found.p_value(terms.smallest) for found in tested]))
@@ -165,9 +165,9 @@ def _measure(rows: Sequence[RunRow], question: Question, zips: Sequence[Sequence
     )
 
 
-def _ended(pairs: Sequence[Pair]) -> Ended | None:
+def _ended(pairs: Sequence[Pair]) -> FinishedPairs | None:
     table = _difference_table(pairs)
-    return Ended(pairs=len(pairs), difference=float(table.mean())) if table.size else None
+    return FinishedPairs(pairs=len(pairs), difference=float(table.mean())) if table.size else None
 
 
 def _difference_table(pairs: Sequence[Pair]) -> FloatArray:
@@ -182,10 +182,12 @@ def _difference_table(pairs: Sequence[Pair]) -> FloatArray:
     return np.array([np.mean(rows, axis=0) for rows in seeds.values()]) if prompts else np.empty((0, 0))
 
 
-def _answer(m: _Measured, found: Estimate, p_yes: float, p_no: float, family: int, terms: Terms) -> Answer:
+def _answer(
+    m: _Measured, found: Estimate, p_yes: float, p_no: float, family: int, terms: TestSettings
+) -> ContrastResult:
     verdict, reason = _verdict(found, p_yes, p_no, terms)
     confidence = 1 - (1 - terms.confidence) / family
-    return Answer(
+    return ContrastResult(
         question=m.question,
         verdict=verdict,
         reason=reason + _as_of(m.step),
@@ -209,7 +211,7 @@ def _answer(m: _Measured, found: Estimate, p_yes: float, p_no: float, family: in
     )
 
 
-def _verdict(found: Estimate, p_yes: float, p_no: float, terms: Terms) -> tuple[Verdict, str]:
+def _verdict(found: Estimate, p_yes: float, p_no: float, terms: TestSettings) -> tuple[Verdict, str]:
     alpha, bounds = 1 - terms.confidence, found.interval(terms.confidence)
     size = f"{found.mean:+.3f} ({bounds.low:+.3f} to {bounds.high:+.3f})"
     if p_yes < alpha and found.mean > 0 and found.mean >= terms.smallest:
@@ -223,7 +225,7 @@ def _verdict(found: Estimate, p_yes: float, p_no: float, terms: Terms) -> tuple[
     return Verdict.UNDECIDED, f"{size} leaves open whether there is a difference of {terms.smallest:g}"
 
 
-def _needs(found: Estimate, pairs: int, confidence: float, terms: Terms) -> Needed | None:
+def _needs(found: Estimate, pairs: int, confidence: float, terms: TestSettings) -> RequiredReplicates | None:
     """If the truth is what was measured: the seeds and runs still missing for a decision at `terms.power`."""
     if found.mean >= terms.smallest:
         distance, slack = found.mean, found.mean - terms.smallest
@@ -235,15 +237,15 @@ def _needs(found: Estimate, pairs: int, confidence: float, terms: Terms) -> Need
     return None if total is None else _more(total, found.replicates, pairs)
 
 
-def _more(total: int, present: int, pairs: int) -> Needed:
+def _more(total: int, present: int, pairs: int) -> RequiredReplicates:
     more = max(total - present, 1)
-    return Needed(replicates=more, runs_per_arm=more * round(max(pairs, 1) / max(present, 1)))
+    return RequiredReplicates(replicates=more, runs_per_arm=more * round(max(pairs, 1) / max(present, 1)))
 
 
-def _unknown(m: _Measured, terms: Terms) -> Answer:
+def _unknown(m: _Measured, terms: TestSettings) -> ContrastResult:
     """An answer without an interval: too few training seeds, or nothing to compare at all."""
     present, prompts = m.table.shape
-    return Answer(
+    return ContrastResult(
         question=m.question,
         verdict=Verdict.UNDECIDED,
         reason=_why_unknown(m.matching, present) + _as_of(m.step),

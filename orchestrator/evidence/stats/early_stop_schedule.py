@@ -3,17 +3,17 @@
 import math
 
 
-def steps(total: int, after: float) -> range:
+def preview_steps(total: int, after: float) -> range:
     """The steps of a training of `total` at which previews are drawn: after this share of it, and as far apart."""
     every = math.floor(total * after) + 1
     return range(every, total, every)
 
 
-def bound(p: float, *, looks: int, others: int) -> float:
+def per_comparison_alpha(p: float, *, looks: int, others: int) -> float:
     """What one comparison may spend of `p` (Bonferroni): every look holds a training against every other one."""
     return p / max(1, looks * others)
 
 
-def fewest(bound: float) -> int:
+def min_pairs(bound: float) -> int:
     """The pairs of pictures from which a signed-rank test can fall below `bound`: n of them reach 2^-n."""
     return math.floor(-math.log2(bound)) + 1

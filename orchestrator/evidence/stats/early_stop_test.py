@@ -10,7 +10,7 @@ from orchestrator.evidence.stats.choice import Cell
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
+class EarlyStopTest:
     """A training less another one. difference: mean picture value; p: one-sided, of not being worse by the margin."""
 
     difference: float
@@ -18,7 +18,7 @@ class Comparison:
     pictures: int
 
 
-def compare(own: Mapping[Cell, float], other: Mapping[Cell, float], margin: float) -> Comparison | None:
+def compare(own: Mapping[Cell, float], other: Mapping[Cell, float], margin: float) -> EarlyStopTest | None:
     """By Wilcoxon's signed-rank test over the pictures of the same prompt and seed; None when they share none.
 
     The margin is part of what is tested: a mean that lies beyond it by the luck of the pictures ends no training. Ranks
@@ -31,4 +31,4 @@ def compare(own: Mapping[Cell, float], other: Mapping[Cell, float], margin: floa
     mean = float(differences.mean())
     worse = mean < -margin
     p = float(stats.wilcoxon(differences + margin, alternative="less").pvalue) if worse else 1.0
-    return Comparison(difference=mean, p=p, pictures=len(cells))
+    return EarlyStopTest(difference=mean, p=p, pictures=len(cells))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Contender:
+class ParetoPoint:
     """A run and what counts for it. similarity: higher is better (or the gain over the floor, for all alike);
     no_face_rate and copying (RunNumbers.nearest_training): lower is better. None is "not known"."""
 
@@ -16,7 +16,7 @@ class Contender:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Front:
+class ParetoFront:
     """front: runs that none dominates, in the order given; dominated: a run -> the runs that dominate it.
 
     axes: the fields compared; one that some contender lacks is not, because a missing number is neither good nor bad.
@@ -29,14 +29,14 @@ class Front:
     left_out: tuple[str, ...]
 
 
-def pareto_front(contenders: Sequence[Contender]) -> Front:
+def pareto_front(contenders: Sequence[ParetoPoint]) -> ParetoFront:
     """The runs for which no other run is at least as good on every axis and better on one."""
     known = [c for c in contenders if c.similarity is not None]
     signs = {"similarity": 1.0, "no_face_rate": -1.0, "copying": -1.0}
     axes = tuple(axis for axis in signs if all(getattr(c, axis) is not None for c in known))
     places = {c.run: tuple(signs[axis] * getattr(c, axis) for axis in axes) for c in known}
     beaten_by = {run: tuple(o for o in places if _dominates(places[o], place)) for run, place in places.items()}
-    return Front(
+    return ParetoFront(
         front=tuple(run for run, others in beaten_by.items() if not others),
         dominated={run: others for run, others in beaten_by.items() if others},
         axes=axes,

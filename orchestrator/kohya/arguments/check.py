@@ -10,13 +10,13 @@ from pathlib import Path
 from orchestrator.errors import Problem
 from orchestrator.kohya import base_model
 from orchestrator.kohya.arguments import values
-from orchestrator.kohya.arguments.schema import Key, Keys, Kind
+from orchestrator.kohya.arguments.schema import Argument, ArgumentSchema, Kind
 from orchestrator.model import TREATMENTS, Params, Value
 
 _ADVICE = "see the arguments of sdxl_train_network.py (`orchestrate plan` shows what is rendered)"
 
 
-def check(points: Iterable[Params], keys: Keys, *, where: str = "") -> list[Problem]:
+def check(points: Iterable[Params], keys: ArgumentSchema, *, where: str = "") -> list[Problem]:
     """What is wrong with any single argument of these points. Each distinct (key, value) is looked at and told once.
 
     `where` is the file that the points come from. Treatments are not arguments and are skipped.
@@ -37,13 +37,13 @@ def closest(word: str, known_words: Iterable[str]) -> str:
     return f'did you mean "{by_folded[found[0]]}"?' if found else ""
 
 
-def _problems(name: str, value: Value, keys: Keys, where: str) -> Iterator[Problem]:
+def _problems(name: str, value: Value, keys: ArgumentSchema, where: str) -> Iterator[Problem]:
     for what, remedy in _findings(name, value, keys):
         told = "hidden" if name in values.SECRETS else shown(value)
         yield Problem(what=what, where=where, key=name, value=told, remedy=remedy)
 
 
-def _findings(name: str, value: Value, keys: Keys) -> Iterator[tuple[str, str]]:
+def _findings(name: str, value: Value, keys: ArgumentSchema) -> Iterator[tuple[str, str]]:
     """Pairs of what is wrong and the remedy; the first kind of finding hides the later ones."""
     if name in values.OURS:
         yield "orchestrate decides this argument", values.OURS[name]
@@ -55,7 +55,7 @@ def _findings(name: str, value: Value, keys: Keys) -> Iterator[tuple[str, str]]:
         yield from _wrong_value(keys.by_name[name], value)
 
 
-def _unknown(name: str, by_name: Mapping[str, Key]) -> tuple[str, str]:
+def _unknown(name: str, by_name: Mapping[str, Argument]) -> tuple[str, str]:
     what = f"sdxl_train_network.py has no argument `{name}`, and would ignore it in silence"
     if name in values.MISNAMED:
         return what, f'did you mean "{values.MISNAMED[name]}"?'
@@ -65,7 +65,7 @@ def _unknown(name: str, by_name: Mapping[str, Key]) -> tuple[str, str]:
 # --- types ------------------------------------------------------------------------------------------------------------
 
 
-def _wrong_type(key: Key, value: Value) -> tuple[str, str] | None:
+def _wrong_type(key: Argument, value: Value) -> tuple[str, str] | None:
     if isinstance(value, tuple):
         return _wrong_list(key, value)
     if key.many and not (key.name == "text_encoder_lr" and _is(Kind.FLOAT, value)):
@@ -77,7 +77,7 @@ def _wrong_type(key: Key, value: Value) -> tuple[str, str] | None:
     return None
 
 
-def _wrong_list(key: Key, value: tuple[object, ...]) -> tuple[str, str] | None:
+def _wrong_list(key: Argument, value: tuple[object, ...]) -> tuple[str, str] | None:
     if not key.many:
         return f"{key.name} takes {_ARTICLES[key.kind]}, not a list", "give one value"
     if not all(_is(key.kind, item) for item in value):
@@ -153,7 +153,7 @@ def shown(value: Value) -> str:
 # --- values -----------------------------------------------------------------------------------------------------------
 
 
-def _wrong_value(key: Key, value: Value) -> Iterator[tuple[str, str]]:
+def _wrong_value(key: Argument, value: Value) -> Iterator[tuple[str, str]]:
     if key.choices and value not in key.choices:
         allowed = ", ".join(str(choice) for choice in key.choices)
         hint = closest(value, map(str, key.choices)) if isinstance(value, str) else ""
@@ -166,7 +166,7 @@ def _wrong_value(key: Key, value: Value) -> Iterator[tuple[str, str]]:
         yield from _RULES[key.name](value)
 
 
-def _wrong_number(key: Key, value: Value) -> Iterator[tuple[str, str]]:
+def _wrong_number(key: Argument, value: Value) -> Iterator[tuple[str, str]]:
     numbers = [item for item in (value if isinstance(value, tuple) else (value,)) if not isinstance(item, str)]
     if key.name in values.POSITIVE and any(number <= 0 for number in numbers):
         yield f"{key.name} must be positive", "leave it out for sd-scripts' default"
@@ -248,7 +248,7 @@ def _wrong_format(value: str) -> Iterator[tuple[str, str]]:
 
 
 def _wrong_weights(value: str) -> Iterator[tuple[str, str]]:
-    return base_model.pickled(Path(value))
+    return base_model.is_pickle(Path(value))
 
 
 _RULES: Mapping[str, Callable[[str], Iterator[tuple[str, str]]]] = {

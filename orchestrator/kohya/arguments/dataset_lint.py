@@ -2,18 +2,18 @@
 
 from collections.abc import Iterator
 
-from orchestrator.kohya.arguments.lint_issue import Finding, error, warning
+from orchestrator.kohya.arguments.lint_issue import LintIssue, error, warning
 from orchestrator.model import Params
 
 
-def findings(params: Params, *, subset: Params | None) -> Iterator[Finding]:
+def findings(params: Params, *, subset: Params | None) -> Iterator[LintIssue]:
     """The traps of these arguments; `subset`: what the dataset sets itself, None if it is not known."""
     for rule in (_text_cache, _latent_cache, _face_crop, _buckets, _validation):
         yield from rule(params)
     yield from _masks(params, subset)
 
 
-def _text_cache(params: Params) -> Iterator[Finding]:
+def _text_cache(params: Params) -> Iterator[LintIssue]:
     key = next((key for key in _TEXT_CACHES if params.get(key)), None)
     if key is None:
         return
@@ -38,7 +38,7 @@ _IGNORED_BY_TEXT_CACHE = (
 )  # fmt: skip
 
 
-def _latent_cache(params: Params) -> Iterator[Finding]:
+def _latent_cache(params: Params) -> Iterator[LintIssue]:
     if _caches_latents(params):
         for option in ("color_aug", "random_crop"):
             if params.get(option):
@@ -56,7 +56,7 @@ def _caches_latents(params: Params) -> bool:
     return bool(params.get("cache_latents") or params.get("cache_latents_to_disk"))
 
 
-def _face_crop(params: Params) -> Iterator[Finding]:
+def _face_crop(params: Params) -> Iterator[LintIssue]:
     if not params.get("face_crop_aug_range"):
         return
     if params.get("enable_bucket"):
@@ -70,7 +70,7 @@ def _face_crop(params: Params) -> Iterator[Finding]:
         yield warning("face_crop_aug_range", what, "name the pictures so, or use a dataset of crops")
 
 
-def _buckets(params: Params) -> Iterator[Finding]:
+def _buckets(params: Params) -> Iterator[LintIssue]:
     sides = [int(side) for side in str(params.get("resolution", "")).split(",") if side.isdecimal()]
     if not sides:
         return
@@ -97,13 +97,13 @@ def _buckets(params: Params) -> Iterator[Finding]:
         )
 
 
-def _validation(params: Params) -> Iterator[Finding]:
+def _validation(params: Params) -> Iterator[LintIssue]:
     if params.get("validation_split") and params.get("validation_seed") is None:
         what = "without validation_seed the two halves are drawn independently: training pictures are validated on"
         yield error("validation_split", what, "set validation_seed = 1 beside it")
 
 
-def _masks(params: Params, subset: Params | None) -> Iterator[Finding]:
+def _masks(params: Params, subset: Params | None) -> Iterator[LintIssue]:
     if not params.get("masked_loss"):
         if subset and "conditioning_data_dir" in subset:
             what = "the dataset has a folder of masks, which sd-scripts refuses without masked_loss"

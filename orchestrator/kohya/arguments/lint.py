@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from orchestrator.errors import Problem
 from orchestrator.kohya.arguments import dataset_lint, training_lint
 from orchestrator.kohya.arguments.check import shown
-from orchestrator.kohya.arguments.lint_issue import Finding, error, warning
+from orchestrator.kohya.arguments.lint_issue import LintIssue, error, warning
 from orchestrator.model import Dataset, Params, Point, Value
 
 _NO_DATASETS: Mapping[str, Dataset] = {}
@@ -33,7 +33,7 @@ def _but_for_the_seed(params: Params) -> tuple[str, ...]:
     return (*params, *[repr(value) for key, value in params.items() if key != "seed" or value is None])
 
 
-def _of_one(params: Params, dataset: Dataset | None) -> Iterator[Finding]:
+def _of_one(params: Params, dataset: Dataset | None) -> Iterator[LintIssue]:
     if dataset is None:
         yield from training_lint.findings(params)
         yield from dataset_lint.findings(params, subset=None)
@@ -44,14 +44,14 @@ def _of_one(params: Params, dataset: Dataset | None) -> Iterator[Finding]:
     yield from dataset_lint.findings(effective, subset=dataset.subset)
 
 
-def _overridden(params: Params, dataset: Dataset) -> Iterator[Finding]:
+def _overridden(params: Params, dataset: Dataset) -> Iterator[LintIssue]:
     for key, value in dataset.subset.items():
         if key in params and params[key] != value:
             what = f"dataset {dataset.name} sets {key} = {shown(value)}, which wins over this in silence"
             yield error(key, what, f"take {key} out of one of the two")
 
 
-def _problem(finding: Finding, params: Params, where: str) -> Problem:
+def _problem(finding: LintIssue, params: Params, where: str) -> Problem:
     value = shown(params[finding.key]) if finding.key in params else ""
     return Problem(
         what=finding.what,
@@ -71,7 +71,7 @@ def sweep_traps(points: Sequence[Point], *, where: str = "", steps: Mapping[str,
 
     `steps`: optimizer steps by point id, where they are known; the arms' batch sizes are compared where they are not.
     """
-    trained = [point for point in points if not point.floor]
+    trained = [point for point in points if not point.is_baseline]
     rules = (_scale_follows_rank, _stale_cache)
     found = [finding for rule in rules for finding in rule(trained)]
     found += _unequal_steps(trained, steps or {})
@@ -85,7 +85,7 @@ def _values(points: Sequence[Point], key: str) -> list[Value | None]:
     return list(dict.fromkeys(point.params.get(key) for point in points))
 
 
-def _scale_follows_rank(points: Sequence[Point]) -> Iterator[Finding]:
+def _scale_follows_rank(points: Sequence[Point]) -> Iterator[LintIssue]:
     """A LoRA is scaled by alpha / dim: a rank sweep at a fixed alpha sweeps the scale along with the rank."""
     scales: dict[float, list[str]] = {}
     for point in points:
@@ -107,7 +107,7 @@ _CACHED = ("base_model", "max_token_length", "mixed_precision")
 """What cached outputs of the text encoders depend on and are not keyed by. Latents on the disk are, by us."""
 
 
-def _stale_cache(points: Sequence[Point]) -> Iterator[Finding]:
+def _stale_cache(points: Sequence[Point]) -> Iterator[LintIssue]:
     key = "cache_text_encoder_outputs_to_disk"
     caching = [point for point in points if point.params.get(key)]
     varied = [name for name in _CACHED if len(_values(caching, name)) > 1]
@@ -116,7 +116,7 @@ def _stale_cache(points: Sequence[Point]) -> Iterator[Finding]:
         yield error(key, what, f"use {key.removesuffix('_to_disk')}, which caches in memory")
 
 
-def _unequal_steps(points: Sequence[Point], steps: Mapping[str, int]) -> Iterator[Finding]:
+def _unequal_steps(points: Sequence[Point], steps: Mapping[str, int]) -> Iterator[LintIssue]:
     seen = sorted({steps[point.id] for point in points if point.id in steps})
     if len(seen) > 1:
         what = f"points are trained for {seen[0]} to {seen[-1]} optimizer steps: some learn longer than others"

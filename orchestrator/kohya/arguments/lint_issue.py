@@ -6,7 +6,7 @@ from orchestrator.errors import Severity
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class LintIssue:
     """`key` is the argument to change."""
 
     key: str
@@ -15,11 +15,11 @@ class Finding:
     severity: Severity
 
 
-def error(key: str, what: str, remedy: str) -> Finding:
+def error(key: str, what: str, remedy: str) -> LintIssue:
     """The point would train something else than was asked, or stop."""
-    return Finding(key, what, remedy, Severity.ERROR)
+    return LintIssue(key, what, remedy, Severity.ERROR)
 
 
-def warning(key: str, what: str, remedy: str) -> Finding:
+def warning(key: str, what: str, remedy: str) -> LintIssue:
     """The point would train what was asked, which is seldom what was meant."""
-    return Finding(key, what, remedy, Severity.WARNING)
+    return LintIssue(key, what, remedy, Severity.WARNING)

@@ -35,7 +35,7 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Key:
+class Argument:
     """One argument. `many`: takes a list. `choices`: empty when any value goes. `where`: `module.function`."""
 
     name: str
@@ -47,14 +47,14 @@ class Key:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Keys:
+class ArgumentSchema:
     """All arguments by name, and where they were read: a path, or the commit of the snapshot."""
 
     origin: str
-    by_name: Mapping[str, Key]
+    by_name: Mapping[str, Argument]
 
 
-def accepted(sd_scripts: Path | None) -> Keys:
+def load_schema(sd_scripts: Path | None) -> ArgumentSchema:
     """The arguments of the checkout at `sd_scripts`, or of the pinned commit when there is none.
 
     Raises NotReady when the source is there but cannot be understood.
@@ -64,13 +64,13 @@ def accepted(sd_scripts: Path | None) -> Keys:
     return read_snapshot()
 
 
-def read_snapshot() -> Keys:
+def read_snapshot() -> ArgumentSchema:
     """The arguments of the pinned commit, from the file shipped with this package."""
     record = json.loads(SNAPSHOT.read_text(encoding="utf-8"))
-    return Keys(origin=record["commit"], by_name={key["name"]: _from_json(key) for key in record["keys"]})
+    return ArgumentSchema(origin=record["commit"], by_name={key["name"]: _from_json(key) for key in record["keys"]})
 
 
-def read_source(sd_scripts: Path) -> Keys:
+def read_source(sd_scripts: Path) -> ArgumentSchema:
     """The arguments of the checkout at `sd_scripts`; raises NotReady when the source cannot be understood."""
     try:
         found = list(_Reader(sd_scripts).arguments(ENTRY, "setup_parser"))
@@ -82,12 +82,12 @@ def read_source(sd_scripts: Path) -> Keys:
                 remedy=f"check out the pinned commit: git -C {sd_scripts} checkout {PINNED}",
             )
         ) from error
-    return Keys(origin=str(sd_scripts), by_name={key.name: key for key in found})
+    return ArgumentSchema(origin=str(sd_scripts), by_name={key.name: key for key in found})
 
 
-def _from_json(record: dict[str, Any]) -> Key:
+def _from_json(record: dict[str, Any]) -> Argument:
     default = record["default"]
-    return Key(
+    return Argument(
         name=record["name"],
         kind=Kind(record["kind"]),
         many=record["many"],
@@ -108,7 +108,7 @@ class _Reader:
         self._seen: set[tuple[str, str]] = set()
         self._module = cache(self._parse)
 
-    def arguments(self, module: str, function: str) -> Iterator[Key]:
+    def arguments(self, module: str, function: str) -> Iterator[Argument]:
         """The arguments that `module.function` adds, itself and through what it calls."""
         if (module, function) in self._seen:
             return
@@ -169,7 +169,7 @@ def _imported_from(tree: ast.Module, name: str) -> str:
     return ""
 
 
-def _argument(call: ast.Call, tree: ast.Module) -> Key:
+def _argument(call: ast.Call, tree: ast.Module) -> Argument:
     """The Key of one `parser.add_argument(...)`; raises ValueError for what we have no kind for."""
     flags = [ast.literal_eval(arg) for arg in call.args]
     name = next(flag for flag in flags if flag.startswith("--")).removeprefix("--").replace("-", "_")
@@ -177,7 +177,7 @@ def _argument(call: ast.Call, tree: ast.Module) -> Key:
     kind = _kind(name, options)
     choices = _value(options["choices"], tree) if "choices" in options else ()
     default = _value(options["default"], tree) if "default" in options else None
-    return Key(
+    return Argument(
         name=name,
         kind=kind,
         many="nargs" in options,

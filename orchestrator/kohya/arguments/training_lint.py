@@ -3,14 +3,14 @@
 import ast
 from collections.abc import Iterator
 
-from orchestrator.kohya.arguments.lint_issue import Finding, error, warning
+from orchestrator.kohya.arguments.lint_issue import LintIssue, error, warning
 from orchestrator.model import Params, Value
 
 DEFAULT_RATE = 2e-6
 """sd-scripts' learning_rate when none is given: for full fine-tuning, far too low for a LoRA."""
 
 
-def findings(params: Params) -> Iterator[Finding]:
+def findings(params: Params) -> Iterator[LintIssue]:
     """The traps of this training."""
     for rule in _RULES:
         yield from rule(params)
@@ -64,13 +64,13 @@ def _first(value: Value | None) -> float | None:
     return first if isinstance(first, int | float) else None
 
 
-def _rate_is_given(params: Params) -> Iterator[Finding]:
+def _rate_is_given(params: Params) -> Iterator[LintIssue]:
     if "learning_rate" not in params and "learning_rate" in _rates(params):
         what = f"no learning_rate: sd-scripts takes {DEFAULT_RATE:g}, at which a LoRA learns nothing"
         yield error("learning_rate", what, "set learning_rate (1e-4 for AdamW8bit, 1.0 for Prodigy)")
 
 
-def _rate_suits_optimizer(params: Params) -> Iterator[Finding]:
+def _rate_suits_optimizer(params: Params) -> Iterator[LintIssue]:
     if _ignores_rates(params):
         return
     for key, rate in _rates(params).items():
@@ -85,7 +85,7 @@ def _rate_suits_optimizer(params: Params) -> Iterator[Finding]:
             yield error(key, what, f"set {key} = 1e-4 or so where optimizer_type is {name}")
 
 
-def _one_rate_for_adaptive(params: Params) -> Iterator[Finding]:
+def _one_rate_for_adaptive(params: Params) -> Iterator[LintIssue]:
     """prodigyopt raises at the first step; D-Adaptation takes the first rate for all."""
     if not _is_adaptive(params) or "plus" in _optimizer(params):
         return
@@ -109,7 +109,7 @@ def _ignores_rates(params: Params) -> bool:
     return _optimizer(params) == "adafactor" and _literal(arguments.get("relative_step", "True")) is not False
 
 
-def _rates_that_do_nothing(params: Params) -> Iterator[Finding]:
+def _rates_that_do_nothing(params: Params) -> Iterator[LintIssue]:
     if _ignores_rates(params):
         for key in ("unet_lr", "text_encoder_lr", "lr_scheduler", "lr_warmup_steps"):
             if params.get(key):
@@ -128,7 +128,7 @@ def _rates_that_do_nothing(params: Params) -> Iterator[Finding]:
         yield warning("text_encoder_lr", what, "use network_train_unet_only = true")
 
 
-def _contradictions(params: Params) -> Iterator[Finding]:
+def _contradictions(params: Params) -> Iterator[LintIssue]:
     if params.get("network_train_unet_only") and params.get("network_train_text_encoder_only"):
         what = "with network_train_text_encoder_only beside it, nothing is left to train"
         yield error("network_train_unet_only", what, "leave one of the two out")
@@ -151,7 +151,7 @@ def _contradictions(params: Params) -> Iterator[Finding]:
 # --- length and schedule ----------------------------------------------------------------------------------------------
 
 
-def _length(params: Params) -> Iterator[Finding]:
+def _length(params: Params) -> Iterator[LintIssue]:
     steps, epochs = params.get("max_train_steps"), params.get("max_train_epochs")
     if steps is None and epochs is None:
         what = "neither max_train_epochs nor max_train_steps: sd-scripts takes 1600 steps, whatever the dataset"
@@ -165,7 +165,7 @@ def _length(params: Params) -> Iterator[Finding]:
         )
 
 
-def _schedule(params: Params) -> Iterator[Finding]:
+def _schedule(params: Params) -> Iterator[LintIssue]:
     scheduler, warmup = str(params.get("lr_scheduler", "constant")), _number(params, "lr_warmup_steps")
     free = _optimizer(params).endswith("schedulefree")
     if free and (scheduler != "constant" or warmup or params.get("lr_scheduler_type")):
@@ -195,7 +195,7 @@ def _schedule(params: Params) -> Iterator[Finding]:
 # --- network and precision --------------------------------------------------------------------------------------------
 
 
-def _network(params: Params) -> Iterator[Finding]:
+def _network(params: Params) -> Iterator[LintIssue]:
     dim, alpha = params.get("network_dim"), params.get("network_alpha")
     if dim is None and not params.get("dim_from_weights"):
         yield error("network_dim", "no network_dim: sd-scripts takes rank 4", "set network_dim")
@@ -209,7 +209,7 @@ def _network(params: Params) -> Iterator[Finding]:
         yield warning("network_alpha", what, "set it to network_dim or less")
 
 
-def _precision(params: Params) -> Iterator[Finding]:
+def _precision(params: Params) -> Iterator[LintIssue]:
     mixed = params.get("mixed_precision", "no")
     if "mixed_precision" not in params:
         what = "no mixed_precision: sd-scripts trains in float32, with 10 GB for the U-Net alone"
@@ -231,7 +231,7 @@ def _precision(params: Params) -> Iterator[Finding]:
         yield warning("sdpa", what, "set sdpa = true")
 
 
-def _noise_and_loss(params: Params) -> Iterator[Finding]:
+def _noise_and_loss(params: Params) -> Iterator[LintIssue]:
     if params.get("adaptive_noise_scale") is not None and params.get("noise_offset") is None:
         yield error("adaptive_noise_scale", "it needs noise_offset: the run stops at its start", "set noise_offset")
     if params.get("scale_v_pred_loss_like_noise_pred") and not params.get("v_parameterization"):

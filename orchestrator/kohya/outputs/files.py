@@ -8,7 +8,7 @@ from orchestrator.model import Checkpoint, Params
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Length:
+class TrainingLength:
     """How long a training is: optimizer steps in all, epochs begun, optimizer steps in a full epoch."""
 
     steps: int
@@ -21,7 +21,7 @@ def last(output_name: str) -> str:
     return f"{output_name}.safetensors"
 
 
-def expected(output_name: str, params: Params, length: Length) -> list[Checkpoint]:
+def expected(output_name: str, params: Params, length: TrainingLength) -> list[Checkpoint]:
     """The checkpoints that a training of this length must have left, oldest first; the last one is `last`.
 
     Pruned ones (`save_last_n_epochs`, `save_last_n_steps`) are not among them. `epoch` is None for saves by step.
@@ -31,7 +31,7 @@ def expected(output_name: str, params: Params, length: Length) -> list[Checkpoin
     return [*sorted(found, key=lambda checkpoint: checkpoint.step), final]
 
 
-def _by_epoch(output_name: str, params: Params, length: Length) -> list[Checkpoint]:
+def _by_epoch(output_name: str, params: Params, length: TrainingLength) -> list[Checkpoint]:
     every = _number(params, "save_every_n_epochs")
     if ratio := _number(params, "save_n_epoch_ratio"):
         every = length.epochs // ratio or 1
@@ -47,7 +47,7 @@ def _by_epoch(output_name: str, params: Params, length: Length) -> list[Checkpoi
     ]
 
 
-def _by_step(output_name: str, params: Params, length: Length) -> list[Checkpoint]:
+def _by_step(output_name: str, params: Params, length: TrainingLength) -> list[Checkpoint]:
     every = _number(params, "save_every_n_steps")
     if not every:
         return []

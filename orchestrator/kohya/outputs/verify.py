@@ -13,14 +13,14 @@ from pathlib import Path
 from orchestrator.errors import Problem
 from orchestrator.kohya import resume
 from orchestrator.kohya.outputs import files, log, safetensors_header
-from orchestrator.kohya.outputs.files import Length
+from orchestrator.kohya.outputs.files import TrainingLength
 from orchestrator.kohya.outputs.safetensors_header import Header
-from orchestrator.kohya.resume import Leg
+from orchestrator.kohya.resume import ResumeSegment
 from orchestrator.model import Checkpoint, Failure, Params, Value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Proof:
+class OutputCheck:
     """The proven checkpoints, oldest first, named relative to the output folder; or why there are none.
 
     `failure` is None exactly when there are no problems.
@@ -31,16 +31,16 @@ class Proof:
     failure: Failure | None = None
 
 
-def prove(
+def verify(
     output_dir: Path,
     output_name: str,
     params: Params,
     log_text: str,
     *,
     training_comment: str,
-    earlier: Sequence[Leg] = (),
+    earlier: Sequence[ResumeSegment] = (),
     begun: int = 0,
-) -> Proof:
+) -> OutputCheck:
     """Prove a training of `params` that ended well. `log_text` is its log, or the tail of it.
 
     begun: the epochs that it had behind it when it was taken up; earlier: where those were trained, oldest first.
@@ -56,16 +56,16 @@ def prove(
         what = "the checkpoint does not record how long it was trained"
         return _refuted([Problem(what=what, where=str(final), remedy="train it again")], Failure.NO_PRODUCT)
     expected = files.expected(output_name, params, length)
-    legs = (*earlier, Leg(epoch=begun, folder=output_dir))
+    legs = (*earlier, ResumeSegment(epoch=begun, folder=output_dir))
     problems = [problem for found in expected[:-1] for problem in _not_its(found, params, legs, length)]
     if problems:
         return _refuted(problems, _kind(problems))
     hashed = (replace(found, sha256=_sha256(_leg(legs, found).folder / found.file)) for found in expected)
-    return Proof(checkpoints=tuple(hashed))
+    return OutputCheck(checkpoints=tuple(hashed))
 
 
-def _refuted(problems: list[Problem], failure: Failure) -> Proof:
-    return Proof(problems=tuple(problems), failure=failure)
+def _refuted(problems: list[Problem], failure: Failure) -> OutputCheck:
+    return OutputCheck(problems=tuple(problems), failure=failure)
 
 
 _NOT_FINITE = "has weights that are NaN or infinite"
@@ -135,7 +135,9 @@ def _items(value: Value) -> tuple[object, ...]:
     return value if isinstance(value, tuple) else (value,)
 
 
-def _not_its(checkpoint: Checkpoint, params: Params, legs: Sequence[Leg], length: Length) -> Iterator[Problem]:
+def _not_its(
+    checkpoint: Checkpoint, params: Params, legs: Sequence[ResumeSegment], length: TrainingLength
+) -> Iterator[Problem]:
     """What is wrong with a checkpoint of the middle of the training."""
     leg = _leg(legs, checkpoint)
     path, step = leg.folder / checkpoint.file, checkpoint.step - leg.epoch * length.steps_per_epoch
@@ -145,9 +147,9 @@ def _not_its(checkpoint: Checkpoint, params: Params, legs: Sequence[Leg], length
         yield Problem(what=f"it says step {steps}, not {step}", where=str(path), remedy="train it again")
 
 
-def _leg(legs: Sequence[Leg], checkpoint: Checkpoint) -> Leg:
+def _leg(legs: Sequence[ResumeSegment], checkpoint: Checkpoint) -> ResumeSegment:
     """A training with checkpoints by step is never taken up: it has one leg."""
-    return legs[-1] if checkpoint.epoch is None else resume.leg_of(legs, checkpoint.epoch)
+    return legs[-1] if checkpoint.epoch is None else resume.segment_of(legs, checkpoint.epoch)
 
 
 # --- metadata ---------------------------------------------------------------------------------------------------------
@@ -250,7 +252,7 @@ def _same(asked: Value, told: str | None) -> bool:
 _LONGEST = 10_000_000  # steps; more is no training but a file that lies
 
 
-def _length(metadata: Mapping[str, str]) -> Length | None:
+def _length(metadata: Mapping[str, str]) -> TrainingLength | None:
     keys = ("ss_max_train_steps", "ss_num_epochs", "ss_num_batches_per_epoch", "ss_gradient_accumulation_steps")
     numbers = [metadata.get(key, "") for key in keys]
     if not all(re.fullmatch(r"[1-9]\d{0,7}", number) for number in numbers):
@@ -258,4 +260,4 @@ def _length(metadata: Mapping[str, str]) -> Length | None:
     steps, epochs, batches, accumulation = map(int, numbers)
     if not epochs <= steps <= _LONGEST:
         return None
-    return Length(steps=steps, epochs=epochs, steps_per_epoch=math.ceil(batches / accumulation))
+    return TrainingLength(steps=steps, epochs=epochs, steps_per_epoch=math.ceil(batches / accumulation))

@@ -16,29 +16,32 @@ from orchestrator.store import provenance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Inspection:
+class CheckReport:
     """What was found out, by name, and what is wrong or doubtful."""
 
     facts: Mapping[str, str]
     problems: tuple[Problem, ...]
 
 
-def inspect(settings: Settings, probe: VramProbe, asked: Plan | None = None) -> Inspection:
+def inspect(settings: Settings, probe: VramProbe, asked: Plan | None = None) -> CheckReport:
     """Everything about this machine and about the inputs of a plan; without one, of what points take by default."""
     points = asked.points if asked else (_default(settings),)
-    trained = [point for point in points if not point.floor]
+    trained = [point for point in points if not point.is_baseline]
     datasets = _folders(settings, trained)
-    trainer, driver = interpreter.look(settings, [one.params for one in trained]), card.facts(probe, settings)
+    trainer, driver = (
+        interpreter.check_interpreter(settings, [one.params for one in trained]),
+        card.facts(probe, settings),
+    )
     problems = [*(asked.warnings if asked else ()), *preflight.findings(settings, points, probe)]
     problems += [*trainer.problems, *tokenizers.problems(settings), *_pictures(settings, trained, datasets)]
-    faces = persona.look(settings, datasets)
+    faces = persona.check_persona(settings, datasets)
     problems += faces.problems
     if asked:
         sizes = card.sizes_gib(probe, settings)
         told = forecast.forecast(asked.sweep, asked.runs(), settings, prompts=len(asked.prompts), cards_gib=sizes)
         problems += [*card.too_small(told), *forecast.shortage(told)]
     facts = {**_versions(settings), **trainer.facts, **driver, **faces.facts}
-    return Inspection(facts=facts, problems=tuple(dict.fromkeys(problems)))
+    return CheckReport(facts=facts, problems=tuple(dict.fromkeys(problems)))
 
 
 def _versions(settings: Settings) -> dict[str, str]:
@@ -55,7 +58,7 @@ def _default(settings: Settings) -> Point:
 
 def _folders(settings: Settings, points: Iterable[Point]) -> list[Dataset]:
     """The datasets that the owner made; what recipes make of them is theirs to judge."""
-    names = prepare.with_sources((str(point.params["dataset"]) for point in points), settings.datasets)
+    names = prepare.with_ancestors((str(point.params["dataset"]) for point in points), settings.datasets)
     return [settings.datasets[name] for name in names if settings.datasets[name].recipe is None]
 
 

@@ -10,7 +10,7 @@ from orchestrator.errors import Problem, Severity
 from orchestrator.kohya import argv as command
 from orchestrator.kohya.arguments import schema
 from orchestrator.model import NO_CARD, Params, Settings
-from orchestrator.plan.check.look import Look
+from orchestrator.plan.check.look import CheckResult
 
 TIMEOUT_S = 180
 """A first import of torch from a cold, slow disk takes a minute."""
@@ -39,11 +39,11 @@ _OPTIMIZERS = {"8bit": "bitsandbytes", "prodigyplus": "prodigyplus", "prodigy": 
 _SETUP = "`make setup-trainer` makes it anew with all that is needed"
 
 
-def look(settings: Settings, points: Sequence[Params]) -> Look:
+def check_interpreter(settings: Settings, points: Sequence[Params]) -> CheckResult:
     """Start the interpreter once and let it import; `points` say which optimizers are needed."""
     trainer = settings.trainer
     if not trainer.python.is_file():
-        return Look()  # told by readiness
+        return CheckResult()  # told by readiness
     needed = _needed(settings, points)
     environment = {**os.environ, **command.environment(trainer, card=None)}
     try:
@@ -51,10 +51,10 @@ def look(settings: Settings, points: Sequence[Params]) -> Look:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=TIMEOUT_S, env=environment, check=False)
         found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     except subprocess.TimeoutExpired:
-        return Look(problems=(_problem(settings, f"has not imported torch after {TIMEOUT_S} s", _SETUP),))
+        return CheckResult(problems=(_problem(settings, f"has not imported torch after {TIMEOUT_S} s", _SETUP),))
     except (OSError, ValueError, IndexError) as error:
-        return Look(problems=(_problem(settings, f"does not run: {error}", _SETUP),))
-    return Look(facts=_facts(found), problems=tuple(_wrong(found, needed, settings)))
+        return CheckResult(problems=(_problem(settings, f"does not run: {error}", _SETUP),))
+    return CheckResult(facts=_facts(found), problems=tuple(_wrong(found, needed, settings)))
 
 
 def _needed(settings: Settings, points: Sequence[Params]) -> dict[str, Severity]:
@@ -63,7 +63,7 @@ def _needed(settings: Settings, points: Sequence[Params]) -> dict[str, Severity]
         return dict.fromkeys(_SMALL, Severity.ERROR)
     needed = dict.fromkeys(_VENDOR, Severity.ERROR)
     of_points = {_package(params) for params in points} - {""}
-    of_rungs = {_package(rung.set) for rung in settings.ladder if "optimizer_type" in rung.set} - {""} - of_points
+    of_rungs = {_package(rung.set) for rung in settings.oom_fallback if "optimizer_type" in rung.set} - {""} - of_points
     return {**dict.fromkeys(sorted(of_rungs), Severity.WARNING), **needed, **dict.fromkeys(of_points, Severity.ERROR)}
 
 

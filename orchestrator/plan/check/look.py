@@ -7,7 +7,7 @@ from orchestrator.errors import Problem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
+class CheckResult:
     """facts: by name, for the person at the screen."""
 
     facts: Mapping[str, str] = field(default_factory=dict)

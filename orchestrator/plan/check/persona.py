@@ -11,7 +11,7 @@ from orchestrator import scoring as scorer
 from orchestrator.errors import OrchestrateError, Problem, Severity
 from orchestrator.model import Dataset, FaceStatus, Image, Score, Settings
 from orchestrator.plan.check import pictures
-from orchestrator.plan.check.look import Look
+from orchestrator.plan.check.look import CheckResult
 
 SAME = 0.98
 """Cosine between two pictures above which they are one photo, cut or saved otherwise."""
@@ -19,19 +19,19 @@ SAME = 0.98
 TIMEOUT_S = 1800
 
 
-def look(settings: Settings, datasets: Sequence[Dataset]) -> Look:
+def check_persona(settings: Settings, datasets: Sequence[Dataset]) -> CheckResult:
     """Score the datasets' pictures in a scorer of its own, without its memory, so that the pack is really tried."""
     references = media.pictures(settings.scoring.references).pictures
     trained = {path: one for one in datasets for path in media.pictures(one.image_dir).pictures}
     if not references or not settings.scoring.pack.is_dir():
-        return Look()  # told by readiness
+        return CheckResult()  # told by readiness
     try:
         with tempfile.TemporaryDirectory(prefix="orchestrate-check-") as folder:
             scored = _score(settings, references, list(trained), Path(folder))
     except (OrchestrateError, OSError, subprocess.SubprocessError) as error:
-        return Look(problems=(_not_running(settings, str(error)),))
+        return CheckResult(problems=(_not_running(settings, str(error)),))
     faces = f"{settings.scoring.pack.name} on {scored.provider}"
-    return Look(facts={"face pack": faces}, problems=tuple(_problems(scored, trained)))
+    return CheckResult(facts={"face pack": faces}, problems=tuple(_problems(scored, trained)))
 
 
 def _score(settings: Settings, references: Sequence[Path], images: Sequence[Path], folder: Path) -> scorer.Scored:
@@ -91,7 +91,7 @@ def _of_dataset(scores: Sequence[Score], dataset: Dataset) -> Iterator[Problem]:
         ),
     ):
         if found:
-            named = pictures.few([Path(score.image.file).name for score in found])
+            named = pictures.first_names([Path(score.image.file).name for score in found])
             text = f"{len(found)} of {len(scores)} pictures {what}: {named}"
             yield _doubt(text, str(dataset.image_dir), f"datasets.{dataset.name}", remedy)
 

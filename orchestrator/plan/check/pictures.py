@@ -30,7 +30,7 @@ def problems(dataset: Dataset, params: Params) -> Iterator[Problem]:
     needed = _ENOUGH * step_count.area(params)
     small = [f"{path.name} ({wide} x {high})" for path, (wide, high) in readable if wide * high < needed]
     if small:
-        what = f"{len(small)} of {len(readable)} pictures have fewer pixels than the resolution: {few(small)}"
+        what = f"{len(small)} of {len(readable)} pictures have fewer pixels than the resolution: {first_names(small)}"
         remedy = "find larger ones, or lower resolution: enlarged pictures teach blur"
         yield _doubt(dataset, what, str(dataset.image_dir), remedy)
 
@@ -80,12 +80,12 @@ def _twins(paths: Sequence[Path]) -> Iterator[tuple[Path, Path, bool]]:
 
 def _hashes(path: Path) -> tuple[imagehash.ImageHash, ...]:
     try:
-        return dedupe.of(images.load(path), mirror=True)
+        return dedupe.perceptual_hash(images.load(path), mirror=True)
     except images.Unreadable:
         return ()
 
 
-def few(names: Sequence[str]) -> str:
+def first_names(names: Sequence[str]) -> str:
     """The first names, and how many more there are."""
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return ", ".join(names[:_NAMED]) + more

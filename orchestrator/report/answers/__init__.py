@@ -7,35 +7,40 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator.evidence import summary
-from orchestrator.evidence.calibration.record import Kept
-from orchestrator.evidence.stats.contrast import Terms
-from orchestrator.evidence.summary import RunFacts
+from orchestrator.evidence.calibration.record import CalibrationRecord
+from orchestrator.evidence.stats.contrast import TestSettings
+from orchestrator.evidence.summary import RunSummary
 from orchestrator.model import Question
 from orchestrator.report.answers import calibration_answer, contrasts, vram_answer
-from orchestrator.report.answers.answer import Told
+from orchestrator.report.answers.answer import Answer
 from orchestrator.store.layout import Sweep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Read:
+class SweepResults:
     """All of a sweep that its answers are made from."""
 
     sweep: str
     questions: tuple[Question, ...]
-    runs: tuple[RunFacts, ...]
-    kept: Kept | None
+    runs: tuple[RunSummary, ...]
+    kept: CalibrationRecord | None
 
 
-def read(sweep: Sweep) -> Read:
+def read(sweep: Sweep) -> SweepResults:
     """Of a frozen sweep, finished or not."""
     kept, _ = summary.calibration(sweep)
-    return Read(sweep=sweep.name, questions=tuple(sweep.questions()), runs=tuple(summary.gather(sweep)), kept=kept)
+    return SweepResults(
+        sweep=sweep.name, questions=tuple(sweep.questions()), runs=tuple(summary.gather(sweep)), kept=kept
+    )
 
 
-def answer(sweeps: Sequence[Read], terms: Terms | None = None) -> list[tuple[Told, ...]]:
+def answer(sweeps: Sequence[SweepResults], terms: TestSettings | None = None) -> list[tuple[Answer, ...]]:
     """The answers of each sweep: its questions in their order, then what it says of memory and of the threshold."""
-    asked = [contrasts.Asked(sweep=one.sweep, questions=one.questions, runs=one.runs, kept=one.kept) for one in sweeps]
-    answered = contrasts.answer(asked, terms or Terms())
+    asked = [
+        contrasts.SweepQuestions(sweep=one.sweep, questions=one.questions, runs=one.runs, kept=one.kept)
+        for one in sweeps
+    ]
+    answered = contrasts.answer(asked, terms or TestSettings())
     return [
         (*told, *vram_answer.answer(one.sweep, one.runs), *calibration_answer.answer(one.sweep, one.runs, one.kept))
         for one, told in zip(sweeps, answered, strict=True)

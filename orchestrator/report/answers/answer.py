@@ -6,7 +6,7 @@ from orchestrator.evidence.stats.interval import Interval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class Answer:
     """One question of one sweep and its answer.
 
     contrast: what yes and no are said to, whatever was asked. verdict: yes, no or undecided. reason: a sentence with

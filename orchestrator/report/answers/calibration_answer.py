@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 
 from orchestrator.evidence import summary
 from orchestrator.evidence.calibration import text
-from orchestrator.evidence.calibration.record import Kept
+from orchestrator.evidence.calibration.record import CalibrationRecord
 from orchestrator.evidence.stats.contrast import Verdict
-from orchestrator.evidence.summary import RunFacts
-from orchestrator.report.answers.answer import Told
+from orchestrator.evidence.summary import RunSummary
+from orchestrator.report.answers.answer import Answer
 
 ID = "Q8"
 """The question's heading on the owner's page."""
@@ -17,33 +17,33 @@ _MOST = 0.5
 """A run is good enough when even the lower end of its pass rate's interval has most pictures passing."""
 
 
-def answer(sweep: str, runs: Sequence[RunFacts], kept: Kept | None) -> Iterator[Told]:
+def answer(sweep: str, runs: Sequence[RunSummary], kept: CalibrationRecord | None) -> Iterator[Answer]:
     """One answer where there is a calibration for the sweep."""
     if kept is None:
         return
-    passing = [run for run in runs if not run.run.point.floor and _low(run) > _MOST]
+    passing = [run for run in runs if not run.run.point.is_baseline and _low(run) > _MOST]
     provisional = bool(kept.caveats)
-    yield Told(
+    yield Answer(
         id=ID,
         ask=_ASK,
         sweep=sweep,
         verdict=(Verdict.UNDECIDED if provisional else Verdict.YES if passing else Verdict.NO).value,
-        reason=text.verdict(kept),
+        reason=text.format_verdict(kept),
         interval=kept.calibration.threshold_interval,
         rows=(
             ("Passing", _passing(passing)),
-            *(("Measured", line) for line in text.details(kept)),
-            ("Not beaten", ", ".join(summary.front(runs).front) or "no run is scored yet"),
+            *(("Measured", line) for line in text.format_details(kept)),
+            ("Not beaten", ", ".join(summary.pareto_front_of(runs).front) or "no run is scored yet"),
         ),
     )
 
 
-def _low(run: RunFacts) -> float:
+def _low(run: RunSummary) -> float:
     rate = run.numbers.pass_interval if run.numbers else None
     return rate.low if rate else 0.0
 
 
-def _passing(runs: Sequence[RunFacts]) -> str:
+def _passing(runs: Sequence[RunSummary]) -> str:
     named = [
         f"{run.run.point.name} ({100 * run.numbers.pass_rate:.0f} % of {run.numbers.images} pictures)"
         for run in runs

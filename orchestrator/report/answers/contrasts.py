@@ -6,48 +6,48 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from orchestrator.evidence.calibration.record import Kept
+from orchestrator.evidence.calibration.record import CalibrationRecord
 from orchestrator.evidence.stats import contrast, mean_estimate
-from orchestrator.evidence.stats.contrast import Answer, Family, Terms, Verdict
+from orchestrator.evidence.stats.contrast import ContrastResult, QuestionFamily, TestSettings, Verdict
 from orchestrator.evidence.stats.interval import Interval
 from orchestrator.evidence.stats.pairs import Matching, RunRow
-from orchestrator.evidence.summary import RunFacts
+from orchestrator.evidence.summary import RunSummary
 from orchestrator.model import Params, Question, State, Value
 from orchestrator.report.answers import cost, pictures, rows
-from orchestrator.report.answers.answer import Told
+from orchestrator.report.answers.answer import Answer as Told
 from orchestrator.report.answers.learning_curve_text import curve
-from orchestrator.values import same, shown
+from orchestrator.values import same, toml_repr
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class SweepQuestions:
     """A sweep's questions, and its runs."""
 
     sweep: str
     questions: tuple[Question, ...]
-    runs: tuple[RunFacts, ...]
-    kept: Kept | None
+    runs: tuple[RunSummary, ...]
+    kept: CalibrationRecord | None
 
 
-def answer(asked: Sequence[Asked], terms: Terms) -> list[tuple[Told, ...]]:
+def answer(asked: Sequence[SweepQuestions], terms: TestSettings) -> list[tuple[Told, ...]]:
     """The answers of each sweep, corrected together over all of them."""
-    first = contrast.answers_together([_family(one, rows.rows(one.runs)) for one in asked], terms=terms)
-    second = contrast.answers_together([_family(one, rows.rows_by_second_pack(one.runs)) for one in asked], terms=terms)
+    first = contrast.test_together([_family(one, rows.rows(one.runs)) for one in asked], terms=terms)
+    second = contrast.test_together([_family(one, rows.rows_by_second_pack(one.runs)) for one in asked], terms=terms)
     return [
         tuple(_told(one, found, other) for found, other in zip(by_one, by_other, strict=True))
         for one, by_one, by_other in zip(asked, first, second, strict=True)
     ]
 
 
-def _family(asked: Asked, found: Sequence[RunRow]) -> Family:
-    return Family(rows=found, questions=asked.questions, zips=rows.zips(found))
+def _family(asked: SweepQuestions, found: Sequence[RunRow]) -> QuestionFamily:
+    return QuestionFamily(rows=found, questions=asked.questions, zips=rows.zips(found))
 
 
-def _told(asked: Asked, found: Answer, second: Answer) -> Told:
+def _told(asked: SweepQuestions, found: ContrastResult, second: ContrastResult) -> Told:
     question = found.question
     concerned = [run for run in asked.runs if _has_level(run, question)]
     spent = cost.cost(concerned)
-    first, other = map(shown, question.levels)
+    first, other = map(toml_repr, question.levels)
     return Told(
         id=question.id,
         ask=question.ask,
@@ -68,16 +68,20 @@ def _told(asked: Asked, found: Answer, second: Answer) -> Told:
     )
 
 
-def _has_level(run: RunFacts, question: Question) -> bool:
+def _has_level(run: RunSummary, question: Question) -> bool:
     """Whether a run with a LoRA is at one of the two levels."""
     params = run.run.point.params
-    if run.run.point.floor or question.dim not in params:
+    if run.run.point.is_baseline or question.dim not in params:
         return False
     return any(same(params[question.dim], level) for level in question.levels)
 
 
 def _rows(
-    asked: Asked, found: Answer, second: Answer, concerned: Sequence[RunFacts], spent: cost.Cost
+    asked: SweepQuestions,
+    found: ContrastResult,
+    second: ContrastResult,
+    concerned: Sequence[RunSummary],
+    spent: cost.Cost,
 ) -> Iterator[tuple[str, str]]:
     matching, runs = found.matching, {run.run.point.name: run for run in asked.runs}
     yield "Varied", _varied(found.question, matching)
@@ -99,14 +103,14 @@ def _rows(
 
 def _varied(question: Question, matching: Matching) -> str:
     also = f"; with it {', '.join(matching.varied_with)}" if matching.varied_with else ""
-    return f"{question.dim}: {' against '.join(map(shown, question.levels))}{also}"
+    return f"{question.dim}: {' against '.join(map(toml_repr, question.levels))}{also}"
 
 
 def _held(held: Params) -> str:
-    return ", ".join(f"{key} {shown(value)}" for key, value in held.items())
+    return ", ".join(f"{key} {toml_repr(value)}" for key, value in held.items())
 
 
-def _stopped(found: Answer, runs: Sequence[RunFacts]) -> str:
+def _stopped(found: ContrastResult, runs: Sequence[RunSummary]) -> str:
     """How many runs of each level were given up, and what that means for the other lines."""
     question = found.question
     counts = {
@@ -114,7 +118,7 @@ def _stopped(found: Answer, runs: Sequence[RunFacts]) -> str:
     }
     if not any(counts.values()):
         return ""
-    each = ", ".join(f"{count} at {shown(level)}" for level, count in counts.items() if count)
+    each = ", ".join(f"{count} at {toml_repr(level)}" for level, count in counts.items() if count)
     if found.step is None:
         return f"{each}, with their partners: the answer is that of the pairs left"
     ended = found.ended
@@ -124,7 +128,7 @@ def _stopped(found: Answer, runs: Sequence[RunFacts]) -> str:
     return f"{each}: all pairs are compared by their previews at step {found.step}{others}"
 
 
-def _effect(found: Answer) -> str:
+def _effect(found: ContrastResult) -> str:
     if found.difference is None:
         return ""
     bounds = f" (95 %: {_ends(found.interval)})" if found.interval else " (no interval)"
@@ -139,7 +143,7 @@ def _ends(interval: Interval) -> str:
     return f"{interval.low:+.3f} to {interval.high:+.3f}"
 
 
-def _parts(found: Answer) -> str:
+def _parts(found: ContrastResult) -> str:
     """The two things that the effect mixes."""
     if found.similarity_difference is None or found.no_face_difference is None:
         return ""
@@ -149,7 +153,7 @@ def _parts(found: Answer) -> str:
     )
 
 
-def _copying(matching: Matching, runs: Mapping[str, RunFacts]) -> str:
+def _copying(matching: Matching, runs: Mapping[str, RunSummary]) -> str:
     """How much nearer the second level comes to the pictures that it was trained on."""
     by_seed: dict[Value | None, list[float]] = {}
     for pair in matching.pairs:
@@ -163,7 +167,7 @@ def _copying(matching: Matching, runs: Mapping[str, RunFacts]) -> str:
     return f"{means.mean():+.3f} similarity to it" + (f" ({_ends(found.interval())})" if found else "")
 
 
-def _opinions(found: Answer, second: Answer) -> Iterator[str]:
+def _opinions(found: ContrastResult, second: ContrastResult) -> Iterator[str]:
     p, of = _tested(found)
     if p is not None:
         yield f"p {p:.3f} of {of}, corrected (Holm)"
@@ -177,14 +181,14 @@ def _opinions(found: Answer, second: Answer) -> Iterator[str]:
         yield f"second face pack: {second.verdict}, {second.difference:+.3f}{bounds}{agree}"
 
 
-def _tested(found: Answer) -> tuple[float | None, str]:
+def _tested(found: ContrastResult) -> tuple[float | None, str]:
     """The p-value that the verdict rests on, and what it speaks against."""
     if found.verdict is Verdict.NO:
         return found.p_no, f"a difference of {found.terms.smallest:g}"
     return found.p_yes, "no difference"
 
 
-def _gains(runs: Sequence[RunFacts], question: Question) -> str:
+def _gains(runs: Sequence[RunSummary], question: Question) -> str:
     """What the LoRAs of each level add to their base model: another base has another floor."""
     if question.dim != "base_model":
         return ""
@@ -196,7 +200,7 @@ def _gains(runs: Sequence[RunFacts], question: Question) -> str:
     return ", ".join(found)
 
 
-def _passing(runs: Sequence[RunFacts], question: Question, kept: Kept | None) -> str:
+def _passing(runs: Sequence[RunSummary], question: Question, kept: CalibrationRecord | None) -> str:
     """The share of good enough pictures at each level; empty without a yardstick."""
     if kept is None:
         return ""
@@ -205,12 +209,12 @@ def _passing(runs: Sequence[RunFacts], question: Question, kept: Kept | None) ->
         rates = [run.numbers.pass_rate for run in _at(runs, question, level) if run.numbers]
         known = [rate for rate in rates if rate is not None]
         if known:
-            found.append(f"{100 * sum(known) / len(known):.0f} % at {shown(level)}")
+            found.append(f"{100 * sum(known) / len(known):.0f} % at {toml_repr(level)}")
     caveats = f" ({'; '.join(kept.caveats)})" if kept.caveats else ""
     return f"the threshold {kept.calibration.threshold:.3f}{caveats}: {', '.join(found)}" if found else ""
 
 
-def _at(runs: Sequence[RunFacts], question: Question, level: object) -> list[RunFacts]:
+def _at(runs: Sequence[RunSummary], question: Question, level: object) -> list[RunSummary]:
     return [run for run in runs if run.run.point.params[question.dim] == level]
 
 
@@ -219,7 +223,7 @@ def _left_out(matching: Matching) -> str:
     return "; ".join(f"{count} {reason}" for reason, count in reasons.items())
 
 
-def _needs(found: Answer) -> str:
+def _needs(found: ContrastResult) -> str:
     if found.needs is None:
         return ""
     more, runs = found.needs.replicates, found.needs.runs_per_arm

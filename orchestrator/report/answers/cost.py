@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orchestrator.evidence.summary import Attempted, RunFacts
+from orchestrator.evidence.summary import AttemptSummary, RunSummary
 from orchestrator.model import MEMORY_FAILURES, State
-from orchestrator.text import counted
+from orchestrator.text import pluralize
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +23,7 @@ class Cost:
         return f"{self.gpu_hours:.2g} GPU-hours; {peak}"
 
 
-def cost(runs: Sequence[RunFacts]) -> Cost:
+def cost(runs: Sequence[RunSummary]) -> Cost:
     """Of these runs together."""
     peaks = [one.result.peak_vram_mib for run in runs for one in run.training if one.result.peak_vram_mib]
     return Cost(
@@ -32,26 +32,26 @@ def cost(runs: Sequence[RunFacts]) -> Cost:
     )
 
 
-def _seconds(run: RunFacts) -> float:
+def _seconds(run: RunSummary) -> float:
     attempts = [attempt for stage in ("train", "generate") for attempt in run.run.attempts(stage)]
     return sum(result.seconds for attempt in attempts if (result := attempt.result()))
 
 
-def memory(runs: Sequence[RunFacts]) -> str:
+def memory(runs: Sequence[RunSummary]) -> str:
     """In a sentence: how many trainings ran out of memory, and what was conceded; empty when none was begun."""
     begun = [run for run in runs if run.training]
     if not begun:
         return ""
     short = [run for run in begun if any(out_of_memory(one) for one in run.training)]
     if not short:
-        return f"none of {counted(len(begun), 'training')} ran out of memory"
+        return f"none of {pluralize(len(begun), 'training')} ran out of memory"
     rungs = dict.fromkeys(rung for run in short for one in run.training for rung in one.rungs)
     failed = sum(run.status.state is State.FAILED for run in short)
     then = f"conceded: {', '.join(rungs)}" if rungs else "nothing was conceded"
     lost = f"; {failed} failed for good" if failed else ""
-    return f"{len(short)} of {counted(len(begun), 'training')} ran out of memory; {then}{lost}"
+    return f"{len(short)} of {pluralize(len(begun), 'training')} ran out of memory; {then}{lost}"
 
 
-def out_of_memory(one: Attempted) -> bool:
+def out_of_memory(one: AttemptSummary) -> bool:
     """Whether the card's memory ended this attempt."""
     return one.result.failure in MEMORY_FAILURES

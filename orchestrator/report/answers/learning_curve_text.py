@@ -7,23 +7,23 @@ import numpy as np
 from orchestrator.evidence.stats import learning_curve
 from orchestrator.evidence.stats.learning_curve import CurvePoint, LearningCurve
 from orchestrator.evidence.stats.pairs import REPLICATE, unusable
-from orchestrator.evidence.summary import RunFacts
+from orchestrator.evidence.summary import RunSummary
 from orchestrator.model import State
 from orchestrator.report.answers import rows
 
 
-def curve(runs: Sequence[RunFacts]) -> str:
+def curve(runs: Sequence[RunSummary]) -> str:
     """In a sentence; empty below three sizes or two seeds."""
     found = fitted(points(runs))
     return told(found) if found else ""
 
 
-def points(runs: Sequence[RunFacts]) -> list[CurvePoint]:
+def points(runs: Sequence[RunSummary]) -> list[CurvePoint]:
     """The scored runs by their size: the number of training pictures with a face.
 
     Where a run was stopped early there is none: the sizes left would be those that did well.
     """
-    with_lora = [run for run in runs if not run.run.point.floor]
+    with_lora = [run for run in runs if not run.run.point.is_baseline]
     if any(run.status.state is State.STOPPED for run in with_lora):
         return []
     return [

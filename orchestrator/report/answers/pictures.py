@@ -6,11 +6,11 @@ from orchestrator.evidence import run_metrics
 from orchestrator.evidence.stats import choice
 from orchestrator.evidence.stats.choice import Cell
 from orchestrator.evidence.stats.pairs import Pair
-from orchestrator.evidence.summary import RunFacts
+from orchestrator.evidence.summary import RunSummary
 from orchestrator.model import Score
 
 
-def to_look_at(pairs: Sequence[Pair], runs: Mapping[str, RunFacts]) -> list[str]:
+def to_look_at(pairs: Sequence[Pair], runs: Mapping[str, RunSummary]) -> list[str]:
     """Pictures of one prompt and seed, one of each level: where the difference is typical, and where it is largest.
 
     Paths are relative to the folder of all sweeps.
@@ -28,17 +28,17 @@ def to_look_at(pairs: Sequence[Pair], runs: Mapping[str, RunFacts]) -> list[str]
     return [f"{name}, {one[0]:+.3f}: `{one[1]}` against `{one[2]}`" for name, one in chosen.items()]
 
 
-def _cells(first: RunFacts, second: RunFacts) -> list[tuple[float, str, float, str]]:
+def _cells(first: RunSummary, second: RunSummary) -> list[tuple[float, str, float, str]]:
     """Value and path on both sides, of every cell that both have."""
     one, other = _by_cell(first), _by_cell(second)
     return [(*one[cell], *other[cell]) for cell in sorted(one.keys() & other.keys())]
 
 
-def _by_cell(run: RunFacts) -> dict[Cell, tuple[float, str]]:
+def _by_cell(run: RunSummary) -> dict[Cell, tuple[float, str]]:
     reported = run.choice.reported if run.choice else ()
     values = ((score, run_metrics.picture_value(score)) for score in reported)
     return {choice.cell(score): (value, _path(run, score)) for score, value in values if value is not None}
 
 
-def _path(run: RunFacts, score: Score) -> str:
+def _path(run: RunSummary, score: Score) -> str:
     return f"{run.run.path.parent.name}/{run.run.path.name}/{score.image.file}"

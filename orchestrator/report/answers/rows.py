@@ -6,25 +6,25 @@ from itertools import combinations
 
 from orchestrator.evidence import run_metrics
 from orchestrator.evidence.stats.pairs import REPLICATE, RunRow
-from orchestrator.evidence.summary import RunFacts
+from orchestrator.evidence.summary import RunSummary
 from orchestrator.model import Score, State
-from orchestrator.values import token
+from orchestrator.values import canonical_json
 
 
-def rows(runs: Sequence[RunFacts]) -> list[RunRow]:
+def rows(runs: Sequence[RunSummary]) -> list[RunRow]:
     """One for each run with a LoRA."""
-    return [_with_looks(run, lambda score: score) for run in runs if not run.run.point.floor]
+    return [_with_looks(run, lambda score: score) for run in runs if not run.run.point.is_baseline]
 
 
-def rows_by_second_pack(runs: Sequence[RunFacts]) -> list[RunRow]:
+def rows_by_second_pack(runs: Sequence[RunSummary]) -> list[RunRow]:
     """As `rows`, seen by the second face pack; none where some scored run was not looked at by it."""
-    scored = [run for run in runs if run.choice and not run.run.point.floor]
+    scored = [run for run in runs if run.choice and not run.run.point.is_baseline]
     if not scored or any(run.numbers is None or run.numbers.second_similarity is None for run in scored):
         return []
-    return [_with_looks(run, _second) for run in runs if not run.run.point.floor]
+    return [_with_looks(run, _second) for run in runs if not run.run.point.is_baseline]
 
 
-def _with_looks(run: RunFacts, seen: Callable[[Score], Score]) -> RunRow:
+def _with_looks(run: RunSummary, seen: Callable[[Score], Score]) -> RunRow:
     row = _row(run, list(map(seen, run.choice.reported)) if run.choice else ())
     ended = replace(row, state=State.FINISHED)
     looks = {step: _numbers(ended, list(map(seen, scores))) for step, scores in run.looks.items()}
@@ -35,7 +35,7 @@ def _second(score: Score) -> Score:
     return replace(score, similarity=score.second_similarity)
 
 
-def _row(run: RunFacts, reported: Sequence[Score]) -> RunRow:
+def _row(run: RunSummary, reported: Sequence[Score]) -> RunRow:
     bare = RunRow(
         run=run.run.point.name,
         params=run.run.point.params,
@@ -67,5 +67,9 @@ def zips(found: Sequence[RunRow]) -> list[tuple[str, str]]:
 
 
 def _together(found: Sequence[RunRow], one: str, other: str) -> bool:
-    both = {(token(row.params[one]), token(row.params[other])) for row in found if {one, other} <= set(row.params)}
+    both = {
+        (canonical_json(row.params[one]), canonical_json(row.params[other]))
+        for row in found
+        if {one, other} <= set(row.params)
+    }
     return len(both) > 1 and len({a for a, _ in both}) == len({b for _, b in both}) == len(both)

@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Iterator, Sequence
 
 from orchestrator.evidence.stats.contrast import Verdict
-from orchestrator.evidence.summary import Attempted, RunFacts
+from orchestrator.evidence.summary import AttemptSummary, RunSummary
 from orchestrator.model import State
 from orchestrator.report.answers import cost
-from orchestrator.report.answers.answer import Told
-from orchestrator.text import counted
+from orchestrator.report.answers.answer import Answer
+from orchestrator.text import pluralize
 
 ID = "Q5"
 """The question's heading on the owner's page."""
@@ -19,7 +19,7 @@ _DRIVER_GIB = 0.5
 """What a card of 24 GB does not give to a training."""
 
 
-def answer(sweep: str, runs: Sequence[RunFacts]) -> Iterator[Told]:
+def answer(sweep: str, runs: Sequence[RunSummary]) -> Iterator[Answer]:
     """One answer where the sweep has trained with Prodigy, or has tried to."""
     asked = [run for run in runs if _is_prodigy(run.run.point.params.get("optimizer_type"))]
     attempts = [one for run in asked for one in run.training if _with_prodigy(one)]
@@ -28,12 +28,12 @@ def answer(sweep: str, runs: Sequence[RunFacts]) -> Iterator[Told]:
     spent, peak = cost.cost(asked), _peak_gib(attempts)
     verdict, reason = _of_the_short(asked) or _of_the_trained(attempts, peak)
     rows = {
-        "Read from": f"{counted(len(attempts), 'attempt')} of {counted(len(asked), 'run')} asked for {_OPTIMIZER}",
+        "Read from": f"{pluralize(len(attempts), 'attempt')} of {pluralize(len(asked), 'run')} asked for {_OPTIMIZER}",
         "Memory": cost.memory(asked),
         "Peak with Prodigy": f"{peak:.1f} GiB" if peak else "not known: no card was watched",
         "Cost": str(spent),
     }
-    yield Told(
+    yield Answer(
         id=ID,
         ask=_ASK,
         sweep=sweep,
@@ -45,7 +45,7 @@ def answer(sweep: str, runs: Sequence[RunFacts]) -> Iterator[Told]:
     )
 
 
-def _with_prodigy(one: Attempted) -> bool:
+def _with_prodigy(one: AttemptSummary) -> bool:
     return _is_prodigy(one.overrides.get("optimizer_type", _OPTIMIZER))
 
 
@@ -54,15 +54,15 @@ def _is_prodigy(name: object) -> bool:
     return str(name).lower() == _OPTIMIZER.lower()
 
 
-def _peak_gib(attempts: Iterable[Attempted]) -> float | None:
+def _peak_gib(attempts: Iterable[AttemptSummary]) -> float | None:
     peaks = [one.result.peak_vram_mib for one in attempts if one.result.peak_vram_mib]
     return max(peaks) / 1024 if peaks else None
 
 
-def _of_the_short(runs: Sequence[RunFacts]) -> tuple[Verdict, str] | None:
+def _of_the_short(runs: Sequence[RunSummary]) -> tuple[Verdict, str] | None:
     """What runs that ran out of memory say; None where there are none, or all of them ended with Prodigy."""
     short = [run for run in runs if any(map(cost.out_of_memory, run.training))]
-    lost, of_all = sum(map(_ended_without, short)), f"of {counted(len(runs), 'run')}"
+    lost, of_all = sum(map(_ended_without, short)), f"of {pluralize(len(runs), 'run')}"
     if lost:
         return Verdict.NO, f"{lost} {of_all} ran out of memory and did not end with {_OPTIMIZER}"
     if going := sum(run.trained is None and run.status.state is not State.STOPPED for run in short):
@@ -70,9 +70,9 @@ def _of_the_short(runs: Sequence[RunFacts]) -> tuple[Verdict, str] | None:
     return None
 
 
-def _of_the_trained(attempts: Sequence[Attempted], peak: float | None) -> tuple[Verdict, str]:
+def _of_the_trained(attempts: Sequence[AttemptSummary], peak: float | None) -> tuple[Verdict, str]:
     done = [one for one in attempts if one.result.failure is None]
-    ended = f"{counted(len(done), 'training')} ended well"
+    ended = f"{pluralize(len(done), 'training')} ended well"
     if not done:
         return Verdict.UNDECIDED, "no training with it has ended well yet"
     if peak is None:
@@ -88,6 +88,6 @@ def _of_the_trained(attempts: Sequence[Attempted], peak: float | None) -> tuple[
     return Verdict.YES, f"{ended}{conceding}, with {delivered:.1f} GiB at most"
 
 
-def _ended_without(run: RunFacts) -> bool:
+def _ended_without(run: RunSummary) -> bool:
     """Whether it came to its end, and not with Prodigy."""
     return run.status.state is State.FAILED if run.trained is None else not _with_prodigy(run.trained)

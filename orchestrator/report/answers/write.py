@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from orchestrator.report.answers.answer import Told
+from orchestrator.report.answers.answer import Answer
 from orchestrator.store import shim
 
 MARKDOWN, TABLE = "answers.md", "answers.csv"
@@ -16,33 +16,33 @@ _COLUMNS = (
 )
 
 
-def write(folder: Path, told: Sequence[Told]) -> None:
+def write(folder: Path, told: Sequence[Answer]) -> None:
     """(Re)write both files of a sweep's report folder."""
     folder.mkdir(parents=True, exist_ok=True)
     shim.write_text(folder / MARKDOWN, markdown(told))
     shim.write_text(folder / TABLE, table(told))
 
 
-def markdown(told: Iterable[Told]) -> str:
+def markdown(told: Iterable[Answer]) -> str:
     """All answers on one page."""
     return "# Answers\n" + "".join(f"\n## {one.id}\n{block([one])}" for one in told)
 
 
-def block(told: Sequence[Told]) -> str:
+def block(told: Sequence[Answer]) -> str:
     """The answers to one question, by one sweep each. The same answers give the same text."""
     return "\n".join(_paragraph(one) for one in told)
 
 
-def blocks(sweeps: Iterable[Iterable[Told]]) -> dict[str, str]:
+def blocks(sweeps: Iterable[Iterable[Answer]]) -> dict[str, str]:
     """By a question's id, what all sweeps say to it."""
-    by_id: dict[str, list[Told]] = {}
+    by_id: dict[str, list[Answer]] = {}
     for told in sweeps:
         for one in told:
             by_id.setdefault(one.id, []).append(one)
     return {name: block(found) for name, found in by_id.items()}
 
 
-def table(told: Iterable[Told]) -> str:
+def table(told: Iterable[Answer]) -> str:
     """One row per answer; what is not known is empty."""
     text = io.StringIO()
     writer = csv.DictWriter(text, _COLUMNS, extrasaction="ignore", lineterminator="\n")
@@ -54,7 +54,7 @@ def table(told: Iterable[Told]) -> str:
     return text.getvalue()
 
 
-def _paragraph(one: Told) -> str:
+def _paragraph(one: Answer) -> str:
     compared = f"{one.contrast[0].upper()}{one.contrast[1:]} " if one.contrast else ""
     lines = [f"*{one.ask}*", "", f"{compared}**{one.verdict.capitalize()}**: {one.reason}.", ""]
     lines.append(f"- Sweep: {one.sweep}")

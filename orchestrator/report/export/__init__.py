@@ -9,7 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from orchestrator.errors import InputError, NothingSelected, OrchestrateError, Problem
-from orchestrator.evidence.summary import RunFacts
+from orchestrator.evidence.summary import RunSummary
 from orchestrator.model import Settings, State
 from orchestrator.report.export import card, workflow
 from orchestrator.store import provenance, shim
@@ -18,7 +18,7 @@ from orchestrator.store.layout import Sweep
 FOLDER = "export"
 
 
-def choose(ranked: Sequence[RunFacts], pattern: str, sweep: Sweep) -> RunFacts:
+def choose(ranked: Sequence[RunSummary], pattern: str, sweep: Sweep) -> RunSummary:
     """The best run, or the one run whose name or id matches. Raises NothingSelected, or InputError when several do."""
     finished = [one for one in ranked if one.status.state is State.FINISHED and one.choice]
     matching = [one for one in finished if not pattern or _matches(one, pattern)]
@@ -32,11 +32,11 @@ def choose(ranked: Sequence[RunFacts], pattern: str, sweep: Sweep) -> RunFacts:
     return matching[0]
 
 
-def _matches(one: RunFacts, pattern: str) -> bool:
+def _matches(one: RunSummary, pattern: str) -> bool:
     return fnmatch(one.run.point.name, pattern) or fnmatch(one.run.point.id, pattern)
 
 
-def export(one: RunFacts, sweep: Sweep, found: Sequence[RunFacts], settings: Settings) -> list[Path]:
+def export(one: RunSummary, sweep: Sweep, found: Sequence[RunSummary], settings: Settings) -> list[Path]:
     """Write the files into the sweep's export folder, anew where they are already; `found` are all runs of the sweep.
 
     Raises OrchestrateError when the checkpoint is gone or is not the one that was scored.
@@ -51,7 +51,7 @@ def export(one: RunFacts, sweep: Sweep, found: Sequence[RunFacts], settings: Set
     return paths
 
 
-def name_of(one: RunFacts, sweep: Sweep) -> str:
+def name_of(one: RunSummary, sweep: Sweep) -> str:
     """The sweep, the dims and the id, in letters that every program takes in a file name and in a prompt."""
     checkpoint = one.choice.checkpoint if one.choice else ""
     step = re.search(r"-(?:step)?(\d+)$", Path(checkpoint).stem)
@@ -60,7 +60,7 @@ def name_of(one: RunFacts, sweep: Sweep) -> str:
     return re.sub(r"[^A-Za-z0-9._]+", "-", f"{sweep.name}_{dims}{epoch}_{identity}").strip("-")
 
 
-def _copy(one: RunFacts, target: Path) -> None:
+def _copy(one: RunSummary, target: Path) -> None:
     """Whole or not at all, and the very file whose pictures were scored."""
     chosen = next(item for item in one.run.checkpoints() if one.choice and item.file == one.choice.checkpoint)
     source, draft = one.run.path / chosen.file, target.with_name(f".{target.name}.{os.getpid()}.tmp")

@@ -4,19 +4,19 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from orchestrator.evidence import run_metrics, summary
-from orchestrator.evidence.calibration.record import Kept
-from orchestrator.evidence.confirmation import Fresh
+from orchestrator.evidence.calibration.record import CalibrationRecord
+from orchestrator.evidence.confirmation import ConfirmationResult
 from orchestrator.evidence.stats import group_mean
 from orchestrator.evidence.stats.interval import Interval
 from orchestrator.evidence.stats.pairs import REPLICATE
-from orchestrator.evidence.summary import RunFacts
+from orchestrator.evidence.summary import RunSummary
 from orchestrator.model import Generation, Params, Settings, State
 from orchestrator.report.export import workflow
 from orchestrator.store.layout import Sweep
-from orchestrator.values import shown
+from orchestrator.values import toml_repr
 
 
-def text(one: RunFacts, name: str, sweep: Sweep, found: Sequence[RunFacts], settings: Settings) -> str:
+def text(one: RunSummary, name: str, sweep: Sweep, found: Sequence[RunSummary], settings: Settings) -> str:
     """Markdown. `found`: all runs of the sweep, for the replicates of this one."""
     kept, _ = summary.calibration(sweep)
     scores = _scores(one, found, kept)
@@ -24,7 +24,7 @@ def text(one: RunFacts, name: str, sweep: Sweep, found: Sequence[RunFacts], sett
     return "\n\n".join("\n".join(lines) for lines in parts) + "\n"
 
 
-def _head(one: RunFacts, name: str, settings: Settings) -> Iterator[str]:
+def _head(one: RunSummary, name: str, settings: Settings) -> Iterator[str]:
     assert one.choice
     dataset = settings.datasets.get(str(one.run.point.params["dataset"]))
     yield f"# {name}"
@@ -43,7 +43,7 @@ def _pictures(made: Generation) -> str:
     return f"{made.width}x{made.height}, {made.steps} steps of {made.sampler}, scale {made.scale:g}{note}"
 
 
-def _scores(one: RunFacts, found: Sequence[RunFacts], kept: Kept | None) -> Iterator[str]:
+def _scores(one: RunSummary, found: Sequence[RunSummary], kept: CalibrationRecord | None) -> Iterator[str]:
     assert one.choice
     run, runs = one.numbers, _alike(one, found)
     yield "## Scores"
@@ -69,12 +69,12 @@ def _scores(one: RunFacts, found: Sequence[RunFacts], kept: Kept | None) -> Iter
         yield f"- confirmed on {len(one.fresh.scores)} fresh pictures, the number to quote: {_confirmed(one.fresh)}"
 
 
-def _threshold(kept: Kept) -> str:
+def _threshold(kept: CalibrationRecord) -> str:
     caveats = f" ({'; '.join(kept.caveats)})" if kept.caveats else ""
     return f"the persona's own threshold of {kept.calibration.threshold:.3f}{caveats}"
 
 
-def _alike(one: RunFacts, found: Sequence[RunFacts]) -> list[RunFacts]:
+def _alike(one: RunSummary, found: Sequence[RunSummary]) -> list[RunSummary]:
     """The finished runs with the same settings under whatever training seed."""
     own = _without_seed(one.run.point.params)
     return [
@@ -91,7 +91,7 @@ def _without_seed(params: Params) -> Params:
     return {key: value for key, value in params.items() if key != REPLICATE}
 
 
-def _over_seeds(runs: Sequence[RunFacts]) -> str:
+def _over_seeds(runs: Sequence[RunSummary]) -> str:
     values = [
         (run.run.point.params.get(REPLICATE), run_metrics.by_prompt(run.choice.reported)) for run in runs if run.choice
     ]
@@ -101,12 +101,12 @@ def _over_seeds(runs: Sequence[RunFacts]) -> str:
     return f"mean picture value {estimate.mean:.3f}{_bounds(estimate.interval(), '.3f')}"
 
 
-def _confirmed(found: Fresh) -> str:
+def _confirmed(found: ConfirmationResult) -> str:
     told = found.confirmation
     return f"mean picture value {told.fresh:.3f}{_bounds(told.fresh_interval, '.3f')}"
 
 
-def _training(one: RunFacts, sweep: Sweep) -> Iterator[str]:
+def _training(one: RunSummary, sweep: Sweep) -> Iterator[str]:
     point, made_from = one.run.point, sweep.record()["fingerprint"]
     faces = f", {one.trained_faces} pictures with a face" if one.trained_faces else ""
     yield "## Training"
@@ -125,7 +125,7 @@ def _training(one: RunFacts, sweep: Sweep) -> Iterator[str]:
         yield f"| `{key}` | {asked}{conceded} |"
 
 
-def _licences(one: RunFacts, settings: Settings) -> Iterator[str]:
+def _licences(one: RunSummary, settings: Settings) -> Iterator[str]:
     base = settings.base_models.get(str(one.run.point.params["base_model"]))
     yield "## Licences"
     yield ""
@@ -138,7 +138,7 @@ def _licences(one: RunFacts, settings: Settings) -> Iterator[str]:
 
 def _cell(value: Any) -> str:
     """As in TOML, and without what would end the cell."""
-    text = shown(tuple(value) if isinstance(value, list) else value)
+    text = toml_repr(tuple(value) if isinstance(value, list) else value)
     return text.replace("|", "\\|").replace("\n", " ")
 
 

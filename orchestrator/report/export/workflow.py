@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from orchestrator.evidence.summary import RunFacts
+from orchestrator.evidence.summary import RunSummary
 from orchestrator.model import Generation, Settings
 
 _SAMPLERS = {
@@ -25,7 +25,7 @@ def sampler_instead(made: Generation) -> str:
     return "" if made.sampler.removeprefix("k_") in _SAMPLERS else _INSTEAD
 
 
-def comfyui(one: RunFacts, name: str, settings: Settings) -> dict[str, Any]:
+def comfyui(one: RunSummary, name: str, settings: Settings) -> dict[str, Any]:
     """Nodes by number, as ComfyUI's /prompt takes them and its canvas opens them: one picture as the sweep made it."""
     made, base = settings.generation, settings.base_models[str(one.run.point.params["base_model"])]
     text, seed, strength = _example(one)
@@ -68,7 +68,7 @@ def _sampled(made: Generation, seed: int) -> dict[str, Any]:
     )
 
 
-def a1111(one: RunFacts, name: str, settings: Settings) -> str:
+def a1111(one: RunSummary, name: str, settings: Settings) -> str:
     """The prompt, the negative prompt and the settings, as A1111 reads them back from its prompt field."""
     made, base = settings.generation, settings.base_models[str(one.run.point.params["base_model"])]
     text, seed, strength = _example(one)
@@ -85,7 +85,7 @@ def _sampler(made: Generation) -> tuple[str, str]:
     return _SAMPLERS[sampler_instead(made) or made.sampler.removeprefix("k_")]
 
 
-def _example(one: RunFacts) -> tuple[str, int, float]:
+def _example(one: RunSummary) -> tuple[str, int, float]:
     """Prompt, seed and strength of the run's picture that is most like the persona."""
     assert one.choice
     best = max(one.choice.reported, key=lambda score: -2.0 if score.similarity is None else score.similarity)

@@ -9,10 +9,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import orchestrator
 from orchestrator import text
-from orchestrator.evidence.calibration.record import Kept
-from orchestrator.evidence.summary import RunFacts, log_of
+from orchestrator.evidence.calibration.record import CalibrationRecord
+from orchestrator.evidence.summary import RunSummary, log_of
 from orchestrator.model import State
-from orchestrator.report.answers.answer import Told
+from orchestrator.report.answers.answer import Answer
 from orchestrator.report.html import csp, figures, image_sheets
 from orchestrator.report.html import rows as contents
 from orchestrator.store import outcome, shim
@@ -26,9 +26,9 @@ _TEMPLATES = Path(__file__).with_name("templates")
 
 def write(
     sweep: Sweep,
-    found: Sequence[RunFacts],
-    told: Sequence[Told] = (),
-    kept: Kept | None = None,
+    found: Sequence[RunSummary],
+    told: Sequence[Answer] = (),
+    kept: CalibrationRecord | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> Path:
     """(Re)write the page of a sweep, unless it says all of this already. Returns its path.
@@ -45,7 +45,7 @@ def write(
     return path
 
 
-def _mark(found: Sequence[RunFacts], told: Sequence[Told], kept: Kept | None) -> str:
+def _mark(found: Sequence[RunSummary], told: Sequence[Answer], kept: CalibrationRecord | None) -> str:
     """A digest of all that the page is made from."""
     digest = hashlib.sha256(orchestrator.__version__.encode())
     for path in sorted(_TEMPLATES.glob("report.*")):
@@ -68,9 +68,9 @@ def _head(path: Path) -> bytes:
 
 def _html(
     sweep: Sweep,
-    found: Sequence[RunFacts],
-    told: Sequence[Told],
-    kept: Kept | None,
+    found: Sequence[RunSummary],
+    told: Sequence[Answer],
+    kept: CalibrationRecord | None,
     environ: Mapping[str, str],
     mark: str,
 ) -> str:

@@ -8,19 +8,19 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from orchestrator.evidence import run_metrics
-from orchestrator.evidence.calibration.record import Kept
+from orchestrator.evidence.calibration.record import CalibrationRecord
 from orchestrator.evidence.stats import group_mean
 from orchestrator.evidence.stats.interval import Interval
 from orchestrator.evidence.stats.learning_curve import CurvePoint
 from orchestrator.evidence.stats.pairs import REPLICATE
-from orchestrator.evidence.summary import RunFacts
+from orchestrator.evidence.summary import RunSummary
 from orchestrator.model import Failure, Score, State, Value
 from orchestrator.report.answers import learning_curve_text
 from orchestrator.report.html import plots, stage_times
 from orchestrator.report.html.plots import Bars, Dot, Level, Line
 from orchestrator.store.layout import Attempt
-from orchestrator.text import counted
-from orchestrator.values import shown
+from orchestrator.text import pluralize
+from orchestrator.values import toml_repr
 
 _SHOWN_BARS = 40
 _SAMPLES = 120
@@ -39,7 +39,7 @@ class Figure:
     wide: bool = False
 
 
-def figures(found: Sequence[RunFacts], kept: Kept | None = None) -> list[Figure]:
+def figures(found: Sequence[RunSummary], kept: CalibrationRecord | None = None) -> list[Figure]:
     """In the order in which they are read. kept: the yardstick to draw beside the scores."""
     learned = [*_over_pictures(found), _over_checkpoints(found), _over_strengths(found)]
     return [*_by_dim(found, kept), *learned, _memory(found), _time(found)]
@@ -48,9 +48,9 @@ def figures(found: Sequence[RunFacts], kept: Kept | None = None) -> list[Figure]
 # --- similarity by dim ------------------------------------------------------------------------------------------------
 
 
-def _by_dim(found: Sequence[RunFacts], kept: Kept | None) -> Iterator[Figure]:
+def _by_dim(found: Sequence[RunSummary], kept: CalibrationRecord | None) -> Iterator[Figure]:
     band = kept.calibration.band if kept else None
-    scored = [one for one in found if one.numbers and not one.run.point.floor]
+    scored = [one for one in found if one.numbers and not one.run.point.is_baseline]
     swept = list(dict.fromkeys(dim for one in found for dim in one.run.point.dims if dim != REPLICATE))
     for dim in swept:
         title = f"Similarity by {dim}"
@@ -69,16 +69,16 @@ def _by_dim(found: Sequence[RunFacts], kept: Kept | None) -> Iterator[Figure]:
         )
 
 
-def _band_told(kept: Kept) -> str:
+def _band_told(kept: CalibrationRecord) -> str:
     caveats = f" ({'; '.join(kept.caveats)})" if kept.caveats else ""
     return f" Shaded: where nine in ten of the persona's own photos lie{caveats}."
 
 
-def _values(scored: Sequence[RunFacts], dim: str) -> list[Value]:
+def _values(scored: Sequence[RunSummary], dim: str) -> list[Value]:
     return list(dict.fromkeys(one.run.point.params[dim] for one in scored if dim in one.run.point.params))
 
 
-def _level(value: Value, scored: Sequence[RunFacts], dim: str) -> Level:
+def _level(value: Value, scored: Sequence[RunSummary], dim: str) -> Level:
     here = [one for one in scored if one.run.point.params.get(dim) == value]
     sound = [one for one in here if not one.degraded and one.status.state is State.FINISHED]
     return Level(
@@ -94,10 +94,10 @@ def _level(value: Value, scored: Sequence[RunFacts], dim: str) -> Level:
 
 
 def _label(value: Value) -> str:
-    return value if isinstance(value, str) else shown(value)
+    return value if isinstance(value, str) else toml_repr(value)
 
 
-def _worth(one: RunFacts) -> float | None:
+def _worth(one: RunSummary) -> float | None:
     return _mean(list(run_metrics.by_prompt(one.choice.reported).values())) if one.choice else None
 
 
@@ -105,7 +105,7 @@ def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _interval(sound: Sequence[RunFacts]) -> Interval | None:
+def _interval(sound: Sequence[RunSummary]) -> Interval | None:
     """Of the level's mean, with the training seed as the unit; None with a single seed."""
     runs = [
         (one.run.point.params.get(REPLICATE), run_metrics.by_prompt(one.choice.reported)) for one in sound if one.choice
@@ -114,21 +114,21 @@ def _interval(sound: Sequence[RunFacts]) -> Interval | None:
     return found.interval() if found else None
 
 
-def _floor(found: Sequence[RunFacts]) -> float | None:
-    return _mean([worth for one in found if one.run.point.floor and (worth := _worth(one)) is not None])
+def _floor(found: Sequence[RunSummary]) -> float | None:
+    return _mean([worth for one in found if one.run.point.is_baseline and (worth := _worth(one)) is not None])
 
 
 def _told(dim: str, one: Level) -> str:
     """A level in words, for who does not see the plot."""
     bounds = f", 95 % interval {one.interval.low:.3f} to {one.interval.high:.3f}" if one.interval else ""
     mean = f"mean {one.mean:.3f}{bounds}" if one.mean is not None else "no mean"
-    return f"{dim} {one.label}: {counted(len(one.dots), 'run')}, {mean}"
+    return f"{dim} {one.label}: {pluralize(len(one.dots), 'run')}, {mean}"
 
 
 # --- over pictures, checkpoints and strengths -------------------------------------------------------------------------
 
 
-def _over_pictures(found: Sequence[RunFacts]) -> Iterator[Figure]:
+def _over_pictures(found: Sequence[RunSummary]) -> Iterator[Figure]:
     """Of datasets of three sizes or more; a grid that varies none has no such figure."""
     measured = learning_curve_text.points(found)
     fitted = learning_curve_text.fitted(measured) if any("dataset" in one.run.point.dims for one in found) else None
@@ -162,9 +162,9 @@ def _floats(heights: Mapping[int, float]) -> tuple[tuple[float, float], ...]:
     return tuple((float(size), height) for size, height in heights.items())
 
 
-def _over_checkpoints(found: Sequence[RunFacts]) -> Figure:
+def _over_checkpoints(found: Sequence[RunSummary]) -> Figure:
     title = "Learning curves"
-    trained = [one for one in found if one.choice and not one.run.point.floor]
+    trained = [one for one in found if one.choice and not one.run.point.is_baseline]
     by = "epoch" if all(item.epoch for one in trained for item in one.run.checkpoints()) else "step"
     lines = [line for one in trained if (line := _curve(one, by=by))]
     if not lines:
@@ -175,9 +175,9 @@ def _over_checkpoints(found: Sequence[RunFacts]) -> Figure:
     return Figure(title=title, caption=caption, svg=svg, alt=_ends(lines, by))
 
 
-def _over_strengths(found: Sequence[RunFacts]) -> Figure:
+def _over_strengths(found: Sequence[RunSummary]) -> Figure:
     title = "Strength"
-    lines = [line for one in found if not one.run.point.floor and (line := _curve(one, by="strength"))]
+    lines = [line for one in found if not one.run.point.is_baseline and (line := _curve(one, by="strength"))]
     if not lines:
         absent = "Only one strength has been scored: `strengths` in [generate] asks for more."
         return Figure(title=title, caption="", absent=absent)
@@ -186,7 +186,7 @@ def _over_strengths(found: Sequence[RunFacts]) -> Figure:
     return Figure(title=title, caption=caption, svg=svg, alt=_ends(lines, "strength"))
 
 
-def _curve(one: RunFacts, *, by: str) -> Line | None:
+def _curve(one: RunSummary, *, by: str) -> Line | None:
     """A run's value along its checkpoints, by epoch or step, or along its strengths, the other held at its choice.
 
     None with a single one.
@@ -208,7 +208,7 @@ def _curve(one: RunFacts, *, by: str) -> Line | None:
     return Line(group=_first_level(one), points=points) if len(points) > 1 else None
 
 
-def _first_level(one: RunFacts) -> str:
+def _first_level(one: RunSummary) -> str:
     """What the lines of a run are coloured by: the level of the grid's first dim."""
     dim = next((dim for dim in one.run.point.dims if dim != REPLICATE), "")
     return f"{dim} {_label(one.run.point.params[dim])}" if dim else "all runs"
@@ -222,14 +222,14 @@ def _ends(lines: Sequence[Line], x: str) -> str:
     for name, group in groups.items():
         first, last = (sum(line.points[at][1] for line in group) / len(group) for at in (0, -1))
         span = f"{x} {group[0].points[0][0]:g} to {group[0].points[-1][0]:g}"
-        parts.append(f"{name}: {counted(len(group), 'run')}, mean {first:.3f} to {last:.3f} from {span}")
+        parts.append(f"{name}: {pluralize(len(group), 'run')}, mean {first:.3f} to {last:.3f} from {span}")
     return "; ".join(parts)
 
 
 # --- memory and time --------------------------------------------------------------------------------------------------
 
 
-def _memory(found: Sequence[RunFacts]) -> Figure:
+def _memory(found: Sequence[RunSummary]) -> Figure:
     title = "VRAM over time"
     lines = [line for one in found for attempt in one.run.attempts("train") if (line := _vram(attempt))]
     if not lines:
@@ -267,7 +267,7 @@ def _thinned(points: Sequence[tuple[float, float]]) -> Iterator[tuple[float, flo
         yield max(points[begin : begin + stretch], key=lambda point: point[1])
 
 
-def _time(found: Sequence[RunFacts]) -> Figure:
+def _time(found: Sequence[RunSummary]) -> Figure:
     title = "What each run took"
     spent = {one.run.point.name: seconds for one in found if (seconds := stage_times.seconds(one.run))}
     if not spent:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from orchestrator.evidence.summary import RunFacts
+from orchestrator.evidence.summary import RunSummary
 from orchestrator.model import FaceStatus, Image, Score
 from orchestrator.scoring import thumbnails
 from orchestrator.store import layout
@@ -33,7 +33,7 @@ class Sheet:
     runs: dict[str, dict[str, Picture]]
 
 
-def sheets(found: Sequence[RunFacts]) -> list[Sheet]:
+def sheets(found: Sequence[RunSummary]) -> list[Sheet]:
     """A sheet for each prompt of which any run has pictures; of each run its chosen checkpoint and strength."""
     shown = {one.run.point.id: _shown(one) for one in found}
     small = _fitting(found, shown)
@@ -41,7 +41,7 @@ def sheets(found: Sequence[RunFacts]) -> list[Sheet]:
     return [_sheet(prompt, text, shown, small) for prompt, text in sorted(prompts.items())]
 
 
-def _fitting(found: Sequence[RunFacts], shown: Mapping[str, Pictures]) -> Thumbnails:
+def _fitting(found: Sequence[RunSummary], shown: Mapping[str, Pictures]) -> Thumbnails:
     """The largest thumbnails that a page has room for, by run and file."""
     small, px, length = {}, 0, 0
     for smaller in thumbnails.SIDES:
@@ -54,7 +54,7 @@ def _fitting(found: Sequence[RunFacts], shown: Mapping[str, Pictures]) -> Thumbn
     return small
 
 
-def _thumbnails(found: Sequence[RunFacts], shown: Mapping[str, Pictures], px: int) -> Thumbnails:
+def _thumbnails(found: Sequence[RunSummary], shown: Mapping[str, Pictures], px: int) -> Thumbnails:
     return {
         one.run.point.id: thumbnails.thumbnails(
             one.run.path, [image.file for image, _ in pictures], layout.thumbnails(one.run.path), px
@@ -64,7 +64,7 @@ def _thumbnails(found: Sequence[RunFacts], shown: Mapping[str, Pictures], px: in
     }
 
 
-def _shown(one: RunFacts) -> list[tuple[Image, str]]:
+def _shown(one: RunSummary) -> list[tuple[Image, str]]:
     """The pictures that stand for a run: of its choice once it is scored, else of what was made last."""
     if one.choice:
         return [

@@ -9,13 +9,13 @@ from typing import Any
 
 from orchestrator import redact
 from orchestrator.evidence import summary
-from orchestrator.evidence.calibration.record import Kept
-from orchestrator.evidence.summary import Attempted, RunFacts
+from orchestrator.evidence.calibration.record import CalibrationRecord
+from orchestrator.evidence.summary import AttemptSummary, RunSummary
 from orchestrator.model import Params, State, Value
 from orchestrator.report.html import stage_times
 from orchestrator.store import outcome
 from orchestrator.store.layout import Run, Sweep
-from orchestrator.values import shown
+from orchestrator.values import toml_repr
 
 DOUBT = "*"
 """Stands behind a number whose calibration is to be taken with care."""
@@ -25,7 +25,7 @@ _CONTROLS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x09\x0b\x0c\x0e-\x1f\x7f]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cell:
+class TableCell:
     """A number as it is read and as it sorts; `sort` None is not known."""
 
     text: str
@@ -33,7 +33,7 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class Override:
     """What an attempt trained with against what was asked."""
 
     key: str
@@ -42,7 +42,7 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class RunRow:
     """One run: its line in the table, and what opens below it. `files`: name -> text of what it was started with.
 
     copying: its faces are nearer to training pictures than the persona's own photos are to each other.
@@ -51,7 +51,7 @@ class Row:
     id: str
     name: str
     folder: str
-    floor: bool
+    is_baseline: bool
     state: str
     stage: str
     failure: str
@@ -59,9 +59,9 @@ class Row:
     degraded: bool
     copying: bool
     rungs: tuple[str, ...]
-    changes: tuple[Change, ...]
-    dims: dict[str, Cell]
-    numbers: dict[str, Cell]
+    changes: tuple[Override, ...]
+    dims: dict[str, TableCell]
+    numbers: dict[str, TableCell]
     params: dict[str, str]
     attempts: tuple[str, ...]
     files: dict[str, str]
@@ -73,18 +73,18 @@ class Row:
         return {change.key: change.used.strip('"') for change in self.changes}
 
 
-def dims(found: Sequence[RunFacts]) -> list[str]:
+def dims(found: Sequence[RunSummary]) -> list[str]:
     """What the grid varied, in its order."""
     return list(dict.fromkeys(dim for one in found for dim in one.run.point.dims))
 
 
-def missing(found: Sequence[RunFacts], kept: Kept | None) -> list[str]:
+def missing(found: Sequence[RunSummary], kept: CalibrationRecord | None) -> list[str]:
     """What a reader must not take for known; empty when everything is there."""
     sentences = (_unfinished(found), _stopped(found), _unscored(found), _conceded(found), _uncalibrated(kept))
     return [sentence for sentence in sentences if sentence]
 
 
-def _unfinished(found: Sequence[RunFacts]) -> str:
+def _unfinished(found: Sequence[RunSummary]) -> str:
     over = (State.FINISHED, State.STOPPED)
     counts = Counter(one.status.state for one in found if one.status.state not in over)
     if not counts:
@@ -93,7 +93,7 @@ def _unfinished(found: Sequence[RunFacts]) -> str:
     return f"{counts.total()} of {len(found)} runs are not finished ({each}): every number here is of the others."
 
 
-def _stopped(found: Sequence[RunFacts]) -> str:
+def _stopped(found: Sequence[RunSummary]) -> str:
     count = sum(one.status.state is State.STOPPED for one in found)
     if not count:
         return ""
@@ -103,14 +103,14 @@ def _stopped(found: Sequence[RunFacts]) -> str:
     )
 
 
-def _unscored(found: Sequence[RunFacts]) -> str:
-    floors = [one for one in found if one.run.point.floor]
+def _unscored(found: Sequence[RunSummary]) -> str:
+    floors = [one for one in found if one.run.point.is_baseline]
     if any(one.numbers for one in floors):
         return ""
     return "No base model has been scored without a LoRA yet, so no gain is known."
 
 
-def _conceded(found: Sequence[RunFacts]) -> str:
+def _conceded(found: Sequence[RunSummary]) -> str:
     count = sum(one.degraded for one in found)
     if not count:
         return ""
@@ -118,23 +118,23 @@ def _conceded(found: Sequence[RunFacts]) -> str:
     return f"{subject} degraded: memory ran out, and other settings than asked made the result. No answer counts them."
 
 
-def _uncalibrated(kept: Kept | None) -> str:
+def _uncalibrated(kept: CalibrationRecord | None) -> str:
     if kept is None:
         return "No calibration fits this sweep, so nothing says which score is good enough: `orchestrate calibrate`."
     return f"The calibration is to be taken with care ({'; '.join(kept.caveats)})." if kept.caveats else ""
 
 
-def row(one: RunFacts, kept: Kept | None, environ: Mapping[str, str]) -> Row:
+def row(one: RunSummary, kept: CalibrationRecord | None, environ: Mapping[str, str]) -> RunRow:
     """One run as the page shows it; what is read against a doubtful yardstick bears a mark.
 
     environ: what programs were given, whose secrets are not repeated.
     """
     point, trained = one.run.point, one.trained or (one.training[-1] if one.training else None)
-    return Row(
+    return RunRow(
         id=point.id,
         name=point.name,
         folder=one.run.path.name,
-        floor=point.floor,
+        is_baseline=point.is_baseline,
         state=one.status.state.value,
         stage=one.status.stage,
         failure=one.status.failure.value if one.status.failure else "",
@@ -145,44 +145,44 @@ def row(one: RunFacts, kept: Kept | None, environ: Mapping[str, str]) -> Row:
         changes=tuple(_changes(point.params, trained)),
         dims={dim: _level(point.params.get(dim)) for dim in point.dims},
         numbers=_numbers(one, mark=DOUBT if kept and kept.caveats else ""),
-        params={key: shown(value) for key, value in point.params.items()},
+        params={key: toml_repr(value) for key, value in point.params.items()},
         attempts=tuple(_attempt(attempt) for attempt in one.training),
         files=_files(one.run),
         log=_log(one.run, environ),
     )
 
 
-def columns(rows: Sequence[Row]) -> list[str]:
+def columns(rows: Sequence[RunRow]) -> list[str]:
     """The numbers that are known of any run: a column without one says nothing."""
     names = rows[0].numbers if rows else ()
     return [name for name in names if any(row.numbers[name].sort is not None for row in rows)]
 
 
-def _changes(params: Params, trained: Attempted | None) -> Iterator[Change]:
+def _changes(params: Params, trained: AttemptSummary | None) -> Iterator[Override]:
     for key, value in (trained.overrides if trained else {}).items():
-        asked = shown(params[key]) if key in params else "sd-scripts' default"
-        yield Change(key=key, asked=asked, used=shown(_frozen(value)))
+        asked = toml_repr(params[key]) if key in params else "sd-scripts' default"
+        yield Override(key=key, asked=asked, used=toml_repr(_frozen(value)))
 
 
 def _frozen(value: Any) -> Value:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _level(value: Value | None) -> Cell:
+def _level(value: Value | None) -> TableCell:
     if value is None:
-        return Cell(text="", sort=None)
-    text = value if isinstance(value, str) else shown(value)
-    return Cell(text=text, sort=value if isinstance(value, (int, float)) and not isinstance(value, bool) else text)
+        return TableCell(text="", sort=None)
+    text = value if isinstance(value, str) else toml_repr(value)
+    return TableCell(text=text, sort=value if isinstance(value, (int, float)) and not isinstance(value, bool) else text)
 
 
-def _numbers(one: RunFacts, mark: str) -> dict[str, Cell]:
+def _numbers(one: RunSummary, mark: str) -> dict[str, TableCell]:
     """By column of the table; `mark` stands behind what is read against the yardstick."""
     numbers, chosen = one.numbers, one.choice
     result = one.trained.result if one.trained else None
     return {
         "similarity": _number(numbers.similarity_median if numbers else None, "{:.3f}"),
         "gain": _number(one.gain, "{:+.3f}"),
-        "fresh": _number(one.fresh.confirmation.fresh if one.fresh else None, "{:.3f}"),
+        "confirmed_similarity": _number(one.fresh.confirmation.fresh if one.fresh else None, "{:.3f}"),
         "no face": _number(numbers.no_face_rate if numbers else None, "{:.0%}"),
         "passing": _number(numbers.pass_rate if numbers else None, f"{{:.0%}}{mark}"),
         "pictures": _number(numbers.images if numbers else None, "{:d}"),
@@ -194,11 +194,11 @@ def _numbers(one: RunFacts, mark: str) -> dict[str, Cell]:
     }
 
 
-def _number(value: float | None, form: str) -> Cell:
-    return Cell(text="" if value is None else form.format(value), sort=value)
+def _number(value: float | None, form: str) -> TableCell:
+    return TableCell(text="" if value is None else form.format(value), sort=value)
 
 
-def _attempt(attempt: Attempted) -> str:
+def _attempt(attempt: AttemptSummary) -> str:
     result = attempt.result
     end = "delivered" if result.failure is None else f"{result.failure}: {result.reason}"
     conceding = f", conceding {', '.join(attempt.rungs)}" if attempt.rungs else ""
@@ -219,7 +219,7 @@ def _log(run: Run, environ: Mapping[str, str]) -> str:
     path = summary.log_of(run)
     if path is None:
         return ""
-    text = redact.without_secrets(outcome.tail(path, _LOG_BYTES), environ).replace("\r\n", "\n")
+    text = redact.redact(outcome.tail(path, _LOG_BYTES), environ).replace("\r\n", "\n")
     lines = [line.rsplit("\r", 1)[-1] for line in text.split("\n")]
     return "\n".join(_CONTROLS.sub("", line)[:_LINE_CHARS] for line in lines[-_LOG_LINES:]).strip()
 

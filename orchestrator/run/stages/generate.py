@@ -12,10 +12,10 @@ from orchestrator.kohya import generate
 from orchestrator.kohya.outputs import log
 from orchestrator.model import Checkpoint, Failure, Generation, Image, Result
 from orchestrator.run import attempt
-from orchestrator.run.attempt import Command, Job
+from orchestrator.run.attempt import Command, Stage
 from orchestrator.run.context import Context
 from orchestrator.store.layout import Attempt, Run
-from orchestrator.store.outcome import Failed, Outcome
+from orchestrator.store.outcome import FailureReason, Outcome
 
 NAME = "generate"
 
@@ -23,19 +23,21 @@ NAME = "generate"
 def perform(run: Run, ctx: Context) -> Result:
     """Carry out one attempt to make the pictures of the run that are not there yet."""
     images = wanted(run, ctx.settings.generation, ctx.prompts)
-    job = Job(
+    job = Stage(
         stage=NAME,
         prepare=lambda attempt: _prepare(run, attempt, images, ctx),
         progress=log.read_pictures,
-        judge=lambda _attempt, outcome: _judge(run, images, outcome),
+        record=lambda _attempt, outcome: _judge(run, images, outcome),
     )
-    return attempt.carry_out(run, job, ctx)
+    return attempt.run_attempt(run, job, ctx)
 
 
 def wanted(run: Run, generation: Generation, prompts: Sequence[str]) -> list[Image]:
     """Every picture of a run, those of one checkpoint and strength together; the same cells for every run."""
-    chosen = [""] if run.point.floor else [item.file for item in choose(run.checkpoints(), generation.checkpoints)]
-    strengths = (0.0,) if run.point.floor else generation.strengths
+    chosen = (
+        [""] if run.point.is_baseline else [item.file for item in choose(run.checkpoints(), generation.checkpoints)]
+    )
+    strengths = (0.0,) if run.point.is_baseline else generation.strengths
     return [
         Image(
             file=f"images/c{index}_s{strength:g}_p{prompt:03d}_{seed}.png",
@@ -89,11 +91,13 @@ def _whole(path: Path) -> bool:
     return True
 
 
-def _judge(run: Run, images: Sequence[Image], outcome: Outcome) -> Mapping[str, Any] | Failed:
+def _judge(run: Run, images: Sequence[Image], outcome: Outcome) -> Mapping[str, Any] | FailureReason:
     missing = [image.file for image in images if not _whole(run.path / image.file)]
     if not missing:
         return {"images": [asdict(image) for image in images]}
     failed = log.classify(outcome.log, outcome.exit.code) if outcome.exit else None
     if failed:
-        return Failed(*failed)
-    return Failed(Failure.NO_PRODUCT, f"{len(missing)} of {len(images)} pictures are missing, the first {missing[0]}")
+        return FailureReason(*failed)
+    return FailureReason(
+        Failure.NO_PRODUCT, f"{len(missing)} of {len(images)} pictures are missing, the first {missing[0]}"
+    )

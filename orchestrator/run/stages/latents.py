@@ -13,13 +13,13 @@ from orchestrator import images as media
 from orchestrator.errors import NotReady, Problem
 from orchestrator.kohya import argv, config_files, latents
 from orchestrator.kohya.outputs import log
-from orchestrator.model import Dataset, Failure, Params, Prepared, Result
+from orchestrator.model import Dataset, Failure, Params, PreparedDataset, Result
 from orchestrator.run import attempt
-from orchestrator.run.attempt import Command, Job
+from orchestrator.run.attempt import Command, Stage
 from orchestrator.run.context import Context
 from orchestrator.store import layout, provenance, shim
 from orchestrator.store.layout import Attempt, Run
-from orchestrator.store.outcome import Failed, Outcome
+from orchestrator.store.outcome import FailureReason, Outcome
 
 NAME = "latents"
 _LOOK_S = 0.1
@@ -32,7 +32,7 @@ def perform(run: Run, ctx: Context) -> Result:
             return Result(failure=Failure.KILLED, reason="interrupted by the user", retry=True)
         past = run.attempts(NAME)
         made = past[-1].result() if past and run.done(NAME) else None
-        return made or attempt.carry_out(run, _job(run, ctx), ctx)
+        return made or attempt.run_attempt(run, _job(run, ctx), ctx)
 
 
 def _patient(ctx: Context) -> bool:
@@ -40,12 +40,12 @@ def _patient(ctx: Context) -> bool:
     return not ctx.stop
 
 
-def _job(run: Run, ctx: Context) -> Job:
-    return Job(
+def _job(run: Run, ctx: Context) -> Stage:
+    return Stage(
         stage=NAME,
         prepare=lambda attempt: _prepare(run, attempt, ctx),
         progress=lambda _: None,
-        judge=lambda attempt, outcome: _judge(run, attempt, outcome, ctx),
+        record=lambda attempt, outcome: _judge(run, attempt, outcome, ctx),
     )
 
 
@@ -82,9 +82,9 @@ def _prepare(run: Run, attempt: Attempt, ctx: Context) -> Command:
     )
 
 
-def _dataset(run: Run, ctx: Context) -> tuple[Dataset, Prepared]:
+def _dataset(run: Run, ctx: Context) -> tuple[Dataset, PreparedDataset]:
     """The dataset with nothing in it that its latents do not follow from, and where it lies."""
-    dataset = datasets.of(run.point.params, ctx.settings.datasets)
+    dataset = datasets.dataset_for_point(run.point.params, ctx.settings.datasets)
     return replace(dataset, subset=latents.deciding(dataset.subset), num_repeats=1), ctx.datasets[dataset.name]
 
 
@@ -111,7 +111,7 @@ def _rendered(run: Run, attempt: Attempt, dataset: Dataset, ctx: Context) -> dic
 # --- its end ----------------------------------------------------------------------------------------------------------
 
 
-def _judge(run: Run, attempt: Attempt, outcome: Outcome, ctx: Context) -> Mapping[str, Any] | Failed:
+def _judge(run: Run, attempt: Attempt, outcome: Outcome, ctx: Context) -> Mapping[str, Any] | FailureReason:
     """The proof of the files decides; what is proven is made read-only."""
     dataset, prepared = _dataset(run, ctx)
     folder = attempt.path / "images"
@@ -127,7 +127,7 @@ def _judge(run: Run, attempt: Attempt, outcome: Outcome, ctx: Context) -> Mappin
     }
 
 
-def _problems(folder: Path, prepared: Prepared, params: Params) -> Iterator[Problem]:
+def _problems(folder: Path, prepared: PreparedDataset, params: Params) -> Iterator[Problem]:
     """What is wrong with the copied pictures, or with what was made of them."""
     copied = {path.name for path in folder.glob("*") if path.suffix != latents.SUFFIX}
     differing = sorted(copied ^ {path.name for path in prepared.folder.iterdir()})
@@ -142,15 +142,17 @@ _TOLD = 3
 """So many of what is wrong: all pictures have it as a rule."""
 
 
-def _failed(dataset: str, problems: list[Problem], outcome: Outcome) -> Failed:
+def _failed(dataset: str, problems: list[Problem], outcome: Outcome) -> FailureReason:
     """Why: as the program's log has it, else as the files show it."""
     told = log.classify(outcome.log, outcome.exit.code) if outcome.exit else None
     if told:
-        return Failed(told[0], f"latents of {dataset}: {told[1]}")
+        return FailureReason(told[0], f"latents of {dataset}: {told[1]}")
     found = "; ".join(problem.what for problem in problems[:_TOLD])
     if any(latents.NOT_FINITE in problem.what for problem in problems):
-        return Failed(Failure.NAN, f"latents of {dataset}: {found}; no_half_vae = true, or mixed_precision bf16, helps")
-    return Failed(Failure.NO_PRODUCT, f"latents of {dataset}: {found}")
+        return FailureReason(
+            Failure.NAN, f"latents of {dataset}: {found}; no_half_vae = true, or mixed_precision bf16, helps"
+        )
+    return FailureReason(Failure.NO_PRODUCT, f"latents of {dataset}: {found}")
 
 
 def _seal(folder: Path) -> None:

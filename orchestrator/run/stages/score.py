@@ -12,11 +12,11 @@ from orchestrator.errors import NotReady, OrchestrateError
 from orchestrator.kohya.outputs import log
 from orchestrator.model import Failure, Progress, Result, Settings
 from orchestrator.run import attempt
-from orchestrator.run.attempt import Command, Job
+from orchestrator.run.attempt import Command, Stage
 from orchestrator.run.context import Context
 from orchestrator.store import layout
 from orchestrator.store.layout import Attempt, Run
-from orchestrator.store.outcome import Failed, Outcome
+from orchestrator.store.outcome import FailureReason, Outcome
 
 NAME = "score"
 CACHE = ".faces"
@@ -25,20 +25,24 @@ _OWN_DEATHS = {-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGILL,
 
 def perform(run: Run, ctx: Context) -> Result:
     """Carry out one attempt to score the run's pictures."""
-    job = Job(
+    job = Stage(
         stage=NAME,
         prepare=lambda attempt: _prepare(run, attempt, ctx),
         progress=_progress,
-        judge=_judge,
+        record=_judge,
     )
-    return attempt.carry_out(run, job, ctx)
+    return attempt.run_attempt(run, job, ctx)
 
 
 def _prepare(run: Run, attempt: Attempt, ctx: Context) -> Command:
     scoring = ctx.settings.scoring
     skip, alone = _suspects(run)
     attempt.open({"skip": skip, "alone": alone})
-    trained = None if run.point.floor else ctx.datasets[datasets.of(run.point.params, ctx.settings.datasets).name]
+    trained = (
+        None
+        if run.point.is_baseline
+        else ctx.datasets[datasets.dataset_for_point(run.point.params, ctx.settings.datasets).name]
+    )
     job = scorer.Job(
         pack=scoring.pack,
         second_pack=scoring.second_pack,
@@ -66,11 +70,11 @@ def _thumbnails(run: Run) -> Path | None:
     return layout.thumbnails(run.path) if layout.Sweep(run.path.parent).exists() else None
 
 
-def _adherence(settings: Settings) -> scorer.Adherence | None:
+def _adherence(settings: Settings) -> scorer.ClipConfig | None:
     """No dataset's trigger counts: prompts are shared, and the runs of two datasets and the floor are compared."""
     if settings.scoring.clip is None:
         return None
-    return scorer.Adherence(
+    return scorer.ClipConfig(
         python=settings.trainer.python,
         model=settings.scoring.clip,
         device=settings.scoring.device,
@@ -95,30 +99,34 @@ def _died(past: Attempt) -> bool:
     return result is not None and result.exit_code in _OWN_DEATHS
 
 
-def _judge(attempt: Attempt, outcome: Outcome) -> Mapping[str, Any] | Failed:
+def _judge(attempt: Attempt, outcome: Outcome) -> Mapping[str, Any] | FailureReason:
     """The scores are written whole, or not at all, at the scorer's end."""
     if not _out(attempt).exists():
         return _failed(attempt, outcome)
     try:
         scored = scorer.read_scored(_out(attempt))
     except OrchestrateError as error:
-        return Failed(Failure.NO_PRODUCT, str(error))
+        return FailureReason(Failure.NO_PRODUCT, str(error))
     if scored.too_many_errors:
         errors = [score.note for score in scored.scores if score.note]
-        return Failed(Failure.UNKNOWN, f"{len(errors)} of {len(scored.scores)} pictures raised an error: {errors[0]}")
+        return FailureReason(
+            Failure.UNKNOWN, f"{len(errors)} of {len(scored.scores)} pictures raised an error: {errors[0]}"
+        )
     return layout.read(_out(attempt))
 
 
-def _failed(attempt: Attempt, outcome: Outcome) -> Failed:
+def _failed(attempt: Attempt, outcome: Outcome) -> FailureReason:
     code = outcome.exit.code if outcome.exit else None
     if code in _OWN_DEATHS:
         names = ", ".join(Path(name).name for name in scorer.in_hand(_out(attempt))) or "no picture"
-        return Failed(Failure.CRASHED, f"the scorer died by signal {-code} with {names} in hand")
+        return FailureReason(Failure.CRASHED, f"the scorer died by signal {-code} with {names} in hand")
     if code == NotReady.exit_code:
-        return Failed(Failure.BAD_CONFIG, outcome.log.strip().splitlines()[-1] if outcome.log.strip() else "not ready")
+        return FailureReason(
+            Failure.BAD_CONFIG, outcome.log.strip().splitlines()[-1] if outcome.log.strip() else "not ready"
+        )
     if code:
-        return Failed(*(log.classify(outcome.log, code) or (Failure.UNKNOWN, f"ended with exit code {code}")))
-    return Failed(Failure.NO_PRODUCT, "it ended well and left no scores")
+        return FailureReason(*(log.classify(outcome.log, code) or (Failure.UNKNOWN, f"ended with exit code {code}")))
+    return FailureReason(Failure.NO_PRODUCT, "it ended well and left no scores")
 
 
 def _progress(text: str) -> Progress | None:

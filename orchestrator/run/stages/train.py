@@ -9,7 +9,7 @@ from orchestrator import datasets
 from orchestrator.kohya import argv, config_files, latents, oom_fallback, previews, prompts, resume
 from orchestrator.kohya.oom_fallback import Step
 from orchestrator.kohya.outputs import log, verify
-from orchestrator.kohya.resume import Leg
+from orchestrator.kohya.resume import ResumeSegment
 from orchestrator.model import (
     MACHINE_FAILURES,
     MEMORY_FAILURES,
@@ -22,12 +22,12 @@ from orchestrator.model import (
     Settings,
 )
 from orchestrator.run import attempt, early_stop
-from orchestrator.run.attempt import Command, Job
+from orchestrator.run.attempt import Command, Stage
 from orchestrator.run.context import Context
 from orchestrator.run.stages import latents as shared
 from orchestrator.store import process
 from orchestrator.store.layout import Attempt, Run
-from orchestrator.store.outcome import Failed, Outcome
+from orchestrator.store.outcome import FailureReason, Outcome
 
 NAME = "train"
 OUTPUT_NAME = "lora"
@@ -37,27 +37,27 @@ PREVIEWS = 4
 
 def perform(run: Run, ctx: Context) -> Result:
     """Carry out one attempt to train the run's point."""
-    step = next_step(run, ctx.settings)
-    resumed = taken_up(run, step, ctx.settings)
+    step = next_overrides(run, ctx.settings)
+    resumed = resume_from(run, step, ctx.settings)
     watch = early_stop.Watch(run, ctx)
-    job = Job(
+    job = Stage(
         stage=NAME,
         prepare=lambda attempt: _prepare(run, attempt, {**asdict(step), "resumed": resumed}, ctx),
         progress=lambda text: _progress(run, text),
-        judge=lambda attempt, outcome: _judge(run, attempt, outcome),
+        record=lambda attempt, outcome: _judge(run, attempt, outcome),
         another=lambda failure: _another(run, step, failure, ctx.settings),
         look=watch.look,
         note=", ".join(step.rungs),
     )
-    result = attempt.carry_out(run, job, ctx)
+    result = attempt.run_attempt(run, job, ctx)
     watch.score(run.attempts(NAME)[-1])
     return result
 
 
-def next_step(run: Run, settings: Settings) -> Step:
+def next_overrides(run: Run, settings: Settings) -> Step:
     """What the next attempt concedes: as much as the last one, and one rung more if that alone ran out of memory."""
     past = run.attempts(NAME)
-    asked = [asked_of(attempt) for attempt in past]
+    asked = [attempt_overrides(attempt) for attempt in past]
     last = asked[-1] if asked else Step(overrides={}, rungs=(), degraded=False)
     result = past[-1].result() if past else None
     if result is None or result.failure not in MEMORY_FAILURES or past[-1].crowded_out():
@@ -69,15 +69,15 @@ def _another(run: Run, step: Step, failure: Failure, settings: Settings) -> bool
     """Memory has the ladder; a state that cannot be taken up has the beginning."""
     if failure in MEMORY_FAILURES:
         return _below(run, step, settings) is not None
-    return failure not in _NOT_ITS_STATES and legs(run, run.attempts(NAME)[-1])[-1].epoch > 0
+    return failure not in _NOT_ITS_STATES and resume_chain(run, run.attempts(NAME)[-1])[-1].epoch > 0
 
 
 def _below(run: Run, step: Step, settings: Settings) -> Step | None:
-    tried = [asked_of(attempt).overrides for attempt in run.attempts(NAME)]
-    return oom_fallback.next_overrides(run.point.params, [*tried, step.overrides], settings.ladder)
+    tried = [attempt_overrides(attempt).overrides for attempt in run.attempts(NAME)]
+    return oom_fallback.next_overrides(run.point.params, [*tried, step.overrides], settings.oom_fallback)
 
 
-def asked_of(attempt: Attempt) -> Step:
+def attempt_overrides(attempt: Attempt) -> Step:
     """What an attempt was told to concede."""
     record = attempt.asked()
     return Step(
@@ -97,7 +97,7 @@ _NOT_ITS_STATES = MACHINE_FAILURES | {Failure.KILLED, Failure.TIMEOUT, Failure.N
 """What ends a training without a doubt about the state that it began with."""
 
 
-def taken_up(run: Run, step: Step, settings: Settings) -> dict[str, int] | None:
+def resume_from(run: Run, step: Step, settings: Settings) -> dict[str, int] | None:
     """The attempt and epoch that the next attempt goes on from, where the settings allow it; None: from the beginning.
 
     Only an attempt that the machine or the user ended is gone on from, and only with the same arguments.
@@ -105,52 +105,52 @@ def taken_up(run: Run, step: Step, settings: Settings) -> dict[str, int] | None:
     past = run.attempts(NAME)
     result = past[-1].result() if past else None
     resumable = result is not None and result.failure in MACHINE_FAILURES | {Failure.KILLED, Failure.TIMEOUT}
-    if not (settings.trainer.resume and resumable and asked_of(past[-1]).overrides == step.overrides):
+    if not (settings.trainer.resume and resumable and attempt_overrides(past[-1]).overrides == step.overrides):
         return None
     epoch = resume.last_state(past[-1].path / "output", OUTPUT_NAME)
     begun: dict[str, int] | None = past[-1].asked().get("resumed")
     return {"attempt": past[-1].number, "epoch": epoch} if epoch else begun
 
 
-def legs(run: Run, attempt: Attempt) -> list[Leg]:
+def resume_chain(run: Run, attempt: Attempt) -> list[ResumeSegment]:
     """The attempts that an attempt's training is made of, oldest first, itself the last."""
     begun = attempt.asked().get("resumed")
-    before = legs(run, Attempt(attempt.path.with_name(str(begun["attempt"])))) if begun else []
-    return [*before, Leg(epoch=begun["epoch"] if begun else 0, folder=attempt.path / "output")]
+    before = resume_chain(run, Attempt(attempt.path.with_name(str(begun["attempt"])))) if begun else []
+    return [*before, ResumeSegment(epoch=begun["epoch"] if begun else 0, folder=attempt.path / "output")]
 
 
 def _states(run: Run, attempt: Attempt, settings: Settings) -> tuple[Params, Params]:
     """The arguments that leave states, and those that take one up."""
-    params = effective(run, attempt)
+    params = effective_params(run, attempt)
     if not (settings.trainer.resume and resume.possible(params)):
         return {}, {}
-    *before, this = legs(run, attempt)
+    *before, this = resume_chain(run, attempt)
     if not before:
-        return resume.saving(params), {}
+        return resume.save_state_args(params), {}
     state = resume.state_of(before[-1].folder, OUTPUT_NAME, this.epoch)
-    return resume.saving(params), resume.taking_up(state, this.epoch)
+    return resume.save_state_args(params), resume.resume_args(state, this.epoch)
 
 
 def _progress(run: Run, text: str) -> Progress | None:
     """How far the whole training is: a resumed one counts from zero again, towards the total of all."""
     shown, past = log.read_progress(text), run.attempts(NAME)
-    begun = legs(run, past[-1])[-1].epoch if past else 0
+    begun = resume_chain(run, past[-1])[-1].epoch if past else 0
     if shown is None or not begun:
         return shown
-    epochs = effective(run, past[-1])["max_train_epochs"]
+    epochs = effective_params(run, past[-1])["max_train_epochs"]
     return replace(shown, step=shown.step + begun * shown.total // int(epochs)) if isinstance(epochs, int) else shown
 
 
 # --- one attempt ------------------------------------------------------------------------------------------------------
 
 
-def effective(run: Run, attempt: Attempt) -> Params:
+def effective_params(run: Run, attempt: Attempt) -> Params:
     """The arguments that an attempt trains with: the point's, less the treatments, with its overrides.
 
     Where it has no latents on the disk to share, it keeps its own in memory.
     """
     point = {key: value for key, value in run.point.params.items() if key not in TREATMENTS}
-    params = {**point, **asked_of(attempt).overrides}
+    params = {**point, **attempt_overrides(attempt).overrides}
     alone = latents.on_disk(params) and attempt.asked().get("latents") == ""
     return latents.in_memory(params) if alone else params
 
@@ -179,7 +179,10 @@ def _latents(run: Run, overrides: Params, ctx: Context) -> str:
 
 def rendered(run: Run, attempt: Attempt, ctx: Context) -> dict[str, str]:
     """The files that an attempt is started from, proven to read back as what is meant."""
-    renderer, dataset = config_files.Renderer(ctx.templates), datasets.of(run.point.params, ctx.settings.datasets)
+    renderer, dataset = (
+        config_files.Renderer(ctx.templates),
+        datasets.dataset_for_point(run.point.params, ctx.settings.datasets),
+    )
     pictures = Path(attempt.asked().get("latents") or ctx.datasets[dataset.name].folder)
     files = {
         "config.toml": config_toml(run, attempt, ctx.settings, renderer),
@@ -196,7 +199,7 @@ def _preview_lines(run: Run, attempt: Attempt, ctx: Context) -> list[str]:
     cells = [(prompt, generation.seeds[0]) for prompt in range(len(ctx.prompts[:PREVIEWS]))]
     if ctx.settings.early_stop:
         cells = early_stop.cells(len(ctx.prompts), ctx.settings)
-    elif not previews.asked(effective(run, attempt)):
+    elif not previews.enabled(effective_params(run, attempt)):
         return []
     return [prompts.preview(ctx.prompts[prompt], generation, seed) for prompt, seed in cells]
 
@@ -220,7 +223,7 @@ def config_toml(
         base=settings.base_models[str(run.point.params["base_model"])],
         ours=ours,
         trainer=settings.trainer,
-        params={**effective(run, attempt), **saving},
+        params={**effective_params(run, attempt), **saving},
         prove=prove,
     )
 
@@ -229,7 +232,7 @@ def _previews(run: Run, attempt: Attempt, settings: Settings) -> Params:
     """The arguments that have pictures drawn on the way."""
     if settings.early_stop:
         every: Params = {previews.EVERY: early_stop.steps(run.point.params, settings.early_stop).step}
-    elif previews.asked(effective(run, attempt)):
+    elif previews.enabled(effective_params(run, attempt)):
         every = {}
     else:
         return {}
@@ -253,16 +256,16 @@ def _others(ctx: Context) -> dict[str, int | None]:
     Not the attempt before this one, which the driver still lists for a moment.
     """
     cards = [card for card in ctx.probe.cards() if card.uuid == ctx.card]
-    return {str(pid): mib for card in cards for pid, mib in card.processes.items() if not process.ending(pid)}
+    return {str(pid): mib for card in cards for pid, mib in card.processes.items() if not process.is_exiting(pid)}
 
 
-def _judge(run: Run, attempt: Attempt, outcome: Outcome) -> Mapping[str, Any] | Failed:
+def _judge(run: Run, attempt: Attempt, outcome: Outcome) -> Mapping[str, Any] | FailureReason:
     """The proof of the files decides: a program may well die after its work is done."""
-    *earlier, this = legs(run, attempt)
-    shown = verify.prove(
+    *earlier, this = resume_chain(run, attempt)
+    shown = verify.verify(
         this.folder,
         OUTPUT_NAME,
-        effective(run, attempt),
+        effective_params(run, attempt),
         outcome.log,
         training_comment=comment(run, attempt),
         earlier=earlier,
@@ -271,15 +274,15 @@ def _judge(run: Run, attempt: Attempt, outcome: Outcome) -> Mapping[str, Any] | 
     if shown.failure:
         told = log.classify(outcome.log, outcome.exit.code) if outcome.exit else None
         if told:
-            return Failed(told[0], told[1] + _blame(attempt, told[0]))
-        return Failed(shown.failure, "; ".join(str(problem) for problem in shown.problems))
+            return FailureReason(told[0], told[1] + _blame(attempt, told[0]))
+        return FailureReason(shown.failure, "; ".join(str(problem) for problem in shown.problems))
     checkpoints = [_placed(run, checkpoint, [*earlier, this]) for checkpoint in shown.checkpoints]
     return {"attempt": attempt.number, "checkpoints": checkpoints}
 
 
-def _placed(run: Run, checkpoint: Checkpoint, legs: list[Leg]) -> dict[str, Any]:
+def _placed(run: Run, checkpoint: Checkpoint, legs: list[ResumeSegment]) -> dict[str, Any]:
     """The record of a checkpoint, its file relative to the run's folder."""
-    leg = legs[-1] if checkpoint.epoch is None else resume.leg_of(legs, checkpoint.epoch)
+    leg = legs[-1] if checkpoint.epoch is None else resume.segment_of(legs, checkpoint.epoch)
     return {**asdict(checkpoint), "file": str((leg.folder / checkpoint.file).relative_to(run.path))}
 
 

@@ -10,20 +10,20 @@ from orchestrator.scoring.faces.cache import Cache
 from orchestrator.scoring.faces.insight import load, runtime_problems
 from orchestrator.scoring.faces.pack import Pack, inspect
 from orchestrator.scoring.faces.similarity import Persona, leave_one_out, persona, score
-from orchestrator.scoring.faces.types import Embedding, Face, Faces, Finding, Outcome, Picture, Refusal, Sighting
+from orchestrator.scoring.faces.types import Detection, Embedding, Face, FaceRecord, Faces, Outcome, Picture, ReadError
 
 __all__ = [
     "Cache",
+    "Detection",
     "Embedding",
     "Face",
+    "FaceRecord",
     "Faces",
-    "Finding",
     "Outcome",
     "Pack",
     "Persona",
     "Picture",
-    "Refusal",
-    "Sighting",
+    "ReadError",
     "inspect",
     "leave_one_out",
     "load",

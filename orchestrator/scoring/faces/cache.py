@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.scoring.faces.types import Face, Finding
+from orchestrator.scoring.faces.types import Face, FaceRecord
 
 SCHEMA = 1
 
@@ -29,7 +29,7 @@ class Cache:
         self._folder = folder / fingerprint[:16]
         self._fingerprint = fingerprint
 
-    def get(self, sha256: str) -> Finding | None:
+    def get(self, sha256: str) -> FaceRecord | None:
         """None when there is none, or none to be trusted."""
         try:
             record = json.loads(self._path(sha256).read_bytes())
@@ -40,7 +40,7 @@ class Cache:
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
 
-    def put(self, sha256: str, finding: Finding) -> None:
+    def put(self, sha256: str, finding: FaceRecord) -> None:
         """Raises OSError, and then leaves nothing."""
         body = _body(finding)
         record = {"schema": SCHEMA, "check": self._check(sha256, body), "body": body}
@@ -64,7 +64,7 @@ class Cache:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _body(finding: Finding) -> dict[str, Any]:
+def _body(finding: FaceRecord) -> dict[str, Any]:
     embedding = finding.embedding
     return {
         "faces": [asdict(face) for face in finding.faces],
@@ -73,9 +73,9 @@ def _body(finding: Finding) -> dict[str, Any]:
     }
 
 
-def _finding(body: dict[str, Any]) -> Finding:
+def _finding(body: dict[str, Any]) -> FaceRecord:
     text = body["embedding"]
-    return Finding(
+    return FaceRecord(
         faces=tuple(_face(face) for face in body["faces"]),
         embedding=None if text is None else np.frombuffer(base64.b64decode(text), "<f4"),
         fallback=body["fallback"],

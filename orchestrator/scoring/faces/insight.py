@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from orchestrator.errors import NotReady, Problem, Severity
-from orchestrator.scoring.faces.pack import DET_THRESH, KEY, SOURCES, Pack, Pass
-from orchestrator.scoring.faces.types import Embedding, Face, Faces, Picture, Sighting
+from orchestrator.scoring.faces.pack import DET_THRESH, KEY, SOURCES, DetectorPass, Pack
+from orchestrator.scoring.faces.types import Detection, Embedding, Face, Faces, Picture
 
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino")
@@ -60,7 +60,7 @@ def runtime_problems(path: Sequence[str] | None = None) -> list[Problem]:
 class _InsightFace:
     """Faces by InsightFace. onnxruntime's sessions may be run from many threads at once."""
 
-    def __init__(self, detector: Any, recogniser: Any, passes: Sequence[Pass]) -> None:
+    def __init__(self, detector: Any, recogniser: Any, passes: Sequence[DetectorPass]) -> None:
         detector.det_thresh = DET_THRESH
         self._detector = detector
         self._recogniser = recogniser
@@ -79,13 +79,13 @@ class _InsightFace:
         width, height = self._recogniser.input_size
         self.embed([np.zeros((height, width, 3), np.uint8)])
 
-    def find(self, picture: Picture) -> Sighting:
+    def find(self, picture: Picture) -> Detection:
         bgr = np.ascontiguousarray(picture[..., ::-1])
         for number, one in enumerate(self._passes):
             faces = self._detect(bgr, one)
             if faces:
-                return Sighting(faces=faces, crop=self._align(bgr, faces[0]), fallback=str(one) if number else "")
-        return Sighting(faces=(), crop=None)
+                return Detection(faces=faces, crop=self._align(bgr, faces[0]), fallback=str(one) if number else "")
+        return Detection(faces=(), crop=None)
 
     def embed(self, crops: Sequence[Picture]) -> list[Embedding]:
         bgr = [np.ascontiguousarray(crop[..., ::-1]) for crop in crops]
@@ -94,7 +94,7 @@ class _InsightFace:
             found.extend(self._recogniser.get_feat(bgr[start : start + self._at_once]))
         return found
 
-    def _detect(self, bgr: Picture, one: Pass) -> tuple[Face, ...]:
+    def _detect(self, bgr: Picture, one: DetectorPass) -> tuple[Face, ...]:
         """Faces in the picture's own pixels, largest first, the nearest to its middle first among equals."""
         border = round(max(bgr.shape[:2]) * one.padding)
         padded = np.pad(bgr, ((border, border), (border, border), (0, 0))) if border else bgr

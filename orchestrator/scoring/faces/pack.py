@@ -26,7 +26,7 @@ _PADDING = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pass:
+class DetectorPass:
     """One try of the detector: the square it works in, and black added on each side as a share of the longer side."""
 
     size: int
@@ -42,7 +42,7 @@ class Pack:
 
     detector: Path
     recogniser: Path
-    passes: tuple[Pass, ...]
+    passes: tuple[DetectorPass, ...]
     fingerprint: str
 
 
@@ -139,14 +139,14 @@ def _size_problems(path: Path, head: onnx_head.Head, det_size: int) -> Iterable[
         yield Problem(what=what, key="scoring.det_size", value=str(det_size), remedy="det_size = 640")
 
 
-def _passes(det_size: int, *, fixed: bool) -> tuple[Pass, ...]:
+def _passes(det_size: int, *, fixed: bool) -> tuple[DetectorPass, ...]:
     """A face that fills the frame is missed at 640 and found smaller: in half the size, or with black around it."""
     half = max(_STEP, det_size // 2 // _STEP * _STEP)
-    smaller = () if fixed else (Pass(size=half),)
-    return (Pass(size=det_size), *smaller, Pass(size=det_size, padding=_PADDING))
+    smaller = () if fixed else (DetectorPass(size=half),)
+    return (DetectorPass(size=det_size), *smaller, DetectorPass(size=det_size, padding=_PADDING))
 
 
-def _fingerprint(models: tuple[Path, Path], passes: tuple[Pass, ...], decode_rule: str) -> str:
+def _fingerprint(models: tuple[Path, Path], passes: tuple[DetectorPass, ...], decode_rule: str) -> str:
     """Another fingerprint is another embedding. onnxruntime is not in it: its releases agree to rounding."""
     hashes = []
     for path in models:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.model import Image, Score
-from orchestrator.scoring.faces.types import Embedding, Face, Finding, Outcome
+from orchestrator.scoring.faces.types import Embedding, Face, FaceRecord, Outcome
 
 Rows: TypeAlias = NDArray[np.float64]
 """Pictures x width; each row has length 1."""
@@ -48,7 +48,7 @@ def leave_one_out(someone: Persona) -> list[float | None]:
 
 def score(image: Image, outcome: Outcome, someone: Persona) -> Score:
     """The picture's largest face against the person; a picture without a face has a status and no similarity."""
-    if not isinstance(outcome, Finding):
+    if not isinstance(outcome, FaceRecord):
         return Score(image=image, status=outcome.status, note=outcome.note)
     if outcome.embedding is None:
         return Score(image=image, status=outcome.status)
@@ -62,7 +62,7 @@ def score(image: Image, outcome: Outcome, someone: Persona) -> Score:
         faces=len(outcome.faces),
         face_px=outcome.faces[0].px,
         det_score=outcome.faces[0].det_score,
-        turn=_turn(outcome.faces[0]),
+        yaw=_turn(outcome.faces[0]),
         note=f"found by the detector's fallback: {outcome.fallback}" if outcome.fallback else "",
     )
 

@@ -32,7 +32,7 @@ class Face:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Sighting:
+class Detection:
     """The faces of a picture, largest first; the largest, aligned for the recogniser; None where there is no face.
 
     fallback: the detector's second or third try that found them, empty when the first did.
@@ -44,7 +44,7 @@ class Sighting:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Finding:
+class FaceRecord:
     """A sighting with the embedding of its largest face: all that is ever needed of a picture again."""
 
     faces: tuple[Face, ...]
@@ -59,14 +59,14 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Refusal:
+class ReadError:
     """Why a picture could not be looked at: UNREADABLE is the file's fault, ERROR the model's."""
 
     status: FaceStatus
     note: str
 
 
-Outcome: TypeAlias = Finding | Refusal
+Outcome: TypeAlias = FaceRecord | ReadError
 
 
 class Faces(Protocol):
@@ -77,7 +77,7 @@ class Faces(Protocol):
         """What computes: onnxruntime's name of the execution provider that is really active."""
         ...
 
-    def find(self, picture: Picture) -> Sighting: ...
+    def find(self, picture: Picture) -> Detection: ...
 
     def embed(self, crops: Sequence[Picture]) -> list[Embedding]:
         """One embedding per crop of `find`, in order."""

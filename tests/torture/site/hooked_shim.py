@@ -10,4 +10,4 @@ sys.path.insert(0, str(HERE))
 import hook  # noqa: E402
 
 hook.listen("shim")
-runpy.run_path(str(HERE.parents[2] / "orchestrator" / "shim.py"), run_name="__main__")
+runpy.run_path(str(HERE.parents[2] / "orchestrator" / "store" / "shim.py"), run_name="__main__")
