@@ -153,7 +153,7 @@ def test_recipes_stand_on_recipes(load):
         ("[datasets.a]\nsource = 'persona'\n[datasets.a.choose]\ndraws = 2", "datasets.a.choose.n", "is missing"),
         ("[datasets.a]\nsource = 'persona'\n[datasets.a.crop]\npading = 1", "datasets.a.crop.pading", "unknown key"),
         (
-            "[datasets.a]\nsource = 'persona'\n[datasets.a.crop]\naround = 'hand'",
+            "[datasets.a]\nsource = 'persona'\n[datasets.a.crop]\ncrop_region = 'hand'",
             "datasets.a.crop.crop_region",
             "not known",
         ),
