@@ -44,10 +44,11 @@ test-docs: setup ## every command of README and docs/ that takes minutes, in a c
 torture: setup ## kill a sweep at every write and 300 times at random: what docs/reliability.md reports
 	PYTHONPATH=tests $(BIN)/python -m torture $(TORTURE)
 
-check: setup ## format, lint, types, tests
+check: setup ## format, lint, types, imports, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not vendor'
 
 format: setup ## put the code into its format
@@ -84,4 +85,4 @@ bench-gpu: setup ## memory and speed of the unmodified sd-scripts at full size: 
 	$(BIN)/python -m benchmarks.gpu $(BENCH)
 
 clean: ## the environment and caches; never runs/
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .grimp_cache
