@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from orchestrator.config.recipe import Recipe
 
@@ -12,6 +12,8 @@ Scalar: TypeAlias = str | int | float | bool
 Value: TypeAlias = Scalar | tuple[Scalar, ...]
 Params: TypeAlias = Mapping[str, Value]
 """sd-scripts' own argument names, verbatim, and the treatments `base_model` and `dataset`."""
+
+QuestionKind: TypeAlias = Literal["contrast", "memory", "threshold"]
 
 TREATMENTS = ("base_model", "dataset")
 """Dims that are not sd-scripts arguments: they name an entry of the settings."""
@@ -65,12 +67,19 @@ MACHINE_FAILURES = frozenset({Failure.GPU_LOST, Failure.HOST_OOM, Failure.DISK_F
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """One of the owner's questions, asked of a grid: two levels of one dim, all else equal."""
+    """A question that a grid declares. `kind` selects the answer; the other fields belong to one kind each.
+
+    contrast: is the second of two `levels` of `dim` better than the first, all else equal?
+    memory: do the trainings fit `within_gib` of VRAM (None: the card that they ran on)?
+    threshold: which runs reach the pass threshold of the calibration?
+    """
 
     id: str
     ask: str
-    dim: str
-    levels: tuple[Value, Value]
+    kind: QuestionKind = "contrast"
+    dim: str = ""
+    levels: tuple[Value, Value] = ("", "")
+    within_gib: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from orchestrator.config import grid, settings
 from orchestrator.errors import InputError
+from orchestrator.model import Question
 
 REPO = Path(__file__).parents[1]
 SETTINGS = replace(settings.load(REPO / "orchestrate.toml"), arguments={"network_dim": 8, "sdpa": True})
@@ -275,6 +276,10 @@ def test_braces_that_come_out_of_an_expression_are_data(expand):
         ("[dims]\na=[1,2]\n[[question]]\nid='Q'\nask='?'\ncontrast={a=[1,3]}", 6, "question[0].contrast.a", "3 is not"),
         ("[dims]\na=[1,2]\n[[question]]\nid='Q'\nask='?'\ncontrast={b=[1,2]}", 6, "question[0].contrast.b", "not a"),
         ("[dims]\na=[1,2]\n[[question]]\nid='Q'\nask=''\ncontrast={a=[1,1.0]}", 6, "question[0].contrast", "different"),
+        ("[dims]\na=[1,2]\n[[question]]\nid='Q'\nask='?'\nkind='memroy'\ncontrast={a=[1,2]}", 6, "question[0].kind", "not a kind of question"),
+        ("[fixed]\na=1\n[[question]]\nid='Q'\nask='?'\nkind='memory'\ncontrast={a=[1,2]}", 7, "question[0].contrast", "no lev"),
+        ("[fixed]\na=1\n[[question]]\nid='Q'\nask='?'\nkind='memory'\nwithin_gib=0", 7, "question[0].within_gib", "above 0"),
+        ("[fixed]\na=1\n[[question]]\nid='Q'\nask='?'\nkind='threshold'\nwithin_gib=9", 7, "question[0].within_gib", "no mem"),
         ("include = ['nothing.toml']", 1, "include", "there is no file"),
         ("include = ['../grid.toml']", 1, "include", "leads out of"),
         ("include = ['/etc/passwd']", 1, "include", "leads out of"),
@@ -310,6 +315,19 @@ def test_remedies_say_what_was_meant(refused):
 def test_two_points_that_become_the_same_are_named(refused):
     (problem,) = refused("[fixed]\nb = 8\n[dims]\na = [8, '{{ b }}']\n")
     assert problem.what == '(a = 8) and (a = "{{ b }}") make the same point'
+
+
+def test_question_kinds(tmp_path):
+    text = "id = 'M'\nask = 'fits?'\nkind = 'memory'"
+    (tmp_path / "grid.toml").write_text(
+        f"[fixed]\na = 1\n[[question]]\n{text}\nwithin_gib = 24\n[[question]]\n{text.replace('M', 'N')}\n"
+        "[[question]]\nid = 'T'\nask = 'passes?'\nkind = 'threshold'\n"
+    )
+    assert grid.load(tmp_path / "grid.toml").questions == (
+        Question(id="M", ask="fits?", kind="memory", within_gib=24.0),
+        Question(id="N", ask="fits?", kind="memory"),
+        Question(id="T", ask="passes?", kind="threshold"),
+    )
 
 
 def test_two_questions_of_one_id(refused):

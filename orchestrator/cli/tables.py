@@ -38,6 +38,9 @@ def _head(told: Forecast) -> str:
 def _asked(told: Forecast, questions: Iterable[Question]) -> Iterator[str]:
     points = [run.run.point for run in told.runs]
     for question in questions:
+        if question.kind != "contrast":
+            yield escape(f"  {question.id}: {question.ask}")
+            continue
         arms = " against ".join(
             f"{toml_repr(level)} ({pluralize(_at(points, question.dim, level), 'run')})" for level in question.levels
         )

@@ -3,13 +3,13 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from orchestrator.config import toml_reader
 from orchestrator.config.grid.language import Exclude, Grid, Levels, When
 from orchestrator.config.toml_reader import ConversionError, Reader
 from orchestrator.errors import InputError, Problem
-from orchestrator.model import Question, Value
+from orchestrator.model import Question, QuestionKind, Value
 from orchestrator.values import canonical_json, same, toml_repr
 
 
@@ -141,12 +141,32 @@ def _pattern(table: Reader, word: str) -> dict[str, Value]:
 def _questions(tops: tuple[Reader, ...], dims: Mapping[str, Levels]) -> tuple[Question, ...]:
     questions: dict[str, Question] = {}
     for table in [table for top in tops for table in top.sections("question")]:
-        identity, ask = table.require("id", toml_reader.text), table.require("ask", toml_reader.text)
-        dim, levels = _contrast(table.section("contrast"), dims)
-        if identity in questions:
-            table.note("id", f"two questions have the id {toml_repr(identity)}", remedy="give each its own")
-        questions[identity] = Question(id=identity, ask=ask, dim=dim, levels=levels)
+        question = _question(table, dims)
+        if question.id in questions:
+            table.note("id", f"two questions have the id {toml_repr(question.id)}", remedy="give each its own")
+        questions[question.id] = question
     return tuple(questions.values())
+
+
+def _question(table: Reader, dims: Mapping[str, Levels]) -> Question:
+    given: dict[str, Any] = {key: table.require(key, toml_reader.text) for key in ("id", "ask")}
+    given |= table.given(kind=_kind, contrast=lambda raw: raw, within_gib=toml_reader.number(above=0))
+    kind = given.get("kind", "contrast")
+    if kind != "contrast" and given.pop("contrast", None) is not None:
+        table.note("contrast", f"a {kind} question compares no levels", remedy='remove it, or write kind = "contrast"')
+    if kind != "memory" and "within_gib" in given:
+        table.note("within_gib", f"a {kind} question has no memory limit", remedy='remove it, or write kind = "memory"')
+    if kind == "contrast":
+        given.pop("contrast", None)
+        given["dim"], given["levels"] = _contrast(table.section("contrast"), dims)
+    return Question(**given)
+
+
+def _kind(raw: Any) -> str:
+    kinds = get_args(QuestionKind)
+    if raw not in kinds:
+        raise ConversionError("is not a kind of question", f"write {', '.join(kinds[:-1])} or {kinds[-1]}")
+    return str(raw)
 
 
 def _contrast(table: Reader, dims: Mapping[str, Levels]) -> tuple[str, tuple[Value, Value]]:

@@ -37,7 +37,12 @@ def read(sweep: Sweep) -> SweepResults:
 def answer(sweeps: Sequence[SweepResults], terms: TestSettings | None = None) -> list[tuple[Answer, ...]]:
     """The answers of each sweep: its questions in their order, then what it says of memory and of the threshold."""
     asked = [
-        contrasts.SweepQuestions(sweep=one.sweep, questions=one.questions, runs=one.runs, kept=one.kept)
+        contrasts.SweepQuestions(
+            sweep=one.sweep,
+            questions=tuple(question for question in one.questions if question.kind == "contrast"),
+            runs=one.runs,
+            kept=one.kept,
+        )
         for one in sweeps
     ]
     answered = contrasts.answer(asked, terms or TestSettings())
