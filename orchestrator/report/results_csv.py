@@ -29,7 +29,7 @@ _MEASURED = (
         "above_band_rate",
         "copying",
         "pareto_best",
-        "yardstick",
+        "threshold",
         "confirmed_similarity",
     ),
     *("unreadable", "multi_face", "diversity", "nearest_training", "face_px", "face_yaw"),
