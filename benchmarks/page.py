@@ -25,7 +25,7 @@ from orchestrator.miniature import world
 from orchestrator.model import Checkpoint, FaceStatus, Failure, Image, Point, Question, Result, Score, Value
 from orchestrator.report import html
 from orchestrator.scoring import References, Scored, thumbnails, write_scored
-from orchestrator.store import layout
+from orchestrator.store import layout, records
 from orchestrator.store.layout import Run, Sweep
 
 _MIB = 1024**2
@@ -144,7 +144,7 @@ def _trained(run: Run, number: int, checkpoints: int) -> bool:
 
 def _finish(run: Run, stage: str, record: Mapping[str, Any]) -> None:
     """As Run.finish, but for its waiting for the disk, which thirteen thousand times is minutes."""
-    layout.write(run.path / layout.PRODUCTS[stage], record)
+    records.write(run.path / layout.PRODUCTS[stage], record)
 
 
 def _attempt(run: Run, stage: str, result: Result, conceded: Mapping[str, Value] | None = None) -> None:

@@ -29,11 +29,8 @@ from orchestrator.run import (  # noqa: E402
 )
 from orchestrator.run.attempt import Command, Stage  # noqa: E402
 from orchestrator.run.context import Context  # noqa: E402
-from orchestrator.store import (
-    layout,
-    process,
-)
-from orchestrator.store.layout import Run  # noqa: E402
+from orchestrator.store import process, records, state  # noqa: E402
+from orchestrator.store.layout import Attempt, Run  # noqa: E402
 
 _SAMPLE = 50
 
@@ -51,7 +48,7 @@ def main() -> None:
         first, rest = [runs[0], runs[-1]], runs[1:-1]
         sweep.run_sweep(first, ctx)
         _measure(rest, ctx, runs[0])
-        assert {layout.status(run).state for run in runs} == {State.FINISHED}
+        assert {state.status(run).state for run in runs} == {State.FINISHED}
         _again(world, "the report is made")
         _again(world, "nothing is left to do")
 
@@ -87,14 +84,14 @@ class _Perform:
         job = Stage(stage=stage, prepare=self._prepare, progress=lambda _text: None, judge=_judge)
         return attempt.run_attempt(run, job, ctx)
 
-    def _prepare(self, one: layout.Attempt) -> Command:
+    def _prepare(self, one: Attempt) -> Command:
         one.open({})
         return Command(argv=["cp", str(self._scored), str(one.path / "scored.json")], env={}, cwd=one.path)
 
 
-def _judge(one: layout.Attempt, _ended: object) -> dict[str, object]:
+def _judge(one: Attempt, _ended: object) -> dict[str, object]:
     scoring.read_scored(one.path / "scored.json")
-    return layout.read(one.path / "scored.json")
+    return records.read(one.path / "scored.json")
 
 
 def _bare(runs: Sequence[Run]) -> float:

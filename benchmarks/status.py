@@ -18,7 +18,7 @@ from pathlib import Path
 
 from orchestrator.config import grid
 from orchestrator.model import Checkpoint, Failure, Point, Result
-from orchestrator.store import layout, shim
+from orchestrator.store import records, shim
 from orchestrator.store.layout import Run, Sweep
 
 SETTINGS = Path(__file__).parents[1] / "orchestrate.toml"
@@ -89,7 +89,7 @@ def _running(run: Run) -> None:
     attempt = run.new_attempt("train")
     attempt.open({"overrides": {}})
     (attempt.path / "log").write_text(_LOG, encoding="utf-8")
-    layout.write(attempt.path / "process.json", shim.identity(os.getpid()))
+    records.write(attempt.path / "process.json", shim.identity(os.getpid()))
 
 
 def _seconds(words: Sequence[str]) -> float:

@@ -91,7 +91,7 @@ def make_beside(
     """Have further pictures of a sweep's runs made and scored; the exit code."""
     from orchestrator.model import State
     from orchestrator.run import followup, sweep
-    from orchestrator.store import layout
+    from orchestrator.store import state
 
     with asked.sweep.lock(), hold(asked.sweep, cards, asked.settings) as held:
         wanted, ctx = prepare(context(asked, held, console))
@@ -99,7 +99,7 @@ def make_beside(
         followup.run_all(wanted, ctx, lambda runs, world: sweep.run_sweep(runs, world, cards=held))
     if ctx.stop:
         return common.INTERRUPTED
-    return 0 if all(layout.status(one.run).state is State.FINISHED for one in wanted) else 1
+    return 0 if all(state.status(one.run).state is State.FINISHED for one in wanted) else 1
 
 
 def on_signals(stop: Stop) -> None:
@@ -155,7 +155,7 @@ def name_report(asked: Plan, console: Console) -> None:
 
 def failed(asked: Plan, only: str) -> int:
     from orchestrator.model import State
-    from orchestrator.store import layout
+    from orchestrator.store import state
 
-    states = [layout.status(run).state for run in asked.runs(only)]
+    states = [state.status(run).state for run in asked.runs(only)]
     return 0 if all(state in (State.FINISHED, State.STOPPED) for state in states) else 1

@@ -12,7 +12,7 @@ from orchestrator.config.recipe import Recipe
 from orchestrator.datasets import builder, prepare
 from orchestrator.miniature import draw, pack, world
 from orchestrator.model import Dataset, Params, Point, PreparedDataset, Scoring
-from orchestrator.store import layout, provenance
+from orchestrator.store import provenance, records
 
 
 class Kitchen:
@@ -56,7 +56,7 @@ class Kitchen:
         )
 
     def record(self, prepared: PreparedDataset) -> dict[str, Any]:
-        return layout.read(prepared.folder.parent / "dataset.json")
+        return records.read(prepared.folder.parent / "dataset.json")
 
 
 def scoring(folder: Path) -> Scoring:

@@ -21,7 +21,8 @@ from orchestrator.model import FaceStatus, Failure, Image, Params, Point, Questi
 from orchestrator.report import answers, answers_page
 from orchestrator.report.answers import SweepResults, write
 from orchestrator.report.answers.answer import Answer
-from orchestrator.store.layout import Run, Status
+from orchestrator.store.layout import Run
+from orchestrator.store.state import Status
 
 Q3 = Question(id="Q3", ask="Is network_dim 16 too low?", dim="network_dim", levels=(16, 32))
 

@@ -20,7 +20,7 @@ from orchestrator.model import Failure, Result, VramSample
 from orchestrator.run import attempt
 from orchestrator.run.attempt import Command, Stage
 from orchestrator.run.context import Context, Stop
-from orchestrator.store import layout, outcome, process
+from orchestrator.store import outcome, process, records, state
 from orchestrator.store.layout import Attempt, Run
 from orchestrator.store.outcome import FailureReason, Outcome
 
@@ -254,7 +254,7 @@ def test_asked_once_it_ends_politely_and_may_go_on(world: World, run: Run) -> No
     thread.join()
     assert (result.failure, result.retry, result.exit_code) == (Failure.KILLED, True, 3)
     assert "bye" in (last(run) / "log").read_text()
-    assert layout.status(run).state == "killed"
+    assert state.status(run).state == "killed"
 
 
 @pytest.mark.parametrize(("times", "grace_s", "least", "most"), [(1, 0.5, 0.45, 5), (2, 30, 0, 5)])
@@ -288,7 +288,7 @@ def test_crashes_in_a_row_are_too_many_and_interruptions_do_not_count(world: Wor
     results += [carry_out(run, crash, ctx) for _ in range(2)]
     assert [result.failure for result in results] == ["crashed", "killed", "crashed", "crashed"]
     assert [result.retry for result in results] == [True, True, True, False]
-    assert layout.status(run).state == "failed"
+    assert state.status(run).state == "failed"
 
 
 def test_a_program_that_interrupts_itself_is_not_tried_for_ever(world: World, run: Run) -> None:
@@ -330,7 +330,7 @@ def test_an_orphan_is_adopted_and_its_memory_polled(world: World, run: Run) -> N
     begun(run, f"{WAITS}{MADE}")
     probe = patient(run, lambda _pids: used(5000))
     ctx = world.context(probe=probe)
-    assert layout.status(run).state == "running"
+    assert state.status(run).state == "running"
     result = carry_out(run, "raise SystemExit('a second one')", ctx)
     assert (result.failure, result.peak_vram_mib) == (None, 5000)
     assert [one.number for one in run.attempts("train")] == [1]
@@ -342,7 +342,7 @@ def test_an_end_that_nobody_saw_is_judged_by_its_product(world: World, run: Run)
     while process.running(orphan.path):
         time.sleep(0.01)
     (orphan.path / "exit.json").unlink()
-    assert layout.status(run).state == "crashed"
+    assert state.status(run).state == "crashed"
     assert carry_out(run, "raise SystemExit('a second one')", world.context()).failure is None
 
 
@@ -358,7 +358,7 @@ def test_a_shim_that_was_killed_costs_nothing_when_the_program_finishes(world: W
 
 def test_an_attempt_that_never_started_is_closed_and_another_may_follow(world: World, run: Run) -> None:
     run.new_attempt("train").open({"asked": "nothing"})
-    assert layout.status(run).state == "pending"
+    assert state.status(run).state == "pending"
     result = carry_out(run, MADE, world.context())
     assert (result.failure, result.retry) == (Failure.KILLED, True)
     assert carry_out(run, MADE, world.context()).failure is None
@@ -368,7 +368,7 @@ def test_an_attempt_that_never_started_is_closed_and_another_may_follow(world: W
 def test_a_result_without_its_product_is_delivered_and_not_made_again(world: World, run: Run) -> None:
     carry_out(run, MADE, world.context())
     (run.path / "checkpoints.json").unlink()
-    assert layout.status(run).state == "pending"
+    assert state.status(run).state == "pending"
     carry_out(run, "raise SystemExit('a second one')", world.context())
     assert run.product("train") == {"attempt": 1}
 
@@ -381,7 +381,7 @@ def test_an_orchestrator_that_died_while_stopping_is_taken_over(
     world: World, run: Run, decided: Failure, seconds: float, failure: Failure | None
 ) -> None:
     orphan = begun(run, f"import time; time.sleep({seconds}); {MADE}")
-    layout.write(orphan.path / "stop.json", {"failure": decided, "reason": "as it was then"})
+    records.write(orphan.path / "stop.json", {"failure": decided, "reason": "as it was then"})
     assert carry_out(run, "raise SystemExit('a second one')", world.context()).failure is failure
     assert world.living() == []
 

@@ -24,7 +24,8 @@ from orchestrator.model import State, Vram
 from orchestrator.run import ray_executor, schedule, sweep
 from orchestrator.run.context import Context
 from orchestrator.store import process
-from orchestrator.store.layout import Sweep, status
+from orchestrator.store.layout import Sweep
+from orchestrator.store.state import status
 
 ray: Any = pytest.importorskip("ray", reason="Ray is an extra: pip install '.[cluster]'")
 pytest.importorskip("ray.cluster_utils")

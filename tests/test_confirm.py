@@ -16,7 +16,7 @@ from orchestrator.evidence import run_metrics, summary
 from orchestrator.evidence.stats import confirm as winners_curse
 from orchestrator.model import State
 from orchestrator.run import confirm
-from orchestrator.store import layout
+from orchestrator.store import layout, state
 
 GRID = "[dims]\nnetwork_dim = [2, 4, 8]\n"
 
@@ -105,7 +105,7 @@ def test_what_was_cut_off_goes_on(scored: World) -> None:
     for name in ("scores.json", "images.json"):
         (run.path / name).unlink()
     next(run.images.glob("*.png")).unlink()
-    assert layout.status(run).state is State.PENDING
+    assert state.status(run).state is State.PENDING
     assert call(scored, "confirm", "grid", "--top", "1").exit_code == 0
     assert fresh.scores(run_of(scored, run), chosen(scored, run)) == made
 

@@ -189,7 +189,7 @@ def test_prune_takes_what_nobody_chose_and_the_report_is_as_before(finished):
     assert (other.run.path / other.choice.checkpoint).exists()
     call(finished, "report", "grid")
     assert Path(table).read_text(encoding="utf-8") == rows
-    assert all(layout.status(run).state is layout.State.FINISHED for run in finished.sweep.runs())
+    assert all(state.status(run).state is layout.State.FINISHED for run in finished.sweep.runs())
 
 
 def test_prune_keeps_its_hands_off_runs_that_are_not_finished(finished):

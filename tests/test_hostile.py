@@ -18,7 +18,7 @@ from orchestrator.kohya import prompts
 from orchestrator.model import Dataset, PreparedDataset, State
 from orchestrator.plan import plan
 from orchestrator.scoring import faces
-from orchestrator.store import layout, provenance
+from orchestrator.store import provenance, records
 
 few = settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -198,7 +198,7 @@ def test_a_damaged_record_is_named_with_its_remedy(
     path = tmp_path_factory.mktemp("record") / "result.json"
     path.write_bytes(b"[" * 100_000 if content == "deep" else content)
     try:
-        record = layout.read(path)
+        record = records.read(path)
     except OrchestrateError as error:
         told = str(error)
     else:

@@ -14,7 +14,7 @@ from orchestrator.model import Failure, State
 from orchestrator.report import answers, html
 from orchestrator.run import early_stop
 from orchestrator.run.stages import train
-from orchestrator.store import layout, process
+from orchestrator.store import layout, process, state
 from orchestrator.store.outcome import FailureReason
 
 ASKED = "[early_stop]\np = 0.9\n"
@@ -56,7 +56,7 @@ def test_a_hopeless_training_is_ended_and_named(world: World) -> None:
         "network_dim=4": State.STOPPED,
         "baseline-base_model=doll": State.FINISHED,
     }
-    status = layout.status(bad)
+    status = state.status(bad)
     assert status.failure is Failure.STOPPED_EARLY
     assert f"worse than {good.point.name} at step 2 of 4: 2 pictures" in status.reason
     assert [stage for name, stage, _ in heard.events if name == bad.point.name] == ["train", "train"]
@@ -92,7 +92,7 @@ def test_without_a_word_in_the_settings_nobody_looks(world: World) -> None:
     world.settle(env={"STANDIN_TRAIN": "hopeless:network_dim=4"})
     world.drive()
     run = world.run("network_dim=4*")
-    assert layout.status(run).state is State.FINISHED
+    assert state.status(run).state is State.FINISHED
     assert not (run.path / early_stop.NAME).exists()
     assert "sample" not in (run.attempts("train")[-1].path / "config.toml").read_text(encoding="utf-8")
 
@@ -121,10 +121,10 @@ def test_a_training_that_outlived_its_orchestrator_goes_on_being_looked_at(world
         time.sleep(0.01)
     orchestrator.kill()
     orchestrator.wait()
-    assert layout.status(bad).state is State.RUNNING
+    assert state.status(bad).state is State.RUNNING
 
     world.drive()
-    assert layout.status(bad).state is State.STOPPED
+    assert state.status(bad).state is State.STOPPED
     assert len(bad.attempts("train")) == 1
 
 

@@ -20,7 +20,7 @@ from orchestrator.report import html
 from orchestrator.report.answers.answer import Answer
 from orchestrator.report.html import csp, figures, image_sheets
 from orchestrator.scoring import thumbnails
-from orchestrator.store import layout
+from orchestrator.store import layout, records
 from orchestrator.store.layout import Run, Sweep
 
 HOSTILE = '</script><script>alert(1)</script><img src=x onerror=alert(2)> & "quotes" `code`'
@@ -214,7 +214,7 @@ def test_checkpoints_that_were_saved_by_step_lie_where_their_steps_are(tmp_path,
     known = [asdict(one) for one in run.checkpoints()]
     assert [(one["epoch"], one["step"]) for one in known] == [(9, 1800), (10, 2000)]
     saved = [{**known[0], "epoch": None}, known[1]]
-    layout.write(run.path / layout.PRODUCTS["train"], {"attempt": 1, "checkpoints": saved})
+    records.write(run.path / layout.PRODUCTS["train"], {"attempt": 1, "checkpoints": saved})
     curve = next(figure for figure in figures.figures(summary.gather(sweep)) if figure.title == "Learning curves")
     assert "from step 1800 to 2000" in curve.alt
 

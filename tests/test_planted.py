@@ -23,7 +23,8 @@ from orchestrator.model import Image, Params, Point, Question, Score, State
 from orchestrator.report import answers
 from orchestrator.report.answers import SweepResults
 from orchestrator.report.answers.answer import Answer
-from orchestrator.store.layout import Run, Status
+from orchestrator.store.layout import Run
+from orchestrator.store.state import Status
 
 LORA = "lora.safetensors"
 STEPS, SEEDS, PROMPTS = 30, (1, 2, 3), world.PROMPTS[:4]

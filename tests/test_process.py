@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import NotReady
-from orchestrator.store import process, shim
+from orchestrator.store import files, process, shim
 
 
 def start(folder: Path, code: str, **env: str) -> None:
@@ -80,7 +80,7 @@ def test_what_exits_and_has_no_environment_any_more_is_waited_for(folder):
     folder.mkdir()
     # It stands for a shim in its last moment: alive, and not marked.
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as leaving:
-        shim.write(folder / "process.json", {"schema": 1, **shim.identity(leaving.pid)})
+        files.write_json(folder / "process.json", {"schema": 1, **shim.identity(leaving.pid)})
         assert process.running(folder)
         threading.Timer(0.3, leaving.stdin.close).start()
         process.stop(folder, 0)
@@ -118,18 +118,18 @@ def test_an_orphan_is_found_when_its_shim_was_killed(folder):
 def test_a_reused_pid_is_not_mistaken_for_the_child(folder):
     folder.mkdir()
     mine = shim.identity(os.getpid())
-    shim.write(folder / "process.json", {"schema": 1, **mine, "started": mine["started"] - 1})
+    files.write_json(folder / "process.json", {"schema": 1, **mine, "started": mine["started"] - 1})
     assert not process.running(folder)
-    shim.write(folder / "process.json", {"schema": 1, **mine})
+    files.write_json(folder / "process.json", {"schema": 1, **mine})
     assert process.running(folder)
     (folder / "process.json").unlink()  # before the fixture ends what lives here
 
 
 def test_another_boot_is_told_apart(folder):
     folder.mkdir()
-    shim.write(folder / "process.json", {"schema": 1, **shim.identity(os.getpid())})
+    files.write_json(folder / "process.json", {"schema": 1, **shim.identity(os.getpid())})
     assert process.same_boot(folder)
-    shim.write(folder / "process.json", {"schema": 1, **shim.identity(os.getpid()), "boot": "before"})
+    files.write_json(folder / "process.json", {"schema": 1, **shim.identity(os.getpid()), "boot": "before"})
     assert not process.same_boot(folder)
     assert not process.running(folder)
 
@@ -153,7 +153,7 @@ def test_stopping_what_never_started_is_nothing(folder):
 
 def elsewhere(folder: Path, silent_s: float) -> None:
     folder.mkdir()
-    shim.write(folder / "process.json", {"schema": 1, **shim.identity(os.getpid()), "host": "another"})
+    files.write_json(folder / "process.json", {"schema": 1, **shim.identity(os.getpid()), "host": "another"})
     then = time.time() - silent_s
     os.utime(folder / "process.json", (then, then))
 
@@ -169,7 +169,9 @@ def test_a_child_of_another_machine_lives_by_its_signs_of_life(tmp_path: Path) -
 
 def test_a_child_of_another_machine_that_has_ended_is_not_waited_for(tmp_path: Path) -> None:
     elsewhere(tmp_path / "a", silent_s=0)
-    shim.write(tmp_path / "a" / "exit.json", {"schema": 1, "code": 0, "error": "", "seconds": 1.0, "host_oom": False})
+    files.write_json(
+        tmp_path / "a" / "exit.json", {"schema": 1, "code": 0, "error": "", "seconds": 1.0, "host_oom": False}
+    )
     assert not process.running(tmp_path / "a")
 
 
@@ -182,7 +184,7 @@ def test_a_child_of_another_machine_cannot_be_ended_from_here(tmp_path: Path) ->
 def test_a_shim_gives_signs_of_life(tmp_path: Path) -> None:
     beat = f"import sys; sys.path.insert(0, {str(Path(shim.__file__).parent)!r}); import shim; shim.BEAT_S = 0.05; "
     waits = ["sh", "-c", "until [ -e seen ]; do sleep 0.05; done"]
-    shim.write(tmp_path / "command.json", {"schema": 1, "argv": waits, "cwd": str(tmp_path)})
+    files.write_json(tmp_path / "command.json", {"schema": 1, "argv": waits, "cwd": str(tmp_path)})
     child = subprocess.Popen([sys.executable, "-c", f"{beat} shim.main(shim.Path({str(tmp_path)!r}))"])
     until(lambda: process.started(tmp_path))
     seen: set[int] = set()

@@ -12,7 +12,7 @@ import pytest
 
 from orchestrator.errors import Conflict, OrchestrateError
 from orchestrator.model import Failure, Point, Result, State
-from orchestrator.store import layout, process, shim
+from orchestrator.store import files, layout, process, records, state
 from orchestrator.store.layout import Run, Sweep
 
 POINT = Point(id="1a2b3c4d", name="seed=1-1a2b3c4d", params={"seed": 1, "optimizer_args": ("a=1",)}, dims=("seed",))
@@ -32,17 +32,17 @@ def run(tmp_path: Path) -> Run:
 
 
 def test_a_run_without_attempts_is_pending(run: Run) -> None:
-    assert layout.status(run) == layout.Status(state=State.PENDING, stage="train")
+    assert state.status(run) == state.Status(state=State.PENDING, stage="train")
 
 
 def test_a_run_with_its_last_product_is_finished_whatever_else_is_there(run: Run) -> None:
     run.new_attempt("train")
     run.finish("score", {})
-    assert layout.status(run).state is State.FINISHED
+    assert state.status(run).state is State.FINISHED
 
 
 @pytest.mark.parametrize(
-    ("result", "state"),
+    ("result", "expected"),
     [
         (GOOD, State.PENDING),
         (CRASHED, State.CRASHED),
@@ -52,16 +52,16 @@ def test_a_run_with_its_last_product_is_finished_whatever_else_is_there(run: Run
         (Result(failure=Failure.CRASHED, retry=False), State.FAILED),
     ],
 )
-def test_a_closed_attempt_says_whether_another_may_help(run: Run, result: Result, state: State) -> None:
+def test_a_closed_attempt_says_whether_another_may_help(run: Run, result: Result, expected: State) -> None:
     run.new_attempt("train").close(result)
-    assert layout.status(run).state is state
+    assert state.status(run).state is expected
 
 
 def test_a_later_stage_counts_once_the_earlier_is_done(run: Run) -> None:
     run.new_attempt("train").close(GOOD)
     run.finish("train", {"checkpoints": []})
     run.new_attempt("generate").close(CRASHED)
-    status = layout.status(run)
+    status = state.status(run)
     assert (status.state, status.stage, status.failure, status.reason) == (
         State.CRASHED,
         "generate",
@@ -72,20 +72,20 @@ def test_a_later_stage_counts_once_the_earlier_is_done(run: Run) -> None:
 
 def test_an_attempt_that_lives_is_running_and_one_that_ended_unseen_has_crashed(run: Run) -> None:
     attempt = run.new_attempt("train")
-    assert layout.status(run).state is State.PENDING, "it never started"
+    assert state.status(run).state is State.PENDING, "it never started"
     process.start(attempt.path, ["/bin/sleep", "60"], env=os.environ, cwd=attempt.path)
-    assert layout.status(run).state is State.RUNNING
+    assert state.status(run).state is State.RUNNING
     while not process.started(attempt.path):
         time.sleep(0.01)
     process.stop(attempt.path, 0)
     (attempt.path / "exit.json").unlink(missing_ok=True)
-    assert layout.status(run).state is State.CRASHED
-    shim.write(attempt.path / "exit.json", {"schema": 1, "code": 0, "seconds": 1.0})
-    assert layout.status(run).state is State.PENDING, "to be judged"
+    assert state.status(run).state is State.CRASHED
+    files.write_json(attempt.path / "exit.json", {"schema": 1, "code": 0, "seconds": 1.0})
+    assert state.status(run).state is State.PENDING, "to be judged"
 
 
 def test_the_floor_is_not_trained(tmp_path: Path) -> None:
-    assert layout.status(Sweep(tmp_path).run(FLOOR)).stage == "generate"
+    assert state.status(Sweep(tmp_path).run(FLOOR)).stage == "generate"
 
 
 # --- attempts ---------------------------------------------------------------------------------------------------------
@@ -115,31 +115,31 @@ def test_a_result_reads_back_equal(run: Run) -> None:
 
 
 def test_a_point_reads_back_equal_tuples_included(run: Run) -> None:
-    assert layout.point_of(layout.read(run.path / "point.json")) == POINT
+    assert layout.point_of(records.read(run.path / "point.json")) == POINT
 
 
 def test_what_is_written_is_there_whole_and_nothing_else(tmp_path: Path) -> None:
-    layout.write(tmp_path / "a.json", {"x": [1, "ü", None]})
-    layout.write(tmp_path / "a.json", {"x": 2})
+    records.write(tmp_path / "a.json", {"x": [1, "ü", None]})
+    records.write(tmp_path / "a.json", {"x": 2})
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
     assert json.loads((tmp_path / "a.json").read_text()) == {"schema": 1, "x": 2}
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
-    layout.write(tmp_path / "a.json", {"x": 1})
+    records.write(tmp_path / "a.json", {"x": 1})
     with pytest.raises(TypeError):
-        layout.write(tmp_path / "a.json", {"x": object()})
+        records.write(tmp_path / "a.json", {"x": object()})
     (tmp_path / "b.json").mkdir()
     with pytest.raises(OSError, match=r"b\.json"):
-        layout.write(tmp_path / "b.json", {"x": 1})
-    assert layout.read(tmp_path / "a.json") == {"x": 1}
+        records.write(tmp_path / "b.json", {"x": 1})
+    assert records.read(tmp_path / "a.json") == {"x": 1}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "b.json"]
 
 
 def test_a_record_of_another_schema_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"schema": 2}')
     with pytest.raises(OrchestrateError, match="was written by another version"):
-        layout.read(tmp_path / "a.json")
+        records.read(tmp_path / "a.json")
 
 
 def test_a_product_names_files_that_are_there(run: Run) -> None:
@@ -236,7 +236,7 @@ def test_a_report_stands_until_something_younger_is_there(tmp_path: Path) -> Non
     stamped(now + 60, *tables)
     assert made.reported() == [], "the clock was put back: it cannot be told what is younger"
     stamped(now - 20, *tables)
-    layout.write(layout.calibration(tmp_path / "runs"), {})
+    records.write(layout.calibration(tmp_path / "runs"), {})
     stamped(now - 10, layout.calibration(tmp_path / "runs"))
     assert made.reported() == []
 

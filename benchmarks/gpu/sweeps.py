@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.gpu import cells, watch
 from orchestrator.miniature import pack, world
-from orchestrator.store import layout
+from orchestrator.store import records
 
 SHIPPED = watch.ROOT / "orchestrate.toml"
 PICTURES = 6  # batch 1, one epoch: so many steps
@@ -167,7 +167,7 @@ def _attempts(run: Path) -> list[dict[str, Any]]:
     found = []
     for number in sorted(int(folder.name) for folder in (run / "train").iterdir()):
         folder = run / "train" / str(number)
-        asked, result = layout.read(folder / "attempt.json"), layout.read(folder / "result.json")
+        asked, result = records.read(folder / "attempt.json"), records.read(folder / "result.json")
         kept = {key: result[key] for key in ("failure", "reason", "peak_vram_mib", "seconds", "seconds_per_step")}
         found.append({"rungs": asked["rungs"], "others": asked["others"], **kept})
     return found

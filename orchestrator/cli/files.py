@@ -112,8 +112,8 @@ def _show_dataset(folder: Path, console: Console) -> None:
     """The sheet's path is the last line on stdout."""
     from orchestrator.cli import dataset_table
     from orchestrator.datasets import contact_sheet
-    from orchestrator.store import layout
+    from orchestrator.store import records
 
-    record = layout.read(folder / "dataset.json")
+    record = records.read(folder / "dataset.json")
     console.page(dataset_table.page(record))
     console.result(str(contact_sheet.write(folder, record)))

@@ -19,7 +19,7 @@ from orchestrator.datasets.face_finder import FaceFinder
 from orchestrator.datasets.samples import Box, Sample, SampleSet, pixels, with_faces
 from orchestrator.errors import InputError, Problem
 from orchestrator.model import Dataset, Scoring
-from orchestrator.store import layout
+from orchestrator.store import records
 
 RULE = "2"
 """Part of every key: change it when the same recipe makes other pictures."""
@@ -62,7 +62,7 @@ def build(request: Request) -> dict[str, Any]:
 
 def _pieces(request: Request) -> SampleSet:
     """The source's pictures, each with the origin that its own record knows."""
-    record = layout.read(request.source / "dataset.json")
+    record = records.read(request.source / "dataset.json")
     known = {one["name"]: one for one in record.get("made", [])}
     pieces = [
         Sample(

@@ -17,7 +17,7 @@ from orchestrator.config.recipe import Recipe
 from orchestrator.datasets import build_process, builder, identity, video
 from orchestrator.errors import NotReady, Problem, Severity
 from orchestrator.model import Dataset, Point, PreparedDataset, Settings
-from orchestrator.store import layout, provenance, shim
+from orchestrator.store import files, provenance, records
 
 
 def validate_dataset(dataset: Dataset, where: str) -> list[Problem]:
@@ -143,7 +143,7 @@ def prepare_all(
             say(f"{dataset.name}: is built from {dataset.recipe.source}")
         prepared[dataset.name] = build(dataset, used, hashes)
         if fresh and dataset.recipe:
-            say(_summary(layout.read(prepared[dataset.name].folder.parent / "dataset.json")))
+            say(_summary(records.read(prepared[dataset.name].folder.parent / "dataset.json")))
     return prepared
 
 
@@ -166,7 +166,7 @@ def build(dataset: Dataset, used: Settings, hashes: provenance.Hashes) -> Prepar
     key, folder = key_of(dataset, used, hashes), folder_of(dataset, used, hashes)
     if not (folder / "dataset.json").exists():
         _make(dataset, key, folder, used, hashes)
-    record = layout.read(folder / "dataset.json")
+    record = records.read(folder / "dataset.json")
     if provenance.content(folder / "images") != record["content"]:
         what = f"is not the copy of {dataset.name} that it should be: a file in it was changed, added or removed"
         raise NotReady(Problem(what=what, where=str(folder), remedy="delete this folder: it is made again"))
@@ -192,8 +192,8 @@ def _make(dataset: Dataset, key: str, folder: Path, used: Settings, hashes: prov
     try:
         record = _copied(dataset, draft) if dataset.recipe is None else _cooked(dataset, draft, used, hashes)
         for path in (draft / "images").iterdir():
-            shim.sync(path)
-        layout.write(draft / "dataset.json", {**record, "key": key, "content": provenance.content(draft / "images")})
+            files.sync(path)
+        records.write(draft / "dataset.json", {**record, "key": key, "content": provenance.content(draft / "images")})
         _publish(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)

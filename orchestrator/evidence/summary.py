@@ -17,8 +17,9 @@ from orchestrator.evidence.stats.choice import Choice, SelectionSplit
 from orchestrator.evidence.stats.pareto import ParetoFront, ParetoPoint
 from orchestrator.model import Result, Score
 from orchestrator.run import early_stop as looks
-from orchestrator.store import layout
-from orchestrator.store.layout import Run, Status, Sweep
+from orchestrator.store import layout, state
+from orchestrator.store.layout import Run, Sweep
+from orchestrator.store.state import Status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +89,7 @@ def _read(run: Run) -> RunSummary:
     scored = scoring.read_scored(run.path / layout.PRODUCTS["score"]) if run.done("score") else None
     return RunSummary(
         run=run,
-        status=layout.status(run),
+        status=state.status(run),
         training=tuple(_attempts(run)),
         scores=scored.scores if scored else (),
         looks=looks.scored(run),
@@ -168,6 +169,6 @@ def _worth(one: RunSummary) -> float:
 
 def log_of(run: Run) -> Path | None:
     """The log of the run's last attempt at the stage it stands at, for a person to read."""
-    stage = layout.status(run).stage or run.stages[-1]
+    stage = state.status(run).stage or run.stages[-1]
     attempts = run.attempts(stage)
     return attempts[-1].path / "log" if attempts else None

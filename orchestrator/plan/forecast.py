@@ -14,8 +14,9 @@ from orchestrator.plan import history, vram_estimate
 from orchestrator.plan.history import ProfileStats, RunHistory
 from orchestrator.plan.training_length import LengthEstimator
 from orchestrator.plan.vram_estimate import Estimate
-from orchestrator.store import layout
-from orchestrator.store.layout import Run, Status, Sweep
+from orchestrator.store import state
+from orchestrator.store.layout import Run, Sweep
+from orchestrator.store.state import Status
 
 ASSUMED = "assumed"
 
@@ -166,7 +167,7 @@ def free_bytes(folder: Path) -> int:
 
 
 def _run(run: Run, used: Settings, prompts: int, known: RunHistory, measure: LengthEstimator) -> RunForecast:
-    params, status = run.point.params, layout.status(run)
+    params, status = run.point.params, state.status(run)
     length = None if run.point.is_baseline else measure.length(params)
     pictures = None if run.point.is_baseline else measure.pictures(str(params["dataset"]))
     images = _images(run.point, length, used.generation) * prompts

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.errors import InputError, Problem, Severity
-from orchestrator.store import shim
+from orchestrator.store import files
 
 _HEADING = re.compile(r"#{1,6}[ \t]")
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
@@ -38,7 +38,7 @@ def update(path: Path, blocks: Mapping[str, str]) -> list[Problem]:
         before, mode = path.read_bytes().decode("utf-8", errors="surrogateescape"), path.stat().st_mode
         edited = edit(before, blocks, where=str(path))
         if edited.text != before:
-            shim.write_text(path.resolve(), edited.text)
+            files.write_text(path.resolve(), edited.text)
             path.chmod(mode)
     except OSError as error:
         remedy = "name the page with your questions, one under each heading `### Q1: ...`"

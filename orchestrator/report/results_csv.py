@@ -12,7 +12,7 @@ from orchestrator.evidence import summary
 from orchestrator.evidence.calibration.record import CalibrationRecord
 from orchestrator.evidence.summary import RunSummary
 from orchestrator.model import Value
-from orchestrator.store import shim
+from orchestrator.store import files
 from orchestrator.store.layout import Sweep
 
 RESULTS, IMAGES = "results.csv", "images.csv"
@@ -66,7 +66,7 @@ def images(found: Sequence[RunSummary]) -> pd.DataFrame:
 
 
 def _save(frame: pd.DataFrame, path: Path) -> Path:
-    shim.write_text(path, frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+    files.write_text(path, frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
     return path
 
 

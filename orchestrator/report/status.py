@@ -1,16 +1,15 @@
 """What a person sees of a sweep now, read from its records: by whoever drives it, and by anybody else."""
 
-import csv
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from orchestrator.kohya.outputs import log
 from orchestrator.model import Progress, State, VramSample
-from orchestrator.store import layout, outcome
-from orchestrator.store.layout import Run, Status, Sweep
+from orchestrator.store import outcome, state, vram_log
+from orchestrator.store.layout import Run, Sweep
+from orchestrator.store.state import Status
 
 _READERS = {"train": log.read_progress, "generate": log.read_pictures}
 
@@ -51,22 +50,13 @@ def read_status(sweep: Sweep) -> SweepStatus:
 
 
 def _row(run: Run) -> StatusRow:
-    status = layout.status(run)
+    status = state.status(run)
     if status.state is not State.RUNNING:
         return StatusRow(run=run, status=status)
     folder = run.attempts(status.stage)[-1].path
     reader = _READERS.get(status.stage)
     progress = reader(outcome.tail(folder / "log", 16 * 1024)) if reader else None
-    return StatusRow(run=run, status=status, progress=progress, vram=_last_sample(folder / "vram.csv"))
-
-
-def _last_sample(path: Path) -> VramSample | None:
-    lines = outcome.tail(path, 256).splitlines()
-    cells = next(csv.reader([lines[-1]])) if lines else []
-    if len(cells) != 4 or not cells[1].isdigit() or not cells[2].isdigit():
-        return None
-    own = int(cells[3]) if cells[3].isdigit() else None
-    return VramSample(used_mib=int(cells[1]), total_mib=int(cells[2]), own_mib=own)
+    return StatusRow(run=run, status=status, progress=progress, vram=vram_log.last(folder))
 
 
 def _left(rows: Sequence[StatusRow]) -> float | None:

@@ -4,7 +4,6 @@ What happened is read from the attempt's files alone, so that it does not matter
 """
 
 import contextlib
-import csv
 import itertools
 import math
 import shutil
@@ -18,7 +17,7 @@ from orchestrator import redact
 from orchestrator.errors import NotReady, Problem
 from orchestrator.model import CROWDED_FAILURES, MEMORY_FAILURES, Failure, Progress, Result, VramSample
 from orchestrator.run.context import Context
-from orchestrator.store import layout, outcome, process
+from orchestrator.store import outcome, process, records, vram_log
 from orchestrator.store.layout import Attempt, Run
 from orchestrator.store.outcome import FailureReason, Outcome
 
@@ -125,7 +124,7 @@ class _Watch:
 
     def _write_down(self, stopped: FailureReason) -> None:
         if not (self.attempt.path / "stop.json").exists():
-            layout.write(self.attempt.path / "stop.json", asdict(stopped))
+            records.write(self.attempt.path / "stop.json", asdict(stopped))
 
     def _stopped_before(self) -> FailureReason | None:
         """Why an earlier orchestrator was about to end it; that its user went away is no reason any more."""
@@ -166,7 +165,7 @@ class _Watch:
         sample = self.ctx.probe.sample(self.ctx.card, process.pids_of(self.attempt.path))
         if sample:
             with contextlib.suppress(OSError):  # a full disk costs the curve, and not the training
-                _append(self.attempt.path / "vram.csv", sample)
+                vram_log.append(self.attempt.path, sample)
         return sample
 
     def _stopped_by_user(self) -> FailureReason | None:
@@ -196,7 +195,7 @@ class _Watch:
     def _memory(self, sample: VramSample | None, progress: Progress | None) -> FailureReason | None:
         if sample is None:
             return None
-        budget, used = self.ctx.settings.vram.budget_gib, _used(sample, packed=self.ctx.packed)
+        budget, used = self.ctx.settings.vram.budget_gib, vram_log.used_by_attempt(sample, colocated=self.ctx.packed)
         if budget and used and used > budget * 1024:
             return FailureReason(
                 Failure.OOM, f"used {used / 1024:.1f} GiB, over the budget of {budget:g} GiB (vram.budget_gib)"
@@ -265,18 +264,3 @@ def _retry(failed: FailureReason, attempt: Attempt, past: list[Attempt], job: St
     failures = [result.failure for result in results if result.failure is not Failure.KILLED]
     in_a_row = len(list(itertools.takewhile(lambda failure: failure in _PASSING, failures)))
     return in_a_row + 1 < ctx.settings.limits.crashes
-
-
-def _used(sample: VramSample, *, packed: bool) -> int | None:
-    """MiB of this attempt: the whole card's where the driver tells no more, unless others are on it, too."""
-    return sample.used_mib if sample.own_mib is None and not packed else sample.own_mib
-
-
-def _append(path: Path, sample: VramSample) -> None:
-    new = not path.exists()
-    with path.open("a", encoding="ascii", newline="") as file:
-        writer = csv.writer(file)
-        if new:
-            writer.writerow(["time", "used_mib", "total_mib", "own_mib"])
-        own = "" if sample.own_mib is None else sample.own_mib
-        writer.writerow([f"{time.time():.1f}", sample.used_mib, sample.total_mib, own])

@@ -15,7 +15,7 @@ from orchestrator.kohya import prompts
 from orchestrator.model import Generation, Point, Settings
 from orchestrator.plan.plan import Plan
 from orchestrator.run.context import Context
-from orchestrator.store import shim
+from orchestrator.store import files
 from orchestrator.store.layout import Run, Sweep
 
 
@@ -75,4 +75,4 @@ def write_table(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
     writer.writeheader()
     writer.writerows(rows)
     path.parent.mkdir(parents=True, exist_ok=True)
-    shim.write_text(path, text.getvalue())
+    files.write_text(path, text.getvalue())

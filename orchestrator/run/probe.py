@@ -14,7 +14,7 @@ from orchestrator.plan.plan import Plan
 from orchestrator.run.context import Context
 from orchestrator.run.schedule import RUNNABLE
 from orchestrator.run.stages import train
-from orchestrator.store import layout
+from orchestrator.store import layout, state
 from orchestrator.store.layout import Run
 
 STEPS = 20
@@ -41,7 +41,7 @@ def run_probe(probes: Iterable[Run], ctx: Context, *, retry: bool = False) -> No
         probe.create()
         again = retry
         while not ctx.stop and not probe.done(train.NAME):
-            if layout.status(probe).state not in RUNNABLE and not again:
+            if state.status(probe).state not in RUNNABLE and not again:
                 break
             again = False
             train.perform(probe, ctx)

@@ -8,8 +8,9 @@ from pathlib import Path
 from orchestrator.model import MACHINE_FAILURES, Failure, Params, Result, Settings, State
 from orchestrator.plan import history
 from orchestrator.run.stages import generate, latents, score, train
-from orchestrator.store import layout
-from orchestrator.store.layout import Attempt, Run, Status
+from orchestrator.store import layout, state
+from orchestrator.store.layout import Attempt, Run
+from orchestrator.store.state import Status
 
 RUNNABLE = frozenset({State.PENDING, State.RUNNING, State.CRASHED, State.KILLED})
 
@@ -61,7 +62,7 @@ def build_queue(runs: Iterable[Run], settings: Settings, *, again: bool = False)
     """
     turns = []
     for run, rank in _by_replicate(runs):
-        status = layout.status(run)
+        status = state.status(run)
         turn = next_task(run, status, settings, again=again)
         if turn:
             begun = status.attempt > 0 or turn.stage != run.stages[0]

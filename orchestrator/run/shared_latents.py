@@ -7,7 +7,7 @@ from orchestrator import datasets
 from orchestrator.kohya import latents as of_sd_scripts
 from orchestrator.model import TREATMENTS, Dataset, Params, Point, PreparedDataset, Settings
 from orchestrator.plan import freeze
-from orchestrator.store import layout, provenance
+from orchestrator.store import layout, provenance, records
 from orchestrator.store.layout import Run
 
 
@@ -28,7 +28,7 @@ def _run(
 ) -> Run:
     dataset = datasets.dataset_for_point(point.params, used.datasets)
     made_of = {
-        "pictures": layout.read(prepared[dataset.name].folder.parent / "dataset.json")["content"],
+        "pictures": records.read(prepared[dataset.name].folder.parent / "dataset.json")["content"],
         "vae": _vae(point, used, hashes),
         "trainer": trainer,
         "arguments": of_sd_scripts.deciding({**point.params, **dataset.subset}),

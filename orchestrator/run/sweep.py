@@ -10,7 +10,7 @@ from orchestrator.run.context import Context
 from orchestrator.run.local_executor import Executor, TaskResult
 from orchestrator.run.schedule import FailureStreak, Task
 from orchestrator.run.stages import generate, latents, score, train
-from orchestrator.store import layout
+from orchestrator.store import state
 from orchestrator.store.layout import Run
 from orchestrator.text import pluralize
 
@@ -41,7 +41,7 @@ def run_sweep_on(
     _start(team, waiting, ctx)
     while team.busy():
         for ended in team.ended():
-            status = layout.status(ended.turn.run)
+            status = state.status(ended.turn.run)
             ends.record(ended, status.state)
             following = schedule.next_task(ended.turn.run, status, ctx.settings)
             waiting[:0] = [following] if following else []
@@ -86,7 +86,7 @@ def _stranded(waiting: Sequence[Task], ctx: Context) -> list[Problem]:
 
 def _not_made(run: Run, trainings: int) -> Problem:
     logs = [attempt.path / "log" for attempt in run.attempts(latents.NAME)]
-    what = f"{layout.status(run).reason or 'the latents are gone'}; {pluralize(trainings, 'training')} could not begin"
+    what = f"{state.status(run).reason or 'the latents are gone'}; {pluralize(trainings, 'training')} could not begin"
     where = str(logs[-1] if logs else run.path)
     return Problem(what=what, where=where, remedy="mend it, then the same command goes on")
 

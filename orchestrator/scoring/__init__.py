@@ -16,7 +16,7 @@ from typing import Any
 
 from orchestrator.model import FaceStatus, Image, Score
 from orchestrator.scoring import in_progress
-from orchestrator.store import layout
+from orchestrator.store import records
 
 TOO_MANY_ERRORS = 0.05
 """A share of `error` above this means that the model is at fault, not the pictures."""
@@ -95,12 +95,12 @@ class Scored:
 
 
 def write_job(path: Path, job: Job) -> None:
-    layout.write(path, plain(asdict(job)))
+    records.write(path, plain(asdict(job)))
 
 
 def read_job(path: Path) -> Job:
     """Raises OrchestrateError when the file is damaged or of another version."""
-    record = layout.read(path)
+    record = records.read(path)
     for key in ("pack", "cache", "root", "out"):
         record[key] = Path(record[key])
     for key in ("second_pack", "thumbnails"):
@@ -120,12 +120,12 @@ def _adherence(record: dict[str, Any]) -> ClipConfig:
 
 
 def write_scored(path: Path, scored: Scored) -> None:
-    layout.write(path, {**asdict(scored), "too_many_errors": scored.too_many_errors})
+    records.write(path, {**asdict(scored), "too_many_errors": scored.too_many_errors})
 
 
 def read_scored(path: Path) -> Scored:
     """Raises OrchestrateError when the file is damaged or of another version."""
-    record = layout.read(path)
+    record = records.read(path)
     del record["too_many_errors"]
     record["references"] = References(**record["references"])
     record["scores"] = tuple(_score(score) for score in record["scores"])

@@ -20,7 +20,7 @@ from orchestrator.model import Scoring
 from orchestrator.scoring import faces
 from orchestrator.scoring.batch_embedder import BatchEmbedder
 from orchestrator.scoring.in_progress import InProgressFile
-from orchestrator.store import layout
+from orchestrator.store import records
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,12 +46,12 @@ def embed(scoring: Scoring, pictures: Sequence[Path], *, cache: Path) -> list[Fa
     """One result per picture, in order, by the settings' face pack. Raises NotReady with what the child said."""
     with tempfile.TemporaryDirectory(prefix="orchestrate-") as folder:
         job = _Job(scoring=scoring, pictures=tuple(pictures), cache=cache, out=Path(folder) / "looked.json")
-        layout.write(Path(folder) / "job.json", scorer.plain(asdict(job)))
+        records.write(Path(folder) / "job.json", scorer.plain(asdict(job)))
         argv = [sys.executable, "-m", "orchestrator.scoring.embedding", str(Path(folder) / "job.json")]
         done = subprocess.run(argv, capture_output=True, text=True, errors="replace", check=False)
         if done.returncode:
             raise NotReady(_died(done, scorer.in_hand(job.out)))
-        return [_looked(record) for record in layout.read(job.out)["pictures"]]
+        return [_looked(record) for record in records.read(job.out)["pictures"]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +82,7 @@ def main(path: Path) -> int:
     """The exit code."""
     try:
         job = _read(path)
-        layout.write(job.out, {"pictures": [asdict(_plain(outcome)) for outcome in _outcomes(job)]})
+        records.write(job.out, {"pictures": [asdict(_plain(outcome)) for outcome in _outcomes(job)]})
     except OrchestrateError as error:
         print(error, file=sys.stderr)
         return NotReady.exit_code if isinstance(error, NotReady) else 1
@@ -90,7 +90,7 @@ def main(path: Path) -> int:
 
 
 def _read(path: Path) -> _Job:
-    record = layout.read(path)
+    record = records.read(path)
     used = record["scoring"]
     paths = {key: Path(used[key]) for key in ("pack", "references", "second_pack", "clip") if used[key]}
     return _Job(

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from orchestrator import images
-from orchestrator.store import shim
+from orchestrator.store.files import write_json
 
 SIDES = (192, 128, 96, 72)
 """In pixels. Opening an original takes most of the time, so smaller ones are made from the largest."""
@@ -40,7 +40,7 @@ def thumbnails(folder: Path, files: Sequence[str], memory: Path, px: int = LARGE
             for file, small in zip(new, pool.map(_maker(folder, new, memory, px), new), strict=True):
                 made[file] = [marks[file], small]
         memory.mkdir(parents=True, exist_ok=True)
-        shim.write(memory / f"{px}.json", {"quality": _QUALITY, "files": made})
+        write_json(memory / f"{px}.json", {"quality": _QUALITY, "files": made})
     return {file: small for file, (_, small) in made.items() if small}
 
 

@@ -17,7 +17,6 @@ State is derived from the records, never stored.
 """
 
 import contextlib
-import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,11 +24,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.errors import Conflict, OrchestrateError, Problem
-from orchestrator.model import CROWDED_FAILURES, Checkpoint, Failure, Image, Params, Point, Question, Result, State
-from orchestrator.store import locks, process, shim
+from orchestrator.errors import Conflict, Problem
+from orchestrator.model import CROWDED_FAILURES, Checkpoint, Failure, Image, Params, Point, Question, Result
+from orchestrator.store import files, locks, process, records
 
-SCHEMA = 1
 STAGES = ("train", "generate", "score")
 PRODUCTS = {"latents": "latents.json", "train": "checkpoints.json", "generate": "images.json", "score": "scores.json"}
 """What each stage leaves in the run's folder when it is done."""
@@ -47,10 +45,10 @@ class Attempt:
 
     def open(self, record: Mapping[str, Any]) -> None:
         """Write what this attempt is to do differently from its point, before anything starts."""
-        write(self.path / "attempt.json", record)
+        records.write(self.path / "attempt.json", record)
 
     def asked(self) -> dict[str, Any]:
-        return read(self.path / "attempt.json") if (self.path / "attempt.json").exists() else {}
+        return records.read(self.path / "attempt.json") if (self.path / "attempt.json").exists() else {}
 
     @property
     def packed(self) -> bool:
@@ -68,12 +66,12 @@ class Attempt:
 
     def close(self, result: Result) -> None:
         """Write how it ended; nothing is added to the folder afterwards."""
-        write(self.path / "result.json", asdict(result))
+        records.write(self.path / "result.json", asdict(result))
 
     def result(self) -> Result | None:
         if not (self.path / "result.json").exists():
             return None
-        record = read(self.path / "result.json")
+        record = records.read(self.path / "result.json")
         failure = record.pop("failure")
         return Result(failure=Failure(failure) if failure else None, **record)
 
@@ -99,7 +97,7 @@ class Run:
         """Make the folder; its first record says which point it is."""
         self.path.mkdir(parents=True, exist_ok=True)
         if not (self.path / "point.json").exists():
-            write(self.path / "point.json", asdict(self.point))
+            records.write(self.path / "point.json", asdict(self.point))
 
     def beside(self, key: str) -> "Run":
         """Further pictures of the run's chosen checkpoint, to confirm it: a life of their own, never mixed with its."""
@@ -111,8 +109,7 @@ class Run:
 
     def transfers(self) -> list["Run"]:
         """All runs `on` another base model that were begun."""
-        records = sorted(self.path.glob("on/*/point.json"))
-        return [Run(path.parent, point_of(read(path))) for path in records]
+        return [_opened(path) for path in sorted(self.path.glob("on/*/point.json"))]
 
     def confirmations(self) -> list["Run"]:
         """All of them that were begun."""
@@ -136,8 +133,8 @@ class Run:
     def finish(self, stage: str, record: Mapping[str, Any]) -> None:
         """Write the stage's product: from here on it is done, also after a power cut."""
         for made in [*record.get("checkpoints", ()), *record.get("images", ())]:
-            shim.sync(self.path / made["file"])
-        write(self.path / PRODUCTS[stage], record)
+            files.sync(self.path / made["file"])
+        records.write(self.path / PRODUCTS[stage], record)
 
     def end(self) -> Path | None:
         """The record that ended it: its last product, or what is written of a training stopped early; None before."""
@@ -149,56 +146,13 @@ class Run:
         return past[-1].path / "result.json" if stopped else None
 
     def product(self, stage: str) -> dict[str, Any]:
-        return read(self.path / PRODUCTS[stage])
+        return records.read(self.path / PRODUCTS[stage])
 
     def checkpoints(self) -> tuple[Checkpoint, ...]:
         return tuple(Checkpoint(**record) for record in self.product("train")["checkpoints"])
 
     def pictures(self) -> tuple[Image, ...]:
         return tuple(Image(**record) for record in self.product("generate")["images"])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Status:
-    """What a run's records say: its state, the stage it stands at, and why."""
-
-    state: State
-    stage: str = ""
-    attempt: int = 0
-    failure: Failure | None = None
-    reason: str = ""
-
-
-def status(run: Run) -> Status:
-    """Derive the state of a run; the first that holds wins."""
-    if run.done(run.stages[-1]):
-        return Status(state=State.FINISHED)
-    stage = next(stage for stage in run.stages if not run.done(stage))
-    attempts = run.attempts(stage)
-    if not attempts:
-        return Status(state=State.PENDING, stage=stage)
-    last = attempts[-1]
-    result = last.result()
-    if result is None:
-        return Status(state=_unclosed(last), stage=stage, attempt=last.number)
-    return Status(state=_closed(result), stage=stage, attempt=last.number, failure=result.failure, reason=result.reason)
-
-
-def _unclosed(attempt: Attempt) -> State:
-    if process.running(attempt.path):
-        return State.RUNNING
-    ended = process.exited(attempt.path) is not None
-    return State.PENDING if ended or not process.started(attempt.path) else State.CRASHED
-
-
-def _closed(result: Result) -> State:
-    if result.failure is None:
-        return State.PENDING  # the product was proven; only its record is missing
-    if result.failure is Failure.STOPPED_EARLY:
-        return State.STOPPED
-    if not result.retry:
-        return State.FAILED
-    return {Failure.CRASHED: State.CRASHED, Failure.KILLED: State.KILLED}.get(result.failure, State.PENDING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,18 +178,18 @@ class Sweep:
         return (self.path / "sweep.json").exists()
 
     def record(self) -> dict[str, Any]:
-        return read(self.path / "sweep.json")
+        return records.read(self.path / "sweep.json")
 
     def freeze(self, record: Mapping[str, Any], *, grid: str, templates: Mapping[str, str]) -> None:
         """Keep what was asked, verbatim, then the record that makes it a sweep."""
         self.path.mkdir(parents=True, exist_ok=True)
         self.templates.mkdir(exist_ok=True)
         for name, text in templates.items():
-            shim.write_text(self.templates / name, text)
+            files.write_text(self.templates / name, text)
         kept = [path.read_text(encoding="utf-8") for path in self.grids()]
         if grid not in kept:
-            shim.write_text(self.path / f"grid-{len(kept) + 1}.toml", grid)
-        write(self.path / "sweep.json", record)
+            files.write_text(self.path / f"grid-{len(kept) + 1}.toml", grid)
+        records.write(self.path / "sweep.json", record)
 
     def grids(self) -> list[Path]:
         """The grids this sweep was asked for, oldest first."""
@@ -319,6 +273,11 @@ def _left_behind(sweep: Sweep) -> dict[str, str]:
     return {str(Attempt(path).asked().get("card", "")): f"what runs in {path}" for path in others}
 
 
+def _opened(record: Path) -> Run:
+    """The run of a `point.json`."""
+    return Run(record.parent, point_of(records.read(record)))
+
+
 def point_of(record: Mapping[str, Any]) -> Point:
     """A Point from its record: JSON has no tuples."""
     params: Params = {key: _frozen(value) for key, value in record["params"].items()}
@@ -352,8 +311,7 @@ def probe_sweep(runs: Path) -> Sweep:
 
 def probes(runs: Path) -> list[Run]:
     """Every probe that was begun, by its key."""
-    records = sorted(probe_sweep(runs).path.glob("*/point.json"))
-    return [Run(path.parent, point_of(read(path))) for path in records]
+    return [_opened(path) for path in sorted(probe_sweep(runs).path.glob("*/point.json"))]
 
 
 def latents(runs: Path, point: Point) -> Run:
@@ -377,25 +335,3 @@ def hold(run: Run, patient: Callable[[], bool]) -> Iterator[bool]:
 def thumbnails(run: Path) -> Path:
     """Where small copies of the pictures in a run's folder are kept, for the report; they can be made again."""
     return run.parent.parent / ".thumbnails" / run.parent.name / run.name
-
-
-def write(path: Path, record: Mapping[str, Any]) -> None:
-    """Write a record with its schema; parents must exist."""
-    shim.write(path, {"schema": SCHEMA, **record})
-
-
-def read(path: Path) -> dict[str, Any]:
-    """Read a record, less its schema. Raises OrchestrateError when it is damaged or of another schema."""
-    try:
-        record = dict(json.loads(path.read_text(encoding="utf-8", errors="surrogateescape")))
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise OrchestrateError(
-            Problem(
-                what=f"cannot be read: {error}", where=str(path), remedy="move the run's folder aside and run again"
-            )
-        ) from error
-    if record.pop("schema", None) != SCHEMA:
-        raise OrchestrateError(
-            Problem(what="was written by another version", where=str(path), remedy="use the version that wrote it")
-        )
-    return record

@@ -1,12 +1,11 @@
 """What came of an attempt, read from its files alone: it does not matter who watched, or whether anybody did."""
 
-import csv
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.model import Failure, ProcessExit
-from orchestrator.store import layout, process
+from orchestrator.store import layout, process, records, vram_log
 
 TAIL_BYTES = 256 * 1024
 
@@ -56,7 +55,7 @@ def read(folder: Path, *, ours: bool = False) -> Outcome:
         same_boot=process.same_boot(folder),
         ours=ours,
         log=tail(folder / "log", TAIL_BYTES),
-        peak_vram_mib=_peak(folder / "vram.csv", packed=layout.Attempt(folder).packed),
+        peak_vram_mib=vram_log.peak(folder, colocated=layout.Attempt(folder).packed),
     )
 
 
@@ -64,7 +63,7 @@ def stopped(folder: Path) -> FailureReason | None:
     """Why an orchestrator ended the attempt, or was about to."""
     if not (folder / "stop.json").exists():
         return None
-    record = layout.read(folder / "stop.json")
+    record = records.read(folder / "stop.json")
     return FailureReason(Failure(record["failure"]), record["reason"])
 
 
@@ -110,13 +109,3 @@ def tail(log: Path, limit: int) -> str:
             return file.read(limit).decode("utf-8", errors="replace")
     except FileNotFoundError:
         return ""
-
-
-def _peak(path: Path, *, packed: bool) -> int | None:
-    """Highest use in MiB: of this run's processes where the driver told, else of the whole card if it was alone."""
-    if not path.exists():
-        return None
-    with path.open(encoding="ascii", errors="replace", newline="") as file:
-        rows = [row for row in csv.reader(file) if len(row) == 4 and row[1].isdigit() and row[2].isdigit()]
-    known = [row for row in rows if row[3].isdigit() or not packed]
-    return max((int(row[3] if row[3].isdigit() else row[1]) for row in known), default=None)

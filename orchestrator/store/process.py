@@ -18,7 +18,7 @@ from typing import Any
 
 from orchestrator.errors import NotReady, Problem
 from orchestrator.model import ProcessExit
-from orchestrator.store import shim
+from orchestrator.store import files, shim
 
 MARKER = "ORCHESTRATE_ATTEMPT"
 
@@ -28,7 +28,7 @@ SILENT_S = 12 * shim.BEAT_S
 
 def start(folder: Path, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path) -> None:
     """Start `argv` under the shim; its records and its log go to `folder`. `env` is the child's whole environment."""
-    shim.write(folder / "command.json", {"schema": 1, "argv": list(argv), "cwd": str(cwd)})
+    files.write_json(folder / "command.json", {"schema": 1, "argv": list(argv), "cwd": str(cwd)})
     child = subprocess.Popen(
         [sys.executable, "-I", "-S", shim.__file__, str(folder)],
         env={**env, MARKER: str(folder)},

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
-from orchestrator.store import shim
+from orchestrator.store import files
 
 
 class Hashes:
@@ -51,7 +51,7 @@ class Hashes:
 
     def _save(self) -> None:
         self._memory.parent.mkdir(parents=True, exist_ok=True)
-        shim.write(self._memory, {"files": self._known})
+        files.write_json(self._memory, {"files": self._known})
 
 
 def sha256(path: Path) -> str:

@@ -20,8 +20,9 @@ from orchestrator.plan.plan import Plan
 from orchestrator.report import results_csv
 from orchestrator.run import shared_latents, sweep
 from orchestrator.run.context import Context, Stop
-from orchestrator.store import layout, process, provenance
-from orchestrator.store.layout import Run, Status, Sweep
+from orchestrator.store import process, provenance, state
+from orchestrator.store.layout import Run, Sweep
+from orchestrator.store.state import Status
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -235,7 +236,7 @@ class World:
 
     def statuses(self) -> dict[str, Status]:
         """By the run's name without its id."""
-        return {run.point.name.rpartition("-")[0]: layout.status(run) for run in self.plan().runs()}
+        return {run.point.name.rpartition("-")[0]: state.status(run) for run in self.plan().runs()}
 
     def states(self) -> dict[str, State]:
         return {name: status.state for name, status in self.statuses().items()}

@@ -7,7 +7,7 @@ from typing import Any
 from orchestrator.errors import OrchestrateError, Problem, Severity
 from orchestrator.evidence.calibration.statistics import Calibration, Impostors, KnownPair, PairBaseline, Reference
 from orchestrator.evidence.stats.interval import Interval
-from orchestrator.store import layout
+from orchestrator.store import records
 from orchestrator.text import pluralize
 
 _AGAIN = "`orchestrate calibrate` measures anew"
@@ -49,12 +49,12 @@ class CalibrationRecord:
 
 def write(path: Path, kept: CalibrationRecord) -> None:
     """Replaces an earlier one; whole or not at all."""
-    layout.write(path, asdict(kept))
+    records.write(path, asdict(kept))
 
 
 def read(path: Path) -> CalibrationRecord:
     """Raises OrchestrateError when it is damaged or of another version."""
-    record = layout.read(path)
+    record = records.read(path)
     try:
         return _kept(record)
     except (KeyError, TypeError) as error:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from orchestrator.report.answers.answer import Answer
-from orchestrator.store import shim
+from orchestrator.store import files
 
 MARKDOWN, TABLE = "answers.md", "answers.csv"
 
@@ -19,8 +19,8 @@ _COLUMNS = (
 def write(folder: Path, told: Sequence[Answer]) -> None:
     """(Re)write both files of a sweep's report folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    shim.write_text(folder / MARKDOWN, markdown(told))
-    shim.write_text(folder / TABLE, table(told))
+    files.write_text(folder / MARKDOWN, markdown(told))
+    files.write_text(folder / TABLE, table(told))
 
 
 def markdown(told: Iterable[Answer]) -> str:

@@ -12,7 +12,7 @@ from orchestrator.errors import InputError, NothingSelected, OrchestrateError, P
 from orchestrator.evidence.summary import RunSummary
 from orchestrator.model import Settings, State
 from orchestrator.report.export import card, workflow
-from orchestrator.store import provenance, shim
+from orchestrator.store import files, provenance
 from orchestrator.store.layout import Sweep
 
 FOLDER = "export"
@@ -45,9 +45,9 @@ def export(one: RunSummary, sweep: Sweep, found: Sequence[RunSummary], settings:
     folder.mkdir(exist_ok=True)
     paths = [folder / f"{name}{ending}" for ending in (".safetensors", ".md", ".comfyui.json", ".a1111.txt")]
     _copy(one, paths[0])
-    shim.write_text(paths[1], card.text(one, name, sweep, found, settings))
-    shim.write_text(paths[2], json.dumps(workflow.comfyui(one, name, settings), ensure_ascii=False, indent=1) + "\n")
-    shim.write_text(paths[3], workflow.a1111(one, name, settings) + "\n")
+    files.write_text(paths[1], card.text(one, name, sweep, found, settings))
+    files.write_text(paths[2], json.dumps(workflow.comfyui(one, name, settings), ensure_ascii=False, indent=1) + "\n")
+    files.write_text(paths[3], workflow.a1111(one, name, settings) + "\n")
     return paths
 
 

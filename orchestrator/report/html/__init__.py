@@ -15,7 +15,7 @@ from orchestrator.model import State
 from orchestrator.report.answers.answer import Answer
 from orchestrator.report.html import csp, figures, image_sheets
 from orchestrator.report.html import rows as contents
-from orchestrator.store import outcome, shim
+from orchestrator.store import files, outcome
 from orchestrator.store.layout import Sweep
 
 PAGE = "report.html"
@@ -41,7 +41,7 @@ def write(
     if mark.encode() in _head(path):
         return path
     sweep.report.mkdir(parents=True, exist_ok=True)
-    shim.write_text(path, _html(sweep, found, told, kept, environ, mark))
+    files.write_text(path, _html(sweep, found, told, kept, environ, mark))
     return path
 
 

@@ -1,6 +1,5 @@
 """Which figures the page has, of which numbers, and what is said in their place where the numbers are not there."""
 
-import csv
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from orchestrator.model import Failure, Score, State, Value
 from orchestrator.report.answers import learning_curve_text
 from orchestrator.report.html import plots, stage_times
 from orchestrator.report.html.plots import Bars, Dot, Level, Line
+from orchestrator.store import vram_log
 from orchestrator.store.layout import Attempt
 from orchestrator.text import pluralize
 from orchestrator.values import toml_repr
@@ -243,15 +243,12 @@ def _memory(found: Sequence[RunSummary]) -> Figure:
 
 
 def _vram(attempt: Attempt) -> Line | None:
-    path, result = attempt.path / "vram.csv", attempt.result()
-    if not path.exists():
+    series, result = vram_log.series(attempt.path), attempt.result()
+    if len(series) < 2:
         return None
-    with path.open(encoding="ascii", errors="replace", newline="") as file:
-        rows = [row for row in csv.reader(file) if len(row) == 4 and row[1].isdigit()]
-    if len(rows) < 2:
-        return None
-    begin = float(rows[0][0])
-    points = [((float(row[0]) - begin) / 60, int(row[3] if row[3].isdigit() else row[1]) / 1024) for row in rows]
+    begin = series[0][0]
+    used = [(time, sample.used_mib if sample.own_mib is None else sample.own_mib) for time, sample in series]
+    points = [((time - begin) / 60, mib / 1024) for time, mib in used]
     return Line(
         group="attempts",
         points=tuple(_thinned(points)),

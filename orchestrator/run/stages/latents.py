@@ -17,7 +17,7 @@ from orchestrator.model import Dataset, Failure, Params, PreparedDataset, Result
 from orchestrator.run import attempt
 from orchestrator.run.attempt import Command, Stage
 from orchestrator.run.context import Context
-from orchestrator.store import layout, provenance, shim
+from orchestrator.store import files, layout, provenance
 from orchestrator.store.layout import Attempt, Run
 from orchestrator.store.outcome import FailureReason, Outcome
 
@@ -158,7 +158,7 @@ def _failed(dataset: str, problems: list[Problem], outcome: Outcome) -> FailureR
 def _seal(folder: Path) -> None:
     """On the disk itself, and for reading alone."""
     for path in folder.iterdir():
-        shim.sync(path)
+        files.sync(path)
         path.chmod(0o444)
-    shim.sync(folder)
+    files.sync(folder)
     folder.chmod(0o555)

@@ -14,7 +14,7 @@ from orchestrator.model import Failure, Progress, Result, Settings
 from orchestrator.run import attempt
 from orchestrator.run.attempt import Command, Stage
 from orchestrator.run.context import Context
-from orchestrator.store import layout
+from orchestrator.store import layout, records
 from orchestrator.store.layout import Attempt, Run
 from orchestrator.store.outcome import FailureReason, Outcome
 
@@ -112,7 +112,7 @@ def _judge(attempt: Attempt, outcome: Outcome) -> Mapping[str, Any] | FailureRea
         return FailureReason(
             Failure.UNKNOWN, f"{len(errors)} of {len(scored.scores)} pictures raised an error: {errors[0]}"
         )
-    return layout.read(_out(attempt))
+    return records.read(_out(attempt))
 
 
 def _failed(attempt: Attempt, outcome: Outcome) -> FailureReason:

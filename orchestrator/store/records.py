@@ -1,0 +1,29 @@
+"""Records: JSON objects with a schema number, written once and atomically."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import OrchestrateError, Problem
+from orchestrator.store import files
+
+SCHEMA = 1
+
+
+def write(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a record with its schema number. The folder must exist."""
+    files.write_json(path, {"schema": SCHEMA, **record})
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The record without its schema number. Raises OrchestrateError when it is damaged or has another schema."""
+    try:
+        record = dict(json.loads(path.read_text(encoding="utf-8", errors="surrogateescape")))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        remedy = "move the run's folder out of the sweep's folder and run the sweep again"
+        raise OrchestrateError(Problem(what=f"cannot be read: {error}", where=str(path), remedy=remedy)) from error
+    if record.pop("schema", None) != SCHEMA:
+        what, remedy = "was written by another version of orchestrate", "use the version that wrote it"
+        raise OrchestrateError(Problem(what=what, where=str(path), remedy=remedy))
+    return record
