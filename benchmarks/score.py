@@ -20,7 +20,6 @@ from insightface.app import FaceAnalysis
 from PIL import Image
 
 from benchmarks import heavy_pack
-from orchestrator import images
 from orchestrator.miniature import draw
 from orchestrator.scoring import faces
 from orchestrator.scoring.batch_embedder import BatchEmbedder
@@ -58,7 +57,7 @@ def _draw(folder: Path, count: int) -> list[Path]:
 
 def _compare(pictures: Sequence[Path], folder: Path, scratch: Path, options: argparse.Namespace) -> int:
     naive = _naive(folder)
-    pack = faces.inspect(folder, det_size=DET_SIZE, decode_rule=images.DECODE_RULE)
+    pack = faces.inspect(folder, det_size=DET_SIZE)
     model = faces.load(pack, device="cpu")
 
     def ours(cache: Path) -> Embeddings:

@@ -29,7 +29,7 @@ def scoring(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(scoring):
-    found = faces.inspect(scoring.pack, det_size=scoring.det_size, decode_rule=images.DECODE_RULE)
+    found = faces.inspect(scoring.pack, det_size=scoring.det_size)
     return faces.load(found, device="cpu")
 
 

@@ -13,7 +13,7 @@ from orchestrator.errors import NotReady, Problem
 from orchestrator.miniature import draw, pack
 from orchestrator.model import FaceStatus, Image, Score
 from orchestrator.scoring import faces
-from orchestrator.scoring.faces import onnx_head
+from orchestrator.scoring.faces.pack import Signature, read_signature
 
 PX = 256
 
@@ -40,28 +40,28 @@ def copy(folder: Path, tmp_path: Path) -> Path:
 # --- the pack, before anything is loaded ------------------------------------------------------------------------------
 
 
-def test_head_says_what_onnxruntime_says(folder: Path) -> None:
+def test_signature_equals_that_of_onnxruntime(folder: Path) -> None:
     for path in folder.glob("*.onnx"):
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         shapes = [tuple(size if isinstance(size, int) else None for size in one.shape) for one in session.get_inputs()]
-        assert onnx_head.read(path) == onnx_head.Head(inputs=tuple(shapes), outputs=len(session.get_outputs()))
+        assert read_signature(path) == Signature(inputs=tuple(shapes), outputs=len(session.get_outputs()))
 
 
-def test_head_of_an_old_model_does_not_take_weights_for_inputs(tmp_path: Path) -> None:
+def test_signature_of_an_old_model_excludes_its_weights(tmp_path: Path) -> None:
     weight = helper.make_tensor("w", TensorProto.FLOAT, [1], [1.0])
     inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "w")]
     output = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
     graph = helper.make_graph([helper.make_node("Add", ["x", "w"], ["y"])], "old", inputs, [output], [weight])
     onnx.save(helper.make_model(graph), str(tmp_path / "old.onnx"))
-    assert onnx_head.read(tmp_path / "old.onnx") == onnx_head.Head(inputs=((1,),), outputs=1)
+    assert read_signature(tmp_path / "old.onnx") == Signature(inputs=((1,),), outputs=1)
 
 
 def test_a_model_cut_anywhere_is_refused(folder: Path, tmp_path: Path) -> None:
     whole = (folder / "detector.onnx").read_bytes()
     for share in (0.0, 0.001, 0.5, 0.9, 0.9999):
         (tmp_path / "cut.onnx").write_bytes(whole[: int(len(whole) * share)])
-        with pytest.raises(ValueError, match=r"early|empty|graph"):
-            onnx_head.read(tmp_path / "cut.onnx")
+        with pytest.raises(ValueError, match=r"Error parsing message|no graph"):
+            read_signature(tmp_path / "cut.onnx")
 
 
 def test_models_are_told_apart_by_shape_and_others_are_passed_over(copy: Path) -> None:
@@ -89,7 +89,7 @@ def test_fingerprint_changes_with_whatever_shapes_an_embedding(folder: Path, cop
 def test_a_missing_pack_says_where_packs_come_from_and_under_which_licence(tmp_path: Path) -> None:
     problem = _refusal(tmp_path / "absent")
     assert problem.where == str(tmp_path / "absent")
-    assert problem.key == "scoring.pack"
+    assert problem.key == "score.pack"
     for part in ("buffalo_l.zip", "non-commercial", "AuraFace-v1", "Apache-2.0", str(tmp_path / "absent")):
         assert part in problem.remedy
 
@@ -120,14 +120,14 @@ def test_every_broken_file_is_named(copy: Path) -> None:
 
 def test_a_pack_with_its_own_preprocessing_is_not_guessed_at(copy: Path) -> None:
     (copy / "manifest.json").write_text("{}")
-    assert "own preprocessing" in _refusal(copy).what
+    assert "its own preprocessing" in _refusal(copy).what
 
 
 def test_detector_size_must_suit_the_detector(copy: Path) -> None:
-    with pytest.raises(NotReady, match=r"scoring.det_size: must be a multiple of 32 \(value: 250\)"):
+    with pytest.raises(NotReady, match=r"score.det_size: must be a multiple of 32 \(value: 250\)"):
         faces.inspect(copy, det_size=250, decode_rule="rule")
     _fix_size(copy / "detector.onnx", 320)
-    with pytest.raises(NotReady, match="320 x 320 pixels only"):
+    with pytest.raises(NotReady, match="accepts only 320 x 320 pixels"):
         _inspect(copy)
 
 
@@ -179,7 +179,7 @@ def test_an_unknown_device_is_refused(folder: Path, device: str) -> None:
 @pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="this machine has CUDA")
 @pytest.mark.filterwarnings("ignore:Specified provider")
 def test_a_silent_fallback_to_the_cpu_is_refused(folder: Path) -> None:
-    with pytest.raises(NotReady, match=r"scoring.device: onnxruntime fell back to CPUExecutionProvider \(value: cuda"):
+    with pytest.raises(NotReady, match=r"score.device: onnxruntime fell back to CPUExecutionProvider \(value: cuda"):
         faces.load(_inspect(folder), device="cuda:1")
 
 

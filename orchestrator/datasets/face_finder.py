@@ -18,7 +18,7 @@ class FaceFinder:
     """The settings' face pack with the scorer's own cache. Raises NotReady where the pack is missing or broken."""
 
     def __init__(self, scoring: Scoring, *, cache: Path, hand: Path) -> None:
-        pack = faces.inspect(scoring.pack, det_size=scoring.det_size, decode_rule=images.DECODE_RULE)
+        pack = faces.inspect(scoring.pack, det_size=scoring.det_size)
         self._scoring = scoring
         self._looker = BatchEmbedder(
             load=lambda: faces.load(pack, device=scoring.device),

@@ -24,9 +24,7 @@ def key_of(dataset: Dataset, source_key: str, scoring: Scoring, hashes: provenan
         "caption": [dataset.caption_extension, dataset.trigger],
     }
     if recipe.needs_faces:
-        parts["faces"] = faces.inspect(
-            scoring.pack, det_size=scoring.det_size, decode_rule=images.DECODE_RULE
-        ).fingerprint
+        parts["faces"] = faces.inspect(scoring.pack, det_size=scoring.det_size).fingerprint
     if recipe.frames:
         parts["frames"] = asdict(recipe.frames) | {"videos": hashes.of_all(video.files(recipe.frames.videos))}
         parts["references"] = hashes.of_all(images.pictures(scoring.references).pictures)

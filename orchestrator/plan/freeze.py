@@ -56,7 +56,7 @@ def _fingerprint(asked: Plan, prepared: Mapping[str, PreparedDataset], hashes: p
     """What changes a picture or a number and is not an argument of a point; one entry for each thing to name."""
     used = asked.settings
     generation = {key: value for key, value in asdict(used.generation).items() if "prompts" not in key}
-    pack = faces.inspect(used.scoring.pack, det_size=used.scoring.det_size, decode_rule=images.DECODE_RULE)
+    pack = faces.inspect(used.scoring.pack, det_size=used.scoring.det_size)
     return {
         **{f"templates/{name}": _hash(text) for name, text in _templates(used.templates).items()},
         **{f"generate.{key}": json.dumps(value) for key, value in generation.items()},
@@ -75,7 +75,7 @@ def _fingerprint(asked: Plan, prepared: Mapping[str, PreparedDataset], hashes: p
 def _second_pack(used: Scoring) -> dict[str, str]:
     if used.second_pack is None:
         return {}
-    pack = faces.inspect(used.second_pack, det_size=used.det_size, decode_rule=images.DECODE_RULE)
+    pack = faces.inspect(used.second_pack, det_size=used.det_size)
     return {"second face pack": pack.fingerprint}
 
 

@@ -1,6 +1,5 @@
 """Is this machine ready for this sweep: everything that is missing in one list, each with what mends it."""
 
-import importlib.metadata
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -97,7 +96,7 @@ def _base(base: BaseModel, where: str) -> Iterator[Problem]:
 def _faces(settings: Settings, where: str) -> Iterator[Problem]:
     scoring = settings.scoring
     try:
-        faces.inspect(scoring.pack, det_size=scoring.det_size, decode_rule=images.DECODE_RULE)
+        faces.inspect(scoring.pack, det_size=scoring.det_size)
     except NotReady as error:
         yield from error.problems
     listing = images.pictures(scoring.references)
@@ -109,23 +108,13 @@ def _faces(settings: Settings, where: str) -> Iterator[Problem]:
         what = f"only {len(listing.pictures)} reference pictures: scores against them are shaky"
         yield _doubt(what, where, "score.references", str(scoring.references), "eight at least, better twenty")
     yield from _clip(scoring, where)
-    if _installed("onnxruntime") and _installed("onnxruntime-gpu"):
-        what = "onnxruntime and onnxruntime-gpu are both installed and have overwritten each other"
-        yield _doubt(what, "", "", "", "`make gpu-scoring` for the GPU, or `make setup` in a new .venv for the CPU")
+    yield from faces.runtime_problems()
 
 
 def _clip(scoring: Scoring, where: str) -> Iterator[Problem]:
     if scoring.clip and (absent := [name for name in prompt_adherence.FILES if not (scoring.clip / name).is_file()]):
         remedy = "put a CLIP model there, as transformers saves it, or take `clip` out"
         yield _missing(f"lacks {', '.join(absent)}", where, "score.clip", scoring.clip, remedy)
-
-
-def _installed(name: str) -> bool:
-    try:
-        importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 def _disk(settings: Settings, where: str) -> Iterator[Problem]:

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from orchestrator import images, scoring
+from orchestrator import scoring
 from orchestrator.errors import NotReady, OrchestrateError, Problem, Severity
 from orchestrator.scoring import faces, prompt_adherence, thumbnails
 from orchestrator.scoring.batch_embedder import BatchEmbedder
 from orchestrator.scoring.in_progress import InProgressFile
 
-_REFERENCES = "scoring.references"
+_REFERENCES = "score.references"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -53,7 +53,7 @@ def _by_faces(job: scoring.Job) -> scoring.Scored:
 
 def _by(folder: Path, job: scoring.Job) -> scoring.Scored:
     """The scores by one face pack."""
-    pack = faces.inspect(folder, det_size=job.det_size, decode_rule=images.DECODE_RULE)
+    pack = faces.inspect(folder, det_size=job.det_size)
     looker = BatchEmbedder(
         load=lambda: faces.load(pack, device=job.device),
         cache=faces.Cache(job.cache, pack.fingerprint),

@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator import images
 from orchestrator import scoring as scorer
 from orchestrator.errors import NotReady, OrchestrateError, Problem
 from orchestrator.model import Scoring
@@ -103,7 +102,7 @@ def _read(path: Path) -> _Job:
 
 def _outcomes(job: _Job) -> list[faces.Outcome]:
     used = job.scoring
-    pack = faces.inspect(used.pack, det_size=used.det_size, decode_rule=images.DECODE_RULE)
+    pack = faces.inspect(used.pack, det_size=used.det_size)
     looker = BatchEmbedder(
         load=lambda: faces.load(pack, device=used.device),
         cache=faces.Cache(job.cache, pack.fingerprint),

@@ -165,6 +165,6 @@ def _seen(trainer: Trainer, asked: dict[str, object], folder: Path) -> dict[str,
 
 def _face(picture: np.ndarray, weighing: Context) -> tuple[float, ...]:
     scoring = weighing.settings.scoring
-    model = faces.load(faces.inspect(scoring.pack, det_size=256, decode_rule=images.DECODE_RULE), device="cpu")
+    model = faces.load(faces.inspect(scoring.pack, det_size=256), device="cpu")
     pixels = np.rint((picture.transpose(1, 2, 0) + 1) * 127.5).astype(np.uint8)
     return model.find(pixels).faces[0].box

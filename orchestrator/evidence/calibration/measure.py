@@ -152,7 +152,7 @@ def _known_pairs(pairs: Iterable[PicturePair], looked: Mapping[Path, FaceEmbeddi
 
 def _pack(settings: Settings) -> str:
     used = settings.scoring
-    return faces.inspect(used.pack, det_size=used.det_size, decode_rule=images.DECODE_RULE).fingerprint
+    return faces.inspect(used.pack, det_size=used.det_size).fingerprint
 
 
 def _hashes(settings: Settings) -> provenance.Hashes:

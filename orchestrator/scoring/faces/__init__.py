@@ -1,6 +1,6 @@
 """Finds faces and compares them to a persona: InsightFace behind a protocol, its pack checked, its results cached.
 
-pack = faces.inspect(folder, det_size=640, decode_rule=...)     reads no weights, imports no InsightFace
+pack = faces.inspect(folder, det_size=640,   checks the files, runs nothing
 model = faces.load(pack, device="cpu")                          loads, tries, and refuses a silent fallback
 sighting = model.find(picture)                                  faces, largest first
 embeddings = model.embed([sighting.crop])                       of many pictures at once

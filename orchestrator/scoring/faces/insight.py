@@ -118,7 +118,7 @@ def _provider(device: str) -> tuple[str, dict[str, str]]:
     if kind == "cuda" and (number.isdigit() or device == "cuda"):
         # TF32 would round what the CPU does not, and the cache serves both.
         return _CUDA, {"device_id": number or "0", "use_tf32": "0"}
-    raise NotReady(Problem(what="is no device", key="scoring.device", value=device, remedy='"cpu", "cuda" or "cuda:1"'))
+    raise NotReady(Problem(what="is no device", key="score.device", value=device, remedy='"cpu", "cuda" or "cuda:1"'))
 
 
 def _import_insightface() -> Any:
@@ -185,7 +185,7 @@ def _not_importable(error: ImportError) -> Problem:
 def _fell_back(device: str, active: str) -> Problem:
     return Problem(
         what=f"onnxruntime fell back to {active}",
-        key="scoring.device",
+        key="score.device",
         value=device,
         remedy='make gpu-scoring (onnxruntime-gpu with its CUDA and cuDNN), or device = "cpu"',
     )

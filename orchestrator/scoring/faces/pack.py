@@ -1,4 +1,4 @@
-"""A face pack on disk, checked by us before InsightFace sees it: it would download, hang, or assert without a word."""
+"""Checks a face pack on disk before InsightFace opens it, which would download, hang or fail with an empty message."""
 
 import hashlib
 import importlib.metadata
@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from orchestrator import images
 from orchestrator.errors import NotReady, Problem
-from orchestrator.scoring.faces import onnx_head
 
 DET_THRESH = 0.5
-"""InsightFace's own default: a detection below it is no face."""
+"""InsightFace's default: detections below it are ignored."""
 
-KEY = "scoring.pack"
+KEY = "score.pack"
 
 SOURCES = (
     "https://github.com/deepinsight/insightface/releases/download/v0.7/buffalo_l.zip "
@@ -26,8 +26,29 @@ _PADDING = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Signature:
+    """The shape of every input of an ONNX model, None where a size is open, and the number of its outputs."""
+
+    inputs: tuple[tuple[int | None, ...], ...]
+    outputs: int
+
+    @property
+    def is_detector(self) -> bool:
+        """Scores, boxes and landmarks at three or five strides; without landmarks no face can be aligned."""
+        return len(self.inputs) == 1 and len(self.inputs[0]) == 4 and self.outputs in (9, 15)
+
+    @property
+    def is_recogniser(self) -> bool:
+        """One aligned square in, one embedding out, in a size for which InsightFace has a template."""
+        if len(self.inputs) != 1 or len(self.inputs[0]) != 4 or self.outputs != 1:
+            return False
+        height, width = self.inputs[0][2:]
+        return height is not None and height == width and (height % 112 == 0 or height % 128 == 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DetectorPass:
-    """One try of the detector: the square it works in, and black added on each side as a share of the longer side."""
+    """One run of the detector. size: side of its square, pixels. padding: black added per side, of the longer side."""
 
     size: int
     padding: float = 0.0
@@ -38,7 +59,7 @@ class DetectorPass:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pack:
-    """The two models that are used, how they are asked, and a fingerprint of all that shapes an embedding."""
+    """The two models, the detector's passes in order, and a fingerprint of everything that changes an embedding."""
 
     detector: Path
     recogniser: Path
@@ -46,77 +67,77 @@ class Pack:
     fingerprint: str
 
 
-def inspect(folder: Path, *, det_size: int, decode_rule: str) -> Pack:
-    """Check the pack without loading it; raises NotReady with everything that is wrong with it.
+def inspect(folder: Path, *, det_size: int, decode_rule: str = images.DECODE_RULE) -> Pack:
+    """Check the pack without running it; raises NotReady with all its problems.
 
-    folder: holds the .onnx files of exactly one detector and one recogniser, others are passed over.
-    det_size: side of the detector's square in pixels. decode_rule: names how pictures become pixels.
+    folder: holds the .onnx files of exactly one detector and one recogniser; other models are ignored.
+    det_size: side of the detector's square in pixels. decode_rule: names how images become pixels.
     """
-    heads, problems = _heads(folder)
+    signatures = _signatures(folder)
+    detectors = [path for path, signature in signatures.items() if signature.is_detector]
+    recognisers = [path for path, signature in signatures.items() if signature.is_recogniser]
+    problems = [*_count_problems("detector", detectors, folder), *_count_problems("recogniser", recognisers, folder)]
+    for path in detectors:
+        problems += _size_problems(path, signatures[path], det_size)
     if problems:
         raise NotReady(*problems)
-    detectors = [path for path, head in heads.items() if _is_detector(head)]
-    recognisers = [path for path, head in heads.items() if _is_recogniser(head)]
-    problems = [*_one("detector", detectors, folder), *_one("recogniser", recognisers, folder)]
-    problems += [problem for path in detectors for problem in _size_problems(path, heads[path], det_size)]
-    if problems:
-        raise NotReady(*problems)
-    passes = _passes(det_size, fixed=heads[detectors[0]].inputs[0][2] is not None)
+    passes = _passes(det_size, fixed=signatures[detectors[0]].inputs[0][2] is not None)
     fingerprint = _fingerprint((detectors[0], recognisers[0]), passes, decode_rule)
     return Pack(
         detector=detectors[0].resolve(), recogniser=recognisers[0].resolve(), passes=passes, fingerprint=fingerprint
     )
 
 
-def _heads(folder: Path) -> tuple[dict[Path, onnx_head.Head], list[Problem]]:
+def _signatures(folder: Path) -> dict[Path, Signature]:
+    """Those of all ONNX files of the folder; raises NotReady where there are none or some are broken."""
     files = sorted(folder.glob("*.onnx"))
     if not files:
-        return {}, [_absent(folder)]
-    if (folder / "manifest.json").exists():
-        return {}, [_manifest(folder / "manifest.json")]
-    heads, problems = {}, []
+        raise NotReady(_missing(folder))
+    manifest = folder / "manifest.json"
+    if manifest.exists():
+        what = "this pack declares its own preprocessing, which is not supported"
+        raise NotReady(Problem(what=what, where=str(manifest), key=KEY, remedy=f"use {SOURCES}"))
+    found, problems = {}, []
     for path in files:
         try:
-            heads[path] = onnx_head.read(path)
+            found[path] = read_signature(path)
         except (OSError, ValueError) as error:
-            problems.append(_broken(path, error))
-    return heads, problems
+            what, remedy = f"is not a complete ONNX model: {error}", f"unpack it again from {SOURCES}"
+            problems.append(Problem(what=what, where=str(path), key=KEY, remedy=remedy))
+    if problems:
+        raise NotReady(*problems)
+    return found
 
 
-def _absent(folder: Path) -> Problem:
-    what = "holds no .onnx files" if folder.is_dir() else "there is no such folder"
-    deeper = sorted({path.parent for path in folder.glob("*/*.onnx")})
-    remedy = f"unpack the .onnx files of {SOURCES} into {folder.absolute()}"
-    if deeper:
-        remedy = f"they are one folder deeper: name {deeper[0]}"
-    return Problem(what=f"the face pack: {what}", where=str(folder), key=KEY, remedy=remedy)
+def read_signature(path: Path) -> Signature:
+    """Raises OSError, or ValueError when the file is not a complete ONNX model."""
+    import onnx
+    from google.protobuf.message import DecodeError
 
-
-def _manifest(path: Path) -> Problem:
-    what = "this pack describes its own preprocessing, which is not read here"
-    return Problem(what=what, where=str(path), key=KEY, remedy=f"use {SOURCES}")
-
-
-def _broken(path: Path, error: Exception) -> Problem:
-    return Problem(
-        what=f"is not a whole ONNX model: {error}", where=str(path), key=KEY, remedy=f"unpack it again from {SOURCES}"
+    try:
+        graph = onnx.load(str(path), load_external_data=False).graph
+    except DecodeError as error:
+        raise ValueError(str(error)) from error
+    if not graph.node:
+        raise ValueError("it has no graph")
+    weights = {tensor.name for tensor in graph.initializer}  # before IR version 4, every weight was an input too
+    shapes = [value.type.tensor_type.shape.dim for value in graph.input if value.name not in weights]
+    return Signature(
+        inputs=tuple(tuple(dim.dim_value if dim.dim_value > 0 else None for dim in shape) for shape in shapes),
+        outputs=len(graph.output),
     )
 
 
-def _is_detector(head: onnx_head.Head) -> bool:
-    """Scores, boxes and landmarks at three or five strides; without landmarks nothing can be aligned."""
-    return len(head.inputs) == 1 and len(head.inputs[0]) == 4 and head.outputs in (9, 15)
+def _missing(folder: Path) -> Problem:
+    what = "contains no .onnx files" if folder.is_dir() else "there is no such folder"
+    nested = sorted({path.parent for path in folder.glob("*/*.onnx")})
+    remedy = f"unpack the .onnx files of {SOURCES} into {folder.absolute()}"
+    if nested:
+        remedy = f'the files are one folder deeper: pack = "{nested[0]}"'
+    return Problem(what=f"the face pack: {what}", where=str(folder), key=KEY, remedy=remedy)
 
 
-def _is_recogniser(head: onnx_head.Head) -> bool:
-    """One aligned square in, one embedding out, in a size that InsightFace has a template for."""
-    if len(head.inputs) != 1 or len(head.inputs[0]) != 4 or head.outputs != 1:
-        return False
-    height, width = head.inputs[0][2:]
-    return height is not None and height == width and (height % 112 == 0 or height % 128 == 0)
-
-
-def _one(role: str, found: list[Path], folder: Path) -> Iterable[Problem]:
+def _count_problems(role: str, found: list[Path], folder: Path) -> Iterable[Problem]:
     if len(found) == 1:
         return
     names = ", ".join(path.name for path in found) or "none"
@@ -128,26 +149,26 @@ def _one(role: str, found: list[Path], folder: Path) -> Iterable[Problem]:
     )
 
 
-def _size_problems(path: Path, head: onnx_head.Head, det_size: int) -> Iterable[Problem]:
-    height, width = head.inputs[0][2:]
+def _size_problems(path: Path, detector: Signature, det_size: int) -> Iterable[Problem]:
+    height, width = detector.inputs[0][2:]
     if height is not None and (height, width) != (det_size, det_size):
-        what = f"this detector works at {width} x {height} pixels only"
-        remedy = f"det_size = {height}" if height == width else "use a detector that takes squares"
-        yield Problem(what=what, where=str(path), key="scoring.det_size", value=str(det_size), remedy=remedy)
+        what = f"this detector accepts only {width} x {height} pixels"
+        remedy = f"det_size = {height}" if height == width else "use a detector that accepts squares"
+        yield Problem(what=what, where=str(path), key="score.det_size", value=str(det_size), remedy=remedy)
     elif det_size <= 0 or det_size % _STEP:
         what = f"must be a multiple of {_STEP}"
-        yield Problem(what=what, key="scoring.det_size", value=str(det_size), remedy="det_size = 640")
+        yield Problem(what=what, key="score.det_size", value=str(det_size), remedy="det_size = 640")
 
 
 def _passes(det_size: int, *, fixed: bool) -> tuple[DetectorPass, ...]:
-    """A face that fills the frame is missed at 640 and found smaller: in half the size, or with black around it."""
+    """Detectors miss faces that fill the frame; they find them at half the size, or with black around the image."""
     half = max(_STEP, det_size // 2 // _STEP * _STEP)
     smaller = () if fixed else (DetectorPass(size=half),)
     return (DetectorPass(size=det_size), *smaller, DetectorPass(size=det_size, padding=_PADDING))
 
 
 def _fingerprint(models: tuple[Path, Path], passes: tuple[DetectorPass, ...], decode_rule: str) -> str:
-    """Another fingerprint is another embedding. onnxruntime is not in it: its releases agree to rounding."""
+    """A hash of what changes an embedding. The version of onnxruntime does so only by rounding, and is left out."""
     hashes = []
     for path in models:
         with path.open("rb") as file:
