@@ -5,6 +5,7 @@ import time
 import pytest
 
 from orchestrator.errors import Problem
+from orchestrator.kohya import optimizers
 from orchestrator.kohya.arguments import check, schema, values
 from orchestrator.model import Params, Value
 
@@ -123,9 +124,27 @@ def test_equal_values_of_different_types_are_told_apart() -> None:
     assert len(found) == 2
 
 
-@pytest.mark.parametrize("name", [*values.OPTIMIZERS, *values.TORCH_OPTIMIZERS, "prodigyplus.ProdigyPlusScheduleFree"])
-def test_known_optimizers_are_taken(name: str) -> None:
+@pytest.mark.parametrize("name", [*optimizers.SHORT_NAMES, *optimizers.TORCH_CLASSES])
+def test_known_optimizers_are_accepted(name: str) -> None:
     assert problems(optimizer_type=name) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "packages", "adaptive"),
+    [
+        ("PagedAdamW", ("bitsandbytes",), False),
+        ("lion", ("lion_pytorch",), False),
+        ("Prodigy", ("prodigyopt",), True),
+        ("prodigyplus.ProdigyPlusScheduleFree", ("schedulefree", "prodigyplus"), True),
+        ("bitsandbytes.optim.AdEMAMix8bit", ("bitsandbytes",), False),
+        ("pytorch_optimizer.Prodigy", ("pytorch_optimizer",), True),
+        ("torch.optim.AdamW", (), False),
+    ],
+)
+def test_an_optimizers_packages_follow_from_its_name(name: str, packages: tuple[str, ...], adaptive: bool) -> None:
+    assert problems(optimizer_type=name) == []
+    found = optimizers.optimizer_of({"optimizer_type": name})
+    assert (found.packages, found.adaptive) == (packages, adaptive)
 
 
 def test_the_tables_name_real_arguments() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from orchestrator.kohya.optimizers import optimizer_of
 from orchestrator.kohya.outputs import files
 from orchestrator.kohya.outputs.files import TrainingLength
 from orchestrator.model import Params
@@ -11,14 +12,6 @@ _UNET_PER_RANK, _TEXT_PER_RANK, _CONV_PER_RANK = 2_660_000, 903_000, 412_500
 
 _FULL, _HALF = 4, 2
 """Bytes of a number in float32, and in float16 or bfloat16."""
-
-_STATE_BYTES = {
-    "adamw8bit": 2.03, "pagedadamw8bit": 2.03, "lion8bit": 1.02, "pagedlion8bit": 1.02, "lion": 4.0, "adamw": 8.0,
-    "adamwschedulefree": 8.0, "adafactor": 0.25, "prodigy": 13.8, "prodigyplusschedulefree": 4.6,
-}  # fmt: skip
-"""Of an optimizer's state per trained number, as measured on LoRA-shaped tensors; Prodigy's on a fresh LoRA."""
-
-_OTHER_STATE_BYTES = 8.0
 
 
 def trained_numbers(params: Params) -> int:
@@ -49,8 +42,7 @@ def checkpoint_bytes(params: Params) -> int:
 
 def state_bytes(params: Params) -> int:
     """The size of one training state: the weights in float32 and the optimizer's own numbers."""
-    name = str(params.get("optimizer_type") or "adamw").casefold().rpartition(".")[2]
-    return int(trained_numbers(params) * (_FULL + _STATE_BYTES.get(name, _OTHER_STATE_BYTES)))
+    return int(trained_numbers(params) * (_FULL + optimizer_of(params).state_bytes))
 
 
 def training_bytes(params: Params, length: TrainingLength) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from orchestrator.errors import Problem
-from orchestrator.kohya import base_model
+from orchestrator.kohya import base_model, optimizers
 from orchestrator.kohya.arguments import values
 from orchestrator.kohya.arguments.schema import Argument, ArgumentSchema, Kind
 from orchestrator.model import TREATMENTS, Params, Value
@@ -213,10 +213,10 @@ def _is_literal(text: str) -> bool:
 
 
 def _wrong_optimizer(value: str) -> Iterator[tuple[str, str]]:
-    short = {name.casefold() for name in values.OPTIMIZERS}
+    short = {name.casefold() for name in optimizers.SHORT_NAMES}
     dotted = re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", value)
-    if not dotted and value.casefold() not in short and value not in values.TORCH_OPTIMIZERS:
-        hint = closest(value, values.OPTIMIZERS + values.TORCH_OPTIMIZERS)
+    if not dotted and value.casefold() not in short and value not in optimizers.TORCH_CLASSES:
+        hint = closest(value, optimizers.SHORT_NAMES + optimizers.TORCH_CLASSES)
         yield f'sd-scripts knows no optimizer "{value}"', hint or "name a class by its full path, package.module.Class"
 
 

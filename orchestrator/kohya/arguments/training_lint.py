@@ -4,6 +4,7 @@ import ast
 from collections.abc import Iterator
 
 from orchestrator.kohya.arguments.lint_issue import LintIssue, error, warning
+from orchestrator.kohya.optimizers import optimizer_of
 from orchestrator.model import Params, Value
 
 DEFAULT_RATE = 2e-6
@@ -14,16 +15,6 @@ def findings(params: Params) -> Iterator[LintIssue]:
     """The traps of this training."""
     for rule in _RULES:
         yield from rule(params)
-
-
-def _optimizer(params: Params) -> str:
-    """The optimizer's class or short name in lower case, without its module."""
-    return str(params.get("optimizer_type") or "adamw").casefold().rpartition(".")[2]
-
-
-def _is_adaptive(params: Params) -> bool:
-    """Whether the optimizer finds its own step size, and wants a learning rate of 1."""
-    return _optimizer(params).startswith(("prodigy", "dadapt"))
 
 
 def _number(params: Params, key: str, default: float = 0) -> float:
@@ -73,13 +64,14 @@ def _rate_is_given(params: Params) -> Iterator[LintIssue]:
 def _rate_suits_optimizer(params: Params) -> Iterator[LintIssue]:
     if _ignores_rates(params):
         return
+    optimizer = optimizer_of(params)
     for key, rate in _rates(params).items():
         if key not in params:
             continue
-        if _is_adaptive(params) and 0 < rate <= 0.1:
+        if optimizer.adaptive and 0 < rate <= 0.1:
             what = f"{params['optimizer_type']} finds its own step size and wants 1.0: at {rate:g} it hardly learns"
             yield error(key, what, f"set {key} = 1.0 where optimizer_type is {params['optimizer_type']}")
-        elif not _is_adaptive(params) and not _optimizer(params).startswith("sgd") and rate >= 0.1:
+        elif not optimizer.adaptive and not optimizer.name.startswith("SGD") and rate >= 0.1:
             name = params.get("optimizer_type", "AdamW")
             what = f"{name} takes the learning rate as it is: {rate:g} destroys the run"
             yield error(key, what, f"set {key} = 1e-4 or so where optimizer_type is {name}")
@@ -87,7 +79,7 @@ def _rate_suits_optimizer(params: Params) -> Iterator[LintIssue]:
 
 def _one_rate_for_adaptive(params: Params) -> Iterator[LintIssue]:
     """prodigyopt raises at the first step; D-Adaptation takes the first rate for all."""
-    if not _is_adaptive(params) or "plus" in _optimizer(params):
+    if not optimizer_of(params).one_rate:
         return
     name, found = params.get("optimizer_type"), _rates(params)
     if len(set(found.values())) > 1:
@@ -106,7 +98,7 @@ def _one_rate_for_adaptive(params: Params) -> Iterator[LintIssue]:
 def _ignores_rates(params: Params) -> bool:
     """Adafactor sets its own rate unless told otherwise."""
     arguments = _arguments(params, "optimizer_args")
-    return _optimizer(params) == "adafactor" and _literal(arguments.get("relative_step", "True")) is not False
+    return optimizer_of(params).name == "Adafactor" and _literal(arguments.get("relative_step", "True")) is not False
 
 
 def _rates_that_do_nothing(params: Params) -> Iterator[LintIssue]:
@@ -167,8 +159,7 @@ def _length(params: Params) -> Iterator[LintIssue]:
 
 def _schedule(params: Params) -> Iterator[LintIssue]:
     scheduler, warmup = str(params.get("lr_scheduler", "constant")), _number(params, "lr_warmup_steps")
-    free = _optimizer(params).endswith("schedulefree")
-    if free and (scheduler != "constant" or warmup or params.get("lr_scheduler_type")):
+    if optimizer_of(params).schedule_free and (scheduler != "constant" or warmup or params.get("lr_scheduler_type")):
         key = next(key for key in ("lr_scheduler", "lr_warmup_steps", "lr_scheduler_type") if params.get(key))
         what = f"{params['optimizer_type']} has no schedule: sd-scripts ignores it in silence"
         yield error(key, what, f"leave {key} out")
@@ -181,9 +172,9 @@ def _schedule(params: Params) -> Iterator[LintIssue]:
         yield error("lr_warmup_steps", "the warmup is as long as the training", "shorten it")
     if params.get("lr_scheduler_type") and params.get("lr_scheduler"):
         yield error("lr_scheduler", "lr_scheduler_type wins, and lr_scheduler is ignored in silence", "leave one out")
-    if scheduler == "adafactor" and _optimizer(params) != "adafactor":
+    if scheduler == "adafactor" and optimizer_of(params).name != "Adafactor":
         yield error("lr_scheduler", "this scheduler works with the optimizer Adafactor only", "pick another one")
-    if _optimizer(params) == "prodigy" and scheduler == "cosine_with_restarts":
+    if optimizer_of(params).name == "Prodigy" and scheduler == "cosine_with_restarts":
         what = "Prodigy's estimate of the step size does not fit restarts"
         yield warning("lr_scheduler", what, 'set lr_scheduler = "cosine" or "constant"')
     if _number(params, "lr_decay_steps") and scheduler != "warmup_stable_decay":

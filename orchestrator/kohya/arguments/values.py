@@ -1,17 +1,4 @@
-"""Names that sd-scripts knows but its argument parser does not check: optimizers, schedulers, network arguments."""
-
-OPTIMIZERS = (
-    "AdamW", "AdamW8bit", "PagedAdamW", "PagedAdamW8bit", "PagedAdamW32bit", "Lion", "Lion8bit", "PagedLion8bit",
-    "SGDNesterov", "SGDNesterov8bit", "Adafactor", "Prodigy", "DAdaptation", "DAdaptAdamPreprint", "DAdaptAdaGrad",
-    "DAdaptAdam", "DAdaptAdan", "DAdaptAdanIP", "DAdaptLion", "DAdaptSGD", "RAdamScheduleFree", "AdamWScheduleFree",
-    "SGDScheduleFree",
-)  # fmt: skip
-"""Short names of `optimizer_type`, in any case. Source: train_util.get_optimizer."""
-
-TORCH_OPTIMIZERS = (
-    "ASGD", "Adadelta", "Adagrad", "Adam", "Adamax", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD",
-)  # fmt: skip
-"""Classes of torch.optim, which an undotted `optimizer_type` may also name, in exactly this case."""
+"""Names that sd-scripts knows but its argument parser does not check: schedulers, network arguments, samplers."""
 
 SCHEDULERS = (
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",

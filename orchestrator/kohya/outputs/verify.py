@@ -12,6 +12,7 @@ from pathlib import Path
 
 from orchestrator.errors import Problem
 from orchestrator.kohya import resume
+from orchestrator.kohya.optimizers import optimizer_of
 from orchestrator.kohya.outputs import files, log, safetensors_header
 from orchestrator.kohya.outputs.files import TrainingLength
 from orchestrator.kohya.outputs.safetensors_header import Header
@@ -201,8 +202,8 @@ def _disagreements(
     if metadata.get("ss_training_comment") != comment:
         yield "ss_training_comment", comment, metadata.get("ss_training_comment")
     optimizer = metadata.get("ss_optimizer", "").partition("(")[0].rpartition(".")[2]
-    if optimizer.casefold() != optimizer_class(params).casefold():
-        yield "ss_optimizer", optimizer_class(params), optimizer
+    if optimizer.casefold() != (asked := optimizer_of(params).recorded).casefold():
+        yield "ss_optimizer", asked, optimizer
     planned = metadata.get("ss_max_train_steps")
     if metadata.get("ss_steps") != (left := _left(metadata, begun)):
         yield "ss_steps", left, metadata.get("ss_steps")
@@ -222,20 +223,10 @@ def _recorded(params: Params) -> dict[str, str]:
     recorded = {name: key for name, key in {**ESSENTIAL, **ALSO}.items() if name in params}
     if "max_train_epochs" in params:
         recorded.pop("max_train_steps", None)  # epochs win, and the steps become what they amount to
-    if optimizer_class(params) == "Adafactor":  # which may set its own rate, and then clears these
+    if optimizer_of(params).name == "Adafactor":  # which may set its own rate, and then clears these
         for name in ("learning_rate", "unet_lr", "lr_scheduler"):
             recorded.pop(name, None)
     return recorded
-
-
-def optimizer_class(params: Params) -> str:
-    """The class that the trainer records for `optimizer_type`, without its module."""
-    name = str(params.get("optimizer_type") or "")
-    if not name:
-        name = "AdamW8bit" if params.get("use_8bit_adam") else "Lion" if params.get("use_lion_optimizer") else "AdamW"
-    aliases = {"sgdnesterov": "SGD", "sgdnesterov8bit": "SGD8bit", "dadaptation": "DAdaptAdamPreprint"}
-    own = "Adafactor" if name.casefold() == "adafactor" else name
-    return aliases.get(own.casefold(), own).rpartition(".")[2]
 
 
 def _same(asked: Value, told: str | None) -> bool:

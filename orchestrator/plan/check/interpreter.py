@@ -9,6 +9,7 @@ from typing import Any
 from orchestrator.errors import Problem, Severity
 from orchestrator.kohya import argv as command
 from orchestrator.kohya.arguments import schema
+from orchestrator.kohya.optimizers import optimizer_of
 from orchestrator.model import NO_CARD, Params, Settings
 from orchestrator.plan.check.look import CheckResult
 
@@ -33,9 +34,6 @@ print("\\n" + json.dumps(found))
 
 _VENDOR = ("torch", "accelerate", "transformers", "diffusers", "safetensors", "toml", "cv2", "voluptuous")
 _SMALL = ("torch", "safetensors")
-_OPTIMIZERS = {"8bit": "bitsandbytes", "prodigyplus": "prodigyplus", "prodigy": "prodigyopt", "dadapt": "dadaptation"}
-"""What an optimizer's name holds, in small letters, and the package it then comes from; the first that holds."""
-
 _SETUP = "`make setup-trainer` makes it anew with all that is needed"
 
 
@@ -62,14 +60,10 @@ def _needed(settings: Settings, points: Sequence[Params]) -> dict[str, Severity]
     if settings.trainer.train_script != f"{schema.ENTRY}.py":
         return dict.fromkeys(_SMALL, Severity.ERROR)
     needed = dict.fromkeys(_VENDOR, Severity.ERROR)
-    of_points = {_package(params) for params in points} - {""}
-    of_rungs = {_package(rung.set) for rung in settings.oom_fallback if "optimizer_type" in rung.set} - {""} - of_points
+    of_points = {package for params in points for package in optimizer_of(params).packages}
+    rungs = [rung.set for rung in settings.oom_fallback if "optimizer_type" in rung.set]
+    of_rungs = {package for changed in rungs for package in optimizer_of(changed).packages} - of_points
     return {**dict.fromkeys(sorted(of_rungs), Severity.WARNING), **needed, **dict.fromkeys(of_points, Severity.ERROR)}
-
-
-def _package(params: Params) -> str:
-    name = str(params.get("optimizer_type", "")).casefold()
-    return next((package for part, package in _OPTIMIZERS.items() if part in name), "")
 
 
 def _facts(found: Mapping[str, Any]) -> dict[str, str]:

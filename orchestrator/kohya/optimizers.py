@@ -1,0 +1,84 @@
+"""The optimizers that sd-scripts accepts: what each one records, imports, and how it treats the learning rate."""
+
+from dataclasses import dataclass, replace
+
+from orchestrator.model import Params
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Optimizer:
+    """One optimizer, by the name that `optimizer_type` gives it.
+
+    recorded: the class name in a checkpoint's metadata. packages: modules to import beyond those of every training.
+    adaptive: it estimates its own step size and expects a learning rate of 1.0. one_rate: it accepts one learning rate.
+    schedule_free: sd-scripts ignores lr_scheduler and warmup. state_bytes: per trained parameter, as measured on
+    LoRA-shaped tensors (8, as AdamW's, where it was not measured; Prodigy's is that of a fresh LoRA).
+    """
+
+    name: str
+    recorded: str
+    packages: tuple[str, ...] = ()
+    adaptive: bool = False
+    one_rate: bool = False
+    schedule_free: bool = False
+    state_bytes: float = 8.0
+
+
+def _table(packages: str, names: str) -> dict[str, Optimizer]:
+    """Optimizers that need the same packages, by short name in lower case. A name may carry its state: `Lion=4.0`."""
+    found = {}
+    for name, _, state in (item.partition("=") for item in names.split()):
+        adaptive = name.startswith(("Prodigy", "DAdapt"))
+        found[name.casefold()] = Optimizer(
+            name=name,
+            recorded=_RECORDED.get(name, name),
+            packages=tuple(packages.split()),
+            adaptive=adaptive,
+            one_rate=adaptive and name != "ProdigyPlusScheduleFree",
+            schedule_free=name.endswith("ScheduleFree"),
+            state_bytes=float(state or 8),
+        )
+    return found
+
+
+_RECORDED = {"SGDNesterov": "SGD", "SGDNesterov8bit": "SGD8bit", "DAdaptation": "DAdaptAdamPreprint"}
+
+_SHORT = {
+    **_table("", "AdamW=8.0 Adafactor=0.25 SGDNesterov"),
+    **_table("bitsandbytes", "AdamW8bit=2.03 PagedAdamW8bit=2.03 PagedAdamW PagedAdamW32bit Lion8bit=1.02"),
+    **_table("bitsandbytes", "PagedLion8bit=1.02 SGDNesterov8bit"),
+    **_table("lion_pytorch", "Lion=4.0"),
+    **_table("prodigyopt", "Prodigy=13.8"),
+    **_table("dadaptation", "DAdaptation DAdaptAdamPreprint DAdaptAdaGrad DAdaptAdam DAdaptAdan DAdaptAdanIP"),
+    **_table("dadaptation", "DAdaptLion DAdaptSGD"),
+    **_table("schedulefree", "RAdamScheduleFree AdamWScheduleFree=8.0 SGDScheduleFree"),
+}
+_TORCH = _table("", "ASGD Adadelta Adagrad Adam Adamax NAdam RAdam RMSprop Rprop SGD")
+_OTHER = _table("schedulefree prodigyplus", "ProdigyPlusScheduleFree=4.6")
+
+SHORT_NAMES = tuple(optimizer.name for optimizer in _SHORT.values())
+"""What `optimizer_type` may be, in any case. Source: sd-scripts v0.10.1, train_util.get_optimizer."""
+
+TORCH_CLASSES = tuple(optimizer.name for optimizer in _TORCH.values())
+"""Classes of torch.optim, which `optimizer_type` may also name, in exactly this case."""
+
+
+def optimizer_of(params: Params) -> Optimizer:
+    """The optimizer of a training; a class that is not in the table is described by its module and name."""
+    written = str(params.get("optimizer_type") or "")
+    if not written:
+        written = (
+            "AdamW8bit" if params.get("use_8bit_adam") else "Lion" if params.get("use_lion_optimizer") else "AdamW"
+        )
+    module, _, name = written.rpartition(".")
+    folded = name.casefold()
+    known = {**_TORCH, **_SHORT, **_OTHER}.get(folded)
+    if known and not module:
+        return known
+    implied = {"8bit": "bitsandbytes", "schedulefree": "schedulefree"}  # sd-scripts imports these by the name's ending
+    packages = [package for ending, package in implied.items() if folded.endswith(ending)] + [module.partition(".")[0]]
+    adaptive = folded.startswith(("prodigy", "dadapt"))
+    other = Optimizer(
+        name=name, recorded=name, adaptive=adaptive, one_rate=adaptive, schedule_free=folded.endswith("schedulefree")
+    )
+    return replace(known or other, packages=tuple(dict.fromkeys(p for p in packages if p not in ("", "torch"))))
