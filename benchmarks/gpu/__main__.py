@@ -11,10 +11,11 @@ import argparse
 import json
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu import against, cells, pictures, record, sweeps, watch
+from benchmarks.gpu import against, cells, limit, pictures, record, sweeps, watch
 
 STEPS = 5
 CHECK_STEPS = 8
@@ -99,6 +100,39 @@ class Bench:
             for name, figures in against.measure(self._programs, self._inputs):
                 self._results.add("versus", name, figures)
 
+    def limit(self) -> None:
+        """Under a hard limit of 24 GiB, three trainings at once."""
+        folder = self._programs.work / "limit"
+        trials = [trial for trial in limit.memory_trials(self._inputs, folder) if self._due("limit 24 GiB", trial.key)]
+        self._limited("limit 24 GiB", trials, folder)
+
+    def networks(self) -> None:
+        """Memory and speed of other network types, three at once."""
+        folder = self._programs.work / "networks"
+        trials = [trial for trial in limit.network_trials(self._inputs, folder) if self._due("networks", trial.key)]
+        self._limited("networks", trials, folder)
+
+    def threads(self) -> None:
+        """One training at a time with fewer threads."""
+        folder = self._programs.work / "threads"
+        for trial in limit.thread_trials(self._inputs, folder):
+            if self._due("threads", trial.key):
+                for key, figures in limit.measure(self._programs, [trial], folder):
+                    self._results.add("threads", key, figures)
+
+    def _limited(self, part: str, trials: Sequence[limit.Trial], folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        with limit.mps(folder, gib=24) as environment:
+            environment["OMP_NUM_THREADS"] = "4"
+            for start in range(0, len(trials), limit.AT_ONCE):
+                if time.monotonic() > self._deadline:
+                    return
+                batch = [limit.with_environment(t, environment) for t in trials[start : start + limit.AT_ONCE]]
+                with watch.Peak(self._card) as peak:
+                    found = list(limit.measure(self._programs, batch, folder / str(start)))
+                for key, figures in found:
+                    self._results.add(part, key, figures | {"peak_nvml_together_gib": peak.gib})
+
     def _due(self, part: str, key: str) -> bool:
         return not self._results.has(part, key) and time.monotonic() < self._deadline
 
@@ -145,6 +179,9 @@ PARTS = {
     "generate": Bench.generate,
     "sweeps": Bench.sweeps,
     "versus": Bench.against,
+    "limit": Bench.limit,
+    "networks": Bench.networks,
+    "threads": Bench.threads,
 }
 
 

@@ -124,7 +124,7 @@ def argv(cell: Cell, inputs: Inputs, output: Path, *, steps: int) -> list[str]:
 
 
 def _flags(cell: Cell) -> list[str]:
-    flags = ["--sdpa", "--cache_latents", "--cache_latents_to_disk"]
+    flags = ["--sdpa", "--cache_latents"]
     if cell.checkpointing:
         flags.append("--gradient_checkpointing")
     if not cell.text_encoders:

@@ -7,7 +7,7 @@ import re
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,8 +104,32 @@ def together(programs: Programs, commands: Sequence[tuple[Sequence[str], Path]])
     return round(time.monotonic() - began, 1)
 
 
-def _start(programs: Programs, command: Sequence[str], output: Any, errors: Any) -> subprocess.Popen[str]:
+def side_by_side(
+    programs: Programs, commands: Sequence[tuple[Sequence[str], Path, Mapping[str, str]]]
+) -> tuple[list[int], list[float]]:
+    """Run children at once, each into its log and with its own variables; their exit codes and seconds."""
+    codes, seconds = [0] * len(commands), [0.0] * len(commands)
+
+    def run(number: int) -> None:
+        command, log, environment = commands[number]
+        began = time.monotonic()
+        with log.open("w", encoding="utf-8") as output:
+            codes[number] = _start(programs, command, output, subprocess.STDOUT, environment).wait()
+        seconds[number] = round(time.monotonic() - began, 1)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(len(commands))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return codes, seconds
+
+
+def _start(
+    programs: Programs, command: Sequence[str], output: Any, errors: Any, more: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
     environment = dict(os.environ, PYTHONUNBUFFERED="1", COLUMNS="400", HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
+    environment |= more or {}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     return subprocess.Popen(
         command, stdout=output, stderr=errors, text=True, errors="replace", cwd=programs.work, env=environment
