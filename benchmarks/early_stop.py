@@ -17,12 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.planted import orchestrate
+from orchestrator.config.schema import EarlyStop
 from orchestrator.evidence import summary
 from orchestrator.evidence.stats import contrast, early_stop_schedule, early_stop_test, pairs
 from orchestrator.evidence.stats.choice import Cell
 from orchestrator.evidence.summary import RunSummary
 from orchestrator.miniature import world
-from orchestrator.model import EarlyStop, Question, State
+from orchestrator.model import Question, State
 from orchestrator.plan import plan
 
 FloatArray = npt.NDArray[np.float64]

@@ -26,10 +26,10 @@ from safetensors.torch import load_file
 from orchestrator import images as media
 from orchestrator.config import settings
 from orchestrator.config.recipe import Choose, Crop, Frames, Mask, Recipe
+from orchestrator.config.schema import Dataset, Settings
 from orchestrator.datasets import prepare
 from orchestrator.miniature import draw, lora, pack, picture_model, training, world
 from orchestrator.miniature.draw import Backdrop, Pose
-from orchestrator.model import Dataset, Settings
 from orchestrator.scoring import faces
 from orchestrator.store import provenance
 

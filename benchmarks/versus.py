@@ -21,8 +21,8 @@ from typing import Any
 
 from orchestrator import datasets
 from orchestrator.config import settings as settings_file
+from orchestrator.config.schema import Settings
 from orchestrator.kohya import argv as command
-from orchestrator.model import Settings
 from orchestrator.store.layout import Run, Sweep
 
 GRID = """

@@ -15,7 +15,7 @@ from orchestrator.errors import NotReady, errors_of
 
 if TYPE_CHECKING:
     from orchestrator.cli.console import Console
-    from orchestrator.model import Settings
+    from orchestrator.config.schema import Settings
     from orchestrator.plan.plan import Plan
     from orchestrator.run.context import Context, Stop
     from orchestrator.run.followup import FollowupRun
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def ready(asked: Plan, console: Console, cluster: str | None = None) -> list[str]:
     """The UUIDs of the cards to use, none when none is needed here; raises NotReady with all that is missing."""
     from orchestrator import gpu
-    from orchestrator.model import NO_CARD
+    from orchestrator.config.schema import NO_CARD
     from orchestrator.plan import preflight
 
     probe, used = gpu.Nvml(), asked.settings

@@ -9,9 +9,10 @@ from typing import Any
 from PIL import Image
 
 from orchestrator.config.recipe import Recipe
+from orchestrator.config.schema import Dataset, Scoring
 from orchestrator.datasets import builder, prepare
 from orchestrator.miniature import draw, pack, world
-from orchestrator.model import Dataset, Params, Point, PreparedDataset, Scoring
+from orchestrator.model import Params, Point, PreparedDataset
 from orchestrator.store import provenance, records
 
 

@@ -16,6 +16,7 @@ from standins.world import World
 from orchestrator import cli
 from orchestrator import scoring as scorer
 from orchestrator.config import settings
+from orchestrator.config.schema import Settings
 from orchestrator.errors import InputError, NotReady, OrchestrateError, Severity
 from orchestrator.evidence import summary
 from orchestrator.evidence.calibration import measure, negatives, pair_list, plot, record
@@ -23,7 +24,7 @@ from orchestrator.evidence.calibration import text as words
 from orchestrator.evidence.calibration.measure import CalibrationRequest
 from orchestrator.evidence.calibration.record import CalibrationRecord
 from orchestrator.miniature import world as miniature
-from orchestrator.model import FaceStatus, Settings
+from orchestrator.model import FaceStatus
 from orchestrator.scoring import embedding
 from orchestrator.store import layout
 

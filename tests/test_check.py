@@ -16,9 +16,9 @@ from standins.world import CARD, Probe, World
 
 from orchestrator.cli import main
 from orchestrator.config import settings
+from orchestrator.config.schema import Dataset
 from orchestrator.errors import Problem, Severity
 from orchestrator.miniature import draw
-from orchestrator.model import Dataset
 from orchestrator.plan import check as inspection
 from orchestrator.plan import forecast, plan
 from orchestrator.plan.check import card, interpreter, persona, pictures, tokenizers

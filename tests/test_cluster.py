@@ -19,8 +19,9 @@ from typing import Any
 import pytest
 from standins.world import Heard, World
 
+from orchestrator.config.schema import Vram
 from orchestrator.errors import NotReady, Problem
-from orchestrator.model import State, Vram
+from orchestrator.model import State
 from orchestrator.run import ray_executor, schedule, sweep
 from orchestrator.run.context import Context
 from orchestrator.store import process

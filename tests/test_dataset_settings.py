@@ -7,9 +7,9 @@ import pytest
 from orchestrator.config import datasets as dataset_settings
 from orchestrator.config import toml_reader
 from orchestrator.config.recipe import Choose, Crop, CropRegion, Dedupe, Frames, Mask, OnNoFace, Recipe
+from orchestrator.config.schema import Dataset
 from orchestrator.config.toml_reader import Reader
 from orchestrator.errors import InputError
-from orchestrator.model import Dataset
 
 PERSONA = """
 [datasets.persona]

@@ -13,11 +13,11 @@ import pytest
 
 from orchestrator import datasets
 from orchestrator.config.recipe import Choose, Recipe
+from orchestrator.config.schema import Dataset
 from orchestrator.datasets import build_process, choose, prepare
 from orchestrator.datasets.samples import Sample
 from orchestrator.errors import InputError, NotReady
 from orchestrator.miniature import world
-from orchestrator.model import Dataset
 
 PX = 96
 

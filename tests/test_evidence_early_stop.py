@@ -7,10 +7,11 @@ import pytest
 from test_evidence_contrast import RANK, run
 
 from benchmarks import early_stop
+from orchestrator.config.schema import EarlyStop
 from orchestrator.evidence.stats import contrast, early_stop_schedule, early_stop_test
 from orchestrator.evidence.stats.contrast import Verdict
 from orchestrator.evidence.stats.pairs import RunRow
-from orchestrator.model import EarlyStop, State
+from orchestrator.model import State
 
 
 def cells(*values: float) -> dict[tuple[int, int], float]:

@@ -14,10 +14,10 @@ from standins.world import GRID, World
 
 from orchestrator import cli
 from orchestrator.config import settings
+from orchestrator.config.schema import Settings
 from orchestrator.evidence import summary
 from orchestrator.evidence.summary import RunSummary
 from orchestrator.kohya.arguments import values
-from orchestrator.model import Settings
 from orchestrator.report import export
 from orchestrator.report.export import card, workflow
 from orchestrator.store import layout

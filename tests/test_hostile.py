@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from standins.world import World
 
 from orchestrator.config import settings as settings_file
+from orchestrator.config.schema import Dataset
 from orchestrator.datasets import prepare
 from orchestrator.errors import InputError, OrchestrateError
 from orchestrator.kohya import prompts
-from orchestrator.model import Dataset, PreparedDataset, State
+from orchestrator.model import PreparedDataset, State
 from orchestrator.plan import plan
 from orchestrator.scoring import faces
 from orchestrator.store import provenance, records

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.config.schema import BaseModel, Generation, Launcher, Trainer
 from orchestrator.errors import Severity
 from orchestrator.kohya import argv as command
 from orchestrator.kohya import gen_img_plugin, generate, prompts
 from orchestrator.kohya.arguments import values
-from orchestrator.model import BaseModel, Generation, Image, Launcher, Trainer
+from orchestrator.model import Image
 
 TRAINER = Trainer(python=Path("/venv/bin/python"), sd_scripts=Path("/vendor/sd scripts"))
 BASE = BaseModel(name="sdxl", path=Path("/models/sdxl.safetensors"))

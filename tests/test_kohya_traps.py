@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.config.schema import Dataset
 from orchestrator.errors import Severity
 from orchestrator.kohya.arguments import check, lint, schema
-from orchestrator.model import Dataset, Params, Point, Value
+from orchestrator.model import Params, Point, Value
 
 GOOD: Params = {
     "base_model": "sdxl",

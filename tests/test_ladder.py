@@ -1,8 +1,8 @@
 import pytest
 
+from orchestrator.config.schema import FallbackStep
 from orchestrator.errors import InputError
 from orchestrator.kohya import oom_fallback
-from orchestrator.model import FallbackStep
 
 CHECKPOINTING = FallbackStep(name="checkpointing", set={"gradient_checkpointing": True}, keeps_result=True)
 HALVE = FallbackStep(

@@ -19,13 +19,14 @@ from PIL import Image
 from standins.world import Heard, Probe, World
 
 from orchestrator.cli import main
+from orchestrator.config.schema import Settings
 from orchestrator.datasets import prepare
 from orchestrator.errors import NotReady
 from orchestrator.kohya import latents as of_sd_scripts
 from orchestrator.miniature import photos
 from orchestrator.miniature import world as miniature
 from orchestrator.miniature.arguments import Arguments
-from orchestrator.model import Params, Point, Settings, State
+from orchestrator.model import Params, Point, State
 from orchestrator.plan import preflight
 from orchestrator.run import shared_latents
 from orchestrator.run.stages import latents

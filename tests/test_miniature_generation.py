@@ -11,10 +11,10 @@ import pytest
 from insightface.app import FaceAnalysis
 from PIL import Image
 
+from orchestrator.config.schema import BaseModel, Generation, Trainer
 from orchestrator.kohya import generate
 from orchestrator.kohya.outputs import log
 from orchestrator.miniature import generation, pack, picture_model, training, world
-from orchestrator.model import BaseModel, Generation, Trainer
 from orchestrator.model import Image as Picture
 
 TRAINER = Trainer(

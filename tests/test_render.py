@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.config import settings
+from orchestrator.config.schema import Dataset
 from orchestrator.errors import InputError
 from orchestrator.kohya import config_files
 from orchestrator.kohya.toml_writer import TomlWriter, Unwritable
-from orchestrator.model import Dataset, Point
+from orchestrator.model import Point
 
 REPO = Path(__file__).parents[1]
 SETTINGS = settings.load(REPO / "orchestrate.toml")

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.config import settings
+from orchestrator.config.schema import EarlyStop, FallbackStep, Launcher, Limits
 from orchestrator.errors import InputError
-from orchestrator.model import EarlyStop, FallbackStep, Launcher, Limits
 
 REPO = Path(__file__).parents[1]
 EXAMPLE = REPO / "orchestrator" / settings.EXAMPLE

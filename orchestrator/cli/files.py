@@ -12,7 +12,7 @@ from orchestrator.errors import InputError, NotReady, Problem, errors_of
 
 if TYPE_CHECKING:
     from orchestrator.cli.console import Console
-    from orchestrator.model import Dataset, Settings
+    from orchestrator.config.schema import Dataset, Settings
 
 
 @click.group(cls=common.Commands)

@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 from orchestrator.config.recipe import Choose, Crop, CropRegion, Dedupe, Frames, Mask, OnNoFace, Recipe
+from orchestrator.config.schema import Dataset
 from orchestrator.config.toml_reader import (
     ConversionError,
     Converter,
@@ -18,7 +19,7 @@ from orchestrator.config.toml_reader import (
     value,
     whole,
 )
-from orchestrator.model import Dataset, Params
+from orchestrator.model import Params
 
 E = TypeVar("E", bound=StrEnum)
 

@@ -9,6 +9,18 @@ from urllib.parse import urlsplit
 from orchestrator.config import datasets as dataset_settings
 from orchestrator.config import toml_reader
 from orchestrator.config.expressions import ExpressionError, Expressions
+from orchestrator.config.schema import (
+    BaseModel,
+    EarlyStop,
+    FallbackStep,
+    Generation,
+    Launcher,
+    Limits,
+    Scoring,
+    Settings,
+    Trainer,
+    Vram,
+)
 from orchestrator.config.toml_reader import (
     ConversionError,
     Converter,
@@ -21,20 +33,7 @@ from orchestrator.config.toml_reader import (
     whole,
 )
 from orchestrator.errors import InputError, Problem
-from orchestrator.model import (
-    TREATMENTS,
-    BaseModel,
-    EarlyStop,
-    FallbackStep,
-    Generation,
-    Launcher,
-    Limits,
-    Params,
-    Scoring,
-    Settings,
-    Trainer,
-    Vram,
-)
+from orchestrator.model import TREATMENTS, Params
 
 T = TypeVar("T")
 

@@ -6,7 +6,8 @@ Each step takes a Batch and gives a Batch; nothing is cut or written before all 
 from collections.abc import Mapping
 from dataclasses import replace
 
-from orchestrator.model import Dataset, Params
+from orchestrator.config.schema import Dataset
+from orchestrator.model import Params
 
 
 def dataset_for_point(params: Params, datasets: Mapping[str, Dataset]) -> Dataset:

@@ -14,11 +14,11 @@ from PIL import Image
 
 from orchestrator import images as media
 from orchestrator.config.recipe import Mask, Recipe
+from orchestrator.config.schema import Dataset, Scoring
 from orchestrator.datasets import choose, crop, dedupe, frames, mask
 from orchestrator.datasets.face_finder import FaceFinder
 from orchestrator.datasets.samples import Box, Sample, SampleSet, pixels, with_faces
 from orchestrator.errors import InputError, Problem
-from orchestrator.model import Dataset, Scoring
 from orchestrator.store import records
 
 RULE = "2"

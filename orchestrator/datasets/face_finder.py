@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from orchestrator import images
+from orchestrator.config.schema import Scoring
 from orchestrator.errors import NotReady, Problem
-from orchestrator.model import Scoring
 from orchestrator.scoring import faces
 from orchestrator.scoring.batch_embedder import BatchEmbedder
 from orchestrator.scoring.in_progress import InProgressFile

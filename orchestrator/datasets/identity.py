@@ -6,8 +6,8 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from orchestrator import images
+from orchestrator.config.schema import Dataset, Scoring
 from orchestrator.datasets import builder, video
-from orchestrator.model import Dataset, Scoring
 from orchestrator.scoring import faces
 from orchestrator.store import provenance
 

@@ -14,9 +14,10 @@ from typing import Any
 
 from orchestrator import datasets, images
 from orchestrator.config.recipe import Recipe
+from orchestrator.config.schema import Dataset, Settings
 from orchestrator.datasets import build_process, builder, identity, video
 from orchestrator.errors import NotReady, Problem, Severity
-from orchestrator.model import Dataset, Point, PreparedDataset, Settings
+from orchestrator.model import Point, PreparedDataset
 from orchestrator.store import files, provenance, records
 
 

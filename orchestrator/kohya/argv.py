@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from orchestrator.model import Launcher, Trainer
+from orchestrator.config.schema import Launcher, Trainer
 
 TOKENIZERS = ("openai_clip-vit-large-patch14", "laion_CLIP-ViT-bigG-14-laion2B-39B-b160k")
 """The folders that sd-scripts looks for in --tokenizer_cache_dir. Without them it downloads from the Hub."""

@@ -8,9 +8,10 @@ from jinja2 import FileSystemLoader, StrictUndefined, TemplateError
 from jinja2.exceptions import TemplateNotFound, TemplateSyntaxError
 from jinja2.sandbox import SandboxedEnvironment
 
+from orchestrator.config.schema import BaseModel, Dataset, Trainer
 from orchestrator.errors import InputError, Problem
 from orchestrator.kohya.toml_writer import TomlWriter, Unwritable, alike, homogeneous, same_in_both
-from orchestrator.model import TREATMENTS, BaseModel, Dataset, Params, Point, Trainer, Value
+from orchestrator.model import TREATMENTS, Params, Point, Value
 from orchestrator.values import toml_repr
 
 TRAIN, DATASET, PROMPTS = "train.toml.j2", "dataset.toml.j2", "prompts.txt.j2"

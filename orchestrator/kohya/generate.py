@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from orchestrator.config.schema import BaseModel, Generation, Trainer
 from orchestrator.errors import Problem
 from orchestrator.kohya import gen_img_plugin, prompts
 from orchestrator.kohya.arguments import values as known
 from orchestrator.kohya.arguments.check import closest
-from orchestrator.model import BaseModel, Generation, Image, Params, Trainer
+from orchestrator.model import Image, Params
 
 
 def generate_argv(

@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
+from orchestrator.config.schema import Generation
 from orchestrator.errors import Problem, Severity
-from orchestrator.model import Generation
 
 _TOKENS = 75  # of one CLIP chunk; gen_img.py cuts off the rest
 

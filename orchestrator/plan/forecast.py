@@ -5,11 +5,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.config.schema import Generation, Settings
 from orchestrator.errors import Problem
 from orchestrator.kohya import previews, resource_profile, step_count
 from orchestrator.kohya.outputs import files
 from orchestrator.kohya.outputs.files import TrainingLength
-from orchestrator.model import Generation, Params, Point, Settings, State
+from orchestrator.model import Params, Point, State
 from orchestrator.plan import history, vram_estimate
 from orchestrator.plan.history import ProfileStats, RunHistory
 from orchestrator.plan.training_length import LengthEstimator

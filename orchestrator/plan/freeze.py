@@ -10,9 +10,10 @@ from typing import Any
 
 from orchestrator import images
 from orchestrator import text as quantities
+from orchestrator.config.schema import Scoring, Settings
 from orchestrator.errors import Conflict, Problem
 from orchestrator.kohya import config_files
-from orchestrator.model import Point, PreparedDataset, Scoring, Settings
+from orchestrator.model import Point, PreparedDataset
 from orchestrator.plan.plan import Plan
 from orchestrator.scoring import faces, prompt_adherence
 from orchestrator.store import provenance

@@ -7,13 +7,14 @@ from dataclasses import replace
 from orchestrator.config import toml_reader
 from orchestrator.config.expressions import Expressions, is_expression
 from orchestrator.config.grid import Grid
+from orchestrator.config.schema import Settings
 from orchestrator.errors import InputError, Problem, Severity
 from orchestrator.evidence.stats import early_stop_schedule
 from orchestrator.kohya import base_model, config_files, oom_fallback, previews
 from orchestrator.kohya.arguments import check, lint, schema
 from orchestrator.kohya.arguments.schema import ArgumentSchema
 from orchestrator.kohya.oom_fallback import Step
-from orchestrator.model import Params, Point, Settings, Value
+from orchestrator.model import Params, Point, Value
 from orchestrator.run import early_stop
 from orchestrator.run.stages import train
 from orchestrator.store.layout import Attempt, Run

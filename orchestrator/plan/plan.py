@@ -8,9 +8,10 @@ from typing import TypeVar
 
 from orchestrator.config import grid, settings
 from orchestrator.config.grid import Grid
+from orchestrator.config.schema import Settings
 from orchestrator.errors import InputError, NothingSelected, Problem, errors_of
 from orchestrator.kohya import config_files, generate, prompts
-from orchestrator.model import Params, Point, Question, Settings
+from orchestrator.model import Params, Point, Question
 from orchestrator.plan import lint, training_length
 from orchestrator.run.stages import train
 from orchestrator.store.layout import Attempt, Run, Sweep

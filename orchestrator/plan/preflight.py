@@ -6,12 +6,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from orchestrator import images
+from orchestrator.config.schema import NO_CARD, BaseModel, Scoring, Settings
 from orchestrator.datasets import prepare
 from orchestrator.errors import NotReady, Problem, Severity
 from orchestrator.gpu import Card, VramProbe
 from orchestrator.kohya import argv, base_model, latents
 from orchestrator.kohya.arguments import schema
-from orchestrator.model import NO_CARD, TREATMENTS, BaseModel, Point, Scoring, Settings
+from orchestrator.model import TREATMENTS, Point
 from orchestrator.scoring import faces, prompt_adherence
 from orchestrator.store import provenance
 

@@ -5,11 +5,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from orchestrator.config.recipe import Recipe
+from orchestrator.config.schema import Dataset
 from orchestrator.datasets import prepare
 from orchestrator.kohya import step_count
 from orchestrator.kohya.outputs.files import TrainingLength
 from orchestrator.kohya.step_count import Size
-from orchestrator.model import Dataset, Params, Point
+from orchestrator.model import Params, Point
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

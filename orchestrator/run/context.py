@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from orchestrator.config.schema import Settings
 from orchestrator.gpu import VramProbe
-from orchestrator.model import PreparedDataset, Result, Settings
+from orchestrator.model import PreparedDataset, Result
 from orchestrator.store.layout import Run
 
 

@@ -13,9 +13,10 @@ from pathlib import Path
 
 from orchestrator import images as media
 from orchestrator import scoring as scorer
+from orchestrator.config.schema import EarlyStop, Settings
 from orchestrator.evidence.stats import early_stop_schedule
 from orchestrator.kohya import previews, step_count
-from orchestrator.model import EarlyStop, Failure, Image, Params, Score, Settings, Value
+from orchestrator.model import Failure, Image, Params, Score, Value
 from orchestrator.run.context import Context
 from orchestrator.store import process
 from orchestrator.store.layout import Attempt, Run, Sweep

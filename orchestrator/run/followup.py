@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from orchestrator.config.schema import Generation, Settings
 from orchestrator.errors import InputError, errors_of
 from orchestrator.evidence import confirmation
 from orchestrator.evidence.summary import RunSummary
 from orchestrator.kohya import prompts
-from orchestrator.model import Generation, Point, Settings
+from orchestrator.model import Point
 from orchestrator.plan.plan import Plan
 from orchestrator.run.context import Context
 from orchestrator.store import files

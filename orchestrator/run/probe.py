@@ -7,8 +7,9 @@ probe that is there is not made again, and none is ever counted as a run.
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from orchestrator.config.schema import Settings
 from orchestrator.kohya import resource_profile
-from orchestrator.model import Point, Settings
+from orchestrator.model import Point
 from orchestrator.plan import history
 from orchestrator.plan.plan import Plan
 from orchestrator.run.context import Context

@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from orchestrator.config.schema import NO_CARD, Settings
 from orchestrator.errors import NotReady, OrchestrateError, Problem, errors_of
 from orchestrator.gpu import Nvml
-from orchestrator.model import NO_CARD, PreparedDataset, Result, Settings
+from orchestrator.model import PreparedDataset, Result
 from orchestrator.run import schedule
 from orchestrator.run.context import Context, Stop
 from orchestrator.run.local_executor import Perform, TaskResult

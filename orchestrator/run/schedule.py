@@ -5,7 +5,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from orchestrator.model import MACHINE_FAILURES, Failure, Params, Result, Settings, State
+from orchestrator.config.schema import Settings
+from orchestrator.model import MACHINE_FAILURES, Failure, Params, Result, State
 from orchestrator.plan import history
 from orchestrator.run.stages import generate, latents, score, train
 from orchestrator.store import layout, state

@@ -4,8 +4,9 @@ import json
 from collections.abc import Iterable, Mapping
 
 from orchestrator import datasets
+from orchestrator.config.schema import Dataset, Settings
 from orchestrator.kohya import latents as of_sd_scripts
-from orchestrator.model import TREATMENTS, Dataset, Params, Point, PreparedDataset, Settings
+from orchestrator.model import TREATMENTS, Params, Point, PreparedDataset
 from orchestrator.plan import freeze
 from orchestrator.store import layout, provenance, records
 from orchestrator.store.layout import Run

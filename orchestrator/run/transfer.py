@@ -5,11 +5,12 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from orchestrator import scoring
+from orchestrator.config.schema import Settings
 from orchestrator.errors import InputError, NothingSelected, Problem
 from orchestrator.evidence import confirmation, run_metrics, summary
 from orchestrator.evidence.stats import choice
 from orchestrator.evidence.summary import RunSummary
-from orchestrator.model import Point, Score, Settings
+from orchestrator.model import Point, Score
 from orchestrator.plan import plan
 from orchestrator.run import followup
 from orchestrator.run.context import Context

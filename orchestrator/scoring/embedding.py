@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import scoring as scorer
+from orchestrator.config.schema import Scoring
 from orchestrator.errors import NotReady, OrchestrateError, Problem
-from orchestrator.model import Scoring
 from orchestrator.scoring import faces
 from orchestrator.scoring.batch_embedder import BatchEmbedder
 from orchestrator.scoring.in_progress import InProgressFile

@@ -20,8 +20,8 @@ from orchestrator.run.context import Context
 from orchestrator.run.context import Stop
 from orchestrator.miniature import pack
 from orchestrator.miniature import world
-from orchestrator.model import Dataset
-from orchestrator.model import Launcher
+from orchestrator.config.schema import Dataset
+from orchestrator.config.schema import Launcher
 from orchestrator.model import Point
 from orchestrator.model import Result
 from orchestrator.model import Value

@@ -6,7 +6,7 @@ from PIL import Image
 from small_world import SIDE, Trained, World, trained
 
 from orchestrator.kohya import previews
-from orchestrator.model import EarlyStop
+from orchestrator.config.schema import EarlyStop
 from orchestrator.run.stages import train
 
 LENGTH = {"max_train_epochs": 2, "max_train_steps": 4}

@@ -13,7 +13,7 @@ from orchestrator.kohya.outputs import files
 from orchestrator.kohya.outputs import safetensors_header
 from orchestrator.kohya.outputs import log
 from orchestrator.model import Failure
-from orchestrator.model import Launcher
+from orchestrator.config.schema import Launcher
 
 
 def test_a_product_is_proven(masked: Trained) -> None:

@@ -18,7 +18,7 @@ from orchestrator.run.context import Context
 from orchestrator.kohya import argv
 from orchestrator.kohya.outputs import log
 from orchestrator.kohya import latents as of_sd_scripts
-from orchestrator.model import Dataset
+from orchestrator.config.schema import Dataset
 from orchestrator.model import Params
 from orchestrator.run.stages import latents
 from orchestrator.run.stages import train

@@ -9,9 +9,10 @@ from orchestrator.config.grid.evaluation import Evaluation
 from orchestrator.config.grid.identity import canonical, point_id, point_name
 from orchestrator.config.grid.language import Grid
 from orchestrator.config.grid.rules import Rules
+from orchestrator.config.schema import Settings
 from orchestrator.config.toml_reader import did_you_mean
 from orchestrator.errors import InputError, Problem
-from orchestrator.model import Params, Point, Settings, Value
+from orchestrator.model import Params, Point, Value
 from orchestrator.values import toml_repr
 
 MAX_POINTS = 100_000

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from orchestrator import images, text
+from orchestrator.config.schema import Settings
 from orchestrator.errors import InputError, NotReady, Problem
 from orchestrator.evidence.calibration import statistics
 from orchestrator.evidence.calibration.pair_list import PicturePair
 from orchestrator.evidence.calibration.record import CalibrationRecord
 from orchestrator.evidence.calibration.statistics import FloatArray, KnownPair
-from orchestrator.model import Settings
 from orchestrator.run.stages import score
 from orchestrator.scoring import embedding, faces
 from orchestrator.scoring.embedding import FaceEmbedding

@@ -6,11 +6,12 @@ seldom what was wanted.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from orchestrator.config.schema import Dataset
 from orchestrator.errors import Problem
 from orchestrator.kohya.arguments import dataset_lint, training_lint
 from orchestrator.kohya.arguments.check import shown
 from orchestrator.kohya.arguments.lint_issue import LintIssue, error, warning
-from orchestrator.model import Dataset, Params, Point, Value
+from orchestrator.model import Params, Point, Value
 
 _NO_DATASETS: Mapping[str, Dataset] = {}
 

@@ -3,12 +3,13 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from orchestrator.config.schema import Dataset, Settings
 from orchestrator.datasets import prepare
 from orchestrator.errors import Problem
 from orchestrator.gpu import VramProbe
 from orchestrator.kohya import step_count
 from orchestrator.kohya.arguments import schema
-from orchestrator.model import Dataset, Point, Settings
+from orchestrator.model import Point
 from orchestrator.plan import forecast, preflight
 from orchestrator.plan.check import card, interpreter, persona, pictures, tokenizers
 from orchestrator.plan.plan import Plan

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
+from orchestrator.config.schema import Settings
 from orchestrator.errors import Problem, Severity
 from orchestrator.gpu import Card, VramProbe
-from orchestrator.model import Settings
 from orchestrator.plan import preflight, vram_estimate
 from orchestrator.plan.forecast import Forecast
 

@@ -6,11 +6,12 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from orchestrator.config.schema import NO_CARD, Settings
 from orchestrator.errors import Problem, Severity
 from orchestrator.kohya import argv as command
 from orchestrator.kohya.arguments import schema
 from orchestrator.kohya.optimizers import optimizer_of
-from orchestrator.model import NO_CARD, Params, Settings
+from orchestrator.model import Params
 from orchestrator.plan.check.look import CheckResult
 
 TIMEOUT_S = 180

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from orchestrator import images as media
 from orchestrator import scoring as scorer
+from orchestrator.config.schema import Dataset, Settings
 from orchestrator.errors import OrchestrateError, Problem, Severity
-from orchestrator.model import Dataset, FaceStatus, Image, Score, Settings
+from orchestrator.model import FaceStatus, Image, Score
 from orchestrator.plan.check import pictures
 from orchestrator.plan.check.look import CheckResult
 

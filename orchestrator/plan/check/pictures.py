@@ -7,10 +7,11 @@ from pathlib import Path
 import imagehash
 
 from orchestrator import images
+from orchestrator.config.schema import Dataset
 from orchestrator.datasets import dedupe
 from orchestrator.errors import Problem, Severity
 from orchestrator.kohya import step_count
-from orchestrator.model import Dataset, Params
+from orchestrator.model import Params
 
 _TWINS = 4
 """Bits of 64 in which two pictures' perceptual hashes may differ: re-encoded or resized, not another expression."""

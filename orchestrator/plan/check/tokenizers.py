@@ -6,10 +6,10 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+from orchestrator.config.schema import Settings
 from orchestrator.errors import Problem
 from orchestrator.kohya import argv
 from orchestrator.kohya.arguments import schema
-from orchestrator.model import Settings
 
 TIMEOUT_S = 5
 

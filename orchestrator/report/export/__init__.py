@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
+from orchestrator.config.schema import Settings
 from orchestrator.errors import InputError, NothingSelected, OrchestrateError, Problem
 from orchestrator.evidence.summary import RunSummary
-from orchestrator.model import Settings, State
+from orchestrator.model import State
 from orchestrator.report.export import card, workflow
 from orchestrator.store import files, provenance
 from orchestrator.store.layout import Sweep

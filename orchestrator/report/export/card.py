@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from orchestrator.config.schema import Generation, Settings
 from orchestrator.evidence import run_metrics, summary
 from orchestrator.evidence.calibration.record import CalibrationRecord
 from orchestrator.evidence.confirmation import ConfirmationResult
@@ -10,7 +11,7 @@ from orchestrator.evidence.stats import group_mean
 from orchestrator.evidence.stats.interval import Interval
 from orchestrator.evidence.stats.pairs import REPLICATE
 from orchestrator.evidence.summary import RunSummary
-from orchestrator.model import Generation, Params, Settings, State
+from orchestrator.model import Params, State
 from orchestrator.report.export import workflow
 from orchestrator.store.layout import Sweep
 from orchestrator.values import toml_repr

@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from orchestrator.config.schema import Generation, Settings
 from orchestrator.evidence.summary import RunSummary
-from orchestrator.model import Generation, Settings
 
 _SAMPLERS = {
     "euler_a": ("euler_ancestral", "Euler a"),

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import images as media
+from orchestrator.config.schema import Generation
 from orchestrator.kohya import argv as command
 from orchestrator.kohya import generate
 from orchestrator.kohya.outputs import log
-from orchestrator.model import Checkpoint, Failure, Generation, Image, Result
+from orchestrator.model import Checkpoint, Failure, Image, Result
 from orchestrator.run import attempt
 from orchestrator.run.attempt import Command, Stage
 from orchestrator.run.context import Context

@@ -10,10 +10,11 @@ from typing import Any
 
 from orchestrator import datasets
 from orchestrator import images as media
+from orchestrator.config.schema import Dataset
 from orchestrator.errors import NotReady, Problem
 from orchestrator.kohya import argv, config_files, latents
 from orchestrator.kohya.outputs import log
-from orchestrator.model import Dataset, Failure, Params, PreparedDataset, Result
+from orchestrator.model import Failure, Params, PreparedDataset, Result
 from orchestrator.run import attempt
 from orchestrator.run.attempt import Command, Stage
 from orchestrator.run.context import Context

@@ -8,9 +8,10 @@ from typing import Any
 
 from orchestrator import datasets, images
 from orchestrator import scoring as scorer
+from orchestrator.config.schema import Settings
 from orchestrator.errors import NotReady, OrchestrateError
 from orchestrator.kohya.outputs import log
-from orchestrator.model import Failure, Progress, Result, Settings
+from orchestrator.model import Failure, Progress, Result
 from orchestrator.run import attempt
 from orchestrator.run.attempt import Command, Stage
 from orchestrator.run.context import Context

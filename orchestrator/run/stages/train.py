@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import datasets
+from orchestrator.config.schema import Settings
 from orchestrator.kohya import argv, config_files, latents, oom_fallback, previews, prompts, resume
 from orchestrator.kohya.oom_fallback import Step
 from orchestrator.kohya.outputs import log, verify
@@ -19,7 +20,6 @@ from orchestrator.model import (
     Params,
     Progress,
     Result,
-    Settings,
 )
 from orchestrator.run import attempt, early_stop
 from orchestrator.run.attempt import Command, Stage
