@@ -19,8 +19,8 @@ import numpy.typing as npt
 from benchmarks.planted import orchestrate
 from orchestrator.config.schema import EarlyStop
 from orchestrator.evidence import summary
-from orchestrator.evidence.stats import contrast, early_stop_schedule, early_stop_test, pairs
-from orchestrator.evidence.stats.choice import Cell
+from orchestrator.evidence.choice import Cell
+from orchestrator.evidence.stats import contrast, early_stop_rule, pairs
 from orchestrator.evidence.summary import RunSummary
 from orchestrator.miniature import world
 from orchestrator.model import Question, State
@@ -162,7 +162,7 @@ def sweep(kind: Kind, asked: EarlyStop, rng: np.random.Generator) -> Swept:
 
 def truth(kind: Kind, asked: EarlyStop, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
     """The arms' curves (arms, looks and the end), and the runs around them (arms, seeds, looks and the end)."""
-    at = np.array([*early_stop_schedule.preview_steps(TOTAL, asked.after), TOTAL]) / TOTAL
+    at = np.array([*early_stop_rule.preview_steps(TOTAL, asked.after), TOTAL]) / TOTAL
     ends = rng.normal(0.5, kind.spread, kind.arms)
     ends[: len(kind.losses)] -= kind.losses
     late = rng.uniform(0, kind.slow, kind.arms)
@@ -187,11 +187,11 @@ def hopeless_now(kind: Kind, asked: EarlyStop, found: Swept, arm: int, seed: int
     own = found.looked[arm, seed]
     others = [found.looked.get((other, seed), []) for other in range(kind.arms) if other != arm]
     compared = (
-        early_stop_test.compare(own[-1], other[len(own) - 1], asked.margin)
+        early_stop_rule.compare(own[-1], other[len(own) - 1], asked.margin)
         for other in others
         if len(other) >= len(own)
     )
-    share = early_stop_schedule.per_comparison_alpha(asked.p, looks=found.curves.shape[1] - 1, others=kind.arms - 1)
+    share = early_stop_rule.per_comparison_alpha(asked.p, looks=found.curves.shape[1] - 1, others=kind.arms - 1)
     return any(one is not None and one.p < share for one in compared)
 
 
@@ -202,7 +202,7 @@ def tally(kind: Kind, asked: EarlyStop, count: int, rng: np.random.Generator) ->
     within the margin of the best of their seed, those that were stopped; of runs stopped; of steps saved.
     """
     steps, hits, near, runs = (
-        early_stop_schedule.preview_steps(TOTAL, asked.after),
+        early_stop_rule.preview_steps(TOTAL, asked.after),
         Counter[str](),
         0,
         count * kind.arms * kind.seeds,
@@ -242,9 +242,9 @@ class Answered:
 
 def answered(asked: EarlyStop, sweeps: Sequence[Swept], *, leave_out: bool) -> Answered:
     """leave_out: what is not done, stopped runs dropped as failed ones are."""
-    steps, held, bias = [*early_stop_schedule.preview_steps(TOTAL, asked.after), TOTAL], Counter[str](), []
+    steps, held, bias = [*early_stop_rule.preview_steps(TOTAL, asked.after), TOTAL], Counter[str](), []
     for one in sweeps:
-        found = contrast.test_questions(list(rows(one, steps, leave_out=leave_out)), [QUESTION])[0]
+        found = contrast.evaluate_questions(list(rows(one, steps, leave_out=leave_out)), [QUESTION])[0]
         at = steps.index(found.step) if found.step else -1
         true = float(one.curves[1, at] - one.curves[0, at])
         held[found.verdict] += 1

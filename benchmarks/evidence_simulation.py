@@ -16,7 +16,7 @@ from scipy import stats
 
 from orchestrator.evidence.calibration import statistics
 from orchestrator.evidence.stats import contrast, learning_curve, pairs
-from orchestrator.evidence.stats.interval import Interval
+from orchestrator.evidence.stats.estimates import Interval
 from orchestrator.model import Question, State
 
 FloatArray = npt.NDArray[np.float64]
@@ -87,7 +87,7 @@ def rows(sweep: FloatArray) -> list[pairs.RunRow]:
 def answer_all(world: World, count: int, rng: np.random.Generator) -> Iterator[contrast.ContrastResult]:
     """The answer of each of `count` sweeps."""
     for sweep in sweeps(world, count, rng):
-        yield contrast.test_questions(rows(sweep), [QUESTION])[0]
+        yield contrast.evaluate_questions(rows(sweep), [QUESTION])[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,8 +13,7 @@ from standins.world import World
 
 from orchestrator import cli, scoring
 from orchestrator.errors import InputError
-from orchestrator.evidence import run_metrics, summary
-from orchestrator.evidence.stats import choice
+from orchestrator.evidence import choice, run_metrics, summary
 from orchestrator.evidence.stats.contrast import TestSettings
 from orchestrator.evidence.summary import AttemptSummary, RunSummary
 from orchestrator.model import FaceStatus, Failure, Image, Params, Point, Question, Result, Score, State, Value

@@ -19,7 +19,7 @@ from orchestrator.config import settings
 from orchestrator.config.schema import Settings
 from orchestrator.errors import InputError, NotReady, OrchestrateError, Severity
 from orchestrator.evidence import summary
-from orchestrator.evidence.calibration import measure, negatives, pair_list, plot, record
+from orchestrator.evidence.calibration import inputs, measure, plot, record
 from orchestrator.evidence.calibration import text as words
 from orchestrator.evidence.calibration.measure import CalibrationRequest
 from orchestrator.evidence.calibration.record import CalibrationRecord
@@ -55,8 +55,10 @@ def used(album: Path, shared: Path) -> Settings:
 def kept(album: Path, used: Settings) -> CalibrationRecord:
     """Measured once, with the strangers and with two known-good pairs."""
     photo = [album / "references" / f"{number}.png" for number in range(1000, 1004)]
-    pairs = tuple(pair_list.PicturePair(first=a, second=b) for a, b in [photo[:2], photo[1:3]])
-    return measure.measure(used, CalibrationRequest(impostors=negatives.gather([album / "strangers"], ()), pairs=pairs))
+    pairs = tuple(inputs.PicturePair(first=a, second=b) for a, b in [photo[:2], photo[1:3]])
+    return measure.measure(
+        used, CalibrationRequest(impostors=inputs.impostor_pictures([album / "strangers"], ()), pairs=pairs)
+    )
 
 
 def test_every_photo_is_measured_against_the_others(kept: CalibrationRecord, album: Path, used: Settings) -> None:
@@ -92,7 +94,7 @@ def test_folders_of_one_name_are_two_sets(tmp_path: Path) -> None:
     for place in ("a", "b"):
         (tmp_path / place / "others").mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(tmp_path / place / "others" / "x.png")
-    found = negatives.gather([tmp_path / place / "others" for place in ("a", "b")], ())
+    found = inputs.impostor_pictures([tmp_path / place / "others" for place in ("a", "b")], ())
     assert list(found.values()) == [(tmp_path / p / "others" / "x.png",) for p in ("a", "b")]
 
 
@@ -215,7 +217,7 @@ def test_pairs_are_read_from_toml_and_csv(tmp_path: Path, name: str, text: str) 
     for picture in ("a.png", "b.png"):
         (tmp_path / picture).touch()
     (tmp_path / name).write_text(text, encoding="utf-8")
-    (pair,) = pair_list.read(tmp_path / name)
+    (pair,) = inputs.read_pairs(tmp_path / name)
     assert (pair.first, pair.second) == (tmp_path / "a.png", tmp_path / "b.png")
 
 
@@ -224,8 +226,8 @@ def test_pairs_are_read_from_toml_and_csv(tmp_path: Path, name: str, text: str) 
     [
         ("pairs.csv", "a.png,b.png\na.png,gone.png\n", r"pairs\.csv:2: there is no such file \(value: .*gone\.png\)"),
         ("pairs.csv", "a.png\n", r"pairs\.csv:1: has 1 columns, not 2"),
-        ("pairs.csv", "a.png,a.png\n", r"pairs\.csv:1: pairs a picture with itself"),
-        ("pairs.csv", "", r"pairs\.csv: holds no pairs"),
+        ("pairs.csv", "a.png,a.png\n", r"pairs\.csv:1: pairs an image with itself"),
+        ("pairs.csv", "", r"pairs\.csv: contains no pairs"),
         ("pairs.toml", '[[pair]]\nfirst = "a.png"\n', r"pairs\.toml:1: pair\[0\]\.second: .*missing"),
         ("pairs.toml", '[[pairs]]\nfirst = "a.png"\n', r"did you mean pair\?"),
     ],
@@ -235,7 +237,7 @@ def test_mistakes_in_the_list_are_told_with_their_line(tmp_path: Path, name: str
         (tmp_path / picture).touch()
     (tmp_path / name).write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=message):
-        pair_list.read(tmp_path / name)
+        inputs.read_pairs(tmp_path / name)
 
 
 # --- the command, and the reports that follow -------------------------------------------------------------------------
@@ -281,7 +283,7 @@ def test_a_sweep_without_floors_has_no_impostors(world: World) -> None:
     world.context()
     refused = call(world, "calibrate", "--against", "grid")
     assert refused.exit_code == 3
-    assert "no pictures of a base model without a LoRA" in " ".join(refused.stderr.split())
+    assert "no images of a base model without a LoRA" in " ".join(refused.stderr.split())
 
 
 def test_a_second_pack_scores_every_picture_and_its_agreement_is_shown(world: World, shared: Path) -> None:

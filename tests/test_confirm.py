@@ -13,7 +13,6 @@ from orchestrator import cli
 from orchestrator.errors import InputError
 from orchestrator.evidence import confirmation as fresh
 from orchestrator.evidence import run_metrics, summary
-from orchestrator.evidence.stats import confirm as winners_curse
 from orchestrator.model import State
 from orchestrator.run import confirm
 from orchestrator.store import layout, state
@@ -166,8 +165,8 @@ def test_seeds_of_the_same_prompts_are_compared_prompt_by_prompt() -> None:
     """Prompts differ by far more than the change: paired, the change is seen; unpaired, it drowns."""
     reported = {prompt: 0.1 * prompt + 0.03 + 0.001 * (prompt % 2) for prompt in range(8)}
     again = {prompt: 0.1 * prompt for prompt in range(8)}
-    paired = winners_curse.confirmation(reported, again, same_prompts=True)
-    unpaired = winners_curse.confirmation(reported, again)
+    paired = fresh.confirmation(reported, again, same_prompts=True)
+    unpaired = fresh.confirmation(reported, again)
     assert paired
     assert unpaired
     assert paired.change == unpaired.change == pytest.approx(-0.0305)

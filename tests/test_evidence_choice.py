@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from orchestrator.evidence import run_metrics
-from orchestrator.evidence.stats import choice, confirm, interval, pareto
+from orchestrator.evidence import choice, confirmation, run_metrics
+from orchestrator.evidence.stats import estimates, pareto
 from orchestrator.model import FaceStatus, Image, Score
 
 CELLS = [(prompt, seed) for prompt in range(8) for seed in (1, 2)]
@@ -122,7 +122,7 @@ def test_the_numbers_of_a_run() -> None:
     assert (found.images, found.unreadable, found.no_face, found.multi_face) == (4, 2, 1, 1)
     assert (found.similarity_median, found.similarity_mean, found.similarity_p25) == pytest.approx((0.6, 0.6, 0.55))
     assert (found.no_face_rate, found.pass_rate) == (0.25, 0.5)
-    assert found.pass_interval == interval.wilson(2, 4)
+    assert found.pass_interval == estimates.wilson(2, 4)
     assert found.diversity == pytest.approx(np.std([0.5, 0.7], ddof=1))
     assert (found.nearest_training, found.copying, found.face_px) == (0.8, True, 200)
     assert found.above_band_rate == pytest.approx(1 / 3)
@@ -148,13 +148,13 @@ def test_a_missing_face_counts_as_failure_in_prompt_means() -> None:
 
 
 def test_intervals_of_shares() -> None:
-    found = interval.wilson(8, 10)
+    found = estimates.wilson(8, 10)
     assert found is not None
     assert (found.low, found.high) == pytest.approx((0.4902, 0.9433), abs=1e-4)
-    assert interval.wilson(0, 0) is None
-    assert interval.clopper_pearson_upper(0, 60) == pytest.approx(1 - 0.05 ** (1 / 60))
-    assert interval.clopper_pearson_upper(3, 60) == pytest.approx(stats.beta.ppf(0.95, 4, 57))
-    assert interval.clopper_pearson_upper(60, 60) == 1.0
+    assert estimates.wilson(0, 0) is None
+    assert estimates.clopper_pearson_upper(0, 60) == pytest.approx(1 - 0.05 ** (1 / 60))
+    assert estimates.clopper_pearson_upper(3, 60) == pytest.approx(stats.beta.ppf(0.95, 4, 57))
+    assert estimates.clopper_pearson_upper(60, 60) == 1.0
 
 
 def contender(run: str, similarity: float | None, no_face: float | None, copying: float | None) -> pareto.ParetoPoint:
@@ -185,13 +185,13 @@ def test_an_axis_that_one_lacks_is_not_compared() -> None:
 
 def test_a_number_from_fresh_prompts_shows_the_winners_curse() -> None:
     reported, fresh = {0: 0.6, 1: 0.7, 2: 0.65}, {10: 0.5, 11: 0.52, 12: 0.48, 13: 0.51}
-    found = confirm.confirmation(reported, fresh)
+    found = confirmation.confirmation(reported, fresh)
     assert found is not None
     assert found.change == pytest.approx(0.5025 - 0.65)
     expected = stats.ttest_ind(list(fresh.values()), list(reported.values()), equal_var=False).confidence_interval()
     assert found.change_interval is not None
     assert (found.change_interval.low, found.change_interval.high) == pytest.approx((expected.low, expected.high))
-    single = confirm.confirmation({0: 0.6}, {1: 0.5})
+    single = confirmation.confirmation({0: 0.6}, {1: 0.5})
     assert single is not None
     assert (single.change_interval, single.fresh_interval) == (None, None)
-    assert confirm.confirmation({}, fresh) is None
+    assert confirmation.confirmation({}, fresh) is None

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from orchestrator.evidence.stats import contrast, main_effect, mean_estimate, pairs
+from orchestrator.evidence.stats import contrast, estimates, main_effect, pairs
 from orchestrator.evidence.stats.contrast import TestSettings, Verdict
 from orchestrator.evidence.stats.pairs import RunRow
 from orchestrator.model import Question, State, Value
@@ -44,7 +44,7 @@ def seeds(differences: list[float], base: float = 0.5) -> list[RunRow]:
 
 
 def answer(rows: list[RunRow], terms: TestSettings | None = None) -> contrast.ContrastResult:
-    return contrast.test_questions(rows, [RANK], terms=terms)[0]
+    return contrast.evaluate_questions(rows, [RANK], terms=terms)[0]
 
 
 def test_pairs_share_all_dims_but_not_what_follows_from_the_contrast() -> None:
@@ -88,8 +88,8 @@ def test_two_runs_with_the_same_settings_are_not_paired_at_random() -> None:
 
 def test_a_zipped_dim_moves_with_the_contrast_only_when_the_grid_says_so() -> None:
     rows = [run(rank, seed, 0.5 + seed / 10 + rank / 100, batch=rank) for rank in (16, 32) for seed in (1, 2, 3)]
-    assert "no two finished runs" in contrast.test_questions(rows, [RANK])[0].reason
-    zipped = contrast.test_questions(rows, [RANK], zips=[("network_dim", "batch")])[0]
+    assert "no two finished runs" in contrast.evaluate_questions(rows, [RANK])[0].reason
+    zipped = contrast.evaluate_questions(rows, [RANK], zips=[("network_dim", "batch")])[0]
     assert zipped.replicates == 3
     assert zipped.matching.varied_with == ("batch", "network_alpha")
 
@@ -187,7 +187,7 @@ def test_prompts_that_answer_differently_widen_the_interval() -> None:
     rng = np.random.default_rng(0)
     steady = 0.1 + rng.normal(0, 0.01, (6, 1)) + rng.normal(0, 0.005, (6, 8))
     moody = steady + np.tile([0.15, -0.15], 4)
-    narrow, wide = mean_estimate.estimate(steady), mean_estimate.estimate(moody)
+    narrow, wide = estimates.estimate(steady), estimates.estimate(moody)
     assert narrow is not None
     assert wide is not None
     assert wide.mean == pytest.approx(narrow.mean)
@@ -197,18 +197,18 @@ def test_prompts_that_answer_differently_widen_the_interval() -> None:
 
 def test_prompts_too_few_cannot_be_made_up_for_by_seeds() -> None:
     table = np.array([[0.3, -0.2, 0.0], [0.31, -0.18, 0.01], [0.28, -0.21, 0.02]])
-    found = mean_estimate.estimate(table)
+    found = estimates.estimate(table)
     assert found is not None
-    assert mean_estimate.replicates_needed(found, distance=0.05) is None
+    assert estimates.replicates_needed(found, distance=0.05) is None
 
 
 def test_replicates_needed_delivers_the_power_on_average_over_what_the_spread_looked_like() -> None:
     rng, truth, sd, pilots = np.random.default_rng(1), 0.1, 0.1, 400
     kept = []
     for _ in range(pilots):
-        pilot = mean_estimate.estimate(rng.normal(0, sd, (4, 1)))
+        pilot = estimates.estimate(rng.normal(0, sd, (4, 1)))
         assert pilot is not None
-        total = mean_estimate.replicates_needed(pilot, distance=truth)
+        total = estimates.replicates_needed(pilot, distance=truth)
         assert total is not None
         kept.append(stats.ttest_1samp(rng.normal(truth, sd, max(total, 2)), 0).pvalue < 0.05)
     assert 0.72 < np.mean(kept) < 0.92
@@ -218,8 +218,8 @@ def test_holm_corrects_several_questions() -> None:
     assert contrast.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert contrast.holm([]) == []
     rows = seeds([0.05, 0.10, 0.15, 0.20])
-    alone = contrast.test_questions(rows, [RANK])[0]
-    among = contrast.test_questions(rows, [RANK, RANK, RANK])[0]
+    alone = contrast.evaluate_questions(rows, [RANK])[0]
+    among = contrast.evaluate_questions(rows, [RANK, RANK, RANK])[0]
     assert alone.verdict is Verdict.YES
     assert among.verdict is Verdict.UNDECIDED
     assert "Holm" in among.reason
@@ -229,14 +229,14 @@ def test_holm_corrects_several_questions() -> None:
 
 def test_a_question_without_runs_does_not_weigh_on_the_others() -> None:
     nothing = Question(id="Q1", ask="?", dim="base_model", levels=("a", "b"))
-    first, second = contrast.test_questions(seeds([0.05, 0.10, 0.15, 0.20]), [nothing, RANK])
+    first, second = contrast.evaluate_questions(seeds([0.05, 0.10, 0.15, 0.20]), [nothing, RANK])
     assert (first.verdict, second.verdict) == (Verdict.UNDECIDED, Verdict.YES)
     assert first.difference is None
 
 
 def test_the_sign_flip_test_is_exact() -> None:
-    assert mean_estimate.sign_flip_p(np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])) == pytest.approx(2 / 2**6)
-    assert mean_estimate.sign_flip_p(np.array([0.1])) == 1.0
+    assert estimates.sign_flip_p(np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])) == pytest.approx(2 / 2**6)
+    assert estimates.sign_flip_p(np.array([0.1])) == 1.0
 
 
 def test_what_the_difference_mixes_is_told_apart() -> None:

@@ -8,7 +8,7 @@ from test_evidence_contrast import RANK, run
 
 from benchmarks import early_stop
 from orchestrator.config.schema import EarlyStop
-from orchestrator.evidence.stats import contrast, early_stop_schedule, early_stop_test
+from orchestrator.evidence.stats import contrast, early_stop_rule
 from orchestrator.evidence.stats.contrast import Verdict
 from orchestrator.evidence.stats.pairs import RunRow
 from orchestrator.model import State
@@ -23,31 +23,31 @@ def cells(*values: float) -> dict[tuple[int, int], float]:
     [(2160, 0.34, [735, 1470]), (120, 0.5, [61]), (100, 0.25, [26, 52, 78]), (4, 0.9, [])],
 )
 def test_looks_are_after_each_share_and_never_at_the_end(total: int, after: float, steps: list[int]) -> None:
-    assert list(early_stop_schedule.preview_steps(total, after)) == steps
+    assert list(early_stop_rule.preview_steps(total, after)) == steps
 
 
 def test_the_chance_of_an_error_is_shared_by_all_comparisons() -> None:
-    bound = early_stop_schedule.per_comparison_alpha(0.01, looks=2, others=5)
+    bound = early_stop_rule.per_comparison_alpha(0.01, looks=2, others=5)
     assert bound == pytest.approx(0.001)
-    assert 2.0 ** -early_stop_schedule.min_pairs(bound) < bound <= 2.0 ** -(early_stop_schedule.min_pairs(bound) - 1)
+    assert 2.0 ** -early_stop_rule.min_pairs(bound) < bound <= 2.0 ** -(early_stop_rule.min_pairs(bound) - 1)
 
 
 def test_p_is_wilcoxons() -> None:
     """All of n differences below the margin: the smallest p there is, 2^-n; one on the other side, by the tables."""
     own, other = cells(0.1, 0.12, 0.14, 0.16, 0.18), cells(0.6, 0.61, 0.62, 0.63, 0.64)
-    found = early_stop_test.compare(own, other, 0.1)
+    found = early_stop_rule.compare(own, other, 0.1)
     assert found
     assert found.p == pytest.approx(1 / 32)
     assert found.difference == pytest.approx(-0.48)
     assert found.pictures == 5
-    turned = early_stop_test.compare(own | {(4, 1): 0.6}, other, 0.1)
+    turned = early_stop_rule.compare(own | {(4, 1): 0.6}, other, 0.1)
     assert turned
     assert turned.p == pytest.approx(2 / 32)
 
 
 def test_the_margin_is_part_of_what_is_tested() -> None:
     own, other = cells(*[0.30 + 0.01 * n for n in range(8)]), cells(*[0.5 + 0.012 * n for n in range(8)])
-    small, large = early_stop_test.compare(own, other, 0.1), early_stop_test.compare(own, other, 0.22)
+    small, large = early_stop_rule.compare(own, other, 0.1), early_stop_rule.compare(own, other, 0.22)
     assert small
     assert small.p == pytest.approx(2**-8)
     assert large
@@ -56,8 +56,8 @@ def test_the_margin_is_part_of_what_is_tested() -> None:
 
 def test_a_missing_face_alone_ends_nothing_and_faces_missing_everywhere_do() -> None:
     other = cells(*[0.5 + 0.01 * n for n in range(8)])
-    one = early_stop_test.compare(cells(-1.0, *[0.5 + 0.011 * n for n in range(1, 8)]), other, 0.15)
-    all_of_them = early_stop_test.compare(cells(*[-1.0] * 8), other, 0.15)
+    one = early_stop_rule.compare(cells(-1.0, *[0.5 + 0.011 * n for n in range(1, 8)]), other, 0.15)
+    all_of_them = early_stop_rule.compare(cells(*[-1.0] * 8), other, 0.15)
     assert one
     assert one.p > 0.5
     assert all_of_them
@@ -65,7 +65,7 @@ def test_a_missing_face_alone_ends_nothing_and_faces_missing_everywhere_do() -> 
 
 
 def test_pictures_that_only_one_has_do_not_count() -> None:
-    assert early_stop_test.compare(cells(0.1), {(9, 9): 0.9}, 0.1) is None
+    assert early_stop_rule.compare(cells(0.1), {(9, 9): 0.9}, 0.1) is None
 
 
 @pytest.mark.parametrize("kind", ["all arms alike", "arms that differ a little", "four of six hopeless"])
@@ -107,7 +107,7 @@ def ended(rank: int, seed: int, value: float, **looks: float) -> RunRow:
 def test_a_run_that_was_stopped_alone_has_all_pairs_compared_as_they_stood() -> None:
     rows = [ended(16, seed, 0.7, s50=0.5 + 0.01 * seed, s80=0.6) for seed in (1, 2, 3)]
     rows += [stopped(32, 1, s50=0.1), stopped(32, 2, s50=0.12, s80=0.1), ended(32, 3, 0.69, s50=0.2, s80=0.68)]
-    found = contrast.test_questions(rows, [RANK])[0]
+    found = contrast.evaluate_questions(rows, [RANK])[0]
     assert found.step == 50, "the last step that all of them reached"
     assert found.difference == pytest.approx((0.1 + 0.12 + 0.2 - 0.51 - 0.52 - 0.53) / 3)
     assert (found.verdict, found.replicates, found.matching.left_out) == (Verdict.NO, 3, ())
@@ -118,7 +118,7 @@ def test_left_out_it_would_flatter_its_level() -> None:
     """The one pair that is left at the end says that the second level is as good; the two others were hopeless."""
     rows = [ended(16, seed, 0.7 + 0.01 * seed, s50=0.5) for seed in (1, 2, 3)]
     rows += [stopped(32, 1, s50=0.1), stopped(32, 2, s50=0.12), ended(32, 3, 0.73, s50=0.3)]
-    found = contrast.test_questions(rows, [RANK])[0]
+    found = contrast.evaluate_questions(rows, [RANK])[0]
     assert found.difference is not None
     assert found.difference < -0.2
     assert found.ended == contrast.FinishedPairs(pairs=1, difference=pytest.approx(0.0))
@@ -129,7 +129,7 @@ def test_left_out_it_would_flatter_its_level() -> None:
 def test_pairs_that_were_stopped_together_leave_the_others_at_their_ends() -> None:
     rows = [ended(rank, seed, 0.5 + 0.01 * seed * (rank == 32), s50=0.4) for rank in (16, 32) for seed in (1, 2, 3)]
     rows += [stopped(16, 4, s50=0.1), stopped(32, 4, s50=0.1)]
-    found = contrast.test_questions(rows, [RANK])[0]
+    found = contrast.evaluate_questions(rows, [RANK])[0]
     assert found.step is None
     assert found.difference == pytest.approx(0.02)
     assert {one.reason for one in found.matching.left_out} == {"stopped early"}
@@ -137,13 +137,13 @@ def test_pairs_that_were_stopped_together_leave_the_others_at_their_ends() -> No
 
 def test_where_all_pairs_were_stopped_they_are_compared_as_they_stood() -> None:
     rows = [stopped(rank, seed, s50=0.1 * seed + 0.01 * (rank == 32)) for rank in (16, 32) for seed in (1, 2)]
-    found = contrast.test_questions(rows, [RANK])[0]
+    found = contrast.evaluate_questions(rows, [RANK])[0]
     assert (found.step, found.replicates) == (50, 2)
 
 
 def test_a_run_that_nobody_looked_at_is_left_out_and_named() -> None:
     rows = [ended(16, 1, 0.7, s50=0.5), stopped(32, 1, s50=0.1), ended(16, 2, 0.7), ended(32, 2, 0.7, s50=0.5)]
-    found = contrast.test_questions(rows, [RANK])[0]
+    found = contrast.evaluate_questions(rows, [RANK])[0]
     assert found.step == 50
     assert {one.run: one.reason for one in found.matching.left_out} == {
         "r16s2": "no scores",

@@ -14,8 +14,7 @@ from benchmarks import page as paper
 from orchestrator.evidence import run_metrics, summary
 from orchestrator.evidence.calibration import statistics
 from orchestrator.evidence.calibration.record import CalibrationRecord
-from orchestrator.evidence.confirmation import ConfirmationResult
-from orchestrator.evidence.stats.confirm import Confirmation
+from orchestrator.evidence.confirmation import Confirmation, ConfirmationResult
 from orchestrator.report import html
 from orchestrator.report.answers.answer import Answer
 from orchestrator.report.html import csp, figures, image_sheets

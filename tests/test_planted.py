@@ -13,8 +13,7 @@ import pytest
 import torch
 
 from orchestrator import scoring
-from orchestrator.evidence import run_metrics
-from orchestrator.evidence.stats import choice
+from orchestrator.evidence import choice, run_metrics
 from orchestrator.evidence.stats.contrast import TestSettings
 from orchestrator.evidence.summary import RunSummary
 from orchestrator.kohya import generate

@@ -10,8 +10,7 @@ from click.testing import CliRunner, Result
 from standins.world import BASE, World
 
 from orchestrator import cli, scoring
-from orchestrator.evidence import confirmation, run_metrics, summary
-from orchestrator.evidence.stats import choice
+from orchestrator.evidence import choice, confirmation, run_metrics, summary
 from orchestrator.run import transfer
 
 

@@ -26,13 +26,13 @@ def calibrate(
 ) -> None:
     """From which similarity on a LoRA is good enough: what the persona's own photos reach among each other."""
     from orchestrator.config import settings
-    from orchestrator.evidence.calibration import measure, negatives, pair_list, plot, record, text
+    from orchestrator.evidence.calibration import inputs, measure, plot, record, text
     from orchestrator.store import layout
 
     used, console = settings.load(settings_file), common.console()
     asked = measure.CalibrationRequest(
-        pairs=pair_list.read(pairs) if pairs else (),
-        impostors=negatives.gather(impostors, [common.sweep_named(settings_file, name) for name in against]),
+        pairs=inputs.read_pairs(pairs) if pairs else (),
+        impostors=inputs.impostor_pictures(impostors, [common.sweep_named(settings_file, name) for name in against]),
         allow_training_references=allow_training_references,
     )
     kept, path = measure.measure(used, asked), layout.calibration(used.runs)

@@ -1,72 +1,124 @@
-"""What further pictures of a run say, which took no part in finding it good: kept beside it, read here."""
+"""Scores of confirmation images: extra images of a run's chosen checkpoint that took no part in its selection."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from scipy import stats
+
 from orchestrator import scoring
-from orchestrator.evidence import run_metrics
-from orchestrator.evidence.stats import choice, confirm
-from orchestrator.evidence.stats.choice import Cell, Choice
-from orchestrator.evidence.stats.confirm import Confirmation
+from orchestrator.evidence import choice, run_metrics
+from orchestrator.evidence.choice import Cell, Choice
+from orchestrator.evidence.stats.estimates import Interval
 from orchestrator.model import Score
 from orchestrator.store import layout
 from orchestrator.store.layout import Run
 
 UP = "../../"
-"""From a confirmation's folder to its run's: what the files of its checkpoints are relative to."""
+"""From the folder of a confirmation to the folder of its run; its checkpoint paths start with this."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confirmation:
+    """Means over prompts of the reported images and of the confirmation images of the same checkpoint.
+
+    change: confirmed minus reported. Its 95 % interval is over prompts: paired if the prompts are the same, otherwise
+    Welch's. Intervals are None with fewer than two prompts.
+    """
+
+    reported: float
+    fresh: float
+    fresh_interval: Interval | None
+    change: float
+    change_interval: Interval | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfirmationResult:
-    """The number to quote. gain: over the floor's pictures of the same prompts and seeds; None without them."""
+    """gain: mean over the baseline's images of the same prompts and seeds; None without them."""
 
     scores: tuple[Score, ...]
     confirmation: Confirmation
     gain: float | None = None
 
 
-def confirmation_for(run: Run, chosen: Choice, floor: Sequence[Score]) -> ConfirmationResult | None:
-    """What confirms, or does not, the chosen checkpoint of a run; None before it is made."""
+def confirmation_for(run: Run, chosen: Choice, baseline: Sequence[Score]) -> ConfirmationResult | None:
+    """The confirmation of a run's chosen checkpoint; None before its images are scored."""
     found = scores(run, chosen)
     known = {score.image.text: score.image.prompt for score in chosen.reported}
-    confirmed = confirm.confirmation(
+    confirmed = confirmation(
         run_metrics.by_prompt(chosen.reported),
         run_metrics.by_prompt(found),
         same_prompts=all(known.get(score.image.text) == score.image.prompt for score in found),
     )
-    return ConfirmationResult(scores=found, confirmation=confirmed, gain=gain(found, floor)) if confirmed else None
+    return ConfirmationResult(scores=found, confirmation=confirmed, gain=gain(found, baseline)) if confirmed else None
+
+
+def confirmation(
+    reported: Mapping[int, float], fresh: Mapping[int, float], *, same_prompts: bool = False
+) -> Confirmation | None:
+    """Compare mean image values by prompt (run_metrics.by_prompt); None if a side is empty.
+
+    same_prompts: `fresh` has other seeds of the same prompts under the same numbers; otherwise other prompts.
+    """
+    before, after = list(reported.values()), list(fresh.values())
+    if not before or not after:
+        return None
+    old, new = sum(before) / len(before), sum(after) / len(after)
+    if same_prompts:
+        change_interval = _mean_interval([fresh[n] - reported[n] for n in sorted(reported.keys() & fresh.keys())])
+    else:
+        change_interval = _welch_interval(before, after)
+    return Confirmation(
+        reported=old,
+        fresh=new,
+        fresh_interval=_mean_interval(after),
+        change=new - old,
+        change_interval=change_interval,
+    )
 
 
 def scores(run: Run, chosen: Choice) -> tuple[Score, ...]:
-    """Of the latest confirming pictures of the chosen checkpoint at its strength; none before they are scored."""
-    return next(_every(run, chosen), ())
+    """The latest confirmation of the chosen checkpoint at its strength; empty before it is scored."""
+    return next(_scored(run, chosen), ())
 
 
 def every(run: Run, chosen: Choice) -> tuple[Score, ...]:
-    """Of all confirming pictures of the chosen checkpoint, the latest first: a floor serves runs confirmed apart."""
-    return tuple(score for found in _every(run, chosen) for score in found)
+    """All confirmations of the chosen checkpoint, latest first: one baseline serves runs that were confirmed apart."""
+    return tuple(score for found in _scored(run, chosen) for score in found)
 
 
-def _every(run: Run, chosen: Choice) -> Iterator[tuple[Score, ...]]:
-    records = [one.path / layout.PRODUCTS["score"] for one in run.confirmations() if one.done("score")]
-    for path in sorted(records, key=lambda path: path.stat().st_mtime_ns, reverse=True):
-        found = scoring.read_scores(path)
-        if found and _made_with(found[0]) == (chosen.checkpoint, chosen.strength):
-            yield found
-
-
-def gain(found: Sequence[Score], floor: Sequence[Score]) -> float | None:
-    """Mean over prompts of what these pictures are above the floor's of the same prompts and seeds."""
-    made = set(map(_picture, found))
-    below = run_metrics.by_prompt(score for score in floor if _picture(score) in made)
+def gain(found: Sequence[Score], baseline: Sequence[Score]) -> float | None:
+    """Mean over prompts of the image values minus those of the baseline for the same prompts and seeds."""
+    made = set(map(_cell_and_text, found))
+    below = run_metrics.by_prompt(score for score in baseline if _cell_and_text(score) in made)
     gains = run_metrics.gain(run_metrics.by_prompt(found), below)
     return sum(gains.values()) / len(gains) if gains else None
 
 
-def _picture(score: Score) -> tuple[Cell, str]:
-    """With its words: a number of a prompt is another prompt's in another file of prompts."""
+def _scored(run: Run, chosen: Choice) -> Iterator[tuple[Score, ...]]:
+    records = [one.path / layout.PRODUCTS["score"] for one in run.confirmations() if one.done("score")]
+    for path in sorted(records, key=lambda path: path.stat().st_mtime_ns, reverse=True):
+        found = scoring.read_scores(path)
+        if found:
+            image = found[0].image
+            if (image.checkpoint.removeprefix(UP), image.strength) == (chosen.checkpoint, chosen.strength):
+                yield found
+
+
+def _cell_and_text(score: Score) -> tuple[Cell, str]:
+    """Includes the prompt's text, because prompt files number their prompts independently."""
     return choice.cell(score), score.image.text
 
 
-def _made_with(score: Score) -> tuple[str, float]:
-    return score.image.checkpoint.removeprefix(UP), score.image.strength
+def _mean_interval(values: Sequence[float]) -> Interval | None:
+    return _interval(stats.ttest_1samp(values, 0).confidence_interval(0.95)) if len(values) > 1 else None
+
+
+def _welch_interval(before: Sequence[float], after: Sequence[float]) -> Interval | None:
+    if len(before) < 2 or len(after) < 2:
+        return None
+    return _interval(stats.ttest_ind(after, before, equal_var=False).confidence_interval(0.95))
+
+
+def _interval(ends: tuple[float, float]) -> Interval:
+    return Interval(low=float(ends[0]), high=float(ends[1]))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from orchestrator.evidence.stats.interval import Interval, wilson
+from orchestrator.evidence.stats.estimates import Interval, wilson
 from orchestrator.model import FaceStatus, Score
 
 FAILURE = -1.0

@@ -6,14 +6,15 @@ from pathlib import Path
 
 from orchestrator import scoring
 from orchestrator.errors import Problem
+from orchestrator.evidence import choice
 from orchestrator.evidence import confirmation as fresh
 from orchestrator.evidence import run_metrics as numbers
 from orchestrator.evidence.calibration import record
 from orchestrator.evidence.calibration.record import CalibrationRecord
+from orchestrator.evidence.choice import Choice, SelectionSplit
 from orchestrator.evidence.confirmation import ConfirmationResult
 from orchestrator.evidence.run_metrics import RunMetrics, Thresholds
-from orchestrator.evidence.stats import choice, pareto
-from orchestrator.evidence.stats.choice import Choice, SelectionSplit
+from orchestrator.evidence.stats import pareto
 from orchestrator.evidence.stats.pareto import ParetoFront, ParetoPoint
 from orchestrator.model import Result, Score
 from orchestrator.run import early_stop as looks

@@ -9,7 +9,7 @@ from orchestrator.config.expressions import Expressions, is_expression
 from orchestrator.config.grid import Grid
 from orchestrator.config.schema import Settings
 from orchestrator.errors import InputError, Problem, Severity
-from orchestrator.evidence.stats import early_stop_schedule
+from orchestrator.evidence.stats import early_stop_rule
 from orchestrator.kohya import base_model, config_files, oom_fallback, previews
 from orchestrator.kohya.arguments import check, lint, schema
 from orchestrator.kohya.arguments.schema import ArgumentSchema
@@ -113,8 +113,8 @@ def _of_looks(points: Sequence[Point], used: Settings, prompts: int) -> Iterator
         what = "can end no training: no two runs share a training seed and a length, or no look is before their ends"
         yield _early_stop(used, "", what, "take it out, or lower `after`", Severity.WARNING)
         return
-    needed = early_stop_schedule.min_pairs(
-        early_stop_schedule.per_comparison_alpha(used.early_stop.p, looks=taken, others=others)
+    needed = early_stop_rule.min_pairs(
+        early_stop_rule.per_comparison_alpha(used.early_stop.p, looks=taken, others=others)
     )
     if used.early_stop.pictures < needed:
         what = f"so few pictures cannot tell: looks at {others + 1} runs, {taken} each, share p = {used.early_stop.p:g}"

@@ -7,7 +7,7 @@ from pathlib import Path
 from orchestrator.errors import InputError, NothingSelected, Problem, errors_of
 from orchestrator.evidence import summary
 from orchestrator.evidence.confirmation import ConfirmationResult
-from orchestrator.evidence.stats.interval import Interval
+from orchestrator.evidence.stats.estimates import Interval
 from orchestrator.evidence.summary import RunSummary
 from orchestrator.kohya import prompts
 from orchestrator.run import followup

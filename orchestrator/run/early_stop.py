@@ -14,7 +14,7 @@ from pathlib import Path
 from orchestrator import images as media
 from orchestrator import scoring as scorer
 from orchestrator.config.schema import EarlyStop, Settings
-from orchestrator.evidence.stats import early_stop_schedule
+from orchestrator.evidence.stats import early_stop_rule
 from orchestrator.kohya import previews, step_count
 from orchestrator.model import Failure, Image, Params, Score, Value
 from orchestrator.run.context import Context
@@ -30,7 +30,7 @@ _TURNS = 10
 
 def steps(params: Params, asked: EarlyStop | None) -> range:
     """Where a training is looked at on its way; nowhere unless that is asked for."""
-    return early_stop_schedule.preview_steps(total(params), asked.after) if asked else range(0)
+    return early_stop_rule.preview_steps(total(params), asked.after) if asked else range(0)
 
 
 def total(params: Params) -> int:
@@ -135,13 +135,11 @@ class Watch:
 
     def _worse_than(self, partner: Run, step: int) -> str:
         """By how much, where that is beyond doubt; else empty."""
-        from orchestrator.evidence.stats import early_stop_test
+        from orchestrator.evidence.stats import early_stop_rule
 
         own, other = (self._values[run.path.name, step] for run in (self._run, partner))
-        found = early_stop_test.compare(own, other, self._rule.margin)
-        bound = early_stop_schedule.per_comparison_alpha(
-            self._rule.p, looks=len(self._steps), others=len(self._partners)
-        )
+        found = early_stop_rule.compare(own, other, self._rule.margin)
+        bound = early_stop_rule.per_comparison_alpha(self._rule.p, looks=len(self._steps), others=len(self._partners))
         if found is None or found.p >= bound:
             return ""
         return (

@@ -7,8 +7,7 @@ from fnmatch import fnmatchcase
 from orchestrator import scoring
 from orchestrator.config.schema import Settings
 from orchestrator.errors import InputError, NothingSelected, Problem
-from orchestrator.evidence import confirmation, run_metrics, summary
-from orchestrator.evidence.stats import choice
+from orchestrator.evidence import choice, confirmation, run_metrics, summary
 from orchestrator.evidence.summary import RunSummary
 from orchestrator.model import Point, Score
 from orchestrator.plan import plan

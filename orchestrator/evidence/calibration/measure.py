@@ -10,7 +10,7 @@ from orchestrator import images, text
 from orchestrator.config.schema import Settings
 from orchestrator.errors import InputError, NotReady, Problem
 from orchestrator.evidence.calibration import statistics
-from orchestrator.evidence.calibration.pair_list import PicturePair
+from orchestrator.evidence.calibration.inputs import PicturePair
 from orchestrator.evidence.calibration.record import CalibrationRecord
 from orchestrator.evidence.calibration.statistics import FloatArray, KnownPair
 from orchestrator.run.stages import score

@@ -6,7 +6,7 @@ from typing import Any
 
 from orchestrator.errors import OrchestrateError, Problem, Severity
 from orchestrator.evidence.calibration.statistics import Calibration, Impostors, KnownPair, PairBaseline, Reference
-from orchestrator.evidence.stats.interval import Interval
+from orchestrator.evidence.stats.estimates import Interval
 from orchestrator.store import records
 from orchestrator.text import pluralize
 

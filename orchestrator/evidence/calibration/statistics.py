@@ -8,7 +8,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from orchestrator.evidence.run_metrics import Thresholds
-from orchestrator.evidence.stats.interval import Interval, clopper_pearson_upper
+from orchestrator.evidence.stats.estimates import Interval, clopper_pearson_upper
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -6,11 +6,9 @@ from enum import StrEnum
 
 import numpy as np
 
-from orchestrator.evidence.stats import early_stop_alignment
-from orchestrator.evidence.stats import mean_estimate as replicates
-from orchestrator.evidence.stats.interval import Interval
+from orchestrator.evidence.stats import early_stop_rule, estimates
+from orchestrator.evidence.stats.estimates import Estimate, FloatArray, Interval
 from orchestrator.evidence.stats.main_effect import main_effect
-from orchestrator.evidence.stats.mean_estimate import Estimate, FloatArray
 from orchestrator.evidence.stats.pairs import Matching, Pair, RunRow, match
 from orchestrator.model import Question, Value
 
@@ -107,7 +105,7 @@ class _Measured:
     main_effect: Estimate | None
 
 
-def test_questions(
+def evaluate_questions(
     rows: Sequence[RunRow],
     questions: Sequence[Question],
     *,
@@ -120,10 +118,12 @@ def test_questions(
     no         the interval lies below `smallest`, still after the correction: no difference worth having, or a loss;
     undecided  all else, and always when all pairs have one training seed.
     """
-    return test_together([QuestionFamily(rows=rows, questions=questions, zips=zips)], terms=terms or TestSettings())[0]
+    return evaluate_together(
+        [QuestionFamily(rows=rows, questions=questions, zips=zips)], terms=terms or TestSettings()
+    )[0]
 
 
-def test_together(families: Sequence[QuestionFamily], *, terms: TestSettings) -> list[tuple[ContrastResult, ...]]:
+def evaluate_together(families: Sequence[QuestionFamily], *, terms: TestSettings) -> list[tuple[ContrastResult, ...]]:
     """As `answers`, for the questions of several sweeps: each from its own runs, all corrected together."""
     measured = [_measure(one.rows, question, one.zips) for one in families for question in one.questions]
     found = iter(_corrected(measured, terms))
@@ -151,7 +151,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def _measure(rows: Sequence[RunRow], question: Question, zips: Sequence[Sequence[str]]) -> _Measured:
     mates = {name for group in zips if question.dim in group for name in group} - {question.dim}
-    ends, (rows, step) = rows, early_stop_alignment.comparable(rows, question.dim, question.levels, mates)
+    ends, (rows, step) = rows, early_stop_rule.comparable(rows, question.dim, question.levels, mates)
     matching = match(rows, question.dim, question.levels, mates)
     table = _difference_table(matching.pairs)
     return _Measured(
@@ -160,7 +160,7 @@ def _measure(rows: Sequence[RunRow], question: Question, zips: Sequence[Sequence
         step=step,
         ended=_ended(match(ends, question.dim, question.levels, mates).pairs) if step else None,
         table=table,
-        estimate=replicates.estimate(table),
+        estimate=estimates.estimate(table),
         main_effect=main_effect(rows, question.dim, question.levels, mates),
     )
 
@@ -200,14 +200,14 @@ def _answer(
         interval=found.interval(terms.confidence),
         p_yes=p_yes,
         p_no=p_no,
-        sign_flip_p=replicates.sign_flip_p(m.table.mean(axis=1)),
+        sign_flip_p=estimates.sign_flip_p(m.table.mean(axis=1)),
         main_effect=m.main_effect,
         step=m.step,
         ended=m.ended,
         similarity_difference=_mean_difference((p.first.similarity, p.second.similarity) for p in m.matching.pairs),
         no_face_difference=_mean_difference((p.first.no_face_rate, p.second.no_face_rate) for p in m.matching.pairs),
         needs=_needs(found, len(m.matching.pairs), confidence, terms) if verdict is Verdict.UNDECIDED else None,
-        detectable=replicates.detectable(found, confidence, terms.power),
+        detectable=estimates.detectable(found, confidence, terms.power),
     )
 
 
@@ -231,9 +231,7 @@ def _needs(found: Estimate, pairs: int, confidence: float, terms: TestSettings) 
         distance, slack = found.mean, found.mean - terms.smallest
     else:
         distance, slack = terms.smallest - found.mean, np.inf
-    total = replicates.replicates_needed(
-        found, distance=distance, slack=slack, confidence=confidence, power=terms.power
-    )
+    total = estimates.replicates_needed(found, distance=distance, slack=slack, confidence=confidence, power=terms.power)
     return None if total is None else _more(total, found.replicates, pairs)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from orchestrator.evidence.stats.interval import Interval
+from orchestrator.evidence.stats.estimates import Interval
 from orchestrator.model import Value
 
 FloatArray = npt.NDArray[np.float64]

@@ -1,4 +1,4 @@
-"""Which runs may be compared: pairs that differ in one dim and in what follows from it, and nothing else."""
+"""Pairs of runs that may be compared: they differ in one dim and in params that follow from it."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -12,12 +12,11 @@ REPLICATE = "seed"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRow:
-    """What a run brings to a comparison.
+    """The input of a comparison from one run.
 
-    params: effective; dims: those that the grid varied (Point.dims).
-    by_prompt: mean picture value of each prompt on the reported pictures (numbers.by_prompt); empty when not scored.
-    similarity: mean over the faces found; no_face_rate: share of pictures without a face.
-    looks: the same run by its previews at steps of its training, as if it had finished there.
+    params: effective. dims: those that the grid varied (Point.dims). by_prompt: mean image value of each prompt over
+    the reported images (run_metrics.by_prompt); empty without scores. similarity: mean over detected faces.
+    no_face_rate: share of images without a face. looks: step -> the run as its previews at that step score.
     """
 
     run: str
@@ -33,7 +32,7 @@ class RunRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeftOut:
-    """A run that has one of the two levels and is not in the comparison, and why."""
+    """A run at one of the two levels that is not compared, and the reason."""
 
     run: str
     reason: str
@@ -41,23 +40,23 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """Two runs alike but for the contrast: `first` has the question's first level."""
+    """Two runs that differ in the contrast only; `first` has the question's first level."""
 
     first: RunRow
     second: RunRow
 
     @property
     def replicate(self) -> Value | None:
-        """The training seed that both share."""
+        """The training seed of both runs."""
         return self.first.params.get(REPLICATE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Matching:
-    """The pairs, the runs left out, and what else differs inside the pairs.
+    """The pairs, the runs left out, and the params of the pairs.
 
-    varied_with: params that differ between the two runs of a pair besides the dim itself (an alpha that follows the
-    rank, a dim zipped to this one). held: params with one value in all pairs.
+    varied_with: params besides the dim that differ within pairs (alpha that follows the rank, a zipped dim).
+    held: params with one value in all pairs.
     """
 
     pairs: tuple[Pair, ...]
@@ -67,29 +66,29 @@ class Matching:
 
 
 def match(rows: Sequence[RunRow], dim: str, levels: tuple[Value, Value], moves_with: Collection[str] = ()) -> Matching:
-    """Pairs of usable runs at the two levels of `dim` with equal values in every other dim, replicate included.
+    """Pairs of usable runs at the two levels of `dim` with equal values of every other dim, including the seed.
 
-    moves_with: dims zipped to this one, which therefore cannot be held. A param that is no dim is not compared: it can
-    only differ by following from the dims.
+    moves_with: dims zipped to this one, which therefore differ within pairs. Params that are not dims are not compared:
+    they differ only if they follow from the dims.
     """
     others = sorted({name for row in rows for name in row.dims} - {dim, *moves_with})
-    asked = [row for row in rows if row.params.get(dim) in levels]
-    usable = [row for row in asked if not unusable(row)]
+    at_levels = [row for row in rows if row.params.get(dim) in levels]
     cells: dict[tuple[Value | None, ...], tuple[list[RunRow], list[RunRow]]] = defaultdict(lambda: ([], []))
-    for row in usable:
-        cells[tuple(row.params.get(name) for name in others)][row.params[dim] == levels[1]].append(row)
+    for row in at_levels:
+        if not unusable(row):
+            cells[tuple(row.params.get(name) for name in others)][row.params[dim] == levels[1]].append(row)
     pairs = tuple(Pair(first=a[0], second=b[0]) for a, b in cells.values() if len(a) == len(b) == 1)
-    failed = [LeftOut(run=row.run, reason=unusable(row)) for row in asked if unusable(row)]
+    failed = [LeftOut(run=row.run, reason=unusable(row)) for row in at_levels if unusable(row)]
     return Matching(
         pairs=pairs,
         left_out=(*failed, *_unmatched(cells.values())),
         varied_with=_varied_with(pairs, dim),
-        held=_held(pairs),
+        held=_common_params(pairs),
     )
 
 
 def unusable(row: RunRow) -> str:
-    """Why a run proves nothing about its params; empty when it does."""
+    """Why a run cannot be compared; empty if it can."""
     if row.state is not State.FINISHED:
         return "stopped early" if row.state is State.STOPPED else row.state.value
     if row.degraded:
@@ -113,7 +112,7 @@ def _varied_with(pairs: Sequence[Pair], dim: str) -> tuple[str, ...]:
     )
 
 
-def _held(pairs: Sequence[Pair]) -> Params:
+def _common_params(pairs: Sequence[Pair]) -> Params:
     rows = [row for pair in pairs for row in (pair.first, pair.second)]
     if not rows:
         return {}

@@ -1,4 +1,4 @@
-"""Which runs are beaten by no other run in everything at once: several numbers, never folded into one."""
+"""The Pareto set of runs: those that no other run beats on all criteria at once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,8 +6,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParetoPoint:
-    """A run and what counts for it. similarity: higher is better (or the gain over the floor, for all alike);
-    no_face_rate and copying (RunNumbers.nearest_training): lower is better. None is "not known"."""
+    """A run and its criteria; None means unknown.
+
+    similarity: higher is better (similarity, or gain over the baseline). no_face_rate, copying
+    (RunMetrics.nearest_training): lower is better.
+    """
 
     run: str
     similarity: float | None
@@ -17,10 +20,9 @@ class ParetoPoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParetoFront:
-    """front: runs that none dominates, in the order given; dominated: a run -> the runs that dominate it.
+    """front: runs that no other run dominates, in the given order. dominated: run -> the runs that dominate it.
 
-    axes: the fields compared; one that some contender lacks is not, because a missing number is neither good nor bad.
-    left_out: runs without a similarity.
+    axes: the compared fields; a field that is unknown for one run is not compared. left_out: runs without similarity.
     """
 
     front: tuple[str, ...]
@@ -29,18 +31,18 @@ class ParetoFront:
     left_out: tuple[str, ...]
 
 
-def pareto_front(contenders: Sequence[ParetoPoint]) -> ParetoFront:
+def pareto_front(points: Sequence[ParetoPoint]) -> ParetoFront:
     """The runs for which no other run is at least as good on every axis and better on one."""
-    known = [c for c in contenders if c.similarity is not None]
+    known = [point for point in points if point.similarity is not None]
     signs = {"similarity": 1.0, "no_face_rate": -1.0, "copying": -1.0}
-    axes = tuple(axis for axis in signs if all(getattr(c, axis) is not None for c in known))
-    places = {c.run: tuple(signs[axis] * getattr(c, axis) for axis in axes) for c in known}
-    beaten_by = {run: tuple(o for o in places if _dominates(places[o], place)) for run, place in places.items()}
+    axes = tuple(axis for axis in signs if all(getattr(point, axis) is not None for point in known))
+    values = {point.run: tuple(signs[axis] * getattr(point, axis) for axis in axes) for point in known}
+    dominators = {run: tuple(o for o in values if _dominates(values[o], own)) for run, own in values.items()}
     return ParetoFront(
-        front=tuple(run for run, others in beaten_by.items() if not others),
-        dominated={run: others for run, others in beaten_by.items() if others},
+        front=tuple(run for run, others in dominators.items() if not others),
+        dominated={run: others for run, others in dominators.items() if others},
         axes=axes,
-        left_out=tuple(c.run for c in contenders if c.similarity is None),
+        left_out=tuple(point.run for point in points if point.similarity is None),
     )
 
 

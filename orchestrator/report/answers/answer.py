@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from orchestrator.evidence.stats.interval import Interval
+from orchestrator.evidence.stats.estimates import Interval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from orchestrator.evidence.calibration.record import CalibrationRecord
-from orchestrator.evidence.stats import contrast, mean_estimate
+from orchestrator.evidence.stats import contrast, estimates
 from orchestrator.evidence.stats.contrast import ContrastResult, QuestionFamily, TestSettings, Verdict
-from orchestrator.evidence.stats.interval import Interval
+from orchestrator.evidence.stats.estimates import Interval
 from orchestrator.evidence.stats.pairs import Matching, RunRow
 from orchestrator.evidence.summary import RunSummary
 from orchestrator.model import Params, Question, State, Value
@@ -31,8 +31,8 @@ class SweepQuestions:
 
 def answer(asked: Sequence[SweepQuestions], terms: TestSettings) -> list[tuple[Told, ...]]:
     """The answers of each sweep, corrected together over all of them."""
-    first = contrast.test_together([_family(one, rows.rows(one.runs)) for one in asked], terms=terms)
-    second = contrast.test_together([_family(one, rows.rows_by_second_pack(one.runs)) for one in asked], terms=terms)
+    first = contrast.evaluate_together([_family(one, rows.rows(one.runs)) for one in asked], terms=terms)
+    second = contrast.evaluate_together([_family(one, rows.rows_by_second_pack(one.runs)) for one in asked], terms=terms)
     return [
         tuple(_told(one, found, other) for found, other in zip(by_one, by_other, strict=True))
         for one, by_one, by_other in zip(asked, first, second, strict=True)
@@ -163,7 +163,7 @@ def _copying(matching: Matching, runs: Mapping[str, RunSummary]) -> str:
     if not by_seed:
         return ""
     means = np.array([[np.mean(changes)] for changes in by_seed.values()])
-    found = mean_estimate.estimate(means)
+    found = estimates.estimate(means)
     return f"{means.mean():+.3f} similarity to it" + (f" ({_ends(found.interval())})" if found else "")
 
 

@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from orchestrator.evidence import run_metrics
-from orchestrator.evidence.stats import choice
-from orchestrator.evidence.stats.choice import Cell
+from orchestrator.evidence import choice, run_metrics
+from orchestrator.evidence.choice import Cell
 from orchestrator.evidence.stats.pairs import Pair
 from orchestrator.evidence.summary import RunSummary
 from orchestrator.model import Score

@@ -7,8 +7,8 @@ from orchestrator.config.schema import Generation, Settings
 from orchestrator.evidence import run_metrics, summary
 from orchestrator.evidence.calibration.record import CalibrationRecord
 from orchestrator.evidence.confirmation import ConfirmationResult
-from orchestrator.evidence.stats import group_mean
-from orchestrator.evidence.stats.interval import Interval
+from orchestrator.evidence.stats import estimates
+from orchestrator.evidence.stats.estimates import Interval
 from orchestrator.evidence.stats.pairs import REPLICATE
 from orchestrator.evidence.summary import RunSummary
 from orchestrator.model import Params, State
@@ -96,7 +96,7 @@ def _over_seeds(runs: Sequence[RunSummary]) -> str:
     values = [
         (run.run.point.params.get(REPLICATE), run_metrics.by_prompt(run.choice.reported)) for run in runs if run.choice
     ]
-    estimate = group_mean.over_seeds(values)
+    estimate = estimates.over_seeds(values)
     if estimate is None:
         return "no interval, for one seed's luck cannot be told from the settings"
     return f"mean picture value {estimate.mean:.3f}{_bounds(estimate.interval(), '.3f')}"

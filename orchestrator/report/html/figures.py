@@ -8,8 +8,8 @@ from markupsafe import Markup
 
 from orchestrator.evidence import run_metrics
 from orchestrator.evidence.calibration.record import CalibrationRecord
-from orchestrator.evidence.stats import group_mean
-from orchestrator.evidence.stats.interval import Interval
+from orchestrator.evidence.stats import estimates
+from orchestrator.evidence.stats.estimates import Interval
 from orchestrator.evidence.stats.learning_curve import CurvePoint
 from orchestrator.evidence.stats.pairs import REPLICATE
 from orchestrator.evidence.summary import RunSummary
@@ -110,7 +110,7 @@ def _interval(sound: Sequence[RunSummary]) -> Interval | None:
     runs = [
         (one.run.point.params.get(REPLICATE), run_metrics.by_prompt(one.choice.reported)) for one in sound if one.choice
     ]
-    found = group_mean.over_seeds(runs)
+    found = estimates.over_seeds(runs)
     return found.interval() if found else None
 
 

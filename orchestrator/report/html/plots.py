@@ -10,7 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from orchestrator.evidence.stats.interval import Interval
+from orchestrator.evidence.stats.estimates import Interval
 
 _INK, _FAINT, _LINE, _BAD, _BAND = "#000001", "#000002", "#000003", "#000004", "#000005"
 _SERIES = ("#000011", "#000012", "#000013", "#000014", "#000015", "#000016")

@@ -1,0 +1,112 @@
+"""The images that a calibration compares besides the references: known-good pairs and impostors."""
+
+import csv
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator import images
+from orchestrator.config import toml_reader
+from orchestrator.errors import InputError, NothingSelected, Problem
+from orchestrator.store.layout import Sweep
+
+_FORMAT = 'write first,second on each line, or [[pair]] tables with first = "..." and second = "..." in a .toml file'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PicturePair:
+    """Two images that the user calls a good match; absolute paths."""
+
+    first: Path
+    second: Path
+
+
+def read_pairs(path: Path) -> tuple[PicturePair, ...]:
+    """The pairs of a CSV file with two columns or a TOML file of `[[pair]]` tables; paths are relative to the file.
+
+    Raises InputError with all problems.
+    """
+    pairs, problems = _toml_pairs(path) if path.suffix.lower() == ".toml" else _csv_pairs(path)
+    if not pairs and not problems:
+        problems = [Problem(what="contains no pairs", where=str(path), remedy=_FORMAT)]
+    if problems:
+        raise InputError(*problems)
+    return tuple(pairs)
+
+
+def impostor_pictures(folders: Iterable[Path], sweeps: Iterable[Sweep]) -> dict[str, tuple[Path, ...]]:
+    """Name of a set -> its images: the given folders, and the baseline images of the given sweeps.
+
+    Raises InputError for a folder without images, NothingSelected for a sweep without baseline images.
+    """
+    found: dict[str, tuple[Path, ...]] = {}
+    for folder in folders:
+        name = str(folder) if folder.name in found else folder.name
+        found[name] = images.pictures(folder).pictures
+        if not found[name]:
+            remedy = "give a folder of images with one face each"
+            raise InputError(Problem(what="contains no images", where=str(folder), key="--impostors", remedy=remedy))
+    for sweep in sweeps:
+        found |= _baseline_pictures(sweep)
+    return found
+
+
+def _baseline_pictures(sweep: Sweep) -> dict[str, tuple[Path, ...]]:
+    baselines = [run for run in sweep.runs() if run.point.is_baseline and run.done("generate")]
+    if not baselines:
+        what = f"sweep {sweep.name} has no images of a base model without a LoRA yet"
+        raise NothingSelected(Problem(what=what, key="--against", remedy="run its baseline-... runs first"))
+    return {
+        f"{run.point.params['base_model']} without a LoRA, {sweep.name}": tuple(
+            run.path / image.file for image in run.pictures()
+        )
+        for run in baselines
+    }
+
+
+def _toml_pairs(path: Path) -> tuple[list[PicturePair], list[Problem]]:
+    top = toml_reader.Reader(toml_reader.read(path))
+    found = [
+        (table.where(), table.require("first", table.path), table.require("second", table.path))
+        for table in top.sections("pair")
+    ]
+    problems = top.problems()
+    return ([], problems) if problems else _existing(found)
+
+
+def _csv_pairs(path: Path) -> tuple[list[PicturePair], list[Problem]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = [(line, row) for line, row in enumerate(csv.reader(file), start=1) if any(row)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        return [], [Problem(what=f"cannot be read: {error}", where=str(path), remedy=_FORMAT)]
+    if rows and [cell.strip().lower() for cell in rows[0][1]] == ["first", "second"]:
+        rows = rows[1:]
+    problems = [
+        Problem(what=f"has {len(row)} columns, not 2", where=f"{path}:{line}", value=",".join(row), remedy=_FORMAT)
+        for line, row in rows
+        if len(row) != 2
+    ]
+    if problems:
+        return [], problems
+    return _existing([(f"{path}:{line}", _absolute(path, row[0]), _absolute(path, row[1])) for line, row in rows])
+
+
+def _absolute(path: Path, name: str) -> Path:
+    return Path(os.path.normpath(path.parent.absolute() / Path(name.strip()).expanduser()))
+
+
+def _existing(found: list[tuple[str, Path, Path]]) -> tuple[list[PicturePair], list[Problem]]:
+    problems = []
+    for where, first, second in found:
+        remedy = "correct the path; it is relative to the list"
+        problems += [
+            Problem(what="there is no such file", where=where, value=str(one), remedy=remedy)
+            for one in (first, second)
+            if not one.is_file()
+        ]
+        if first == second:
+            remedy = "name two different images"
+            problems.append(Problem(what="pairs an image with itself", where=where, value=str(first), remedy=remedy))
+    return [PicturePair(first=first, second=second) for _, first, second in found], problems
