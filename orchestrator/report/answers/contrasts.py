@@ -32,7 +32,9 @@ class SweepQuestions:
 def answer(asked: Sequence[SweepQuestions], terms: TestSettings) -> list[tuple[Told, ...]]:
     """The answers of each sweep, corrected together over all of them."""
     first = contrast.evaluate_together([_family(one, rows.rows(one.runs)) for one in asked], terms=terms)
-    second = contrast.evaluate_together([_family(one, rows.rows_by_second_pack(one.runs)) for one in asked], terms=terms)
+    second = contrast.evaluate_together(
+        [_family(one, rows.rows_by_second_pack(one.runs)) for one in asked], terms=terms
+    )
     return [
         tuple(_told(one, found, other) for found, other in zip(by_one, by_other, strict=True))
         for one, by_one, by_other in zip(asked, first, second, strict=True)
