@@ -19,7 +19,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from orchestrator import datasets
 from orchestrator.config import settings as settings_file
 from orchestrator.config.schema import Settings
 from orchestrator.kohya import argv as command
@@ -115,14 +114,11 @@ def loop(settings: Path, grid: Path) -> dict[str, float]:
 
 
 def _train(run: Run, out: Path, used: Settings) -> None:
-    """From the owner's own pictures, whose latents are kept in memory: on the disk they would go stale in silence."""
+    """Train on the user's own pictures, with the files of the run's first attempt."""
     if run.point.is_baseline:
         return
     attempt = run.attempts("train")[0].path
-    trained = json.loads((attempt / "attempt.json").read_text(encoding="utf-8"))["latents"]
     changed = {str(attempt / name): str(out / name) for name in ("output", "logs", "dataset.toml", "config.toml")}
-    changed |= {trained: str(datasets.dataset_for_point(run.point.params, used.datasets).image_dir)} if trained else {}
-    changed |= {"cache_latents_to_disk": "cache_latents"}
     for name in ("config.toml", "dataset.toml"):
         (out / name).write_text(_replaced((attempt / name).read_text(encoding="utf-8"), changed), encoding="utf-8")
     argv = json.loads((attempt / "command.json").read_text(encoding="utf-8"))["argv"]

@@ -48,7 +48,6 @@ def context(asked: Plan, cards: list[str], console: Console, *, frozen: bool = T
     from orchestrator import gpu
     from orchestrator.datasets import prepare
     from orchestrator.plan import freeze
-    from orchestrator.run import shared_latents
     from orchestrator.run.context import Context
     from orchestrator.store import provenance
 
@@ -66,7 +65,6 @@ def context(asked: Plan, cards: list[str], console: Console, *, frozen: bool = T
         listener=console,
         environ=os.environ,
         card=cards[0] if cards else "",
-        latents=shared_latents.latents(asked.points, used, prepared, hashes) if frozen else {},
     )
 
 

@@ -164,6 +164,11 @@ STOPPED = [
         '[fixed]\nface_crop_aug_range = "2.0,4.0"\nenable_bucket = false\n',
         "cached latents are cropped once, and this does nothing",
     ),
+    (
+        "latents cached on disk",
+        "[fixed]\ncache_latents_to_disk = true\n",
+        "sd-scripts reuses latents on disk after the VAE, a crop or a picture has changed",
+    ),
     ("masked loss without masks", "[fixed]\nmasked_loss = true\n", "the dataset has no masks"),
     (
         "a cache on disk under two precisions",
@@ -189,6 +194,20 @@ def test_a_trap_that_would_train_something_else_is_refused(desk, grid, what):
     assert f"error: {desk.grid.parent}/" in done.stderr
     assert what in done.stderr
     assert "    -> " in done.stderr
+
+
+def test_latents_on_disk_are_rejected_where_the_settings_ask_for_them(desk):
+    """The message names the line of the settings, and its remedy makes the plan pass."""
+    grid = "[dims]\nseed = [1, 2]\n"
+    desk.change("cache_latents = true", "cache_latents_to_disk = true")
+    lines = desk.settings.read_text(encoding="utf-8").splitlines()
+    number = next(number for number, line in enumerate(lines, 1) if line.startswith("cache_latents_to_disk"))
+    done = desk.plan(grid)
+    assert done.exit_code == 2
+    assert f"{desk.settings}:{number}: cache_latents_to_disk" in done.stderr
+    assert "set cache_latents = true, which caches in memory, and remove cache_latents_to_disk" in done.stderr
+    desk.change("cache_latents_to_disk = true", "cache_latents = true")
+    assert desk.plan(grid).exit_code == 0
 
 
 @pytest.mark.parametrize(("grid", "what"), [case[1:] for case in WARNED], ids=[case[0] for case in WARNED])

@@ -11,8 +11,6 @@ PLACES = (
     ("orchestrator", "result.json", "before"),
     ("orchestrator", "checkpoints.json", "torn"),
     ("shim", "process.json", "before"),
-    ("encoder", "_sdxl.npz", "torn"),
-    ("orchestrator", "latents.json", "before"),
     ("trainer", "lora.safetensors", "torn"),
 )
 """The first write of that kind by that role."""

@@ -9,8 +9,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from orchestrator.errors import Problem
-from orchestrator.kohya import latents, resource_profile
-from orchestrator.model import TREATMENTS, Params, Point, Question, State
+from orchestrator.kohya import resource_profile
+from orchestrator.model import Params, Point, Question, State
 from orchestrator.plan import vram_estimate
 from orchestrator.plan.check import CheckReport
 from orchestrator.plan.forecast import ASSUMED, Forecast, Profile, RunForecast
@@ -59,26 +59,12 @@ _TOLD = (
 
 
 def _alike(told: Forecast) -> Iterator[str]:
-    """What is the same in all trainings, and what they share."""
+    """What is the same in all trainings."""
     points = [run.run.point.params for run in told.runs if not run.run.point.is_baseline]
     if points:
         apart = resource_profile.differing(points)
         alike = {key: points[0][key] for key in _TOLD if key in points[0] and key not in apart}
         yield escape(f"  All with {label(alike)}")
-    yield from _shared(told)
-
-
-def _shared(told: Forecast) -> Iterator[str]:
-    """For how many kinds of training latents are made: fewer by shared VAEs, more by a dataset's several draws."""
-    left = [run.run.point.params for run in told.runs if not run.run.point.is_baseline and not run.run.done("train")]
-    kinds = {
-        repr([params[key] for key in TREATMENTS] + sorted(latents.deciding(params).items()))
-        for params in left
-        if latents.on_disk(params)
-    }
-    if kinds:
-        told_of = f"{pluralize(len(kinds), 'kind')} of training (dataset, base model, buckets)"
-        yield f"  Before them, latents are made for {told_of}, unless they are there"
 
 
 def _runs(told: Forecast) -> Table:

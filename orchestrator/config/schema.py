@@ -34,7 +34,6 @@ class Trainer:
     sd_scripts: Path
     train_script: str = "sdxl_train_network.py"
     generate_script: str = "gen_img.py"
-    latents_script: str = "tools/cache_latents.py"
     launcher: Launcher = Launcher.PYTHON
     accelerate_args: tuple[str, ...] = ()
     tokenizer_cache_dir: Path | None = None

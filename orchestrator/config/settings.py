@@ -89,7 +89,6 @@ def _trainer(table: Reader) -> Trainer:
         **table.given(
             train_script=text,
             generate_script=text,
-            latents_script=text,
             launcher=_launcher,
             accelerate_args=_texts,
             tokenizer_cache_dir=table.path,

@@ -14,12 +14,6 @@ def train_argv(trainer: Trainer, config_file: Path) -> list[str]:
     return [*_launcher(trainer), *script]
 
 
-def latents_argv(trainer: Trainer, config_file: Path) -> list[str]:
-    """Encode a dataset's pictures once, by sd-scripts' own tool: one process, whatever the launcher of trainings."""
-    script = trainer.sd_scripts / trainer.latents_script
-    return [str(trainer.python), str(script), "--sdxl", "--config_file", str(config_file)]
-
-
 def _launcher(trainer: Trainer) -> list[str]:
     if trainer.launcher is Launcher.PYTHON:
         return [str(trainer.python)]

@@ -70,7 +70,6 @@ def read(argv: Sequence[str]) -> Arguments:
     """Exits with 2 for a wrong command line, with 1 when the file is missing."""
     parser = argparse.ArgumentParser(description="Trains a LoRA on the miniature's picture model.")
     parser.add_argument("--config_file", required=True)
-    parser.add_argument("--sdxl", action="store_true", help="What latents are cached for.")
     name = parser.parse_args(argv).config_file
     path = Path(name if name.endswith(".toml") else f"{name}.toml")
     if not path.exists():

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import toml
 import torch
-import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from orchestrator.miniature import caching, log, picture_model
+from orchestrator.miniature import log, picture_model
 from orchestrator.miniature.arguments import Arguments
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
@@ -124,7 +123,7 @@ def _subset(said: Mapping[str, Any], arguments: Arguments) -> Subset | None:
     return Subset(
         folder=folder,
         repeats=said.get("num_repeats", 1),
-        pictures=torch.stack([_picture(file, said, arguments) for file in files]),
+        pictures=torch.stack([_picture(file) for file in files]),
         captions=picture_model.read_captions(captions),
         masks=torch.stack([_mask(file, said, arguments) for file in files]),
     )
@@ -136,20 +135,9 @@ def _caption(file: Path, said: Mapping[str, Any]) -> str:
     return " ".join(part for part in (said.get("caption_prefix"), text, said.get("caption_suffix")) if part)
 
 
-def _picture(file: Path, said: Mapping[str, Any], arguments: Arguments) -> Tensor:
-    if arguments["cache_latents_to_disk"]:
-        with np.load(caching.beside(file, said, arguments)) as cached:
-            return _decoded(torch.from_numpy(cached["latents"]))
+def _picture(file: Path) -> Tensor:
     with Image.open(file) as image:
         return _shrunk(image.convert("RGB")) / 127.5 - 1
-
-
-def _decoded(latents: Tensor) -> Tensor:
-    """3 x 32 x 32 of latents of any size; what is not square loses its ends."""
-    side = min(latents.shape[1:])
-    top, left = ((length - side) // 2 for length in latents.shape[1:])
-    square = latents[:3, top : top + side, left : left + side]
-    return F.adaptive_avg_pool2d(square, picture_model.SIDE)
 
 
 def _mask(file: Path, said: Mapping[str, Any], arguments: Arguments) -> Tensor:

@@ -10,7 +10,7 @@ from orchestrator.config.schema import NO_CARD, BaseModel, Scoring, Settings
 from orchestrator.datasets import prepare
 from orchestrator.errors import NotReady, Problem, Severity
 from orchestrator.gpu import Card, VramProbe
-from orchestrator.kohya import argv, base_model, latents
+from orchestrator.kohya import argv, base_model
 from orchestrator.kohya.arguments import schema
 from orchestrator.model import TREATMENTS, Point
 from orchestrator.scoring import faces, prompt_adherence
@@ -22,7 +22,7 @@ def findings(settings: Settings, points: Iterable[Point], probe: VramProbe) -> l
     chosen = list(points)
     used = {key: dict.fromkeys(str(p.params[key]) for p in chosen if key in p.params) for key in TREATMENTS}
     where = str(settings.path)
-    problems = [*_trainer(settings, chosen, where), *_card(settings, probe, where)]
+    problems = [*_trainer(settings, where), *_card(settings, probe, where)]
     for name in used["base_model"]:
         problems += _base(settings.base_models[name], where)
     for name in prepare.with_ancestors(used["dataset"], settings.datasets):
@@ -30,10 +30,9 @@ def findings(settings: Settings, points: Iterable[Point], probe: VramProbe) -> l
     return [*problems, *_faces(settings, where), *_disk(settings, where)]
 
 
-def _trainer(settings: Settings, points: Iterable[Point], where: str) -> Iterator[Problem]:
+def _trainer(settings: Settings, where: str) -> Iterator[Problem]:
     trainer = settings.trainer
-    cached = any(latents.on_disk(point.params) for point in points)
-    for script in (trainer.train_script, trainer.generate_script, *([trainer.latents_script] if cached else [])):
+    for script in (trainer.train_script, trainer.generate_script):
         if not (trainer.sd_scripts / script).is_file():
             yield _missing(f"{script} is not there", where, "trainer.sd_scripts", trainer.sd_scripts, _SUBMODULE)
     if not (trainer.python.is_file() and os.access(trainer.python, os.X_OK)):

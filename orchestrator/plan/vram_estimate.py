@@ -97,7 +97,6 @@ def _squares(resolution: Value | None) -> float | None:
 
 def _as_measured(params: Params, encoders: bool) -> bool:
     """Latents were cached, and so were the text encoders' outputs where these were not trained."""
-    latents = params.get("cache_latents") or params.get("cache_latents_to_disk")
-    cached = bool(latents) and (encoders or bool(params.get("cache_text_encoder_outputs")))
+    cached = bool(params.get("cache_latents")) and (encoders or bool(params.get("cache_text_encoder_outputs")))
     same = all(params.get(key) == value for key, value in _AS_MEASURED.items())
     return cached and same and not any(params.get(key) for key in _NOT_MEASURED)

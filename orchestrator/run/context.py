@@ -37,8 +37,7 @@ class Context:
     """The outside world of a sweep, and what all its runs share.
 
     card: UUID of the card in use, empty without one; packed: others may be on it, too; environ: what children inherit;
-    templates: the frozen ones; datasets: by name, as prepared; prompts: in the order of their file; latents: by point
-    id, where those on the disk are made that its training shares.
+    templates: the frozen ones; datasets: by name, as prepared; prompts: in the order of their file.
     """
 
     settings: Settings
@@ -50,5 +49,4 @@ class Context:
     environ: Mapping[str, str]
     card: str = ""
     packed: bool = False
-    latents: Mapping[str, Run] = field(default_factory=dict)
     stop: Stop = field(default_factory=Stop)

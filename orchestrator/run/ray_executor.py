@@ -38,7 +38,6 @@ class TaskArgs:
     templates: Path
     datasets: Mapping[str, PreparedDataset]
     prompts: tuple[str, ...]
-    latents: Mapping[str, Run]
     packed: bool
     card: str
 
@@ -162,7 +161,6 @@ class RayExecutor:
             templates=ctx.templates,
             datasets=dict(ctx.datasets),
             prompts=ctx.prompts,
-            latents=dict(ctx.latents),
             packed=place.packed,
             card=place.card,
         )
@@ -298,7 +296,6 @@ def _take(perform: Perform, run: Run, stage: str, errand: TaskArgs, desk: Any) -
         templates=errand.templates,
         datasets=errand.datasets,
         prompts=errand.prompts,
-        latents=errand.latents,
         probe=probe,
         listener=RemoteListener(ray, desk),
         environ={key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"},

@@ -1,14 +1,13 @@
 """Which run goes on now, on which card, and beside whom: decisions alone; whoever drives carries them out."""
 
 import itertools
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from orchestrator.config.schema import Settings
 from orchestrator.model import MACHINE_FAILURES, Failure, Params, Result, State
 from orchestrator.plan import history
-from orchestrator.run.stages import generate, latents, score, train
+from orchestrator.run.stages import generate, score, train
 from orchestrator.store import layout, state
 from orchestrator.store.layout import Attempt, Run
 from orchestrator.store.state import Status
@@ -69,14 +68,6 @@ def build_queue(runs: Iterable[Run], settings: Settings, *, again: bool = False)
             begun = status.attempt > 0 or turn.stage != run.stages[0]
             turns.append(((turn.living is None, not begun, not run.point.is_baseline, rank), turn))
     return [turn for _, turn in sorted(turns, key=lambda entry: entry[0])]
-
-
-def pending_dependencies(turns: Iterable[Task], shared: Mapping[str, Run]) -> dict[Path, Run]:
-    """The latents that have to be made before a training can begin, by its folder; shared: those of each point's id."""
-    training = [turn.run for turn in turns if turn.stage == train.NAME and turn.living is None]
-    wanted = {run.path: shared[run.point.id] for run in training if run.point.id in shared}
-    made = {path: run.done(latents.NAME) for path, run in {run.path: run for run in wanted.values()}.items()}
-    return {path: run for path, run in wanted.items() if not made[run.path]}
 
 
 def next_task(run: Run, status: Status, settings: Settings, *, again: bool = False) -> Task | None:

@@ -1,6 +1,5 @@
 """Drives the runs of a frozen sweep to their end. The only loop over runs."""
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from orchestrator.errors import NotReady, Problem
@@ -8,14 +7,13 @@ from orchestrator.model import Result, State
 from orchestrator.run import local_executor, schedule
 from orchestrator.run.context import Context
 from orchestrator.run.local_executor import Executor, TaskResult
-from orchestrator.run.schedule import FailureStreak, Task
-from orchestrator.run.stages import generate, latents, score, train
+from orchestrator.run.schedule import FailureStreak
+from orchestrator.run.stages import generate, score, train
 from orchestrator.store import state
 from orchestrator.store.layout import Run
-from orchestrator.text import pluralize
 
 _PERFORM: Mapping[str, Callable[[Run, Context], Result]] = {
-    stage.NAME: stage.perform for stage in (latents, train, generate, score)
+    stage.NAME: stage.perform for stage in (train, generate, score)
 }
 
 
@@ -25,8 +23,8 @@ def run_sweep(
     """Bring every run as far as it goes, on these cards (`ctx.card` without any).
 
     retry: give those that failed for good another attempt. fail_fast: start nothing more after the first failed run.
-    Raises NotReady when the machine, not the points, makes runs fail, or where latents cannot be made. Whatever is
-    raised, and however it was stopped, no attempt is left unwatched.
+    Raises NotReady when the machine, not the points, makes runs fail. Whatever is raised, and
+    however it was stopped, no attempt is left unwatched.
     """
     with local_executor.LocalExecutor.open(ctx, cards or (ctx.card,), perform, runs) as team:
         run_sweep_on(team, runs, ctx, retry=retry, fail_fast=fail_fast)
@@ -36,9 +34,9 @@ def run_sweep_on(
     team: Executor, runs: Sequence[Run], ctx: Context, *, retry: bool = False, fail_fast: bool = False
 ) -> None:
     """As `drive`, by a team of any kind."""
-    waiting = _line_up(runs, ctx, retry=retry)
+    waiting = schedule.build_queue(runs, ctx.settings, again=retry)
     ends = StopPolicy(team, ctx.settings.limits.crashes, fail_fast=fail_fast)
-    _start(team, waiting, ctx)
+    team.start(waiting)
     while team.busy():
         for ended in team.ended():
             status = state.status(ended.turn.run)
@@ -46,49 +44,8 @@ def run_sweep_on(
             following = schedule.next_task(ended.turn.run, status, ctx.settings)
             waiting[:0] = [following] if following else []
         if not (ctx.stop or ends.halted):
-            _start(team, waiting, ctx)
+            team.start(waiting)
     ends.report()
-    if not (ctx.stop or ends.halted) and (problems := _stranded(waiting, ctx)):
-        raise NotReady(*problems)
-
-
-def _line_up(runs: Sequence[Run], ctx: Context, *, retry: bool) -> list[Task]:
-    """The runs' turns, before them those of the latents that they wait for, and before all what lives already."""
-    turns = schedule.build_queue(runs, ctx.settings, again=retry)
-    _refuse_changed(turns, ctx)
-    awaited = {run.path: run for run in schedule.pending_dependencies(turns, ctx.latents).values()}
-    shared = schedule.build_queue(awaited.values(), ctx.settings, again=True)
-    return sorted([*shared, *turns], key=lambda turn: turn.living is None)
-
-
-def _refuse_changed(turns: Sequence[Task], ctx: Context) -> None:
-    """Raise NotReady before anything starts where latents that are there are not as they were made."""
-    training = [ctx.latents.get(turn.run.point.id) for turn in turns if turn.stage == train.NAME]
-    for run in {one.path: one for one in training if one and one.done(latents.NAME)}.values():
-        latents.images(run)
-
-
-def _start(team: Executor, waiting: list[Task], ctx: Context) -> None:
-    """Begin what there is room for, and no training whose latents are still to be made; the line keeps its order."""
-    held = schedule.pending_dependencies(waiting, ctx.latents)
-    free = [turn for turn in waiting if turn.run.path not in held]
-    team.start(free)
-    kept = held.keys() | {turn.run.path for turn in free}
-    waiting[:] = [turn for turn in waiting if turn.run.path in kept]
-
-
-def _stranded(waiting: Sequence[Task], ctx: Context) -> list[Problem]:
-    """The latents that could not be made, for which trainings still wait."""
-    awaited = schedule.pending_dependencies(waiting, ctx.latents).values()
-    trainings = Counter(run.path for run in awaited)
-    return [_not_made(run, trainings[path]) for path, run in {run.path: run for run in awaited}.items()]
-
-
-def _not_made(run: Run, trainings: int) -> Problem:
-    logs = [attempt.path / "log" for attempt in run.attempts(latents.NAME)]
-    what = f"{state.status(run).reason or 'the latents are gone'}; {pluralize(trainings, 'training')} could not begin"
-    where = str(logs[-1] if logs else run.path)
-    return Problem(what=what, where=where, remedy="mend it, then the same command goes on")
 
 
 def perform(run: Run, stage: str, ctx: Context) -> Result:

@@ -3,7 +3,6 @@
     runs/calibration.json  calibration.svg
     runs/.cards/<uuid>.lock  held by the sweep that uses the card
     runs/.probe/<key>/  a run of 20 steps for one memory profile; never counted as a run
-    runs/.latents/<dataset>-<key>/  latents that trainings share: point.json  latents.json  latents/1/images/
     runs/.thumbnails/   small copies of pictures, for the report
     runs/<sweep>/  .lock  sweep.json  grid-1.toml  templates/  report/
         <run>/  point.json  checkpoints.json  images/  images.json  scores.json
@@ -19,7 +18,7 @@ State is derived from the records, never stored.
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from orchestrator.model import CROWDED_FAILURES, Checkpoint, Failure, Image, Par
 from orchestrator.store import files, locks, process, records
 
 STAGES = ("train", "generate", "score")
-PRODUCTS = {"latents": "latents.json", "train": "checkpoints.json", "generate": "images.json", "score": "scores.json"}
+PRODUCTS = {"train": "checkpoints.json", "generate": "images.json", "score": "scores.json"}
 """What each stage leaves in the run's folder when it is done."""
 
 
@@ -78,16 +77,15 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A point's folder and its life. `makes`: the stages of what no single point makes for itself."""
+    """The folder of a point's stages and their results."""
 
     path: Path
     point: Point
-    makes: tuple[str, ...] = ()
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """The floor of a base model is not trained."""
-        return self.makes or (STAGES[1:] if self.point.is_baseline else STAGES)
+        """The stages to run, in order; a baseline is not trained."""
+        return STAGES[1:] if self.point.is_baseline else STAGES
 
     @property
     def images(self) -> Path:
@@ -262,14 +260,9 @@ def _changed_ns(path: Path) -> int:
 
 
 def _left_behind(sweep: Sweep) -> dict[str, str]:
-    """What lives on each card that another sweep began, whether or not anybody drives that sweep still.
-
-    Latents belong to no sweep: whoever waits for them sees them to their end.
-    """
-    runs = sweep.path.parent
-    ours = (sweep.path, runs / ".latents")
-    living = [path for path in process.live_attempts() if runs in path.parents]
-    others = [path for path in living if not any(one in path.parents for one in ours)]
+    """By card, what another sweep started on it and still runs, even if that sweep's orchestrator has ended."""
+    living = [path for path in process.live_attempts() if sweep.path.parent in path.parents]
+    others = [path for path in living if sweep.path not in path.parents]
     return {str(Attempt(path).asked().get("card", "")): f"what runs in {path}" for path in others}
 
 
@@ -312,24 +305,6 @@ def probe_sweep(runs: Path) -> Sweep:
 def probes(runs: Path) -> list[Run]:
     """Every probe that was begun, by its key."""
     return [_opened(path) for path in sorted(probe_sweep(runs).path.glob("*/point.json"))]
-
-
-def latents(runs: Path, point: Point) -> Run:
-    """Latents that trainings share, of whatever sweep: a run that makes them and nothing else."""
-    return Run(runs / ".latents" / point.name, point, makes=("latents",))
-
-
-@contextlib.contextmanager
-def hold(run: Run, patient: Callable[[], bool]) -> Iterator[bool]:
-    """Hold a run that several sweeps share, waiting for who else holds it while `patient`; whether it is ours now."""
-    while True:
-        with locks.acquire(run.path / ".lock") as holder:
-            if not holder:
-                yield True
-                return
-        if not patient():
-            yield False
-            return
 
 
 def thumbnails(run: Path) -> Path:

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-TRAIN, GENERATE, LATENTS = "STANDIN_TRAIN", "STANDIN_GENERATE", "STANDIN_LATENTS"
-"""The variables for the faults of the trainer, the generator, and the program that encodes pictures."""
+TRAIN, GENERATE = "STANDIN_TRAIN", "STANDIN_GENERATE"
+"""The variables for the faults of the trainer and of the generator."""
 
 LEDGER = "STANDIN_LEDGER"
 """A file to which every training adds a line when it begins and when its last checkpoint is whole."""

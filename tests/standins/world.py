@@ -18,7 +18,7 @@ from orchestrator.model import Image, Result, State, VramSample
 from orchestrator.plan import freeze, plan
 from orchestrator.plan.plan import Plan
 from orchestrator.report import results_csv
-from orchestrator.run import shared_latents, sweep
+from orchestrator.run import sweep
 from orchestrator.run.context import Context, Stop
 from orchestrator.store import process, provenance, state
 from orchestrator.store.layout import Run, Sweep
@@ -38,7 +38,6 @@ python = "{python}"
 sd_scripts = "{here}"
 train_script = "train.py"
 generate_script = "generate.py"
-latents_script = "cache_latents.py"
 {trainer}
 [trainer.env]
 STANDIN_ALBUM = "{shared}/references"
@@ -221,7 +220,6 @@ class World:
             listener=listener or Heard(),
             environ=environ,
             card=CARD.uuid if probe else "",
-            latents=shared_latents.latents(asked.points, asked.settings, datasets, hashes),
             stop=Stop() if stop is None else stop,  # it is false as long as nobody asked
         )
 

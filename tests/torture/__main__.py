@@ -2,6 +2,7 @@
 
 import argparse
 import random
+import shutil
 import sys
 import tempfile
 import time
@@ -50,7 +51,7 @@ class Torture:
         if losses:
             self.lost.append(f"{name}: {'; '.join(losses)} (kept in {world.folder})")
         else:
-            trial.remove(world.folder)
+            shutil.rmtree(world.folder)
 
     def _fresh(self) -> Path:
         return Path(tempfile.mkdtemp(prefix="trial-", dir=self.folder)) / "world"
@@ -71,7 +72,7 @@ def main() -> int:
     _carry_out(_trials(torture, options), options.jobs)
     _tell(torture, time.monotonic() - began)
     if not torture.lost:
-        trial.remove(folder)
+        shutil.rmtree(folder)
     return 1 if torture.lost else 0
 
 

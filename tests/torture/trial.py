@@ -6,7 +6,6 @@ import json
 import os
 import random
 import re
-import shutil
 import signal
 import subprocess
 import time
@@ -24,7 +23,7 @@ GRID = """
 [dims]
 network_dim = [2]
 [fixed]
-cache_latents_to_disk = true
+cache_latents = true
 resolution = "256,256"
 """
 TIMES = ("train_s", "attempts")
@@ -146,13 +145,6 @@ def _started(world: World, kill: Mapping[str, object] | None = None) -> "Iterato
             child.wait()
 
 
-def remove(folder: Path) -> None:
-    """Worlds and all: shared latents are in folders for reading alone."""
-    for images in folder.glob("**/.latents/*/latents/*/images"):
-        images.chmod(0o755)
-    shutil.rmtree(folder)
-
-
 # --- what must hold afterwards ----------------------------------------------------------------------------------------
 
 
@@ -161,7 +153,7 @@ def losses(world: World, wanted: Reference) -> list[str]:
     done = world.call()
     found = [f"exit code {done.returncode}: {done.stderr[-2000:]}"] if done.returncode else []
     found += [f"{name} is {state}" for name, state in world.states().items() if state is not State.FINISHED]
-    found += _doubtful([*world.plan().runs(), *world.context().latents.values()])
+    found += _doubtful(world.plan().runs())
     found += _repeated(world.ledger())
     found += [f"process {pid} is left" for pid in world.living()]
     if not found and reports(world) != wanted.reports:
@@ -185,7 +177,7 @@ def _repeated(ledger: list[str]) -> list[str]:
     """Trainings that began again after they had ended."""
     ended: set[str] = set()
     found = []
-    for line in (line for line in ledger if not line.startswith("latents ")):
+    for line in ledger:
         word, _, rest = line.partition(" ")
         point = rest.split()[1]
         if word == "began" and point in ended:

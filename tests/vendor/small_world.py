@@ -42,7 +42,6 @@ python = "{python}"
 sd_scripts = "{sd_scripts}"
 train_script = "{here}/tiny_train.py"
 generate_script = "{here}/tiny_generate.py"
-latents_script = "{here}/tiny_latents.py"
 tokenizer_cache_dir = "tokenizers"
 env = {{ ORCHESTRATE_SD_SCRIPTS = "{sd_scripts}" }}
 
@@ -99,7 +98,6 @@ optimizer_type = ["AdamW", "Prodigy"]
 
 [fixed]
 network_alpha = "{{ network_dim // 2 }}"
-cache_latents_to_disk = true
 
 [[when]]
 match = { optimizer_type = "Prodigy" }

@@ -39,21 +39,21 @@ _IGNORED_BY_TEXT_CACHE = (
 
 
 def _latent_cache(params: Params) -> Iterator[LintIssue]:
-    if _caches_latents(params):
+    if params.get("cache_latents"):
         for option in ("color_aug", "random_crop"):
             if params.get(option):
                 what = "cached latents cannot be changed from step to step: the run stops at its start"
                 yield error(option, what, "leave it out, or leave cache_latents out")
-    if params.get("cache_latents_to_disk") and params.get("cache_text_encoder_outputs_to_disk"):
-        key, what = "cache_text_encoder_outputs_to_disk", "captions would be cached among the latents that are shared"
-        yield error(key, what, "use cache_text_encoder_outputs, which caches in memory")
+    if params.get("cache_latents_to_disk"):
+        what = (
+            "sd-scripts reuses latents on disk after the VAE, a crop or a picture has changed, so runs could train on "
+            "the wrong ones; encoding takes seconds per training"
+        )
+        remedy = "set cache_latents = true, which caches in memory, and remove cache_latents_to_disk"
+        yield error("cache_latents_to_disk", what, remedy)
     if params.get("cache_info"):
         what = "sd-scripts then keeps captions and sizes in a file beside the pictures, and ignores later edits"
         yield error("cache_info", what, "leave it out: it saves seconds")
-
-
-def _caches_latents(params: Params) -> bool:
-    return bool(params.get("cache_latents") or params.get("cache_latents_to_disk"))
 
 
 def _face_crop(params: Params) -> Iterator[LintIssue]:
@@ -62,7 +62,7 @@ def _face_crop(params: Params) -> Iterator[LintIssue]:
     if params.get("enable_bucket"):
         what = "with enable_bucket pictures are cropped to their bucket, and this does nothing"
         yield error("face_crop_aug_range", what, "leave one of the two out, or use a dataset of crops")
-    elif _caches_latents(params):
+    elif params.get("cache_latents"):
         what = "cached latents are cropped once, and this does nothing"
         yield error("face_crop_aug_range", what, "leave the latent cache out, or use a dataset of crops")
     else:

@@ -105,7 +105,7 @@ def _swept(points: Sequence[Point]) -> set[str]:
 
 
 _CACHED = ("base_model", "max_token_length", "mixed_precision")
-"""What cached outputs of the text encoders depend on and are not keyed by. Latents on the disk are, by us."""
+"""What cached outputs of the text encoders depend on, although sd-scripts' cache files do not say so."""
 
 
 def _stale_cache(points: Sequence[Point]) -> Iterator[LintIssue]:

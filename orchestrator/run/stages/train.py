@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 from orchestrator import datasets
 from orchestrator.config.schema import Settings
-from orchestrator.kohya import argv, config_files, latents, oom_fallback, previews, prompts, resume
+from orchestrator.kohya import argv, config_files, oom_fallback, previews, prompts, resume
 from orchestrator.kohya.oom_fallback import Step
 from orchestrator.kohya.outputs import log, verify
 from orchestrator.kohya.resume import ResumeSegment
@@ -24,7 +23,6 @@ from orchestrator.model import (
 from orchestrator.run import attempt, early_stop
 from orchestrator.run.attempt import Command, Stage
 from orchestrator.run.context import Context
-from orchestrator.run.stages import latents as shared
 from orchestrator.store import process
 from orchestrator.store.layout import Attempt, Run
 from orchestrator.store.outcome import FailureReason, Outcome
@@ -145,18 +143,12 @@ def _progress(run: Run, text: str) -> Progress | None:
 
 
 def effective_params(run: Run, attempt: Attempt) -> Params:
-    """The arguments that an attempt trains with: the point's, less the treatments, with its overrides.
-
-    Where it has no latents on the disk to share, it keeps its own in memory.
-    """
+    """The arguments that an attempt trains with: the point's without dataset and base model, with its overrides."""
     point = {key: value for key, value in run.point.params.items() if key not in TREATMENTS}
-    params = {**point, **attempt_overrides(attempt).overrides}
-    alone = latents.on_disk(params) and attempt.asked().get("latents") == ""
-    return latents.in_memory(params) if alone else params
+    return {**point, **attempt_overrides(attempt).overrides}
 
 
 def _prepare(run: Run, attempt: Attempt, asked: Mapping[str, Any], ctx: Context) -> Command:
-    asked = {**asked, "latents": _latents(run, asked["overrides"], ctx)}
     attempt.open({**asked, "card": ctx.card, "packed": ctx.packed, "others": _others(ctx)})
     for name, text in rendered(run, attempt, ctx).items():
         (attempt.path / name).write_text(text, encoding="utf-8", newline="\n")
@@ -168,25 +160,15 @@ def _prepare(run: Run, attempt: Attempt, asked: Mapping[str, Any], ctx: Context)
     )
 
 
-def _latents(run: Run, overrides: Params, ctx: Context) -> str:
-    """The folder of pictures with latents that an attempt trains on; empty where it has to encode them itself.
-
-    That is where nobody makes them beforehand, and where a rung changes what they follow from.
-    """
-    made = ctx.latents.get(run.point.id)
-    return str(shared.images(made)) if made and not latents.deciding(overrides) else ""
-
-
 def rendered(run: Run, attempt: Attempt, ctx: Context) -> dict[str, str]:
     """The files that an attempt is started from, proven to read back as what is meant."""
     renderer, dataset = (
         config_files.Renderer(ctx.templates),
         datasets.dataset_for_point(run.point.params, ctx.settings.datasets),
     )
-    pictures = Path(attempt.asked().get("latents") or ctx.datasets[dataset.name].folder)
     files = {
         "config.toml": config_toml(run, attempt, ctx.settings, renderer),
-        "dataset.toml": renderer.dataset_toml(run.point, dataset=dataset, image_dir=pictures),
+        "dataset.toml": renderer.dataset_toml(run.point, dataset=dataset, image_dir=ctx.datasets[dataset.name].folder),
     }
     if lines := _preview_lines(run, attempt, ctx):
         files["prompts.txt"] = renderer.prompts_txt(run.point, lines)

@@ -10,7 +10,6 @@ if "TORTURE_WORLD" in os.environ:
     _ROLES = {
         "train.py": "trainer",
         "generate.py": "generator",
-        "cache_latents.py": "encoder",
         "orchestrator.scoring": "scorer",
         "run": "orchestrator",
     }
