@@ -135,11 +135,11 @@ def test_a_sweep_over_two_nodes(nodes: Any, two: list[Any], world: World) -> Non
     world.ask(f'{SEEDS}[fixed]\ncache_latents = true\nresolution = "256,256"\n')
     heard = Heard()
     drive(nodes, world, world.context(listener=heard))
-    assert {name: state for name, state in world.states().items() if "is_baseline" not in name} == {
+    assert {name: state for name, state in world.states().items() if "baseline" not in name} == {
         f"seed={seed}": State.FINISHED for seed in (1, 2, 3, 4)
     }
     assert [event[1:] for event in heard.events].count(("train", "done")) == 4
-    assert {row["attempts"] for name, row in world.rows().items() if "is_baseline" not in name} == {"1"}
+    assert {row["attempts"] for name, row in world.rows().items() if "baseline" not in name} == {"1"}
 
 
 def test_a_node_that_dies_loses_nothing_that_was_finished(nodes: Any, two: list[Any], world: World) -> None:
@@ -161,7 +161,7 @@ def test_a_node_that_dies_loses_nothing_that_was_finished(nodes: Any, two: list[
     drive(nodes, world, world.context())
     killer.join()
     assert killed
-    assert {state for name, state in world.states().items() if "is_baseline" not in name} == {State.FINISHED}
+    assert {state for name, state in world.states().items() if "baseline" not in name} == {State.FINISHED}
     ledger = world.ledger()
     finished = [line.split()[2] for line in ledger if line.startswith("ended")]
     assert sorted(set(finished)) == sorted(finished), "what was finished was not made again"

@@ -228,18 +228,18 @@ def test_a_poisoned_card_does_not_drain_the_queue(world: World) -> None:
     world.settle(env={"STANDIN_TRAIN": "gpu_lost"})
     with pytest.raises(NotReady, match=r"3 runs in a row failed with gpu_lost.*\n.*--retry failed"):
         world.drive()
-    states = [state for name, state in world.states().items() if "is_baseline" not in name]
+    states = [state for name, state in world.states().items() if "baseline" not in name]
     assert states == [State.FAILED] * 3 + [State.PENDING]
     world.settle()
     world.drive(only=TRAININGS, retry=True)
-    assert [state for name, state in world.states().items() if "is_baseline" not in name] == [State.FINISHED] * 4
+    assert [state for name, state in world.states().items() if "baseline" not in name] == [State.FINISHED] * 4
 
 
 def test_failures_of_the_points_go_on(world: World) -> None:
     world.ask("[dims]\nnetwork_dim = [1, 2, 4, 8]\n")
     world.settle(env={"STANDIN_TRAIN": "bad_config"})
     world.drive(only=TRAININGS)
-    assert [state for name, state in world.states().items() if "is_baseline" not in name] == [State.FAILED] * 4
+    assert [state for name, state in world.states().items() if "baseline" not in name] == [State.FAILED] * 4
 
 
 def test_failed_runs_are_left_alone_until_asked_for_and_finished_ones_always(world: World) -> None:
