@@ -31,7 +31,7 @@ from orchestrator.datasets import prepare
 from orchestrator.miniature import draw, lora, pack, picture_model, training, world
 from orchestrator.miniature.draw import Backdrop, Pose
 from orchestrator.scoring import faces
-from orchestrator.store import provenance
+from orchestrator.store.hashes import HashCache
 
 PX = 160
 LIKENESS = 0.6
@@ -131,7 +131,7 @@ class Workshop:
         persona = Dataset(name="persona", image_dir=images, trigger=SUBJECT)
         asked = replace(persona, name="treated", recipe=recipe) if recipe else persona
         used = self._settings({one.name: one for one in (persona, asked)})
-        return prepare.build(asked, used, provenance.Hashes(used.runs / ".hashes.json")).folder
+        return prepare.build(asked, used, HashCache(used.runs)).folder
 
     def _settings(self, datasets: dict[str, Dataset]) -> Settings:
         path = self.folder / "orchestrate.toml"

@@ -1,7 +1,6 @@
 """Decodes pictures safely: one rule from file to pixels, and a typed refusal for whatever is not a whole picture."""
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -90,15 +89,6 @@ def _turned(image: Image.Image) -> bool:
     return image.getexif().get(_ORIENTATION, 1) in range(2, 9)
 
 
-def sha256(path: Path) -> str:
-    """Of the file's bytes, in hex. Raises Unreadable."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise _refusal(error) from error
-
-
 def pictures(folder: Path) -> Listing:
     """The pictures directly in `folder`, as sd-scripts would find them.
 
@@ -138,7 +128,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
                 raise Unreadable(f"{image.width} x {image.height} pixels are more than {MAX_PIXELS:,}")
             yield image
     except Exception as error:  # decoders raise anything on hostile input, from struct.error to MemoryError
-        raise _refusal(error) from error
+        raise Unreadable(reason(error)) from error
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -152,12 +142,11 @@ def _rgb(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
 
 
-def _refusal(error: Exception) -> Unreadable:
-    if isinstance(error, Unreadable):
-        return error
+def reason(error: Exception) -> str:
+    """Why a file could not be read, without its path."""
     if isinstance(error, FileNotFoundError):
-        return Unreadable("there is no such file")
+        return "there is no such file"
     if isinstance(error, UnidentifiedImageError):
-        return Unreadable(f"is not a picture in one of the formats {', '.join(_FORMATS)}")
+        return f"is not a picture in one of the formats {', '.join(_FORMATS)}"
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return Unreadable(text or type(error).__name__)
+    return text or type(error).__name__

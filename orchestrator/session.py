@@ -49,10 +49,10 @@ def context(asked: Plan, cards: list[str], console: Console, *, frozen: bool = T
     from orchestrator.datasets import prepare
     from orchestrator.plan import freeze
     from orchestrator.run.context import Context
-    from orchestrator.store import provenance
+    from orchestrator.store.hashes import HashCache
 
     used = asked.settings
-    hashes = provenance.Hashes(used.runs / ".hashes.json")
+    hashes = HashCache(used.runs)
     prepared = prepare.prepare_all(asked.points, used, hashes, console.say)
     if frozen:
         freeze.freeze(asked, prepared, hashes)

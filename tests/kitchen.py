@@ -13,7 +13,8 @@ from orchestrator.config.schema import Dataset, Scoring
 from orchestrator.datasets import builder, prepare
 from orchestrator.miniature import draw, pack, world
 from orchestrator.model import Params, Point, PreparedDataset
-from orchestrator.store import provenance, records
+from orchestrator.store import records
+from orchestrator.store.hashes import HashCache
 
 
 class Kitchen:
@@ -21,7 +22,7 @@ class Kitchen:
 
     def __init__(self, folder: Path, photos: Path, scoring: Scoring) -> None:
         self.runs = folder / "runs"
-        self.hashes = provenance.Hashes(self.runs / ".hashes.json")
+        self.hashes = HashCache(self.runs)
         self.persona = Dataset(name="persona", image_dir=photos, trigger=world.SUBJECT)
         self.scoring = scoring
         self._tasted = 0

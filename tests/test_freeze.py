@@ -9,6 +9,7 @@ from standins.world import GRID, World
 
 from orchestrator.errors import Conflict
 from orchestrator.store import layout, provenance
+from orchestrator.store.hashes import HashCache, sha256
 
 
 def frozen(world: World) -> dict:
@@ -212,26 +213,32 @@ def test_a_large_file_is_read_once_and_remembered_by_the_next_process(tmp_path):
     checkpoint, memory = tmp_path / "base.safetensors", tmp_path / "runs" / ".hashes.json"
     checkpoint.write_bytes(b"first" * 1000)
     stat = checkpoint.stat()
-    first = provenance.Hashes(memory).of(checkpoint)
+    first = HashCache(memory.parent).of(checkpoint)
     checkpoint.write_bytes(b"other" * 1000)  # the same size and time: only who reads the file again would notice
     os.utime(checkpoint, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert provenance.Hashes(memory).of(checkpoint) == first
+    assert HashCache(memory.parent).of(checkpoint) == first
 
 
 def test_a_changed_file_is_read_again(tmp_path):
-    checkpoint, hashes = tmp_path / "base.safetensors", provenance.Hashes(tmp_path / ".hashes.json")
+    checkpoint, hashes = tmp_path / "base.safetensors", HashCache(tmp_path)
     checkpoint.write_bytes(b"first")
     first = hashes.of(checkpoint)
     checkpoint.write_bytes(b"longer than it was")
     assert hashes.of(checkpoint) != first
-    assert hashes.of(checkpoint) == provenance.sha256(checkpoint)
+    assert hashes.of(checkpoint) == sha256(checkpoint)
 
 
-def test_a_damaged_memory_costs_time_and_nothing_else(tmp_path):
+@pytest.mark.parametrize(
+    "damaged",
+    ['{"files": ', "", "null", "[]", "{}", '{"files": []}', '{"files": {"PATH": 3}}', '{"files": {"PATH": [5, MTIME]}}']
+    + ['{"files": {"PATH": [5, MTIME, null]}}', '{"files": {"PATH": ["5", MTIME, ""]}}', "[" * 100_000],
+)
+def test_a_damaged_hash_cache_is_ignored(tmp_path, damaged):
     memory, checkpoint = tmp_path / ".hashes.json", tmp_path / "base.safetensors"
     checkpoint.write_bytes(b"first")
-    memory.write_text('{"files": ', encoding="utf-8")
-    assert provenance.Hashes(memory).of(checkpoint) == provenance.sha256(checkpoint)
+    text = damaged.replace("PATH", str(checkpoint)).replace("MTIME", str(checkpoint.stat().st_mtime_ns))
+    memory.write_text(text, encoding="utf-8")
+    assert HashCache(memory.parent).of(checkpoint) == sha256(checkpoint)
 
 
 def test_many_files_are_remembered_with_one_write(tmp_path):
@@ -239,7 +246,7 @@ def test_many_files_are_remembered_with_one_write(tmp_path):
     files = [tmp_path / f"{number}.png" for number in range(50)]
     for file in files:
         file.write_bytes(file.name.encode())
-    hashes = provenance.Hashes(memory)
+    hashes = HashCache(memory.parent)
     whole = hashes.of_all(files)
     written = memory.stat().st_mtime_ns
     assert hashes.of_all(reversed(files)) == whole

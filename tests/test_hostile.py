@@ -19,7 +19,8 @@ from orchestrator.kohya import prompts
 from orchestrator.model import PreparedDataset, State
 from orchestrator.plan import plan
 from orchestrator.scoring import faces
-from orchestrator.store import provenance, records
+from orchestrator.store import records
+from orchestrator.store.hashes import HashCache
 
 few = settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -156,7 +157,7 @@ def test_pictures_of_any_name_and_captions_of_any_bytes_are_copied_or_told(
 
 def _built(place: World, dataset: Dataset, folder: Path) -> PreparedDataset:
     used = replace(settings_file.load(place.settings), runs=folder / "runs")
-    return prepare.build(dataset, used, provenance.Hashes(folder / "runs" / ".hashes.json"))
+    return prepare.build(dataset, used, HashCache(folder / "runs"))
 
 
 def test_a_link_out_of_the_dataset_is_not_followed(place: World, tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_what_is_no_picture_is_refused(tmp_path: Path, content: bytes) -> None:
 
 
 def test_a_missing_file_is_refused_by_every_reader(tmp_path: Path) -> None:
-    for read in (images.load, images.size, images.sha256):
+    for read in (images.load, images.size):
         with pytest.raises(images.Unreadable, match="no such file"):
             read(tmp_path / "absent.png")
 
@@ -105,11 +105,6 @@ def test_samples_without_a_known_white_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.ones((2, 2), np.float32)).save(tmp_path / "a.tiff")
     with pytest.raises(images.Unreadable, match="32 bits"):
         images.load(tmp_path / "a.tiff")
-
-
-def test_sha256_is_of_the_bytes(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(b"abc")
-    assert images.sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
 def test_pictures_are_listed_by_name_and_nothing_else_is(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from orchestrator.errors import Conflict, OrchestrateError
 from orchestrator.model import Failure, Point, Result, State
-from orchestrator.store import files, layout, process, records, state
+from orchestrator.store import files, hashes, layout, process, records, state
 from orchestrator.store.layout import Run, Sweep
 
 POINT = Point(id="1a2b3c4d", name="seed=1-1a2b3c4d", params={"seed": 1, "optimizer_args": ("a=1",)}, dims=("seed",))
@@ -109,6 +109,12 @@ def test_a_result_reads_back_equal(run: Run) -> None:
     result = Result(failure=Failure.OOM, reason="ü €", retry=True, seconds=2.5, peak_vram_mib=9, steps=4)
     attempt.close(result)
     assert attempt.result() == result
+
+
+def test_sha256_is_of_the_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    assert hashes.sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert hashes.sha256_text("abc") == hashes.sha256(tmp_path / "a")
 
 
 # --- records ----------------------------------------------------------------------------------------------------------

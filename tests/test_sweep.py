@@ -214,9 +214,10 @@ DEADLY = """
 import os, sys
 if "orchestrator.scoring" in sys.orig_argv:
     from orchestrator import images as media
-    load, sha256, name = media.load, media.sha256, "c0_s1_p000_1.png"
+    from orchestrator.store import hashes
+    load, sha256, name = media.load, hashes.sha256, "c0_s1_p000_1.png"
     media.load = lambda path: os.abort() if path.name == name else load(path)
-    media.sha256 = lambda path: "0" * 64 if path.name == name else sha256(path)  # unlike any reference
+    hashes.sha256 = lambda path: "0" * 64 if path.name == name else sha256(path)  # unlike any reference
 """
 
 

@@ -28,7 +28,7 @@ def build_dataset(settings_file: Path, seed: int, name: str) -> None:
     """Build a dataset, unless it is there, and show it."""
     from orchestrator.config import settings
     from orchestrator.datasets import prepare
-    from orchestrator.store import provenance
+    from orchestrator.store.hashes import HashCache
 
     used, console = settings.load(settings_file), common.console()
     asked = _dataset(used, name, seed)
@@ -39,7 +39,7 @@ def build_dataset(settings_file: Path, seed: int, name: str) -> None:
     if errors_of(problems):
         raise NotReady(*problems)
     console.problems(problems)
-    _show_dataset(prepare.build(asked, used, provenance.Hashes(used.runs / ".hashes.json")).folder.parent, console)
+    _show_dataset(prepare.build(asked, used, HashCache(used.runs)).folder.parent, console)
 
 
 @dataset.command("show")
@@ -50,10 +50,10 @@ def show_dataset(settings_file: Path, seed: int, name: str) -> None:
     """Show a dataset that is built: a table of its pictures, and the path of its contact sheet."""
     from orchestrator.config import settings
     from orchestrator.datasets import prepare
-    from orchestrator.store import provenance
+    from orchestrator.store.hashes import HashCache
 
     used = settings.load(settings_file)
-    folder = prepare.folder_of(_dataset(used, name, seed), used, provenance.Hashes(used.runs / ".hashes.json"))
+    folder = prepare.folder_of(_dataset(used, name, seed), used, HashCache(used.runs))
     if not (folder / "dataset.json").exists():
         what, remedy = f"{name} is not built as it would be now", f"`orchestrate dataset build {name} --seed {seed}`"
         raise InputError(Problem(what=what, where=str(folder), remedy=remedy))

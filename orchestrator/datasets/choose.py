@@ -1,13 +1,12 @@
 """A part of the pictures, nested: the first of one fixed order, so that 12 are part of 24 are part of 36."""
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from orchestrator import images
 from orchestrator.config.recipe import Choose
 from orchestrator.datasets.samples import Sample, SampleSet, drop
 from orchestrator.errors import InputError, Problem
+from orchestrator.store.hashes import sha256, sha256_text
 
 REPEATED = "repeated for equal steps"
 """The note of a picture that is there once more."""
@@ -29,7 +28,7 @@ def order(pieces: Iterable[Sample], *, draw: int) -> list[Sample]:
 
 
 def _rank(piece: Sample, draw: int) -> str:
-    return hashlib.sha256(f"{draw} {images.sha256(piece.file)}".encode()).hexdigest()
+    return sha256_text(f"{draw} {sha256(piece.file)}")
 
 
 def repeated(pieces: Sequence[Sample], total: int) -> list[Sample]:

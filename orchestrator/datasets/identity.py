@@ -1,7 +1,5 @@
 """What a made dataset's pictures hang on, as one hash: its source, its recipe, and what the recipe looks at."""
 
-import hashlib
-import json
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -9,10 +7,10 @@ from orchestrator import images
 from orchestrator.config.schema import Dataset, Scoring
 from orchestrator.datasets import builder, video
 from orchestrator.scoring import faces
-from orchestrator.store import provenance
+from orchestrator.store.hashes import HashCache, sha256_json
 
 
-def key_of(dataset: Dataset, source_key: str, scoring: Scoring, hashes: provenance.Hashes) -> str:
+def key_of(dataset: Dataset, source_key: str, scoring: Scoring, hashes: HashCache) -> str:
     """NotReady where faces are needed and there is no face pack."""
     recipe = dataset.recipe
     assert recipe
@@ -28,4 +26,4 @@ def key_of(dataset: Dataset, source_key: str, scoring: Scoring, hashes: provenan
     if recipe.frames:
         parts["frames"] = asdict(recipe.frames) | {"videos": hashes.of_all(video.files(recipe.frames.videos))}
         parts["references"] = hashes.of_all(images.pictures(scoring.references).pictures)
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return sha256_json(parts)

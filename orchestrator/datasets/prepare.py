@@ -18,7 +18,8 @@ from orchestrator.config.schema import Dataset, Settings
 from orchestrator.datasets import build_process, builder, identity, video
 from orchestrator.errors import NotReady, Problem, Severity
 from orchestrator.model import Point, PreparedDataset
-from orchestrator.store import files, provenance, records
+from orchestrator.store import files, records
+from orchestrator.store.hashes import HashCache, sha256_folder
 
 
 def validate_dataset(dataset: Dataset, where: str) -> list[Problem]:
@@ -124,7 +125,7 @@ def sizes(dataset: Dataset) -> list[tuple[int, int]]:
     return found
 
 
-def key_of(dataset: Dataset, used: Settings, hashes: provenance.Hashes) -> str:
+def key_of(dataset: Dataset, used: Settings, hashes: HashCache) -> str:
     """Hash of the pictures and captions, names and bytes; of a recipe, of all that it makes its pictures from."""
     if dataset.recipe is None:
         return hashes.of_all(_files(dataset))
@@ -133,7 +134,7 @@ def key_of(dataset: Dataset, used: Settings, hashes: provenance.Hashes) -> str:
 
 
 def prepare_all(
-    points: Iterable[Point], used: Settings, hashes: provenance.Hashes, say: Callable[[str], None]
+    points: Iterable[Point], used: Settings, hashes: HashCache, say: Callable[[str], None]
 ) -> dict[str, PreparedDataset]:
     """What these points train on, by name, built where it is not there; says so, and names the faces that were lost."""
     trained = [datasets.dataset_for_point(point.params, used.datasets) for point in points if not point.is_baseline]
@@ -158,7 +159,7 @@ def _summary(record: Mapping[str, Any]) -> str:
 _LOST = ("no face", "not cropped")
 
 
-def build(dataset: Dataset, used: Settings, hashes: provenance.Hashes) -> PreparedDataset:
+def build(dataset: Dataset, used: Settings, hashes: HashCache) -> PreparedDataset:
     """The dataset's folder below `runs/.datasets`, made if it is not there; whole or not at all.
 
     Raises NotReady when it is no longer what it was made as, or without the faces that its recipe needs, and
@@ -168,7 +169,7 @@ def build(dataset: Dataset, used: Settings, hashes: provenance.Hashes) -> Prepar
     if not (folder / "dataset.json").exists():
         _make(dataset, key, folder, used, hashes)
     record = records.read(folder / "dataset.json")
-    if provenance.content(folder / "images") != record["content"]:
+    if sha256_folder(folder / "images") != record["content"]:
         what = f"is not the copy of {dataset.name} that it should be: a file in it was changed, added or removed"
         raise NotReady(Problem(what=what, where=str(folder), remedy="delete this folder: it is made again"))
     plain = folder / "plain"
@@ -180,12 +181,12 @@ def build(dataset: Dataset, used: Settings, hashes: provenance.Hashes) -> Prepar
     )
 
 
-def folder_of(dataset: Dataset, used: Settings, hashes: provenance.Hashes) -> Path:
+def folder_of(dataset: Dataset, used: Settings, hashes: HashCache) -> Path:
     """Where it lies once it is built: `images/` and `dataset.json`, and of a recipe what it was made with."""
     return used.runs / ".datasets" / f"{dataset.name}-{key_of(dataset, used, hashes)[:16]}"
 
 
-def _make(dataset: Dataset, key: str, folder: Path, used: Settings, hashes: provenance.Hashes) -> None:
+def _make(dataset: Dataset, key: str, folder: Path, used: Settings, hashes: HashCache) -> None:
     """In a draft that becomes the folder when all of it is on the disk."""
     draft = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(draft, ignore_errors=True)
@@ -194,7 +195,7 @@ def _make(dataset: Dataset, key: str, folder: Path, used: Settings, hashes: prov
         record = _copied(dataset, draft) if dataset.recipe is None else _cooked(dataset, draft, used, hashes)
         for path in (draft / "images").iterdir():
             files.sync(path)
-        records.write(draft / "dataset.json", {**record, "key": key, "content": provenance.content(draft / "images")})
+        records.write(draft / "dataset.json", {**record, "key": key, "content": sha256_folder(draft / "images")})
         _publish(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -216,7 +217,7 @@ def _copied(dataset: Dataset, draft: Path) -> dict[str, Any]:
     return {"name": dataset.name, "source": str(dataset.image_dir), "pictures": pictures}
 
 
-def _cooked(dataset: Dataset, draft: Path, used: Settings, hashes: provenance.Hashes) -> dict[str, Any]:
+def _cooked(dataset: Dataset, draft: Path, used: Settings, hashes: HashCache) -> dict[str, Any]:
     """By the recipe, in a child; its source is prepared first."""
     assert dataset.recipe
     source = build(used.datasets[dataset.recipe.source], used, hashes)

@@ -1,6 +1,5 @@
 """Freezes a plan: what the results are made from, written down once, and refused when it has changed."""
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -17,10 +16,11 @@ from orchestrator.model import Point, PreparedDataset
 from orchestrator.plan.plan import Plan
 from orchestrator.scoring import faces, prompt_adherence
 from orchestrator.store import provenance
+from orchestrator.store.hashes import HashCache, sha256, sha256_json
 from orchestrator.store.layout import Sweep
 
 
-def freeze(asked: Plan, prepared: Mapping[str, PreparedDataset], hashes: provenance.Hashes) -> None:
+def freeze(asked: Plan, prepared: Mapping[str, PreparedDataset], hashes: HashCache) -> None:
     """Make the sweep, or grow it; raises Conflict when it was made from other inputs. The lock must be held."""
     made_from = _fingerprint(asked, prepared, hashes)
     old = asked.sweep.record() if asked.sweep.exists() else {"fingerprint": {}, "points": [], "questions": []}
@@ -53,15 +53,15 @@ def _json(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def _fingerprint(asked: Plan, prepared: Mapping[str, PreparedDataset], hashes: provenance.Hashes) -> dict[str, str]:
+def _fingerprint(asked: Plan, prepared: Mapping[str, PreparedDataset], hashes: HashCache) -> dict[str, str]:
     """What changes a picture or a number and is not an argument of a point; one entry for each thing to name."""
     used = asked.settings
     generation = {key: value for key, value in asdict(used.generation).items() if "prompts" not in key}
     pack = faces.inspect(used.scoring.pack, det_size=used.scoring.det_size)
     return {
-        **{f"templates/{name}": _hash(text) for name, text in _templates(used.templates).items()},
+        **{f"templates/{name}": sha256_json(text) for name, text in _templates(used.templates).items()},
         **{f"generate.{key}": json.dumps(value) for key, value in generation.items()},
-        "generate.prompts": _hash(asked.prompts),
+        "generate.prompts": sha256_json(asked.prompts),
         "trainer": trainer_identity(used),
         "face pack": pack.fingerprint,
         **_second_pack(used.scoring),
@@ -80,24 +80,24 @@ def _second_pack(used: Scoring) -> dict[str, str]:
     return {"second face pack": pack.fingerprint}
 
 
-def _clip(asked: Plan, hashes: provenance.Hashes) -> dict[str, str]:
+def _clip(asked: Plan, hashes: HashCache) -> dict[str, str]:
     """The model, and what it reads: another dataset's trigger is no change where no prompt has it."""
     model = asked.settings.scoring.clip
     if model is None:
         return {}
     triggers = [dataset.trigger for dataset in asked.settings.datasets.values()]
     texts = [prompt_adherence.without(triggers, prompt) for prompt in asked.prompts]
-    return {"CLIP model": _hash([hashes.of_all(prompt_adherence.files(model)), texts])}
+    return {"CLIP model": sha256_json([hashes.of_all(prompt_adherence.files(model)), texts])}
 
 
 def trainer_identity(used: Settings) -> str:
     """The commit of the trainer's checkout; without one, the hash of its two scripts."""
     folder = used.trainer.sd_scripts
     scripts = (used.trainer.train_script, used.trainer.generate_script)
-    return provenance.commit(folder) or _hash([provenance.sha256(folder / script) for script in scripts])
+    return provenance.commit(folder) or sha256_json([sha256(folder / script) for script in scripts])
 
 
-def _base(used: Settings, name: str, hashes: provenance.Hashes) -> str:
+def _base(used: Settings, name: str, hashes: HashCache) -> str:
     base = used.base_models[name]
     return hashes.of(base.path) + (hashes.of(base.vae) if base.vae else "")
 
@@ -109,10 +109,6 @@ def _used(points: Iterable[Point], treatment: str) -> list[str]:
 def _templates(folder: Path) -> dict[str, str]:
     paths = [folder / name for name in config_files.TEMPLATES]
     return {path.name: path.read_text(encoding="utf-8") for path in paths if path.exists()}
-
-
-def _hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _changed(key: str, was: str, is_now: str, sweep: Sweep) -> Problem:

@@ -1,9 +1,7 @@
 """Further pictures of runs that are scored already: each set a run of its own, beside the run's pictures."""
 
 import csv
-import hashlib
 import io
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,6 +15,7 @@ from orchestrator.model import Point
 from orchestrator.plan.plan import Plan
 from orchestrator.run.context import Context
 from orchestrator.store import files
+from orchestrator.store.hashes import sha256_json
 from orchestrator.store.layout import Run, Sweep
 
 
@@ -48,7 +47,7 @@ def key(one: RunSummary, generation: Generation, texts: Sequence[str], *more: st
     """Of all that sets these pictures of the chosen checkpoint apart from others of the run."""
     chosen = (one.choice.checkpoint, one.choice.strength) if one.choice else ()
     made = [chosen, texts, {**asdict(generation), "strengths": None}, more]
-    return hashlib.sha256(json.dumps(made, sort_keys=True, default=str).encode()).hexdigest()[:8]
+    return sha256_json(made)[:8]
 
 
 def prepare(one: RunSummary, run: Run) -> FollowupRun:

@@ -14,7 +14,8 @@ from orchestrator.plan import plan
 from orchestrator.run import followup
 from orchestrator.run.context import Context
 from orchestrator.run.followup import FollowupRun
-from orchestrator.store import layout, provenance
+from orchestrator.store import layout
+from orchestrator.store.hashes import HashCache
 from orchestrator.store.layout import Run, Sweep
 
 TABLE = "transfer.csv"
@@ -45,7 +46,7 @@ def points(chosen: Sequence[RunSummary], base: str) -> list[Point]:
 
 def prepare(chosen: Sequence[RunSummary], base: str, sweep: Sweep, ctx: Context) -> tuple[list[FollowupRun], Context]:
     """The folders for the pictures and the floor of the base model, which the sweep may have already; and the world."""
-    hashes = provenance.Hashes(ctx.settings.runs / ".hashes.json")
+    hashes = HashCache(ctx.settings.runs)
     content = hashes.of(ctx.settings.base_models[base].path)
     wanted = []
     for one, point in zip(chosen, points(chosen, base), strict=False):

@@ -13,6 +13,7 @@ from orchestrator import images
 from orchestrator.model import FaceStatus
 from orchestrator.scoring import faces
 from orchestrator.scoring.in_progress import InProgressFile
+from orchestrator.store import hashes
 
 BATCH = 4
 """Faces per run of the recogniser. More gains nothing on a CPU and makes the workers' last shares uneven."""
@@ -78,9 +79,9 @@ class BatchEmbedder:
         if path in self._skip:
             return _SKIPPED
         try:
-            return images.sha256(path)
-        except images.Unreadable as error:
-            return faces.ReadError(status=FaceStatus.UNREADABLE, note=error.reason)
+            return hashes.sha256(path)
+        except OSError as error:
+            return faces.ReadError(status=FaceStatus.UNREADABLE, note=images.reason(error))
 
     def _fresh(self, pictures: Mapping[str, Path]) -> Iterator[tuple[str, faces.Outcome]]:
         """Pictures by their sha256 that nobody has looked at, in the order in which they get done."""

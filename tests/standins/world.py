@@ -20,7 +20,8 @@ from orchestrator.plan.plan import Plan
 from orchestrator.report import results_csv
 from orchestrator.run import sweep
 from orchestrator.run.context import Context, Stop
-from orchestrator.store import process, provenance, state
+from orchestrator.store import process, state
+from orchestrator.store.hashes import HashCache
 from orchestrator.store.layout import Run, Sweep
 from orchestrator.store.state import Status
 
@@ -207,7 +208,7 @@ class World:
     ) -> Context:
         """The sweep, prepared and frozen. With a `probe`, its card is in use."""
         asked = self.plan()
-        hashes = provenance.Hashes(asked.settings.runs / ".hashes.json")
+        hashes = HashCache(asked.settings.runs)
         datasets = {name: prepare.build(one, asked.settings, hashes) for name, one in asked.settings.datasets.items()}
         asked.sweep.path.mkdir(parents=True, exist_ok=True)
         freeze.freeze(asked, datasets, hashes)

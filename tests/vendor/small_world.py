@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from orchestrator.store import provenance
+from orchestrator.store.hashes import HashCache
 from orchestrator.config import settings
 from orchestrator.run.context import Context
 from orchestrator.run.context import Stop
@@ -150,7 +151,7 @@ class World:
     def context(self, **changes: object) -> Context:
         """The settings with other fields, ready to work with."""
         used = replace(self.settings, **changes)  # type: ignore[arg-type]
-        hashes = provenance.Hashes(used.runs / ".hashes.json")
+        hashes = HashCache(used.runs)
         return Context(
             settings=used,
             templates=used.templates,

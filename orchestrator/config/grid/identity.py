@@ -1,11 +1,11 @@
 """What a point is called: its id from all of its params, its name from its dims."""
 
-import hashlib
 import unicodedata
 from collections.abc import Iterable
 from functools import lru_cache
 
 from orchestrator.model import Params, Scalar, Value
+from orchestrator.store.hashes import sha256_text
 from orchestrator.values import canonical_json
 
 _MAX_VALUE = 32
@@ -14,7 +14,7 @@ _MAX_LABEL_BYTES = 150  # with the id and a suffix it stays far below the 255 by
 
 def point_id(params: Params) -> str:
     """First 8 hex digits of the sha256 of the params as canonical JSON: sorted keys, 16.0 is 16, true is not 1."""
-    return hashlib.sha256(canonical(params).encode()).hexdigest()[:8]
+    return sha256_text(canonical(params))[:8]
 
 
 def canonical(params: Params) -> str:

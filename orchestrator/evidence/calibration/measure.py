@@ -16,7 +16,7 @@ from orchestrator.evidence.calibration.statistics import FloatArray, KnownPair
 from orchestrator.run.stages import score
 from orchestrator.scoring import embedding, faces
 from orchestrator.scoring.embedding import FaceEmbedding
-from orchestrator.store import provenance
+from orchestrator.store.hashes import HashCache
 
 SAME_PHOTO = 0.98
 """From this cosine on two pictures are one photo, saved anew or cut otherwise: InsightFace's own constant."""
@@ -155,5 +155,5 @@ def _pack(settings: Settings) -> str:
     return faces.inspect(used.pack, det_size=used.det_size).fingerprint
 
 
-def _hashes(settings: Settings) -> provenance.Hashes:
-    return provenance.Hashes(settings.runs / ".hashes.json")
+def _hashes(settings: Settings) -> HashCache:
+    return HashCache(settings.runs)

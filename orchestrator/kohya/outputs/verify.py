@@ -18,6 +18,7 @@ from orchestrator.kohya.outputs.files import TrainingLength
 from orchestrator.kohya.outputs.safetensors_header import Header
 from orchestrator.kohya.resume import ResumeSegment
 from orchestrator.model import Checkpoint, Failure, Params, Value
+from orchestrator.store.hashes import sha256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +62,7 @@ def verify(
     problems = [problem for found in expected[:-1] for problem in _not_its(found, params, legs, length)]
     if problems:
         return _refuted(problems, _kind(problems))
-    hashed = (replace(found, sha256=_sha256(_leg(legs, found).folder / found.file)) for found in expected)
+    hashed = (replace(found, sha256=sha256(_leg(legs, found).folder / found.file)) for found in expected)
     return OutputCheck(checkpoints=tuple(hashed))
 
 
@@ -74,11 +75,6 @@ _NOT_FINITE = "has weights that are NaN or infinite"
 
 def _kind(problems: list[Problem]) -> Failure:
     return Failure.NAN if any(_NOT_FINITE in problem.what for problem in problems) else Failure.NO_PRODUCT
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # --- one file ---------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """The pictures of a dataset: twins of each other, turned around too, too small, or also among the references."""
 
+import contextlib
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from orchestrator.datasets import dedupe
 from orchestrator.errors import Problem, Severity
 from orchestrator.kohya import step_count
 from orchestrator.model import Params
+from orchestrator.store.hashes import sha256
 
 _TWINS = 4
 """Bits of 64 in which two pictures' perceptual hashes may differ: re-encoded or resized, not another expression."""
@@ -38,10 +40,11 @@ def problems(dataset: Dataset, params: Params) -> Iterator[Problem]:
 
 def trained_on(dataset: Dataset, references: Path) -> Iterator[Problem]:
     """References that are also trained on, byte by byte: they would praise a LoRA for copying."""
-    trained = {images.sha256(path): path.name for path, _ in _readable(dataset)}
+    trained = {sha256(path): path.name for path, _ in _readable(dataset)}
     for path in images.pictures(references).pictures:
-        if twin := trained.get(_sha256(path)):
-            yield _known(path, twin, dataset)
+        with contextlib.suppress(OSError):  # reported by preflight
+            if twin := trained.get(sha256(path)):
+                yield _known(path, twin, dataset)
 
 
 def _known(reference: Path, twin: str, dataset: Dataset) -> Problem:
@@ -53,13 +56,6 @@ def _known(reference: Path, twin: str, dataset: Dataset) -> Problem:
         remedy="take it out of one of the two",
         severity=Severity.WARNING,
     )
-
-
-def _sha256(path: Path) -> str:
-    try:
-        return images.sha256(path)
-    except images.Unreadable:
-        return ""
 
 
 def _readable(dataset: Dataset) -> list[tuple[Path, step_count.Size]]:

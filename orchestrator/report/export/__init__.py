@@ -13,7 +13,8 @@ from orchestrator.errors import InputError, NothingSelected, OrchestrateError, P
 from orchestrator.evidence.summary import RunSummary
 from orchestrator.model import State
 from orchestrator.report.export import card, workflow
-from orchestrator.store import files, provenance
+from orchestrator.store import files
+from orchestrator.store.hashes import sha256
 from orchestrator.store.layout import Sweep
 
 FOLDER = "export"
@@ -70,7 +71,7 @@ def _copy(one: RunSummary, target: Path) -> None:
             Problem(what="the chosen checkpoint is gone", where=str(source), remedy="train it again")
         )
     shutil.copyfile(source, draft)
-    if chosen.sha256 and provenance.sha256(draft) != chosen.sha256:
+    if chosen.sha256 and sha256(draft) != chosen.sha256:
         draft.unlink()
         what, remedy = "is not the file that was scored: its hash is another", "train the run again in a new sweep"
         raise OrchestrateError(Problem(what=what, where=str(source), remedy=remedy))

@@ -8,7 +8,6 @@ lock: who writes second writes the same.
 
 import base64
 import contextlib
-import hashlib
 import json
 import secrets
 from dataclasses import asdict
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from orchestrator.scoring.faces.types import Face, FaceRecord
+from orchestrator.store.hashes import sha256_json
 
 SCHEMA = 1
 
@@ -60,8 +60,7 @@ class Cache:
         return self._folder / sha256[:2] / f"{sha256}.json"
 
     def _check(self, sha256: str, body: Any) -> str:
-        text = json.dumps([SCHEMA, self._fingerprint, sha256, body], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return sha256_json([SCHEMA, self._fingerprint, sha256, body])
 
 
 def _body(finding: FaceRecord) -> dict[str, Any]:

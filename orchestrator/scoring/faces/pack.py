@@ -1,14 +1,13 @@
 """Checks a face pack on disk before InsightFace opens it, which would download, hang or fail with an empty message."""
 
-import hashlib
 import importlib.metadata
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from orchestrator import images
 from orchestrator.errors import NotReady, Problem
+from orchestrator.store.hashes import sha256, sha256_json
 
 DET_THRESH = 0.5
 """InsightFace's default: detections below it are ignored."""
@@ -169,10 +168,6 @@ def _passes(det_size: int, *, fixed: bool) -> tuple[DetectorPass, ...]:
 
 def _fingerprint(models: tuple[Path, Path], passes: tuple[DetectorPass, ...], decode_rule: str) -> str:
     """A hash of what changes an embedding. The version of onnxruntime does so only by rounding, and is left out."""
-    hashes = []
-    for path in models:
-        with path.open("rb") as file:
-            hashes.append(hashlib.file_digest(file, "sha256").hexdigest())
     major = importlib.metadata.version("insightface").split(".")[0]
-    parts = [*hashes, [asdict(one) for one in passes], DET_THRESH, decode_rule, major]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    parts = [*map(sha256, models), [asdict(one) for one in passes], DET_THRESH, decode_rule, major]
+    return sha256_json(parts)

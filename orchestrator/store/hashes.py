@@ -1,0 +1,77 @@
+"""SHA-256 of files, folders, texts and JSON values, in hex; a cache for the hashes of large files."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from orchestrator.store import files
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_text(text: str) -> str:
+    """Of a text in UTF-8; surrogate escapes (file names in another encoding) count as their original bytes."""
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def sha256_json(value: Any) -> str:
+    """Of a value as JSON with sorted keys; what JSON does not have (paths) counts as its `str`."""
+    return sha256_text(json.dumps(value, sort_keys=True, default=str))
+
+
+def sha256_folder(folder: Path) -> str:
+    """Of the names and bytes of all files in a folder. Raises OSError."""
+    return sha256_text("\n".join(f"{path.name} {sha256(path)}" for path in sorted(folder.iterdir())))
+
+
+class HashCache:
+    """Hashes of files, kept in `runs/.hashes.json` by path, size and modification time: each file is read once."""
+
+    def __init__(self, runs: Path) -> None:
+        self._path = runs / ".hashes.json"
+        self._known = self._load()
+
+    def of(self, path: Path) -> str:
+        """The hash of one file. Raises OSError."""
+        return self._of([path])[0]
+
+    def of_all(self, paths: Iterable[Path]) -> str:
+        """One hash of the names and contents of several files in any order. Raises OSError."""
+        chosen = list(paths)
+        return sha256_text(
+            "\n".join(sorted(f"{path.name} {found}" for path, found in zip(chosen, self._of(chosen), strict=True)))
+        )
+
+    def _of(self, paths: Iterable[Path]) -> list[str]:
+        before = dict(self._known)
+        found = [self._lookup(path) for path in paths]
+        if self._known != before:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            files.write_json(self._path, {"files": self._known})
+        return found
+
+    def _lookup(self, path: Path) -> str:
+        stat = path.stat()
+        key, version = str(path.resolve()), [stat.st_size, stat.st_mtime_ns]
+        known = self._known.get(key)
+        if known is None or known[:2] != version:
+            known = self._known[key] = [*version, sha256(path)]
+        return str(known[2])
+
+    def _load(self) -> dict[str, list[int | str]]:
+        """The cached entries; a damaged file or entry is ignored, and the files are hashed again."""
+        try:
+            cached = json.loads(self._path.read_text(encoding="utf-8", errors="surrogateescape"))["files"]
+            return {key: entry for key, entry in cached.items() if _is_entry(entry)}
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            return {}
+
+
+def _is_entry(entry: object) -> bool:
+    return isinstance(entry, list) and [type(part) for part in entry] == [int, int, str]
