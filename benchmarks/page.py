@@ -149,8 +149,8 @@ def _finish(run: Run, stage: str, record: Mapping[str, Any]) -> None:
 
 def _attempt(run: Run, stage: str, result: Result, conceded: Mapping[str, Value] | None = None) -> None:
     attempt = run.new_attempt(stage)
-    rungs = ["AdamW8bit"] if conceded else []
-    attempt.open({"overrides": conceded or {}, "rungs": rungs, "degraded": bool(conceded)})
+    fallbacks = ["AdamW8bit"] if conceded else []
+    attempt.open({"overrides": conceded or {}, "fallbacks": fallbacks, "degraded": bool(conceded)})
     (attempt.path / "log").write_text(_LOG, encoding="utf-8")
     if stage == "train":
         lines = "\n".join(f"{key} = {value!r}" for key, value in run.point.params.items())

@@ -60,7 +60,7 @@ def _point(seed: int) -> Point:
 
 def _attempt(run: Run, stage: str, result: Result) -> None:
     attempt = run.new_attempt(stage)
-    attempt.open({"overrides": {}, "rungs": [], "degraded": False})
+    attempt.open({"overrides": {}, "fallbacks": [], "degraded": False})
     (attempt.path / "log").write_text(_LOG, encoding="utf-8")
     attempt.close(result)
 

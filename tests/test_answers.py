@@ -113,7 +113,9 @@ def test_one_unreplicated_pair_is_always_undecided() -> None:
 
 
 def test_what_was_degraded_or_failed_is_left_out_and_counted() -> None:
-    conceded = AttemptSummary(number=1, result=Result(failure=None), rungs=("AdamW8bit",), overrides={}, degraded=True)
+    conceded = AttemptSummary(
+        number=1, result=Result(failure=None), fallbacks=("AdamW8bit",), overrides={}, degraded=True
+    )
     first, second, *others = grid(0.1)
     told = only([replace(first, training=(conceded,)), run(second.run.point.params, 0.6, state=State.FAILED), *others])
     assert told.left_out == 2
@@ -193,12 +195,12 @@ def prodigy(*attempts: AttemptSummary, state: State = State.FINISHED, name: str 
 
 
 def attempt(
-    failure: Failure | None = None, *, peak_gib: float | None = None, rungs: tuple[str, ...] = (), other: str = ""
+    failure: Failure | None = None, *, peak_gib: float | None = None, fallbacks: tuple[str, ...] = (), other: str = ""
 ) -> AttemptSummary:
     peak = None if peak_gib is None else round(1024 * peak_gib)
     overrides: Mapping[str, object] = {"optimizer_type": other} if other else {}
     result = Result(failure=failure, peak_vram_mib=peak)
-    return AttemptSummary(number=1, result=result, rungs=rungs, overrides=dict(overrides), degraded=bool(other))
+    return AttemptSummary(number=1, result=result, fallbacks=fallbacks, overrides=dict(overrides), degraded=bool(other))
 
 
 def memory(*runs: RunSummary) -> Answer | None:
@@ -211,7 +213,7 @@ def memory(*runs: RunSummary) -> Answer | None:
     [
         ([attempt(peak_gib=21.3)], State.FINISHED, "yes", "1 training ended well, with 21.3 GiB at most"),
         (
-            [attempt(Failure.OOM, peak_gib=23.9), attempt(peak_gib=18, rungs=("gradient checkpointing",))],
+            [attempt(Failure.OOM, peak_gib=23.9), attempt(peak_gib=18, fallbacks=("gradient checkpointing",))],
             State.FINISHED,
             "yes",
             "after conceding gradient checkpointing, with 18.0 GiB",

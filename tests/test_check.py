@@ -299,7 +299,7 @@ def test_a_memory_profile_that_is_not_expected_to_fit_is_told_before_the_night(w
     assert first.what == "network_dim = 2: about 30 GiB of 24: does not fit"
     assert second.what == "network_dim = 4: about 24 GiB of 24: tight"
     assert {first.severity, second.severity} == {Severity.WARNING}
-    (conceded,) = card.too_small(replace(bill, profiles=(replace(small, rungs=("AdamW8bit",), origin="probe"),)))
+    (conceded,) = card.too_small(replace(bill, profiles=(replace(small, fallbacks=("AdamW8bit",), origin="probe"),)))
     assert conceded.what == "network_dim = 2: memory ran out (probe), and was enough after AdamW8bit"
 
 

@@ -29,10 +29,10 @@ POINT = {
 }
 
 
-def climbed(point, rungs=RUNGS):
+def climbed(point, fallbacks=RUNGS):
     """Every step as a run would see it: one more attempt fails each time."""
     tried, found = [{}], []
-    while step := oom_fallback.next_overrides(point, tried, rungs):
+    while step := oom_fallback.next_overrides(point, tried, fallbacks):
         found.append(step)
         tried.append(step.overrides)
         assert len(found) < 50
@@ -42,7 +42,7 @@ def climbed(point, rungs=RUNGS):
 def test_steps_add_up_and_the_last_has_its_own_learning_rate():
     first, second, third, last = climbed(POINT)
     assert first == oom_fallback.Step(
-        overrides={"gradient_checkpointing": True}, rungs=("checkpointing",), degraded=False
+        overrides={"gradient_checkpointing": True}, fallbacks=("checkpointing",), degraded=False
     )
     assert second.overrides == {
         "gradient_checkpointing": True,
@@ -51,7 +51,7 @@ def test_steps_add_up_and_the_last_has_its_own_learning_rate():
     }
     assert third.overrides["train_batch_size"] == 1
     assert third.overrides["gradient_accumulation_steps"] == 4
-    assert third.rungs == ("checkpointing", "halve", "halve")
+    assert third.fallbacks == ("checkpointing", "halve", "halve")
     assert not third.degraded
     assert last.overrides.items() > third.overrides.items()
     assert (last.overrides["optimizer_type"], last.overrides["learning_rate"]) == ("AdamW8bit", 1e-4)
@@ -61,12 +61,12 @@ def test_steps_add_up_and_the_last_has_its_own_learning_rate():
 def test_rungs_that_do_not_apply_or_change_nothing_are_passed_over():
     point = POINT | {"gradient_checkpointing": True, "train_batch_size": 1, "optimizer_type": "AdamW8bit"}
     assert oom_fallback.next_overrides(point, [{}], RUNGS) is None
-    assert [step.rungs for step in climbed(point | {"optimizer_type": "Prodigy"})] == [("AdamW8bit",)]
+    assert [step.fallbacks for step in climbed(point | {"optimizer_type": "Prodigy"})] == [("AdamW8bit",)]
 
 
 def test_a_rung_whose_condition_names_an_argument_that_is_not_set_does_not_apply():
     point = {key: value for key, value in POINT.items() if key != "train_batch_size"}
-    assert [step.rungs[-1] for step in climbed(point)] == ["checkpointing", "AdamW8bit"]
+    assert [step.fallbacks[-1] for step in climbed(point)] == ["checkpointing", "AdamW8bit"]
 
 
 def test_true_is_not_one():
@@ -77,7 +77,7 @@ def test_true_is_not_one():
 
 def test_tried_steps_are_known_by_what_they_change_even_when_rungs_were_renamed():
     renamed = (FallbackStep(name="other", set=CHECKPOINTING.set), HALVE)
-    assert oom_fallback.next_overrides(POINT, [{}, {"gradient_checkpointing": True}], renamed).rungs == (
+    assert oom_fallback.next_overrides(POINT, [{}, {"gradient_checkpointing": True}], renamed).fallbacks == (
         "other",
         "halve",
     )

@@ -81,7 +81,7 @@ def test_the_peak_of_the_card_is_kept_and_what_had_to_be_conceded(world):
     (first, *_) = probe.wanted(world.plan())
     probe.run_probe([first], ctx)
     pace = history.gather(world.sweep).paces[first.point.id]
-    assert pace.rungs == ("smaller",)
+    assert pace.fallbacks == ("smaller",)
     assert [told for _, _, told in heard.events][:2] == ["started 1", "oom"]
 
 

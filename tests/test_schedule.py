@@ -44,14 +44,14 @@ def turn(**given: Any) -> Task:
             [GpuLoad(card="A", turns=1, free_mib=90000)],
             None,
         ),  # what was never measured waits for a card of its own
-        (9000, [GpuLoad(card="A", free_mib=20000)], Slot(card="A", packed=True)),
-        (9000, [GpuLoad(card="A", turns=1, free_mib=9000)], Slot(card="A", packed=True)),
+        (9000, [GpuLoad(card="A", free_mib=20000)], Slot(card="A", colocated=True)),
+        (9000, [GpuLoad(card="A", turns=1, free_mib=9000)], Slot(card="A", colocated=True)),
         (9000, [GpuLoad(card="A", turns=1, free_mib=8999)], None),
         (9000, [GpuLoad(card="A", turns=1, alone=True, free_mib=90000)], None),
         (
             9000,
             [GpuLoad(card="A", turns=1, free_mib=90000), GpuLoad(card="B", free_mib=90000)],
-            Slot(card="B", packed=True),
+            Slot(card="B", colocated=True),
         ),
         (9000, [GpuLoad(card="A", free_mib=5000)], Slot(card="A")),  # strangers took the room: the ladder may answer
         (9000, [], None),
@@ -178,7 +178,7 @@ def test_two_cards_work_at_once(world: World) -> None:
     assert set(world.states().values()) == {State.FINISHED, State.PENDING}
     assert together.most["train"] == 2
     assert {one["card"] for one in attempts(world)} == {"GPU-A", "GPU-B"}
-    assert not any(one["packed"] for one in attempts(world))
+    assert not any(one["colocated"] for one in attempts(world))
 
 
 class Large(Host):
@@ -209,8 +209,8 @@ def test_what_was_measured_is_packed(world: World) -> None:
     drive(world, ctx, "GPU-A")
     assert set(world.states().values()) == {State.FINISHED, State.PENDING}
     trained = {one.point.params["seed"]: one.attempts("train")[0] for one in world.plan().runs("seed*")}
-    assert not trained[1].packed, "the first of its kind is measured alone"
-    assert all(trained[seed].packed for seed in (2, 3, 4))
+    assert not trained[1].colocated, "the first of its kind is measured alone"
+    assert all(trained[seed].colocated for seed in (2, 3, 4))
     assert together.most["train"] == 2, "three of them would not fit"
 
 
@@ -230,8 +230,8 @@ def test_what_runs_out_of_memory_beside_others_is_made_again_alone(world: World)
     world.settle(env=env, vram=PACKED, sections=rung)
     drive(world, world.context(probe=Cards()), "GPU-A")
     first, second = world.run("seed=3*").attempts("train")
-    assert (first.packed, first.asked()["rungs"], first.crowded_out()) == (True, [], True)
-    assert (second.packed, second.asked()["rungs"], second.crowded_out()) == (False, [], False)
+    assert (first.colocated, first.request()["fallbacks"], first.crowded_out()) == (True, [], True)
+    assert (second.colocated, second.request()["fallbacks"], second.crowded_out()) == (False, [], False)
     assert world.rows()["seed=3"]["degraded"] == "False"
 
 

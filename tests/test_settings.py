@@ -140,7 +140,7 @@ def test_every_mistake_at_once_with_line_key_value_and_remedy(problems):
         (
             "[[oom_fallback]]\nname='x'\nset={a=1}\n[[oom_fallback]]\nname='x'\nset={a=2}",
             "oom_fallback[1].name",
-            "two rungs",
+            "two fallbacks",
         ),
         ("[[oom_fallback]]\nname='x'\nset={a=1}\nkeep_result=true", "oom_fallback[0].keep_result", "unknown key"),
         ("[vram]\nbudget_gib = true", "vram.budget_gib", "must be a number, not true or false"),

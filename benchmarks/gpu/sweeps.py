@@ -169,5 +169,5 @@ def _attempts(run: Path) -> list[dict[str, Any]]:
         folder = run / "train" / str(number)
         asked, result = records.read(folder / "attempt.json"), records.read(folder / "result.json")
         kept = {key: result[key] for key in ("failure", "reason", "peak_vram_mib", "seconds", "seconds_per_step")}
-        found.append({"rungs": asked["rungs"], "others": asked["others"], **kept})
+        found.append({"fallbacks": asked["fallbacks"], "others": asked["others"], **kept})
     return found

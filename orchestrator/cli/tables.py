@@ -101,7 +101,7 @@ def profiles(told: Forecast) -> Table:
     for heading in ("memory profile", "trainings", "s/step", "known from", f"peak VRAM{of_card}"):
         shown_profiles.add_column(heading, justify="right" if heading in ("trainings", "s/step") else "left")
     for profile in told.profiles[:_SHOWN_ROWS]:
-        origin = profile.origin + (f"; conceded {', '.join(profile.rungs)}" if profile.rungs else "")
+        origin = profile.origin + (f"; conceded {', '.join(profile.fallbacks)}" if profile.fallbacks else "")
         pace, peak = f"{profile.seconds_per_step:.2f}", _peak(profile, told.card_gib)
         cells = (label(profile.settings) or "all", str(profile.runs), pace, origin, peak)
         shown_profiles.add_row(*map(escape, cells))
@@ -118,7 +118,7 @@ def _peak(profile: Profile, card_gib: float | None) -> str:
     if profile.peak is None:
         return "not known"
     told = f"{profile.peak.gib:.1f} GiB" + (", estimated" if profile.peak.error_gib else "")
-    if card_gib is None or profile.rungs:  # what was conceded is told beside it
+    if card_gib is None or profile.fallbacks:  # what was conceded is told beside it
         return told
     return told + (": doubtful, see check" if vram_estimate.verdict(profile.peak, card_gib) else ": fits")
 
@@ -196,7 +196,7 @@ def _profile_record(profile: Profile) -> dict[str, Any]:
         "seconds_per_step": profile.seconds_per_step,
         "peak_gib": round(profile.peak.gib, 2) if profile.peak else None,
         "peak_error_gib": profile.peak.error_gib if profile.peak else None,
-        "conceded": list(profile.rungs),
+        "conceded": list(profile.fallbacks),
         "known_from": profile.origin,
     }
 

@@ -201,14 +201,14 @@ def _renamed(given: Mapping[str, Any], **units: tuple[str, int]) -> dict[str, An
 
 def _oom_fallback(tables: tuple[Reader, ...]) -> tuple[FallbackStep, ...]:
     names: set[str] = set()
-    rungs = []
+    fallbacks = []
     for table in tables:
         name = table.require("name", text)
         if name in names:
-            table.note("name", f"two rungs are called {name}", remedy="give each its own name")
+            table.note("name", f"two fallbacks are called {name}", remedy="give each its own name")
         names.add(name)
-        rungs.append(_rung(name, table))
-    return tuple(rungs)
+        fallbacks.append(_rung(name, table))
+    return tuple(fallbacks)
 
 
 def _rung(name: str, table: Reader) -> FallbackStep:

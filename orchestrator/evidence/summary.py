@@ -29,7 +29,7 @@ class AttemptSummary:
 
     number: int
     result: Result
-    rungs: tuple[str, ...]
+    fallbacks: tuple[str, ...]
     overrides: dict[str, object]
     degraded: bool
     resumed: int | None = None
@@ -101,13 +101,13 @@ def _read(run: Run) -> RunSummary:
 def _attempts(run: Run) -> list[AttemptSummary]:
     found = []
     for attempt in run.attempts("train"):
-        result, asked = attempt.result(), attempt.asked()
+        result, asked = attempt.result(), attempt.request()
         if result is not None:
             found.append(
                 AttemptSummary(
                     number=attempt.number,
                     result=result,
-                    rungs=tuple(asked.get("rungs", ())),
+                    fallbacks=tuple(asked.get("fallbacks", ())),
                     overrides=asked.get("overrides", {}),
                     degraded=asked.get("degraded", False),
                     resumed=(asked.get("resumed") or {}).get("epoch"),

@@ -1,4 +1,4 @@
-"""What an attempt that ran out of memory concedes next: the rungs of the settings, climbed down in their order."""
+"""What an attempt that ran out of memory concedes next: the fallbacks of the settings, climbed down in their order."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,33 +16,33 @@ _MAX_REPEATS = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """What an attempt changes against its point: all rungs so far together.
+    """What an attempt changes against its point: all fallbacks so far together.
 
     degraded: whether a rung among them does not keep the result.
     """
 
     overrides: Params
-    rungs: tuple[str, ...]
+    fallbacks: tuple[str, ...]
     degraded: bool
 
 
-def next_overrides(params: Params, tried: Sequence[Params], rungs: Sequence[FallbackStep]) -> Step | None:
+def next_overrides(params: Params, tried: Sequence[Params], fallbacks: Sequence[FallbackStep]) -> Step | None:
     """The first step below a point's `params` whose overrides are not among `tried`; None when none is left.
 
     InputError when a rung's expression cannot be computed for these params.
     """
-    for step in steps(params, rungs, Expressions()):
+    for step in steps(params, fallbacks, Expressions()):
         if not any(_alike(step.overrides, overrides) for overrides in tried):
             return step
     return None
 
 
-def steps(params: Params, rungs: Sequence[FallbackStep], expressions: Expressions) -> Iterator[Step]:
+def steps(params: Params, fallbacks: Sequence[FallbackStep], expressions: Expressions) -> Iterator[Step]:
     """Every step below a point, in order. A rung applies while its `when` matches and its `set` changes something."""
     overrides: dict[str, Value] = {}
     names: tuple[str, ...] = ()
     degraded = False
-    for rung in rungs:
+    for rung in fallbacks:
         for _ in range(_MAX_REPEATS):
             changes = _changes(rung, {**params, **overrides}, expressions)
             if not changes:
@@ -50,7 +50,7 @@ def steps(params: Params, rungs: Sequence[FallbackStep], expressions: Expression
             overrides = overrides | changes
             names += (rung.name,)
             degraded = degraded or not rung.keeps_result
-            yield Step(overrides=overrides, rungs=names, degraded=degraded)
+            yield Step(overrides=overrides, fallbacks=names, degraded=degraded)
 
 
 def _changes(rung: FallbackStep, effective: Params, expressions: Expressions) -> dict[str, Value]:

@@ -76,7 +76,7 @@ class Profile:
     runs: int
     seconds_per_step: float
     peak: Estimate | None
-    rungs: tuple[str, ...]
+    fallbacks: tuple[str, ...]
     origin: str
 
 
@@ -98,7 +98,7 @@ class Forecast:
 
     @property
     def seconds(self) -> float:
-        """From start to end, one run after the other on each card; less where runs are packed onto one."""
+        """From start to end, one run after the other on each card; less where runs are colocated onto one."""
         return sum(run.seconds for run in self.runs) / self.cards
 
     @property
@@ -143,7 +143,7 @@ def _profiles(points: Sequence[Params], known: RunHistory, used: Settings) -> It
             runs=len(group),
             seconds_per_step=pace.seconds_per_step,
             peak=_peak({**group[0], **({previews.EVERY: 1} if used.early_stop else {})}, pace),
-            rungs=pace.rungs,
+            fallbacks=pace.fallbacks,
             origin=pace.origin,
         )
 
@@ -218,7 +218,7 @@ def _assumed(params: Params) -> ProfileStats:
         seconds_per_step=_SECONDS_PER_STEP * batch * step_count.area(params) / 1024**2,
         overhead_s=_STEP_BESIDE_S,
         peak_mib=None,
-        rungs=(),
+        fallbacks=(),
         origin=ASSUMED,
     )
 

@@ -15,13 +15,13 @@ from orchestrator.store.layout import Run, Sweep
 class ProfileStats:
     """What trainings of one memory profile took. `beside_s`: loading, caching and saving, beside the steps.
 
-    rungs: what they had to concede; origin: where this is known from.
+    fallbacks: what they had to concede; origin: where this is known from.
     """
 
     seconds_per_step: float
     overhead_s: float
     peak_mib: int | None
-    rungs: tuple[str, ...]
+    fallbacks: tuple[str, ...]
     origin: str
 
 
@@ -72,14 +72,14 @@ def _mean(paces: Sequence[ProfileStats]) -> ProfileStats:
         seconds_per_step=fmean(pace.seconds_per_step for pace in paces),
         overhead_s=fmean(pace.overhead_s for pace in paces),
         peak_mib=max((pace.peak_mib for pace in paces if pace.peak_mib), default=None),
-        rungs=max((pace.rungs for pace in paces), key=len),
+        fallbacks=max((pace.fallbacks for pace in paces), key=len),
         origin=paces[0].origin,
     )
 
 
 def _rough(pace: ProfileStats) -> ProfileStats:
     """Of trainings with other settings only the time is a guess for one's own, not the memory."""
-    return replace(pace, peak_mib=None, rungs=(), origin="this sweep's other runs")
+    return replace(pace, peak_mib=None, fallbacks=(), origin="this sweep's other runs")
 
 
 def _trained(runs: Sequence[Run], origin: str) -> Iterator[tuple[str, ProfileStats]]:
@@ -88,18 +88,18 @@ def _trained(runs: Sequence[Run], origin: str) -> Iterator[tuple[str, ProfileSta
         if run.point.is_baseline or not run.done("train"):
             continue
         attempt = run.attempts("train")[-1]
-        result, rungs = attempt.result(), tuple(attempt.asked().get("rungs", ()))
+        result, fallbacks = attempt.result(), tuple(attempt.request().get("fallbacks", ()))
         if result and result.failure is None and result.seconds_per_step and result.steps:
-            yield key_of(run.point.params), _pace(result, rungs, origin)
+            yield key_of(run.point.params), _pace(result, fallbacks, origin)
 
 
-def _pace(result: Result, rungs: tuple[str, ...], origin: str) -> ProfileStats:
+def _pace(result: Result, fallbacks: tuple[str, ...], origin: str) -> ProfileStats:
     per_step, steps = result.seconds_per_step or 0.0, result.steps or 0
     return ProfileStats(
         seconds_per_step=per_step,
         overhead_s=max(0.0, result.seconds - per_step * steps),
         peak_mib=result.peak_vram_mib,
-        rungs=rungs,
+        fallbacks=fallbacks,
         origin=origin,
     )
 
@@ -115,6 +115,6 @@ def _delivered(run: Run, stage: str) -> Iterator[tuple[Result, int]]:
         return
     for attempt in run.attempts(stage):
         result = attempt.result()
-        count = attempt.asked().get("images") if stage == "generate" else len(run.pictures())
+        count = attempt.request().get("images") if stage == "generate" else len(run.pictures())
         if result and result.failure is None and isinstance(count, int) and count:
             yield result, count

@@ -195,7 +195,7 @@ class _Watch:
     def _memory(self, sample: VramSample | None, progress: Progress | None) -> FailureReason | None:
         if sample is None:
             return None
-        budget, used = self.ctx.settings.vram.budget_gib, vram_log.used_by_attempt(sample, colocated=self.ctx.packed)
+        budget, used = self.ctx.settings.vram.budget_gib, vram_log.used_by_attempt(sample, colocated=self.ctx.colocated)
         if budget and used and used > budget * 1024:
             return FailureReason(
                 Failure.OOM, f"used {used / 1024:.1f} GiB, over the budget of {budget:g} GiB (vram.budget_gib)"
@@ -256,7 +256,7 @@ _PASSING = frozenset({Failure.CRASHED, Failure.DISK_FULL})
 
 def _retry(failed: FailureReason, attempt: Attempt, past: list[Attempt], job: Stage, ctx: Context) -> bool:
     """Whether another attempt may help: after so many crashes in a row it does not, however often we were stopped."""
-    if failed.failure in CROWDED_FAILURES and attempt.packed:
+    if failed.failure in CROWDED_FAILURES and attempt.colocated:
         return True
     if failed.failure not in _PASSING:
         return job.another(failed.failure)

@@ -36,7 +36,7 @@ class Listener(Protocol):
 class Context:
     """The outside world of a sweep, and what all its runs share.
 
-    card: UUID of the card in use, empty without one; packed: others may be on it, too; environ: what children inherit;
+    card: UUID of the card in use, empty without one; colocated: others may be on it, too; environ: what children inherit;
     templates: the frozen ones; datasets: by name, as prepared; prompts: in the order of their file.
     """
 
@@ -48,5 +48,5 @@ class Context:
     listener: Listener
     environ: Mapping[str, str]
     card: str = ""
-    packed: bool = False
+    colocated: bool = False
     stop: Stop = field(default_factory=Stop)

@@ -60,7 +60,7 @@ def scored(run: Run) -> dict[int, tuple[Score, ...]]:
 def scores_of(run: Run, step: int, training: int | None = None) -> tuple[Score, ...]:
     """The scores of a look, those of the last training of it, or of this one; none while they are not there."""
     for one in reversed(run.attempts(_stage(step))):
-        if _out(one).exists() and training in (None, one.asked()["training"]):
+        if _out(one).exists() and training in (None, one.request()["training"]):
             return scorer.read_scores(_out(one))
     return ()
 
@@ -87,7 +87,7 @@ class Watch:
 
     def look(self, training: Attempt) -> FailureReason | None:
         """Why the training is to be ended, as far as that is known by now. Waits for nothing."""
-        if not self._steps or training.asked().get("degraded"):
+        if not self._steps or training.request().get("degraded"):
             return None
         self.score(training)
         new = [step for step in self._steps if self._read(self._run, step, training.number)]
@@ -156,10 +156,10 @@ def _partners(run: Run, sweep: Sweep) -> list[Run]:
 
 def _begin(run: Run, training: Attempt, step: int, ctx: Context) -> None:
     """Start the scoring of a look, unless it is done, goes on, has been tried often enough, or is not drawn."""
-    if training.asked().get("degraded"):
+    if training.request().get("degraded"):
         return
     tried = run.attempts(_stage(step))
-    past = [one for one in tried if one.asked().get("training", training.number) == training.number]
+    past = [one for one in tried if one.request().get("training", training.number) == training.number]
     if len(past) >= _TRIES or any(_out(one).exists() or process.running(one.path) for one in past):
         return
     wanted = cells(len(ctx.prompts), ctx.settings)

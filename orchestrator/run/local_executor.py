@@ -58,7 +58,7 @@ class RunningTask:
 
 
 class LocalExecutor:
-    """One turn on each card, more where they are packed; as many scorers beside them as there are cores for."""
+    """One turn on each card, more where they are colocated; as many scorers beside them as there are cores for."""
 
     def __init__(self, ctx: Context, cards: Sequence[str], perform: Perform, peaks: PeakVramTable, host: Host) -> None:
         self._ctx, self._perform, self._peaks, self._host = ctx, perform, peaks, host
@@ -114,7 +114,7 @@ class LocalExecutor:
         return schedule.needs_gpu(turn, self._ctx.settings)
 
     def _begin(self, turn: Task, place: Slot, need_mib: int | None) -> None:
-        ctx = replace(self._ctx, card=place.card, packed=place.packed)
+        ctx = replace(self._ctx, card=place.card, colocated=place.colocated)
         future = self._threads.submit(self._perform, turn.run, turn.stage, ctx)
         host_mib = schedule.host_mib(turn, self._ctx.settings) if self._on_card(turn) else 0
         self._going[future] = RunningTask(turn=turn, place=place, need_mib=need_mib, host_mib=host_mib)
@@ -142,7 +142,7 @@ class LocalExecutor:
 
     def _load(self, card: str, there: Sequence[RunningTask]) -> GpuLoad:
         promised = [going.need_mib or 0 for going in there]
-        alone = any(not going.place.packed or going.need_mib is None for going in there)
+        alone = any(not going.place.colocated or going.need_mib is None for going in there)
         if alone or not self._ctx.settings.vram.colocate:
             return GpuLoad(card=card, turns=len(there), alone=True)
         sample = self._ctx.probe.sample(card, _processes(there)) if card else None

@@ -38,7 +38,7 @@ class TaskArgs:
     templates: Path
     datasets: Mapping[str, PreparedDataset]
     prompts: tuple[str, ...]
-    packed: bool
+    colocated: bool
     card: str
 
 
@@ -138,7 +138,7 @@ class RayExecutor:
         return all(taken[key] + much <= there.get(key, 0.0) for key, much in takes.items())
 
     def _submit(self, turn: Task, takes: Mapping[str, float]) -> None:
-        place = Slot(card=turn.living or "", packed=0 < takes.get("GPU", 0) < 1)
+        place = Slot(card=turn.living or "", colocated=0 < takes.get("GPU", 0) < 1)
         task = self._take.options(
             num_cpus=takes.get("CPU", 0),
             num_gpus=takes.get("GPU", 0),
@@ -161,7 +161,7 @@ class RayExecutor:
             templates=ctx.templates,
             datasets=dict(ctx.datasets),
             prompts=ctx.prompts,
-            packed=place.packed,
+            colocated=place.colocated,
             card=place.card,
         )
 
@@ -300,7 +300,7 @@ def _take(perform: Perform, run: Run, stage: str, errand: TaskArgs, desk: Any) -
         listener=RemoteListener(ray, desk),
         environ={key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"},
         card=errand.card or _card(ray.get_gpu_ids(), probe),
-        packed=errand.packed,
+        colocated=errand.colocated,
         stop=RemoteStop(ray, desk),
     )
     try:

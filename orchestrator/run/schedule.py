@@ -45,10 +45,10 @@ class Task:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slot:
-    """Where a turn is taken. `packed`: others may be, or come, on the same card."""
+    """Where a turn is taken. `colocated`: others may be, or come, on the same card."""
 
     card: str
-    packed: bool = False
+    colocated: bool = False
 
 
 # --- the line ---------------------------------------------------------------------------------------------------------
@@ -81,7 +81,7 @@ def next_task(run: Run, status: Status, settings: Settings, *, again: bool = Fal
         stage=status.stage,
         key=_key(run, status.stage, settings) if settings.vram.colocate else "",
         alone=any(attempt.crowded_out() for attempt in past),
-        living=str(lives.asked().get("card") or "") if lives else None,
+        living=str(lives.request().get("card") or "") if lives else None,
         host=lives.host() if lives else "",
     )
 
@@ -111,7 +111,7 @@ class PeakVramTable:
         """From these runs, the other sweeps beside theirs, and what was probed."""
         found = cls()
         known = history.gather(layout.Sweep(runs[0].path.parent)).paces if runs else {}
-        found.by_key |= {key: pace.peak_mib for key, pace in known.items() if pace.peak_mib and not pace.rungs}
+        found.by_key |= {key: pace.peak_mib for key, pace in known.items() if pace.peak_mib and not pace.fallbacks}
         for run, stage in itertools.product(runs, (train.NAME, generate.NAME)):
             for attempt in run.attempts(stage):
                 if result := attempt.result():
@@ -170,12 +170,12 @@ class GpuLoad:
 def choose(turn: Task, need_mib: int | None, loads: Sequence[GpuLoad]) -> Slot | None:
     """Where a turn that wants a card is taken now; None when it has to wait."""
     if turn.living is not None:
-        return Slot(card=turn.living, packed=turn.run.attempts(turn.stage)[-1].packed)
+        return Slot(card=turn.living, colocated=turn.run.attempts(turn.stage)[-1].colocated)
     for load in sorted(loads, key=lambda load: load.turns):
         if not load.turns:
-            return Slot(card=load.card, packed=need_mib is not None and need_mib <= load.free_mib)
+            return Slot(card=load.card, colocated=need_mib is not None and need_mib <= load.free_mib)
         if need_mib is not None and not load.alone and need_mib <= load.free_mib:
-            return Slot(card=load.card, packed=True)
+            return Slot(card=load.card, colocated=True)
     return None
 
 

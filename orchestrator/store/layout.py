@@ -46,13 +46,13 @@ class Attempt:
         """Write what this attempt is to do differently from its point, before anything starts."""
         records.write(self.path / "attempt.json", record)
 
-    def asked(self) -> dict[str, Any]:
+    def request(self) -> dict[str, Any]:
         return records.read(self.path / "attempt.json") if (self.path / "attempt.json").exists() else {}
 
     @property
-    def packed(self) -> bool:
+    def colocated(self) -> bool:
         """Whether others were, or could come, on the same card."""
-        return bool(self.asked().get("packed"))
+        return bool(self.request().get("colocated"))
 
     def host(self) -> str:
         """The machine that it was started on."""
@@ -61,7 +61,7 @@ class Attempt:
     def crowded_out(self) -> bool:
         """Whether it ran out of memory beside others."""
         result = self.result()
-        return result is not None and result.failure in CROWDED_FAILURES and self.packed
+        return result is not None and result.failure in CROWDED_FAILURES and self.colocated
 
     def close(self, result: Result) -> None:
         """Write how it ended; nothing is added to the folder afterwards."""
@@ -263,7 +263,7 @@ def _left_behind(sweep: Sweep) -> dict[str, str]:
     """By card, what another sweep started on it and still runs, even if that sweep's orchestrator has ended."""
     living = [path for path in process.live_attempts() if sweep.path.parent in path.parents]
     others = [path for path in living if sweep.path not in path.parents]
-    return {str(Attempt(path).asked().get("card", "")): f"what runs in {path}" for path in others}
+    return {str(Attempt(path).request().get("card", "")): f"what runs in {path}" for path in others}
 
 
 def _opened(record: Path) -> Run:

@@ -55,7 +55,7 @@ def read(folder: Path, *, ours: bool = False) -> Outcome:
         same_boot=process.same_boot(folder),
         ours=ours,
         log=tail(folder / "log", TAIL_BYTES),
-        peak_vram_mib=vram_log.peak(folder, colocated=layout.Attempt(folder).packed),
+        peak_vram_mib=vram_log.peak(folder, colocated=layout.Attempt(folder).colocated),
     )
 
 

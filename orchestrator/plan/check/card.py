@@ -33,8 +33,8 @@ def too_small(told: Forecast) -> Iterator[Problem]:
     for profile in told.profiles:
         named = ", ".join(f"{key} = {value}" for key, value in profile.settings.items()) or "every training"
         problem = vram_estimate.verdict(profile.peak, told.card_gib) if profile.peak and told.card_gib else None
-        if profile.rungs:
-            what = f"{named}: memory ran out ({profile.origin}), and was enough after {', '.join(profile.rungs)}"
+        if profile.fallbacks:
+            what = f"{named}: memory ran out ({profile.origin}), and was enough after {', '.join(profile.fallbacks)}"
             remedy = "the ladder concedes that again; to spare the attempts, concede it in the grid"
             yield Problem(what=what, key="vram", remedy=remedy, severity=Severity.WARNING)
         elif problem:

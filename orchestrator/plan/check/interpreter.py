@@ -62,8 +62,8 @@ def _needed(settings: Settings, points: Sequence[Params]) -> dict[str, Severity]
         return dict.fromkeys(_SMALL, Severity.ERROR)
     needed = dict.fromkeys(_VENDOR, Severity.ERROR)
     of_points = {package for params in points for package in optimizer_of(params).packages}
-    rungs = [rung.set for rung in settings.oom_fallback if "optimizer_type" in rung.set]
-    of_rungs = {package for changed in rungs for package in optimizer_of(changed).packages} - of_points
+    fallbacks = [rung.set for rung in settings.oom_fallback if "optimizer_type" in rung.set]
+    of_rungs = {package for changed in fallbacks for package in optimizer_of(changed).packages} - of_points
     return {**dict.fromkeys(sorted(of_rungs), Severity.WARNING), **needed, **dict.fromkeys(of_points, Severity.ERROR)}
 
 

@@ -45,9 +45,9 @@ def memory(runs: Sequence[RunSummary]) -> str:
     short = [run for run in begun if any(out_of_memory(one) for one in run.training)]
     if not short:
         return f"none of {pluralize(len(begun), 'training')} ran out of memory"
-    rungs = dict.fromkeys(rung for run in short for one in run.training for rung in one.rungs)
+    fallbacks = dict.fromkeys(rung for run in short for one in run.training for rung in one.fallbacks)
     failed = sum(run.status.state is State.FAILED for run in short)
-    then = f"conceded: {', '.join(rungs)}" if rungs else "nothing was conceded"
+    then = f"conceded: {', '.join(fallbacks)}" if fallbacks else "nothing was conceded"
     lost = f"; {failed} failed for good" if failed else ""
     return f"{len(short)} of {pluralize(len(begun), 'training')} ran out of memory; {then}{lost}"
 

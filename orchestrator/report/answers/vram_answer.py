@@ -83,8 +83,8 @@ def _of_the_trained(attempts: Sequence[AttemptSummary], peak: float | None) -> t
             Verdict.NO,
             f"it took {delivered:.1f} GiB; set vram.budget_gib = {_CARD_GIB:g} to see what the ladder does",
         )
-    rungs = dict.fromkeys(rung for one in done for rung in one.rungs)
-    conceding = f" after conceding {', '.join(rungs)}" if rungs else ""
+    fallbacks = dict.fromkeys(rung for one in done for rung in one.fallbacks)
+    conceding = f" after conceding {', '.join(fallbacks)}" if fallbacks else ""
     return Verdict.YES, f"{ended}{conceding}, with {delivered:.1f} GiB at most"
 
 

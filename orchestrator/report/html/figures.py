@@ -253,7 +253,7 @@ def _vram(attempt: Attempt) -> Line | None:
         group="attempts",
         points=tuple(_thinned(points)),
         bad=result is not None and result.failure in (Failure.OOM, Failure.SPILL),
-        note=", ".join(attempt.asked().get("rungs", ())),
+        note=", ".join(attempt.request().get("fallbacks", ())),
     )
 
 

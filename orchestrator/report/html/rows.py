@@ -58,7 +58,7 @@ class RunRow:
     reason: str
     degraded: bool
     copying: bool
-    rungs: tuple[str, ...]
+    fallbacks: tuple[str, ...]
     changes: tuple[Override, ...]
     dims: dict[str, TableCell]
     numbers: dict[str, TableCell]
@@ -141,7 +141,7 @@ def row(one: RunSummary, kept: CalibrationRecord | None, environ: Mapping[str, s
         reason=one.status.reason,
         degraded=one.degraded,
         copying=bool(one.numbers and one.numbers.copying),
-        rungs=trained.rungs if trained else (),
+        fallbacks=trained.fallbacks if trained else (),
         changes=tuple(_changes(point.params, trained)),
         dims={dim: _level(point.params.get(dim)) for dim in point.dims},
         numbers=_numbers(one, mark=DOUBT if kept and kept.caveats else ""),
@@ -201,7 +201,7 @@ def _number(value: float | None, form: str) -> TableCell:
 def _attempt(attempt: AttemptSummary) -> str:
     result = attempt.result
     end = "delivered" if result.failure is None else f"{result.failure}: {result.reason}"
-    conceding = f", conceding {', '.join(attempt.rungs)}" if attempt.rungs else ""
+    conceding = f", conceding {', '.join(attempt.fallbacks)}" if attempt.fallbacks else ""
     return f"attempt {attempt.number}{conceding}: {end} ({result.seconds:.0f} s)"
 
 

@@ -69,7 +69,7 @@ def _prepare(run: Run, attempt: Attempt, images: Sequence[Image], ctx: Context) 
     missing = [image for image in images if not _whole(run.path / image.file)]
     plan = generate.plan(missing, folder=run.path, negative=settings.generation.negative_prompt)
     (attempt.path / "plan.json").write_text(json.dumps(plan, ensure_ascii=False, indent=1), encoding="utf-8")
-    attempt.open({"images": len(missing), "card": ctx.card, "packed": ctx.packed})
+    attempt.open({"images": len(missing), "card": ctx.card, "colocated": ctx.colocated})
     loras = plan["loras"]
     argv = generate.generate_argv(
         settings.trainer,

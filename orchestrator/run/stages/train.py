@@ -45,7 +45,7 @@ def perform(run: Run, ctx: Context) -> Result:
         record=lambda attempt, outcome: _judge(run, attempt, outcome),
         another=lambda failure: _another(run, step, failure, ctx.settings),
         look=watch.look,
-        note=", ".join(step.rungs),
+        note=", ".join(step.fallbacks),
     )
     result = attempt.run_attempt(run, job, ctx)
     watch.score(run.attempts(NAME)[-1])
@@ -56,7 +56,7 @@ def next_overrides(run: Run, settings: Settings) -> Step:
     """What the next attempt concedes: as much as the last one, and one rung more if that alone ran out of memory."""
     past = run.attempts(NAME)
     asked = [attempt_overrides(attempt) for attempt in past]
-    last = asked[-1] if asked else Step(overrides={}, rungs=(), degraded=False)
+    last = asked[-1] if asked else Step(overrides={}, fallbacks=(), degraded=False)
     result = past[-1].result() if past else None
     if result is None or result.failure not in MEMORY_FAILURES or past[-1].crowded_out():
         return last
@@ -77,10 +77,10 @@ def _below(run: Run, step: Step, settings: Settings) -> Step | None:
 
 def attempt_overrides(attempt: Attempt) -> Step:
     """What an attempt was told to concede."""
-    record = attempt.asked()
+    record = attempt.request()
     return Step(
         overrides=_tuples(record.get("overrides", {})),
-        rungs=tuple(record.get("rungs", ())),
+        fallbacks=tuple(record.get("fallbacks", ())),
         degraded=record.get("degraded", False),
     )
 
@@ -106,13 +106,13 @@ def resume_from(run: Run, step: Step, settings: Settings) -> dict[str, int] | No
     if not (settings.trainer.resume and resumable and attempt_overrides(past[-1]).overrides == step.overrides):
         return None
     epoch = resume.last_state(past[-1].path / "output", OUTPUT_NAME)
-    begun: dict[str, int] | None = past[-1].asked().get("resumed")
+    begun: dict[str, int] | None = past[-1].request().get("resumed")
     return {"attempt": past[-1].number, "epoch": epoch} if epoch else begun
 
 
 def resume_chain(run: Run, attempt: Attempt) -> list[ResumeSegment]:
     """The attempts that an attempt's training is made of, oldest first, itself the last."""
-    begun = attempt.asked().get("resumed")
+    begun = attempt.request().get("resumed")
     before = resume_chain(run, Attempt(attempt.path.with_name(str(begun["attempt"])))) if begun else []
     return [*before, ResumeSegment(epoch=begun["epoch"] if begun else 0, folder=attempt.path / "output")]
 
@@ -149,7 +149,7 @@ def effective_params(run: Run, attempt: Attempt) -> Params:
 
 
 def _prepare(run: Run, attempt: Attempt, asked: Mapping[str, Any], ctx: Context) -> Command:
-    attempt.open({**asked, "card": ctx.card, "packed": ctx.packed, "others": _others(ctx)})
+    attempt.open({**asked, "card": ctx.card, "colocated": ctx.colocated, "others": _others(ctx)})
     for name, text in rendered(run, attempt, ctx).items():
         (attempt.path / name).write_text(text, encoding="utf-8", newline="\n")
     trainer = ctx.settings.trainer
@@ -269,7 +269,7 @@ def _placed(run: Run, checkpoint: Checkpoint, legs: list[ResumeSegment]) -> dict
 
 
 def _blame(attempt: Attempt, failure: Failure) -> str:
-    others = attempt.asked().get("others") if failure in MEMORY_FAILURES else None
+    others = attempt.request().get("others") if failure in MEMORY_FAILURES else None
     if not others:
         return ""
     named = ", ".join(f"process {pid} with {mib if mib is not None else '?'} MiB" for pid, mib in others.items())
