@@ -9,6 +9,7 @@ import pytest
 from standins.world import GRID, Heard, World
 
 from orchestrator.errors import InputError
+from orchestrator.evidence import preview_scores
 from orchestrator.evidence.run_metrics import picture_value
 from orchestrator.model import Failure, State
 from orchestrator.report import answers, html
@@ -93,21 +94,21 @@ def test_without_a_word_in_the_settings_nobody_looks(world: World) -> None:
     world.drive()
     run = world.run("network_dim=4*")
     assert state.status(run).state is State.FINISHED
-    assert not (run.path / early_stop.NAME).exists()
+    assert not (run.path / preview_scores.FOLDER).exists()
     assert "sample" not in (run.attempts("train")[-1].path / "config.toml").read_text(encoding="utf-8")
 
 
 def test_looks_are_records_and_are_made_again_where_they_are_missing(stopped: World) -> None:
     """As after an orchestrator that died between the pictures and their scores."""
     run, ctx = stopped.run("network_dim=4*"), stopped.context()
-    kept = early_stop.scored(run)
+    kept = preview_scores.of_run(run)
     assert {step: list(map(picture_value, scores)) for step, scores in kept.items()} == {2: [-1.0, -1.0]}
 
-    shutil.rmtree(run.path / early_stop.NAME)
+    shutil.rmtree(run.path / preview_scores.FOLDER)
     training = run.attempts("train")[-1]
     early_stop.Watch(run, ctx).score(training)
     _settle(run)
-    assert early_stop.scored(run) == kept
+    assert preview_scores.of_run(run) == kept
 
     early_stop.Watch(run, ctx).score(training)
     assert len(run.attempts("looks/2")) == 1, "what is there is not made again"
@@ -130,7 +131,7 @@ def test_a_training_that_outlived_its_orchestrator_goes_on_being_looked_at(world
 
 def test_another_watcher_makes_good_what_the_first_has_missed(stopped: World) -> None:
     good, bad = stopped.run("network_dim=2*"), stopped.run("network_dim=4*")
-    shutil.rmtree(good.path / early_stop.NAME)
+    shutil.rmtree(good.path / preview_scores.FOLDER)
     watch, training = early_stop.Watch(bad, stopped.context()), bad.attempts("train")[-1]
     assert watch.look(training) is None, "nothing to be compared with yet"
     _settle(good)
@@ -140,7 +141,7 @@ def test_another_watcher_makes_good_what_the_first_has_missed(stopped: World) ->
 
 def test_a_scorer_that_dies_is_tried_again_but_not_for_ever(stopped: World) -> None:
     run, ctx = stopped.run("network_dim=4*"), stopped.context()
-    shutil.rmtree(run.path / early_stop.NAME)
+    shutil.rmtree(run.path / preview_scores.FOLDER)
     shutil.move(stopped.shared / "pack", stopped.shared / "away")
     try:
         for _ in range(5):
@@ -149,12 +150,12 @@ def test_a_scorer_that_dies_is_tried_again_but_not_for_ever(stopped: World) -> N
     finally:
         shutil.move(stopped.shared / "away", stopped.shared / "pack")
     assert len(run.attempts("looks/2")) == 3
-    assert early_stop.scored(run) == {}
+    assert preview_scores.of_run(run) == {}
 
 
 def test_pictures_that_are_still_being_drawn_are_waited_for(stopped: World) -> None:
     run, ctx = stopped.run("network_dim=4*"), stopped.context()
-    shutil.rmtree(run.path / early_stop.NAME)
+    shutil.rmtree(run.path / preview_scores.FOLDER)
     training = run.attempts("train")[-1]
     last = max((training.path / "output" / "sample").iterdir())
     whole = last.read_bytes()

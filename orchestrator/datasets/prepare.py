@@ -18,6 +18,7 @@ from orchestrator.config.schema import Dataset, Settings
 from orchestrator.datasets import build_process, builder, identity, video
 from orchestrator.errors import NotReady, Problem, Severity
 from orchestrator.model import Point, PreparedDataset
+from orchestrator.scoring import FACE_CACHE
 from orchestrator.store import files, records
 from orchestrator.store.hashes import HashCache, sha256_folder
 
@@ -229,7 +230,7 @@ def _cooked(dataset: Dataset, draft: Path, used: Settings, hashes: HashCache) ->
                 source=source.folder.parent,
                 folder=draft,
                 scoring=used.scoring,
-                cache=used.runs / ".faces",
+                cache=used.runs / FACE_CACHE,
                 hand=hand,
             )
         )

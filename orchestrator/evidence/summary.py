@@ -6,7 +6,7 @@ from pathlib import Path
 
 from orchestrator import scoring
 from orchestrator.errors import Problem
-from orchestrator.evidence import choice
+from orchestrator.evidence import choice, preview_scores
 from orchestrator.evidence import confirmation as fresh
 from orchestrator.evidence import run_metrics as numbers
 from orchestrator.evidence.calibration import record
@@ -17,7 +17,6 @@ from orchestrator.evidence.run_metrics import RunMetrics, Thresholds
 from orchestrator.evidence.stats import pareto
 from orchestrator.evidence.stats.pareto import ParetoFront, ParetoPoint
 from orchestrator.model import Result, Score
-from orchestrator.run import early_stop as looks
 from orchestrator.store import layout, state
 from orchestrator.store.layout import Run, Sweep
 from orchestrator.store.state import Status
@@ -93,7 +92,7 @@ def _read(run: Run) -> RunSummary:
         status=state.status(run),
         training=tuple(_attempts(run)),
         scores=scored.scores if scored else (),
-        looks=looks.scored(run),
+        looks=preview_scores.of_run(run),
         trained_faces=scored.training if scored and not run.point.is_baseline else None,
     )
 

@@ -9,20 +9,19 @@ import itertools
 import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
 
 from orchestrator import images as media
 from orchestrator import scoring as scorer
 from orchestrator.config.schema import EarlyStop, Settings
+from orchestrator.evidence import preview_scores
 from orchestrator.evidence.stats import early_stop_rule
 from orchestrator.kohya import previews, step_count
-from orchestrator.model import Failure, Image, Params, Score, Value
+from orchestrator.model import Failure, Image, Params, Value
 from orchestrator.run.context import Context
 from orchestrator.store import process
 from orchestrator.store.layout import Attempt, Run, Sweep
 from orchestrator.store.outcome import FailureReason
 
-NAME, CACHE = "looks", ".faces"
 _TRIES = 3
 _TURNS = 10
 """Of the watcher, until the folders of other runs are gone through again; a look of one's own is asked for at each."""
@@ -47,30 +46,6 @@ def cells(prompts: int, settings: Settings) -> list[tuple[int, int]]:
 def comparison_group(params: Params) -> tuple[Value | None, int]:
     """What partners share: the training seed, and the length in steps."""
     return params.get("seed"), total(params)
-
-
-def scored(run: Run) -> dict[int, tuple[Score, ...]]:
-    """Every look at a run that is scored, by its step."""
-    folder = run.path / NAME
-    stands = sorted(int(path.name) for path in folder.iterdir()) if folder.is_dir() else []
-    found = {step: scores_of(run, step) for step in stands}
-    return {step: scores for step, scores in found.items() if scores}
-
-
-def scores_of(run: Run, step: int, training: int | None = None) -> tuple[Score, ...]:
-    """The scores of a look, those of the last training of it, or of this one; none while they are not there."""
-    for one in reversed(run.attempts(_stage(step))):
-        if _out(one).exists() and training in (None, one.request()["training"]):
-            return scorer.read_scores(_out(one))
-    return ()
-
-
-def _stage(step: int) -> str:
-    return f"{NAME}/{step}"
-
-
-def _out(attempt: Attempt) -> Path:
-    return attempt.path / "scored.json"
 
 
 class Watch:
@@ -105,7 +80,7 @@ class Watch:
     def _read(self, run: Run, step: int, training: int | None = None) -> bool:
         """Whether the values of a look have just been read."""
         key = (run.path.name, step)
-        if key in self._values or not (scores := scores_of(run, step, training)):
+        if key in self._values or not (scores := preview_scores.at_step(run, step, training)):
             return False
         from orchestrator.evidence import run_metrics
 
@@ -135,8 +110,6 @@ class Watch:
 
     def _worse_than(self, partner: Run, step: int) -> str:
         """By how much, where that is beyond doubt; else empty."""
-        from orchestrator.evidence.stats import early_stop_rule
-
         own, other = (self._values[run.path.name, step] for run in (self._run, partner))
         found = early_stop_rule.compare(own, other, self._rule.margin)
         bound = early_stop_rule.per_comparison_alpha(self._rule.p, looks=len(self._steps), others=len(self._partners))
@@ -158,9 +131,9 @@ def _begin(run: Run, training: Attempt, step: int, ctx: Context) -> None:
     """Start the scoring of a look, unless it is done, goes on, has been tried often enough, or is not drawn."""
     if training.request().get("degraded"):
         return
-    tried = run.attempts(_stage(step))
+    tried = run.attempts(preview_scores.stage(step))
     past = [one for one in tried if one.request().get("training", training.number) == training.number]
-    if len(past) >= _TRIES or any(_out(one).exists() or process.running(one.path) for one in past):
+    if len(past) >= _TRIES or any(preview_scores.output(one).exists() or process.running(one.path) for one in past):
         return
     wanted = cells(len(ctx.prompts), ctx.settings)
     if pictures := previews.files_at_step(training.path / "output", step, len(wanted)):
@@ -169,7 +142,7 @@ def _begin(run: Run, training: Attempt, step: int, ctx: Context) -> None:
             for path, (prompt, seed) in zip(pictures, wanted, strict=True)
         ]
         with contextlib.suppress(OSError):  # another watcher was quicker; a full disk costs the look, not the training
-            _start(run, run.new_attempt(_stage(step)), training, images, ctx)
+            _start(run, run.new_attempt(preview_scores.stage(step)), training, images, ctx)
 
 
 def _start(run: Run, look: Attempt, training: Attempt, images: list[Image], ctx: Context) -> None:
@@ -182,11 +155,11 @@ def _start(run: Run, look: Attempt, training: Attempt, images: list[Image], ctx:
         device="cpu",
         det_size=scoring.det_size,
         workers=scoring.workers,
-        cache=ctx.settings.runs / CACHE,
+        cache=ctx.settings.runs / scorer.FACE_CACHE,
         references=media.pictures(scoring.references).pictures,
         images=tuple(images),
         root=run.path,
-        out=_out(look),
+        out=preview_scores.output(look),
     )
     scorer.write_job(look.path / "job.json", job)
     argv = [sys.executable, "-m", "orchestrator.scoring", str(look.path / "job.json")]

@@ -18,6 +18,8 @@ from orchestrator.model import FaceStatus, Image, Score
 from orchestrator.scoring import in_progress
 from orchestrator.store import records
 
+FACE_CACHE = ".faces"
+"""The folder below `runs` that caches face embeddings."""
 TOO_MANY_ERRORS = 0.05
 """A share of `error` above this means that the model is at fault, not the pictures."""
 

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from orchestrator import images, text
+from orchestrator import images, scoring, text
 from orchestrator.config.schema import Settings
 from orchestrator.errors import InputError, NotReady, Problem
 from orchestrator.evidence.calibration import statistics
 from orchestrator.evidence.calibration.inputs import PicturePair
 from orchestrator.evidence.calibration.record import CalibrationRecord
 from orchestrator.evidence.calibration.statistics import FloatArray, KnownPair
-from orchestrator.run.stages import score
 from orchestrator.scoring import embedding, faces
 from orchestrator.scoring.embedding import FaceEmbedding
 from orchestrator.store.hashes import HashCache
@@ -65,7 +64,7 @@ def measure(settings: Settings, asked: CalibrationRequest) -> CalibrationRecord:
 
 def _look(settings: Settings, paths: Iterable[Path]) -> dict[Path, FaceEmbedding]:
     pictures = list(dict.fromkeys(paths))
-    found = embedding.embed(settings.scoring, pictures, cache=settings.runs / score.CACHE)
+    found = embedding.embed(settings.scoring, pictures, cache=settings.runs / scoring.FACE_CACHE)
     return dict(zip(pictures, found, strict=True))
 
 

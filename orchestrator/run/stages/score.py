@@ -20,7 +20,6 @@ from orchestrator.store.layout import Attempt, Run
 from orchestrator.store.outcome import FailureReason, Outcome
 
 NAME = "score"
-CACHE = ".faces"
 _OWN_DEATHS = {-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGILL, -signal.SIGFPE}
 
 
@@ -51,7 +50,7 @@ def _prepare(run: Run, attempt: Attempt, ctx: Context) -> Command:
         device=scoring.device,
         det_size=scoring.det_size,
         workers=scoring.workers,
-        cache=ctx.settings.runs / CACHE,
+        cache=ctx.settings.runs / scorer.FACE_CACHE,
         references=images.pictures(scoring.references).pictures,
         training=tuple((trained.plain or trained.folder) / name for name in trained.pictures) if trained else (),
         images=run.pictures(),
