@@ -35,6 +35,16 @@ class Problem:
         return f"{head}\n    -> {self.remedy}" if self.remedy else head
 
 
+def error(key: str, what: str, remedy: str) -> Problem:
+    """An error about a key whose place the caller adds."""
+    return Problem(what=what, key=key, remedy=remedy)
+
+
+def warning(key: str, what: str, remedy: str) -> Problem:
+    """A warning about a key whose place the caller adds."""
+    return Problem(what=what, key=key, remedy=remedy, severity=Severity.WARNING)
+
+
 class OrchestrateError(Exception):
     """Base of all errors that a command reports and ends with; `problems` are all of them, not just the first."""
 

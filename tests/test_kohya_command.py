@@ -147,7 +147,7 @@ def test_the_plan_of_the_base_alone() -> None:
 
 
 def test_a_plan_is_not_mixed() -> None:
-    with pytest.raises(ValueError, match="either"):
+    with pytest.raises(ValueError, match="not both"):
         generate.plan([image(""), image("a")], folder=Path("/run"), negative="")
 
 

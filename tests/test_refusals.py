@@ -49,7 +49,7 @@ def refused(result, code: int, *words: str) -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("netwrok_dim = [2, 4]", ["dims.toml", "netwrok_dim", 'did you mean "network_dim"?']),
+        ("netwrok_dim = [2, 4]", ["dims.toml", "netwrok_dim", "did you mean network_dim?"]),
         ('network_dim = [2]\nlearning_rate = ["1e-4"]', ["dims.toml", "learning_rate", '"1e-4"', "1e-4"]),
         ('network_dim = [2]\noptimizer_type = ["AdamW8bits"]', ["optimizer_type", "AdamW8bits", "AdamW8bit"]),
         ("network_dim = [2.5]", ["network_dim", "2.5", "integer"]),

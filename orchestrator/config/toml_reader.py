@@ -238,9 +238,10 @@ def value(raw: object) -> Value:
 
 
 def did_you_mean(name: str, known: Collection[str], otherwise: str = "remove it") -> str:
-    """The remedy for an unknown name: the nearest known one, or all of them when they are few."""
-    if near := difflib.get_close_matches(name, known, n=1):
-        return f"did you mean {near[0]}?"
+    """The remedy for an unknown name: the nearest known one in any case, or all of them when they are few."""
+    folded = {candidate.casefold(): candidate for candidate in known}
+    if near := difflib.get_close_matches(name.casefold(), folded, n=1):
+        return f"did you mean {folded[near[0]]}?"
     return f"known here: {', '.join(sorted(known))}" if 0 < len(known) <= 20 else otherwise
 
 

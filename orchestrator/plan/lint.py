@@ -33,9 +33,9 @@ def of_points(points: Sequence[Point], asked: Grid, used: Settings, steps: Mappi
     steps: optimizer steps by point id, where they are known.
     """
     params, accepted = _but_for_seeds(points), _accepted(used)
-    told = lint.traps(params, datasets=used.datasets)
+    told = lint.lint_points(params, datasets=used.datasets)
     seeds: list[Params] = [{"seed": point.params["seed"]} for point in points if "seed" in point.params]
-    found = [*check.check([*params, *seeds], accepted), *told, *lint.sweep_traps(points, steps=steps)]
+    found = [*check.check([*params, *seeds], accepted), *told, *lint.lint_sweep(points, steps=steps)]
     of_ladder = _of_ladder(params, {trap.what for trap in told}, used, accepted)
     return [*_placed(found, asked, used), *of_ladder, *_of_base_models(params, used)]
 
@@ -140,7 +140,7 @@ def _of_ladder(points: Iterable[Params], told: set[str], used: Settings, accepte
         steps = _steps(points, used)
     except InputError as error:
         return [replace(problem, where=where) for problem in error.problems]
-    lowered = lint.traps([effective for effective, _ in steps], where=where, datasets=used.datasets)
+    lowered = lint.lint_points([effective for effective, _ in steps], where=where, datasets=used.datasets)
     return [
         *check.check([step.overrides for _, step in steps], accepted, where=where),
         *(trap for trap in lowered if trap.what not in told),

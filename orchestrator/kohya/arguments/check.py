@@ -1,89 +1,74 @@
-"""Would sdxl_train_network.py take these arguments as meant? It swallows unknown keys and wrong types itself."""
+"""Checks each argument by itself: its name, type and value. sd-scripts ignores unknown keys and wrong types."""
 
 import ast
-import difflib
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
+from orchestrator.config.toml_reader import did_you_mean
 from orchestrator.errors import Problem
 from orchestrator.kohya import base_model, optimizers
 from orchestrator.kohya.arguments import values
 from orchestrator.kohya.arguments.schema import Argument, ArgumentSchema, Kind
 from orchestrator.model import TREATMENTS, Params, Value
+from orchestrator.values import toml_repr
 
-_ADVICE = "see the arguments of sdxl_train_network.py (`orchestrate plan` shows what is rendered)"
+_DEFAULT = "leave it out for sd-scripts' default"
 
 
-def check(points: Iterable[Params], keys: ArgumentSchema, *, where: str = "") -> list[Problem]:
-    """What is wrong with any single argument of these points. Each distinct (key, value) is looked at and told once.
+def check(points: Iterable[Params], schema: ArgumentSchema, *, where: str = "") -> list[Problem]:
+    """What is wrong with single arguments of these points; each issue of a key is reported once, with its first value.
 
-    `where` is the file that the points come from. Treatments are not arguments and are skipped.
+    `where` is the file that the points come from. `base_model` and `dataset` are not arguments and are skipped.
     """
     distinct = {(key, repr(value)): value for params in points for key, value in params.items()}
-    return [
-        problem
-        for (key, _), value in distinct.items()
-        if key not in TREATMENTS
-        for problem in _problems(key, value, keys, where)
-    ]
+    found: dict[tuple[str, str], Problem] = {}
+    for (key, _), value in distinct.items():
+        shown = "hidden" if key in values.SECRETS else toml_repr(value)
+        for what, remedy in _issues(key, value, schema) if key not in TREATMENTS else ():
+            found.setdefault((key, what), Problem(what=what, where=where, key=key, value=shown, remedy=remedy))
+    return list(found.values())
 
 
-def closest(word: str, known_words: Iterable[str]) -> str:
-    """`did you mean "x"?`, or nothing when no known word is close."""
-    by_folded = {candidate.casefold(): candidate for candidate in known_words}
-    found = difflib.get_close_matches(word.casefold(), by_folded, n=1, cutoff=0.6)
-    return f'did you mean "{by_folded[found[0]]}"?' if found else ""
-
-
-def _problems(name: str, value: Value, keys: ArgumentSchema, where: str) -> Iterator[Problem]:
-    for what, remedy in _findings(name, value, keys):
-        told = "hidden" if name in values.SECRETS else shown(value)
-        yield Problem(what=what, where=where, key=name, value=told, remedy=remedy)
-
-
-def _findings(name: str, value: Value, keys: ArgumentSchema) -> Iterator[tuple[str, str]]:
-    """Pairs of what is wrong and the remedy; the first kind of finding hides the later ones."""
-    if name in values.OURS:
-        yield "orchestrate decides this argument", values.OURS[name]
-    elif name not in keys.by_name:
-        yield _unknown(name, keys.by_name)
-    elif wrong := _wrong_type(keys.by_name[name], value):
-        yield wrong
+def _issues(name: str, value: Value, schema: ArgumentSchema) -> Iterator[tuple[str, str]]:
+    """Pairs of what is wrong and the remedy; the first kind of issue hides the later ones."""
+    if name in values.RESERVED:
+        yield f"orchestrate sets {name} itself", values.RESERVED[name]
+    elif name not in schema.by_name:
+        what = f"sdxl_train_network.py has no argument `{name}` and would ignore it"
+        meant = values.OTHER_NAMES.get(name, name)
+        yield what, did_you_mean(meant, schema.by_name, "remove it; `sdxl_train_network.py --help` lists the arguments")
+    elif issue := _type_issue(schema.by_name[name], value):
+        yield issue
     else:
-        yield from _wrong_value(keys.by_name[name], value)
-
-
-def _unknown(name: str, by_name: Mapping[str, Argument]) -> tuple[str, str]:
-    what = f"sdxl_train_network.py has no argument `{name}`, and would ignore it in silence"
-    if name in values.MISNAMED:
-        return what, f'did you mean "{values.MISNAMED[name]}"?'
-    return what, closest(name, by_name) or _ADVICE
+        yield from _value_issues(schema.by_name[name], value)
 
 
 # --- types ------------------------------------------------------------------------------------------------------------
 
 
-def _wrong_type(key: Argument, value: Value) -> tuple[str, str] | None:
+def _type_issue(argument: Argument, value: Value) -> tuple[str, str] | None:
+    name, kind = argument.name, argument.kind
     if isinstance(value, tuple):
-        return _wrong_list(key, value)
-    if key.many and not (key.name == "text_encoder_lr" and _is(Kind.FLOAT, value)):
-        return f"{key.name} takes a list, not {_noun(value)}", f"write [{shown(value)}]"
-    if not _is(key.kind, value):
-        return f"{key.name} takes {_ARTICLES[key.kind]}, not {_noun(value)}", _retyped(key.kind, value)
-    if key.name == "validation_split" and isinstance(value, int):
-        return "validation_split takes a float, and sd-scripts refuses whole numbers here", f"write {value}.0"
+        return _list_issue(argument, value)
+    if argument.many and not (name == "text_encoder_lr" and _is(Kind.FLOAT, value)):
+        return f"{name} takes a list, not {_noun(value)}", f"write [{toml_repr(value)}]"
+    if not _is(kind, value):
+        return f"{name} takes {_ARTICLES[kind]}, not {_noun(value)}", _retyped(kind, value)
+    if name == "validation_split" and isinstance(value, int):
+        return "validation_split takes a float; sd-scripts rejects integers here", f"write {value}.0"
     return None
 
 
-def _wrong_list(key: Argument, value: tuple[object, ...]) -> tuple[str, str] | None:
-    if not key.many:
-        return f"{key.name} takes {_ARTICLES[key.kind]}, not a list", "give one value"
-    if not all(_is(key.kind, item) for item in value):
-        return f"{key.name} takes a list of which each item is {_ARTICLES[key.kind]}", "write each item so"
+def _list_issue(argument: Argument, value: tuple[object, ...]) -> tuple[str, str] | None:
+    name, article = argument.name, _ARTICLES[argument.kind]
+    if not argument.many:
+        return f"{name} takes {article}, not a list", "give one value"
+    if not all(_is(argument.kind, item) for item in value):
+        return f"{name} takes a list in which each item is {article}", f"write each item as {article}"
     if len({type(item) for item in value}) > 1:
-        return "a list of floats and integers is refused by sd-scripts' TOML parser", "write 0.0 instead of 0"
+        return "sd-scripts' TOML parser rejects a list of floats and integers", "write 0.0 instead of 0"
     return None
 
 
@@ -122,13 +107,13 @@ def _noun(value: Value) -> str:
 
 
 def _retyped(kind: Kind, value: Value) -> str:
-    """How to write the value as `kind`, where that is plain."""
+    """How to write the value as `kind`, where there is one way to."""
     try:
         match kind, value:
             case Kind.FLAG, str() if value.lower() in ("true", "false"):
                 return f"write {value.lower()} without quotes"
             case Kind.STR, (bool() | int() | float()):
-                return f'write "{shown(value)}"'
+                return f'write "{toml_repr(value)}"'
             case Kind.INT, float() if value == int(value):
                 return f"write {int(value)}"
             case ((Kind.FLOAT | Kind.INT | Kind.INT_OR_FLOAT), str()) if math.isfinite(float(value)):
@@ -138,70 +123,59 @@ def _retyped(kind: Kind, value: Value) -> str:
     return f"write {_ARTICLES[kind]}"
 
 
-def shown(value: Value) -> str:
-    """The value as TOML would have it, near enough to be recognised."""
-    match value:
-        case bool():
-            return "true" if value else "false"
-        case tuple():
-            return "[" + ", ".join(shown(item) for item in value) + "]"
-        case str():
-            return f'"{value}"'
-    return repr(value)
-
-
 # --- values -----------------------------------------------------------------------------------------------------------
 
 
-def _wrong_value(key: Argument, value: Value) -> Iterator[tuple[str, str]]:
-    if key.choices and value not in key.choices:
-        allowed = ", ".join(str(choice) for choice in key.choices)
-        hint = closest(value, map(str, key.choices)) if isinstance(value, str) else ""
-        yield f"{key.name} must be one of {allowed}", hint or "pick one of them"
-    if key.kind is not Kind.STR:
-        yield from _wrong_number(key, value)
-    if key.name in values.PAIRS and isinstance(value, tuple):
-        yield from _wrong_pairs(key.name, [str(item) for item in value])
-    elif key.name in _RULES and isinstance(value, str):
-        yield from _RULES[key.name](value)
+def _value_issues(argument: Argument, value: Value) -> Iterator[tuple[str, str]]:
+    name = argument.name
+    if argument.choices and value not in argument.choices:
+        choices = [str(choice) for choice in argument.choices]
+        remedy = did_you_mean(value, choices) if isinstance(value, str) else f"write {' or '.join(choices)}"
+        yield f"{name} must be one of {', '.join(choices)}", remedy
+    if argument.kind is not Kind.STR:
+        yield from _number_issues(argument, value)
+    if name in values.KEY_VALUE_LISTS and isinstance(value, tuple):
+        yield from _key_value_issues(name, [str(item) for item in value])
+    elif name in _RULES and isinstance(value, str):
+        yield from _RULES[name](value)
 
 
-def _wrong_number(key: Argument, value: Value) -> Iterator[tuple[str, str]]:
+def _number_issues(argument: Argument, value: Value) -> Iterator[tuple[str, str]]:
+    name = argument.name
     numbers = [item for item in (value if isinstance(value, tuple) else (value,)) if not isinstance(item, str)]
-    if key.name in values.POSITIVE and any(number <= 0 for number in numbers):
-        yield f"{key.name} must be positive", "leave it out for sd-scripts' default"
-    if key.name in values.NOT_NEGATIVE and any(number < 0 for number in numbers):
-        yield f"{key.name} must not be negative", "leave it out for sd-scripts' default"
-    if key.kind is Kind.INT_OR_FLOAT and isinstance(value, float) and value >= 1:
-        what = f"{key.name} = {value} means {value:g} times all steps: a float is a share of the training"
+    if name in values.POSITIVE and any(number <= 0 for number in numbers):
+        yield f"{name} must be positive", _DEFAULT
+    if name in values.NOT_NEGATIVE and any(number < 0 for number in numbers):
+        yield f"{name} must not be negative", _DEFAULT
+    if argument.kind is Kind.INT_OR_FLOAT and isinstance(value, float) and value >= 1:
+        what = f"{name} = {value} means {value:g} times all steps: a float is a share of the training"
         yield what, f"write {int(value)} for steps, or a fraction below 1"
-    if key.name == "bucket_reso_steps" and any(number % 32 for number in numbers):
+    if name == "bucket_reso_steps" and any(number % 32 for number in numbers):
         yield "bucket_reso_steps must be a multiple of 32 for SDXL", "write 64"
 
 
-def _wrong_pairs(name: str, items: list[str]) -> Iterator[tuple[str, str]]:
-    """`k=v`: optimizer_args and lr_scheduler_args hold Python literals, network_args what networks.lora reads."""
+def _key_value_issues(name: str, items: list[str]) -> Iterator[tuple[str, str]]:
+    """`key=value`: optimizer_args and lr_scheduler_args hold Python literals, network_args what networks.lora reads."""
     for item in items:
-        argument, equals, text = item.partition("=")
-        if not (equals and argument.isidentifier() and text):
+        key, equals, text = item.partition("=")
+        if not (equals and key.isidentifier() and text):
             yield f'"{item}" is not of the form key=value', 'write it like "weight_decay=0.01", without spaces'
         elif name == "network_args":
-            yield from _wrong_network_arg(argument, text)
+            yield from _network_arg_issues(key, text)
         elif not _is_literal(text) or "=" in text:
-            what = f'the value in "{item}" is not a Python literal'
-            yield what, "write True, 0.01, 0.9,0.99 or a quoted 'text'"
+            yield f'the value in "{item}" is not a Python literal', "write True, 0.01, 0.9,0.99 or a quoted 'text'"
 
 
-def _wrong_network_arg(argument: str, text: str) -> Iterator[tuple[str, str]]:
-    if argument not in values.NETWORK_ARGS:
-        what = f"{values.NETWORK_MODULE} reads no `{argument}` from network_args, and would ignore it in silence"
-        yield what, closest(argument, values.NETWORK_ARGS) or f"one of {', '.join(values.NETWORK_ARGS)}"
+def _network_arg_issues(key: str, text: str) -> Iterator[tuple[str, str]]:
+    if key not in values.NETWORK_ARGS:
+        what = f"{values.NETWORK_MODULE} has no `{key}` in network_args and would ignore it"
+        yield what, did_you_mean(key, values.NETWORK_ARGS)
         return
-    read_as = values.NETWORK_ARGS[argument]
+    read_as = values.NETWORK_ARGS[key]
     try:
         read_as(text)
     except ValueError:
-        yield f'"{argument}={text}": {argument} takes {read_as.__name__}', f"write {argument} as {read_as.__name__}"
+        yield f'"{key}={text}": {key} takes {read_as.__name__}', f"write {key} as {read_as.__name__}"
 
 
 def _is_literal(text: str) -> bool:
@@ -212,51 +186,50 @@ def _is_literal(text: str) -> bool:
     return True
 
 
-def _wrong_optimizer(value: str) -> Iterator[tuple[str, str]]:
+def _optimizer_issues(value: str) -> Iterator[tuple[str, str]]:
     short = {name.casefold() for name in optimizers.SHORT_NAMES}
     dotted = re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", value)
     if not dotted and value.casefold() not in short and value not in optimizers.TORCH_CLASSES:
-        hint = closest(value, optimizers.SHORT_NAMES + optimizers.TORCH_CLASSES)
-        yield f'sd-scripts knows no optimizer "{value}"', hint or "name a class by its full path, package.module.Class"
+        remedy = did_you_mean(value, optimizers.SHORT_NAMES + optimizers.TORCH_CLASSES, _FULL_PATH)
+        yield f'sd-scripts has no optimizer "{value}"', remedy
 
 
-def _wrong_scheduler(value: str) -> Iterator[tuple[str, str]]:
+_FULL_PATH = "name a class by its full path, package.module.Class"
+
+
+def _scheduler_issues(value: str) -> Iterator[tuple[str, str]]:
     if value not in values.SCHEDULERS:
-        hint = closest(value, values.SCHEDULERS)
-        yield f'sd-scripts knows no scheduler "{value}"', hint or "name a class by its full path in lr_scheduler_type"
+        remedy = did_you_mean(value, values.SCHEDULERS, f"{_FULL_PATH}, in lr_scheduler_type")
+        yield f'sd-scripts has no scheduler "{value}"', remedy
 
 
-def _wrong_resolution(value: str) -> Iterator[tuple[str, str]]:
+def _resolution_issues(value: str) -> Iterator[tuple[str, str]]:
     if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)?", value):
         yield f'resolution "{value}" is not of the form "width,height"', 'write "1024,1024"'
 
 
-def _wrong_face_crop(value: str) -> Iterator[tuple[str, str]]:
+def _face_crop_issues(value: str) -> Iterator[tuple[str, str]]:
     ends = re.fullmatch(r"(\d+\.?\d*),(\d+\.?\d*)", value)
     if not ends or float(ends[1]) > float(ends[2]):
         yield f'face_crop_aug_range "{value}" is not of the form "from,to"', 'write "2.0,4.0"'
 
 
-def _wrong_network(value: str) -> Iterator[tuple[str, str]]:
+def _network_issues(value: str) -> Iterator[tuple[str, str]]:
     if value != values.NETWORK_MODULE:
-        yield f"checkpoints of {value} cannot be proven or used here", f'write "{values.NETWORK_MODULE}"'
+        yield f"orchestrate cannot verify checkpoints of {value}", f'write "{values.NETWORK_MODULE}"'
 
 
-def _wrong_format(value: str) -> Iterator[tuple[str, str]]:
+def _format_issues(value: str) -> Iterator[tuple[str, str]]:
     if value != "safetensors":
-        yield f"save_model_as {value} writes a pickle, which is never opened here", 'write "safetensors"'
-
-
-def _wrong_weights(value: str) -> Iterator[tuple[str, str]]:
-    return base_model.is_pickle(Path(value))
+        yield f"save_model_as {value} writes a pickle, which orchestrate does not open", 'write "safetensors"'
 
 
 _RULES: Mapping[str, Callable[[str], Iterator[tuple[str, str]]]] = {
-    "optimizer_type": _wrong_optimizer,
-    "lr_scheduler": _wrong_scheduler,
-    "resolution": _wrong_resolution,
-    "face_crop_aug_range": _wrong_face_crop,
-    "network_module": _wrong_network,
-    "save_model_as": _wrong_format,
-    "network_weights": _wrong_weights,
+    "optimizer_type": _optimizer_issues,
+    "lr_scheduler": _scheduler_issues,
+    "resolution": _resolution_issues,
+    "face_crop_aug_range": _face_crop_issues,
+    "network_module": _network_issues,
+    "save_model_as": _format_issues,
+    "network_weights": lambda value: base_model.is_pickle(Path(value)),
 }

@@ -1,84 +1,60 @@
-"""What sd-scripts accepts and then does otherwise than was meant, in one point and between the points of a sweep.
+"""Reports what sd-scripts accepts but does differently than intended, in one point and across the points of a sweep.
 
-An error: it would do the wrong thing in silence, or stop in the night. A warning: it does what was said, and that is
-seldom what was wanted.
+An error: it would train something else or fail. A warning: it does what was written, which is seldom what was intended.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from orchestrator.config.schema import Dataset
-from orchestrator.errors import Problem
+from orchestrator.errors import Problem, error, warning
 from orchestrator.kohya.arguments import dataset_lint, training_lint
-from orchestrator.kohya.arguments.check import shown
-from orchestrator.kohya.arguments.lint_issue import LintIssue, error, warning
 from orchestrator.model import Params, Point, Value
+from orchestrator.values import toml_repr
 
 _NO_DATASETS: Mapping[str, Dataset] = {}
 
 
-def traps(
+def lint_points(
     points: Iterable[Params], *, where: str = "", datasets: Mapping[str, Dataset] = _NO_DATASETS
 ) -> list[Problem]:
-    """The traps of these points, each told once. `datasets` by name: what their subsets set counts, too."""
-    distinct = {_but_for_the_seed(params): params for params in points}
+    """The problems of these points, each reported once. `datasets` by name: what their subsets set counts, too."""
+    distinct = {_without_seed(params): params for params in points}
     found = [
-        _problem(finding, params, where)
+        replace(problem, where=where, value=toml_repr(params[problem.key]) if problem.key in params else "")
         for params in distinct.values()
-        for finding in _of_one(params, datasets.get(str(params.get("dataset"))))
+        for problem in _lint_point(params, datasets.get(str(params.get("dataset"))))
     ]
     return list(dict.fromkeys(found))
 
 
-def _but_for_the_seed(params: Params) -> tuple[str, ...]:
-    """Replicates differ by their seed alone, and no trap depends on which seed it is."""
+def _without_seed(params: Params) -> tuple[str, ...]:
+    """Replicates differ by their seed alone, and no rule depends on its value."""
     return (*params, *[repr(value) for key, value in params.items() if key != "seed" or value is None])
 
 
-def _of_one(params: Params, dataset: Dataset | None) -> Iterator[LintIssue]:
-    if dataset is None:
-        yield from training_lint.findings(params)
-        yield from dataset_lint.findings(params, subset=None)
-        return
-    yield from _overridden(params, dataset)
-    effective = {**params, **dataset.subset}
-    yield from training_lint.findings(effective)
-    yield from dataset_lint.findings(effective, subset=dataset.subset)
-
-
-def _overridden(params: Params, dataset: Dataset) -> Iterator[LintIssue]:
-    for key, value in dataset.subset.items():
-        if key in params and params[key] != value:
-            what = f"dataset {dataset.name} sets {key} = {shown(value)}, which wins over this in silence"
-            yield error(key, what, f"take {key} out of one of the two")
-
-
-def _problem(finding: LintIssue, params: Params, where: str) -> Problem:
-    value = shown(params[finding.key]) if finding.key in params else ""
-    return Problem(
-        what=finding.what,
-        where=where,
-        key=finding.key,
-        value=value,
-        remedy=finding.remedy,
-        severity=finding.severity,
-    )
+def _lint_point(params: Params, dataset: Dataset | None) -> Iterator[Problem]:
+    subset = dataset.subset if dataset else {}
+    for key, value in subset.items():
+        if dataset and key in params and params[key] != value:
+            what = f"dataset {dataset.name} sets {key} = {toml_repr(value)}, which overrides this"
+            yield error(key, what, f"remove {key} from one of the two")
+    effective = {**params, **subset}
+    yield from training_lint.lint(effective)
+    yield from dataset_lint.lint(effective, subset=dataset.subset if dataset else None)
 
 
 # --- between points ---------------------------------------------------------------------------------------------------
 
 
-def sweep_traps(points: Sequence[Point], *, where: str = "", steps: Mapping[str, int] | None = None) -> list[Problem]:
-    """What makes the points of a sweep incomparable, or one spoil another's input.
+def lint_sweep(points: Sequence[Point], *, where: str = "", steps: Mapping[str, int] | None = None) -> list[Problem]:
+    """What makes the points of a sweep incomparable, or lets one use another's cache.
 
-    `steps`: optimizer steps by point id, where they are known; the arms' batch sizes are compared where they are not.
+    `steps`: optimizer steps by point id, where they are known; batch sizes are compared where they are not.
     """
     trained = [point for point in points if not point.is_baseline]
-    rules = (_scale_follows_rank, _stale_cache)
-    found = [finding for rule in rules for finding in rule(trained)]
-    found += _unequal_steps(trained, steps or {})
-    return [
-        Problem(what=item.what, where=where, key=item.key, remedy=item.remedy, severity=item.severity) for item in found
-    ]
+    found = [*_scale_follows_rank(trained), *_stale_cache(trained), *_unequal_steps(trained, steps or {})]
+    return [replace(problem, where=where) for problem in found]
 
 
 def _values(points: Sequence[Point], key: str) -> list[Value | None]:
@@ -86,45 +62,42 @@ def _values(points: Sequence[Point], key: str) -> list[Value | None]:
     return list(dict.fromkeys(point.params.get(key) for point in points))
 
 
-def _scale_follows_rank(points: Sequence[Point]) -> Iterator[LintIssue]:
+def _scale_follows_rank(points: Sequence[Point]) -> Iterator[Problem]:
     """A LoRA is scaled by alpha / dim: a rank sweep at a fixed alpha sweeps the scale along with the rank."""
     scales: dict[float, list[str]] = {}
     for point in points:
         dim, alpha = point.params.get("network_dim"), point.params.get("network_alpha", 1)
         if isinstance(dim, int) and isinstance(alpha, int | float):
             scales.setdefault(round(alpha / dim, 9) if alpha else 1.0, []).append(f"{alpha:g}/{dim}")
-    if len(_values(points, "network_dim")) > 1 and len(scales) > 1 and "network_alpha" not in _swept(points):
-        told = ", ".join(f"{examples[0]} = {scale:g}" for scale, examples in scales.items())
-        what = f"the scale alpha/dim changes with the rank ({told}), so the two cannot be told apart"
-        yield warning("network_alpha", what, 'let it follow: network_alpha = "{{ network_dim // 2 }}"')
-
-
-def _swept(points: Sequence[Point]) -> set[str]:
-    """The arguments that the user made dims of."""
-    return {dim for point in points for dim in point.dims}
+    swept = {dim for point in points for dim in point.dims}
+    if len(_values(points, "network_dim")) > 1 and len(scales) > 1 and "network_alpha" not in swept:
+        ratios = ", ".join(f"{examples[0]} = {scale:g}" for scale, examples in scales.items())
+        what = f"the scale alpha/dim changes with the rank ({ratios}), so their effects cannot be separated"
+        yield warning("network_alpha", what, 'set network_alpha = "{{ network_dim // 2 }}"')
 
 
 _CACHED = ("base_model", "max_token_length", "mixed_precision")
-"""What cached outputs of the text encoders depend on, although sd-scripts' cache files do not say so."""
+"""What the cached outputs of the text encoders depend on; sd-scripts' cache is not keyed by it."""
 
 
-def _stale_cache(points: Sequence[Point]) -> Iterator[LintIssue]:
+def _stale_cache(points: Sequence[Point]) -> Iterator[Problem]:
     key = "cache_text_encoder_outputs_to_disk"
     caching = [point for point in points if point.params.get(key)]
     varied = [name for name in _CACHED if len(_values(caching, name)) > 1]
     if varied:
-        what = f"points differ in {', '.join(varied)}, but the cache on disk does not know it: all get the first's"
+        what = f"points differ in {', '.join(varied)}, but share one cache on disk: all use the first point's outputs"
         yield error(key, what, f"use {key.removesuffix('_to_disk')}, which caches in memory")
 
 
-def _unequal_steps(points: Sequence[Point], steps: Mapping[str, int]) -> Iterator[LintIssue]:
+def _unequal_steps(points: Sequence[Point], steps: Mapping[str, int]) -> Iterator[Problem]:
+    remedy = "set max_train_steps to compare at equal steps; ignore this if the difference is intended"
     seen = sorted({steps[point.id] for point in points if point.id in steps})
     if len(seen) > 1:
-        what = f"points are trained for {seen[0]} to {seen[-1]} optimizer steps: some learn longer than others"
-        yield warning("max_train_epochs", what, "compare at equal steps (max_train_steps), or say that it is meant")
+        what = f"points train for {seen[0]} to {seen[-1]} optimizer steps"
+        yield warning("max_train_epochs", what, remedy)
     elif not steps:
         by_epoch = [point for point in points if "max_train_epochs" in point.params]
         for key in ("train_batch_size", "gradient_accumulation_steps", "dataset"):
             if len(_values(by_epoch, key)) > 1:
-                what = f"{key} differs between points that are trained by epochs, so their optimizer steps differ"
-                yield warning(key, what, "compare at equal steps (max_train_steps), or say that it is meant")
+                what = f"{key} differs between points that train by epochs, so their optimizer steps differ"
+                yield warning(key, what, remedy)

@@ -1,18 +1,18 @@
-"""Traps in the arguments of one training: optimizer, rates, length, schedule, network, precision."""
+"""Lint rules for the arguments of one training: optimizer, rates, length, schedule, network, precision."""
 
 import ast
 from collections.abc import Iterator
 
-from orchestrator.kohya.arguments.lint_issue import LintIssue, error, warning
+from orchestrator.errors import Problem, error, warning
 from orchestrator.kohya.optimizers import optimizer_of
 from orchestrator.model import Params, Value
 
 DEFAULT_RATE = 2e-6
-"""sd-scripts' learning_rate when none is given: for full fine-tuning, far too low for a LoRA."""
+"""sd-scripts' default learning_rate: meant for full fine-tuning, far too low for a LoRA."""
 
 
-def findings(params: Params) -> Iterator[LintIssue]:
-    """The traps of this training."""
+def lint(params: Params) -> Iterator[Problem]:
+    """The problems of this training."""
     for rule in _RULES:
         yield from rule(params)
 
@@ -28,18 +28,11 @@ def _arguments(params: Params, key: str) -> dict[str, str]:
     return {name: text for name, _, text in pairs}
 
 
-def _literal(text: str) -> object:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return None
-
-
 # --- rates ------------------------------------------------------------------------------------------------------------
 
 
 def _rates(params: Params) -> dict[str, float]:
-    """The learning rates that come into effect, by the argument that gives each; the rest falls to learning_rate."""
+    """The learning rates in effect, by the argument that sets each; learning_rate stands for those not set."""
     general = _number(params, "learning_rate", DEFAULT_RATE)
     trained = {"unet_lr": "network_train_text_encoder_only", "text_encoder_lr": "network_train_unet_only"}
     found: dict[str, float] = {}
@@ -55,162 +48,161 @@ def _first(value: Value | None) -> float | None:
     return first if isinstance(first, int | float) else None
 
 
-def _rate_is_given(params: Params) -> Iterator[LintIssue]:
+def _rate_is_given(params: Params) -> Iterator[Problem]:
     if "learning_rate" not in params and "learning_rate" in _rates(params):
-        what = f"no learning_rate: sd-scripts takes {DEFAULT_RATE:g}, at which a LoRA learns nothing"
+        what = f"no learning_rate: sd-scripts uses {DEFAULT_RATE:g}, which is too low for a LoRA"
         yield error("learning_rate", what, "set learning_rate (1e-4 for AdamW8bit, 1.0 for Prodigy)")
 
 
-def _rate_suits_optimizer(params: Params) -> Iterator[LintIssue]:
-    if _ignores_rates(params):
+def _rate_suits_optimizer(params: Params) -> Iterator[Problem]:
+    if _sets_own_rate(params):
         return
     optimizer = optimizer_of(params)
     for key, rate in _rates(params).items():
         if key not in params:
             continue
         if optimizer.adaptive and 0 < rate <= 0.1:
-            what = f"{params['optimizer_type']} finds its own step size and wants 1.0: at {rate:g} it hardly learns"
-            yield error(key, what, f"set {key} = 1.0 where optimizer_type is {params['optimizer_type']}")
+            what = f"{optimizer.name} estimates its own step size and expects 1.0; at {rate:g} it hardly learns"
+            yield error(key, what, f"set {key} = 1.0 where optimizer_type is {optimizer.name}")
         elif not optimizer.adaptive and not optimizer.name.startswith("SGD") and rate >= 0.1:
-            name = params.get("optimizer_type", "AdamW")
-            what = f"{name} takes the learning rate as it is: {rate:g} destroys the run"
-            yield error(key, what, f"set {key} = 1e-4 or so where optimizer_type is {name}")
+            what = f"{rate:g} is too high for {optimizer.name}: training diverges"
+            yield error(key, what, f"set {key} = 1e-4 where optimizer_type is {optimizer.name}")
 
 
-def _one_rate_for_adaptive(params: Params) -> Iterator[LintIssue]:
-    """prodigyopt raises at the first step; D-Adaptation takes the first rate for all."""
-    if not optimizer_of(params).one_rate:
+def _one_rate(params: Params) -> Iterator[Problem]:
+    """prodigyopt raises at the first step; D-Adaptation uses the first rate for all groups."""
+    optimizer, rates = optimizer_of(params), _rates(params)
+    if not optimizer.one_rate:
         return
-    name, found = params.get("optimizer_type"), _rates(params)
-    if len(set(found.values())) > 1:
-        told = ", ".join(f"{key} = {rate:g}" for key, rate in found.items())
-        remedy = "leave unet_lr and text_encoder_lr out and set learning_rate = 1.0"
+    remedy = "remove unet_lr and text_encoder_lr, and set learning_rate = 1.0"
+    if len(set(rates.values())) > 1:
+        listed = ", ".join(f"{key} = {rate:g}" for key, rate in rates.items())
         key = next(key for key in ("unet_lr", "text_encoder_lr", "learning_rate") if key in params)
-        yield error(key, f"{name} works with one learning rate only, not {told}", remedy)
+        yield error(key, f"{optimizer.name} accepts one learning rate, not {listed}", remedy)
     elif "unet_lr" in params:
-        what = f"{name} works with one learning rate only: unet_lr must always equal the others"
-        yield warning("unet_lr", what, "leave unet_lr and text_encoder_lr out and set learning_rate = 1.0")
+        what = f"{optimizer.name} accepts one learning rate: unet_lr must equal the others"
+        yield warning("unet_lr", what, remedy)
     if any(name.startswith("loraplus_") for name in _arguments(params, "network_args")):
-        what = f"LoRA+ gives each half its own rate, and {name} works with one only"
-        yield error("network_args", what, "leave the loraplus ratios out, or use AdamW8bit")
+        what = f"LoRA+ sets a second learning rate, and {optimizer.name} accepts one"
+        yield error("network_args", what, "remove the loraplus ratios, or use AdamW8bit")
 
 
-def _ignores_rates(params: Params) -> bool:
-    """Adafactor sets its own rate unless told otherwise."""
-    arguments = _arguments(params, "optimizer_args")
-    return optimizer_of(params).name == "Adafactor" and _literal(arguments.get("relative_step", "True")) is not False
+def _sets_own_rate(params: Params) -> bool:
+    """Whether Adafactor sets the rate itself, which is its default."""
+    text = _arguments(params, "optimizer_args").get("relative_step", "True")
+    try:
+        relative = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        relative = True
+    return optimizer_of(params).name == "Adafactor" and relative is not False
 
 
-def _rates_that_do_nothing(params: Params) -> Iterator[LintIssue]:
-    if _ignores_rates(params):
+def _rates_without_effect(params: Params) -> Iterator[Problem]:
+    if _sets_own_rate(params):
         for key in ("unet_lr", "text_encoder_lr", "lr_scheduler", "lr_warmup_steps"):
             if params.get(key):
-                what = f"Adafactor sets its own rate (relative_step): {key} does nothing, or stops the run"
+                what = f"Adafactor sets its own rate (relative_step): {key} has no effect, or training fails"
                 fixed = '["relative_step=False", "scale_parameter=False", "warmup_init=False"]'
-                yield error(key, what, f"leave it out, or set optimizer_args = {fixed}")
+                yield error(key, what, f"remove {key}, or set optimizer_args = {fixed}")
     several = params.get("text_encoder_lr")
     if isinstance(several, tuple) and len(several) > 1:
-        what = "networks.lora uses the first text encoder rate for both encoders, in silence"
+        what = "networks.lora uses the first text encoder rate for both encoders"
         yield error("text_encoder_lr", what, "give one number")
     if params.get("network_train_unet_only") and "text_encoder_lr" in params:
-        what = "the text encoders are not trained (network_train_unet_only): this does nothing"
-        yield warning("text_encoder_lr", what, "leave one of the two out")
+        what = "network_train_unet_only is set, so text_encoder_lr has no effect"
+        yield warning("text_encoder_lr", what, "remove one of the two")
     elif "text_encoder_lr" in params and _first(several) == 0:
-        what = "at rate 0 the text encoders' LoRA is still computed and saved, as zeros"
+        what = "at rate 0 the text encoders' LoRA is still computed, and saved as zeros"
         yield warning("text_encoder_lr", what, "use network_train_unet_only = true")
 
 
-def _contradictions(params: Params) -> Iterator[LintIssue]:
+def _contradictions(params: Params) -> Iterator[Problem]:
     if params.get("network_train_unet_only") and params.get("network_train_text_encoder_only"):
-        what = "with network_train_text_encoder_only beside it, nothing is left to train"
-        yield error("network_train_unet_only", what, "leave one of the two out")
+        what = "together with network_train_text_encoder_only, nothing is trained"
+        yield error("network_train_unet_only", what, "remove one of the two")
     for key in ("use_8bit_adam", "use_lion_optimizer"):
         if params.get(key) and params.get("optimizer_type"):
-            yield error(key, f"sd-scripts refuses {key} beside optimizer_type", f"leave {key} out")
+            yield error(key, f"sd-scripts rejects {key} together with optimizer_type", f"remove {key}")
     if params.get("fused_backward_pass"):
         what = "fused_backward_pass works in full fine-tuning with Adafactor, not for a LoRA"
-        yield error("fused_backward_pass", what, "leave it out")
+        yield error("fused_backward_pass", what, "remove it")
     if params.get("cpu_offload_checkpointing") and params.get("gradient_checkpointing"):
-        what = "SDXL's U-Net does not take cpu_offload_checkpointing: the run stops at its start"
-        yield error("cpu_offload_checkpointing", what, "leave it out")
+        what = "SDXL's U-Net does not support cpu_offload_checkpointing: sd-scripts exits"
+        yield error("cpu_offload_checkpointing", what, "remove it")
     if params.get("persistent_data_loader_workers") and params.get("max_data_loader_n_workers") == 0:
-        what = "there are no workers to keep (max_data_loader_n_workers = 0): the run stops at its start"
-        yield error("persistent_data_loader_workers", what, "leave one of the two out")
+        what = "max_data_loader_n_workers = 0 leaves no workers to persist: sd-scripts exits"
+        yield error("persistent_data_loader_workers", what, "remove one of the two")
     if params.get("clip_skip") is not None:
-        yield warning("clip_skip", "clip_skip does nothing for SDXL", "leave it out")
+        yield warning("clip_skip", "clip_skip has no effect for SDXL", "remove it")
 
 
 # --- length and schedule ----------------------------------------------------------------------------------------------
 
 
-def _length(params: Params) -> Iterator[LintIssue]:
+def _length(params: Params) -> Iterator[Problem]:
     steps, epochs = params.get("max_train_steps"), params.get("max_train_epochs")
     if steps is None and epochs is None:
-        what = "neither max_train_epochs nor max_train_steps: sd-scripts takes 1600 steps, whatever the dataset"
+        what = "neither max_train_epochs nor max_train_steps is set: sd-scripts trains 1600 steps"
         yield error("max_train_epochs", what, "set one of the two")
     elif steps is not None and epochs is not None:
-        what = f"max_train_epochs = {epochs} wins, and max_train_steps is ignored in silence"
-        yield error("max_train_steps", what, "leave one of the two out")
+        what = f"max_train_epochs = {epochs} overrides max_train_steps"
+        yield error("max_train_steps", what, "remove one of the two")
     if params.get("seed") is None:
-        yield error(
-            "seed", "without a seed no run can be repeated or compared", "set seed = 1, or seed = [1, 2, 3] as a dim"
-        )
+        what = "without a seed, runs cannot be repeated or compared"
+        yield error("seed", what, "set seed = 1, or seed = [1, 2, 3] as a dim")
 
 
-def _schedule(params: Params) -> Iterator[LintIssue]:
+def _schedule(params: Params) -> Iterator[Problem]:
+    optimizer, custom = optimizer_of(params), params.get("lr_scheduler_type")
     scheduler, warmup = str(params.get("lr_scheduler", "constant")), _number(params, "lr_warmup_steps")
-    if optimizer_of(params).schedule_free and (scheduler != "constant" or warmup or params.get("lr_scheduler_type")):
+    if optimizer.schedule_free and (scheduler != "constant" or warmup or custom):
         key = next(key for key in ("lr_scheduler", "lr_warmup_steps", "lr_scheduler_type") if params.get(key))
-        what = f"{params['optimizer_type']} has no schedule: sd-scripts ignores it in silence"
-        yield error(key, what, f"leave {key} out")
-    elif warmup and (scheduler == "constant" or params.get("lr_scheduler_type")):
-        what = (
-            f"the scheduler {params.get('lr_scheduler_type') or scheduler} takes no warmup: the run stops at its start"
-        )
-        yield error("lr_warmup_steps", what, 'set lr_scheduler = "constant_with_warmup", or leave the warmup out')
+        yield error(key, f"sd-scripts ignores {key} with {optimizer.name}", f"remove {key}")
+    elif warmup and (scheduler == "constant" or custom):
+        what = f"sd-scripts rejects a warmup with the scheduler {custom or scheduler}, and exits"
+        yield error("lr_warmup_steps", what, 'set lr_scheduler = "constant_with_warmup", or remove the warmup')
     if warmup >= _number(params, "max_train_steps", float("inf")):
-        yield error("lr_warmup_steps", "the warmup is as long as the training", "shorten it")
-    if params.get("lr_scheduler_type") and params.get("lr_scheduler"):
-        yield error("lr_scheduler", "lr_scheduler_type wins, and lr_scheduler is ignored in silence", "leave one out")
-    if scheduler == "adafactor" and optimizer_of(params).name != "Adafactor":
-        yield error("lr_scheduler", "this scheduler works with the optimizer Adafactor only", "pick another one")
-    if optimizer_of(params).name == "Prodigy" and scheduler == "cosine_with_restarts":
-        what = "Prodigy's estimate of the step size does not fit restarts"
+        yield error("lr_warmup_steps", "the warmup is as long as the training", "set fewer warmup steps")
+    if custom and params.get("lr_scheduler"):
+        yield error("lr_scheduler", "lr_scheduler_type overrides lr_scheduler", "remove one of the two")
+    if scheduler == "adafactor" and optimizer.name != "Adafactor":
+        yield error("lr_scheduler", "this scheduler works with the optimizer Adafactor only", 'set "cosine"')
+    if optimizer.name == "Prodigy" and scheduler == "cosine_with_restarts":
+        what = "restarts interfere with Prodigy's estimate of the step size"
         yield warning("lr_scheduler", what, 'set lr_scheduler = "cosine" or "constant"')
     if _number(params, "lr_decay_steps") and scheduler != "warmup_stable_decay":
-        yield warning(
-            "lr_decay_steps", f"the scheduler {scheduler} has no decay phase: this does nothing", "leave it out"
-        )
+        what = f"the scheduler {scheduler} has no decay phase, so lr_decay_steps has no effect"
+        yield warning("lr_decay_steps", what, "remove it")
 
 
 # --- network and precision --------------------------------------------------------------------------------------------
 
 
-def _network(params: Params) -> Iterator[LintIssue]:
+def _network(params: Params) -> Iterator[Problem]:
     dim, alpha = params.get("network_dim"), params.get("network_alpha")
     if dim is None and not params.get("dim_from_weights"):
-        yield error("network_dim", "no network_dim: sd-scripts takes rank 4", "set network_dim")
+        yield error("network_dim", "no network_dim: sd-scripts uses rank 4", "set network_dim")
     if alpha is None:
-        what = f"no network_alpha: sd-scripts takes 1, which scales the LoRA by 1/{dim or 4}"
-        yield warning("network_alpha", what, 'set network_alpha = "{{ network_dim // 2 }}", or 1 if that is meant')
+        what = f"no network_alpha: sd-scripts uses 1, which scales the LoRA by 1/{dim or 4}"
+        yield warning("network_alpha", what, 'set network_alpha = "{{ network_dim // 2 }}", or 1 if this is intended')
     elif alpha == 0:
         yield warning("network_alpha", "0 means alpha = network_dim, not a scale of 0", "write network_dim's value")
     elif isinstance(dim, int) and isinstance(alpha, int | float) and alpha > dim:
-        what = f"alpha above the rank ({dim}) multiplies the LoRA by {alpha / dim:g}"
+        what = f"an alpha above the rank ({dim}) multiplies the LoRA by {alpha / dim:g}"
         yield warning("network_alpha", what, "set it to network_dim or less")
 
 
-def _precision(params: Params) -> Iterator[LintIssue]:
+def _precision(params: Params) -> Iterator[Problem]:
     mixed = params.get("mixed_precision", "no")
     if "mixed_precision" not in params:
         what = "no mixed_precision: sd-scripts trains in float32, with 10 GB for the U-Net alone"
         yield warning("mixed_precision", what, 'set mixed_precision = "bf16"')
     if mixed == "fp16" and not params.get("no_half_vae"):
-        what = "SDXL's VAE overflows in fp16: latents become NaN and are cached so, in silence"
-        yield error("mixed_precision", what, 'set mixed_precision = "bf16", or no_half_vae = true beside it')
+        what = "SDXL's VAE overflows in fp16: sd-scripts caches NaN latents without an error"
+        yield error("mixed_precision", what, 'set mixed_precision = "bf16", or add no_half_vae = true')
     for key, needed in (("full_bf16", "bf16"), ("full_fp16", "fp16")):
         if params.get(key) and mixed != needed:
-            yield error(key, f'{key} needs mixed_precision = "{needed}"', "set it, or leave this out")
+            yield error(key, f'{key} needs mixed_precision = "{needed}"', f"set it, or remove {key}")
     for key in ("fp8_base", "fp8_base_unet"):
         if params.get(key) and mixed == "no":
             yield error(key, f"{key} needs mixed_precision bf16 or fp16", 'set mixed_precision = "bf16"')
@@ -218,33 +210,25 @@ def _precision(params: Params) -> Iterator[LintIssue]:
         what = "no save_precision: checkpoints are written in float32, at twice the size"
         yield warning("save_precision", what, 'set save_precision = "fp16"')
     if not any(params.get(key) for key in ("sdpa", "xformers", "mem_eff_attn")):
-        what = "no attention backend: sd-scripts computes attention in full, which at 1024 px needs far more memory"
+        what = "no attention backend is set: full attention needs far more memory at 1024 px"
         yield warning("sdpa", what, "set sdpa = true")
 
 
-def _noise_and_loss(params: Params) -> Iterator[LintIssue]:
+def _noise_and_loss(params: Params) -> Iterator[Problem]:
     if params.get("adaptive_noise_scale") is not None and params.get("noise_offset") is None:
-        yield error("adaptive_noise_scale", "it needs noise_offset: the run stops at its start", "set noise_offset")
+        yield error("adaptive_noise_scale", "it needs noise_offset: sd-scripts exits", "set noise_offset")
     if params.get("scale_v_pred_loss_like_noise_pred") and not params.get("v_parameterization"):
-        what = "it needs v_parameterization: the run stops at its start"
-        yield error("scale_v_pred_loss_like_noise_pred", what, "leave it out")
+        what = "it needs v_parameterization: sd-scripts exits"
+        yield error("scale_v_pred_loss_like_noise_pred", what, "remove it")
     if params.get("v_pred_like_loss") and params.get("v_parameterization"):
-        what = "it does not go with v_parameterization: the run stops at its start"
-        yield error("v_pred_like_loss", what, "leave one of the two out")
+        what = "sd-scripts rejects it together with v_parameterization, and exits"
+        yield error("v_pred_like_loss", what, "remove one of the two")
     if params.get("zero_terminal_snr") and not params.get("v_parameterization"):
-        what = "without v_parameterization the last noise level cannot be learned"
-        yield warning("zero_terminal_snr", what, "leave it out")
+        what = "without v_parameterization the model cannot learn the last noise level"
+        yield warning("zero_terminal_snr", what, "remove it")
 
 
 _RULES = (
-    _rate_is_given,
-    _rate_suits_optimizer,
-    _one_rate_for_adaptive,
-    _rates_that_do_nothing,
-    _contradictions,
-    _length,
-    _schedule,
-    _network,
-    _precision,
-    _noise_and_loss,
-)
+    _rate_is_given, _rate_suits_optimizer, _one_rate, _rates_without_effect, _contradictions, _length, _schedule,
+    _network, _precision, _noise_and_loss,
+)  # fmt: skip

@@ -1,4 +1,4 @@
-"""Names that sd-scripts knows but its argument parser does not check: schedulers, network arguments, samplers."""
+"""Names and ranges that sd-scripts' argument parser does not check: schedulers, network arguments, samplers."""
 
 SCHEDULERS = (
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
@@ -7,7 +7,7 @@ SCHEDULERS = (
 """`lr_scheduler`. Source: train_util.get_scheduler_fix; `lr_scheduler_type` takes any class by its dotted path."""
 
 NETWORK_MODULE = "networks.lora"
-"""The only network that can be proven and generated with here."""
+"""The only network whose checkpoints orchestrate verifies and generates with."""
 
 NETWORK_ARGS = {
     "conv_dim": int, "conv_alpha": float, "rank_dropout": float, "module_dropout": float,
@@ -15,9 +15,9 @@ NETWORK_ARGS = {
     "down_lr_weight": str, "mid_lr_weight": str, "up_lr_weight": str, "block_lr_zero_threshold": float,
     "loraplus_lr_ratio": float, "loraplus_unet_lr_ratio": float, "loraplus_text_encoder_lr_ratio": float,
 }  # fmt: skip
-"""What networks.lora reads of `network_args`, and as what; it ignores the rest in silence."""
+"""What networks.lora reads from `network_args`, and its types; it ignores other keys."""
 
-PAIRS = ("optimizer_args", "lr_scheduler_args", "network_args")
+KEY_VALUE_LISTS = ("optimizer_args", "lr_scheduler_args", "network_args")
 """Lists of `k=v` strings."""
 
 POSITIVE = (
@@ -37,11 +37,11 @@ SAMPLERS = (
 )  # fmt: skip
 """`--sampler` of gen_img.py."""
 
-_BASE = "name the checkpoint under [base_models] in the settings and sweep `base_model`"
-_DATASET = "describe the pictures under [datasets] in the settings and sweep `dataset`"
+_BASE = 'add the checkpoint as [base_models.NAME] in the settings and set base_model = "NAME"'
+_DATASET = 'add the images as [datasets.NAME] in the settings and set dataset = "NAME"'
 _FOLDER = "leave it out: every run has its own folder"
 
-OURS = {
+RESERVED = {
     "pretrained_model_name_or_path": _BASE,
     "vae": _BASE,
     "dataset_config": _DATASET,
@@ -60,20 +60,20 @@ OURS = {
     "logging_dir": _FOLDER,
     "console_log_file": _FOLDER,
     "tokenizer_cache_dir": "set it under [trainer] in the settings",
-    "training_comment": "leave it out: it carries the point's id, by which a checkpoint is proven",
-    "no_metadata": "leave it out: a checkpoint is proven by its metadata",
-    "sample_prompts": "leave it out: previews are drawn of the settings' own prompts, the first four",
-    "resume": "leave it out: interrupted runs are continued by running the same command again",
-    "debug_dataset": "leave it out: with it nothing is trained",
-    "v2": "leave it out: this trains SDXL",
+    "training_comment": "leave it out: it holds the point's id, by which checkpoints are verified",
+    "no_metadata": "leave it out: checkpoints are verified by their metadata",
+    "sample_prompts": "leave it out: previews use the first four prompts of generate.prompts",
+    "resume": "leave it out: run the same command again to continue interrupted runs",
+    "debug_dataset": "leave it out: it shows images instead of training",
+    "v2": "leave it out: orchestrate trains SDXL",
     "wandb_api_key": "set WANDB_API_KEY in the environment: a secret must not be written into run folders",
     "huggingface_token": "set HF_TOKEN in the environment: a secret must not be written into run folders",
 }
-"""Arguments that orchestrate sets itself or that would break what it promises, and what to do instead."""
+"""Arguments that orchestrate sets itself or that would break its guarantees, and what to do instead."""
 
 SECRETS = ("wandb_api_key", "huggingface_token")
 
-MISNAMED = {
+OTHER_NAMES = {
     "text_encoder_lr1": "text_encoder_lr",
     "text_encoder_lr2": "text_encoder_lr",
     "lr": "learning_rate",
@@ -86,4 +86,4 @@ MISNAMED = {
     "epochs": "max_train_epochs",
     "steps": "max_train_steps",
 }
-"""Names from other trainers, and two that sd-scripts' own documents mention but its parser does not have."""
+"""Names from other trainers, and two that sd-scripts' own documents mention but its parser does not accept."""

@@ -1,4 +1,4 @@
-"""The silent traps of sd-scripts, one by one: told where they are, and only there."""
+"""Each lint rule reports its problem, and nothing else."""
 
 from pathlib import Path
 
@@ -39,13 +39,13 @@ def changed(*changes: Params) -> Params:
     return {key: value for key, value in merged.items() if value is not ABSENT}
 
 
-def told(params: Params) -> set[tuple[str, Severity]]:
-    return {(problem.key, problem.severity) for problem in lint.traps([params])}
+def reported(params: Params) -> set[tuple[str, Severity]]:
+    return {(problem.key, problem.severity) for problem in lint.lint_points([params])}
 
 
 @pytest.mark.parametrize("change", [{}, PRODIGY, FREE, TEXT_CACHE, {"lr_scheduler": "cosine", "lr_warmup_steps": 0.1}])
-def test_a_sound_point_has_no_trap(change: Params) -> None:
-    assert told(changed(change)) == set()
+def test_a_valid_point_has_no_problem(change: Params) -> None:
+    assert reported(changed(change)) == set()
 
 
 ERRORS: list[tuple[str, Params]] = [
@@ -111,8 +111,8 @@ ERRORS: list[tuple[str, Params]] = [
 
 
 @pytest.mark.parametrize(("key", "change"), ERRORS)
-def test_what_goes_wrong_in_silence_is_an_error(key: str, change: Params) -> None:
-    assert (key, Severity.ERROR) in told(changed(change))
+def test_what_sd_scripts_silently_ignores_or_rejects_is_an_error(key: str, change: Params) -> None:
+    assert (key, Severity.ERROR) in reported(changed(change))
 
 
 WARNINGS: list[tuple[str, Params]] = [
@@ -136,8 +136,8 @@ WARNINGS: list[tuple[str, Params]] = [
 
 
 @pytest.mark.parametrize(("key", "change"), WARNINGS)
-def test_what_is_seldom_meant_is_a_warning(key: str, change: Params) -> None:
-    assert told(changed(change)) == {(key, Severity.WARNING)}
+def test_what_is_seldom_intended_is_a_warning(key: str, change: Params) -> None:
+    assert reported(changed(change)) == {(key, Severity.WARNING)}
 
 
 @pytest.mark.parametrize(
@@ -152,8 +152,8 @@ def test_what_is_seldom_meant_is_a_warning(key: str, change: Params) -> None:
         {"bucket_no_upscale": True, "max_bucket_reso": ABSENT},
     ],
 )
-def test_what_works_is_left_alone(change: Params) -> None:
-    assert told(changed(change)) == set()
+def test_what_works_is_accepted(change: Params) -> None:
+    assert reported(changed(change)) == set()
 
 
 def test_arguments_in_the_tests_are_real_ones() -> None:
@@ -163,37 +163,37 @@ def test_arguments_in_the_tests_are_real_ones() -> None:
     assert check.check([GOOD], known) == []
 
 
-def test_a_trap_carries_place_value_and_remedy() -> None:
-    (found,) = lint.traps([changed({"optimizer_type": "Prodigy"})], where="dims.toml")
+def test_a_problem_has_place_value_and_remedy() -> None:
+    (found,) = lint.lint_points([changed({"optimizer_type": "Prodigy"})], where="dims.toml")
     assert (found.where, found.key, found.value) == ("dims.toml", "learning_rate", "0.0001")
     assert "learning_rate = 1.0" in found.remedy
 
 
-def test_replicates_do_not_repeat_a_trap() -> None:
+def test_replicates_do_not_repeat_a_problem() -> None:
     points = [changed({"optimizer_type": "Prodigy", "seed": seed}) for seed in range(100)]
-    assert len(lint.traps(points)) == 1
+    assert len(lint.lint_points(points)) == 1
 
 
 def dataset(**subset: Value) -> dict[str, Dataset]:
     return {"persona": Dataset(name="persona", image_dir=Path("/pictures"), subset=subset)}
 
 
-def keys_told(params: Params, datasets: dict[str, Dataset]) -> set[str]:
-    return {problem.key for problem in lint.traps([params], datasets=datasets)}
+def keys_reported(params: Params, datasets: dict[str, Dataset]) -> set[str]:
+    return {problem.key for problem in lint.lint_points([params], datasets=datasets)}
 
 
 def test_masked_loss_needs_masks() -> None:
     masked = changed({"masked_loss": True})
-    assert keys_told(masked, {}) == set()  # not known
-    assert keys_told(masked, dataset()) == {"masked_loss"}
-    assert keys_told(masked, dataset(conditioning_data_dir="/masks")) == set()
-    assert keys_told(masked, dataset(alpha_mask=True)) == set()
-    assert keys_told(changed(), dataset(conditioning_data_dir="/masks")) == {"masked_loss"}
+    assert keys_reported(masked, {}) == set()  # not known
+    assert keys_reported(masked, dataset()) == {"masked_loss"}
+    assert keys_reported(masked, dataset(conditioning_data_dir="/masks")) == set()
+    assert keys_reported(masked, dataset(alpha_mask=True)) == set()
+    assert keys_reported(changed(), dataset(conditioning_data_dir="/masks")) == {"masked_loss"}
 
 
-def test_what_the_dataset_sets_counts() -> None:
-    assert keys_told(changed(TEXT_CACHE), dataset(shuffle_caption=True)) == {"shuffle_caption"}
-    assert keys_told(changed({"flip_aug": True}), dataset(flip_aug=False)) == {"flip_aug"}
+def test_arguments_of_the_dataset_count() -> None:
+    assert keys_reported(changed(TEXT_CACHE), dataset(shuffle_caption=True)) == {"shuffle_caption"}
+    assert keys_reported(changed({"flip_aug": True}), dataset(flip_aug=False)) == {"flip_aug"}
 
 
 def points(*changes: Params, dims: tuple[str, ...] = ()) -> list[Point]:
@@ -201,19 +201,19 @@ def points(*changes: Params, dims: tuple[str, ...] = ()) -> list[Point]:
 
 
 def sweep(found: list[Point], steps: dict[str, int] | None = None) -> list[tuple[str, Severity]]:
-    return [(problem.key, problem.severity) for problem in lint.sweep_traps(found, steps=steps)]
+    return [(problem.key, problem.severity) for problem in lint.lint_sweep(found, steps=steps)]
 
 
 def test_alpha_must_follow_the_rank() -> None:
     ranks = points({"network_dim": 16}, {"network_dim": 32}, dims=("network_dim",))
     assert sweep(ranks) == [("network_alpha", Severity.WARNING)]
-    assert "8/16 = 0.5, 8/32 = 0.25" in lint.sweep_traps(ranks)[0].what
+    assert "8/16 = 0.5, 8/32 = 0.25" in lint.lint_sweep(ranks)[0].what
     assert sweep(points({"network_dim": 16, "network_alpha": 8}, {"network_dim": 32, "network_alpha": 16})) == []
     both = ({"network_dim": 16, "network_alpha": 1}, {"network_dim": 32, "network_alpha": 16})
     assert sweep(points(*both, dims=("network_dim", "network_alpha"))) == []  # the alpha itself is the question
 
 
-def test_a_disk_cache_is_not_shared_by_points_that_need_different_ones() -> None:
+def test_points_that_need_different_caches_do_not_share_one() -> None:
     disk: Params = {"cache_text_encoder_outputs_to_disk": True}
     assert sweep(points({**disk, "base_model": "a"}, {**disk, "base_model": "b"})) == [
         ("cache_text_encoder_outputs_to_disk", Severity.ERROR)
@@ -221,7 +221,7 @@ def test_a_disk_cache_is_not_shared_by_points_that_need_different_ones() -> None
     assert sweep(points({"base_model": "a"}, {"base_model": "b"})) == []
 
 
-def test_arms_that_see_unequal_steps_are_told() -> None:
+def test_unequal_steps_are_reported() -> None:
     assert sweep(points({"train_batch_size": 1}, {"train_batch_size": 2})) == [("train_batch_size", Severity.WARNING)]
     two = points({"dataset": "a"}, {"dataset": "b"})
     assert sweep(two) == [("dataset", Severity.WARNING)]
