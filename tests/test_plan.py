@@ -169,7 +169,7 @@ STOPPED = [
     (
         "latents cached on disk",
         "[fixed]\ncache_latents_to_disk = true\n",
-        "sd-scripts reuses latents on disk after the VAE, a crop or a picture has changed",
+        "sd-scripts reuses latents on disk after the VAE, a crop or an image has changed",
     ),
     ("masked loss without masks", "[fixed]\nmasked_loss = true\n", "the dataset has no masks"),
     (
