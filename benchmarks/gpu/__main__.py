@@ -100,7 +100,7 @@ class Bench:
             for name, figures in against.measure(self._programs, self._inputs):
                 self._results.add("versus", name, figures)
 
-    def limit(self) -> None:
+    def limited(self) -> None:
         """Under a hard limit of 24 GiB, three trainings at once."""
         folder = self._programs.work / "limit"
         trials = [trial for trial in limit.memory_trials(self._inputs, folder) if self._due("limit 24 GiB", trial.key)]
@@ -179,7 +179,7 @@ PARTS = {
     "generate": Bench.generate,
     "sweeps": Bench.sweeps,
     "versus": Bench.against,
-    "limit": Bench.limit,
+    "limit": Bench.limited,
     "networks": Bench.networks,
     "threads": Bench.threads,
 }
