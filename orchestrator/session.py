@@ -40,7 +40,7 @@ def ready(asked: Plan, console: Console, cluster: str | None = None) -> list[str
 
 def hold(sweep: Sweep, cards: list[str], used: Settings) -> AbstractContextManager[list[str]]:
     """Those of the cards that no other sweep uses, for as long as this one does; all where they may be shared."""
-    return nullcontext(cards) if used.vram.ignore_other_sweeps else sweep.hold_cards(cards)
+    return nullcontext(cards) if used.vram.ignore_other_sweeps else sweep.lock_cards(cards)
 
 
 def context(asked: Plan, cards: list[str], console: Console, *, frozen: bool = True) -> Context:
@@ -144,7 +144,7 @@ def write_report(sweep: Sweep, used: Settings, console: Console) -> None:
 
 def name_report(asked: Plan, console: Console) -> None:
     """A report that says all there is to say already is only named."""
-    there = asked.sweep.reported()
+    there = asked.sweep.current_report()
     for path in there:
         console.result(str(path))
     if not there:

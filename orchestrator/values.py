@@ -3,6 +3,7 @@
 import json
 import math
 from functools import lru_cache
+from typing import Any
 
 from orchestrator.model import Params, Scalar, Value
 
@@ -24,6 +25,11 @@ def same(left: Value, right: Value) -> bool:
 def matches(params: Params, pattern: Params) -> bool:
     """Whether every key of `pattern` is in `params` with that value; a list matches any one of its values too."""
     return all(key in params and _accepts(wanted, params[key]) for key, wanted in pattern.items())
+
+
+def from_json(value: Any) -> Any:
+    """A value as read from JSON: lists become tuples."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def toml_repr(value: Value) -> str:

@@ -241,5 +241,5 @@ def started(argv: list[str], environ: dict[str, str]) -> Iterator[None]:
 def test_the_machine_of_a_child_is_on_record(world: World) -> None:
     world.drive(only="network_dim=2*")
     attempt = world.run("network_dim=2*").attempts("train")[0]
-    assert attempt.host() == os.uname().nodename
+    assert process.host(attempt.path) == os.uname().nodename
     assert not process.on_other_host(attempt.path)

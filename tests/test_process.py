@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator import files
 from orchestrator.errors import NotReady
-from orchestrator.store import files, process, shim
+from orchestrator.store import outcome, process, shim
 
 
 def start(folder: Path, code: str, **env: str) -> None:
@@ -40,7 +41,7 @@ def folder(tmp_path: Path):
     process.stop(tmp_path / "attempt", 0)
 
 
-def test_exit_code_and_log_are_kept(folder):
+def test_exit_code_and_log_are_recorded(folder):
     start(folder, "import sys; print('héllo'); sys.exit(7)")
     finish(folder)
     assert process.exited(folder).code == 7
@@ -53,7 +54,7 @@ def test_death_by_signal_is_a_negative_code(folder):
     assert process.exited(folder).code == -signal.SIGSEGV
 
 
-def test_a_program_that_is_not_there_is_said(folder):
+def test_a_missing_program_is_reported(folder):
     folder.mkdir()
     process.start(folder, ["/no/such/program"], env=dict(os.environ), cwd=folder)
     finish(folder)
@@ -76,7 +77,7 @@ def test_a_child_that_ignores_term_is_killed_after_the_grace(folder):
     assert not process.running(folder)
 
 
-def test_what_exits_and_has_no_environment_any_more_is_waited_for(folder):
+def test_stop_waits_for_an_exiting_process_without_an_environment(folder):
     folder.mkdir()
     # It stands for a shim in its last moment: alive, and not marked.
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as leaving:
@@ -87,7 +88,7 @@ def test_what_exits_and_has_no_environment_any_more_is_waited_for(folder):
         assert not process.running(folder)
 
 
-def test_a_polite_stop_lets_the_shim_write_the_exit(folder):
+def test_the_shim_records_the_exit_after_term(folder):
     start(folder, "import time; print('up', flush=True); time.sleep(60)")
     until(lambda: (folder / "log").exists() and "up" in (folder / "log").read_text())
     process.stop(folder, 5)
@@ -106,7 +107,7 @@ def test_a_grandchild_in_another_session_is_found_and_stopped(folder):
     assert process.pids_of(folder) == []
 
 
-def test_an_orphan_is_found_when_its_shim_was_killed(folder):
+def test_a_child_is_found_after_its_shim_was_killed(folder):
     start(folder, "import time; print('up', flush=True); time.sleep(60)")
     until(lambda: (folder / "log").exists() and "up" in (folder / "log").read_text())
     os.kill(json.loads((folder / "process.json").read_text())["pid"], signal.SIGKILL)
@@ -125,7 +126,7 @@ def test_a_reused_pid_is_not_mistaken_for_the_child(folder):
     (folder / "process.json").unlink()  # before the fixture ends what lives here
 
 
-def test_another_boot_is_told_apart(folder):
+def test_a_process_of_an_earlier_boot_is_not_running(folder):
     folder.mkdir()
     files.write_json(folder / "process.json", {"schema": 1, **shim.identity(os.getpid())})
     assert process.same_boot(folder)
@@ -134,7 +135,21 @@ def test_another_boot_is_told_apart(folder):
     assert not process.running(folder)
 
 
-def test_waiting_ends_when_the_child_does(folder):
+@pytest.mark.parametrize("damaged", ["", "null", "{", "[]", "{}", '{"pid": "x"}', '{"schema": 1}', "[" * 100_000])
+def test_damaged_records_of_the_shim_count_as_an_interrupted_attempt(folder, damaged):
+    folder.mkdir()
+    (folder / "process.json").write_text(damaged)
+    (folder / "exit.json").write_text(damaged)
+    assert process.started(folder)
+    assert not process.running(folder)
+    assert not process.same_boot(folder)
+    assert process.exited(folder) is None
+    process.wait(folder, 0.01)
+    process.stop(folder, 0.01)
+    assert outcome.read(folder).interrupted
+
+
+def test_wait_returns_when_the_child_ends(folder):
     start(folder, "import time; time.sleep(0.3)")
     began = time.monotonic()
     while process.running(folder):
@@ -142,7 +157,7 @@ def test_waiting_ends_when_the_child_does(folder):
     assert time.monotonic() - began < 5
 
 
-def test_stopping_what_never_started_is_nothing(folder):
+def test_stop_does_nothing_before_the_start(folder):
     folder.mkdir()
     process.stop(folder, 5)
     assert not process.started(folder)
@@ -158,7 +173,7 @@ def elsewhere(folder: Path, silent_s: float) -> None:
     os.utime(folder / "process.json", (then, then))
 
 
-def test_a_child_of_another_machine_lives_by_its_signs_of_life(tmp_path: Path) -> None:
+def test_a_child_on_another_machine_runs_while_its_heartbeat_is_recent(tmp_path: Path) -> None:
     elsewhere(tmp_path / "a", silent_s=process.SILENT_S - 10)
     assert process.on_other_host(tmp_path / "a")
     assert process.running(tmp_path / "a")
@@ -167,7 +182,7 @@ def test_a_child_of_another_machine_lives_by_its_signs_of_life(tmp_path: Path) -
     assert not process.same_boot(tmp_path / "b"), "its end is its machine's, not its own"
 
 
-def test_a_child_of_another_machine_that_has_ended_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_child_on_another_machine_with_an_exit_is_not_running(tmp_path: Path) -> None:
     elsewhere(tmp_path / "a", silent_s=0)
     files.write_json(
         tmp_path / "a" / "exit.json", {"schema": 1, "code": 0, "error": "", "seconds": 1.0, "host_oom": False}
@@ -175,13 +190,13 @@ def test_a_child_of_another_machine_that_has_ended_is_not_waited_for(tmp_path: P
     assert not process.running(tmp_path / "a")
 
 
-def test_a_child_of_another_machine_cannot_be_ended_from_here(tmp_path: Path) -> None:
+def test_a_child_on_another_machine_cannot_be_stopped(tmp_path: Path) -> None:
     elsewhere(tmp_path / "a", silent_s=0)
     with pytest.raises(NotReady, match="runs on another"):
         process.stop(tmp_path / "a", 0.1)
 
 
-def test_a_shim_gives_signs_of_life(tmp_path: Path) -> None:
+def test_the_shim_sends_a_heartbeat(tmp_path: Path) -> None:
     beat = f"import sys; sys.path.insert(0, {str(Path(shim.__file__).parent)!r}); import shim; shim.BEAT_S = 0.05; "
     waits = ["sh", "-c", "until [ -e seen ]; do sleep 0.05; done"]
     files.write_json(tmp_path / "command.json", {"schema": 1, "argv": waits, "cwd": str(tmp_path)})
@@ -196,7 +211,7 @@ def test_a_shim_gives_signs_of_life(tmp_path: Path) -> None:
     assert ended.code == 0
 
 
-def test_a_process_on_its_way_out_is_told_from_a_living_one():
+def test_an_exiting_process_is_recognized():
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     until(lambda: not process.is_exiting(child.pid))
     child.kill()

@@ -230,8 +230,8 @@ def test_what_runs_out_of_memory_beside_others_is_made_again_alone(world: World)
     world.settle(env=env, vram=PACKED, sections=rung)
     drive(world, world.context(probe=Cards()), "GPU-A")
     first, second = world.run("seed=3*").attempts("train")
-    assert (first.colocated, first.request()["fallbacks"], first.crowded_out()) == (True, [], True)
-    assert (second.colocated, second.request()["fallbacks"], second.crowded_out()) == (False, [], False)
+    assert (first.colocated, first.request()["fallbacks"], first.failed_colocated()) == (True, [], True)
+    assert (second.colocated, second.request()["fallbacks"], second.failed_colocated()) == (False, [], False)
     assert world.rows()["seed=3"]["degraded"] == "False"
 
 
@@ -274,18 +274,18 @@ def test_an_error_ends_it_all_and_leaves_nothing_unwatched(world: World) -> None
 
 def test_a_card_is_held_by_one_sweep(tmp_path: Path) -> None:
     one, other = Sweep(tmp_path / "one"), Sweep(tmp_path / "other")
-    with one.hold_cards(["A", "B"]) as held:
+    with one.lock_cards(["A", "B"]) as held:
         assert held == ["A", "B"]
-        with other.hold_cards(["B", "C"]) as rest:
+        with other.lock_cards(["B", "C"]) as rest:
             assert rest == ["C"]
-        with pytest.raises(Conflict, match=f"A by process {os.getpid()} on .* since"), other.hold_cards(["A"]):
+        with pytest.raises(Conflict, match=f"A by process {os.getpid()} on .* since"), other.lock_cards(["A"]):
             pass
-    with other.hold_cards(["A"]) as held:
+    with other.lock_cards(["A"]) as held:
         assert held == ["A"]
 
 
 def test_no_card_needs_no_holding(tmp_path: Path) -> None:
-    with Sweep(tmp_path / "one").hold_cards([]) as held:
+    with Sweep(tmp_path / "one").lock_cards([]) as held:
         assert held == []
 
 
@@ -295,15 +295,18 @@ def test_what_a_killed_sweep_left_running_keeps_its_card(tmp_path: Path) -> None
     attempt.open({"card": "A"})
     process.start(attempt.path, ["sleep", "60"], env=dict(os.environ), cwd=attempt.path)
     try:
-        with Sweep(tmp_path / "other").hold_cards(["A", "B"]) as held:
+        with Sweep(tmp_path / "other").lock_cards(["A", "B"]) as held:
             assert held == ["B"]
-        with pytest.raises(Conflict, match=r"A by what runs in .*killed"), Sweep(tmp_path / "other").hold_cards(["A"]):
+        with (
+            pytest.raises(Conflict, match=r"A by the attempt in .*killed"),
+            Sweep(tmp_path / "other").lock_cards(["A"]),
+        ):
             pass
-        with Sweep(tmp_path / "killed").hold_cards(["A"]) as held:
+        with Sweep(tmp_path / "killed").lock_cards(["A"]) as held:
             assert held == ["A"], "it is its own"
     finally:
         process.stop(attempt.path, 0)
-    with Sweep(tmp_path / "other").hold_cards(["A"]) as held:
+    with Sweep(tmp_path / "other").lock_cards(["A"]) as held:
         assert held == ["A"]
 
 

@@ -1,22 +1,24 @@
-"""The layout of runs/: records that are whole or not there, states that follow from them, locks that die with us."""
+"""The store: layout of runs/, atomic records, states derived from them, locks, hashes."""
 
 import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from orchestrator import files
 from orchestrator.errors import Conflict, OrchestrateError
 from orchestrator.model import Failure, Point, Result, State
-from orchestrator.store import files, hashes, layout, process, records, state
+from orchestrator.store import hashes, layout, process, records, state
 from orchestrator.store.layout import Run, Sweep
 
 POINT = Point(id="1a2b3c4d", name="seed=1-1a2b3c4d", params={"seed": 1, "optimizer_args": ("a=1",)}, dims=("seed",))
-FLOOR = Point(id="5e6f7a8b", name="baseline-5e6f7a8b", params={"base_model": "doll"}, is_baseline=True)
+BASELINE = Point(id="5e6f7a8b", name="baseline-5e6f7a8b", params={"base_model": "doll"}, is_baseline=True)
 GOOD = Result(failure=None, exit_code=0, seconds=1.5)
 CRASHED = Result(failure=Failure.CRASHED, reason="vanished", retry=True)
 
@@ -35,7 +37,7 @@ def test_a_run_without_attempts_is_pending(run: Run) -> None:
     assert state.status(run) == state.Status(state=State.PENDING, stage="train")
 
 
-def test_a_run_with_its_last_product_is_finished_whatever_else_is_there(run: Run) -> None:
+def test_a_run_with_its_last_product_is_finished(run: Run) -> None:
     run.new_attempt("train")
     run.finish("score", {})
     assert state.status(run).state is State.FINISHED
@@ -52,7 +54,7 @@ def test_a_run_with_its_last_product_is_finished_whatever_else_is_there(run: Run
         (Result(failure=Failure.CRASHED, retry=False), State.FAILED),
     ],
 )
-def test_a_closed_attempt_says_whether_another_may_help(run: Run, result: Result, expected: State) -> None:
+def test_the_state_of_a_run_follows_from_its_last_result(run: Run, result: Result, expected: State) -> None:
     run.new_attempt("train").close(result)
     assert state.status(run).state is expected
 
@@ -70,7 +72,7 @@ def test_a_later_stage_counts_once_the_earlier_is_done(run: Run) -> None:
     )
 
 
-def test_an_attempt_that_lives_is_running_and_one_that_ended_unseen_has_crashed(run: Run) -> None:
+def test_an_open_attempt_is_running_or_crashed(run: Run) -> None:
     attempt = run.new_attempt("train")
     assert state.status(run).state is State.PENDING, "it never started"
     process.start(attempt.path, ["/bin/sleep", "60"], env=os.environ, cwd=attempt.path)
@@ -84,14 +86,14 @@ def test_an_attempt_that_lives_is_running_and_one_that_ended_unseen_has_crashed(
     assert state.status(run).state is State.PENDING, "to be judged"
 
 
-def test_the_floor_is_not_trained(tmp_path: Path) -> None:
-    assert state.status(Sweep(tmp_path).run(FLOOR)).stage == "generate"
+def test_a_baseline_is_not_trained(tmp_path: Path) -> None:
+    assert state.status(Sweep(tmp_path).run(BASELINE)).stage == "generate"
 
 
 # --- attempts ---------------------------------------------------------------------------------------------------------
 
 
-def test_numbers_are_never_reused_and_strangers_do_not_count(run: Run) -> None:
+def test_attempt_numbers_are_never_reused(run: Run) -> None:
     (run.path / "train" / "7").mkdir(parents=True)
     (run.path / "train" / ".cache").mkdir()
     (run.path / "train" / "notes").mkdir()
@@ -111,6 +113,22 @@ def test_a_result_reads_back_equal(run: Run) -> None:
     assert attempt.result() == result
 
 
+@pytest.mark.parametrize("read", [files.read_text, lambda path: files.read_tail(path, 9), hashes.sha256, records.read])
+def test_only_regular_files_are_read(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    os.mkfifo(tmp_path / "fifo")  # opening it without O_NONBLOCK waits for a writer for ever
+    (tmp_path / "device").symlink_to("/dev/zero")
+    for path in (tmp_path / "fifo", tmp_path / "device", tmp_path):
+        with pytest.raises((OSError, OrchestrateError), match="is not a regular file"):
+            read(path)
+
+
+def test_a_huge_record_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    with (tmp_path / "point.json").open("wb") as file:
+        file.truncate(files.MAX_TEXT_BYTES + 1)  # a sparse file
+    with pytest.raises(OrchestrateError, match="has 67,108,865 bytes, more than 67,108,864"):
+        records.read(tmp_path / "point.json")
+
+
 def test_sha256_is_of_the_bytes(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     assert hashes.sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
@@ -124,14 +142,14 @@ def test_a_point_reads_back_equal_tuples_included(run: Run) -> None:
     assert layout.point_of(records.read(run.path / "point.json")) == POINT
 
 
-def test_what_is_written_is_there_whole_and_nothing_else(tmp_path: Path) -> None:
+def test_a_write_leaves_no_temporary_file(tmp_path: Path) -> None:
     records.write(tmp_path / "a.json", {"x": [1, "ü", None]})
     records.write(tmp_path / "a.json", {"x": 2})
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
     assert json.loads((tmp_path / "a.json").read_text()) == {"schema": 1, "x": 2}
 
 
-def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
     records.write(tmp_path / "a.json", {"x": 1})
     with pytest.raises(TypeError):
         records.write(tmp_path / "a.json", {"x": object()})
@@ -159,19 +177,19 @@ def test_a_product_names_files_that_are_there(run: Run) -> None:
 
 
 def record() -> dict[str, object]:
-    return {"fingerprint": {}, "points": [asdict(POINT), asdict(FLOOR)], "questions": []}
+    return {"fingerprint": {}, "points": [asdict(POINT), asdict(BASELINE)], "questions": []}
 
 
-def test_grids_are_kept_verbatim_and_each_once(tmp_path: Path) -> None:
+def test_each_grid_is_copied_once(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path / "sweep")
     for text in ("# one\n", "# two\n", "# one\n"):
         sweep.freeze(record(), grid=text, templates={"train.toml.j2": "x"})
     assert [path.read_bytes() for path in sweep.grids()] == [b"# one\n", b"# two\n"]
-    assert [run.point for run in sweep.runs()] == [POINT, FLOOR]
+    assert [run.point for run in sweep.runs()] == [POINT, BASELINE]
     assert layout.sweeps(tmp_path) == [sweep]
 
 
-def test_a_draft_that_a_kill_left_is_nothing(tmp_path: Path) -> None:
+def test_temporary_files_of_a_killed_process_are_ignored(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path / "sweep")
     sweep.freeze(record(), grid="# one\n", templates={})
     (sweep.path / ".grid-2.toml.123.tmp").write_text("# ha")
@@ -190,29 +208,29 @@ with Sweep(Path(sys.argv[1])).lock():
 """
 
 
-def test_a_lock_is_held_told_and_gone_with_its_process(tmp_path: Path) -> None:
+def test_a_lock_names_its_holder_and_ends_with_its_process(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path / "sweep")
-    assert not sweep.driven()
+    assert not sweep.is_locked()
     holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(sweep.path)], stdout=subprocess.PIPE, text=True)
     assert holder.stdout
     holder.stdout.readline()
-    assert sweep.driven()
-    with pytest.raises(Conflict, match=rf"driven by process {holder.pid} on .* since 20\d\d-"), sweep.lock():
+    assert sweep.is_locked()
+    with pytest.raises(Conflict, match=rf"running in process {holder.pid} on .* since 20\d\d-"), sweep.lock():
         pass
     holder.kill()
     holder.wait()
-    assert not sweep.driven()
+    assert not sweep.is_locked()
     with sweep.lock():
         assert json.loads((sweep.path / ".lock").read_text())["pid"] == os.getpid()
 
 
 @pytest.mark.parametrize("text", ["", "{", "null", '{"pid": 1}'])
-def test_a_holder_that_has_not_written_who_it_is_yet_still_holds(tmp_path: Path, text: str) -> None:
+def test_a_lock_without_a_readable_holder_is_still_a_lock(tmp_path: Path, text: str) -> None:
     sweep = Sweep(tmp_path / "sweep")
     with sweep.lock():
         (sweep.path / ".lock").write_text(text)
         began = time.monotonic()
-        with pytest.raises(Conflict, match="is being driven by"), sweep.lock():
+        with pytest.raises(Conflict, match="is already running in"), sweep.lock():
             pass
         assert time.monotonic() - began < 5
 
@@ -220,7 +238,7 @@ def test_a_holder_that_has_not_written_who_it_is_yet_still_holds(tmp_path: Path,
 # --- the report -------------------------------------------------------------------------------------------------------
 
 
-def test_a_report_stands_until_something_younger_is_there(tmp_path: Path) -> None:
+def test_a_report_is_current_until_something_newer_exists(tmp_path: Path) -> None:
     made = Sweep(tmp_path / "runs" / "one")
     point = Point(id="1", name="a", params={})
     record = {"points": [asdict(point)], "questions": []}
@@ -231,20 +249,20 @@ def test_a_report_stands_until_something_younger_is_there(tmp_path: Path) -> Non
     tables = [made.report / name for name in ("report.html", "results.csv")]
     for path in tables:
         path.write_text("")
-    assert made.reported() == [], "it is not finished"
+    assert made.current_report() == [], "it is not finished"
     for stage in run.stages:
         run.finish(stage, {})
-    assert made.reported() == [], "the scores are younger"
+    assert made.current_report() == [], "the scores are younger"
     now = time.time()
-    stamped(now - 30, run.end(), made.path / "sweep.json")
+    stamped(now - 30, run.final_record(), made.path / "sweep.json")
     stamped(now - 20, *tables)
-    assert made.reported() == tables
+    assert made.current_report() == tables
     stamped(now + 60, *tables)
-    assert made.reported() == [], "the clock was put back: it cannot be told what is younger"
+    assert made.current_report() == [], "the clock was put back: it cannot be told what is younger"
     stamped(now - 20, *tables)
     records.write(layout.calibration(tmp_path / "runs"), {})
     stamped(now - 10, layout.calibration(tmp_path / "runs"))
-    assert made.reported() == []
+    assert made.current_report() == []
 
 
 def stamped(when: float, *paths: Path | None) -> None:

@@ -313,11 +313,11 @@ def test_an_orphan_is_adopted_by_the_next_run(world: World, driven: "subprocess.
 def test_a_second_run_is_told_who_drives(world: World, driven: "subprocess.Popen[str]") -> None:
     second = world.call()
     assert second.returncode == 5
-    assert f"sweep grid is being driven by process {driven.pid} on " in second.stderr
-    assert world.sweep.driven()
+    assert f"sweep grid is already running in process {driven.pid} on " in second.stderr
+    assert world.sweep.is_locked()
     driven.kill()
     driven.wait()
-    assert not world.sweep.driven(), "a stale lock is no lock"
+    assert not world.sweep.is_locked(), "a stale lock is no lock"
 
 
 def test_a_sweep_that_is_asked_to_stop_at_once_leaves_nothing_running(world: World) -> None:

@@ -151,7 +151,7 @@ def status(settings_file: Path, sweep: str, as_json: bool, watch: bool) -> None:
     console, named = common.console(), common.sweep_named(settings_file, sweep)
     if watch:
         with console.live(lambda: view.read_status(named)):
-            while named.driven():
+            while named.is_locked():
                 time.sleep(_LOOK_S)
     seen = view.read_status(named)
     if as_json:
@@ -170,7 +170,7 @@ def report(settings_file: Path, sweep: str, watch: bool) -> None:
 
     console, named, used = common.console(), common.sweep_named(settings_file, sweep), settings.load(settings_file)
     session.write_report(named, used, console)
-    while watch and named.driven():
+    while watch and named.is_locked():
         time.sleep(_RENEW_S)
         session.write_report(named, used, console)
 

@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator import datasets, images
+from orchestrator import datasets, files, images
 from orchestrator.config.recipe import Recipe
 from orchestrator.config.schema import Dataset, Settings
 from orchestrator.datasets import build_process, builder, identity, video
 from orchestrator.errors import NotReady, Problem, Severity
 from orchestrator.model import Point, PreparedDataset
 from orchestrator.scoring import FACE_CACHE
-from orchestrator.store import files, records
+from orchestrator.store import records
 from orchestrator.store.hashes import HashCache, sha256_folder
 
 

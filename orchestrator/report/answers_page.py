@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator import files
 from orchestrator.errors import InputError, Problem, Severity
-from orchestrator.store import files
 
 _HEADING = re.compile(r"#{1,6}[ \t]")
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")

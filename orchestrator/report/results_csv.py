@@ -8,11 +8,11 @@ from typing import Any
 
 import pandas as pd
 
+from orchestrator import files
 from orchestrator.evidence import summary
 from orchestrator.evidence.calibration.record import CalibrationRecord
 from orchestrator.evidence.summary import RunSummary
 from orchestrator.model import Value
-from orchestrator.store import files
 from orchestrator.store.layout import Sweep
 
 RESULTS, IMAGES = "results.csv", "images.csv"

@@ -40,7 +40,7 @@ def prepare(chosen: Sequence[RunSummary], ctx: Context) -> tuple[list[FollowupRu
     """
     fresh = _anew(ctx)
     keys = [followup.key(one, fresh.settings.generation, fresh.prompts) for one in chosen]
-    return [followup.prepare(one, one.run.beside(key)) for one, key in zip(chosen, keys, strict=True)], fresh
+    return [followup.prepare(one, one.run.confirmation(key)) for one, key in zip(chosen, keys, strict=True)], fresh
 
 
 def _anew(ctx: Context) -> Context:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from orchestrator import files
 from orchestrator.config.schema import Generation, Settings
 from orchestrator.errors import InputError, errors_of
 from orchestrator.evidence import confirmation
@@ -14,7 +15,6 @@ from orchestrator.kohya import prompts
 from orchestrator.model import Point
 from orchestrator.plan.plan import Plan
 from orchestrator.run.context import Context
-from orchestrator.store import files
 from orchestrator.store.hashes import sha256_json
 from orchestrator.store.layout import Run, Sweep
 

@@ -8,7 +8,7 @@ from orchestrator.config.schema import Settings
 from orchestrator.model import MACHINE_FAILURES, Failure, Params, Result, State
 from orchestrator.plan import history
 from orchestrator.run.stages import generate, score, train
-from orchestrator.store import layout, state
+from orchestrator.store import layout, process, state
 from orchestrator.store.layout import Attempt, Run
 from orchestrator.store.state import Status
 
@@ -80,9 +80,9 @@ def next_task(run: Run, status: Status, settings: Settings, *, again: bool = Fal
         run=run,
         stage=status.stage,
         key=_key(run, status.stage, settings) if settings.vram.colocate else "",
-        alone=any(attempt.crowded_out() for attempt in past),
+        alone=any(attempt.failed_colocated() for attempt in past),
         living=str(lives.request().get("card") or "") if lives else None,
-        host=lives.host() if lives else "",
+        host=process.host(lives.path) if lives else "",
     )
 
 

@@ -51,7 +51,7 @@ def prepare(chosen: Sequence[RunSummary], base: str, sweep: Sweep, ctx: Context)
     wanted = []
     for one, point in zip(chosen, points(chosen, base), strict=False):
         folder = f"{base}-{followup.key(one, ctx.settings.generation, ctx.prompts, content)}"
-        wanted.append(followup.prepare(one, one.run.on(folder, point)))
+        wanted.append(followup.prepare(one, one.run.transfer(folder, point)))
     return [*wanted, FollowupRun(run=sweep.baseline_run(plan.baseline_point(base)), strength=0.0)], ctx
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from orchestrator import images
-from orchestrator.store.files import write_json
+from orchestrator.files import write_json
 
 SIDES = (192, 128, 96, 72)
 """In pixels. Opening an original takes most of the time, so smaller ones are made from the largest."""

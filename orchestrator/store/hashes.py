@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from orchestrator.store import files
+from orchestrator import files
 
 
 def sha256(path: Path) -> str:
     """Of a file's bytes. Raises OSError."""
-    with path.open("rb") as file:
+    with files.open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -67,7 +67,7 @@ class HashCache:
     def _load(self) -> dict[str, list[int | str]]:
         """The cached entries; a damaged file or entry is ignored, and the files are hashed again."""
         try:
-            cached = json.loads(self._path.read_text(encoding="utf-8", errors="surrogateescape"))["files"]
+            cached = json.loads(files.read_text(self._path))["files"]
             return {key: entry for key, entry in cached.items() if _is_entry(entry)}
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return {}

@@ -1,18 +1,19 @@
-"""The only module that knows the layout of runs/: paths, records, the lock, and the state that follows from them.
+"""The layout of runs/: which file is where. No other module builds these paths.
 
     runs/calibration.json  calibration.svg
-    runs/.cards/<uuid>.lock  held by the sweep that uses the card
-    runs/.probe/<key>/  a run of 20 steps for one memory profile; never counted as a run
-    runs/.thumbnails/   small copies of pictures, for the report
+    runs/.hashes.json   hashes of large files (store/hashes)
+    runs/.cards/<uuid>.lock  locked by the sweep that uses the GPU
+    runs/.probe/<key>/  a run of 20 steps that measures one memory profile
+    runs/.thumbnails/   small copies of images for the report
     runs/<sweep>/  .lock  sweep.json  grid-1.toml  templates/  report/
         <run>/  point.json  checkpoints.json  images/  images.json  scores.json
             train/1/  attempt.json  config.toml  dataset.toml  command.json  process.json  log  vram.csv  stop.json
                       exit.json  result.json  output/
-            confirm/<key>/  on/<base>-<key>/  runs of further pictures, with the records of any run
-        on/baseline-.../       the floor of a base model that no run of the sweep was trained on
+            confirm/<key>/  on/<base>-<key>/  further images of the run's checkpoint, with the records of a run
+        on/baseline-.../       the baseline of a base model that no run of the sweep was trained on
 
-A record is written whole or not at all, once, and never edited (`sweep.json` alone is replaced, when its grid grows).
-State is derived from the records, never stored.
+A record is written once, atomically, and never edited. Only `sweep.json` is replaced, when its grid grows.
+The state of a run is derived from its records (store/state), never stored.
 """
 
 import contextlib
@@ -23,18 +24,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator import files
 from orchestrator.errors import Conflict, Problem
-from orchestrator.model import CROWDED_FAILURES, Checkpoint, Failure, Image, Params, Point, Question, Result
-from orchestrator.store import files, locks, process, records
+from orchestrator.model import CROWDED_FAILURES, Checkpoint, Failure, Image, Point, Question, Result
+from orchestrator.store import locks, process, records
+from orchestrator.values import from_json
 
 STAGES = ("train", "generate", "score")
 PRODUCTS = {"train": "checkpoints.json", "generate": "images.json", "score": "scores.json"}
-"""What each stage leaves in the run's folder when it is done."""
+"""The record that each stage writes into the run's folder when it is done."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One launch of a program inside a run: a numbered folder, never reused."""
+    """One start of a stage's program: a numbered folder, never reused."""
 
     path: Path
 
@@ -43,31 +46,29 @@ class Attempt:
         return int(self.path.name)
 
     def open(self, record: Mapping[str, Any]) -> None:
-        """Write what this attempt is to do differently from its point, before anything starts."""
+        """Write the request: what this attempt does differently from its point. Nothing has started yet."""
         records.write(self.path / "attempt.json", record)
 
     def request(self) -> dict[str, Any]:
+        """What `open` has written; {} before."""
         return records.read(self.path / "attempt.json") if (self.path / "attempt.json").exists() else {}
 
     @property
     def colocated(self) -> bool:
-        """Whether others were, or could come, on the same card."""
+        """Whether other runs were, or could be started, on the same GPU."""
         return bool(self.request().get("colocated"))
 
-    def host(self) -> str:
-        """The machine that it was started on."""
-        return process.host(self.path)
-
-    def crowded_out(self) -> bool:
-        """Whether it ran out of memory beside others."""
+    def failed_colocated(self) -> bool:
+        """Whether it ran out of memory while other runs could be on the same GPU."""
         result = self.result()
         return result is not None and result.failure in CROWDED_FAILURES and self.colocated
 
     def close(self, result: Result) -> None:
-        """Write how it ended; nothing is added to the folder afterwards."""
+        """Write the result. Nothing is added to the folder afterwards."""
         records.write(self.path / "result.json", asdict(result))
 
     def result(self) -> Result | None:
+        """What `close` has written; None before."""
         if not (self.path / "result.json").exists():
             return None
         record = records.read(self.path / "result.json")
@@ -92,26 +93,26 @@ class Run:
         return self.path / "images"
 
     def create(self) -> None:
-        """Make the folder; its first record says which point it is."""
+        """Make the folder with `point.json`, if it is not there."""
         self.path.mkdir(parents=True, exist_ok=True)
         if not (self.path / "point.json").exists():
             records.write(self.path / "point.json", asdict(self.point))
 
-    def beside(self, key: str) -> "Run":
-        """Further pictures of the run's chosen checkpoint, to confirm it: a life of their own, never mixed with its."""
+    def confirmation(self, key: str) -> "Run":
+        """Further images of the run's chosen checkpoint, kept apart from the run's own."""
         return Run(self.path / "confirm" / key, self.point)
 
-    def on(self, name: str, point: Point) -> "Run":
-        """Pictures of the run's chosen checkpoint on the base model of `point`."""
+    def confirmations(self) -> list["Run"]:
+        """All confirmations that were started."""
+        return [self.confirmation(path.parent.name) for path in sorted(self.path.glob("confirm/*/point.json"))]
+
+    def transfer(self, name: str, point: Point) -> "Run":
+        """Images of the run's chosen checkpoint on the base model of `point`."""
         return Run(self.path / "on" / name, point)
 
     def transfers(self) -> list["Run"]:
-        """All runs `on` another base model that were begun."""
-        return [_opened(path) for path in sorted(self.path.glob("on/*/point.json"))]
-
-    def confirmations(self) -> list["Run"]:
-        """All of them that were begun."""
-        return [self.beside(path.parent.name) for path in sorted(self.path.glob("confirm/*/point.json"))]
+        """All transfers that were started."""
+        return [_open(path) for path in sorted(self.path.glob("on/*/point.json"))]
 
     def attempts(self, stage: str) -> list[Attempt]:
         """All attempts of a stage, oldest first."""
@@ -120,6 +121,7 @@ class Run:
         return [Attempt(folder / str(number)) for number in sorted(int(name) for name in names if name.isdigit())]
 
     def new_attempt(self, stage: str) -> Attempt:
+        """Make the folder of the next attempt."""
         past = self.attempts(stage)
         attempt = Attempt(self.path / stage / str(past[-1].number + 1 if past else 1))
         attempt.path.mkdir(parents=True)
@@ -129,13 +131,13 @@ class Run:
         return (self.path / PRODUCTS[stage]).exists()
 
     def finish(self, stage: str, record: Mapping[str, Any]) -> None:
-        """Write the stage's product: from here on it is done, also after a power cut."""
+        """Write the stage's product, after its files are on the disk: the stage is now done."""
         for made in [*record.get("checkpoints", ()), *record.get("images", ())]:
             files.sync(self.path / made["file"])
         records.write(self.path / PRODUCTS[stage], record)
 
-    def end(self) -> Path | None:
-        """The record that ended it: its last product, or what is written of a training stopped early; None before."""
+    def final_record(self) -> Path | None:
+        """The product of the last stage, or the result of a training that was stopped early; None before."""
         if self.done(self.stages[-1]):
             return self.path / PRODUCTS[self.stages[-1]]
         past = self.attempts("train")
@@ -155,7 +157,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """A sweep's folder."""
+    """The folder of a sweep."""
 
     path: Path
 
@@ -169,7 +171,7 @@ class Sweep:
 
     @property
     def templates(self) -> Path:
-        """The templates as they were when the sweep was frozen: what it renders with."""
+        """Copies of the templates, which the sweep renders with, from the time when it was frozen."""
         return self.path / "templates"
 
     def exists(self) -> bool:
@@ -179,134 +181,123 @@ class Sweep:
         return records.read(self.path / "sweep.json")
 
     def freeze(self, record: Mapping[str, Any], *, grid: str, templates: Mapping[str, str]) -> None:
-        """Keep what was asked, verbatim, then the record that makes it a sweep."""
+        """Write copies of the grid and the templates, then the record, which makes the folder a sweep."""
         self.path.mkdir(parents=True, exist_ok=True)
         self.templates.mkdir(exist_ok=True)
         for name, text in templates.items():
             files.write_text(self.templates / name, text)
-        kept = [path.read_text(encoding="utf-8") for path in self.grids()]
-        if grid not in kept:
-            files.write_text(self.path / f"grid-{len(kept) + 1}.toml", grid)
+        grids = [path.read_text(encoding="utf-8") for path in self.grids()]
+        if grid not in grids:
+            files.write_text(self.path / f"grid-{len(grids) + 1}.toml", grid)
         records.write(self.path / "sweep.json", record)
 
     def grids(self) -> list[Path]:
-        """The grids this sweep was asked for, oldest first."""
+        """Copies of the grids that the sweep was run with, oldest first."""
         return sorted(self.path.glob("grid-*.toml"), key=lambda path: int(path.stem.partition("-")[2]))
 
     def run(self, point: Point) -> Run:
         return Run(self.path / point.name, point)
 
     def baseline_run(self, point: Point) -> Run:
-        """The floor of a base model: the sweep's own, or one beside its runs where none was trained on it."""
+        """The baseline of a base model: a run of the sweep, or one in `on/` where no run was trained on that model."""
         own = self.run(point)
         return own if point in (run.point for run in self.runs()) else Run(self.path / "on" / point.name, point)
 
     def runs(self) -> list[Run]:
-        """Every run of the frozen sweep, in the order of its grid, whether or not it has a folder yet."""
+        """Every run of the frozen sweep in the order of its grid; some may have no folder yet."""
         return [self.run(point_of(record)) for record in self.record()["points"]]
 
     def questions(self) -> list[Question]:
-        return [
-            Question(**{**record, "levels": tuple(_frozen(level) for level in record["levels"])})
-            for record in self.record()["questions"]
-        ]
+        """The questions of the frozen grids."""
+        found = self.record()["questions"]
+        return [Question(**{**record, "levels": tuple(map(from_json, record["levels"]))}) for record in found]
 
-    def reported(self) -> list[Path]:
-        """The page and the table, where a finished sweep's are younger than all that they were made of; else none."""
-        made = [self.report / "report.html", self.report / "results.csv"]
+    def current_report(self) -> list[Path]:
+        """Page and table of a finished sweep where they are newer than everything they were made from; else []."""
+        report = [self.report / "report.html", self.report / "results.csv"]
         runs = [one for run in self.runs() for one in (run, *run.confirmations())]
-        ends = [run.end() for run in runs]
-        read = [path for path in ends if path]
-        if not all(path.exists() for path in made) or len(read) < len(runs):
+        sources = [path for run in runs if (path := run.final_record())]
+        if not all(path.exists() for path in report) or len(sources) < len(runs):
             return []
-        read += [path for path in (self.path / "sweep.json", calibration(self.path.parent)) if path.exists()]
-        youngest, times = max(map(_changed_ns, read)), [_changed_ns(path) for path in made]
-        # A clock may have been put back: what seems to be made later than now says nothing of what is younger.
-        return made if youngest < min(times) and max(times) <= time.time_ns() else []
+        sources += [path for path in (self.path / "sweep.json", calibration(self.path.parent)) if path.exists()]
+        newest, times = max(map(_modified_ns, sources)), [_modified_ns(path) for path in report]
+        # A time in the future means that the clock was set back: the order of the times then proves nothing.
+        return report if newest < min(times) and max(times) <= time.time_ns() else []
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the sweep. Raises Conflict when another process does."""
+        """Lock the sweep until the block ends. Raises Conflict when another process has the lock."""
         with locks.acquire(self.path / ".lock") as holder:
             if holder:
-                remedy = f"watch it with `orchestrate status {self.name} --watch`, or end it first"
-                what = f"sweep {self.name} is being driven by {holder}"
+                remedy = f"watch it with `orchestrate status {self.name} --watch`, or stop that process first"
+                what = f"sweep {self.name} is already running in {holder}"
                 raise Conflict(Problem(what=what, where=str(self.path), remedy=remedy))
             yield
 
     @contextlib.contextmanager
-    def hold_cards(self, cards: Iterable[str]) -> Iterator[list[str]]:
-        """Hold those of these cards that no other sweep in `runs` uses; Conflict when none is left."""
-        held, holders, left_behind = [], [], _left_behind(self)
+    def lock_cards(self, cards: Iterable[str]) -> Iterator[list[str]]:
+        """Lock those of these GPUs (UUIDs) that no other sweep in `runs` uses. Raises Conflict when none is left."""
+        free, used, orphans = [], [], _orphans_by_card(self)
         with contextlib.ExitStack() as stack:
             for card in cards:
                 lock = self.path.parent / ".cards" / f"{card}.lock"
-                holder = stack.enter_context(locks.acquire(lock)) or left_behind.get(card)
-                held += [] if holder else [card]
-                holders += [f"{card} by {holder}"] if holder else []
-            if holders and not held:
-                what = f"every card is in use by another sweep: {', '.join(holders)}"
-                remedy = "wait for it, name another card, or set `ignore_other_sweeps = true` in [vram]"
+                if holder := stack.enter_context(locks.acquire(lock)) or orphans.get(card):
+                    used.append(f"{card} by {holder}")
+                else:
+                    free.append(card)
+            if used and not free:
+                what = f"every GPU is in use by another sweep: {', '.join(used)}"
+                remedy = "wait for it, set `card` to another GPU, or set `ignore_other_sweeps = true` in [vram]"
                 raise Conflict(Problem(what=what, where=str(self.path.parent), key="vram.card", remedy=remedy))
-            yield held
+            yield free
 
-    def driven(self) -> bool:
-        """Whether another process holds the lock now."""
+    def is_locked(self) -> bool:
+        """Whether a process has the lock now."""
         return locks.is_locked(self.path / ".lock")
 
 
-def _changed_ns(path: Path) -> int:
+def _modified_ns(path: Path) -> int:
     return path.stat().st_mtime_ns
 
 
-def _left_behind(sweep: Sweep) -> dict[str, str]:
-    """By card, what another sweep started on it and still runs, even if that sweep's orchestrator has ended."""
-    living = [path for path in process.live_attempts() if sweep.path.parent in path.parents]
-    others = [path for path in living if sweep.path not in path.parents]
-    return {str(Attempt(path).request().get("card", "")): f"what runs in {path}" for path in others}
+def _orphans_by_card(sweep: Sweep) -> dict[str, str]:
+    """By GPU, the running attempt of another sweep, even if that sweep's orchestrator has ended."""
+    others = [path for path in process.live_attempts() if sweep.path.parent in path.parents]
+    others = [path for path in others if sweep.path not in path.parents]
+    return {str(Attempt(path).request().get("card", "")): f"the attempt in {path}" for path in others}
 
 
-def _opened(record: Path) -> Run:
+def _open(record: Path) -> Run:
     """The run of a `point.json`."""
     return Run(record.parent, point_of(records.read(record)))
 
 
 def point_of(record: Mapping[str, Any]) -> Point:
-    """A Point from its record: JSON has no tuples."""
-    params: Params = {key: _frozen(value) for key, value in record["params"].items()}
-    return Point(
-        id=record["id"],
-        name=record["name"],
-        params=params,
-        dims=tuple(record["dims"]),
-        is_baseline=record["is_baseline"],
-    )
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    """The Point of its record."""
+    params = {key: from_json(value) for key, value in record["params"].items()}
+    return Point(**{**record, "params": params, "dims": tuple(record["dims"])})
 
 
 def calibration(runs: Path) -> Path:
-    """Where the persona's yardstick is kept: it serves every sweep beside it."""
+    """The calibration that all sweeps in `runs` share."""
     return runs / "calibration.json"
 
 
 def sweeps(runs: Path) -> Sequence[Sweep]:
-    """Every sweep below `runs`, by name."""
+    """Every sweep in `runs`, by name."""
     return [Sweep(path.parent) for path in sorted(runs.glob("*/sweep.json"))]
 
 
 def probe_sweep(runs: Path) -> Sweep:
-    """Where probes are kept: never frozen, so that it is no sweep to anybody else, but lockable like one."""
+    """The folder of the probes: never frozen, so it is not listed as a sweep, but it is locked like one."""
     return Sweep(runs / ".probe")
 
 
 def probes(runs: Path) -> list[Run]:
-    """Every probe that was begun, by its key."""
-    return [_opened(path) for path in sorted(probe_sweep(runs).path.glob("*/point.json"))]
+    """Every probe that was started, by its key."""
+    return [_open(path) for path in sorted(probe_sweep(runs).path.glob("*/point.json"))]
 
 
 def thumbnails(run: Path) -> Path:
-    """Where small copies of the pictures in a run's folder are kept, for the report; they can be made again."""
+    """The folder of the small copies of a run's images; they can be made again."""
     return run.parent.parent / ".thumbnails" / run.parent.name / run.name

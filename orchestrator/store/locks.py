@@ -1,4 +1,4 @@
-"""Lock files that say who holds them. The kernel lets go when a process dies, so that a stale lock is no lock."""
+"""Lock files that name their holder. The kernel releases a lock when its process ends, so no lock is stale."""
 
 import contextlib
 import fcntl
@@ -14,7 +14,7 @@ from orchestrator import text
 
 @contextlib.contextmanager
 def acquire(path: Path) -> Iterator[str]:
-    """Hold the lock, if it can be had: who else holds it, empty when it is ours."""
+    """Acquire the lock until the block ends. Yields "", or the description of the process that has the lock."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
         if not _acquire(file.fileno()):
@@ -27,7 +27,7 @@ def acquire(path: Path) -> Iterator[str]:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds it now."""
+    """Whether a process has the lock now."""
     try:
         file = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -45,11 +45,11 @@ def _holder(path: Path) -> str:
     try:
         return "process {pid} on {host} since {since}".format(**json.loads(path.read_bytes()))
     except (ValueError, KeyError, TypeError):
-        return "a process that has just begun"
+        return "a process that has just started"
 
 
 def _acquire(file: int) -> bool:
-    for _ in range(20):  # `taken` of a bystander holds it for an instant
+    for _ in range(20):  # `is_locked` in another process has it for an instant
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True

@@ -1,21 +1,22 @@
-"""What came of an attempt, read from its files alone: it does not matter who watched, or whether anybody did."""
+"""The outcome of an ended attempt, read only from the files in its folder."""
 
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator import files
 from orchestrator.model import Failure, ProcessExit
 from orchestrator.store import layout, process, records, vram_log
 
 TAIL_BYTES = 256 * 1024
 
 _FULL_MIB = 8
-"""With less than this free, a program without other words failed for want of disk: its words had no room either."""
+"""MiB free on the disk below which a failure is DISK_FULL: the log may lack the error for the same reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class FailureReason:
-    """Why there is no product."""
+    """Why an attempt has no product."""
 
     failure: Failure
     reason: str
@@ -23,9 +24,11 @@ class FailureReason:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What an attempt's files say after its end. `exit` None: nobody saw; `stopped`: why we ended it ourselves.
+    """What an attempt's files say after its end.
 
-    ours: whether it was begun by this very orchestrator, and not by an earlier one that may have died over it.
+    exit: None when no exit was recorded. stopped: why an orchestrator stopped it. started: whether its shim ran.
+    same_boot: whether it was started here since the machine started. ours: whether this process started the attempt,
+    and not an earlier orchestrator.
     """
 
     exit: ProcessExit | None
@@ -38,7 +41,7 @@ class Outcome:
 
     @property
     def interrupted(self) -> bool:
-        """Whether the user, the end of the orchestrator or of the machine cut it short, and nothing of its own."""
+        """Whether the user, the orchestrator's end or a restart of the machine ended it."""
         if self.stopped:
             return self.stopped.failure is Failure.KILLED
         if self.exit is not None:
@@ -47,31 +50,31 @@ class Outcome:
 
 
 def read(folder: Path, *, ours: bool = False) -> Outcome:
-    """The outcome of the attempt in `folder`, of which nothing lives any more."""
+    """The outcome of the attempt in `folder`; none of its processes runs any more."""
     return Outcome(
         exit=process.exited(folder),
         stopped=stopped(folder),
         started=process.started(folder),
         same_boot=process.same_boot(folder),
         ours=ours,
-        log=tail(folder / "log", TAIL_BYTES),
+        log=tail(folder / "log"),
         peak_vram_mib=vram_log.peak(folder, colocated=layout.Attempt(folder).colocated),
     )
 
 
 def stopped(folder: Path) -> FailureReason | None:
-    """Why an orchestrator ended the attempt, or was about to."""
+    """Why an orchestrator stopped the attempt, or was about to."""
     if not (folder / "stop.json").exists():
         return None
     record = records.read(folder / "stop.json")
     return FailureReason(Failure(record["failure"]), record["reason"])
 
 
-def failure_cause(outcome: Outcome, judged: FailureReason, folder: Path) -> FailureReason:
-    """The first cause of a failure: what ended the program from outside, else what was `judged` of its work."""
+def failure_cause(outcome: Outcome, found: FailureReason, folder: Path) -> FailureReason:
+    """The root cause: what ended the program from outside, else `found`, the stage's own diagnosis."""
     if outcome.stopped:
         return outcome.stopped
-    found = _unseen(outcome) if outcome.exit is None else _obvious(outcome.exit) or judged
+    found = _without_exit(outcome) if outcome.exit is None else _from_exit(outcome.exit) or found
     free_mib = shutil.disk_usage(folder).free // 1024**2
     if free_mib < _FULL_MIB and not outcome.interrupted:
         return FailureReason(Failure.DISK_FULL, f"the disk is full, {free_mib} MiB are free: {found.reason}")
@@ -80,8 +83,7 @@ def failure_cause(outcome: Outcome, judged: FailureReason, folder: Path) -> Fail
     return found
 
 
-def _obvious(exit: ProcessExit) -> FailureReason | None:
-    """Ends that need no knowledge of the program."""
+def _from_exit(exit: ProcessExit) -> FailureReason | None:
     if exit.error:
         return FailureReason(Failure.BAD_CONFIG, f"could not be started: {exit.error}")
     if exit.host_oom:
@@ -91,21 +93,17 @@ def _obvious(exit: ProcessExit) -> FailureReason | None:
     return None
 
 
-def _unseen(outcome: Outcome) -> FailureReason:
-    """An end that nobody saw, without a product."""
+def _without_exit(outcome: Outcome) -> FailureReason:
     if not outcome.started:
-        return FailureReason(Failure.KILLED, "its watcher ended before the program started")
+        return FailureReason(Failure.KILLED, "the orchestrator ended before the program started")
     if not outcome.same_boot:
-        return FailureReason(Failure.KILLED, "its machine was restarted, or is gone")
-    return FailureReason(Failure.CRASHED, "vanished: neither the program nor its watcher is alive")
+        return FailureReason(Failure.KILLED, "its machine was restarted or is unreachable")
+    return FailureReason(Failure.CRASHED, "ended without an exit code: the program and its shim are gone")
 
 
-def tail(log: Path, limit: int) -> str:
-    """The last `limit` bytes of a log as text; what is not UTF-8 is replaced. Empty when there is no log."""
+def tail(log: Path, limit: int = TAIL_BYTES) -> str:
+    """The last `limit` bytes of a log as text; empty when there is no log."""
     try:
-        with log.open("rb") as file:
-            file.seek(0, 2)
-            file.seek(max(0, file.tell() - limit))
-            return file.read(limit).decode("utf-8", errors="replace")
-    except FileNotFoundError:
+        return files.read_tail(log, limit)
+    except OSError:
         return ""

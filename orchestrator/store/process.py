@@ -1,7 +1,7 @@
-"""Child processes that outlive us: start, find again, wait, stop. Knows nothing of training (Linux, /proc).
+"""Child processes that outlive the orchestrator: start, find, wait for and stop them (Linux, /proc).
 
-A child runs under the shim in a session of its own; an environment variable that names its folder marks it and all
-that it starts, so it is found again by any later orchestrator, and nothing is ever found or killed by name.
+A child runs under the shim in its own session. An environment variable with the attempt's folder marks the child and
+everything it starts, so a later orchestrator finds them. Processes are never found or killed by name.
 """
 
 import contextlib
@@ -12,23 +12,24 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from orchestrator import files
 from orchestrator.errors import NotReady, Problem
 from orchestrator.model import ProcessExit
-from orchestrator.store import files, shim
+from orchestrator.store import records, shim
 
 MARKER = "ORCHESTRATE_ATTEMPT"
 
 SILENT_S = 12 * shim.BEAT_S
-"""Without a sign of life for so long, a shim on another machine is dead; clocks may differ by some of it."""
+"""A shim on another machine without a heartbeat for this long is dead; the value allows for clock differences."""
 
 
 def start(folder: Path, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path) -> None:
     """Start `argv` under the shim; its records and its log go to `folder`. `env` is the child's whole environment."""
-    files.write_json(folder / "command.json", {"schema": 1, "argv": list(argv), "cwd": str(cwd)})
+    records.write(folder / "command.json", {"argv": list(argv), "cwd": str(cwd)})
     child = subprocess.Popen(
         [sys.executable, "-I", "-S", shim.__file__, str(folder)],
         env={**env, MARKER: str(folder)},
@@ -37,7 +38,7 @@ def start(folder: Path, argv: Sequence[str], *, env: Mapping[str, str], cwd: Pat
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    # In the midst of its exec a process has no environment, and would be taken for one that has ended.
+    # During its exec a process has no environment and would look like an ended one.
     while not _environ(child.pid) and child.poll() is None:
         time.sleep(0.0005)
 
@@ -48,142 +49,142 @@ def started(folder: Path) -> bool:
 
 
 def same_boot(folder: Path) -> bool:
-    """Whether the child was started here since the machine was: a reboot or power loss is not the child's fault."""
+    """Whether the child was started on this machine since its last boot."""
     record, here = _read(folder / "process.json"), shim.identity(os.getpid())
     return record is not None and all(record.get(key) == here[key] for key in ("boot", "host"))
 
 
 def host(folder: Path) -> str:
-    """The machine that it was started on; empty before it was."""
-    record = _read(folder / "process.json")
-    return str(record.get("host", "")) if record else ""
+    """The name of the machine that the child was started on; empty before."""
+    return str((_read(folder / "process.json") or {}).get("host", ""))
 
 
 def on_other_host(folder: Path) -> bool:
-    """Whether it was started on another machine, whose processes we do not see."""
+    """Whether the child was started on another machine, whose processes are not visible here."""
     return host(folder) not in ("", os.uname().nodename)
 
 
 def running(folder: Path) -> bool:
-    """Whether the shim or anything it started still lives; on another machine: whether its shim gives signs of life."""
+    """Whether the shim or anything it started still runs; on another machine, whether its heartbeat is recent."""
     if on_other_host(folder):
-        return exited(folder) is None and _silence_s(folder) < SILENT_S
-    return _shim_lives(folder) or bool(pids_of(folder))
-
-
-def _silence_s(folder: Path) -> float:
-    return time.time() - (folder / "process.json").stat().st_mtime
+        silent_s = time.time() - (folder / "process.json").stat().st_mtime
+        return exited(folder) is None and silent_s < SILENT_S
+    return _shim(folder) is not None or bool(pids_of(folder))
 
 
 def exited(folder: Path) -> ProcessExit | None:
-    """How the child ended, as the shim saw it; None while it runs or when nobody saw."""
+    """How the child ended; None while it runs, and when the shim was killed before it could write it."""
     record = _read(folder / "exit.json")
-    return ProcessExit(**{key: value for key, value in record.items() if key != "schema"}) if record else None
+    if not record:
+        return None
+    with contextlib.suppress(TypeError):  # damaged
+        return ProcessExit(**{key: value for key, value in record.items() if key != "schema"})
+    return None
 
 
 def pids_of(folder: Path) -> list[int]:
-    """The living processes that carry this folder's marker: shim, child, and what they started."""
+    """The running processes with this folder's marker: shim, child, and what they started."""
     want = f"{MARKER}={folder}".encode()
     return [pid for pid in _pids() if _has(pid, want) and not _zombie(pid)]
 
 
 def live_attempts() -> set[Path]:
-    """The folders of all that was started like this and lives on this machine, by whatever orchestrator."""
+    """The folders of all attempts that run on this machine, started by any orchestrator."""
     start = f"{MARKER}=".encode()
     values = [part for pid in _pids() for part in _environ(pid).split(b"\0") if part.startswith(start)]
     return {Path(os.fsdecode(value.removeprefix(start))) for value in values}
 
 
 def is_exiting(pid: int) -> bool:
-    """Whether a process is on its way out: it has given up its memory here, its card follows a moment later."""
+    """Whether a process is ending: it has released its RAM, and releases its VRAM a moment later."""
     try:
         return not Path(f"/proc/{pid}/environ").read_bytes()
     except ProcessLookupError:  # ended, and not waited for
         return True
     except OSError:
-        return False  # another user's, or not of this namespace: nothing is known of it
+        return False  # of another user or namespace: unknown
 
 
 def wait(folder: Path, timeout_s: float) -> None:
-    """Sleep until the shim ends, at most `timeout_s`, or without a shim whatever it left behind."""
-    record = _read(folder / "process.json")
-    lives = [record["pid"]] if record and _shim_lives(folder) else pids_of(folder)
-    if not lives:
+    """Sleep until the shim ends, or without a shim one of its descendants; at most `timeout_s` seconds."""
+    shim_pid = _shim(folder)
+    pids = [shim_pid] if shim_pid else pids_of(folder)
+    if not pids:
         time.sleep(timeout_s if on_other_host(folder) else min(timeout_s, 0.02))
         return
-    with contextlib.suppress(OSError):  # it ended since we looked
-        ended = os.pidfd_open(lives[0])
-        try:
-            poll = select.poll()
-            poll.register(ended, select.POLLIN)
-            poll.poll(timeout_s * 1000)
-        finally:
-            os.close(ended)
+    with contextlib.suppress(OSError), _pidfd(pids[0]) as ended:  # it may have ended meanwhile
+        poll = select.poll()
+        poll.register(ended, select.POLLIN)
+        poll.poll(timeout_s * 1000)
+
+
+@contextlib.contextmanager
+def _pidfd(pid: int) -> Iterator[int]:
+    """A descriptor of one process, which a later process with the same number cannot be mistaken for."""
+    descriptor = os.pidfd_open(pid)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def stop(folder: Path, grace_s: float, hurry: Callable[[], bool] = lambda: False) -> None:
-    """End everything marked with this folder: TERM, wait `grace_s` or until `hurry`, KILL; then nothing is left.
+    """Stop everything marked with this folder: TERM, wait `grace_s` or until `hurry` is true, then KILL.
 
-    The shim takes no TERM, and is killed last: it ends by itself once it has written down how the child did.
-    Raises NotReady when something does not even die of KILL, or lives on another machine.
+    The shim ignores TERM and is killed last, because it ends by itself once it has written the child's exit.
+    Raises NotReady when a process survives KILL, or runs on another machine.
     """
     if on_other_host(folder):
-        what, remedy = f"runs on {host(folder)} and can only be ended there", "the same command there, then Ctrl-C"
+        what, remedy = (
+            f"runs on {host(folder)} and can only be stopped there",
+            "run the same command there, then Ctrl-C",
+        )
         raise NotReady(Problem(what=what, where=str(folder), remedy=remedy))
     _signal_all(folder, signal.SIGTERM)
     _wait_gone(folder, grace_s, hurry)
     _signal_all(folder, signal.SIGKILL, spare=_shim(folder))
     _wait_gone(folder, 1.0, lambda: False)
     for _ in range(_UNKILLABLE_S):
-        if not _living(folder):
+        if not _running_pids(folder):
             return
         _signal_all(folder, signal.SIGKILL)
         _wait_gone(folder, 1.0, lambda: False)
-    if left := _living(folder):
-        what = f"process {', '.join(map(str, left))} does not die: a driver holds it"
+    if left := _running_pids(folder):
+        what = f"process {', '.join(map(str, left))} cannot be killed: it waits for a driver"
         raise NotReady(Problem(what=what, where=str(folder), remedy="restart the machine, then run the same command"))
 
 
 _UNKILLABLE_S = 30
-"""A process that waits for a lost card cannot be killed, and nobody can wait for it either."""
-
-
-def _shim(folder: Path) -> int | None:
-    record = _read(folder / "process.json")
-    return int(record["pid"]) if record and _shim_lives(folder) else None
+"""A process that waits for a lost GPU cannot be killed."""
 
 
 def _wait_gone(folder: Path, seconds: float, hurry: Callable[[], bool]) -> None:
     deadline = time.monotonic() + seconds
-    while _living(folder) and time.monotonic() < deadline and not hurry():
+    while _running_pids(folder) and time.monotonic() < deadline and not hurry():
         time.sleep(0.02)
 
 
-def _living(folder: Path) -> list[int]:
-    """As `marked`, and the shim to its very end: what exits loses its environment first, and is still there."""
-    last = _shim(folder)
-    return pids_of(folder) or ([last] if last else [])
+def _running_pids(folder: Path) -> list[int]:
+    """As `pids_of`, and the shim while it exits: an exiting process loses its environment before it is gone."""
+    shim_pid = _shim(folder)
+    return pids_of(folder) or ([shim_pid] if shim_pid else [])
 
 
 def _signal_all(folder: Path, number: signal.Signals, spare: int | None = None) -> None:
     for pid in set(pids_of(folder)) - {spare}:
-        # The process may have ended, and its number been taken, since we looked: a pidfd cannot be mistaken.
-        with contextlib.suppress(OSError):
-            handle = os.pidfd_open(pid)
-            try:
-                if _has(pid, f"{MARKER}={folder}".encode()):
-                    signal.pidfd_send_signal(handle, number)
-            finally:
-                os.close(handle)
+        with contextlib.suppress(OSError), _pidfd(pid) as process:  # it may have ended meanwhile
+            if _has(pid, f"{MARKER}={folder}".encode()):
+                signal.pidfd_send_signal(process, number)
 
 
-def _shim_lives(folder: Path) -> bool:
+def _shim(folder: Path) -> int | None:
+    """The pid of the attempt's shim while it runs."""
     record = _read(folder / "process.json")
-    if record is None:
-        return False
+    if not record or not isinstance(pid := record.get("pid"), int):
+        return None
     with contextlib.suppress(OSError, ValueError, IndexError):
-        return {**shim.identity(record["pid"]), "schema": 1} == record and not _zombie(record["pid"])
-    return False
+        return pid if {**shim.identity(pid), "schema": 1} == record and not _zombie(pid) else None
+    return None
 
 
 def _pids() -> list[int]:
@@ -197,7 +198,7 @@ def _has(pid: int, variable: bytes) -> bool:
 
 def _environ(pid: int) -> bytes:
     try:
-        file = os.open(f"/proc/{pid}/environ", os.O_RDONLY)  # of every process, several times a second: no objects
+        file = os.open(f"/proc/{pid}/environ", os.O_RDONLY)  # fast: called for every process several times a second
     except OSError:
         return b""
     try:
@@ -209,8 +210,9 @@ def _environ(pid: int) -> bytes:
 
 
 def _zombie(pid: int) -> bool:
-    """Whether the process has ended and only waits for its parent to notice."""
-    _reap(pid)
+    """Whether the process has ended and waits to be reaped."""
+    with contextlib.suppress(OSError):  # not our child: started by an earlier orchestrator
+        os.waitpid(pid, os.WNOHANG)
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -218,13 +220,11 @@ def _zombie(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] in "ZX"
 
 
-def _reap(pid: int) -> None:
-    with contextlib.suppress(OSError):  # not our child: an orphan of an earlier orchestrator
-        os.waitpid(pid, os.WNOHANG)
-
-
 def _read(path: Path) -> dict[str, Any] | None:
+    """A record of the shim; None when there is none, {} when it is damaged."""
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8", errors="surrogateescape")))
+        return dict(json.loads(files.read_text(path)))
     except FileNotFoundError:
         return None
+    except (OSError, ValueError, TypeError, RecursionError):
+        return {}

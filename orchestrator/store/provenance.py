@@ -9,9 +9,9 @@ from orchestrator.store import hashes
 
 
 def commit(folder: Path) -> str:
-    """The commit checked out in a folder, with `-dirty-` and a hash of the differences when files differ.
+    """The commit of a git checkout, with `-dirty-` and a hash of `git diff` where files were changed.
 
-    Empty when it is no checkout of its own.
+    Empty when the folder is not the root of a checkout.
     """
     if not (folder / ".git").exists():
         return ""
@@ -29,7 +29,7 @@ def _git(folder: Path, *argv: str) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of this program, Python, and what its numbers depend on."""
+    """Versions of Python, of orchestrate and of the libraries that its numbers depend on."""
     names = ("lora-orchestrator", "insightface", "onnxruntime", "onnxruntime-gpu", "numpy", "scipy", "pillow")
     found = {"python": platform.python_version(), "platform": platform.platform()}
     for name in names:

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from orchestrator import files
 from orchestrator.errors import OrchestrateError, Problem
-from orchestrator.store import files
 
 SCHEMA = 1
 
@@ -19,7 +19,7 @@ def write(path: Path, record: Mapping[str, Any]) -> None:
 def read(path: Path) -> dict[str, Any]:
     """The record without its schema number. Raises OrchestrateError when it is damaged or has another schema."""
     try:
-        record = dict(json.loads(path.read_text(encoding="utf-8", errors="surrogateescape")))
+        record = dict(json.loads(files.read_text(path)))
     except (OSError, ValueError, TypeError, RecursionError) as error:
         remedy = "move the run's folder out of the sweep's folder and run the sweep again"
         raise OrchestrateError(Problem(what=f"cannot be read: {error}", where=str(path), remedy=remedy)) from error

@@ -1,9 +1,9 @@
-"""Starts one child, waits for it, writes down how it ended; outlives the orchestrator. Standard library only.
+"""Starts one child, waits for it, and records how it ended; outlives the orchestrator. Standard library only.
 
     python -I -S shim.py FOLDER
 
-Reads FOLDER/command.json; writes FOLDER/process.json (who I am) before the child starts, FOLDER/log (the child's own
-file descriptor), FOLDER/exit.json after the child ended. The environment is inherited, never written down.
+Reads FOLDER/command.json. Writes FOLDER/process.json (its own identity) before the child starts, FOLDER/log (the
+child's stdout and stderr) and FOLDER/exit.json after the child ended. The environment is inherited, never written.
 """
 
 import contextlib
@@ -18,36 +18,32 @@ from types import FrameType
 from typing import Any
 
 BEAT_S = 5.0
-"""Between two signs of life."""
+"""Seconds between two heartbeats."""
 
 
 def main(folder: Path) -> None:
     """Run the command of `folder` to its end."""
-    _outlive_polite_signals()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, _ignore)
     command = json.loads((folder / "command.json").read_text(encoding="utf-8", errors="surrogateescape"))
-    write(folder / "process.json", {"schema": 1, **identity(os.getpid())})
-    _give_signs_of_life(folder / "process.json")
+    _write(folder / "process.json", {"schema": 1, **identity(os.getpid())})
+    _start_heartbeat(folder / "process.json")
     began, kills = time.monotonic(), _oom_kills()
     code, error = _run(command["argv"], command["cwd"], folder / "log")
     killed = code == -signal.SIGKILL and _oom_kills() > kills
     seconds = round(time.monotonic() - began, 3)
-    write(folder / "exit.json", {"schema": 1, "code": code, "error": error, "seconds": seconds, "host_oom": killed})
+    _write(folder / "exit.json", {"schema": 1, "code": code, "error": error, "seconds": seconds, "host_oom": killed})
 
 
-def _outlive_polite_signals() -> None:
-    # A handler, not SIG_IGN: the child would inherit an ignored signal, a handler is reset when it starts.
-    def nothing(_signal: int, _frame: FrameType | None) -> None:
-        pass
-
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, nothing)
+def _ignore(_signal: int, _frame: FrameType | None) -> None:
+    """A handler instead of SIG_IGN: the child would inherit an ignored signal, but not a handler."""
 
 
-def _give_signs_of_life(file: Path) -> None:
-    """Touch the file now and then: other machines do not see our /proc. The child inherits no timer."""
+def _start_heartbeat(file: Path) -> None:
+    """Touch the file every few seconds, for machines that do not see this one's /proc. The child inherits no timer."""
 
     def touch(_signal: int, _frame: FrameType | None) -> None:
-        with contextlib.suppress(OSError):  # a full disk, or a network folder that is away for a while
+        with contextlib.suppress(OSError):  # a network folder may be away for a while
             os.utime(file)
 
     signal.signal(signal.SIGALRM, touch)
@@ -64,7 +60,7 @@ def _run(argv: list[str], cwd: str, log: Path) -> tuple[int, str]:
 
 
 def _oom_kills() -> int:
-    """How often this machine's kernel has killed a process for memory: tells its SIGKILL from a person's."""
+    """How often the kernel has killed a process for lack of memory; tells its SIGKILL from a person's."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/vmstat").read_text(encoding="ascii").splitlines():
             if line.startswith("oom_kill "):
@@ -73,44 +69,29 @@ def _oom_kills() -> int:
 
 
 def identity(pid: int) -> dict[str, Any]:
-    """Who a process is, for ever: its number, the tick it started at, boot and machine it lives in (/proc, Linux)."""
+    """What identifies a process for ever: pid, start in clock ticks, boot id and machine. Raises OSError."""
     stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     ticks = int(stat.rpartition(")")[2].split()[19])
     boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     return {"pid": pid, "started": ticks, "boot": boot, "host": os.uname().nodename}
 
 
-def write(path: Path, record: dict[str, Any]) -> None:
-    """Write `record` as JSON, whole or not at all."""
-    write_text(path, json.dumps(record, ensure_ascii=False, indent=1))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Whole or not at all, also after a power cut: temporary file, fsync, rename, fsync of the folder.
-
-    In UTF-8; a file name in another encoding comes out as the bytes that it is.
-    """
+def _write(path: Path, record: dict[str, Any]) -> None:
+    """As files.write_json, which this program cannot import: it runs with `-I -S`."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as out:
-            out.write(text)
+            json.dump(record, out, ensure_ascii=False, indent=1)
             out.flush()
             os.fsync(out.fileno())
         temporary.replace(path)
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
-    with contextlib.suppress(OSError):  # some file systems refuse to sync a folder
-        sync(path.parent)
-
-
-def sync(path: Path) -> None:
-    """Have a file, or a folder's list of files, on the disk itself."""
-    opened = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
+    with contextlib.suppress(OSError):  # some file systems cannot sync a folder
+        folder = os.open(path.parent, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
 
 
 if __name__ == "__main__":

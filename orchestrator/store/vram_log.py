@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from orchestrator import files
 from orchestrator.model import VramSample
 
 NAME = "vram.csv"
@@ -28,19 +29,16 @@ def append(folder: Path, sample: VramSample) -> None:
 def series(folder: Path) -> list[tuple[float, VramSample]]:
     """All samples with their times in Unix seconds, oldest first; rows that cannot be read are left out."""
     try:
-        with (folder / NAME).open(encoding="ascii", errors="replace", newline="") as file:
-            return list(_parse(file))
-    except FileNotFoundError:
+        return list(_parse(files.read_text(folder / NAME).splitlines()))
+    except OSError:
         return []
 
 
 def last(folder: Path) -> VramSample | None:
     """The last sample, without reading the whole file; None while its row is incomplete."""
     try:
-        with (folder / NAME).open("rb") as file:
-            file.seek(max(0, file.seek(0, 2) - _LAST_BYTES))
-            rows = file.read().decode("ascii", errors="replace").splitlines()
-    except FileNotFoundError:
+        rows = files.read_tail(folder / NAME, _LAST_BYTES).splitlines()
+    except OSError:
         return None
     return next((sample for _, sample in _parse(rows[-1:])), None)
 

@@ -5,8 +5,8 @@ import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from orchestrator import files
 from orchestrator.report.answers.answer import Answer
-from orchestrator.store import files
 
 MARKDOWN, TABLE = "answers.md", "answers.csv"
 

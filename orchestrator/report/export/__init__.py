@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
+from orchestrator import files
 from orchestrator.config.schema import Settings
 from orchestrator.errors import InputError, NothingSelected, OrchestrateError, Problem
 from orchestrator.evidence.summary import RunSummary
 from orchestrator.model import State
 from orchestrator.report.export import card, workflow
-from orchestrator.store import files
 from orchestrator.store.hashes import sha256
 from orchestrator.store.layout import Sweep
 

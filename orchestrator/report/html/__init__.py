@@ -8,14 +8,14 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import orchestrator
-from orchestrator import text
+from orchestrator import files, text
 from orchestrator.evidence.calibration.record import CalibrationRecord
 from orchestrator.evidence.summary import RunSummary, log_of
 from orchestrator.model import State
 from orchestrator.report.answers.answer import Answer
 from orchestrator.report.html import csp, figures, image_sheets
 from orchestrator.report.html import rows as contents
-from orchestrator.store import files, outcome
+from orchestrator.store import outcome
 from orchestrator.store.layout import Sweep
 
 PAGE = "report.html"

@@ -15,7 +15,7 @@ from orchestrator.model import Params, State, Value
 from orchestrator.report.html import stage_times
 from orchestrator.store import outcome
 from orchestrator.store.layout import Run, Sweep
-from orchestrator.values import toml_repr
+from orchestrator.values import from_json, toml_repr
 
 DOUBT = "*"
 """Stands behind a number whose calibration is to be taken with care."""
@@ -161,11 +161,7 @@ def columns(rows: Sequence[RunRow]) -> list[str]:
 def _changes(params: Params, trained: AttemptSummary | None) -> Iterator[Override]:
     for key, value in (trained.overrides if trained else {}).items():
         asked = toml_repr(params[key]) if key in params else "sd-scripts' default"
-        yield Override(key=key, asked=asked, used=toml_repr(_frozen(value)))
-
-
-def _frozen(value: Any) -> Value:
-    return tuple(value) if isinstance(value, list) else value
+        yield Override(key=key, asked=asked, used=toml_repr(from_json(value)))
 
 
 def _level(value: Value | None) -> TableCell:

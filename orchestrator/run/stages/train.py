@@ -26,6 +26,7 @@ from orchestrator.run.context import Context
 from orchestrator.store import process
 from orchestrator.store.layout import Attempt, Run
 from orchestrator.store.outcome import FailureReason, Outcome
+from orchestrator.values import from_json
 
 NAME = "train"
 OUTPUT_NAME = "lora"
@@ -58,7 +59,7 @@ def next_overrides(run: Run, settings: Settings) -> Step:
     asked = [attempt_overrides(attempt) for attempt in past]
     last = asked[-1] if asked else Step(overrides={}, fallbacks=(), degraded=False)
     result = past[-1].result() if past else None
-    if result is None or result.failure not in MEMORY_FAILURES or past[-1].crowded_out():
+    if result is None or result.failure not in MEMORY_FAILURES or past[-1].failed_colocated():
         return last
     return _below(run, last, settings) or last
 
@@ -79,14 +80,10 @@ def attempt_overrides(attempt: Attempt) -> Step:
     """What an attempt was told to concede."""
     record = attempt.request()
     return Step(
-        overrides=_tuples(record.get("overrides", {})),
+        overrides={key: from_json(value) for key, value in record.get("overrides", {}).items()},
         fallbacks=tuple(record.get("fallbacks", ())),
         degraded=record.get("degraded", False),
     )
-
-
-def _tuples(params: Mapping[str, Any]) -> Params:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in params.items()}
 
 
 # --- resuming ---------------------------------------------------------------------------------------------------------

@@ -1,0 +1,74 @@
+"""Safe reads and atomic writes: only regular files are read, and a file is written completely or not at all."""
+
+import contextlib
+import errno
+import json
+import os
+import stat
+from io import BufferedReader
+from pathlib import Path
+from typing import Any
+
+MAX_TEXT_BYTES = 64 * 1024**2
+"""More than any record, grid, caption or log tail needs."""
+
+
+def open_regular(path: Path, *, max_bytes: int | None = None) -> BufferedReader:
+    """Open a file for reading. Raises OSError, also for a FIFO, device or folder, and for more than `max_bytes`."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO without a writer does not block
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "is not a regular file", str(path))
+        if max_bytes is not None and status.st_size > max_bytes:
+            raise OSError(errno.EFBIG, f"has {status.st_size:,} bytes, more than {max_bytes:,}", str(path))
+        return open(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_text(path: Path, *, max_bytes: int = MAX_TEXT_BYTES) -> str:
+    """The text of a UTF-8 file; other bytes become surrogate escapes. Raises OSError as `open_regular`."""
+    with open_regular(path, max_bytes=max_bytes) as file:
+        return file.read().decode("utf-8", "surrogateescape")
+
+
+def read_tail(path: Path, limit: int) -> str:
+    """The last `limit` bytes of a file as text; what is not UTF-8 is replaced. Raises OSError as `open_regular`."""
+    with open_regular(path) as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - limit))
+        return file.read(limit).decode("utf-8", "replace")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as indented JSON. Raises OSError, and TypeError for a value that JSON does not have."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=1))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a temporary file, fsync, rename, fsync the folder. Raises OSError and then leaves no temporary file.
+
+    The encoding is UTF-8. File names in another encoding (surrogate escapes) are written as their original bytes.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as out:
+            out.write(text)
+            out.flush()
+            os.fsync(out.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    with contextlib.suppress(OSError):  # some file systems cannot sync a folder
+        sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or a folder's list of names, to the disk. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
