@@ -267,9 +267,9 @@ def rows(one: Swept, steps: Sequence[int], *, leave_out: bool) -> Iterator[pairs
         )
         looks = {steps[look]: seen(bare, values) for look, values in enumerate(one.looked[arm, seed])}
         if (arm, seed) in one.stopped:
-            yield replace(bare, state=State.STOPPED, looks={} if leave_out else looks)
+            yield replace(bare, state=State.STOPPED, previews={} if leave_out else looks)
         else:
-            yield replace(seen(bare, ended), looks=looks)
+            yield replace(seen(bare, ended), previews=looks)
 
 
 def seen(bare: pairs.RunRow, values: Mapping[Cell, float]) -> pairs.RunRow:

@@ -121,7 +121,7 @@ def kept_promises(world: World, count: int, rng: np.random.Generator) -> tuple[f
         if pilot.needs is None or pilot.difference is None:
             continue
         larger = replace(world, effect=pilot.difference, seeds=pilot.replicates + pilot.needs.replicates)
-        wanted = contrast.Verdict.YES if pilot.difference >= pilot.terms.smallest else contrast.Verdict.NO
+        wanted = contrast.Verdict.YES if pilot.difference >= pilot.settings.smallest else contrast.Verdict.NO
         kept.append(next(answer_all(larger, 1, rng)).verdict is wanted)
         added.append(pilot.needs.replicates)
     return float(np.mean(kept)), float(np.median(added)), len(kept)

@@ -59,7 +59,7 @@ def run(
         scores=seen,
         trained_faces=trained_faces,
         choice=chosen,
-        numbers=run_metrics.summary(seen) if seen else None,
+        metrics=run_metrics.summary(seen) if seen else None,
     )
 
 
@@ -405,9 +405,9 @@ def test_facts_choose_on_one_half_and_report_on_the_other(world: World) -> None:
     world.drive(only="network_dim=2*")
     (found,) = [one for one in summary.gather(world.sweep) if one.choice]
     assert found.choice
-    assert found.numbers
+    assert found.metrics
     scores = scoring.read_scores(found.run.path / "scores.json")
     assert len({(s.image.checkpoint, s.image.strength) for s in scores}) == len(found.choice.candidates) == 4
     reported = {choice.cell(score) for score in found.choice.reported}
-    assert len(reported) == found.numbers.images == 4
+    assert len(reported) == found.metrics.images == 4
     assert len({choice.cell(score) for score in scores} - reported) == found.choice.selection_n == 2

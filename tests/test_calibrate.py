@@ -293,8 +293,8 @@ def test_a_second_pack_scores_every_picture_and_its_agreement_is_shown(world: Wo
     world.settings.write_text(text.replace("seeds = [1]", "seeds = [1, 2]"), encoding="utf-8")
     world.drive(only="network_dim=2*")
     (found,) = [one for one in summary.gather(world.sweep) if one.choice]
-    assert found.numbers
+    assert found.metrics
     assert all(s.second_similarity == s.similarity for s in found.scores if s.status is FaceStatus.OK)
-    assert found.numbers.second_similarity == pytest.approx(found.numbers.similarity_mean)
-    assert found.numbers.second_agreement == pytest.approx(1.0)
+    assert found.metrics.second_similarity == pytest.approx(found.metrics.similarity_mean)
+    assert found.metrics.second_agreement == pytest.approx(1.0)
     assert "second face pack" in world.sweep.record()["fingerprint"]

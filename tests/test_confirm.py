@@ -60,15 +60,15 @@ def test_the_best_runs_and_their_floor_get_fresh_seeds(scored: World) -> None:
     assert done.exit_code == 0, done.output
     assert products(scored) == before, "the runs' own records and pictures stay as they were"
     assert not list(scored.sweep.path.rglob(".thumbnails")), "of pictures that no report shows"
-    found = [one for one in summary.gather(scored.sweep) if one.fresh]
+    found = [one for one in summary.gather(scored.sweep) if one.confirmation]
     assert [one.run.point.is_baseline for one in found] == [False, False, True]
     for one in found:
-        assert one.fresh
+        assert one.confirmation
         assert one.choice
-        assert {s.image.seed for s in one.fresh.scores} == {2}, "the sweep's only seed is 1"
-        assert {s.image.text for s in one.fresh.scores} == {s.image.text for s in one.choice.reported}
-        expected = run_metrics.by_prompt(one.fresh.scores)
-        assert one.fresh.confirmation.fresh == pytest.approx(sum(expected.values()) / len(expected))
+        assert {s.image.seed for s in one.confirmation.scores} == {2}, "the sweep's only seed is 1"
+        assert {s.image.text for s in one.confirmation.scores} == {s.image.text for s in one.choice.reported}
+        expected = run_metrics.by_prompt(one.confirmation.scores)
+        assert one.confirmation.comparison.confirmed == pytest.approx(sum(expected.values()) / len(expected))
     rows = {row["run"]: row for row in table(scored)}
     assert {name for name, row in rows.items() if row["gain"]} == {
         o.run.point.name for o in found if o.gain is not None
@@ -100,13 +100,13 @@ def test_a_second_time_nothing_is_made_again(scored: World) -> None:
 def test_what_was_cut_off_goes_on(scored: World) -> None:
     call(scored, "confirm", "grid", "--top", "1")
     (run, *_) = [one for run in scored.sweep.runs() for one in run.confirmations() if not run.point.is_baseline]
-    made = fresh.scores(run_of(scored, run), chosen(scored, run))
+    made = fresh.latest(run_of(scored, run), chosen(scored, run))
     for name in ("scores.json", "images.json"):
         (run.path / name).unlink()
     next(run.images.glob("*.png")).unlink()
     assert state.status(run).state is State.PENDING
     assert call(scored, "confirm", "grid", "--top", "1").exit_code == 0
-    assert fresh.scores(run_of(scored, run), chosen(scored, run)) == made
+    assert fresh.latest(run_of(scored, run), chosen(scored, run)) == made
 
 
 def test_prompts_of_its_own_file_are_used_and_must_be_new(scored: World) -> None:
@@ -120,10 +120,10 @@ def test_prompts_of_its_own_file_are_used_and_must_be_new(scored: World) -> None
     prompts.write_text("ohwx person in a boat\nohwx person asleep\n", encoding="utf-8")
     done = call(scored, "confirm", "grid", "--top", "1")
     assert done.exit_code == 0, done.output
-    (one,) = [one for one in summary.gather(scored.sweep) if one.fresh and not one.run.point.is_baseline]
-    assert one.fresh
-    assert {s.image.text for s in one.fresh.scores} == {"ohwx person in a boat", "ohwx person asleep"}
-    assert one.fresh.gain is not None
+    (one,) = [one for one in summary.gather(scored.sweep) if one.confirmation and not one.run.point.is_baseline]
+    assert one.confirmation
+    assert {s.image.text for s in one.confirmation.scores} == {"ohwx person in a boat", "ohwx person asleep"}
+    assert one.confirmation.gain is not None
 
 
 def test_runs_confirmed_on_other_prompts_are_each_read_against_the_floor_on_their_own(scored: World) -> None:
@@ -143,7 +143,7 @@ def test_runs_confirmed_on_other_prompts_are_each_read_against_the_floor_on_thei
 
 def gains(world: World) -> dict[str, float | None]:
     """Over the floor, of the runs that were confirmed."""
-    return {one.run.point.name: one.fresh.gain for one in summary.gather(world.sweep) if one.fresh}
+    return {one.run.point.name: one.confirmation.gain for one in summary.gather(world.sweep) if one.confirmation}
 
 
 def test_a_changed_sweep_is_not_confirmed(scored: World) -> None:

@@ -39,7 +39,7 @@ def score(
 def test_the_halves_share_no_picture_and_miss_none(prompts: int, seeds: int) -> None:
     cells = [(p, s) for p in range(prompts) for s in range(seeds)]
     halves = choice.split(cells)
-    assert halves.fresh
+    assert halves.disjoint
     assert halves.selection | halves.reporting == set(cells)
     assert 0 < len(halves.selection) <= len(halves.reporting)
     assert halves == choice.split(list(reversed(cells)))
@@ -52,10 +52,10 @@ def test_with_four_prompts_or_more_no_prompt_is_in_both_halves() -> None:
 
 def test_a_single_picture_cannot_be_fresh() -> None:
     halves = choice.split([(0, 1)])
-    assert not halves.fresh
+    assert not halves.disjoint
     found = choice.choose([score(0, 1, 0.5, checkpoint=c) for c in "ab"], halves)
     assert found is not None
-    assert not found.fresh
+    assert not found.disjoint
 
 
 def test_the_best_on_the_selection_half_is_reported_on_the_other() -> None:
@@ -64,7 +64,7 @@ def test_the_best_on_the_selection_half_is_reported_on_the_other() -> None:
     scores += [score(*cell, 0.5, checkpoint="a") for cell in CELLS]
     found = choice.choose(scores, halves)
     assert found is not None
-    assert (found.checkpoint, found.selection_n, found.fresh) == ("b", 8, True)
+    assert (found.checkpoint, found.selection_n, found.disjoint) == ("b", 8, True)
     assert {s.similarity for s in found.reported} == {0.1}
     assert [c.selection_mean for c in found.candidates] == pytest.approx([0.6, 0.5])
 
@@ -76,7 +76,7 @@ def test_strengths_are_candidates_too_and_one_candidate_reports_everything() -> 
     assert several is not None
     assert single is not None
     assert (several.strength, len(several.reported)) == (1.0, 8)
-    assert (single.selection_n, len(single.reported), single.fresh) == (0, 16, True)
+    assert (single.selection_n, len(single.reported), single.disjoint) == (0, 16, True)
     assert choice.choose([], choice.split(CELLS)) is None
 
 
@@ -193,5 +193,5 @@ def test_a_number_from_fresh_prompts_shows_the_winners_curse() -> None:
     assert (found.change_interval.low, found.change_interval.high) == pytest.approx((expected.low, expected.high))
     single = confirmation.confirmation({0: 0.6}, {1: 0.5})
     assert single is not None
-    assert (single.change_interval, single.fresh_interval) == (None, None)
+    assert (single.change_interval, single.confirmed_interval) == (None, None)
     assert confirmation.confirmation({}, fresh) is None

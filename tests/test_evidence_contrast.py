@@ -44,7 +44,7 @@ def seeds(differences: list[float], base: float = 0.5) -> list[RunRow]:
 
 
 def answer(rows: list[RunRow], terms: TestSettings | None = None) -> contrast.ContrastResult:
-    return contrast.evaluate_questions(rows, [RANK], terms=terms)[0]
+    return contrast.evaluate_questions(rows, [RANK], settings=terms)[0]
 
 
 def test_pairs_share_all_dims_but_not_what_follows_from_the_contrast() -> None:
@@ -57,7 +57,7 @@ def test_pairs_share_all_dims_but_not_what_follows_from_the_contrast() -> None:
         ("r16s2-b", "r32s2-b"),
     ]
     assert found.varied_with == ("network_alpha",)
-    assert found.held == {"resolution": "768"}
+    assert found.common_params == {"resolution": "768"}
 
 
 def test_runs_that_prove_nothing_are_left_out_with_the_reason() -> None:

@@ -93,7 +93,7 @@ def test_answers_of_simulated_sweeps_hold_the_truth_at_their_step() -> None:
 def looked(row: RunRow, **looks: float) -> RunRow:
     """A run with what its previews were worth at steps, `s50=0.4`."""
     stood = {int(name[1:]): replace(row, state=State.FINISHED, by_prompt={0: value}) for name, value in looks.items()}
-    return replace(row, looks=stood)
+    return replace(row, previews=stood)
 
 
 def stopped(rank: int, seed: int, **looks: float) -> RunRow:

@@ -80,9 +80,9 @@ def test_the_card_says_what_is_the_matter_with_its_threshold_and_what_fresh_pict
     assert call(finished, "calibrate").exit_code == 0
     assert call(finished, "confirm", "grid", "--top", "1").exit_code == 0
     text = Path(call(finished, "export", "grid").stdout.splitlines()[1]).read_text(encoding="utf-8")
-    told = best_of(finished).fresh.confirmation
+    told = best_of(finished).confirmation.comparison
     assert re.search(r"above the persona's own threshold of 0\.\d{3} \(provisional: 8 photos\): \d+% \(95 %", text)
-    assert f"the number to quote: mean picture value {told.fresh:.3f} (95 %: " in text
+    assert f"the number to quote: mean picture value {told.confirmed:.3f} (95 %: " in text
 
 
 def test_the_card_has_what_was_conceded_as_toml_would(made):

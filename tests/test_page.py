@@ -122,7 +122,7 @@ def test_a_doubtful_yardstick_is_marked_on_every_number_that_is_read_against_it(
     )
     sweep = made(tmp_path, album, runs=3)
     judged = [
-        replace(one, numbers=run_metrics.summary(one.choice.reported, found.thresholds))
+        replace(one, metrics=run_metrics.summary(one.choice.reported, found.thresholds))
         for one in summary.gather(sweep)
     ]
     text = re.sub(r"\s+", " ", html.write(sweep, judged, (), kept).read_text(encoding="utf-8"))
@@ -134,7 +134,7 @@ def test_a_doubtful_yardstick_is_marked_on_every_number_that_is_read_against_it(
 def test_copying_is_flagged(tmp_path, album):
     sweep = made(tmp_path, album, runs=3)
     first, *others = summary.gather(sweep)
-    copying = replace(first, numbers=replace(first.numbers, copying=True))
+    copying = replace(first, metrics=replace(first.metrics, copying=True))
     assert "copying" not in Seen(written(sweep)).chips
     html.write(sweep, [copying, *others])
     assert Seen((sweep.report / html.PAGE).read_text(encoding="utf-8")).chips.count("copying") == 2, "row and details"
@@ -143,8 +143,8 @@ def test_copying_is_flagged(tmp_path, album):
 def test_the_number_to_quote_stands_beside_the_reported_one(tmp_path, album):
     sweep = made(tmp_path, album, runs=2)
     first, second, floor = summary.gather(sweep)
-    told = Confirmation(reported=0.5, fresh=0.4321, fresh_interval=None, change=-0.0679, change_interval=None)
-    html.write(sweep, [first, replace(second, fresh=ConfirmationResult(scores=(), confirmation=told)), floor])
+    told = Confirmation(reported=0.5, confirmed=0.4321, confirmed_interval=None, change=-0.0679, change_interval=None)
+    html.write(sweep, [first, replace(second, confirmation=ConfirmationResult(scores=(), comparison=told)), floor])
     text = (sweep.report / html.PAGE).read_text(encoding="utf-8")
     headings = re.findall(r'class="number">([\w ]+)</th>', text)
     assert headings[headings.index("gain") + 1] == "confirmed_similarity"
@@ -200,7 +200,7 @@ def test_the_same_numbers_give_the_same_plots(tmp_path, album):
 def test_every_scored_run_is_a_dot_with_its_name_and_leads_to_it(tmp_path, album):
     found = summary.gather(made(tmp_path, album))
     by_dim = next(figure for figure in figures.figures(found) if figure.title == "Similarity by network_dim")
-    scored = {one.run.point.id for one in found if one.numbers and not one.run.point.is_baseline}
+    scored = {one.run.point.id for one in found if one.metrics and not one.run.point.is_baseline}
     assert set(re.findall(r'href="#run-(\w+)"', str(by_dim.svg))) == scored
     assert "network_dim 16: 3 runs, mean 0." in by_dim.alt
     assert "95 % interval" in by_dim.alt
@@ -220,7 +220,7 @@ def test_checkpoints_that_were_saved_by_step_lie_where_their_steps_are(tmp_path,
 
 def test_what_more_pictures_would_be_worth_is_drawn(tmp_path, album):
     """Runs on datasets of three sizes, each under two seeds."""
-    rows = [one for one in summary.gather(made(tmp_path, album, runs=14)) if one.numbers and not one.degraded]
+    rows = [one for one in summary.gather(made(tmp_path, album, runs=14)) if one.metrics and not one.degraded]
     trained = [one for one in rows if not one.run.point.is_baseline][:6]
     sized = [
         replace(one, trained_faces=size, run=_on(one.run, f"images-{size}", seed))

@@ -152,5 +152,5 @@ def _facts(point: Point, scores: list[Score], folder: Path) -> RunSummary:
         training=(),
         scores=tuple(scores),
         choice=choice.choose(scores, choice.split({choice.cell(score) for score in scores})),
-        numbers=run_metrics.summary(scores),
+        metrics=run_metrics.summary(scores),
     )

@@ -26,8 +26,8 @@ class Confirmation:
     """
 
     reported: float
-    fresh: float
-    fresh_interval: Interval | None
+    confirmed: float
+    confirmed_interval: Interval | None
     change: float
     change_interval: Interval | None
 
@@ -37,47 +37,51 @@ class ConfirmationResult:
     """gain: mean over the baseline's images of the same prompts and seeds; None without them."""
 
     scores: tuple[Score, ...]
-    confirmation: Confirmation
+    comparison: Confirmation
     gain: float | None = None
 
 
 def confirmation_for(run: Run, chosen: Choice, baseline: Sequence[Score]) -> ConfirmationResult | None:
     """The confirmation of a run's chosen checkpoint; None before its images are scored."""
-    found = scores(run, chosen)
+    found = latest(run, chosen)
     known = {score.image.text: score.image.prompt for score in chosen.reported}
-    confirmed = confirmation(
+    comparison = confirmation(
         run_metrics.by_prompt(chosen.reported),
         run_metrics.by_prompt(found),
         same_prompts=all(known.get(score.image.text) == score.image.prompt for score in found),
     )
-    return ConfirmationResult(scores=found, confirmation=confirmed, gain=gain(found, baseline)) if confirmed else None
+    if comparison is None:
+        return None
+    return ConfirmationResult(scores=found, comparison=comparison, gain=gain(found, baseline))
 
 
 def confirmation(
-    reported: Mapping[int, float], fresh: Mapping[int, float], *, same_prompts: bool = False
+    reported: Mapping[int, float], confirmed: Mapping[int, float], *, same_prompts: bool = False
 ) -> Confirmation | None:
     """Compare mean image values by prompt (run_metrics.by_prompt); None if a side is empty.
 
-    same_prompts: `fresh` has other seeds of the same prompts under the same numbers; otherwise other prompts.
+    same_prompts: `confirmed` has other seeds of the same prompts under the same numbers; otherwise other prompts.
     """
-    before, after = list(reported.values()), list(fresh.values())
+    before, after = list(reported.values()), list(confirmed.values())
     if not before or not after:
         return None
     old, new = sum(before) / len(before), sum(after) / len(after)
     if same_prompts:
-        change_interval = _mean_interval([fresh[n] - reported[n] for n in sorted(reported.keys() & fresh.keys())])
+        change_interval = _mean_interval(
+            [confirmed[n] - reported[n] for n in sorted(reported.keys() & confirmed.keys())]
+        )
     else:
         change_interval = _welch_interval(before, after)
     return Confirmation(
         reported=old,
-        fresh=new,
-        fresh_interval=_mean_interval(after),
+        confirmed=new,
+        confirmed_interval=_mean_interval(after),
         change=new - old,
         change_interval=change_interval,
     )
 
 
-def scores(run: Run, chosen: Choice) -> tuple[Score, ...]:
+def latest(run: Run, chosen: Choice) -> tuple[Score, ...]:
     """The latest confirmation of the chosen checkpoint at its strength; empty before it is scored."""
     return next(_scored(run, chosen), ())
 

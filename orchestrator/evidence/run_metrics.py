@@ -1,4 +1,4 @@
-"""The numbers of one run's pictures, several of them: none can stand for all."""
+"""The metrics of one run's images; no single number summarises a run."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,16 +11,16 @@ from orchestrator.evidence.stats.estimates import Interval, wilson
 from orchestrator.model import FaceStatus, Score
 
 FAILURE = -1.0
-"""What a picture without a face is worth where pictures are ranked or averaged: the lowest cosine."""
+"""The image value of an image without a face: the lowest possible cosine."""
 
-_FEWEST_TO_AGREE = 4
-_UNSEEN = frozenset({FaceStatus.UNREADABLE, FaceStatus.ERROR})
+_MIN_FOR_CORRELATION = 4
+_UNREADABLE = frozenset({FaceStatus.UNREADABLE, FaceStatus.ERROR})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thresholds:
-    """What a calibration says of this persona's own photos: the passing score, the upper end of their similarity to
-    the centroid of the others, and the upper end of their similarity to the nearest other."""
+    """Limits from a calibration: the pass threshold, the upper end of the photos' similarity to the centroid of the
+    others, and the upper end of their similarity to the nearest other photo."""
 
     threshold: float
     band_high: float
@@ -29,16 +29,15 @@ class Thresholds:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunMetrics:
-    """What the report shows of a run. None is "not known", never zero.
+    """The metrics of a run in the report. None means unknown, never zero.
 
-    images: pictures that were looked at; unseen: pictures that could not be (unreadable, error), in no other number.
-    similarity_*: over the faces found; no_face_rate and pass_rate: over `images`, a missing face does not pass.
-    seed_spread: standard deviation of similarity over seeds, mean over prompts; near zero means that the seeds give
-    one picture (collapse). nearest_training: median of the cosine to the most similar training picture; copying: it
-    is above what the persona's own photos reach among each other. above_band_rate: share of faces more similar to the
-    centroid than 95 % of the persona's own photos. face_turn: median of Score.turn. second_*: mean similarity by the
-    second face pack, and Spearman's rank correlation of the two packs over the pictures: low means that the number
-    depends on the pack. adherence: mean of Score.adherence.
+    images: images that were scored. unreadable: images that could not be read; they count in no other metric.
+    similarity_*: over detected faces. no_face_rate, pass_rate: over `images`; a missing face does not pass.
+    diversity: standard deviation of similarity over seeds, mean over prompts. nearest_training: median cosine to the
+    most similar training image. copying: it exceeds what the persona's own photos reach among each other.
+    above_band_rate: share of faces more similar to the centroid than 95 % of the persona's own photos.
+    face_yaw: median of Score.yaw. second_similarity: mean by the second face pack. second_agreement: Spearman's rank
+    correlation of the two packs over the images; low means that the result depends on the pack.
     """
 
     images: int
@@ -62,45 +61,45 @@ class RunMetrics:
     adherence: float | None = None
 
 
-def summary(scores: Sequence[Score], yardstick: Thresholds | None = None) -> RunMetrics:
-    """The numbers of one run's reported pictures; without a yardstick, what needs it is None."""
-    seen = [s for s in scores if s.status not in _UNSEEN]
-    found = [s.similarity for s in seen if s.similarity is not None]
-    no_face = sum(s.status is FaceStatus.NO_FACE for s in seen)
-    passed = sum(x >= yardstick.threshold for x in found) if yardstick else None
-    nearest = _median(s.nearest_training for s in seen)
+def summary(scores: Sequence[Score], thresholds: Thresholds | None = None) -> RunMetrics:
+    """The metrics of one run's reported images; those that need thresholds are None without them."""
+    readable = [s for s in scores if s.status not in _UNREADABLE]
+    found = [s.similarity for s in readable if s.similarity is not None]
+    no_face = sum(s.status is FaceStatus.NO_FACE for s in readable)
+    passed = sum(x >= thresholds.threshold for x in found) if thresholds else None
+    nearest = _median(s.nearest_training for s in readable)
     return RunMetrics(
-        images=len(seen),
-        unreadable=len(scores) - len(seen),
+        images=len(readable),
+        unreadable=len(scores) - len(readable),
         no_face=no_face,
-        multi_face=sum(s.status is FaceStatus.MULTI_FACE for s in seen),
+        multi_face=sum(s.status is FaceStatus.MULTI_FACE for s in readable),
         similarity_median=_median(found),
         similarity_mean=float(np.mean(found)) if found else None,
         similarity_p25=float(np.percentile(found, 25)) if found else None,
-        no_face_rate=no_face / len(seen) if seen else None,
-        pass_rate=passed / len(seen) if seen and passed is not None else None,
-        pass_interval=None if passed is None else wilson(passed, len(seen)),
-        diversity=_seed_spread(seen),
+        no_face_rate=no_face / len(readable) if readable else None,
+        pass_rate=passed / len(readable) if readable and passed is not None else None,
+        pass_interval=None if passed is None else wilson(passed, len(readable)),
+        diversity=_seed_spread(readable),
         nearest_training=nearest,
-        copying=nearest > yardstick.nearest_high if yardstick and nearest is not None else None,
-        above_band_rate=float(np.mean([x > yardstick.band_high for x in found])) if yardstick and found else None,
-        face_px=_median(s.face_px for s in seen),
-        face_yaw=_median(s.yaw for s in seen),
-        second_similarity=_mean(s.second_similarity for s in seen),
-        second_agreement=_agreement(seen),
-        adherence=_mean(s.adherence for s in seen),
+        copying=nearest > thresholds.nearest_high if thresholds and nearest is not None else None,
+        above_band_rate=float(np.mean([x > thresholds.band_high for x in found])) if thresholds and found else None,
+        face_px=_median(s.face_px for s in readable),
+        face_yaw=_median(s.yaw for s in readable),
+        second_similarity=_mean(s.second_similarity for s in readable),
+        second_agreement=_agreement(readable),
+        adherence=_mean(s.adherence for s in readable),
     )
 
 
 def picture_value(score: Score) -> float | None:
-    """What one picture is worth: its similarity, FAILURE without a face, None when it could not be looked at."""
-    if score.status in _UNSEEN:
+    """Image value: the similarity, FAILURE without a face, None if the image could not be read."""
+    if score.status in _UNREADABLE:
         return None
     return FAILURE if score.similarity is None else score.similarity
 
 
 def by_prompt(scores: Iterable[Score]) -> dict[int, float]:
-    """Mean picture value of each prompt; a prompt none of whose pictures could be looked at is absent."""
+    """Prompt -> mean image value; prompts without a readable image are absent."""
     values: dict[int, list[float]] = defaultdict(list)
     for score in scores:
         value = picture_value(score)
@@ -109,9 +108,9 @@ def by_prompt(scores: Iterable[Score]) -> dict[int, float]:
     return {prompt: float(np.mean(v)) for prompt, v in sorted(values.items())}
 
 
-def gain(values: Mapping[int, float], floor: Mapping[int, float]) -> dict[int, float]:
-    """What a LoRA adds, by prompt: `values` minus those of its base model without any LoRA, where both are known."""
-    return {prompt: value - floor[prompt] for prompt, value in values.items() if prompt in floor}
+def gain(values: Mapping[int, float], baseline: Mapping[int, float]) -> dict[int, float]:
+    """Prompt -> `values` minus the values of the baseline, where both are known."""
+    return {prompt: value - baseline[prompt] for prompt, value in values.items() if prompt in baseline}
 
 
 def _median(values: Iterable[float | None]) -> float | None:
@@ -125,10 +124,10 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 def _agreement(scores: Iterable[Score]) -> float | None:
-    """None below four pictures, or where a pack sees no differences at all."""
+    """None below four images, or if a pack gives the same similarity to all images."""
     pairs = [(s.similarity, s.second_similarity) for s in scores]
     known = np.array([(a, b) for a, b in pairs if a is not None and b is not None])
-    if len(known) < _FEWEST_TO_AGREE or not np.ptp(known, axis=0).all():
+    if len(known) < _MIN_FOR_CORRELATION or not np.ptp(known, axis=0).all():
         return None
     return float(stats.spearmanr(known).statistic)
 

@@ -1,4 +1,4 @@
-"""What a finished or unfinished sweep has to say: every run's records, read once, with the numbers that follow."""
+"""The summaries of all runs of a sweep: every run's records and the metrics derived from them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -6,9 +6,7 @@ from pathlib import Path
 
 from orchestrator import scoring
 from orchestrator.errors import Problem
-from orchestrator.evidence import choice, preview_scores
-from orchestrator.evidence import confirmation as fresh
-from orchestrator.evidence import run_metrics as numbers
+from orchestrator.evidence import choice, confirmation, preview_scores, run_metrics
 from orchestrator.evidence.calibration import record
 from orchestrator.evidence.calibration.record import CalibrationRecord
 from orchestrator.evidence.choice import Choice, SelectionSplit
@@ -24,7 +22,10 @@ from orchestrator.store.state import Status
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptSummary:
-    """One closed attempt to train, and what it conceded."""
+    """One closed training attempt and the OOM fallbacks that it applied.
+
+    resumed: epochs that were complete when the attempt resumed; None if it started from the beginning.
+    """
 
     number: int
     result: Result
@@ -32,33 +33,31 @@ class AttemptSummary:
     overrides: dict[str, object]
     degraded: bool
     resumed: int | None = None
-    """The epochs that were done when it was taken up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSummary:
-    """One run. `choice` and `numbers` are None until it is scored.
+    """One run. `choice` and `metrics` are None until it is scored.
 
-    looks: what its previews scored on the way, by step; none unless trainings may be stopped early.
-    trained_faces: different training pictures with a face; None until it is scored, and for a floor.
-    gain: mean over prompts of the picture value less that of the base model without any LoRA on the same prompts and
-    seeds; None without a floor.
+    previews: step -> scores of its previews; empty without early stopping. trained_faces: number of different training
+    images with a face; None until the run is scored, and for a baseline. gain: mean over prompts of the image value
+    minus that of the baseline on the same prompts and seeds; None without a baseline.
     """
 
     run: Run
     status: Status
     training: tuple[AttemptSummary, ...]
     scores: tuple[Score, ...]
-    looks: Mapping[int, tuple[Score, ...]] = field(default_factory=dict)
+    previews: Mapping[int, tuple[Score, ...]] = field(default_factory=dict)
     trained_faces: int | None = None
     choice: Choice | None = None
-    numbers: RunMetrics | None = None
+    metrics: RunMetrics | None = None
     gain: float | None = None
-    fresh: ConfirmationResult | None = None
+    confirmation: ConfirmationResult | None = None
 
     @property
     def trained(self) -> AttemptSummary | None:
-        """The attempt that delivered."""
+        """The attempt that completed the training."""
         return next((one for one in reversed(self.training) if one.result.failure is None), None)
 
     @property
@@ -67,22 +66,53 @@ class RunSummary:
 
 
 def gather(sweep: Sweep) -> list[RunSummary]:
-    """The facts of every run of a frozen sweep, in the order of its grid, floors last."""
-    bare = [_read(run) for run in sweep.runs()]
-    halves = choice.split({choice.cell(score) for facts in bare for score in facts.scores})
-    floors = {_base(facts.run): facts.scores for facts in bare if facts.run.point.is_baseline}
+    """The summary of every run of a frozen sweep, in the order of its grid, baselines last."""
+    read = [_read(run) for run in sweep.runs()]
+    halves = choice.split({choice.cell(score) for one in read for score in one.scores})
+    baselines = {_base_model(one): one.scores for one in read if one.run.point.is_baseline}
     kept, _ = calibration(sweep)
-    yardstick = kept.calibration.thresholds if kept else None
-    weighed = [_weighed(facts, halves, floors.get(_base(facts.run), ()), yardstick) for facts in bare]
-    below = {
-        _base(one.run): fresh.every(one.run, one.choice) for one in weighed if one.run.point.is_baseline and one.choice
+    thresholds = kept.calibration.thresholds if kept else None
+    found = [_with_metrics(one, halves, baselines.get(_base_model(one), ()), thresholds) for one in read]
+    confirmed_baselines = {
+        _base_model(one): confirmation.every(one.run, one.choice)
+        for one in found
+        if one.run.point.is_baseline and one.choice
     }
-    return [replace(facts, fresh=_fresh(facts, below.get(_base(facts.run), ()))) for facts in weighed]
+    return [_with_confirmation(one, confirmed_baselines.get(_base_model(one), ())) for one in found]
 
 
 def calibration(sweep: Sweep) -> tuple[CalibrationRecord | None, list[Problem]]:
-    """The yardstick that this sweep is read against; None, and why, where there is none for it."""
+    """The calibration that applies to this sweep; otherwise None and the reasons."""
     return record.load_matching(layout.calibration(sweep.path.parent), sweep.record()["fingerprint"])
+
+
+def pareto_front_of(found: Sequence[RunSummary]) -> ParetoFront:
+    """The trained runs that no other run beats in similarity, missing faces and copying at once."""
+    return pareto.pareto_front(
+        [
+            ParetoPoint(
+                run=one.run.point.name,
+                similarity=one.metrics.similarity_mean,
+                no_face_rate=one.metrics.no_face_rate,
+                copying=one.metrics.nearest_training,
+            )
+            for one in found
+            if one.metrics and not one.run.point.is_baseline
+        ]
+    )
+
+
+def rank_runs(found: Sequence[RunSummary]) -> list[RunSummary]:
+    """The scored runs with a LoRA by mean image value, best first; degraded runs come last."""
+    scored = [one for one in found if one.choice and not one.run.point.is_baseline]
+    return sorted(scored, key=lambda one: (one.degraded, -_mean_value(one)))
+
+
+def log_of(run: Run) -> Path | None:
+    """The log of the last attempt at the run's current stage."""
+    stage = state.status(run).stage or run.stages[-1]
+    attempts = run.attempts(stage)
+    return attempts[-1].path / "log" if attempts else None
 
 
 def _read(run: Run) -> RunSummary:
@@ -92,7 +122,7 @@ def _read(run: Run) -> RunSummary:
         status=state.status(run),
         training=tuple(_attempts(run)),
         scores=scored.scores if scored else (),
-        looks=preview_scores.of_run(run),
+        previews=preview_scores.of_run(run),
         trained_faces=scored.training if scored and not run.point.is_baseline else None,
     )
 
@@ -115,60 +145,31 @@ def _attempts(run: Run) -> list[AttemptSummary]:
     return found
 
 
-def _fresh(one: RunSummary, floor: Sequence[Score]) -> ConfirmationResult | None:
-    return (
-        fresh.confirmation_for(one.run, one.choice, () if one.run.point.is_baseline else floor) if one.choice else None
-    )
-
-
-def _base(run: Run) -> str:
-    return str(run.point.params["base_model"])
-
-
-def _weighed(
-    facts: RunSummary, halves: SelectionSplit, floor: Sequence[Score], yardstick: Thresholds | None
+def _with_metrics(
+    one: RunSummary, halves: SelectionSplit, baseline: Sequence[Score], thresholds: Thresholds | None
 ) -> RunSummary:
-    chosen = choice.choose(facts.scores, halves)
+    chosen = choice.choose(one.scores, halves)
     if chosen is None:
-        return facts
+        return one
     return replace(
-        facts,
+        one,
         choice=chosen,
-        numbers=numbers.summary(chosen.reported, yardstick),
-        gain=None if facts.run.point.is_baseline else fresh.gain(chosen.reported, floor),
+        metrics=run_metrics.summary(chosen.reported, thresholds),
+        gain=None if one.run.point.is_baseline else confirmation.gain(chosen.reported, baseline),
     )
 
 
-def pareto_front_of(found: Sequence[RunSummary]) -> ParetoFront:
-    """The runs with a LoRA that no other such run beats in similarity, missing faces and copying at once."""
-    return pareto.pareto_front(
-        [_contender(facts) for facts in found if facts.numbers and not facts.run.point.is_baseline]
-    )
+def _with_confirmation(one: RunSummary, baseline: Sequence[Score]) -> RunSummary:
+    if one.choice is None:
+        return one
+    compared = () if one.run.point.is_baseline else baseline
+    return replace(one, confirmation=confirmation.confirmation_for(one.run, one.choice, compared))
 
 
-def _contender(facts: RunSummary) -> ParetoPoint:
-    run = facts.numbers
-    return ParetoPoint(
-        run=facts.run.point.name,
-        similarity=run.similarity_mean if run else None,
-        no_face_rate=run.no_face_rate if run else None,
-        copying=run.nearest_training if run else None,
-    )
+def _base_model(one: RunSummary) -> str:
+    return str(one.run.point.params["base_model"])
 
 
-def rank_runs(found: Sequence[RunSummary]) -> list[RunSummary]:
-    """The scored runs with a LoRA, by their mean picture value, best first; those that were degraded come last."""
-    scored = [one for one in found if one.choice and not one.run.point.is_baseline]
-    return sorted(scored, key=lambda one: (one.degraded, -_worth(one)))
-
-
-def _worth(one: RunSummary) -> float:
-    values = numbers.by_prompt(one.choice.reported if one.choice else ())
-    return sum(values.values()) / len(values) if values else numbers.FAILURE
-
-
-def log_of(run: Run) -> Path | None:
-    """The log of the run's last attempt at the stage it stands at, for a person to read."""
-    stage = state.status(run).stage or run.stages[-1]
-    attempts = run.attempts(stage)
-    return attempts[-1].path / "log" if attempts else None
+def _mean_value(one: RunSummary) -> float:
+    values = run_metrics.by_prompt(one.choice.reported if one.choice else ())
+    return sum(values.values()) / len(values) if values else run_metrics.FAILURE

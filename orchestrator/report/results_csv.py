@@ -54,7 +54,7 @@ def results(found: Sequence[RunSummary], kept: CalibrationRecord | None = None) 
     """
     columns, front = _columns(found), summary.pareto_front_of(found).front
     yardstick = None if kept is None else "; ".join((f"{kept.calibration.threshold:.3f}", *kept.caveats))
-    rows = [_row(one, columns, front) | ({"threshold": yardstick} if one.numbers else {}) for one in found]
+    rows = [_row(one, columns, front) | ({"threshold": yardstick} if one.metrics else {}) for one in found]
     return pd.DataFrame(rows).convert_dtypes() if rows else pd.DataFrame()
 
 
@@ -71,7 +71,7 @@ def _save(frame: pd.DataFrame, path: Path) -> Path:
 
 
 def _row(one: RunSummary, columns: Sequence[str], front: Collection[str]) -> dict[str, Any]:
-    in_running = one.run.point.name in front if one.numbers and not one.run.point.is_baseline else None
+    in_running = one.run.point.name in front if one.metrics and not one.run.point.is_baseline else None
     measured = {**_training(one), **_scored(one), "pareto_best": in_running, "threshold": None}
     return {
         "run": one.run.point.name,
@@ -111,7 +111,7 @@ def _training(one: RunSummary) -> dict[str, Any]:
 
 
 def _scored(one: RunSummary) -> dict[str, Any]:
-    chosen, run = one.choice, one.numbers
+    chosen, run = one.choice, one.metrics
     return {
         "checkpoint": Path(chosen.checkpoint).name if chosen and chosen.checkpoint else None,
         "strength": chosen.strength if chosen else None,
@@ -119,7 +119,7 @@ def _scored(one: RunSummary) -> dict[str, Any]:
         "similarity_mean": run.similarity_mean if run else None,
         "similarity_p25": run.similarity_p25 if run else None,
         "gain": one.gain,
-        "confirmed_similarity": one.fresh.confirmation.fresh if one.fresh else None,
+        "confirmed_similarity": one.confirmation.comparison.confirmed if one.confirmation else None,
         "pass_rate": run.pass_rate if run else None,
         "pass_low": run.pass_interval.low if run and run.pass_interval else None,
         "pass_high": run.pass_interval.high if run and run.pass_interval else None,

@@ -68,19 +68,19 @@ def _known(text: str, path: Path) -> Problem:
 
 def report(sweep: Sweep) -> Iterator[str]:
     """Write what was confirmed so far as a table, and say it in sentences, the best run first."""
-    found = [one for one in summary.gather(sweep) if one.fresh]
-    found.sort(key=lambda one: one.fresh.confirmation.fresh if one.fresh else 0.0, reverse=True)
-    followup.write_table(sweep.report / TABLE, [_row(one, one.fresh) for one in found if one.fresh])
-    yield from (_sentence(one, one.fresh) for one in found if one.fresh)
+    found = [one for one in summary.gather(sweep) if one.confirmation]
+    found.sort(key=lambda one: one.confirmation.comparison.confirmed if one.confirmation else 0.0, reverse=True)
+    followup.write_table(sweep.report / TABLE, [_row(one, one.confirmation) for one in found if one.confirmation])
+    yield from (_sentence(one, one.confirmation) for one in found if one.confirmation)
 
 
 def _row(one: RunSummary, found: ConfirmationResult) -> dict[str, str]:
-    told = found.confirmation
+    told = found.comparison
     return {
         "run": one.run.point.name,
         "reported": _number(told.reported),
-        "confirmed_similarity": _number(told.fresh),
-        **_bounds("confirmed_similarity", told.fresh_interval),
+        "confirmed_similarity": _number(told.confirmed),
+        **_bounds("confirmed_similarity", told.confirmed_interval),
         "change": _number(told.change),
         **_bounds("change", told.change_interval),
         "gain": _number(found.gain),
@@ -101,10 +101,10 @@ def _number(value: float | None) -> str:
 
 
 def _sentence(one: RunSummary, found: ConfirmationResult) -> str:
-    told, ends = found.confirmation, found.confirmation.change_interval
+    told, ends = found.comparison, found.comparison.change_interval
     bounds = f" ({ends.low:+.3f} to {ends.high:+.3f})" if ends else ""
     return (
-        f"{one.run.point.name}: {told.fresh:.3f} on {len(found.scores)} fresh pictures; "
+        f"{one.run.point.name}: {told.confirmed:.3f} on {len(found.scores)} fresh pictures; "
         f"reported {told.reported:.3f}, a change of {told.change:+.3f}{bounds}{_over_floor(one, found)}"
     )
 

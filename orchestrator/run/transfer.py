@@ -79,7 +79,7 @@ def _rows(one: RunSummary, sweep: Sweep) -> Iterator[dict[str, str]]:
             "similarity_mean": _number(told.similarity_mean),
             "no_face_rate": _number(told.no_face_rate),
             "gain": _number(confirmation.gain(scores, _scores(sweep.baseline_run(plan.baseline_point(base))))),
-            "similarity_at_home": _number(one.numbers.similarity_mean if one.numbers else None),
+            "similarity_at_home": _number(one.metrics.similarity_mean if one.metrics else None),
             "gain_at_home": _number(one.gain),
         }
 

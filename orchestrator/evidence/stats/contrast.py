@@ -1,7 +1,7 @@
-"""Answers to the questions of a grid: is the second level better than the first, and is that known?"""
+"""Verdicts on the questions of a grid: is the second level better than the first?"""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -12,8 +12,8 @@ from orchestrator.evidence.stats.main_effect import main_effect
 from orchestrator.evidence.stats.pairs import Matching, Pair, RunRow, match
 from orchestrator.model import Question, Value
 
-FEWEST_REPLICATES = 3
-"""With two seeds the 95 % interval is 12.7 standard errors to each side: it decides nothing that matters."""
+MIN_REPLICATES = 3
+"""With two seeds the 95 % interval extends 12.7 standard errors to each side, too wide for any decision."""
 
 
 class Verdict(StrEnum):
@@ -26,7 +26,9 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TestSettings:
-    """On which terms a question is decided. smallest: the smallest difference of interest, in similarity."""
+    """smallest: the smallest relevant difference, in similarity. confidence and power lie between 0 and 1."""
+
+    __test__ = False  # not a test class of pytest
 
     smallest: float = 0.02
     confidence: float = 0.95
@@ -35,7 +37,7 @@ class TestSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequiredReplicates:
-    """What an undecided question still needs; `runs_per_arm` counts the runs at each of its two levels."""
+    """Seeds that an undecided question still needs, and the runs that they add at each of its two levels."""
 
     replicates: int
     runs_per_arm: int
@@ -43,7 +45,7 @@ class RequiredReplicates:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinishedPairs:
-    """The pairs of which both runs came to their ends, where others did not: the better ones of a level alone."""
+    """Pairs of finished runs, if others were stopped early; biased, because the worst runs are missing."""
 
     pairs: int
     difference: float
@@ -51,22 +53,21 @@ class FinishedPairs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContrastResult:
-    """What the runs say to a question. Differences are second level minus first; None is "not known".
+    """The verdict on a question. Differences are second level minus first; None means unknown.
 
-    difference, estimate, interval: mean picture value (a missing face counts -1); one training seed has a difference
-    but no interval. p_yes: of no difference; p_no: of a difference of at least `terms.smallest`; both two-sided and
-    Holm-corrected over the questions answered together. sign_flip_p: second opinion on p_yes without a normal
-    distribution, uncorrected. main_effect: second opinion from all runs. similarity_difference (over found faces) and
-    no_face_difference: the two things that `difference` mixes. step: of the training, where runs were stopped early and
-    all are compared as they stood there; None at their ends. ended: what became of the others by then. needs: None
-    unless undecided, and None where no reasonable number of runs decides. detectable: the smallest difference these
-    data would have shown.
+    difference, estimate, interval: mean image value (a missing face counts -1); a single training seed gives a
+    difference without an interval. p_yes: p-value of no difference. p_no: p-value of a difference of
+    `settings.smallest`. Both are two-sided and Holm-corrected over the questions evaluated together. sign_flip_p: p_yes
+    without assuming a normal distribution, uncorrected. main_effect: estimate from all runs. similarity_difference
+    (over detected faces) and no_face_difference: the two parts of `difference`. step: training step of the comparison
+    if runs were stopped early; None for finished runs. ended: the finished pairs in that case. needs: None unless
+    undecided, or if no reasonable number of runs decides. detectable: the smallest difference these data can show.
     """
 
     question: Question
     verdict: Verdict
     reason: str
-    terms: TestSettings
+    settings: TestSettings
     matching: Matching
     replicates: int
     prompts: int
@@ -87,7 +88,7 @@ class ContrastResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuestionFamily:
-    """The runs of one sweep and the questions asked of them. `zips`: dims that move together, as in the grid."""
+    """The runs of one sweep and its questions. `zips`: dims that change together, as in the grid."""
 
     rows: Sequence[RunRow]
     questions: Sequence[Question]
@@ -95,7 +96,9 @@ class QuestionFamily:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Measured:
+class _Comparison:
+    """The data of one question. table: as of `_difference_table`."""
+
     question: Question
     matching: Matching
     step: int | None
@@ -109,39 +112,40 @@ def evaluate_questions(
     rows: Sequence[RunRow],
     questions: Sequence[Question],
     *,
-    terms: TestSettings | None = None,
+    settings: TestSettings | None = None,
     zips: Sequence[Sequence[str]] = (),
 ) -> tuple[ContrastResult, ...]:
-    """One answer for each question, corrected together. `zips`: dims that move together, as in the grid.
+    """One result for each question, corrected together. `zips`: dims that change together, as in the grid.
 
-    yes        the interval lies above zero, still after Holm's correction, and the difference is at least `smallest`;
-    no         the interval lies below `smallest`, still after the correction: no difference worth having, or a loss;
-    undecided  all else, and always when all pairs have one training seed.
+    yes        the interval lies above zero, also after Holm's correction, and the difference is at least `smallest`;
+    no         the interval lies below `smallest`, also after the correction: no relevant difference, or a loss;
+    undecided  otherwise, and always if all pairs have the same training seed.
     """
-    return evaluate_together(
-        [QuestionFamily(rows=rows, questions=questions, zips=zips)], terms=terms or TestSettings()
-    )[0]
+    family = QuestionFamily(rows=rows, questions=questions, zips=zips)
+    return evaluate_together([family], settings=settings or TestSettings())[0]
 
 
-def evaluate_together(families: Sequence[QuestionFamily], *, terms: TestSettings) -> list[tuple[ContrastResult, ...]]:
-    """As `answers`, for the questions of several sweeps: each from its own runs, all corrected together."""
-    measured = [_measure(one.rows, question, one.zips) for one in families for question in one.questions]
-    found = iter(_corrected(measured, terms))
-    return [tuple(next(found) for _ in one.questions) for one in families]
-
-
-def _corrected(measured: Sequence[_Measured], terms: TestSettings) -> list[ContrastResult]:
-    tested = [m.estimate for m in measured if m.estimate]
+def evaluate_together(
+    families: Sequence[QuestionFamily], *, settings: TestSettings
+) -> list[tuple[ContrastResult, ...]]:
+    """As `evaluate_questions` for several sweeps: each question from its own sweep's runs, all corrected together."""
+    compared = [_compare(one.rows, question, one.zips) for one in families for question in one.questions]
+    tested = [one.estimate for one in compared if one.estimate]
     p_yes = iter(holm([found.p_value(0.0) for found in tested]))
-    p_no = iter(holm([found.p_value(terms.smallest) for found in tested]))
-    return [
-        _answer(m, m.estimate, next(p_yes), next(p_no), len(tested), terms) if m.estimate else _unknown(m, terms)
-        for m in measured
-    ]
+    p_no = iter(holm([found.p_value(settings.smallest) for found in tested]))
+    results = iter(
+        [
+            _tested(one, one.estimate, next(p_yes), next(p_no), len(tested), settings)
+            if one.estimate
+            else _untested(one, settings)
+            for one in compared
+        ]
+    )
+    return [tuple(next(results) for _ in one.questions) for one in families]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction, in the order given: below alpha while the family's error stays below alpha."""
+    """Holm's step-down corrected p-values, in the given order."""
     order = np.argsort(p_values)
     factors = np.arange(len(order), 0, -1)
     corrected = np.empty(len(order))
@@ -149,29 +153,30 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in corrected]
 
 
-def _measure(rows: Sequence[RunRow], question: Question, zips: Sequence[Sequence[str]]) -> _Measured:
-    mates = {name for group in zips if question.dim in group for name in group} - {question.dim}
-    ends, (rows, step) = rows, early_stop_rule.comparable(rows, question.dim, question.levels, mates)
-    matching = match(rows, question.dim, question.levels, mates)
+def _compare(rows: Sequence[RunRow], question: Question, zips: Sequence[Sequence[str]]) -> _Comparison:
+    zipped = {name for group in zips if question.dim in group for name in group} - {question.dim}
+    dim, levels = question.dim, question.levels
+    compared, step = early_stop_rule.comparable(rows, dim, levels, zipped)
+    matching = match(compared, dim, levels, zipped)
     table = _difference_table(matching.pairs)
-    return _Measured(
+    return _Comparison(
         question=question,
         matching=matching,
         step=step,
-        ended=_ended(match(ends, question.dim, question.levels, mates).pairs) if step else None,
+        ended=_finished_pairs(match(rows, dim, levels, zipped).pairs) if step else None,
         table=table,
         estimate=estimates.estimate(table),
-        main_effect=main_effect(rows, question.dim, question.levels, mates),
+        main_effect=main_effect(compared, dim, levels, zipped),
     )
 
 
-def _ended(pairs: Sequence[Pair]) -> FinishedPairs | None:
+def _finished_pairs(pairs: Sequence[Pair]) -> FinishedPairs | None:
     table = _difference_table(pairs)
     return FinishedPairs(pairs=len(pairs), difference=float(table.mean())) if table.size else None
 
 
 def _difference_table(pairs: Sequence[Pair]) -> FloatArray:
-    """(training seeds, prompts that all pairs have): mean difference of the seed's pairs on the prompt."""
+    """(training seeds, prompts common to all pairs): mean difference over the pairs of a seed."""
     if not pairs:
         return np.empty((0, 0))
     prompts = sorted(set.intersection(*(set(p.first.by_prompt) & set(p.second.by_prompt) for p in pairs)))
@@ -182,98 +187,88 @@ def _difference_table(pairs: Sequence[Pair]) -> FloatArray:
     return np.array([np.mean(rows, axis=0) for rows in seeds.values()]) if prompts else np.empty((0, 0))
 
 
-def _answer(
-    m: _Measured, found: Estimate, p_yes: float, p_no: float, family: int, terms: TestSettings
+def _tested(
+    one: _Comparison, found: Estimate, p_yes: float, p_no: float, family: int, settings: TestSettings
 ) -> ContrastResult:
-    verdict, reason = _verdict(found, p_yes, p_no, terms)
-    confidence = 1 - (1 - terms.confidence) / family
-    return ContrastResult(
-        question=m.question,
-        verdict=verdict,
-        reason=reason + _as_of(m.step),
-        terms=terms,
-        matching=m.matching,
-        replicates=found.replicates,
-        prompts=found.prompts,
-        difference=found.mean,
+    verdict, reason = _verdict(found, p_yes, p_no, settings)
+    confidence = 1 - (1 - settings.confidence) / family
+    needs = _needs(found, len(one.matching.pairs), confidence, settings) if verdict is Verdict.UNDECIDED else None
+    return replace(
+        _result(one, verdict, reason, settings),
         estimate=found,
-        interval=found.interval(terms.confidence),
+        interval=found.interval(settings.confidence),
         p_yes=p_yes,
         p_no=p_no,
-        sign_flip_p=estimates.sign_flip_p(m.table.mean(axis=1)),
-        main_effect=m.main_effect,
-        step=m.step,
-        ended=m.ended,
-        similarity_difference=_mean_difference((p.first.similarity, p.second.similarity) for p in m.matching.pairs),
-        no_face_difference=_mean_difference((p.first.no_face_rate, p.second.no_face_rate) for p in m.matching.pairs),
-        needs=_needs(found, len(m.matching.pairs), confidence, terms) if verdict is Verdict.UNDECIDED else None,
-        detectable=estimates.detectable(found, confidence, terms.power),
+        sign_flip_p=estimates.sign_flip_p(one.table.mean(axis=1)),
+        needs=needs,
+        detectable=estimates.detectable(found, confidence, settings.power),
     )
 
 
-def _verdict(found: Estimate, p_yes: float, p_no: float, terms: TestSettings) -> tuple[Verdict, str]:
-    alpha, bounds = 1 - terms.confidence, found.interval(terms.confidence)
+def _untested(one: _Comparison, settings: TestSettings) -> ContrastResult:
+    """A result without an interval: too few training seeds, or nothing to compare."""
+    present, pairs = len(one.table), len(one.matching.pairs)
+    needs = _missing(MIN_REPLICATES, present, pairs) if present == 1 or not pairs else None
+    return replace(_result(one, Verdict.UNDECIDED, _why_untested(one.matching, present), settings), needs=needs)
+
+
+def _result(one: _Comparison, verdict: Verdict, reason: str, settings: TestSettings) -> ContrastResult:
+    pairs = one.matching.pairs
+    return ContrastResult(
+        question=one.question,
+        verdict=verdict,
+        reason=f"{reason}, as of step {one.step}: some runs were stopped early" if one.step else reason,
+        settings=settings,
+        matching=one.matching,
+        replicates=one.table.shape[0],
+        prompts=one.table.shape[1],
+        difference=float(one.table.mean()) if one.table.size else None,
+        main_effect=one.main_effect,
+        similarity_difference=_mean_difference((p.first.similarity, p.second.similarity) for p in pairs),
+        no_face_difference=_mean_difference((p.first.no_face_rate, p.second.no_face_rate) for p in pairs),
+        step=one.step,
+        ended=one.ended,
+    )
+
+
+def _verdict(found: Estimate, p_yes: float, p_no: float, settings: TestSettings) -> tuple[Verdict, str]:
+    alpha, bounds, smallest = 1 - settings.confidence, found.interval(settings.confidence), settings.smallest
     size = f"{found.mean:+.3f} ({bounds.low:+.3f} to {bounds.high:+.3f})"
-    if p_yes < alpha and found.mean > 0 and found.mean >= terms.smallest:
+    if p_yes < alpha and found.mean > 0 and found.mean >= smallest:
         return Verdict.YES, f"better by {size}"
-    if p_no < alpha and found.mean < terms.smallest:
+    if p_no < alpha and found.mean < smallest:
         if bounds.high < 0:
             return Verdict.NO, f"worse by {size}"
-        return Verdict.NO, f"no difference of {terms.smallest:g} or more in its favour: {size}"
-    if (bounds.low > 0 and found.mean >= terms.smallest) or bounds.high < terms.smallest:
-        return Verdict.UNDECIDED, f"{size} would decide alone, but not among so many questions (Holm)"
-    return Verdict.UNDECIDED, f"{size} leaves open whether there is a difference of {terms.smallest:g}"
+        return Verdict.NO, f"no difference of {smallest:g} or more in its favour: {size}"
+    if (bounds.low > 0 and found.mean >= smallest) or bounds.high < smallest:
+        return Verdict.UNDECIDED, f"{size} is decisive alone, but not after the correction for several questions (Holm)"
+    return Verdict.UNDECIDED, f"{size} leaves open whether there is a difference of {smallest:g}"
 
 
-def _needs(found: Estimate, pairs: int, confidence: float, terms: TestSettings) -> RequiredReplicates | None:
-    """If the truth is what was measured: the seeds and runs still missing for a decision at `terms.power`."""
-    if found.mean >= terms.smallest:
-        distance, slack = found.mean, found.mean - terms.smallest
+def _needs(found: Estimate, pairs: int, confidence: float, settings: TestSettings) -> RequiredReplicates | None:
+    """Seeds and runs still missing for a decision at `settings.power`, if the measured difference is the true one."""
+    if found.mean >= settings.smallest:
+        distance, slack = found.mean, found.mean - settings.smallest
     else:
-        distance, slack = terms.smallest - found.mean, np.inf
-    total = estimates.replicates_needed(found, distance=distance, slack=slack, confidence=confidence, power=terms.power)
-    return None if total is None else _more(total, found.replicates, pairs)
+        distance, slack = settings.smallest - found.mean, np.inf
+    total = estimates.replicates_needed(
+        found, distance=distance, slack=slack, confidence=confidence, power=settings.power
+    )
+    return None if total is None else _missing(total, found.replicates, pairs)
 
 
-def _more(total: int, present: int, pairs: int) -> RequiredReplicates:
+def _missing(total: int, present: int, pairs: int) -> RequiredReplicates:
     more = max(total - present, 1)
     return RequiredReplicates(replicates=more, runs_per_arm=more * round(max(pairs, 1) / max(present, 1)))
 
 
-def _unknown(m: _Measured, terms: TestSettings) -> ContrastResult:
-    """An answer without an interval: too few training seeds, or nothing to compare at all."""
-    present, prompts = m.table.shape
-    return ContrastResult(
-        question=m.question,
-        verdict=Verdict.UNDECIDED,
-        reason=_why_unknown(m.matching, present) + _as_of(m.step),
-        terms=terms,
-        matching=m.matching,
-        replicates=present,
-        prompts=prompts,
-        difference=float(m.table.mean()) if m.table.size else None,
-        main_effect=m.main_effect,
-        step=m.step,
-        ended=m.ended,
-        similarity_difference=_mean_difference((p.first.similarity, p.second.similarity) for p in m.matching.pairs),
-        no_face_difference=_mean_difference((p.first.no_face_rate, p.second.no_face_rate) for p in m.matching.pairs),
-        needs=_more(FEWEST_REPLICATES, present, len(m.matching.pairs))
-        if present == 1 or not m.matching.pairs
-        else None,
-    )
-
-
-def _as_of(step: int | None) -> str:
-    return f", as of step {step}: some runs were stopped early" if step else ""
-
-
-def _why_unknown(matching: Matching, present: int) -> str:
+def _why_untested(matching: Matching, present: int) -> str:
     if not matching.pairs:
         return "no two finished runs differ in this dim alone"
     if present == 0:
         return "the runs have no prompt in common"
     if present == 1:
-        return "all pairs have the same training seed, so its luck cannot be told from an effect"
+        return "all pairs have the same training seed: add seeds to separate the effect from seed variance"
     return "the training seeds gave equal results to the last bit: the seed does not reach the training"
 
 

@@ -69,10 +69,10 @@ def comparable(
     would favour the other. If a pair lost only one of its runs, all runs are compared at the last step that every run
     at these levels reached. Otherwise the pairs of finished runs are used.
     """
-    stopped = [row for row in rows if row.state is State.STOPPED and row.looks and row.params.get(dim) in levels]
+    stopped = [row for row in rows if row.state is State.STOPPED and row.previews and row.params.get(dim) in levels]
     if not stopped:
         return rows, None
-    step = min(max(row.looks) for row in stopped)
+    step = min(max(row.previews) for row in stopped)
     at_step = [_at_step(row, step) for row in rows]
     names = {row.run for row in stopped}
     pairs = match(at_step, dim, levels, moves_with).pairs
@@ -82,6 +82,6 @@ def comparable(
 
 def _at_step(row: RunRow, step: int) -> RunRow:
     """The run with the scores of its previews at `step`; without scores if there are none."""
-    if row.state in (State.FINISHED, State.STOPPED) and step in row.looks:
-        return row.looks[step]
+    if row.state in (State.FINISHED, State.STOPPED) and step in row.previews:
+        return row.previews[step]
     return replace(row, by_prompt={}, similarity=None, no_face_rate=None)

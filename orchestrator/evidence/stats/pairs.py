@@ -16,7 +16,7 @@ class RunRow:
 
     params: effective. dims: those that the grid varied (Point.dims). by_prompt: mean image value of each prompt over
     the reported images (run_metrics.by_prompt); empty without scores. similarity: mean over detected faces.
-    no_face_rate: share of images without a face. looks: step -> the run as its previews at that step score.
+    no_face_rate: share of images without a face. previews: step -> the run as its previews at that step score.
     """
 
     run: str
@@ -27,7 +27,7 @@ class RunRow:
     by_prompt: Mapping[int, float] = field(default_factory=dict)
     similarity: float | None = None
     no_face_rate: float | None = None
-    looks: Mapping[int, "RunRow"] = field(default_factory=dict)
+    previews: Mapping[int, "RunRow"] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,13 +56,13 @@ class Matching:
     """The pairs, the runs left out, and the params of the pairs.
 
     varied_with: params besides the dim that differ within pairs (alpha that follows the rank, a zipped dim).
-    held: params with one value in all pairs.
+    common_params: params with one value in all pairs.
     """
 
     pairs: tuple[Pair, ...]
     left_out: tuple[LeftOut, ...]
     varied_with: tuple[str, ...]
-    held: Params
+    common_params: Params
 
 
 def match(rows: Sequence[RunRow], dim: str, levels: tuple[Value, Value], moves_with: Collection[str] = ()) -> Matching:
@@ -83,7 +83,7 @@ def match(rows: Sequence[RunRow], dim: str, levels: tuple[Value, Value], moves_w
         pairs=pairs,
         left_out=(*failed, *_unmatched(cells.values())),
         varied_with=_varied_with(pairs, dim),
-        held=_common_params(pairs),
+        common_params=_common_params(pairs),
     )
 
 

@@ -39,14 +39,14 @@ def answer(sweep: str, runs: Sequence[RunSummary], kept: CalibrationRecord | Non
 
 
 def _low(run: RunSummary) -> float:
-    rate = run.numbers.pass_interval if run.numbers else None
+    rate = run.metrics.pass_interval if run.metrics else None
     return rate.low if rate else 0.0
 
 
 def _passing(runs: Sequence[RunSummary]) -> str:
     named = [
-        f"{run.run.point.name} ({100 * run.numbers.pass_rate:.0f} % of {run.numbers.images} pictures)"
+        f"{run.run.point.name} ({100 * run.metrics.pass_rate:.0f} % of {run.metrics.images} pictures)"
         for run in runs
-        if run.numbers and run.numbers.pass_rate is not None
+        if run.metrics and run.metrics.pass_rate is not None
     ]
     return ", ".join(named) or "no run has most of its pictures above it, beyond chance"

@@ -31,9 +31,9 @@ class SweepQuestions:
 
 def answer(asked: Sequence[SweepQuestions], terms: TestSettings) -> list[tuple[Told, ...]]:
     """The answers of each sweep, corrected together over all of them."""
-    first = contrast.evaluate_together([_family(one, rows.rows(one.runs)) for one in asked], terms=terms)
+    first = contrast.evaluate_together([_family(one, rows.rows(one.runs)) for one in asked], settings=terms)
     second = contrast.evaluate_together(
-        [_family(one, rows.rows_by_second_pack(one.runs)) for one in asked], terms=terms
+        [_family(one, rows.rows_by_second_pack(one.runs)) for one in asked], settings=terms
     )
     return [
         tuple(_told(one, found, other) for found, other in zip(by_one, by_other, strict=True))
@@ -87,7 +87,7 @@ def _rows(
 ) -> Iterator[tuple[str, str]]:
     matching, runs = found.matching, {run.run.point.name: run for run in asked.runs}
     yield "Varied", _varied(found.question, matching)
-    yield "Held", _held(matching.held)
+    yield "Held", _held(matching.common_params)
     yield "Stopped early", _stopped(found, concerned)
     yield "Effect", _effect(found)
     yield "Of which", _parts(found)
@@ -159,7 +159,7 @@ def _copying(matching: Matching, runs: Mapping[str, RunSummary]) -> str:
     """How much nearer the second level comes to the pictures that it was trained on."""
     by_seed: dict[Value | None, list[float]] = {}
     for pair in matching.pairs:
-        before, after = (runs[row.run].numbers for row in (pair.first, pair.second))
+        before, after = (runs[row.run].metrics for row in (pair.first, pair.second))
         if before and after and before.nearest_training is not None and after.nearest_training is not None:
             by_seed.setdefault(pair.replicate, []).append(after.nearest_training - before.nearest_training)
     if not by_seed:
@@ -186,7 +186,7 @@ def _opinions(found: ContrastResult, second: ContrastResult) -> Iterator[str]:
 def _tested(found: ContrastResult) -> tuple[float | None, str]:
     """The p-value that the verdict rests on, and what it speaks against."""
     if found.verdict is Verdict.NO:
-        return found.p_no, f"a difference of {found.terms.smallest:g}"
+        return found.p_no, f"a difference of {found.settings.smallest:g}"
     return found.p_yes, "no difference"
 
 
@@ -208,7 +208,7 @@ def _passing(runs: Sequence[RunSummary], question: Question, kept: CalibrationRe
         return ""
     found = []
     for level in question.levels:
-        rates = [run.numbers.pass_rate for run in _at(runs, question, level) if run.numbers]
+        rates = [run.metrics.pass_rate for run in _at(runs, question, level) if run.metrics]
         known = [rate for rate in rates if rate is not None]
         if known:
             found.append(f"{100 * sum(known) / len(known):.0f} % at {toml_repr(level)}")

@@ -19,7 +19,7 @@ def rows(runs: Sequence[RunSummary]) -> list[RunRow]:
 def rows_by_second_pack(runs: Sequence[RunSummary]) -> list[RunRow]:
     """As `rows`, seen by the second face pack; none where some scored run was not looked at by it."""
     scored = [run for run in runs if run.choice and not run.run.point.is_baseline]
-    if not scored or any(run.numbers is None or run.numbers.second_similarity is None for run in scored):
+    if not scored or any(run.metrics is None or run.metrics.second_similarity is None for run in scored):
         return []
     return [_with_looks(run, _second) for run in runs if not run.run.point.is_baseline]
 
@@ -27,8 +27,8 @@ def rows_by_second_pack(runs: Sequence[RunSummary]) -> list[RunRow]:
 def _with_looks(run: RunSummary, seen: Callable[[Score], Score]) -> RunRow:
     row = _row(run, list(map(seen, run.choice.reported)) if run.choice else ())
     ended = replace(row, state=State.FINISHED)
-    looks = {step: _numbers(ended, list(map(seen, scores))) for step, scores in run.looks.items()}
-    return replace(row, looks=looks)
+    looks = {step: _numbers(ended, list(map(seen, scores))) for step, scores in run.previews.items()}
+    return replace(row, previews=looks)
 
 
 def _second(score: Score) -> Score:

@@ -46,7 +46,7 @@ def _pictures(made: Generation) -> str:
 
 def _scores(one: RunSummary, found: Sequence[RunSummary], kept: CalibrationRecord | None) -> Iterator[str]:
     assert one.choice
-    run, runs = one.numbers, _alike(one, found)
+    run, runs = one.metrics, _alike(one, found)
     yield "## Scores"
     yield ""
     if run is None:
@@ -54,7 +54,7 @@ def _scores(one: RunSummary, found: Sequence[RunSummary], kept: CalibrationRecor
         return
     yield (
         f"Of {run.images} pictures that took no part in choosing the checkpoint."
-        if one.choice.fresh
+        if one.choice.disjoint
         else (f"Of {run.images} pictures that also chose the checkpoint: too good by an unknown amount.")
     )
     yield ""
@@ -66,8 +66,8 @@ def _scores(one: RunSummary, found: Sequence[RunSummary], kept: CalibrationRecor
         yield f"- pictures above {_threshold(kept)}: {_share(run.pass_rate)}{_bounds(run.pass_interval, '.0%')}"
     seeds = "1 training seed" if len(runs) == 1 else f"{len(runs)} training seeds"
     yield f"- these settings over {seeds}: {_over_seeds(runs)}"
-    if one.fresh:
-        yield f"- confirmed on {len(one.fresh.scores)} fresh pictures, the number to quote: {_confirmed(one.fresh)}"
+    if one.confirmation:
+        yield f"- confirmed on {len(one.confirmation.scores)} fresh pictures, the number to quote: {_confirmed(one.confirmation)}"
 
 
 def _threshold(kept: CalibrationRecord) -> str:
@@ -103,8 +103,8 @@ def _over_seeds(runs: Sequence[RunSummary]) -> str:
 
 
 def _confirmed(found: ConfirmationResult) -> str:
-    told = found.confirmation
-    return f"mean picture value {told.fresh:.3f}{_bounds(told.fresh_interval, '.3f')}"
+    told = found.comparison
+    return f"mean picture value {told.confirmed:.3f}{_bounds(told.confirmed_interval, '.3f')}"
 
 
 def _training(one: RunSummary, sweep: Sweep) -> Iterator[str]:

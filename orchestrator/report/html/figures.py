@@ -50,7 +50,7 @@ def figures(found: Sequence[RunSummary], kept: CalibrationRecord | None = None) 
 
 def _by_dim(found: Sequence[RunSummary], kept: CalibrationRecord | None) -> Iterator[Figure]:
     band = kept.calibration.band if kept else None
-    scored = [one for one in found if one.numbers and not one.run.point.is_baseline]
+    scored = [one for one in found if one.metrics and not one.run.point.is_baseline]
     swept = list(dict.fromkeys(dim for one in found for dim in one.run.point.dims if dim != REPLICATE))
     for dim in swept:
         title = f"Similarity by {dim}"

@@ -105,7 +105,7 @@ def _stopped(found: Sequence[RunSummary]) -> str:
 
 def _unscored(found: Sequence[RunSummary]) -> str:
     floors = [one for one in found if one.run.point.is_baseline]
-    if any(one.numbers for one in floors):
+    if any(one.metrics for one in floors):
         return ""
     return "No base model has been scored without a LoRA yet, so no gain is known."
 
@@ -140,7 +140,7 @@ def row(one: RunSummary, kept: CalibrationRecord | None, environ: Mapping[str, s
         failure=one.status.failure.value if one.status.failure else "",
         reason=one.status.reason,
         degraded=one.degraded,
-        copying=bool(one.numbers and one.numbers.copying),
+        copying=bool(one.metrics and one.metrics.copying),
         fallbacks=trained.fallbacks if trained else (),
         changes=tuple(_changes(point.params, trained)),
         dims={dim: _level(point.params.get(dim)) for dim in point.dims},
@@ -173,12 +173,12 @@ def _level(value: Value | None) -> TableCell:
 
 def _numbers(one: RunSummary, mark: str) -> dict[str, TableCell]:
     """By column of the table; `mark` stands behind what is read against the yardstick."""
-    numbers, chosen = one.numbers, one.choice
+    numbers, chosen = one.metrics, one.choice
     result = one.trained.result if one.trained else None
     return {
         "similarity": _number(numbers.similarity_median if numbers else None, "{:.3f}"),
         "gain": _number(one.gain, "{:+.3f}"),
-        "confirmed_similarity": _number(one.fresh.confirmation.fresh if one.fresh else None, "{:.3f}"),
+        "confirmed_similarity": _number(one.confirmation.comparison.confirmed if one.confirmation else None, "{:.3f}"),
         "no face": _number(numbers.no_face_rate if numbers else None, "{:.0%}"),
         "passing": _number(numbers.pass_rate if numbers else None, f"{{:.0%}}{mark}"),
         "pictures": _number(numbers.images if numbers else None, "{:d}"),
