@@ -22,8 +22,7 @@ from PIL import Image
 from benchmarks import heavy_pack
 from orchestrator.miniature import draw
 from orchestrator.scoring import faces
-from orchestrator.scoring.batch_embedder import BatchEmbedder
-from orchestrator.scoring.in_progress import InProgressFile
+from orchestrator.scoring.batch_embedder import BatchEmbedder, InProgressFile
 
 DET_SIZE = 640
 Embeddings: TypeAlias = list[faces.Embedding]
@@ -61,13 +60,13 @@ def _compare(pictures: Sequence[Path], folder: Path, scratch: Path, options: arg
     model = faces.load(pack, device="cpu")
 
     def ours(cache: Path) -> Embeddings:
-        looker = BatchEmbedder(
+        embedder = BatchEmbedder(
             load=lambda: model,
             cache=faces.Cache(cache, pack.fingerprint),
             workers=options.workers,
-            hand=InProgressFile(scratch / "in_hand"),
+            in_progress=InProgressFile(scratch / "in_progress"),
         )
-        return [_embedding(outcome) for outcome in looker.look(pictures)]
+        return [_embedding(outcome) for outcome in embedder.embed(pictures)]
 
     times: dict[str, list[float]] = {"naive": [], "ours": [], "cached": []}
     difference = 0.0

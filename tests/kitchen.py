@@ -52,9 +52,9 @@ class Kitchen:
 
     def request(self, dataset: Dataset, folder: Path) -> builder.Request:
         """What is asked of the builder."""
-        source, hand = self.cook(self.persona).folder.parent, self.runs / "in_hand"
+        source = self.cook(self.persona).folder.parent
         return builder.Request(
-            dataset=dataset, source=source, folder=folder, scoring=self.scoring, cache=self.runs / ".faces", hand=hand
+            dataset=dataset, source=source, folder=folder, scoring=self.scoring, cache=self.runs / ".faces"
         )
 
     def record(self, prepared: PreparedDataset) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import kitchen as kitchens
 import pytest
 
 from orchestrator import datasets
+from orchestrator import scoring as scorer
 from orchestrator.config.recipe import Choose, Recipe
 from orchestrator.config.schema import Dataset
 from orchestrator.datasets import build_process, choose, prepare
@@ -102,10 +103,10 @@ def test_nothing_is_left_of_a_build_that_fails(kitchen):
     assert [path.name.split("-")[0] for path in (kitchen.runs / ".datasets").iterdir()] == ["persona"]
 
 
-def test_a_build_that_dies_names_what_it_had_in_hand(kitchen, tmp_path):
+def test_a_build_that_dies_names_the_file_that_it_processed(kitchen, tmp_path):
     few = kitchen.dataset("few", choose=Choose(n=2))
     request = kitchen.request(few, tmp_path / "never")
-    request.hand.write_text('["/videos/evil.mp4"]')
+    scorer.in_progress_path(request.folder).write_text('["/videos/evil.mp4"]')
 
     def kill_the_first_child() -> None:
         while not (children := multiprocessing.active_children()):
@@ -114,7 +115,7 @@ def test_a_build_that_dies_names_what_it_had_in_hand(kitchen, tmp_path):
 
     killer = threading.Thread(target=kill_the_first_child)
     killer.start()
-    with pytest.raises(InputError, match=r"datasets\.few: .*evil\.mp4 in hand"):
+    with pytest.raises(InputError, match=r"datasets\.few: .*processed .*evil\.mp4"):
         build_process.build(request)
     killer.join()
 

@@ -172,7 +172,7 @@ def test_a_face_that_the_first_pass_misses_is_found_smaller(folder: Path, model:
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", "cpu:0", ""])
 def test_an_unknown_device_is_refused(folder: Path, device: str) -> None:
-    with pytest.raises(NotReady, match="is no device"):
+    with pytest.raises(NotReady, match="is not a device"):
         faces.load(_inspect(folder), device=device)
 
 

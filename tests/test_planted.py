@@ -6,13 +6,13 @@
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from orchestrator import scoring
+from orchestrator.config.schema import Scoring
 from orchestrator.evidence import choice, run_metrics
 from orchestrator.evidence.stats.contrast import TestSettings
 from orchestrator.evidence.summary import RunSummary
@@ -129,19 +129,14 @@ def _made(point: Point, folder: Path) -> list[Image]:
 
 def _scored(images: list[Image], folder: Path) -> tuple[Score, ...]:
     job = scoring.Job(
-        pack=folder / "pack",
-        device="cpu",
-        det_size=128,
-        workers=1,
+        settings=Scoring(pack=folder / "pack", references=folder / "references", det_size=128, workers=1),
         cache=folder / "cache",
         references=tuple((folder / "references").glob("*.png")),
         images=tuple(images),
         root=folder,
         out=folder / "scored.json",
     )
-    scoring.write_job(folder / "job.json", job)
-    child = [sys.executable, "-m", "orchestrator.scoring", str(folder / "job.json")]
-    subprocess.run(child, check=True, capture_output=True)
+    subprocess.run(scoring.write_job(folder, job), check=True, capture_output=True)
     return scoring.read_scores(job.out)
 
 

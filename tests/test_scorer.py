@@ -13,12 +13,12 @@ import pytest
 from PIL import Image as Picture
 
 from orchestrator import scoring
+from orchestrator.config.schema import Scoring
 from orchestrator.errors import OrchestrateError
 from orchestrator.miniature import draw, pack
 from orchestrator.model import FaceStatus, Image, Score
 from orchestrator.scoring import faces
-from orchestrator.scoring.batch_embedder import BatchEmbedder
-from orchestrator.scoring.in_progress import InProgressFile
+from orchestrator.scoring.batch_embedder import BatchEmbedder, InProgressFile
 
 ME = draw.person(1)
 STRANGER = draw.person(2)
@@ -48,10 +48,7 @@ def album(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def job(album: Path) -> scoring.Job:
     names = ["me.png", "like.png", "stranger ünï.png", "nobody.png", "two.png", "half.png", "absent.png"]
     return scoring.Job(
-        pack=album / "pack",
-        device="cpu",
-        det_size=256,
-        workers=2,
+        settings=Scoring(pack=album / "pack", references=album, det_size=256, workers=2),
         cache=album / "cache",
         references=tuple(album / f"reference-{seed}.png" for seed in range(4)),
         training=(album / "me.png", album / "me~2.png", album / "nobody.png"),
@@ -63,8 +60,8 @@ def job(album: Path) -> scoring.Job:
 
 def test_a_job_reads_back_equal(job: scoring.Job, tmp_path: Path) -> None:
     clip = scoring.ClipConfig(python=tmp_path / "python", model=tmp_path / "clip", triggers=("ohwx",))
-    full = replace(job, skip=("two.png",), alone=("me.png",), adherence=clip)
-    scoring.write_job(tmp_path / "job.json", full)
+    full = replace(job, skip=("two.png",), alone=("me.png",), clip=clip)
+    scoring.write_job(tmp_path, full)
     assert scoring.read_job(tmp_path / "job.json") == full
 
 
@@ -95,7 +92,7 @@ def test_every_image_gets_a_score_or_a_reason_in_order(job: scoring.Job) -> None
     assert scored.training == 1, "one that is repeated for equal steps is one"
     assert min(value for value in scored.references.leave_one_out.values() if value) > 0.95
     assert scored.provider == "CPUExecutionProvider"
-    assert not scoring.in_hand_path(job.out).exists()
+    assert not scoring.in_progress_path(job.out).exists()
 
 
 def test_from_the_cache_come_the_same_scores_without_loading_a_model(job: scoring.Job, tmp_path: Path) -> None:
@@ -110,7 +107,8 @@ def test_from_the_cache_come_the_same_scores_without_loading_a_model(job: scorin
 
 
 def test_a_missing_pack_ends_with_4_and_names_the_remedy(job: scoring.Job, tmp_path: Path) -> None:
-    child = _run(replace(job, pack=tmp_path / "absent", out=tmp_path / "scores.json"))
+    absent = replace(job.settings, pack=tmp_path / "absent")
+    child = _run(replace(job, settings=absent, out=tmp_path / "scores.json"))
     assert child.returncode == 4
     assert str(tmp_path / "absent") in child.stderr
     assert "AuraFace" in child.stderr
@@ -154,8 +152,7 @@ _CRASHING = """
 import os, sys
 from pathlib import Path
 from orchestrator.scoring import faces
-from orchestrator.scoring.in_progress import InProgressFile
-from orchestrator.scoring.batch_embedder import BatchEmbedder
+from orchestrator.scoring.batch_embedder import BatchEmbedder, InProgressFile
 from tests.test_scorer import Fake
 
 class Crashing(Fake):
@@ -165,9 +162,11 @@ class Crashing(Fake):
         return super().find(picture)
 
 folder, skip, alone = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
-looker = BatchEmbedder(load=Crashing, cache=faces.Cache(folder / "cache", "f"), workers=2, hand=InProgressFile(folder / "o.in_hand"),
-                skip=[Path(skip)], alone=[Path(name) for name in alone])
-print(*(outcome.status for outcome in looker.look(sorted(folder.glob("*.png")))))
+embedder = BatchEmbedder(
+    load=Crashing, cache=faces.Cache(folder / "cache", "f"), workers=2, skip=[Path(skip)],
+    in_progress=InProgressFile(folder / "o.in_progress"), alone=[Path(name) for name in alone],
+)
+print(*(outcome.status for outcome in embedder.embed(sorted(folder.glob("*.png")))))
 """
 
 
@@ -176,16 +175,16 @@ def test_the_picture_that_killed_the_scorer_is_found_and_skipped(tmp_path: Path)
         _plain(tmp_path / f"{colour}.png", colour)
     out = tmp_path / "o"
     assert _child("-c", _CRASHING, str(tmp_path), "").returncode < 0
-    suspects = scoring.in_hand(out)
+    suspects = scoring.in_progress(out)
     assert str(tmp_path / "66.png") in suspects
     assert _child("-c", _CRASHING, str(tmp_path), "", *suspects).returncode < 0
-    assert scoring.in_hand(out) == (str(tmp_path / "66.png"),)
-    last = _child("-c", _CRASHING, str(tmp_path), *scoring.in_hand(out))
+    assert scoring.in_progress(out) == (str(tmp_path / "66.png"),)
+    last = _child("-c", _CRASHING, str(tmp_path), *scoring.in_progress(out))
     assert last.stdout.split() == ["ok", "ok", "ok", "error", "ok"]
-    assert scoring.in_hand(out) == ()
+    assert scoring.in_progress(out) == ()
 
 
-# --- the looker -------------------------------------------------------------------------------------------------------
+# --- the embedder -----------------------------------------------------------------------------------------------------
 
 
 class Fake:
@@ -217,7 +216,7 @@ class Fake:
 
 def test_a_picture_that_fails_takes_no_other_with_it(tmp_path: Path) -> None:
     paths = [_plain(tmp_path / f"{colour}.png", colour) for colour in (0, 1, 2, 3, 4, 5, 6)]
-    outcomes = _looker(tmp_path, Fake(), workers=1).look(paths)
+    outcomes = _embedder(tmp_path, Fake(), workers=1).embed(paths)
     assert [outcome.status for outcome in outcomes] == ["no_face", "error", "error", "error", "ok", "ok", "ok"]
     assert [_note(outcome) for outcome in outcomes[1:3]] == [
         "RuntimeError: the detector does not like it",
@@ -229,7 +228,7 @@ def test_outcomes_are_in_order_however_many_work(tmp_path: Path) -> None:
     paths = [_plain(tmp_path / f"{colour}.png", colour) for colour in range(10, 60)]
     done: list[int] = []
     fake = Fake()
-    outcomes = _looker(tmp_path, fake, workers=4).look(paths, done.append)
+    outcomes = _embedder(tmp_path, fake, workers=4).embed(paths, done.append)
     found = [outcome.embedding[0] for outcome in outcomes if isinstance(outcome, faces.FaceRecord) and outcome.faces]
     assert found == list(range(10, 60))
     assert done == sorted(done)
@@ -240,19 +239,19 @@ def test_outcomes_are_in_order_however_many_work(tmp_path: Path) -> None:
 def test_only_findings_are_kept_and_kept_ones_need_no_model(tmp_path: Path) -> None:
     good = [_plain(tmp_path / f"{colour}.png", colour) for colour in (0, 10)]
     bad = _plain(tmp_path / "bad.png", 1)
-    _looker(tmp_path, Fake(), workers=1).look([*good, bad])
+    _embedder(tmp_path, Fake(), workers=1).embed([*good, bad])
     second = Fake()
-    looker = _looker(tmp_path, second, workers=1)
-    looker.look(good)
-    assert looker.provider == ""
-    looker.look([*good, bad])
+    embedder = _embedder(tmp_path, second, workers=1)
+    embedder.embed(good)
+    assert embedder.provider == ""
+    embedder.embed([*good, bad])
     assert second.found == [1]
 
 
 def test_the_same_picture_under_two_names_is_looked_at_once(tmp_path: Path) -> None:
     paths = [_plain(tmp_path / name, 10) for name in ("a.png", "b.png")]
     fake = Fake()
-    a, b = _looker(tmp_path, fake, workers=2).look(paths)
+    a, b = _embedder(tmp_path, fake, workers=2).embed(paths)
     assert a is b
     assert fake.found == [10]
 
@@ -260,14 +259,14 @@ def test_the_same_picture_under_two_names_is_looked_at_once(tmp_path: Path) -> N
 def test_pictures_taken_alone_are_never_in_company(tmp_path: Path) -> None:
     paths = [_plain(tmp_path / f"{colour}.png", colour) for colour in range(10, 16)]
     fake = Fake()
-    _looker(tmp_path, fake, workers=4, alone=paths).look(paths)
+    _embedder(tmp_path, fake, workers=4, alone=paths).embed(paths)
     assert fake.batches == [1] * 6
     assert len(fake.threads) == 1
 
 
 def test_a_cache_that_cannot_be_written_costs_no_score(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "cache").write_text("a file where the folder should be")
-    (outcome,) = _looker(tmp_path, Fake(), workers=1).look([_plain(tmp_path / "a.png", 10)])
+    (outcome,) = _embedder(tmp_path, Fake(), workers=1).embed([_plain(tmp_path / "a.png", 10)])
     assert outcome.status is FaceStatus.OK
     assert "not cached" in capsys.readouterr().err
 
@@ -275,12 +274,12 @@ def test_a_cache_that_cannot_be_written_costs_no_score(tmp_path: Path, capsys: p
 # --- helpers ----------------------------------------------------------------------------------------------------------
 
 
-def _looker(folder: Path, fake: Fake, *, workers: int, alone: Sequence[Path] = ()) -> BatchEmbedder:
+def _embedder(folder: Path, fake: Fake, *, workers: int, alone: Sequence[Path] = ()) -> BatchEmbedder:
     return BatchEmbedder(
         load=lambda: fake,
         cache=faces.Cache(folder / "cache", "f"),
         workers=workers,
-        hand=InProgressFile(folder / "in_hand"),
+        in_progress=InProgressFile(folder / "in_progress"),
         alone=alone,
     )
 
@@ -291,9 +290,7 @@ def _note(outcome: faces.Outcome) -> str:
 
 
 def _run(job: scoring.Job) -> subprocess.CompletedProcess[str]:
-    path = job.out.with_suffix(".job")
-    scoring.write_job(path, job)
-    return _child("-m", "orchestrator.scoring", str(path))
+    return _child(*scoring.write_job(job.out.parent, job)[1:])
 
 
 def _child(*argv: str) -> subprocess.CompletedProcess[str]:

@@ -206,7 +206,7 @@ def test_a_picture_that_kills_the_scorer_costs_its_row_and_no_other(world: World
     scores = json.loads((world.run("network_dim=2*").path / "scores.json").read_text())["scores"]
     bad = [score for score in scores if score["status"] == "error"]
     assert [score["image"]["file"] for score in bad] == ["images/c0_s1_p000_1.png"]
-    assert bad[0]["note"] == "skipped: the scorer died with this picture in hand"
+    assert bad[0]["note"] == "skipped: the scorer died while it processed this image"
     assert sum(score["status"] == "ok" for score in scores) == 29
 
 

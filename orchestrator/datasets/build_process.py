@@ -10,13 +10,13 @@ import threading
 from multiprocessing import connection
 from typing import Any
 
+from orchestrator import scoring
 from orchestrator.datasets import builder
 from orchestrator.errors import InputError, OrchestrateError, Problem
-from orchestrator.scoring import in_progress
 
 
 def build(request: builder.Request) -> dict[str, Any]:
-    """As `builder.build`; InputError that names the pictures in hand where the process died of them."""
+    """As `builder.build`; InputError that names the images being processed when the process died."""
     world = multiprocessing.get_context("spawn")
     told, telling = world.Pipe(duplex=False)
     child = world.Process(target=_tell, args=(request, telling))
@@ -59,9 +59,9 @@ def _outcome(request: builder.Request) -> dict[str, Any] | tuple[type[Exception]
 
 
 def _died(request: builder.Request) -> Problem:
-    held = ", ".join(in_progress.read(request.hand)) or "nothing that is known"
+    images = ", ".join(scoring.in_progress(request.folder)) or "an unknown file"
     return Problem(
-        what=f"the process that builds it died with {held} in hand",
+        what=f"the process that builds it died while it processed {images}",
         key=f"datasets.{request.dataset.name}",
-        remedy="take that picture or video out, or save it anew",
+        remedy="remove that image or video, or save it again",
     )

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from orchestrator import images as media
+from orchestrator import scoring
 from orchestrator.config.recipe import Mask, Recipe
 from orchestrator.config.schema import Dataset, Scoring
 from orchestrator.datasets import choose, crop, dedupe, frames, mask
@@ -29,7 +30,7 @@ RULE = "2"
 class Request:
     """What to build. `source`: the folder of the prepared source; `folder`: a new one, all of it ours.
 
-    cache: of faces. hand: the file that names the pictures in hand.
+    cache: of faces.
     """
 
     dataset: Dataset
@@ -37,7 +38,6 @@ class Request:
     folder: Path
     scoring: Scoring
     cache: Path
-    hand: Path
 
 
 def build(request: Request) -> dict[str, Any]:
@@ -83,7 +83,8 @@ def _caption(path: Path) -> str | None:
 
 def _steps(recipe: Recipe, batch: SampleSet, request: Request) -> SampleSet:
     dataset, shown = request.dataset, len(batch.pieces)
-    sight = FaceFinder(request.scoring, cache=request.cache, hand=request.hand) if recipe.needs_faces else None
+    in_progress = scoring.in_progress_path(request.folder)
+    sight = FaceFinder(request.scoring, cache=request.cache, in_progress=in_progress) if recipe.needs_faces else None
     if recipe.frames and sight:
         caption, draft = recipe.frames.caption or dataset.trigger, request.folder / "stills"
         batch = frames.apply(recipe.frames, batch, sight.see, sight.likeness, caption=caption, draft=draft)

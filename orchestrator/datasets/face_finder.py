@@ -10,26 +10,25 @@ from orchestrator import images
 from orchestrator.config.schema import Scoring
 from orchestrator.errors import NotReady, Problem
 from orchestrator.scoring import faces
-from orchestrator.scoring.batch_embedder import BatchEmbedder
-from orchestrator.scoring.in_progress import InProgressFile
+from orchestrator.scoring.batch_embedder import BatchEmbedder, InProgressFile
 
 
 class FaceFinder:
     """The settings' face pack with the scorer's own cache. Raises NotReady where the pack is missing or broken."""
 
-    def __init__(self, scoring: Scoring, *, cache: Path, hand: Path) -> None:
+    def __init__(self, scoring: Scoring, *, cache: Path, in_progress: Path) -> None:
         pack = faces.inspect(scoring.pack, det_size=scoring.det_size)
         self._scoring = scoring
-        self._looker = BatchEmbedder(
+        self._embedder = BatchEmbedder(
             load=lambda: faces.load(pack, device=scoring.device),
             cache=faces.Cache(cache, pack.fingerprint),
             workers=scoring.workers,
-            hand=InProgressFile(hand),
+            in_progress=InProgressFile(in_progress),
         )
 
     def see(self, pictures: Sequence[Path]) -> list[faces.Outcome]:
         """One outcome per picture, in order."""
-        return self._looker.look(pictures)
+        return self._embedder.embed(pictures)
 
     def likeness(self, embedding: faces.Embedding) -> float:
         """Cosine to the references' centroid."""

@@ -12,13 +12,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator import datasets, files, images
+from orchestrator import datasets, files, images, scoring
 from orchestrator.config.recipe import Recipe
 from orchestrator.config.schema import Dataset, Settings
 from orchestrator.datasets import build_process, builder, identity, video
 from orchestrator.errors import NotReady, Problem, Severity
 from orchestrator.model import Point, PreparedDataset
-from orchestrator.scoring import FACE_CACHE
 from orchestrator.store import records
 from orchestrator.store.hashes import HashCache, sha256_folder
 
@@ -222,7 +221,6 @@ def _cooked(dataset: Dataset, draft: Path, used: Settings, hashes: HashCache) ->
     """By the recipe, in a child; its source is prepared first."""
     assert dataset.recipe
     source = build(used.datasets[dataset.recipe.source], used, hashes)
-    hand = draft.with_name(f"{draft.name}.in_hand")
     try:
         return build_process.build(
             builder.Request(
@@ -230,12 +228,11 @@ def _cooked(dataset: Dataset, draft: Path, used: Settings, hashes: HashCache) ->
                 source=source.folder.parent,
                 folder=draft,
                 scoring=used.scoring,
-                cache=used.runs / FACE_CACHE,
-                hand=hand,
+                cache=used.runs / scoring.FACE_CACHE,
             )
         )
     finally:
-        hand.unlink(missing_ok=True)
+        scoring.in_progress_path(draft).unlink(missing_ok=True)
 
 
 def _files(dataset: Dataset) -> list[Path]:

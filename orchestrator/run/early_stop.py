@@ -6,9 +6,9 @@ nobody waits for it, and what was missed is made good by the next one who asks.
 
 import contextlib
 import itertools
-import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 from orchestrator import images as media
 from orchestrator import scoring as scorer
@@ -150,17 +150,12 @@ def _start(run: Run, look: Attempt, training: Attempt, images: list[Image], ctx:
     scoring = ctx.settings.scoring
     look.open({"training": training.number})
     job = scorer.Job(
-        pack=scoring.pack,
-        second_pack=scoring.second_pack,
-        device="cpu",
-        det_size=scoring.det_size,
-        workers=scoring.workers,
+        settings=replace(scoring, device="cpu"),
         cache=ctx.settings.runs / scorer.FACE_CACHE,
         references=media.pictures(scoring.references).pictures,
         images=tuple(images),
         root=run.path,
         out=preview_scores.output(look),
     )
-    scorer.write_job(look.path / "job.json", job)
-    argv = [sys.executable, "-m", "orchestrator.scoring", str(look.path / "job.json")]
+    argv = scorer.write_job(look.path, job)
     process.start(look.path, argv, env={**ctx.environ, "PYTHONUNBUFFERED": "1"}, cwd=look.path)

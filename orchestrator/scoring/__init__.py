@@ -1,32 +1,38 @@
-"""Scores pictures in a process of its own, so that a decoder or a model that crashes takes nothing else with it.
+"""Scores images in a process of its own, so that a decoder or a model that crashes does not end the sweep.
 
     python -m orchestrator.scoring JOB.json
 
-Exit codes: 0 every picture has a score or a reason, 4 not ready (the problems are on stderr), 1 otherwise. On stdout
-lines like `scored: 12/64`. Both sides of the fence read and write the two files with what is in this module.
+Exit codes: 0 every image has a score or a reason, 4 not ready (the problems are on stderr), 1 otherwise. On stdout
+lines like `scored: 12/64`. Job and result are JSON records; both processes read and write them with this module.
 
-After a crash, `in_hand` says whose turn it was. One name: run the job again with it in `skip`. Several: run it again
-with them in `alone`, and what was done is not done twice, thanks to the cache.
+After a crash, `in_progress` names the images that were being processed. One image: run the job again with it in
+`skip`. Several: run it again with them in `alone`. Images that were done come from the cache.
 """
 
+import json
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from orchestrator.config.schema import Scoring
+from orchestrator.errors import OrchestrateError, Problem
 from orchestrator.model import FaceStatus, Image, Score
-from orchestrator.scoring import in_progress
 from orchestrator.store import records
 
+MAX_ERROR_RATE = 0.05
+"""A larger share of images with the status `error` means that the model is broken, not the images."""
+
 FACE_CACHE = ".faces"
-"""The folder below `runs` that caches face embeddings."""
-TOO_MANY_ERRORS = 0.05
-"""A share of `error` above this means that the model is at fault, not the pictures."""
+"""Name of the folder in `runs/` with the faces found so far; several machines may share it."""
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipConfig:
-    """By which CLIP the pictures are held against their prompts, and which words are left out of these.
+    """The CLIP model that measures adherence to the prompts. triggers: words removed from the prompts first.
 
     python: an interpreter that has torch and transformers, the trainer's.
     """
@@ -39,37 +45,34 @@ class ClipConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What to score against whom. `images[].file`, `skip` and `alone` are absolute or relative to `root`.
+    """Which images to score, and with what. `images[].file`, `skip` and `alone` are absolute or relative to `root`.
 
-    training: pictures that a LoRA was trained on, for `nearest_training`. second_pack: scores every picture, too.
-    cache: may be shared between machines. skip: pictures that are not opened and score as `error`. alone: pictures
-    taken one at a time, after the others. thumbnails: where small copies of the images are left for the report; None
-    for pictures that it does not show.
+    settings: face pack, second pack, device. references: the persona's photos; without any, faces are only embedded.
+    training: images that a LoRA was trained on, for `nearest_training`. skip: images that are not opened and score as
+    `error`. alone: images processed one at a time, after the others. thumbnails: folder for small copies of the
+    images for the report. embeddings: .npy file for the scored faces, one row per image, NaN without a face.
     """
 
-    pack: Path
-    device: str
-    det_size: int
-    workers: int
-    cache: Path
-    references: tuple[Path, ...]
+    settings: Scoring
     images: tuple[Image, ...]
     root: Path
     out: Path
+    cache: Path
+    references: tuple[Path, ...] = ()
     training: tuple[Path, ...] = ()
-    second_pack: Path | None = None
-    adherence: ClipConfig | None = None
+    clip: ClipConfig | None = None
     skip: tuple[str, ...] = ()
     alone: tuple[str, ...] = ()
     thumbnails: Path | None = None
+    embeddings: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class References:
-    """The persona's yardstick, by the pictures' paths.
+    """The persona's reference photos, by path.
 
-    leave_one_out: each used picture's cosine to the centroid of the others; None when there are no others.
-    rejected: why a picture is not used.
+    leave_one_out: cosine of each used photo to the centroid of the others; None when there are no others.
+    rejected: why a photo is not used.
     """
 
     leave_one_out: Mapping[str, float | None]
@@ -78,9 +81,10 @@ class References:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scored:
-    """What the scorer leaves. provider: what computed, empty when every picture was in the cache.
+    """The scorer's result; `scores` are in the order of the job's images.
 
-    training: how many different training pictures have a face. scores: in the order of the job's images.
+    provider: onnxruntime's execution provider, empty when every image was in the cache.
+    training: number of different training images with a face.
     """
 
     fingerprint: str
@@ -93,70 +97,66 @@ class Scored:
     @property
     def too_many_errors(self) -> bool:
         errors = sum(score.status is FaceStatus.ERROR for score in self.scores)
-        return errors > TOO_MANY_ERRORS * len(self.scores)
+        return errors > MAX_ERROR_RATE * len(self.scores)
 
 
-def write_job(path: Path, job: Job) -> None:
-    records.write(path, plain(asdict(job)))
+def write_job(folder: Path, job: Job) -> list[str]:
+    """Write `job.json` into the folder; returns the command that runs it."""
+    records.write(folder / "job.json", _plain(asdict(job)))
+    return [sys.executable, "-m", "orchestrator.scoring", str(folder / "job.json")]
 
 
 def read_job(path: Path) -> Job:
-    """Raises OrchestrateError when the file is damaged or of another version."""
-    record = records.read(path)
-    for key in ("pack", "cache", "root", "out"):
-        record[key] = Path(record[key])
-    for key in ("second_pack", "thumbnails"):
-        record[key] = Path(record[key]) if record[key] else None
-    for key in ("references", "training"):
-        record[key] = tuple(Path(name) for name in record[key])
-    for key in ("skip", "alone"):
-        record[key] = tuple(record[key])
-    record["adherence"] = _adherence(record["adherence"]) if record["adherence"] else None
-    record["images"] = tuple(Image(**image) for image in record["images"])
-    return Job(**record)
-
-
-def _adherence(record: dict[str, Any]) -> ClipConfig:
-    paths = {key: Path(record[key]) for key in ("python", "model")}
-    return ClipConfig(**record | paths | {"triggers": tuple(record["triggers"])})
+    """Raises OrchestrateError when the file is damaged or has another schema."""
+    return _read(path, Job)
 
 
 def write_scored(path: Path, scored: Scored) -> None:
-    records.write(path, {**asdict(scored), "too_many_errors": scored.too_many_errors})
+    records.write(path, _plain(asdict(scored)))
 
 
 def read_scored(path: Path) -> Scored:
-    """Raises OrchestrateError when the file is damaged or of another version."""
-    record = records.read(path)
-    del record["too_many_errors"]
-    record["references"] = References(**record["references"])
-    record["scores"] = tuple(_score(score) for score in record["scores"])
-    return Scored(**record)
+    """Raises OrchestrateError when the file is damaged or has another schema."""
+    return _read(path, Scored)
 
 
 def read_scores(path: Path) -> tuple[Score, ...]:
-    """The scores alone, in the order of the job's images. Raises as `read_scored`."""
+    """Only the scores, in the order of the job's images. Raises as `read_scored`."""
     return read_scored(path).scores
 
 
-def in_hand_path(out: Path) -> Path:
-    return out.with_name(f"{out.name}.in_hand")
+def unfit(score: Score) -> str:
+    """Why an image does not show exactly one face; empty when it does."""
+    if score.status in (FaceStatus.UNREADABLE, FaceStatus.ERROR):
+        return score.note
+    return "" if score.faces == 1 else f"shows {score.faces} faces" if score.faces else "shows no face"
 
 
-def in_hand(out: Path) -> tuple[str, ...]:
-    """The pictures, as absolute paths, that a scorer had in hand when it died; none when it came to its end."""
-    return in_progress.read(in_hand_path(out))
+def in_progress_path(out: Path) -> Path:
+    return out.with_name(f"{out.name}.in_progress")
 
 
-def plain(value: Any) -> Any:
+def in_progress(out: Path) -> tuple[str, ...]:
+    """Absolute paths of the images that a scorer was processing when it died; none when it ended well."""
+    path = in_progress_path(out)
+    return tuple(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else ()
+
+
+def _read(path: Path, kind: type[_T]) -> _T:
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(kind).validate_python(records.read(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        what = f"cannot be read: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise OrchestrateError(Problem(what=what, where=str(path))) from error
+
+
+def _plain(value: Any) -> Any:
     """`value` with its paths as text, for JSON."""
     if isinstance(value, dict):
-        return {key: plain(inner) for key, inner in value.items()}
+        return {key: _plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(inner) for inner in value]
+        return [_plain(inner) for inner in value]
     return str(value) if isinstance(value, Path) else value
-
-
-def _score(record: dict[str, Any]) -> Score:
-    image, status = Image(**record.pop("image")), FaceStatus(record.pop("status"))
-    return Score(image=image, status=status, **record)

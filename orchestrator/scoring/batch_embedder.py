@@ -1,10 +1,12 @@
-"""Looks at pictures: each once, several at a time, the known ones in the cache, none able to stop the others."""
+"""Embeds images: each once, several at a time, known ones from the cache; an image that fails affects no other."""
 
-import itertools
+import json
 import math
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,21 +14,51 @@ import numpy as np
 from orchestrator import images
 from orchestrator.model import FaceStatus
 from orchestrator.scoring import faces
-from orchestrator.scoring.in_progress import InProgressFile
 from orchestrator.store import hashes
 
 BATCH = 4
-"""Faces per run of the recogniser. More gains nothing on a CPU and makes the workers' last shares uneven."""
+"""Faces per run of the recogniser. Larger batches are not faster on a CPU and balance the workers less well."""
 
-_SKIPPED = faces.ReadError(status=FaceStatus.ERROR, note="skipped: the scorer died with this picture in hand")
+_SKIPPED = faces.ReadError(status=FaceStatus.ERROR, note="skipped: the scorer died while it processed this image")
+
+
+class InProgressFile:
+    """A JSON list of the images being processed, for the case that the process dies. Safe for several threads."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._names: list[str] = []
+        self._lock = threading.Lock()
+        self._write()
+
+    @contextmanager
+    def listing(self, paths: Iterable[Path]) -> Iterator[None]:
+        """List the images while the block runs."""
+        names = [str(path) for path in paths]
+        with self._lock:
+            self._names += names
+            self._write()
+        try:
+            yield
+        finally:
+            with self._lock:
+                for name in names:
+                    self._names.remove(name)
+                self._write()
+
+    def _write(self) -> None:
+        """Not synced to disk: the file matters when this process dies, not when the machine does."""
+        draft = self._path.with_name(f"{self._path.name}.tmp")
+        draft.write_text(json.dumps(self._names), encoding="utf-8")
+        draft.replace(self._path)
 
 
 class BatchEmbedder:
-    """Finds and embeds the largest face of each picture.
+    """Finds and embeds the largest face of each image.
 
-    load: gives the model; called once, and only when some picture is not in the cache.
-    workers: threads, each with pictures of its own. hand: is told which pictures are being worked on.
-    skip: never opened. alone: taken one at a time, after the others.
+    load: returns the model; called once, and only when an image is not in the cache.
+    workers: threads, each with its own images. skip: images never opened. alone: images processed one at a time, after
+    the others.
     """
 
     def __init__(
@@ -35,7 +67,7 @@ class BatchEmbedder:
         load: Callable[[], faces.Faces],
         cache: faces.Cache,
         workers: int,
-        hand: InProgressFile,
+        in_progress: InProgressFile,
         skip: Iterable[Path] = (),
         alone: Iterable[Path] = (),
     ) -> None:
@@ -43,37 +75,35 @@ class BatchEmbedder:
         self._model: faces.Faces | None = None
         self._cache = cache
         self._workers = workers
-        self._hand = hand
+        self._in_progress = in_progress
         self._skip = frozenset(skip)
         self._alone = frozenset(alone)
 
     @property
     def provider(self) -> str:
-        """What computed; empty as long as nothing had to be."""
+        """The execution provider; empty while every image came from the cache."""
         return self._model.provider if self._model else ""
 
-    def look(self, pictures: Sequence[Path], progress: Callable[[int], None] = lambda _: None) -> list[faces.Outcome]:
-        """One outcome per picture, in order. progress: is told how many are done, as they get done.
+    def embed(self, paths: Sequence[Path], progress: Callable[[int], None] = lambda _: None) -> list[faces.Outcome]:
+        """One outcome per image, in order. progress: called with the number of images done so far.
 
-        Raises what `load` raises; nothing that goes wrong with a picture.
+        Raises what `load` raises; a failure of one image is its outcome.
         """
         outcomes: dict[Path, faces.Outcome] = {}
-        unknown: dict[str, list[Path]] = {}  # by content: a picture under two names is looked at once
-        for path, sha256 in zip(pictures, self._hashes(pictures), strict=True):
+        unknown: dict[str, list[Path]] = {}  # by content: an image with two names is processed once
+        with ThreadPoolExecutor(self._workers) as pool:
+            digests = list(pool.map(self._hash, paths))
+        for path, sha256 in zip(paths, digests, strict=True):
             known = sha256 if isinstance(sha256, faces.ReadError) else self._cache.get(sha256)
             if known:
                 outcomes[path] = known
             else:
                 unknown.setdefault(str(sha256), []).append(path)
         progress(len(outcomes))
-        for sha256, outcome in self._fresh({sha256: paths[0] for sha256, paths in unknown.items()}):
+        for sha256, outcome in self._process({sha256: same[0] for sha256, same in unknown.items()}):
             outcomes |= dict.fromkeys(unknown[sha256], outcome)
             progress(len(outcomes))
-        return [outcomes[path] for path in pictures]
-
-    def _hashes(self, pictures: Sequence[Path]) -> Iterable[str | faces.ReadError]:
-        with ThreadPoolExecutor(self._workers) as pool:
-            return list(pool.map(self._hash, pictures))
+        return [outcomes[path] for path in paths]
 
     def _hash(self, path: Path) -> str | faces.ReadError:
         if path in self._skip:
@@ -83,81 +113,67 @@ class BatchEmbedder:
         except OSError as error:
             return faces.ReadError(status=FaceStatus.UNREADABLE, note=images.reason(error))
 
-    def _fresh(self, pictures: Mapping[str, Path]) -> Iterator[tuple[str, faces.Outcome]]:
-        """Pictures by their sha256 that nobody has looked at, in the order in which they get done."""
-        if not pictures:
+    def _process(self, paths: Mapping[str, Path]) -> Iterator[tuple[str, faces.Outcome]]:
+        """Images that are not in the cache, by their sha256, as they are done."""
+        if not paths:
             return
         self._model = self._model or self._load()
-        alone = {sha256: path for sha256, path in pictures.items() if path in self._alone}
-        yield from self._together({sha256: path for sha256, path in pictures.items() if sha256 not in alone})
-        for sha256, path in alone.items():
-            yield from self._batch({sha256: path}).items()
-
-    def _together(self, pictures: Mapping[str, Path]) -> Iterator[tuple[str, faces.Outcome]]:
-        share = max(1, min(BATCH, math.ceil(len(pictures) / self._workers)))
+        alone = {sha256: path for sha256, path in paths.items() if path in self._alone}
+        others = {sha256: path for sha256, path in paths.items() if sha256 not in alone}
+        size = max(1, min(BATCH, math.ceil(len(others) / self._workers)))
+        batches = [dict(list(others.items())[start : start + size]) for start in range(0, len(others), size)]
         pool = ThreadPoolExecutor(self._workers)
         try:
-            batches = [pool.submit(self._batch, dict(batch)) for batch in _batched(pictures.items(), share)]
-            for batch in as_completed(batches):
-                yield from batch.result().items()
+            futures = [pool.submit(self._batch, self._model, batch) for batch in batches]
+            for future in as_completed(futures):
+                yield from future.result().items()
         finally:
             pool.shutdown(cancel_futures=True)
+        for sha256, path in alone.items():
+            yield from self._batch(self._model, {sha256: path}).items()
 
-    def _batch(self, pictures: Mapping[str, Path]) -> dict[str, faces.Outcome]:
-        assert self._model
-        seen = {sha256: self._see(self._model, path) for sha256, path in pictures.items()}
-        with self._hand.holding(pictures.values()):
-            outcomes = _embed(self._model, seen)
+    def _batch(self, model: faces.Faces, paths: Mapping[str, Path]) -> dict[str, faces.Outcome]:
+        detections = {sha256: self._find(model, path) for sha256, path in paths.items()}
+        with self._in_progress.listing(paths.values()):
+            outcomes = _embed(model, detections)
         for sha256, outcome in outcomes.items():
-            self._keep(sha256, outcome)
+            if isinstance(outcome, faces.FaceRecord):  # an error may be gone next time
+                try:
+                    self._cache.put(sha256, outcome)
+                except OSError as error:  # costs time on the next run, and no score on this one
+                    print(f"not cached: {error}", file=sys.stderr)
         return outcomes
 
-    def _see(self, model: faces.Faces, path: Path) -> faces.Detection | faces.ReadError:
-        with self._hand.holding([path]):
+    def _find(self, model: faces.Faces, path: Path) -> faces.Detection | faces.ReadError:
+        with self._in_progress.listing([path]):
             try:
                 return model.find(images.load(path))
             except images.Unreadable as error:
                 return faces.ReadError(status=FaceStatus.UNREADABLE, note=error.reason)
-            except Exception as error:  # of onnxruntime, OpenCV or InsightFace, about this one picture
+            except Exception as error:  # of onnxruntime, OpenCV or InsightFace, about this one image
                 return _error(error)
 
-    def _keep(self, sha256: str, outcome: faces.Outcome) -> None:
-        """Refusals are not kept: the file may still be being written, the model may have run out of memory."""
-        if isinstance(outcome, faces.FaceRecord):
-            try:
-                self._cache.put(sha256, outcome)
-            except OSError as error:  # costs time on the next run, and no score on this one
-                print(f"not cached: {error}", file=sys.stderr)
 
-
-def _embed(model: faces.Faces, seen: Mapping[str, faces.Detection | faces.ReadError]) -> dict[str, faces.Outcome]:
-    """All faces in one run of the recogniser; one by one when that fails, to find the one that it fails on."""
-    crops = {key: one.crop for key, one in seen.items() if isinstance(one, faces.Detection) and one.crop is not None}
+def _embed(model: faces.Faces, found: Mapping[str, faces.Detection | faces.ReadError]) -> dict[str, faces.Outcome]:
+    """All faces in one run of the recogniser; one at a time when that fails, to find the one that it fails on."""
+    crops = {key: one.crop for key, one in found.items() if isinstance(one, faces.Detection) and one.crop is not None}
     try:
         embeddings = dict(zip(crops, model.embed(list(crops.values())), strict=True)) if crops else {}
-    except Exception as error:  # as in Looker._see
-        if len(seen) == 1:
-            return dict.fromkeys(seen, _error(error))
-        return {key: outcome for key, one in seen.items() for outcome in _embed(model, {key: one}).values()}
-    return {key: _outcome(one, embeddings.get(key)) for key, one in seen.items()}
+    except Exception as error:  # as in _find
+        if len(found) == 1:
+            return dict.fromkeys(found, _error(error))
+        return {key: outcome for key, one in found.items() for outcome in _embed(model, {key: one}).values()}
+    return {key: _outcome(one, embeddings.get(key)) for key, one in found.items()}
 
 
-def _outcome(seen: faces.Detection | faces.ReadError, embedding: faces.Embedding | None) -> faces.Outcome:
-    if isinstance(seen, faces.ReadError):
-        return seen
+def _outcome(found: faces.Detection | faces.ReadError, embedding: faces.Embedding | None) -> faces.Outcome:
+    if isinstance(found, faces.ReadError):
+        return found
     if embedding is not None and not (np.isfinite(embedding).all() and embedding.any()):
-        return faces.ReadError(
-            status=FaceStatus.ERROR, note="the recogniser gave no direction, or numbers that are none"
-        )
-    return faces.FaceRecord(faces=seen.faces, embedding=embedding, fallback=seen.fallback)
+        return faces.ReadError(status=FaceStatus.ERROR, note="the recogniser returned zeros or no finite numbers")
+    return faces.FaceRecord(faces=found.faces, embedding=embedding, fallback=found.fallback)
 
 
 def _error(error: Exception) -> faces.ReadError:
     text = next(iter(str(error).splitlines()), "")
     return faces.ReadError(status=FaceStatus.ERROR, note=f"{type(error).__name__}: {text}")
-
-
-def _batched(items: Iterable[tuple[str, Path]], size: int) -> Iterator[list[tuple[str, Path]]]:
-    rest = iter(items)
-    while batch := list(itertools.islice(rest, size)):
-        yield batch

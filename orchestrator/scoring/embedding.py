@@ -1,123 +1,71 @@
-"""Faces of pictures as directions, found in a process of its own, for comparisons other than with the references.
-
-    python -m orchestrator.scoring.embedding JOB.json
-
-Exit codes and cache are the scorer's; so is the file that names the pictures in hand.
-"""
+"""Runs the scorer on images that no run made, and waits for it: `check` scores training images, `calibrate` embeds."""
 
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from orchestrator import scoring as scorer
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator import scoring
 from orchestrator.config.schema import Scoring
-from orchestrator.errors import NotReady, OrchestrateError, Problem
-from orchestrator.scoring import faces
-from orchestrator.scoring.batch_embedder import BatchEmbedder
-from orchestrator.scoring.in_progress import InProgressFile
-from orchestrator.store import records
+from orchestrator.errors import NotReady, Problem
+from orchestrator.model import Image, Score
+
+TIMEOUT_S = 3600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FaceEmbedding:
-    """What is known of one picture. embedding: of its largest face, not normalised; None where there is no face.
+    """The largest face of one image. embedding: not normalised; None where there is no face.
 
-    note: why it could not be looked at, empty when it could.
+    unfit: why the image does not show exactly one face; empty when it does.
     """
 
-    faces: int
     embedding: tuple[float, ...] | None
-    note: str = ""
-
-    @property
-    def unfit(self) -> str:
-        """Why it does not show exactly one face; empty when it does."""
-        if self.note or self.faces == 1:
-            return self.note
-        return f"shows {self.faces} faces" if self.faces else "shows no face"
+    unfit: str
 
 
-def embed(scoring: Scoring, pictures: Sequence[Path], *, cache: Path) -> list[FaceEmbedding]:
-    """One result per picture, in order, by the settings' face pack. Raises NotReady with what the child said."""
-    with tempfile.TemporaryDirectory(prefix="orchestrate-") as folder:
-        job = _Job(scoring=scoring, pictures=tuple(pictures), cache=cache, out=Path(folder) / "looked.json")
-        records.write(Path(folder) / "job.json", scorer.plain(asdict(job)))
-        argv = [sys.executable, "-m", "orchestrator.scoring.embedding", str(Path(folder) / "job.json")]
-        done = subprocess.run(argv, capture_output=True, text=True, errors="replace", check=False)
+def embed(settings: Scoring, images: Sequence[Path], *, cache: Path) -> list[FaceEmbedding]:
+    """One result per image, in order, by the settings' face pack. Raises NotReady with the scorer's message."""
+    scored, rows = score(settings, images, cache=cache)
+    return [_face_embedding(*pair) for pair in zip(scored.scores, rows, strict=True)]
+
+
+def score(
+    settings: Scoring, images: Sequence[Path], *, references: Sequence[Path] = (), cache: Path | None = None
+) -> tuple[scoring.Scored, NDArray[np.float32]]:
+    """The scores by the settings' face pack, and (images, width) embeddings, NaN without a face.
+
+    cache: without one, every image is processed. Raises NotReady with the scorer's message.
+    """
+    with tempfile.TemporaryDirectory(prefix="orchestrate-") as name:
+        folder = Path(name)
+        job = scoring.Job(
+            settings=replace(settings, second_pack=None),
+            images=tuple(Image(file=str(path), checkpoint="", strength=0.0, prompt=0, seed=0) for path in images),
+            root=folder,
+            out=folder / "scored.json",
+            cache=cache or folder / "faces",
+            references=tuple(references),
+            embeddings=folder / "embeddings.npy",
+        )
+        argv = scoring.write_job(folder, job)
+        done = subprocess.run(argv, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S, check=False)
         if done.returncode:
-            raise NotReady(_died(done, scorer.in_hand(job.out)))
-        return [_looked(record) for record in records.read(job.out)["pictures"]]
+            raise NotReady(_failure(done, scoring.in_progress(job.out)))
+        return scoring.read_scored(job.out), np.load(folder / "embeddings.npy", allow_pickle=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Job:
-    scoring: Scoring
-    pictures: tuple[Path, ...]
-    cache: Path
-    out: Path
-
-
-def _died(done: subprocess.CompletedProcess[str], held: Sequence[str]) -> Problem:
+def _failure(done: subprocess.CompletedProcess[str], images: Sequence[str]) -> Problem:
     if done.returncode < 0:
-        what = f"looking for faces ended by signal {-done.returncode} with {', '.join(held) or 'no picture'} in hand"
-        return Problem(what=what, remedy="take the picture away, and run the same command again")
-    said = done.stderr.strip() or f"exit code {done.returncode}"
-    return Problem(what=f"looking for faces failed: {said}", remedy="`orchestrate check` tells what is missing")
+        what = f"the scorer died of signal {-done.returncode} while it processed {', '.join(images) or 'no image'}"
+        return Problem(what=what, remedy="remove that image and run the same command again")
+    output = done.stderr.strip() or f"exit code {done.returncode}"
+    return Problem(what=f"the scorer failed: {output}")
 
 
-def _looked(record: dict[str, Any]) -> FaceEmbedding:
-    vector = record["embedding"]
-    return FaceEmbedding(faces=record["faces"], embedding=tuple(vector) if vector else None, note=record["note"])
-
-
-# --- the child --------------------------------------------------------------------------------------------------------
-
-
-def main(path: Path) -> int:
-    """The exit code."""
-    try:
-        job = _read(path)
-        records.write(job.out, {"pictures": [asdict(_plain(outcome)) for outcome in _outcomes(job)]})
-    except OrchestrateError as error:
-        print(error, file=sys.stderr)
-        return NotReady.exit_code if isinstance(error, NotReady) else 1
-    return 0
-
-
-def _read(path: Path) -> _Job:
-    record = records.read(path)
-    used = record["scoring"]
-    paths = {key: Path(used[key]) for key in ("pack", "references", "second_pack", "clip") if used[key]}
-    return _Job(
-        scoring=Scoring(**{**used, **paths}),
-        pictures=tuple(Path(name) for name in record["pictures"]),
-        cache=Path(record["cache"]),
-        out=Path(record["out"]),
-    )
-
-
-def _outcomes(job: _Job) -> list[faces.Outcome]:
-    used = job.scoring
-    pack = faces.inspect(used.pack, det_size=used.det_size)
-    looker = BatchEmbedder(
-        load=lambda: faces.load(pack, device=used.device),
-        cache=faces.Cache(job.cache, pack.fingerprint),
-        workers=used.workers,
-        hand=InProgressFile(scorer.in_hand_path(job.out)),
-    )
-    return looker.look(job.pictures)
-
-
-def _plain(outcome: faces.Outcome) -> FaceEmbedding:
-    if isinstance(outcome, faces.ReadError):
-        return FaceEmbedding(faces=0, embedding=None, note=outcome.note)
-    vector = None if outcome.embedding is None else tuple(float(value) for value in outcome.embedding)
-    return FaceEmbedding(faces=len(outcome.faces), embedding=vector)
-
-
-if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+def _face_embedding(one: Score, row: NDArray[np.float32]) -> FaceEmbedding:
+    return FaceEmbedding(embedding=None if np.isnan(row).any() else tuple(row.tolist()), unfit=scoring.unfit(one))

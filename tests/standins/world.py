@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator import scoring
+from orchestrator.config.schema import Scoring
 from orchestrator.datasets import prepare
 from orchestrator.gpu import Card, VramProbe
 from orchestrator.miniature import pack, world
@@ -89,10 +90,7 @@ def build_shared(folder: Path) -> Path:
 
 def _find_faces(folder: Path) -> None:
     job = scoring.Job(
-        pack=folder / "pack",
-        device="cpu",
-        det_size=640,
-        workers=2,
+        settings=Scoring(pack=folder / "pack", references=folder / "references"),
         cache=folder / ".faces",
         references=tuple((folder / "references").glob("*.png")),
         training=tuple((folder / "images").glob("*.png")),
@@ -100,9 +98,7 @@ def _find_faces(folder: Path) -> None:
         root=folder,
         out=folder / "scored.json",
     )
-    scoring.write_job(folder / "job.json", job)
-    child = [sys.executable, "-m", "orchestrator.scoring", str(folder / "job.json")]
-    subprocess.run(child, check=True, capture_output=True, cwd=ROOT)
+    subprocess.run(scoring.write_job(folder, job), check=True, capture_output=True, cwd=ROOT)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -1,8 +1,6 @@
 """The face pack at work on the persona's pictures: does it run where it should, and whose faces does it see."""
 
 import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -10,14 +8,13 @@ from orchestrator import images as media
 from orchestrator import scoring as scorer
 from orchestrator.config.schema import Dataset, Settings
 from orchestrator.errors import OrchestrateError, Problem, Severity
-from orchestrator.model import FaceStatus, Image, Score
+from orchestrator.model import FaceStatus, Score
 from orchestrator.plan.check import pictures
 from orchestrator.plan.check.look import CheckResult
+from orchestrator.scoring import embedding
 
 SAME = 0.98
 """Cosine between two pictures above which they are one photo, cut or saved otherwise."""
-
-TIMEOUT_S = 1800
 
 
 def check_persona(settings: Settings, datasets: Sequence[Dataset]) -> CheckResult:
@@ -27,36 +24,11 @@ def check_persona(settings: Settings, datasets: Sequence[Dataset]) -> CheckResul
     if not references or not settings.scoring.pack.is_dir():
         return CheckResult()  # told by readiness
     try:
-        with tempfile.TemporaryDirectory(prefix="orchestrate-check-") as folder:
-            scored = _score(settings, references, list(trained), Path(folder))
+        scored, _ = embedding.score(settings.scoring, list(trained), references=references)
     except (OrchestrateError, OSError, subprocess.SubprocessError) as error:
         return CheckResult(problems=(_not_running(settings, str(error)),))
     faces = f"{settings.scoring.pack.name} on {scored.provider}"
     return CheckResult(facts={"face pack": faces}, problems=tuple(_problems(scored, trained)))
-
-
-def _score(settings: Settings, references: Sequence[Path], images: Sequence[Path], folder: Path) -> scorer.Scored:
-    scoring = settings.scoring
-    job = scorer.Job(
-        pack=scoring.pack,
-        device=scoring.device,
-        det_size=scoring.det_size,
-        workers=scoring.workers,
-        cache=folder / "faces",
-        references=tuple(references),
-        images=tuple(Image(file=str(path), checkpoint="", strength=0.0, prompt=0, seed=0) for path in images),
-        root=folder,
-        out=folder / "scored.json",
-    )
-    scorer.write_job(folder / "job.json", job)
-    argv = [sys.executable, "-m", "orchestrator.scoring", str(folder / "job.json")]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
-    if done.returncode:
-        held = ", ".join(Path(name).name for name in scorer.in_hand(job.out))
-        raise OrchestrateError(
-            done.stderr.strip() or f"exit code {done.returncode}, with {held or 'no picture'} in hand"
-        )
-    return scorer.read_scored(job.out)
 
 
 def _not_running(settings: Settings, error: str) -> Problem:

@@ -1,7 +1,6 @@
 """SCORE: pictures -> faces -> similarity, in a child of its own: a picture that kills the scorer costs one row."""
 
 import signal
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -44,12 +43,8 @@ def _prepare(run: Run, attempt: Attempt, ctx: Context) -> Command:
         else ctx.datasets[datasets.dataset_for_point(run.point.params, ctx.settings.datasets).name]
     )
     job = scorer.Job(
-        pack=scoring.pack,
-        second_pack=scoring.second_pack,
-        adherence=_adherence(ctx.settings),
-        device=scoring.device,
-        det_size=scoring.det_size,
-        workers=scoring.workers,
+        settings=scoring,
+        clip=_clip(ctx.settings),
         cache=ctx.settings.runs / scorer.FACE_CACHE,
         references=images.pictures(scoring.references).pictures,
         training=tuple((trained.plain or trained.folder) / name for name in trained.pictures) if trained else (),
@@ -60,8 +55,7 @@ def _prepare(run: Run, attempt: Attempt, ctx: Context) -> Command:
         alone=tuple(alone),
         thumbnails=_thumbnails(run),
     )
-    scorer.write_job(attempt.path / "job.json", job)
-    argv = [sys.executable, "-m", "orchestrator.scoring", str(attempt.path / "job.json")]
+    argv = scorer.write_job(attempt.path, job)
     return Command(argv=argv, env={"PYTHONUNBUFFERED": "1"}, cwd=attempt.path)
 
 
@@ -70,7 +64,7 @@ def _thumbnails(run: Run) -> Path | None:
     return layout.thumbnails(run.path) if layout.Sweep(run.path.parent).exists() else None
 
 
-def _adherence(settings: Settings) -> scorer.ClipConfig | None:
+def _clip(settings: Settings) -> scorer.ClipConfig | None:
     """No dataset's trigger counts: prompts are shared, and the runs of two datasets and the floor are compared."""
     if settings.scoring.clip is None:
         return None
@@ -88,7 +82,7 @@ def _out(attempt: Attempt) -> Path:
 
 def _suspects(run: Run) -> tuple[list[str], list[str]]:
     """The pictures that earlier scorers died of, and those that one of several of them did."""
-    held = [scorer.in_hand(_out(past)) for past in run.attempts(NAME) if _died(past)]
+    held = [scorer.in_progress(_out(past)) for past in run.attempts(NAME) if _died(past)]
     skip = [names[0] for names in held if len(names) == 1]
     alone = [name for names in held if len(names) > 1 for name in names if name not in skip]
     return skip, alone
@@ -118,8 +112,8 @@ def _judge(attempt: Attempt, outcome: Outcome) -> Mapping[str, Any] | FailureRea
 def _failed(attempt: Attempt, outcome: Outcome) -> FailureReason:
     code = outcome.exit.code if outcome.exit else None
     if code in _OWN_DEATHS:
-        names = ", ".join(Path(name).name for name in scorer.in_hand(_out(attempt))) or "no picture"
-        return FailureReason(Failure.CRASHED, f"the scorer died by signal {-code} with {names} in hand")
+        names = ", ".join(Path(name).name for name in scorer.in_progress(_out(attempt))) or "no image"
+        return FailureReason(Failure.CRASHED, f"the scorer died of signal {-code} while it processed {names}")
     if code == NotReady.exit_code:
         return FailureReason(
             Failure.BAD_CONFIG, outcome.log.strip().splitlines()[-1] if outcome.log.strip() else "not ready"

@@ -1,9 +1,9 @@
-"""Findings on disk, one small file per picture: nothing is looked at twice, also not by another machine on a share.
+"""Face records on disk, one small file per image, so that no image is processed twice; machines may share it.
 
     <folder>/<fingerprint[:16]>/<ab>/<sha256>.json
 
-A file is written whole or not at all, proves its own content, and is simply made again when it does not. There is no
-lock: who writes second writes the same.
+A file is written atomically and contains a checksum; a damaged file counts as missing. There is no lock, because two
+processes write the same content.
 """
 
 import base64
@@ -23,32 +23,32 @@ SCHEMA = 1
 
 
 class Cache:
-    """The findings made with one pack. Keys are the sha256 of a picture's bytes, in hex."""
+    """The face records of one pack. Keys are the sha256 of an image's bytes, in hex."""
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
         self._folder = folder / fingerprint[:16]
         self._fingerprint = fingerprint
 
     def get(self, sha256: str) -> FaceRecord | None:
-        """None when there is none, or none to be trusted."""
+        """None when it is missing or damaged."""
         try:
             record = json.loads(self._path(sha256).read_bytes())
             body = record["body"]
             if record["check"] != self._check(sha256, body):
                 return None
-            return _finding(body)
+            return _record(body)
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
 
-    def put(self, sha256: str, finding: FaceRecord) -> None:
-        """Raises OSError, and then leaves nothing."""
-        body = _body(finding)
+    def put(self, sha256: str, found: FaceRecord) -> None:
+        """Raises OSError, and then leaves no file."""
+        body = _body(found)
         record = {"schema": SCHEMA, "check": self._check(sha256, body), "body": body}
         path = self._path(sha256)
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f".{secrets.token_hex(8)}.tmp")
         try:
-            # Not synced to disk: a file that a power cut tears fails its check.
+            # Not synced to disk: a file damaged by a power cut fails its check.
             draft.write_text(json.dumps(record), encoding="utf-8")
             draft.replace(path)
         except OSError:
@@ -63,16 +63,16 @@ class Cache:
         return sha256_json([SCHEMA, self._fingerprint, sha256, body])
 
 
-def _body(finding: FaceRecord) -> dict[str, Any]:
-    embedding = finding.embedding
+def _body(found: FaceRecord) -> dict[str, Any]:
+    embedding = found.embedding
     return {
-        "faces": [asdict(face) for face in finding.faces],
+        "faces": [asdict(face) for face in found.faces],
         "embedding": None if embedding is None else base64.b64encode(embedding.astype("<f4").tobytes()).decode(),
-        "fallback": finding.fallback,
+        "fallback": found.fallback,
     }
 
 
-def _finding(body: dict[str, Any]) -> FaceRecord:
+def _record(body: dict[str, Any]) -> FaceRecord:
     text = body["embedding"]
     return FaceRecord(
         faces=tuple(_face(face) for face in body["faces"]),

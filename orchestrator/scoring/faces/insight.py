@@ -1,4 +1,4 @@
-"""InsightFace's detector and recogniser on onnxruntime: loaded, tried, and shared between threads."""
+"""InsightFace's detector and recogniser on onnxruntime, loaded, tested and shared between threads."""
 
 import importlib.metadata
 import sys
@@ -17,9 +17,9 @@ _RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxrunt
 
 
 def load(pack: Pack, *, device: str) -> Faces:
-    """Load both models and try them on black pictures; raises NotReady when they do not run, or not on `device`.
+    """Load both models and run them on black images; raises NotReady when they do not run, or not on `device`.
 
-    device: `cpu`, `cuda` (the first card) or `cuda:N`.
+    device: `cpu`, `cuda` (the first GPU) or `cuda:N`.
     """
     provider, options = _provider(device)
     get_model = _import_insightface()
@@ -30,13 +30,13 @@ def load(pack: Pack, *, device: str) -> Faces:
                 providers=[provider],
                 provider_options=[options],
                 sess_options=_session_options(),
-                static_shape_sessions=False,  # one session for all sizes: as fast, half the memory, sooner ready
+                static_shape_sessions=False,  # one session for all sizes: as fast, half the memory
             )
             for path in (pack.detector, pack.recogniser)
         ]
         model = _InsightFace(models[0], models[1], pack.passes)
         model.try_out()
-    except Exception as error:  # whatever onnxruntime, InsightFace or OpenCV think of a broken model
+    except Exception as error:  # of onnxruntime, InsightFace or OpenCV, about a broken model
         raise NotReady(_unusable(pack, error)) from error
     if model.provider != provider:
         raise NotReady(_fell_back(device, model.provider), *runtime_problems())
@@ -46,7 +46,7 @@ def load(pack: Pack, *, device: str) -> Faces:
 def runtime_problems(path: Sequence[str] | None = None) -> list[Problem]:
     """A warning when several onnxruntime distributions are installed in `path` (default: sys.path).
 
-    They share one folder, so that the one installed last has overwritten the other, and removing either breaks both.
+    They share one folder: the one installed last has overwritten the other, and removing either breaks both.
     """
     found = {str(one.name).lower() for one in importlib.metadata.distributions(path=list(path or sys.path))}
     names = [name for name in _RUNTIMES if name in found]
@@ -58,22 +58,22 @@ def runtime_problems(path: Sequence[str] | None = None) -> list[Problem]:
 
 
 class _InsightFace:
-    """Faces by InsightFace. onnxruntime's sessions may be run from many threads at once."""
+    """Implements Faces. onnxruntime's sessions can be run from many threads at once."""
 
     def __init__(self, detector: Any, recogniser: Any, passes: Sequence[DetectorPass]) -> None:
         detector.det_thresh = DET_THRESH
         self._detector = detector
         self._recogniser = recogniser
         self._passes = passes
-        open_ended = not isinstance(recogniser.input_shape[0], int)
-        self._at_once = sys.maxsize if open_ended else int(recogniser.input_shape[0])
+        unlimited = not isinstance(recogniser.input_shape[0], int)
+        self._batch_size = sys.maxsize if unlimited else int(recogniser.input_shape[0])
 
     @property
     def provider(self) -> str:
         return str(self._recogniser.session.get_providers()[0])
 
     def try_out(self) -> None:
-        """One run of each model, so that what is broken breaks before the first picture."""
+        """Run each model once, so that a broken one fails before the first image."""
         side = self._passes[0].size
         self._detect(np.zeros((side, side, 3), np.uint8), self._passes[0])
         width, height = self._recogniser.input_size
@@ -90,12 +90,12 @@ class _InsightFace:
     def embed(self, crops: Sequence[Picture]) -> list[Embedding]:
         bgr = [np.ascontiguousarray(crop[..., ::-1]) for crop in crops]
         found: list[Embedding] = []
-        for start in range(0, len(bgr), self._at_once):
-            found.extend(self._recogniser.get_feat(bgr[start : start + self._at_once]))
+        for start in range(0, len(bgr), self._batch_size):
+            found.extend(self._recogniser.get_feat(bgr[start : start + self._batch_size]))
         return found
 
     def _detect(self, bgr: Picture, one: DetectorPass) -> tuple[Face, ...]:
-        """Faces in the picture's own pixels, largest first, the nearest to its middle first among equals."""
+        """Faces in the image's own pixels, the largest first; among equals, the nearest to the image's middle."""
         border = round(max(bgr.shape[:2]) * one.padding)
         padded = np.pad(bgr, ((border, border), (border, border), (0, 0))) if border else bgr
         boxes, landmarks = self._detector.detect(padded, input_size=(one.size, one.size))
@@ -116,13 +116,15 @@ def _provider(device: str) -> tuple[str, dict[str, str]]:
     if device == "cpu":
         return _CPU, {}
     if kind == "cuda" and (number.isdigit() or device == "cuda"):
-        # TF32 would round what the CPU does not, and the cache serves both.
+        # TF32 would round where the CPU does not, and both use the same cache.
         return _CUDA, {"device_id": number or "0", "use_tf32": "0"}
-    raise NotReady(Problem(what="is no device", key="score.device", value=device, remedy='"cpu", "cuda" or "cuda:1"'))
+    raise NotReady(
+        Problem(what="is not a device", key="score.device", value=device, remedy='"cpu", "cuda" or "cuda:1"')
+    )
 
 
 def _import_insightface() -> Any:
-    """InsightFace's loader of one model file. It routes by the shapes that the pack was checked for."""
+    """InsightFace's loader of one model file; it selects the class by the shapes that `inspect` has checked."""
     try:
         import onnxruntime
         from insightface.model_zoo import model_zoo
@@ -135,7 +137,7 @@ def _import_insightface() -> Any:
 
 
 def _session_options() -> Any:
-    """One thread per run, no spinning: the pictures run side by side, and no session waits against another."""
+    """One thread per run and no spinning, because several images are processed at the same time."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -146,7 +148,7 @@ def _session_options() -> Any:
 
 
 def _face(box: Any, points: Any, border: int) -> Face:
-    """`box`: left, top, right, bottom, score, in the padded picture."""
+    """box: left, top, right, bottom, score, in the padded image."""
     left, top, right, bottom, score = (float(value) for value in box)
     return Face(
         box=(left - border, top - border, right - border, bottom - border),
@@ -178,7 +180,7 @@ def _unusable(pack: Pack, error: Exception) -> Problem:
 def _not_importable(error: ImportError) -> Problem:
     remedy = "pip install 'insightface>=2.1,<3'"
     if "lib" in str(error) and ".so" in str(error):
-        remedy = "install the system library it names, or pip install opencv-python-headless over opencv-python"
+        remedy = "install the system library named above, or replace opencv-python by opencv-python-headless"
     return Problem(what=f"InsightFace cannot be imported: {error}", remedy=remedy)
 
 

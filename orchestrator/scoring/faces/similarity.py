@@ -1,6 +1,6 @@
-"""Compares faces to a person: the centroid of the reference pictures, and the nearest single picture."""
+"""Compares faces with a persona: with the centroid of its references, and with the nearest single image."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -11,14 +11,14 @@ from orchestrator.model import Image, Score
 from orchestrator.scoring.faces.types import Embedding, Face, FaceRecord, Outcome
 
 Rows: TypeAlias = NDArray[np.float64]
-"""Pictures x width; each row has length 1."""
+"""Images x width; each row has length 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Persona:
-    """A person's pictures as directions. centroid: (width,), the references' mean direction, of length 1.
+    """Embeddings of length 1. centroid: (width,), the references' mean direction.
 
-    training: what a LoRA was trained on, no rows when that is not known.
+    training: of the images that a LoRA was trained on; no rows when they are not known.
     """
 
     references: Rows
@@ -27,27 +27,27 @@ class Persona:
 
 
 def persona(references: Sequence[Embedding], training: Sequence[Embedding] = ()) -> Persona:
-    """At least one reference, all embeddings by the same pack."""
+    """Takes at least one reference; all embeddings must be from the same pack."""
     rows = _rows(references)
     return Persona(
         references=rows, training=_rows(training).reshape(-1, rows.shape[1]), centroid=_unit(rows.mean(axis=0))
     )
 
 
-def leave_one_out(someone: Persona) -> list[float | None]:
-    """Each reference's cosine to the centroid of the others: what a genuine picture reaches. None without others.
+def leave_one_out(persona: Persona) -> list[float | None]:
+    """Each reference's cosine to the centroid of the others; None without others.
 
-    A cosine to a centroid is on another scale than one between two pictures (it grows with the references' number),
-    so that only this compares with a score.
+    A cosine to a centroid grows with the number of references, so a score compares only with these values, not with a
+    cosine between two images.
     """
-    rows = someone.references
+    rows = persona.references
     if len(rows) < 2:
         return [None] * len(rows)
     return [float(row @ _unit(rows.sum(axis=0) - row)) for row in rows]
 
 
-def score(image: Image, outcome: Outcome, someone: Persona) -> Score:
-    """The picture's largest face against the person; a picture without a face has a status and no similarity."""
+def score(image: Image, outcome: Outcome, persona: Persona | None) -> Score:
+    """The image's largest face against the persona; without a face, or a persona, there is no similarity."""
     if not isinstance(outcome, FaceRecord):
         return Score(image=image, status=outcome.status, note=outcome.note)
     if outcome.embedding is None:
@@ -56,25 +56,31 @@ def score(image: Image, outcome: Outcome, someone: Persona) -> Score:
     return Score(
         image=image,
         status=outcome.status,
-        similarity=float(direction @ someone.centroid),
-        nearest_reference=_nearest(direction, someone.references),
-        nearest_training=_nearest(direction, someone.training),
+        similarity=float(direction @ persona.centroid) if persona else None,
+        nearest_reference=_nearest(direction, persona.references) if persona else None,
+        nearest_training=_nearest(direction, persona.training) if persona else None,
         faces=len(outcome.faces),
         face_px=outcome.faces[0].px,
         det_score=outcome.faces[0].det_score,
-        yaw=_turn(outcome.faces[0]),
+        yaw=_yaw(outcome.faces[0]),
         note=f"found by the detector's fallback: {outcome.fallback}" if outcome.fallback else "",
     )
 
 
-def _turn(face: Face) -> float | None:
-    """How far the nose is off the middle of the eyes along the line between them, in distances between the eyes."""
+def _yaw(face: Face) -> float | None:
+    """Distance of the nose from the middle of the eyes, along the line between them, in distances of the eyes."""
     if len(face.landmarks) < 3:
         return None
     left, right, nose = (np.array(point) for point in face.landmarks[:3])
     across = right - left
     width = float(across @ across)
     return abs(float((nose - (left + right) / 2) @ across)) / width if width else None
+
+
+def embeddings(outcomes: Iterable[Outcome]) -> list[Embedding]:
+    """Those of the images that show a face."""
+    records = [outcome for outcome in outcomes if isinstance(outcome, FaceRecord)]
+    return [record.embedding for record in records if record.embedding is not None]
 
 
 def _rows(embeddings: Sequence[Embedding]) -> Rows:

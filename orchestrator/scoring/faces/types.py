@@ -1,4 +1,4 @@
-"""What was found in a picture, and the protocol of whoever finds it."""
+"""Faces of an image, and the protocol of a model that finds and embeds them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ Picture: TypeAlias = NDArray[np.uint8]
 """Height x width x 3, RGB."""
 
 Embedding: TypeAlias = NDArray[np.float32]
-"""(width,), as the recogniser gave it: not normalised, for its length tells of the picture's quality."""
+"""(width,), as the recogniser returned it: not normalised, because its length depends on the image's quality."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Face:
-    """Pixels of the picture. box: left, top, right, bottom. landmarks: left eye, right eye, nose, corners of mouth."""
+    """In pixels of the image. box: left, top, right, bottom. landmarks: left eye, right eye, nose, mouth corners."""
 
     box: tuple[float, ...]
     landmarks: tuple[tuple[float, float], ...]
@@ -33,9 +33,9 @@ class Face:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Detection:
-    """The faces of a picture, largest first; the largest, aligned for the recogniser; None where there is no face.
+    """The faces of an image, largest first. crop: the largest one, aligned for the recogniser; None without a face.
 
-    fallback: the detector's second or third try that found them, empty when the first did.
+    fallback: the detector's second or third pass if that found them; empty if the first did.
     """
 
     faces: tuple[Face, ...]
@@ -45,7 +45,7 @@ class Detection:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FaceRecord:
-    """A sighting with the embedding of its largest face: all that is ever needed of a picture again."""
+    """The faces of an image, largest first, and the embedding of the largest; this is what the cache stores."""
 
     faces: tuple[Face, ...]
     embedding: Embedding | None
@@ -60,7 +60,7 @@ class FaceRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadError:
-    """Why a picture could not be looked at: UNREADABLE is the file's fault, ERROR the model's."""
+    """Why an image could not be processed: UNREADABLE if the file is at fault, ERROR if the model is."""
 
     status: FaceStatus
     note: str
@@ -70,11 +70,11 @@ Outcome: TypeAlias = FaceRecord | ReadError
 
 
 class Faces(Protocol):
-    """A detector and a recogniser. Both methods may be called from several threads at once, and may raise anything."""
+    """A detector and a recogniser. Both methods may be called from several threads at once and may raise anything."""
 
     @property
     def provider(self) -> str:
-        """What computes: onnxruntime's name of the execution provider that is really active."""
+        """onnxruntime's name of the active execution provider."""
         ...
 
     def find(self, picture: Picture) -> Detection: ...
