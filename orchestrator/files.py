@@ -22,7 +22,7 @@ def open_regular(path: Path, *, max_bytes: int | None = None) -> BufferedReader:
             raise OSError(errno.EINVAL, "is not a regular file", str(path))
         if max_bytes is not None and status.st_size > max_bytes:
             raise OSError(errno.EFBIG, f"has {status.st_size:,} bytes, more than {max_bytes:,}", str(path))
-        return open(descriptor, "rb")
+        return open(descriptor, "rb")  # noqa: PTH123 - a descriptor, no path
     except BaseException:
         os.close(descriptor)
         raise
