@@ -1,3 +1,3 @@
-"""orchestrate: a sweep over kohya sd-scripts, from one grid file to one report."""
+"""orchestrate: hyperparameter sweeps over kohya sd-scripts. `orchestrator.session` is the library's entry."""
 
 __version__ = "0.2.0"

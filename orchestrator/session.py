@@ -1,159 +1,239 @@
-"""From a plan to its end, for every command that drives runs: ready, locked, frozen, watched, reported."""
+"""Runs a sweep as a library: open settings and a grid, check, run, report. The command line uses it, too.
+
+from orchestrator.session import Session
+
+session = Session.open("orchestrate.toml", "grids/demo.toml")
+session.run()
+frame = session.results()
+"""
 
 from __future__ import annotations
 
 import os
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.cli import common
+from orchestrator.config.schema import NO_CARD, Settings
 from orchestrator.errors import NotReady, errors_of
+from orchestrator.gpu import Nvml, VramProbe
+from orchestrator.model import State
+from orchestrator.plan import plan as planning
+from orchestrator.plan.plan import Plan
+from orchestrator.report.listener import SessionListener
+from orchestrator.run.context import Context, Stop
+from orchestrator.store import layout, state
+from orchestrator.store.layout import Run, Sweep
+from orchestrator.store.state import Status
 
 if TYPE_CHECKING:
-    from orchestrator.cli.console import Console
-    from orchestrator.config.schema import Settings
-    from orchestrator.plan.plan import Plan
-    from orchestrator.run.context import Context, Stop
+    import pandas as pd
+
+    from orchestrator.plan.check import CheckReport
+    from orchestrator.plan.forecast import Forecast
+    from orchestrator.report.answers.answer import Answer
+    from orchestrator.report.files import Report
     from orchestrator.run.followup import FollowupRun
     from orchestrator.run.local_executor import Executor
-    from orchestrator.store.layout import Run, Sweep
 
 
-def ready(asked: Plan, console: Console, cluster: str | None = None) -> list[str]:
-    """The UUIDs of the cards to use, none when none is needed here; raises NotReady with all that is missing."""
-    from orchestrator import gpu
-    from orchestrator.config.schema import NO_CARD
-    from orchestrator.plan import preflight
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """A validated grid under its settings, and what is needed to run it.
 
-    probe, used = gpu.Nvml(), asked.settings
-    here = replace(used, vram=replace(used.vram, card=NO_CARD)) if cluster else used
-    problems = preflight.findings(here, asked.points, probe)
-    if errors_of(problems):
-        raise NotReady(*problems)
-    console.problems(problem for problem in problems if problem not in asked.warnings)
-    return [card.uuid for card in preflight.choose_cards(probe.cards(), here.vram.card)]
+    plan: points, questions, prompts and warnings. listener: receives events; the default logs them. gpus: the NVIDIA
+    driver. environ: inherited by child processes. stop: ends a running sweep; see `Stop`.
+    """
 
+    plan: Plan
+    listener: SessionListener = field(default_factory=SessionListener)
+    gpus: VramProbe = field(default_factory=Nvml)
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    stop: Stop = field(default_factory=Stop)
 
-def hold(sweep: Sweep, cards: list[str], used: Settings) -> AbstractContextManager[list[str]]:
-    """Those of the cards that no other sweep uses, for as long as this one does; all where they may be shared."""
-    return nullcontext(cards) if used.vram.ignore_other_sweeps else sweep.lock_cards(cards)
+    @classmethod
+    def open(
+        cls, settings: Path | str, grid: Path | str, name: str = "", *, listener: SessionListener | None = None
+    ) -> Session:
+        """Read and validate a settings file and a grid file. Raises InputError with every mistake in both.
 
+        name: of the sweep; by default that of the grid file.
+        """
+        plan = planning.read(Path(settings), Path(grid), name)
+        return cls(plan=plan, listener=listener or SessionListener())
 
-def context(asked: Plan, cards: list[str], console: Console, *, frozen: bool = True) -> Context:
-    """Prepare the datasets, freeze the sweep unless it is only probed, and hand out what its runs share."""
-    from orchestrator import gpu
-    from orchestrator.datasets import prepare
-    from orchestrator.plan import freeze
-    from orchestrator.run.context import Context
-    from orchestrator.store.hashes import HashCache
+    @property
+    def sweep(self) -> Sweep:
+        return self.plan.sweep
 
-    used = asked.settings
-    hashes = HashCache(used.runs)
-    prepared = prepare.prepare_all(asked.points, used, hashes, console.say)
-    if frozen:
-        freeze.freeze(asked, prepared, hashes)
-    return Context(
-        settings=used,
-        templates=asked.sweep.templates if frozen else used.templates,
-        datasets=prepared,
-        prompts=asked.prompts,
-        probe=gpu.Nvml(),
-        listener=console,
-        environ=os.environ,
-        card=cards[0] if cards else "",
-    )
+    @property
+    def settings(self) -> Settings:
+        return self.plan.settings
 
+    def forecast(self, only: str = "*") -> Forecast:
+        """Steps, seconds, VRAM and disk of what is left of the selected runs. Starts nothing."""
+        from orchestrator.plan import forecast, preflight
 
-def team(
-    asked: Plan, runs: list[Run], ctx: Context, cards: list[str], address: str | None
-) -> AbstractContextManager[Executor]:
-    """The threads of this machine, or the machines of the cluster at `address`."""
-    from orchestrator import gpu
-    from orchestrator.plan import preflight
-    from orchestrator.run import local_executor, sweep
-    from orchestrator.run import ray_executor as cluster
+        cards = preflight.choose_cards(self.gpus.cards(), self.settings.vram.card)
+        sizes = [card.total_mib / 1024 for card in cards]
+        runs, prompts = self.plan.runs(only), len(self.plan.prompts)
+        return forecast.forecast(self.sweep, runs, self.settings, prompts=prompts, cards_gib=sizes)
 
-    if not address:
-        return local_executor.LocalExecutor.open(ctx, cards or [ctx.card], sweep.perform, runs)
-    check = partial(preflight.findings, asked.settings, asked.points, gpu.Nvml())
-    return cluster.RayExecutor.open(address, ctx, sweep.perform, runs, check)
+    def check(self) -> CheckReport:
+        """What this machine lacks for the sweep, and facts about it. Trains nothing; takes up to a minute."""
+        from orchestrator.plan import check
 
+        return check.inspect(self.settings, self.gpus, self.plan)
 
-def make_beside(
-    asked: Plan, cards: list[str], console: Console, prepare: Callable[[Context], tuple[list[FollowupRun], Context]]
-) -> int:
-    """Have further pictures of a sweep's runs made and scored; the exit code."""
-    from orchestrator.model import State
-    from orchestrator.run import followup, sweep
-    from orchestrator.store import state
+    def run(
+        self, only: str = "*", *, retry: bool = False, fail_fast: bool = False, cluster: str = ""
+    ) -> dict[str, Status]:
+        """Train, generate and score the selected runs, then write the report. Finished runs are not repeated.
 
-    with asked.sweep.lock(), hold(asked.sweep, cards, asked.settings) as held:
-        wanted, ctx = prepare(context(asked, held, console))
-        on_signals(ctx.stop)
-        followup.run_all(wanted, ctx, lambda runs, world: sweep.run_sweep(runs, world, cards=held))
-    if ctx.stop:
-        return common.INTERRUPTED
-    return 0 if all(state.status(one.run).state is State.FINISHED for one in wanted) else 1
+        only: a glob of run names or ids. retry: give failed runs another attempt. fail_fast: start nothing after the
+        first failed run. cluster: the address of a Ray cluster; without it this machine does everything.
 
+        Returns the status of each selected run by its name. Raises NotReady if the machine lacks something or makes
+        several runs in a row fail, Conflict if another process runs the sweep or its inputs have changed, and
+        NothingSelected if no run matches. The report is written in every case once a run could start.
+        """
+        from orchestrator.report import files
+        from orchestrator.run import sweep
 
-def on_signals(stop: Stop) -> None:
-    """Once is polite, twice is now; TERM is the same as Ctrl-C."""
+        runs = self.plan.runs(only)
+        cards = self.preflight(cluster)
+        with self.sweep.lock(), self.lock_cards(self.sweep, cards) as held:
+            ctx = self.context(held)
+            try:
+                with (
+                    self._notified(ctx) as notified,
+                    self._executor(runs, notified, held, cluster) as executor,
+                    self.listener.running(self.sweep, self.stop),
+                ):
+                    sweep.run_sweep_on(executor, runs, notified, retry=retry, fail_fast=fail_fast)
+            finally:
+                self.listener.reported(files.write_if_outdated(self.sweep, self._secrets()))
+        return {run.point.name: state.status(run) for run in runs}
 
-    def ask(_number: int, _frame: object) -> None:
-        stop.asked += 1
+    def probe(self, only: str = "*", *, retry: bool = False) -> list[Run]:
+        """Train 20 steps of each memory profile among the selected runs, for `forecast`. Returns those that failed."""
+        from orchestrator.run import probe
 
-    signal.signal(signal.SIGINT, ask)
-    signal.signal(signal.SIGTERM, ask)
+        probes, sweep = probe.wanted(self.plan, only), layout.probe_sweep(self.settings.runs)
+        cards = self.preflight()
+        with sweep.lock(), self.lock_cards(sweep, cards) as held:
+            ctx = self.context(held, frozen=False)
+            with self.listener.running(sweep, self.stop):
+                probe.run_probe(probes, ctx, retry=retry)
+        return probe.failed(probes)
 
+    def run_followup(
+        self, prepare: Callable[[Context], tuple[list[FollowupRun], Context]], cards: list[str] | None = None
+    ) -> bool:
+        """Generate and score further images of finished runs, as `prepare` lists them. Whether all are finished."""
+        from orchestrator.run import followup, sweep
 
-@contextmanager
-def told(ctx: Context, sweep: Sweep, console: Console) -> Iterator[Context]:
-    """The same world, whose failures, answers and end also go to the webhook of the settings, where there is one."""
-    if not ctx.settings.notify:
-        yield ctx
-        return
-    from orchestrator.report import answers, status, webhook
+        cards = self.preflight() if cards is None else cards
+        with self.sweep.lock(), self.lock_cards(self.sweep, cards) as held:
+            wanted, ctx = prepare(self.context(held))
+            with self.listener.running(self.sweep, self.stop):
+                followup.run_all(wanted, ctx, lambda runs, other: sweep.run_sweep(runs, other, cards=held))
+        return all(state.status(one.run).state is State.FINISHED for one in wanted)
 
-    hook = webhook.Webhook(ctx.settings.notify, console.say)
-    began = status.read_status(sweep)
-    try:
-        yield replace(ctx, listener=webhook.NotifyingListener(ctx.listener, hook))
-    finally:
-        ended = status.read_status(sweep)
-        if [row.status for row in ended.rows] != [row.status for row in began.rows]:
-            for event, text in webhook.ending(ended, answers.answer([answers.read(sweep)])[0]):
-                hook.send(event, sweep.name, text)
-        hook.close()
+    def report(self) -> Report:
+        """(Re)write report.html, results.csv and images.csv; the sweep need not be finished."""
+        from orchestrator.report import files
 
+        return files.write(self.sweep, self._secrets())
 
-def write_report(sweep: Sweep, used: Settings, console: Console) -> None:
-    """Write the page and the tables; the path of results.csv is the last line on stdout."""
-    from orchestrator.evidence import summary
-    from orchestrator.report import answers, html, results_csv
+    def answers(self) -> tuple[Answer, ...]:
+        """The answers to the grid's questions, from the runs that are finished."""
+        from orchestrator.report import answers
 
-    console.problems(summary.calibration(sweep)[1])
-    table, read = results_csv.write(sweep), answers.read(sweep)
-    given = {**os.environ, **used.trainer.env}
-    console.result(str(html.write(sweep, read.runs, answers.answer([read])[0], read.kept, given)))
-    console.result(str(table))
+        return answers.answer([answers.read(self.sweep)])[0]
 
+    def results(self) -> pd.DataFrame:
+        """The table results.csv: one row per run."""
+        from orchestrator.evidence import summary
+        from orchestrator.report import results_csv
 
-def name_report(asked: Plan, console: Console) -> None:
-    """A report that says all there is to say already is only named."""
-    there = asked.sweep.current_report()
-    for path in there:
-        console.result(str(path))
-    if not there:
-        write_report(asked.sweep, asked.settings, console)
+        return results_csv.results(summary.gather(self.sweep), summary.calibration(self.sweep)[0])
 
+    # --- steps of a run ----------------------------------------------------------------------------------------------
 
-def failed(asked: Plan, only: str) -> int:
-    from orchestrator.model import State
-    from orchestrator.store import state
+    def preflight(self, cluster: str = "") -> list[str]:
+        """The UUIDs of the GPUs to use, none if none is needed here. Raises NotReady with all that is missing."""
+        from orchestrator.plan import preflight
 
-    states = [state.status(run).state for run in asked.runs(only)]
-    return 0 if all(state in (State.FINISHED, State.STOPPED) for state in states) else 1
+        settings = self.settings
+        here = replace(settings, vram=replace(settings.vram, card=NO_CARD)) if cluster else settings
+        problems = preflight.findings(here, self.plan.points, self.gpus)
+        if errors_of(problems):
+            raise NotReady(*problems)
+        self.listener.problems(dict.fromkeys([*self.plan.warnings, *problems]))
+        return [card.uuid for card in preflight.choose_cards(self.gpus.cards(), here.vram.card)]
+
+    def lock_cards(self, sweep: Sweep, cards: list[str]) -> AbstractContextManager[list[str]]:
+        """Lock those of the cards that no other sweep uses; all of them with `vram.ignore_other_sweeps`."""
+        return nullcontext(cards) if self.settings.vram.ignore_other_sweeps else sweep.lock_cards(cards)
+
+    def context(self, cards: list[str], *, frozen: bool = True) -> Context:
+        """Prepare the datasets, freeze the sweep unless it is only probed, and return what its runs share."""
+        from orchestrator.datasets import prepare
+        from orchestrator.plan import freeze
+        from orchestrator.store.hashes import HashCache
+
+        settings = self.settings
+        hashes = HashCache(settings.runs)
+        prepared = prepare.prepare_all(self.plan.points, settings, hashes, self.listener.message)
+        if frozen:
+            freeze.freeze(self.plan, prepared, hashes)
+        return Context(
+            settings=settings,
+            templates=self.sweep.templates if frozen else settings.templates,
+            datasets=prepared,
+            prompts=self.plan.prompts,
+            probe=self.gpus,
+            listener=self.listener,
+            environ=self.environ,
+            card=cards[0] if cards else "",
+            stop=self.stop,
+        )
+
+    def _executor(
+        self, runs: list[Run], ctx: Context, cards: list[str], cluster: str
+    ) -> AbstractContextManager[Executor]:
+        """Threads of this machine, or the machines of a Ray cluster."""
+        from orchestrator.plan import preflight
+        from orchestrator.run import local_executor, ray_executor, sweep
+
+        if not cluster:
+            return local_executor.LocalExecutor.open(ctx, cards or [ctx.card], sweep.perform, runs)
+        check = partial(preflight.findings, self.settings, self.plan.points, Nvml())  # pickled: a new one
+        return ray_executor.RayExecutor.open(cluster, ctx, sweep.perform, runs, check)
+
+    @contextmanager
+    def _notified(self, ctx: Context) -> Iterator[Context]:
+        """The context whose failures, answers and end also go to the webhook of the settings, if there is one."""
+        if not self.settings.notify:
+            yield ctx
+            return
+        from orchestrator.report import status, webhook
+
+        hook = webhook.Webhook(self.settings.notify, self.listener.message)
+        before = status.read_status(self.sweep)
+        try:
+            yield replace(ctx, listener=webhook.NotifyingListener(ctx.listener, hook))
+        finally:
+            after = status.read_status(self.sweep)
+            if [row.status for row in after.rows] != [row.status for row in before.rows]:
+                for event, text in webhook.ending(after, self.answers()):
+                    hook.send(event, self.sweep.name, text)
+            hook.close()
+
+    def _secrets(self) -> dict[str, str]:
+        """The environment of child processes: the report hides the secrets in it."""
+        return {**self.environ, **self.settings.trainer.env}

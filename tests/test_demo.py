@@ -101,4 +101,4 @@ def test_the_ladder_ends_in_another_optimizer_with_its_own_rate(here):
     assert overrides["optimizer_type"] == "AdamW8bit"
     assert overrides["learning_rate"] == 1e-3
     assert row["attempts"] == "3"
-    assert "conceding: gradient checkpointing, AdamW8bit" in result.stderr
+    assert "changed after out of memory: gradient checkpointing, AdamW8bit" in result.stderr

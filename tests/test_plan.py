@@ -284,17 +284,17 @@ def test_the_page_of_questions_has_every_grids_bill(desk):
             assert figure in cells, (grid.name, figure)
 
 
-def test_a_stranger_sees_what_the_night_does_and_costs(desk):
+def test_plan_shows_runs_questions_and_costs(desk):
     done = desk.call("plan", "--grid", str(ROOT / "grids" / "sweep-v3.toml"))
     assert done.exit_code == 0
     for text in (
-        "sweep-v3: 6 trainings and 1 floor",
+        "sweep-v3: 6 trainings and 1 baseline",
         "Q3: Is network_dim 16 too low for identity capture? network_dim 16 (3 runs) against 32 (3 runs)",
         "network_dim=16_seed=1-",
         "to train",
         "2160",
-        "In all 5.8 h on 1 card, 5.8 GPU-hours; 6.2 GiB of disk",
-        "The pace of 6 of 6 trainings is assumed, not measured: `orchestrate probe`",
+        "Total: 5.8 h on 1 card, 5.8 GPU-hours; 6.2 GiB of disk",
+        "The speed of 6 of 6 trainings is assumed, not measured: `orchestrate probe`",
     ):
         assert text in done.stdout
 

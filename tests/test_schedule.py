@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from standins.world import Heard, World
 
-from orchestrator import session
 from orchestrator.errors import Conflict, NotReady
 from orchestrator.gpu import Card
 from orchestrator.host import Host
@@ -311,8 +310,8 @@ def test_what_a_killed_sweep_left_running_keeps_its_card(tmp_path: Path) -> None
 
 
 def hold(world: World) -> AbstractContextManager[list[str]]:
-    asked = world.plan()
-    return session.hold(asked.sweep, ["A"], asked.settings)
+    session = world.session()
+    return session.lock_cards(session.sweep, ["A"])
 
 
 def test_a_card_is_shared_only_by_those_who_say_so(world: World) -> None:

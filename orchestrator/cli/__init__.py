@@ -1,20 +1,39 @@
-"""The command line: parse, call, map errors to exit codes. Each command imports its own rooms when it is run."""
+"""The command line: parse options, call the session, map errors to exit codes.
+
+Command modules import the rest of the package inside their functions, so that `--help` stays fast.
+"""
 
 import click
 
 import orchestrator
-from orchestrator.cli import common, files, findings, sweeps
+from orchestrator.cli import common
+from orchestrator.cli.commands import (
+    answer,
+    calibrate,
+    check,
+    confirm,
+    dataset,
+    export,
+    init,
+    plan,
+    probe,
+    prune,
+    report,
+    run,
+    status,
+    transfer,
+)
 
 
 @click.group(cls=common.Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(orchestrator.__version__)
 def main() -> None:
-    """Sweeps over kohya sd-scripts: one grid file in, trained LoRAs, face similarity and one CSV report out."""
+    """Run hyperparameter sweeps over kohya sd-scripts and report face similarity."""
 
 
-for command in (
-    *(sweeps.run, sweeps.plan, sweeps.check, sweeps.probe, sweeps.status, sweeps.report, sweeps.init),
-    *(findings.calibrate, findings.answer, findings.confirm, findings.transfer),
-    *(files.dataset, files.export, files.prune),
-):
-    main.add_command(command)
+common.add_section(
+    main, "Prepare", init.init, check.check, calibrate.calibrate, dataset.dataset, plan.plan, probe.probe
+)
+common.add_section(main, "Run", run.run, status.status)
+common.add_section(main, "Look at results", report.report, answer.answer)
+common.add_section(main, "Use the winner", confirm.confirm, transfer.transfer, export.export, prune.prune)

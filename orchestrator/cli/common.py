@@ -1,4 +1,4 @@
-"""What every command has: its console, its sweep, and the words and exit code of whatever goes wrong."""
+"""What all commands share: the command group, error messages and exit codes, the console, finding a sweep."""
 
 from __future__ import annotations
 
@@ -14,42 +14,63 @@ from orchestrator.errors import InputError, NotReady, OrchestrateError, Problem
 
 if TYPE_CHECKING:
     from orchestrator.cli.console import Console
+    from orchestrator.run.context import Stop
     from orchestrator.store.layout import Sweep
 
 INTERRUPTED = 130
 
 
 class Commands(click.Group):
-    """Turns our errors into messages and exit codes, for every command."""
+    """A group that maps errors to messages and exit codes and lists its commands in sections, untruncated."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.sections: dict[str, list[str]] = {}
 
     def invoke(self, ctx: click.Context) -> Any:
-        for number in (signal.SIGINT, signal.SIGTERM):  # the same, also where a shell's background ignores the first
+        for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background job would ignore SIGINT
             signal.signal(number, signal.default_int_handler)
         try:
             return super().invoke(ctx)
         except OrchestrateError as error:
             console().problems(error.problems)
             sys.exit(error.exit_code)
-        except BrokenPipeError:  # click's: whoever read our output has seen enough
+        except BrokenPipeError:  # click handles it: the reader of our output has closed it
             raise
         except OSError as error:
-            console().problems([_of_the_machine(error)])
+            console().problems([_system_problem(error)])
             sys.exit(NotReady.exit_code)
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        sections = self.sections or {"Commands": self.list_commands(ctx)}
+        width = max(len(name) for names in sections.values() for name in names)
+        for title, names in sections.items():
+            with formatter.section(title):
+                rows = [(name.ljust(width), self.commands[name].get_short_help_str(limit=200)) for name in names]
+                formatter.write_dl(rows)
+
+
+def add_section(group: click.Group, title: str, *commands: click.Command) -> None:
+    """Add commands under a heading of the help page."""
+    assert isinstance(group, Commands)
+    for command in commands:
+        group.add_command(command)
+    group.sections[title] = [str(command.name) for command in commands]
+
 
 _REMEDIES = {
-    errno.ENOSPC: "free some disk, then run the same command again: it goes on where it stopped",
-    errno.EDQUOT: "free some of your quota, then run the same command again: it goes on where it stopped",
-    errno.EACCES: "give yourself the right to it, or name another folder",
-    errno.EROFS: "name a folder that can be written to",
+    errno.ENOSPC: "free disk space, then run the same command again: it resumes",
+    errno.EDQUOT: "free some of your quota, then run the same command again: it resumes",
+    errno.EACCES: "change the permissions of the path, or use another folder",
+    errno.EROFS: "use a folder on a writable file system",
 }
 
 
-def _of_the_machine(error: OSError) -> Problem:
-    """What the machine refused, in the words of every other problem."""
-    remedy = _REMEDIES.get(error.errno or 0, "mend it, then run the same command again: it goes on where it stopped")
+def _system_problem(error: OSError) -> Problem:
+    """An error of the operating system as a problem."""
+    remedy = _REMEDIES.get(error.errno or 0, "fix the cause, then run the same command again: it resumes")
     return Problem(what=error.strerror or str(error), where=str(error.filename or ""), remedy=remedy)
 
 
@@ -59,12 +80,19 @@ def console() -> Console:
     return Console()
 
 
-def sweep_named(settings_file: Path, name: str) -> Sweep:
+def find_sweep(settings_file: Path, name: str) -> Sweep:
+    """The sweep of this name. Raises InputError with the known names."""
     from orchestrator.config import settings
     from orchestrator.store import layout
 
     sweep = layout.Sweep(settings.load(settings_file).runs / name)
     if not sweep.exists():
         known = ", ".join(one.name for one in layout.sweeps(sweep.path.parent)) or "none yet"
-        raise InputError(Problem(what=f'there is no sweep "{name}"', where=str(sweep.path.parent), remedy=known))
+        remedy = f"known sweeps: {known}"
+        raise InputError(Problem(what=f'there is no sweep "{name}"', where=str(sweep.path.parent), remedy=remedy))
     return sweep
+
+
+def leave(stop: Stop, finished: bool) -> None:
+    """Exit with 130 if the user interrupted, 0 if everything is finished, else 1."""
+    sys.exit(INTERRUPTED if stop else 0 if finished else 1)

@@ -1,4 +1,4 @@
-"""A built dataset on the screen: each picture, where it is from, what was done to it; what was dropped, and why."""
+"""A built dataset as tables: its pictures, what was dropped and why."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ _NAMED = 12
 
 
 def page(record: Mapping[str, Any]) -> RenderableType:
-    """`record`: of dataset.json."""
+    """Render the record of dataset.json."""
     dropped, made = record.get("dropped", []), record.get("made", [])
     head = f"{record['name']}, made from {record['source']}: {len(record['pictures'])} pictures"
     parts: list[RenderableType] = [escape(head + (f", {len(dropped)} dropped" if dropped else "")), ""]
@@ -25,7 +25,7 @@ def page(record: Mapping[str, Any]) -> RenderableType:
 
 
 def _pictures(made: list[Mapping[str, Any]]) -> Table:
-    table = _table("picture", "from", "crop", "what there is to say")
+    table = _table("picture", "source", "crop", "notes")
     for one in made:
         crop = one["crop"]
         size = f"{crop[2] - crop[0]} x {crop[3] - crop[1]}" if crop else ""
@@ -38,7 +38,7 @@ def _dropped(dropped: list[Mapping[str, Any]]) -> Table:
     reasons: dict[str, list[str]] = defaultdict(list)
     for one in dropped:
         reasons[one["why"]].append(_origin(one))
-    table = _table("dropped because", "number", "which")
+    table = _table("dropped because", "number", "pictures")
     for why, names in sorted(reasons.items(), key=lambda item: -len(item[1])):
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         table.add_row(escape(why), str(len(names)), escape(", ".join(names[:_NAMED]) + more))

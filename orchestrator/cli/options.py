@@ -1,22 +1,47 @@
-"""The options that several commands take."""
+"""Options and arguments that several commands share."""
 
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
 import click
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
 
 settings = click.option(
     "--settings",
     "settings_file",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=_FILE,
     default="orchestrate.toml",
     envvar="ORCHESTRATE_SETTINGS",
     show_default=True,
     help="The settings file.",
 )
-grid = click.option(
-    "--grid", "grid_file", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The grid file."
-)
-name = click.option("--name", default="", help="The sweep's name; the grid file's without it.")
-json = click.option("--json", "as_json", is_flag=True, help="For scripts.")
-seed = click.option("--seed", default=1, show_default=True, help="Of a dataset with several draws: that seed's.")
-only = click.option("--only", default="*", help="Only runs whose name or id matches this glob.")
+name = click.option("--name", default="", help="The name of the sweep. Default: that of the grid file.")
+json = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
+seed = click.option("--seed", default=1, show_default=True, help="The seed of a dataset with several subsets.")
+only = click.option("--only", default="*", metavar="GLOB", help="Only runs whose name or id matches.")
+retry = click.option("--retry", type=click.Choice(["failed"]), help="Give failed runs another attempt.")
+sweep = click.argument("sweep")
+
+
+def grid(*, required: bool = True) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A grid file, as an argument or as --grid; passed as `grid_file`."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @click.argument("grid_argument", metavar="GRID" if required else "[GRID]", type=_FILE, required=False)
+        @click.option("--grid", "grid_option", metavar="GRID", type=_FILE, help="The grid file, instead of GRID.")
+        @wraps(command)
+        def wrapper(*, grid_argument: Path | None, grid_option: Path | None, **rest: Any) -> Any:
+            if grid_argument and grid_option:
+                raise click.UsageError("Name the grid once: as GRID or with --grid.")
+            grid_file = grid_argument or grid_option
+            if required and grid_file is None:
+                name = click.get_current_context().info_name
+                raise click.UsageError(f"Name a grid file: `orchestrate {name} grids/demo.toml`.")
+            return command(grid_file=grid_file, **rest)
+
+        return wrapper
+
+    return decorate

@@ -1,9 +1,7 @@
 """What a person sees of a sweep now, read from its records: by whoever drives it, and by anybody else."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from orchestrator.kohya.outputs import log
 from orchestrator.model import Progress, State, VramSample
@@ -75,21 +73,3 @@ def _trained_s(run: Run) -> float | None:
         return None
     results = [attempt.result() for attempt in run.attempts("train")]
     return sum(result.seconds for result in results if result)
-
-
-def as_json(view: SweepStatus) -> str:
-    """The view for scripts: one object, runs in the order of the grid; what is not known is null."""
-    rows = [_plain(row) for row in view.rows]
-    return json.dumps({"schema": 1, "sweep": view.name, "left_s": view.left_s, "runs": rows}, indent=1)
-
-
-def _plain(row: StatusRow) -> dict[str, Any]:
-    done, vram = row.progress, row.vram
-    return {
-        "run": row.run.point.name,
-        "id": row.run.point.id,
-        **{key: value or None for key, value in asdict(row.status).items()},
-        "progress": asdict(done) if done else None,
-        "vram": asdict(vram) if vram else None,
-        "left_s": row.left_s,
-    }

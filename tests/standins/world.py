@@ -7,22 +7,21 @@ import subprocess
 import sys
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator import scoring
 from orchestrator.config.schema import Scoring
-from orchestrator.datasets import prepare
 from orchestrator.gpu import Card, VramProbe
 from orchestrator.miniature import pack, world
 from orchestrator.model import Image, Result, State, VramSample
-from orchestrator.plan import freeze, plan
 from orchestrator.plan.plan import Plan
 from orchestrator.report import results_csv
+from orchestrator.report.listener import SessionListener
 from orchestrator.run import sweep
 from orchestrator.run.context import Context, Stop
+from orchestrator.session import Session
 from orchestrator.store import process, state
-from orchestrator.store.hashes import HashCache
 from orchestrator.store.layout import Run, Sweep
 from orchestrator.store.state import Status
 
@@ -101,11 +100,11 @@ def _find_faces(folder: Path) -> None:
     subprocess.run(scoring.write_job(folder, job), check=True, capture_output=True, cwd=ROOT)
 
 
-@dataclass(slots=True, kw_only=True)
-class Heard:
-    """A Listener that keeps what it is told."""
+class Heard(SessionListener):
+    """Records the events of attempts."""
 
-    events: list[tuple[str, str, str]] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.events: list[tuple[str, str, str]] = []
 
     def started(self, run: Run, stage: str, attempt: int, note: str) -> None:
         self.events.append((run.point.name, stage, f"started {attempt} {note}".strip()))
@@ -192,33 +191,32 @@ class World:
     # --- in this process ----------------------------------------------------------------------------------------------
 
     def plan(self) -> Plan:
-        return plan.read(self.settings, self.grid)
+        return self.session().plan
+
+    def session(
+        self,
+        *,
+        probe: VramProbe | None = None,
+        listener: SessionListener | None = None,
+        stop: Stop | None = None,
+        environ: Mapping[str, str] = os.environ,
+    ) -> Session:
+        """A session on the card of `probe`."""
+        opened = Session.open(self.settings, self.grid, listener=listener or Heard())
+        # A Stop is false until it is requested.
+        return replace(opened, gpus=probe or Probe(), stop=Stop() if stop is None else stop, environ=environ)
 
     def context(
         self,
         *,
         probe: VramProbe | None = None,
-        listener: Heard | None = None,
+        listener: SessionListener | None = None,
         stop: Stop | None = None,
         environ: Mapping[str, str] = os.environ,
     ) -> Context:
-        """The sweep, prepared and frozen. With a `probe`, its card is in use."""
-        asked = self.plan()
-        hashes = HashCache(asked.settings.runs)
-        datasets = {name: prepare.build(one, asked.settings, hashes) for name, one in asked.settings.datasets.items()}
-        asked.sweep.path.mkdir(parents=True, exist_ok=True)
-        freeze.freeze(asked, datasets, hashes)
-        return Context(
-            settings=asked.settings,
-            templates=asked.sweep.templates,
-            datasets=datasets,
-            prompts=asked.prompts,
-            probe=probe or Probe(),
-            listener=listener or Heard(),
-            environ=environ,
-            card=CARD.uuid if probe else "",
-            stop=Stop() if stop is None else stop,  # it is false as long as nobody asked
-        )
+        """The context of the sweep, prepared and frozen; with `probe`, its card is in use."""
+        session = self.session(probe=probe, listener=listener, stop=stop, environ=environ)
+        return session.context([CARD.uuid] if probe else [])
 
     def drive(
         self, ctx: Context | None = None, *, only: str = "*", retry: bool = False, fail_fast: bool = False

@@ -1,0 +1,48 @@
+"""`orchestrate answer`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from orchestrator.cli import common, options
+
+
+@click.command()
+@options.settings
+@click.argument("sweeps", nargs=-1, required=True, metavar="SWEEP...")
+@click.option("--into", type=click.Path(path_type=Path, dir_okay=False), help="Insert the answers into this page.")
+@click.option(
+    "--smallest",
+    type=click.FloatRange(min=0),
+    default=0.02,
+    show_default=True,
+    help="The smallest difference in similarity that matters.",
+)
+def answer(settings_file: Path, sweeps: tuple[str, ...], into: Path | None, smallest: float) -> None:
+    """Answer the questions of sweeps.
+
+    The answers of several sweeps are corrected together for multiple comparisons.
+
+    \b
+    Example:
+      orchestrate answer demo
+
+    \b
+    Writes:
+      runs/SWEEP/report/  answers.md and answers.csv
+    """
+    from orchestrator.evidence import summary
+    from orchestrator.evidence.stats.contrast import TestSettings
+    from orchestrator.report import answers, answers_page
+    from orchestrator.report.answers import write
+
+    console, found = common.console(), [common.find_sweep(settings_file, name) for name in dict.fromkeys(sweeps)]
+    console.problems(dict.fromkeys(problem for sweep in found for problem in summary.calibration(sweep)[1]))
+    answered = answers.answer([answers.read(sweep) for sweep in found], TestSettings(smallest=smallest))
+    for sweep, of_sweep in zip(found, answered, strict=True):
+        write.write(sweep.report, of_sweep)
+        console.result(write.markdown(of_sweep))
+    if into:
+        console.problems(answers_page.update(into, write.blocks(answered)))

@@ -1,0 +1,43 @@
+"""`orchestrate confirm`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from orchestrator.cli import common, options
+
+
+@click.command()
+@options.settings
+@options.sweep
+@click.option("--top", default=3, show_default=True, type=click.IntRange(min=1), help="How many of the best runs.")
+def confirm(settings_file: Path, sweep: str, top: int) -> None:
+    """Score the best runs on new prompts or seeds.
+
+    The best of many runs was also lucky with its images. Its score on new images is the one to quote.
+
+    \b
+    Example:
+      orchestrate confirm demo --top 1
+
+    \b
+    Writes:
+      runs/SWEEP/RUN/confirm/  the new images
+      runs/SWEEP/report/       confirm.csv, and the report again
+    """
+    from orchestrator.config import settings
+    from orchestrator.run import confirm as confirmation
+    from orchestrator.run import followup
+    from orchestrator.session import Session
+
+    console, found = common.console(), common.find_sweep(settings_file, sweep)
+    best = confirmation.best(found, top)
+    plan = followup.plan(settings.load(settings_file), found, [one.run.point for one in best])
+    session = Session(plan=plan, listener=console)
+    finished = session.run_followup(lambda ctx: confirmation.prepare(best, ctx))
+    for line in confirmation.report(found):
+        console.result(line)
+    console.reported(session.report())
+    common.leave(session.stop, finished)

@@ -1,0 +1,36 @@
+"""`orchestrate export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from orchestrator.cli import common, options
+
+
+@click.command()
+@options.settings
+@options.sweep
+@click.option("--run", "pattern", metavar="GLOB", default="", help="The run's name or id. Default: the best run.")
+def export(settings_file: Path, sweep: str, pattern: str) -> None:
+    """Copy the best LoRA with a model card and a workflow.
+
+    \b
+    Example:
+      orchestrate export demo
+
+    \b
+    Writes:
+      runs/SWEEP/export/  LoRA, model card, ComfyUI workflow and A1111 prompt
+    """
+    from orchestrator.config import settings
+    from orchestrator.evidence import summary
+    from orchestrator.report import export as exporting
+
+    console, found = common.console(), common.find_sweep(settings_file, sweep)
+    console.problems(summary.calibration(found)[1])
+    runs = summary.gather(found)
+    chosen = exporting.choose(summary.rank_runs(runs), pattern, found)
+    for path in exporting.export(chosen, found, runs, settings.load(settings_file)):
+        console.result(str(path))

@@ -1,0 +1,47 @@
+"""`orchestrate plan`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from orchestrator.cli import common, options
+
+
+@click.command()
+@options.settings
+@options.grid()
+@options.name
+@options.only
+@options.json
+def plan(settings_file: Path, grid_file: Path, name: str, only: str, as_json: bool) -> None:
+    """List the runs of a grid with their time, VRAM and disk.
+
+    With --only, also print the configuration file of the first selected training.
+
+    \b
+    Example:
+      orchestrate plan grids/demo.toml
+      orchestrate plan grids/demo.toml --only "network_dim=2*"
+
+    Writes nothing and starts nothing.
+    """
+    from orchestrator.cli import tables
+    from orchestrator.plan import forecast
+    from orchestrator.plan import plan as planning
+    from orchestrator.report import json_output
+    from orchestrator.session import Session
+
+    console = common.console()
+    session = Session.open(settings_file, grid_file, name)
+    costs = session.forecast(only)
+    warnings = [*session.plan.warnings, *forecast.shortage(costs)]
+    toml = planning.example(session.plan, only) if only != "*" else ""
+    if as_json:
+        console.result(json_output.plan(costs, warnings, toml))
+        return
+    console.problems(warnings)
+    console.page(tables.plan(costs, session.plan.questions))
+    if toml:
+        console.result("\n" + toml)

@@ -1,0 +1,40 @@
+"""`orchestrate prune`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from orchestrator.cli import common, options
+
+
+@click.command()
+@options.settings
+@options.sweep
+@click.option("--keep-best", required=True, type=click.IntRange(min=0), help="Keep everything of this many best runs.")
+@click.option("--yes", is_flag=True, help="Delete the files. Without it they are only listed.")
+def prune(settings_file: Path, sweep: str, keep_best: int, yes: bool) -> None:
+    """Delete training states and checkpoints that were not chosen.
+
+    Reports, records, images and the chosen checkpoint of every run stay.
+
+    \b
+    Example:
+      orchestrate prune demo --keep-best 1
+      orchestrate prune demo --keep-best 1 --yes
+
+    Writes nothing. With --yes it deletes files of finished runs.
+    """
+    from orchestrator.evidence import summary
+    from orchestrator.report import prune as pruning
+
+    console, found = common.console(), common.find_sweep(settings_file, sweep)
+    with found.lock():
+        files = pruning.spare(summary.rank_runs(summary.gather(found)), keep_best)
+        for one in files:
+            console.result(f"{one.size / 1e6:10.1f} MB  {one.path.relative_to(found.path)}")
+        if yes:
+            pruning.remove(files)
+    total = f"{len(files)} files and folders, {sum(one.size for one in files) / 1e9:.2f} GB"
+    console.message(f"deleted {total}" if yes else f"would delete {total}; repeat with --yes to delete them")

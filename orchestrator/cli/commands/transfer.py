@@ -1,0 +1,42 @@
+"""`orchestrate transfer`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from orchestrator.cli import common, options
+
+
+@click.command()
+@options.settings
+@options.sweep
+@click.option("--to", "base", metavar="BASE", required=True, help="The base model to generate the images with.")
+@options.only
+def transfer(settings_file: Path, sweep: str, base: str, only: str) -> None:
+    """Score the LoRAs of a sweep on another base model.
+
+    \b
+    Example:
+      orchestrate transfer sweep-v3 --to juggernautxl-v9
+
+    \b
+    Writes:
+      runs/SWEEP/RUN/on/  the new images
+      runs/SWEEP/report/  transfer.csv
+    """
+    from orchestrator.config import settings
+    from orchestrator.run import followup
+    from orchestrator.run import transfer as moving
+    from orchestrator.session import Session
+
+    console, found, loaded = common.console(), common.find_sweep(settings_file, sweep), settings.load(settings_file)
+    chosen = moving.selected(found, base, only, loaded)
+    cards = Session(plan=followup.plan(loaded, found, moving.points(chosen, base)), listener=console).preflight()
+    session = Session(plan=followup.plan(loaded, found, [one.run.point for one in chosen]), listener=console)
+    finished = session.run_followup(lambda ctx: moving.prepare(chosen, base, found, ctx), cards)
+    for line in moving.report(found):
+        console.result(line)
+    console.result(str(found.report / moving.TABLE))
+    common.leave(session.stop, finished)

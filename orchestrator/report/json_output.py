@@ -1,0 +1,97 @@
+"""The output of `plan`, `status` and `check` for scripts: one JSON object each; unknown values are null."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from orchestrator.errors import Problem
+from orchestrator.plan.check import CheckReport
+from orchestrator.plan.forecast import Forecast, Profile, RunForecast
+from orchestrator.report.status import StatusRow, SweepStatus
+
+
+def plan(costs: Forecast, warnings: Iterable[Problem], toml: str = "") -> str:
+    """Runs are in the order of the grid. Units: seconds, bytes, GiB."""
+    return _text(
+        {
+            "sweep": costs.name,
+            "seconds": round(costs.seconds, 1),
+            "gpu_seconds": round(costs.gpu_seconds, 1),
+            "disk_bytes": costs.disk_bytes,
+            "free_bytes": costs.free_bytes,
+            "cards": costs.cards,
+            "card_gib": costs.card_gib,
+            "runs": [_run(run) for run in costs.runs],
+            "profiles": [_profile(profile) for profile in costs.profiles],
+            "warnings": [problem(one) for one in warnings],
+            "toml": toml or None,
+        }
+    )
+
+
+def check(found: CheckReport, *, ready: bool) -> str:
+    """Whether this machine is ready, the facts by name, and all problems."""
+    return _text({"ready": ready, "facts": dict(found.facts), "findings": [problem(one) for one in found.problems]})
+
+
+def status(view: SweepStatus) -> str:
+    """Runs are in the order of the grid."""
+    return _text({"sweep": view.name, "left_s": view.left_s, "runs": [_status_row(row) for row in view.rows]})
+
+
+def problem(one: Problem) -> dict[str, str]:
+    """A problem as JSON."""
+    keys = ("severity", "what", "where", "key", "value", "remedy")
+    return {key: str(getattr(one, key)) for key in keys}
+
+
+def _text(record: Mapping[str, Any]) -> str:
+    return json.dumps({"schema": 1, **record}, indent=1, ensure_ascii=False)
+
+
+def _run(run: RunForecast) -> dict[str, Any]:
+    point, length = run.run.point, run.length
+    return {
+        "run": point.name,
+        "id": point.id,
+        "is_baseline": point.is_baseline,
+        "params": dict(point.params),
+        "state": run.status.state,
+        "stage": run.status.stage or None,
+        "why": run.why,
+        "steps": length.steps if length else None,
+        "epochs": length.epochs if length else None,
+        "steps_exact": run.exact,
+        "images": run.images,
+        "train_s": round(run.train_s, 1),
+        "generate_s": round(run.generate_s, 1),
+        "score_s": round(run.score_s, 1),
+        "disk_bytes": run.disk_bytes,
+        "profile": run.profile or None,
+        "known_from": run.origin,
+    }
+
+
+def _profile(profile: Profile) -> dict[str, Any]:
+    return {
+        "profile": profile.key,
+        "settings": dict(profile.settings),
+        "runs": profile.runs,
+        "seconds_per_step": profile.seconds_per_step,
+        "peak_gib": round(profile.peak.gib, 2) if profile.peak else None,
+        "peak_error_gib": profile.peak.error_gib if profile.peak else None,
+        "oom_fallback": list(profile.fallbacks),
+        "known_from": profile.origin,
+    }
+
+
+def _status_row(row: StatusRow) -> dict[str, Any]:
+    return {
+        "run": row.run.point.name,
+        "id": row.run.point.id,
+        **{key: value or None for key, value in asdict(row.status).items()},
+        "progress": asdict(row.progress) if row.progress else None,
+        "vram": asdict(row.vram) if row.vram else None,
+        "left_s": row.left_s,
+    }
