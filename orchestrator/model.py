@@ -51,13 +51,7 @@ class Failure(StrEnum):
 
 
 MEMORY_FAILURES = frozenset({Failure.OOM, Failure.SPILL})
-"""What the ladder answers."""
-
-CROWDED_FAILURES = MEMORY_FAILURES | {Failure.HOST_OOM}
-"""What an attempt beside others on the same card has nothing to answer for: it is made again, alone."""
-
-MACHINE_FAILURES = frozenset({Failure.GPU_LOST, Failure.HOST_OOM, Failure.DISK_FULL, Failure.STALLED, Failure.CRASHED})
-"""Caused by the machine, not by the point: several in a row pause the sweep."""
+"""Failures for want of VRAM."""
 
 
 # --- what was asked ---------------------------------------------------------------------------------------------------

@@ -18,8 +18,8 @@ from orchestrator.errors import NotReady
 from orchestrator.kohya.outputs import log
 from orchestrator.model import Failure, Result, VramSample
 from orchestrator.run import attempt
-from orchestrator.run.attempt import Command, Stage
 from orchestrator.run.context import Context, Stop
+from orchestrator.run.stages import Command, Stage
 from orchestrator.store import outcome, process, records, state
 from orchestrator.store.layout import Attempt, Run
 from orchestrator.store.outcome import FailureReason, Outcome
@@ -37,17 +37,17 @@ def run(world: World) -> Run:
     return made
 
 
-def job(code: str, another: Callable[[Failure], bool] = lambda _failure: False, env: Mapping[str, str] = {}) -> Stage:
+def job(code: str, fallback: str = "", env: Mapping[str, str] = {}) -> Stage:
     """A program whose product is a file called `made`."""
 
     def prepare(attempt: Attempt) -> Command:
         attempt.open({"asked": code})
         return Command(argv=[sys.executable, "-c", code], env=env, cwd=attempt.path)
 
-    return Stage(stage="train", prepare=prepare, progress=log.read_progress, judge=judge, another=another)
+    return Stage(name="train", prepare=prepare, progress=log.read_progress, record=record, fallback=fallback)
 
 
-def judge(attempt: Attempt, outcome: Outcome) -> Mapping[str, Any] | FailureReason:
+def record(attempt: Attempt, outcome: Outcome) -> Mapping[str, Any] | FailureReason:
     if (attempt.path / "made").exists():
         return {"attempt": attempt.number}
     code = outcome.exit.code if outcome.exit else None
@@ -119,7 +119,7 @@ def test_a_program_that_cannot_be_started_is_named(world: World, run: Run) -> No
         return Command(argv=["/no/such/python"], env={}, cwd=attempt.path)
 
     result = attempt.run_attempt(
-        run, Stage(stage="train", prepare=prepare, progress=log.read_progress, judge=judge), world.context()
+        run, Stage(name="train", prepare=prepare, progress=log.read_progress, record=record), world.context()
     )
     assert result.failure is Failure.BAD_CONFIG
     assert "/no/such/python" in result.reason
@@ -194,7 +194,7 @@ def test_going_over_the_budget_is_out_of_memory_even_with_a_product(world: World
     world.settle(vram="[vram]\nbudget_gib = 8\npoll_seconds = 0.05\n")
     code = f"import time; {MADE}; time.sleep(60)"
     result = carry_out(
-        run, code, world.context(probe=Probe(lambda _pids: used(9000, own=8500))), another=lambda _: True
+        run, code, world.context(probe=Probe(lambda _pids: used(9000, own=8500))), fallback="less (fallback 1 of 2)"
     )
     assert (result.failure, result.retry, result.peak_vram_mib) == (Failure.OOM, True, 8500)
     assert "over the budget of 8 GiB" in result.reason
@@ -301,7 +301,7 @@ def test_a_watcher_that_dies_is_not_tried_for_ever(world: World, run: Run) -> No
         (attempt.path / "log").symlink_to("/no/such/folder/log")
         return Command(argv=[sys.executable], env={}, cwd=attempt.path)
 
-    broken = Stage(stage="train", prepare=prepare, progress=log.read_progress, judge=judge)
+    broken = Stage(name="train", prepare=prepare, progress=log.read_progress, record=record)
     results = [attempt.run_attempt(run, broken, world.context()) for _ in range(3)]
     assert [(result.failure, result.retry) for result in results] == [("crashed", True)] * 2 + [("crashed", False)]
 

@@ -16,10 +16,11 @@ from orchestrator.errors import Conflict, NotReady
 from orchestrator.gpu import Card
 from orchestrator.host import Host
 from orchestrator.model import Failure, Point, Result, State, VramSample
-from orchestrator.run import schedule, sweep
+from orchestrator.run import retry, schedule, sweep
 from orchestrator.run.context import Context
 from orchestrator.run.local_executor import LocalExecutor, Perform
-from orchestrator.run.schedule import FailureStreak, GpuLoad, MemoryBudget, PeakVramTable, Slot, Task
+from orchestrator.run.retry import FailureStreak
+from orchestrator.run.schedule import GpuLoad, MemoryBudget, PeakVramTable, Slot, Task
 from orchestrator.store import layout, process
 from orchestrator.store.layout import Run, Sweep
 
@@ -81,16 +82,16 @@ def test_memory_is_shared_with_strangers() -> None:
 
 
 def test_a_poisoned_card_is_told_from_the_others() -> None:
-    health = FailureStreak(2)
+    streak = FailureStreak(2)
     lost, good = Result(failure=Failure.GPU_LOST), Result(failure=None)
-    one, other = Slot(card="A"), Slot(card="B")
-    assert not health.poisoned(turn(), one, lost, State.FAILED)
-    assert not health.poisoned(turn(), other, good, State.PENDING)
-    assert not health.poisoned(turn(), one, Result(failure=Failure.OOM), State.PENDING), "it is tried again"
-    assert health.poisoned(turn(), one, lost, State.FAILED)
-    assert not health.poisoned(turn(), other, lost, State.FAILED)
-    assert not health.poisoned(turn(), other, Result(failure=Failure.BAD_CONFIG), State.FAILED)
-    assert not health.poisoned(turn(), other, Result(failure=Failure.BAD_CONFIG), State.FAILED), "the points' own fault"
+    assert not streak.pauses("A", "train", lost)
+    assert not streak.pauses("B", "train", good)
+    assert not streak.pauses("A", "train", Result(failure=Failure.OOM, retry=True)), "it is tried again"
+    assert streak.pauses("A", "train", lost)
+    assert not streak.pauses("B", "train", lost)
+    assert not streak.pauses("B", "train", Result(failure=Failure.BAD_CONFIG))
+    assert not streak.pauses("B", "train", Result(failure=Failure.BAD_CONFIG)), "the point causes it"
+    assert not streak.pauses("B", "train", lost), "another failure ended the row"
 
 
 # --- the order --------------------------------------------------------------------------------------------------------
@@ -229,8 +230,8 @@ def test_what_runs_out_of_memory_beside_others_is_made_again_alone(world: World)
     world.settle(env=env, vram=PACKED, sections=rung)
     drive(world, world.context(probe=Cards()), "GPU-A")
     first, second = world.run("seed=3*").attempts("train")
-    assert (first.colocated, first.request()["fallbacks"], first.failed_colocated()) == (True, [], True)
-    assert (second.colocated, second.request()["fallbacks"], second.failed_colocated()) == (False, [], False)
+    assert (first.colocated, first.request()["fallbacks"], retry.needs_gpu_alone(first)) == (True, [], True)
+    assert (second.colocated, second.request()["fallbacks"], retry.needs_gpu_alone(second)) == (False, [], False)
     assert world.rows()["seed=3"]["degraded"] == "False"
 
 

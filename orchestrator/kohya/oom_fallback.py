@@ -1,4 +1,4 @@
-"""What an attempt that ran out of memory concedes next: the fallbacks of the settings, climbed down in their order."""
+"""The OOM fallback: which arguments a training changes after it ran out of memory, step by step."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from orchestrator.model import Params, Value
 from orchestrator.values import matches, same, toml_repr
 
 _MAX_REPEATS = 16
-"""A rung is taken again while it applies, so a rung that never stops changing something needs an end."""
+"""A step is repeated while it changes something, so a step that always does needs a limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """What an attempt changes against its point: all fallbacks so far together.
+class Fallback:
+    """The changes of an attempt against its point: those of all fallback steps so far, by name.
 
-    degraded: whether a rung among them does not keep the result.
+    degraded: whether one of them changes the result of the training.
     """
 
     overrides: Params
@@ -26,52 +26,58 @@ class Step:
     degraded: bool
 
 
-def next_overrides(params: Params, tried: Sequence[Params], fallbacks: Sequence[FallbackStep]) -> Step | None:
-    """The first step below a point's `params` whose overrides are not among `tried`; None when none is left.
+NO_FALLBACK = Fallback(overrides={}, fallbacks=(), degraded=False)
 
-    InputError when a rung's expression cannot be computed for these params.
+
+def next_fallback(params: Params, tried: Sequence[Params], steps: Sequence[FallbackStep]) -> Fallback | None:
+    """The first fallback of a point whose overrides are not among `tried`; None when none is left.
+
+    Raises InputError when the expression of a step cannot be evaluated for `params`.
     """
-    for step in steps(params, fallbacks, Expressions()):
-        if not any(_alike(step.overrides, overrides) for overrides in tried):
-            return step
+    for fallback in fallbacks(params, steps):
+        if not any(_equal(fallback.overrides, overrides) for overrides in tried):
+            return fallback
     return None
 
 
-def steps(params: Params, fallbacks: Sequence[FallbackStep], expressions: Expressions) -> Iterator[Step]:
-    """Every step below a point, in order. A rung applies while its `when` matches and its `set` changes something."""
+def fallbacks(
+    params: Params, steps: Sequence[FallbackStep], expressions: Expressions | None = None
+) -> Iterator[Fallback]:
+    """All fallbacks of a point in order. A step applies while its `when` matches and its `set` changes something."""
+    expressions = expressions or Expressions()
     overrides: dict[str, Value] = {}
     names: tuple[str, ...] = ()
     degraded = False
-    for rung in fallbacks:
+    for step in steps:
         for _ in range(_MAX_REPEATS):
-            changes = _changes(rung, {**params, **overrides}, expressions)
+            changes = _changes(step, {**params, **overrides}, expressions)
             if not changes:
                 break
             overrides = overrides | changes
-            names += (rung.name,)
-            degraded = degraded or not rung.keeps_result
-            yield Step(overrides=overrides, fallbacks=names, degraded=degraded)
+            names += (step.name,)
+            degraded = degraded or not step.keeps_result
+            yield Fallback(overrides=overrides, fallbacks=names, degraded=degraded)
 
 
-def _changes(rung: FallbackStep, effective: Params, expressions: Expressions) -> dict[str, Value]:
-    """What a rung would change of the effective params; nothing where it does not apply."""
-    if not matches(effective, rung.when):
+def _changes(step: FallbackStep, effective: Params, expressions: Expressions) -> dict[str, Value]:
+    """What a step changes in the effective arguments; empty where it does not apply."""
+    if not matches(effective, step.when):
         return {}
-    wanted = {key: _evaluated(rung, key, effective, expressions) for key in rung.set}
+    wanted = {key: _evaluate(step, key, effective, expressions) for key in step.set}
     return {key: value for key, value in wanted.items() if key not in effective or not same(value, effective[key])}
 
 
-def _evaluated(rung: FallbackStep, key: str, effective: Params, expressions: Expressions) -> Value:
+def _evaluate(step: FallbackStep, key: str, effective: Params, expressions: Expressions) -> Value:
     try:
-        return expressions.evaluate(rung.set[key], effective)
+        return expressions.evaluate(step.set[key], effective)
     except ExpressionError as error:
-        what = f"rung {toml_repr(rung.name)} cannot compute {key}: {error}"
-        remedy = "mend the expression, or give the rung a `when`"
+        what = f"fallback step {toml_repr(step.name)} cannot compute {key}: {error}"
+        remedy = "correct the expression, or give the step a `when`"
         if error.missing:
             remedy = did_you_mean(error.missing, effective, f"set {error.missing} in [arguments]")
-        problem = Problem(what=what, key=f"ladder.set.{key}", value=toml_repr(rung.set[key]), remedy=remedy)
-        raise InputError(problem) from None
+        value = toml_repr(step.set[key])
+        raise InputError(Problem(what=what, key=f"oom_fallback.set.{key}", value=value, remedy=remedy)) from None
 
 
-def _alike(left: Params, right: Params) -> bool:
+def _equal(left: Params, right: Params) -> bool:
     return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)

@@ -9,14 +9,14 @@ from orchestrator.config.expressions import Expressions, is_expression
 from orchestrator.config.grid import Grid
 from orchestrator.config.schema import Settings
 from orchestrator.errors import InputError, Problem, Severity
+from orchestrator.evidence import preview_scores
 from orchestrator.evidence.stats import early_stop_rule
 from orchestrator.kohya import base_model, config_files, oom_fallback, previews
 from orchestrator.kohya.arguments import check, lint, schema
 from orchestrator.kohya.arguments.schema import ArgumentSchema
-from orchestrator.kohya.oom_fallback import Step
+from orchestrator.kohya.oom_fallback import Fallback
 from orchestrator.model import Params, Point, Value
-from orchestrator.run import early_stop
-from orchestrator.run.stages import train
+from orchestrator.plan import train_config
 from orchestrator.store.layout import Attempt, Run
 from orchestrator.values import toml_repr
 
@@ -76,7 +76,9 @@ def of_templates(runs: Sequence[Run], used: Settings) -> list[Problem]:
     for run in runs:
         names = frozenset(run.point.params)
         try:
-            train.config_toml(run, Attempt(run.path / train.NAME / "1"), used, renderer, prove=names not in proven)
+            train_config.config_toml(
+                run, Attempt(run.path / train_config.STAGE / "1"), used, renderer, prove=names not in proven
+            )
         except InputError as error:
             found |= dict.fromkeys(error.problems)
         proven.add(names)
@@ -107,8 +109,8 @@ _TAKE_OUT = "take it out (max_train_steps says how long a training is), or take 
 
 
 def _of_looks(points: Sequence[Point], used: Settings, prompts: int) -> Iterator[Problem]:
-    others = max(Counter(early_stop.comparison_group(point.params) for point in points).values()) - 1
-    taken = max(len(early_stop.steps(point.params, used.early_stop)) for point in points)
+    others = max(Counter(preview_scores.comparison_group(point.params) for point in points).values()) - 1
+    taken = max(len(preview_scores.check_steps(point.params, used.early_stop)) for point in points)
     if used.early_stop is None or not others * taken:
         what = "can end no training: no two runs share a training seed and a length, or no look is before their ends"
         yield _early_stop(used, "", what, "take it out, or lower `after`", Severity.WARNING)
@@ -119,7 +121,7 @@ def _of_looks(points: Sequence[Point], used: Settings, prompts: int) -> Iterator
     if used.early_stop.pictures < needed:
         what = f"so few pictures cannot tell: looks at {others + 1} runs, {taken} each, share p = {used.early_stop.p:g}"
         yield _early_stop(used, "pictures", what, f"at least {needed}, or a larger p")
-    elif prompts and len(early_stop.cells(prompts, used)) < needed:
+    elif prompts and len(preview_scores.cells(prompts, used)) < needed:
         what = f"{prompts} prompts and {len(used.generation.seeds)} seeds make fewer previews than the {needed} needed"
         yield _early_stop(used, "pictures", what, "add prompts or generate.seeds")
 
@@ -147,12 +149,12 @@ def _of_ladder(points: Iterable[Params], told: set[str], used: Settings, accepte
     ]
 
 
-def _steps(points: Iterable[Params], used: Settings) -> list[tuple[Params, Step]]:
+def _steps(points: Iterable[Params], used: Settings) -> list[tuple[Params, Fallback]]:
     expressions = Expressions()
     return [
         ({**params, **step.overrides}, step)
         for params in points
-        for step in oom_fallback.steps(params, used.oom_fallback, expressions)
+        for step in oom_fallback.fallbacks(params, used.oom_fallback, expressions)
     ]
 
 

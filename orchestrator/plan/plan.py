@@ -12,8 +12,7 @@ from orchestrator.config.schema import Settings
 from orchestrator.errors import InputError, NothingSelected, Problem, errors_of
 from orchestrator.kohya import config_files, generate, prompts
 from orchestrator.model import Params, Point, Question
-from orchestrator.plan import lint, training_length
-from orchestrator.run.stages import train
+from orchestrator.plan import lint, train_config, training_length
 from orchestrator.store.layout import Attempt, Run, Sweep
 
 T = TypeVar("T")
@@ -92,8 +91,9 @@ def example(asked: Plan, only: str) -> str:
     """sd-scripts' config of the first asked run that trains; empty where none does."""
     for run in asked.runs(only):
         if not run.point.is_baseline:
-            attempt = Attempt(run.path / train.NAME / str(len(run.attempts(train.NAME)) + 1))
-            return train.config_toml(run, attempt, asked.settings, config_files.Renderer(asked.settings.templates))
+            attempt = Attempt(run.path / train_config.STAGE / str(len(run.attempts(train_config.STAGE)) + 1))
+            renderer = config_files.Renderer(asked.settings.templates)
+            return train_config.config_toml(run, attempt, asked.settings, renderer)
     return ""
 
 

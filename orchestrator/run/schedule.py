@@ -5,8 +5,9 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.config.schema import Settings
-from orchestrator.model import MACHINE_FAILURES, Failure, Params, Result, State
-from orchestrator.plan import history
+from orchestrator.model import Params, Result, State
+from orchestrator.plan import history, train_config
+from orchestrator.run import retry
 from orchestrator.run.stages import generate, score, train
 from orchestrator.store import layout, process, state
 from orchestrator.store.layout import Attempt, Run
@@ -80,7 +81,7 @@ def next_task(run: Run, status: Status, settings: Settings, *, again: bool = Fal
         run=run,
         stage=status.stage,
         key=_key(run, status.stage, settings) if settings.vram.colocate else "",
-        alone=any(attempt.failed_colocated() for attempt in past),
+        alone=any(map(retry.needs_gpu_alone, past)),
         living=str(lives.request().get("card") or "") if lives else None,
         host=process.host(lives.path) if lives else "",
     )
@@ -129,11 +130,11 @@ class PeakVramTable:
 
 
 def _key(run: Run, stage: str, settings: Settings) -> str:
-    return _named(run, stage, train.next_overrides(run, settings).overrides if stage == train.NAME else {})
+    return _named(run, stage, train.choose_fallback(run, settings).overrides if stage == train.NAME else {})
 
 
 def _key_of(run: Run, stage: str, attempt: Attempt) -> str:
-    return _named(run, stage, train.attempt_overrides(attempt).overrides if stage == train.NAME else {})
+    return _named(run, stage, train_config.fallback_of(attempt).overrides if stage == train.NAME else {})
 
 
 def _named(run: Run, stage: str, overrides: Params) -> str:
@@ -187,25 +188,3 @@ def host_mib(turn: Task, settings: Settings) -> int:
     """What a turn takes of the host's memory while it loads the base model."""
     base = settings.base_models[str(turn.run.point.params["base_model"])].path
     return LOADING_MIB + (base.stat().st_size // 1024**2 if base.exists() else 0)
-
-
-# --- a poisoned card --------------------------------------------------------------------------------------------------
-
-
-class FailureStreak:
-    """How many runs in a row the same place has failed for the same reason of the machine's."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._in_a_row: dict[tuple[str, str], list[Failure]] = {}
-
-    def poisoned(self, turn: Task, place: Slot, result: Result, state: State) -> bool:
-        """Take note of how a turn ended; whether nothing further may be taken there."""
-        kinds = self._in_a_row.setdefault((place.card, turn.stage), [])
-        if state is not State.FAILED or result.failure is None:
-            if result.failure is None:
-                kinds.clear()
-            return False
-        kinds.append(result.failure)
-        last = kinds[-self._limit :]
-        return len(last) == self._limit and len(set(last)) == 1 and last[0] in MACHINE_FAILURES

@@ -7,7 +7,7 @@ from orchestrator.model import Result, State
 from orchestrator.run import local_executor, schedule
 from orchestrator.run.context import Context
 from orchestrator.run.local_executor import Executor, TaskResult
-from orchestrator.run.schedule import FailureStreak
+from orchestrator.run.retry import FailureStreak
 from orchestrator.run.stages import generate, score, train
 from orchestrator.store import state
 from orchestrator.store.layout import Run
@@ -59,7 +59,7 @@ class StopPolicy:
 
     def __init__(self, team: Executor, limit: int, *, fail_fast: bool) -> None:
         self._team, self._limit, self._fail_fast = team, limit, fail_fast
-        self._health = FailureStreak(limit)
+        self._streak = FailureStreak(limit)
         self._errors: list[BaseException] = []
         self._poisoned: list[Problem] = []
         self.halted = False
@@ -67,7 +67,7 @@ class StopPolicy:
     def record(self, ended: TaskResult, state: State) -> None:
         if ended.error:
             self._errors.append(ended.error)
-        elif ended.result and self._health.poisoned(ended.turn, ended.place, ended.result, state):
+        elif ended.result and self._streak.pauses(ended.place.card, ended.turn.stage, ended.result):
             self._team.retire(ended)
             self._poisoned.append(self._problem(ended, ended.result))
         self.halted = self.halted or bool(self._errors) or (self._fail_fast and state is State.FAILED)

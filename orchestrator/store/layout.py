@@ -26,7 +26,7 @@ from typing import Any
 
 from orchestrator import files
 from orchestrator.errors import Conflict, Problem
-from orchestrator.model import CROWDED_FAILURES, Checkpoint, Failure, Image, Point, Question, Result
+from orchestrator.model import Checkpoint, Failure, Image, Point, Question, Result
 from orchestrator.store import locks, process, records
 from orchestrator.values import from_json
 
@@ -57,11 +57,6 @@ class Attempt:
     def colocated(self) -> bool:
         """Whether other runs were, or could be started, on the same GPU."""
         return bool(self.request().get("colocated"))
-
-    def failed_colocated(self) -> bool:
-        """Whether it ran out of memory while other runs could be on the same GPU."""
-        result = self.result()
-        return result is not None and result.failure in CROWDED_FAILURES and self.colocated
 
     def close(self, result: Result) -> None:
         """Write the result. Nothing is added to the folder afterwards."""

@@ -1,4 +1,4 @@
-"""GENERATE: prompts x seeds x checkpoints x strengths -> pictures, in one process; what is there already stays."""
+"""The generate stage: images of prompts x seeds x checkpoints x strengths. Complete images are not made again."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,8 +13,8 @@ from orchestrator.kohya import generate
 from orchestrator.kohya.outputs import log
 from orchestrator.model import Checkpoint, Failure, Image, Result
 from orchestrator.run import attempt
-from orchestrator.run.attempt import Command, Stage
 from orchestrator.run.context import Context
+from orchestrator.run.stages import Command, Stage
 from orchestrator.store.layout import Attempt, Run
 from orchestrator.store.outcome import FailureReason, Outcome
 
@@ -22,19 +22,19 @@ NAME = "generate"
 
 
 def perform(run: Run, ctx: Context) -> Result:
-    """Carry out one attempt to make the pictures of the run that are not there yet."""
+    """Run one attempt to generate the run's missing images."""
     images = wanted(run, ctx.settings.generation, ctx.prompts)
-    job = Stage(
-        stage=NAME,
+    stage = Stage(
+        name=NAME,
         prepare=lambda attempt: _prepare(run, attempt, images, ctx),
         progress=log.read_pictures,
-        record=lambda _attempt, outcome: _judge(run, images, outcome),
+        record=lambda _attempt, outcome: _record(run, images, outcome),
     )
-    return attempt.run_attempt(run, job, ctx)
+    return attempt.run_attempt(run, stage, ctx)
 
 
 def wanted(run: Run, generation: Generation, prompts: Sequence[str]) -> list[Image]:
-    """Every picture of a run, those of one checkpoint and strength together; the same cells for every run."""
+    """All images of a run, grouped by checkpoint and strength; every run has the same prompts and seeds."""
     chosen = (
         [""] if run.point.is_baseline else [item.file for item in choose(run.checkpoints(), generation.checkpoints)]
     )
@@ -56,7 +56,7 @@ def wanted(run: Run, generation: Generation, prompts: Sequence[str]) -> list[Ima
 
 
 def choose(checkpoints: Sequence[Checkpoint], which: str | tuple[int, ...]) -> list[Checkpoint]:
-    """The checkpoints to make pictures with: `last`, `all`, or those of some epochs, and the last if none has them."""
+    """The checkpoints to generate with: `last`, `all`, or those of the given epochs, the last if none matches."""
     if which == "all":
         return list(checkpoints)
     named = [item for item in checkpoints if item.epoch in which] if isinstance(which, tuple) else []
@@ -66,7 +66,7 @@ def choose(checkpoints: Sequence[Checkpoint], which: str | tuple[int, ...]) -> l
 def _prepare(run: Run, attempt: Attempt, images: Sequence[Image], ctx: Context) -> Command:
     settings = ctx.settings
     run.images.mkdir(exist_ok=True)
-    missing = [image for image in images if not _whole(run.path / image.file)]
+    missing = [image for image in images if not _is_complete(run.path / image.file)]
     plan = generate.plan(missing, folder=run.path, negative=settings.generation.negative_prompt)
     (attempt.path / "plan.json").write_text(json.dumps(plan, ensure_ascii=False, indent=1), encoding="utf-8")
     attempt.open({"images": len(missing), "card": ctx.card, "colocated": ctx.colocated})
@@ -83,8 +83,8 @@ def _prepare(run: Run, attempt: Attempt, images: Sequence[Image], ctx: Context) 
     return Command(argv=argv, env=command.environment(settings.trainer, card=ctx.card or None), cwd=attempt.path)
 
 
-def _whole(path: Path) -> bool:
-    """Whether the picture is there and decodes: one that was cut off is made again."""
+def _is_complete(path: Path) -> bool:
+    """Whether the image exists and decodes; a truncated one is generated again."""
     try:
         media.load(path)
     except media.Unreadable:
@@ -92,13 +92,13 @@ def _whole(path: Path) -> bool:
     return True
 
 
-def _judge(run: Run, images: Sequence[Image], outcome: Outcome) -> Mapping[str, Any] | FailureReason:
-    missing = [image.file for image in images if not _whole(run.path / image.file)]
+def _record(run: Run, images: Sequence[Image], outcome: Outcome) -> Mapping[str, Any] | FailureReason:
+    missing = [image.file for image in images if not _is_complete(run.path / image.file)]
     if not missing:
         return {"images": [asdict(image) for image in images]}
     failed = log.classify(outcome.log, outcome.exit.code) if outcome.exit else None
     if failed:
         return FailureReason(*failed)
     return FailureReason(
-        Failure.NO_PRODUCT, f"{len(missing)} of {len(images)} pictures are missing, the first {missing[0]}"
+        Failure.NO_PRODUCT, f"{len(missing)} of {len(images)} images are missing, the first is {missing[0]}"
     )

@@ -1,74 +1,65 @@
-"""SCORE: pictures -> faces -> similarity, in a child of its own: a picture that kills the scorer costs one row."""
+"""The score stage: scores the run's images in a process of its own, so that an image that crashes it costs one row."""
 
 import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator import datasets, images
-from orchestrator import scoring as scorer
+from orchestrator import datasets, images, scoring
 from orchestrator.config.schema import Settings
 from orchestrator.errors import NotReady, OrchestrateError
 from orchestrator.kohya.outputs import log
 from orchestrator.model import Failure, Progress, Result
 from orchestrator.run import attempt
-from orchestrator.run.attempt import Command, Stage
 from orchestrator.run.context import Context
+from orchestrator.run.stages import Command, Stage
 from orchestrator.store import layout, records
 from orchestrator.store.layout import Attempt, Run
 from orchestrator.store.outcome import FailureReason, Outcome
 
 NAME = "score"
-_OWN_DEATHS = {-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGILL, -signal.SIGFPE}
+_CRASH_CODES = {-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGILL, -signal.SIGFPE}
 
 
 def perform(run: Run, ctx: Context) -> Result:
-    """Carry out one attempt to score the run's pictures."""
-    job = Stage(
-        stage=NAME,
-        prepare=lambda attempt: _prepare(run, attempt, ctx),
-        progress=_progress,
-        record=_judge,
-    )
-    return attempt.run_attempt(run, job, ctx)
+    """Run one attempt to score the run's images."""
+    stage = Stage(name=NAME, prepare=lambda attempt: _prepare(run, attempt, ctx), progress=_progress, record=_record)
+    return attempt.run_attempt(run, stage, ctx)
 
 
 def _prepare(run: Run, attempt: Attempt, ctx: Context) -> Command:
-    scoring = ctx.settings.scoring
     skip, alone = _suspects(run)
     attempt.open({"skip": skip, "alone": alone})
-    trained = (
-        None
-        if run.point.is_baseline
-        else ctx.datasets[datasets.dataset_for_point(run.point.params, ctx.settings.datasets).name]
-    )
-    job = scorer.Job(
-        settings=scoring,
-        clip=_clip(ctx.settings),
-        cache=ctx.settings.runs / scorer.FACE_CACHE,
-        references=images.pictures(scoring.references).pictures,
-        training=tuple((trained.plain or trained.folder) / name for name in trained.pictures) if trained else (),
+    job = scoring.Job(
+        settings=ctx.settings.scoring,
         images=run.pictures(),
         root=run.path,
-        out=_out(attempt),
+        out=_output(attempt),
+        cache=ctx.settings.runs / scoring.FACE_CACHE,
+        references=images.pictures(ctx.settings.scoring.references).pictures,
+        clip=_clip(ctx.settings),
+        training=_training_images(run, ctx),
         skip=tuple(skip),
         alone=tuple(alone),
-        thumbnails=_thumbnails(run),
+        # None for follow-up images, which no report shows.
+        thumbnails=layout.thumbnails(run.path) if layout.Sweep(run.path.parent).exists() else None,
     )
-    argv = scorer.write_job(attempt.path, job)
+    argv = scoring.write_job(attempt.path, job)
     return Command(argv=argv, env={"PYTHONUNBUFFERED": "1"}, cwd=attempt.path)
 
 
-def _thumbnails(run: Run) -> Path | None:
-    """None for further pictures beside a run: no report shows them."""
-    return layout.thumbnails(run.path) if layout.Sweep(run.path.parent).exists() else None
+def _training_images(run: Run, ctx: Context) -> tuple[Path, ...]:
+    if run.point.is_baseline:
+        return ()
+    dataset = ctx.datasets[datasets.dataset_for_point(run.point.params, ctx.settings.datasets).name]
+    return tuple((dataset.plain or dataset.folder) / name for name in dataset.pictures)
 
 
-def _clip(settings: Settings) -> scorer.ClipConfig | None:
-    """No dataset's trigger counts: prompts are shared, and the runs of two datasets and the floor are compared."""
+def _clip(settings: Settings) -> scoring.ClipConfig | None:
+    """The triggers of all datasets are left out of the prompts, because runs of different datasets are compared."""
     if settings.scoring.clip is None:
         return None
-    return scorer.ClipConfig(
+    return scoring.ClipConfig(
         python=settings.trainer.python,
         model=settings.scoring.clip,
         device=settings.scoring.device,
@@ -76,54 +67,49 @@ def _clip(settings: Settings) -> scorer.ClipConfig | None:
     )
 
 
-def _out(attempt: Attempt) -> Path:
+def _output(attempt: Attempt) -> Path:
     return attempt.path / "scored.json"
 
 
 def _suspects(run: Run) -> tuple[list[str], list[str]]:
-    """The pictures that earlier scorers died of, and those that one of several of them did."""
-    held = [scorer.in_progress(_out(past)) for past in run.attempts(NAME) if _died(past)]
-    skip = [names[0] for names in held if len(names) == 1]
-    alone = [name for names in held if len(names) > 1 for name in names if name not in skip]
+    """The images that crashed earlier scorers, and the images of batches that did, which are scored one by one."""
+    results = [(past, past.result()) for past in run.attempts(NAME)]
+    crashed = [past for past, result in results if result and result.exit_code in _CRASH_CODES]
+    batches = [scoring.in_progress(_output(past)) for past in crashed]
+    skip = [names[0] for names in batches if len(names) == 1]
+    alone = [name for names in batches if len(names) > 1 for name in names if name not in skip]
     return skip, alone
 
 
-def _died(past: Attempt) -> bool:
-    result = past.result()
-    return result is not None and result.exit_code in _OWN_DEATHS
-
-
-def _judge(attempt: Attempt, outcome: Outcome) -> Mapping[str, Any] | FailureReason:
-    """The scores are written whole, or not at all, at the scorer's end."""
-    if not _out(attempt).exists():
-        return _failed(attempt, outcome)
+def _record(attempt: Attempt, outcome: Outcome) -> Mapping[str, Any] | FailureReason:
+    """The scorer writes its output completely at its end, or not at all."""
+    if not _output(attempt).exists():
+        return _failure(attempt, outcome)
     try:
-        scored = scorer.read_scored(_out(attempt))
+        scored = scoring.read_scored(_output(attempt))
     except OrchestrateError as error:
         return FailureReason(Failure.NO_PRODUCT, str(error))
     if scored.too_many_errors:
         errors = [score.note for score in scored.scores if score.note]
-        return FailureReason(
-            Failure.UNKNOWN, f"{len(errors)} of {len(scored.scores)} pictures raised an error: {errors[0]}"
-        )
-    return records.read(_out(attempt))
+        what = f"{len(errors)} of {len(scored.scores)} images raised an error: {errors[0]}"
+        return FailureReason(Failure.UNKNOWN, what)
+    return records.read(_output(attempt))
 
 
-def _failed(attempt: Attempt, outcome: Outcome) -> FailureReason:
-    code = outcome.exit.code if outcome.exit else None
-    if code in _OWN_DEATHS:
-        names = ", ".join(Path(name).name for name in scorer.in_progress(_out(attempt))) or "no image"
-        return FailureReason(Failure.CRASHED, f"the scorer died of signal {-code} while it processed {names}")
+def _failure(attempt: Attempt, outcome: Outcome) -> FailureReason:
+    code, lines = outcome.exit.code if outcome.exit else None, outcome.log.strip().splitlines()
+    if code in _CRASH_CODES:
+        names = ", ".join(Path(name).name for name in scoring.in_progress(_output(attempt))) or "no image"
+        return FailureReason(Failure.CRASHED, f"the scorer died by signal {-code} while it scored {names}")
     if code == NotReady.exit_code:
-        return FailureReason(
-            Failure.BAD_CONFIG, outcome.log.strip().splitlines()[-1] if outcome.log.strip() else "not ready"
-        )
+        return FailureReason(Failure.BAD_CONFIG, lines[-1] if lines else "not ready")
     if code:
         return FailureReason(*(log.classify(outcome.log, code) or (Failure.UNKNOWN, f"ended with exit code {code}")))
-    return FailureReason(Failure.NO_PRODUCT, "it ended well and left no scores")
+    return FailureReason(Failure.NO_PRODUCT, "the scorer ended without an error and wrote no scores")
 
 
 def _progress(text: str) -> Progress | None:
+    """From the last line `scored: 12/64`."""
     for line in reversed(text.splitlines()):
         done, slash, total = line.removeprefix("scored: ").partition("/")
         if slash and line.startswith("scored: ") and done.isdigit() and total.isdigit():

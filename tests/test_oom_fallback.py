@@ -1,3 +1,5 @@
+"""The OOM fallback: the order of its steps, their conditions and their expressions."""
+
 import pytest
 
 from orchestrator.config.schema import FallbackStep
@@ -19,7 +21,7 @@ ADAMW = FallbackStep(
     when={"optimizer_type": "Prodigy"},
     set={"optimizer_type": "AdamW8bit", "learning_rate": 1e-4, "optimizer_args": ("weight_decay=0.01",)},
 )
-RUNGS = (CHECKPOINTING, HALVE, ADAMW)
+STEPS = (CHECKPOINTING, HALVE, ADAMW)
 POINT = {
     "train_batch_size": 4,
     "gradient_accumulation_steps": 1,
@@ -29,19 +31,19 @@ POINT = {
 }
 
 
-def climbed(point, fallbacks=RUNGS):
-    """Every step as a run would see it: one more attempt fails each time."""
+def all_fallbacks(point, steps=STEPS):
+    """The fallbacks of a run whose attempts all run out of memory."""
     tried, found = [{}], []
-    while step := oom_fallback.next_overrides(point, tried, fallbacks):
+    while step := oom_fallback.next_fallback(point, tried, steps):
         found.append(step)
         tried.append(step.overrides)
         assert len(found) < 50
     return found
 
 
-def test_steps_add_up_and_the_last_has_its_own_learning_rate():
-    first, second, third, last = climbed(POINT)
-    assert first == oom_fallback.Step(
+def test_each_fallback_adds_a_step_and_the_last_sets_its_own_learning_rate():
+    first, second, third, last = all_fallbacks(POINT)
+    assert first == oom_fallback.Fallback(
         overrides={"gradient_checkpointing": True}, fallbacks=("checkpointing",), degraded=False
     )
     assert second.overrides == {
@@ -58,43 +60,43 @@ def test_steps_add_up_and_the_last_has_its_own_learning_rate():
     assert last.degraded
 
 
-def test_rungs_that_do_not_apply_or_change_nothing_are_passed_over():
+def test_steps_that_do_not_apply_or_change_nothing_are_skipped():
     point = POINT | {"gradient_checkpointing": True, "train_batch_size": 1, "optimizer_type": "AdamW8bit"}
-    assert oom_fallback.next_overrides(point, [{}], RUNGS) is None
-    assert [step.fallbacks for step in climbed(point | {"optimizer_type": "Prodigy"})] == [("AdamW8bit",)]
+    assert oom_fallback.next_fallback(point, [{}], STEPS) is None
+    assert [step.fallbacks for step in all_fallbacks(point | {"optimizer_type": "Prodigy"})] == [("AdamW8bit",)]
 
 
-def test_a_rung_whose_condition_names_an_argument_that_is_not_set_does_not_apply():
+def test_a_step_whose_condition_names_an_unset_argument_does_not_apply():
     point = {key: value for key, value in POINT.items() if key != "train_batch_size"}
-    assert [step.fallbacks[-1] for step in climbed(point)] == ["checkpointing", "AdamW8bit"]
+    assert [step.fallbacks[-1] for step in all_fallbacks(point)] == ["checkpointing", "AdamW8bit"]
 
 
-def test_true_is_not_one():
-    rung = FallbackStep(name="r", when={"a": True}, set={"b": 1})
-    assert oom_fallback.next_overrides({"a": 1, "b": True}, [{}], [rung]) is None
-    assert oom_fallback.next_overrides({"a": True, "b": True}, [{}], [rung]).overrides == {"b": 1}
+def test_true_does_not_equal_one():
+    step_ = FallbackStep(name="r", when={"a": True}, set={"b": 1})
+    assert oom_fallback.next_fallback({"a": 1, "b": True}, [{}], [step_]) is None
+    assert oom_fallback.next_fallback({"a": True, "b": True}, [{}], [step_]).overrides == {"b": 1}
 
 
-def test_tried_steps_are_known_by_what_they_change_even_when_rungs_were_renamed():
+def test_tried_fallbacks_are_recognized_by_their_overrides_after_a_rename():
     renamed = (FallbackStep(name="other", set=CHECKPOINTING.set), HALVE)
-    assert oom_fallback.next_overrides(POINT, [{}, {"gradient_checkpointing": True}], renamed).fallbacks == (
+    assert oom_fallback.next_fallback(POINT, [{}, {"gradient_checkpointing": True}], renamed).fallbacks == (
         "other",
         "halve",
     )
 
 
-def test_an_endless_rung_ends():
-    assert 1 < len(climbed({"a": 1}, [FallbackStep(name="more", set={"a": "{{ a + 1 }}"})])) < 40
+def test_a_step_that_always_changes_something_is_limited():
+    assert 1 < len(all_fallbacks({"a": 1}, [FallbackStep(name="more", set={"a": "{{ a + 1 }}"})])) < 40
 
 
 def test_values_of_the_point_are_not_evaluated():
-    rung = FallbackStep(name="copy", set={"b": "{{ a }}"})
-    step = oom_fallback.next_overrides({"a": "{{ 1 + 1 }}", "b": ""}, [{}], [rung])
+    step_ = FallbackStep(name="copy", set={"b": "{{ a }}"})
+    step = oom_fallback.next_fallback({"a": "{{ 1 + 1 }}", "b": ""}, [{}], [step_])
     assert step.overrides == {"b": "{{ 1 + 1 }}"}
 
 
-def test_an_expression_that_cannot_be_computed_names_rung_key_and_remedy():
+def test_a_failing_expression_is_reported_with_step_key_and_remedy():
     point = {"train_batch_size": 4, "gradient_acumulation_steps": 1}
-    with pytest.raises(InputError, match=r'rung "halve" cannot compute gradient_accumulation_steps') as caught:
-        oom_fallback.next_overrides(point, [{}], [HALVE])
+    with pytest.raises(InputError, match=r'fallback step "halve" cannot compute gradient_accumulation_steps') as caught:
+        oom_fallback.next_fallback(point, [{}], [HALVE])
     assert caught.value.problems[0].remedy == "did you mean gradient_acumulation_steps?"

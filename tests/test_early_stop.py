@@ -13,7 +13,7 @@ from orchestrator.evidence import preview_scores
 from orchestrator.evidence.run_metrics import picture_value
 from orchestrator.model import Failure, State
 from orchestrator.report import answers, html
-from orchestrator.run import early_stop
+from orchestrator.run.early_stop import EarlyStopWatcher
 from orchestrator.run.stages import train
 from orchestrator.store import layout, process, state
 from orchestrator.store.outcome import FailureReason
@@ -106,12 +106,12 @@ def test_looks_are_records_and_are_made_again_where_they_are_missing(stopped: Wo
 
     shutil.rmtree(run.path / preview_scores.FOLDER)
     training = run.attempts("train")[-1]
-    early_stop.Watch(run, ctx).score(training)
+    EarlyStopWatcher(run, ctx).score(training)
     _settle(run)
     assert preview_scores.of_run(run) == kept
 
-    early_stop.Watch(run, ctx).score(training)
-    assert len(run.attempts("looks/2")) == 1, "what is there is not made again"
+    EarlyStopWatcher(run, ctx).score(training)
+    assert len(run.attempts("preview_checks/2")) == 1, "what is there is not made again"
 
 
 def test_a_training_that_outlived_its_orchestrator_goes_on_being_looked_at(world: World) -> None:
@@ -132,8 +132,8 @@ def test_a_training_that_outlived_its_orchestrator_goes_on_being_looked_at(world
 def test_another_watcher_makes_good_what_the_first_has_missed(stopped: World) -> None:
     good, bad = stopped.run("network_dim=2*"), stopped.run("network_dim=4*")
     shutil.rmtree(good.path / preview_scores.FOLDER)
-    watch, training = early_stop.Watch(bad, stopped.context()), bad.attempts("train")[-1]
-    assert watch.look(training) is None, "nothing to be compared with yet"
+    watch, training = EarlyStopWatcher(bad, stopped.context()), bad.attempts("train")[-1]
+    assert watch.check(training) is None, "nothing to be compared with yet"
     _settle(good)
     found = next(one for _ in range(1000) if (one := _next_turn(watch, training)))
     assert found.failure is Failure.STOPPED_EARLY
@@ -145,11 +145,11 @@ def test_a_scorer_that_dies_is_tried_again_but_not_for_ever(stopped: World) -> N
     shutil.move(stopped.shared / "pack", stopped.shared / "away")
     try:
         for _ in range(5):
-            early_stop.Watch(run, ctx).score(run.attempts("train")[-1])
+            EarlyStopWatcher(run, ctx).score(run.attempts("train")[-1])
             _settle(run)
     finally:
         shutil.move(stopped.shared / "away", stopped.shared / "pack")
-    assert len(run.attempts("looks/2")) == 3
+    assert len(run.attempts("preview_checks/2")) == 3
     assert preview_scores.of_run(run) == {}
 
 
@@ -160,11 +160,11 @@ def test_pictures_that_are_still_being_drawn_are_waited_for(stopped: World) -> N
     last = max((training.path / "output" / "sample").iterdir())
     whole = last.read_bytes()
     last.write_bytes(whole[:-4])
-    early_stop.Watch(run, ctx).score(training)
-    assert not run.attempts("looks/2")
+    EarlyStopWatcher(run, ctx).score(training)
+    assert not run.attempts("preview_checks/2")
     last.write_bytes(whole)
-    early_stop.Watch(run, ctx).score(training)
-    assert run.attempts("looks/2")
+    EarlyStopWatcher(run, ctx).score(training)
+    assert run.attempts("preview_checks/2")
     _settle(run)
 
 
@@ -193,13 +193,13 @@ def test_runs_without_company_are_told(world: World) -> None:
     assert any("can end no training" in problem.what for problem in world.plan().warnings)
 
 
-def _next_turn(watch: early_stop.Watch, training: layout.Attempt) -> FailureReason | None:
+def _next_turn(watch: EarlyStopWatcher, training: layout.Attempt) -> FailureReason | None:
     time.sleep(0.01)
-    return watch.look(training)
+    return watch.check(training)
 
 
 def _settle(run: layout.Run) -> None:
     """Until the scoring of its looks is over."""
-    for one in run.attempts("looks/2"):
+    for one in run.attempts("preview_checks/2"):
         while process.running(one.path):
             process.wait(one.path, 1.0)

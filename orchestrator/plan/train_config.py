@@ -1,0 +1,118 @@
+"""The trainer's config of an attempt: its arguments, the attempts it resumes, and its previews. It starts nothing."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from orchestrator.config.schema import Settings
+from orchestrator.evidence import preview_scores
+from orchestrator.kohya import config_files, oom_fallback, previews, prompts, resume
+from orchestrator.kohya.oom_fallback import NO_FALLBACK, Fallback
+from orchestrator.kohya.resume import ResumeSegment
+from orchestrator.model import TREATMENTS, Params
+from orchestrator.store.layout import Attempt, Run
+
+STAGE = "train"
+OUTPUT_NAME = "lora"
+PREVIEWS = 4
+"""Number of prompts, from the first, that are drawn during a training when its point sets a `sample_` argument."""
+
+
+def fallback_of(attempt: Attempt) -> Fallback:
+    """The OOM fallback that an attempt was started with."""
+    record = attempt.request()
+    return Fallback(
+        overrides=_tuples(record.get("overrides", {})),
+        fallbacks=tuple(record.get("fallbacks", ())),
+        degraded=record.get("degraded", False),
+    )
+
+
+def _tuples(params: Mapping[str, Any]) -> Params:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in params.items()}
+
+
+def last_fallback(run: Run) -> Fallback:
+    """The OOM fallback of the last attempt; none before the first."""
+    attempts = run.attempts(STAGE)
+    return fallback_of(attempts[-1]) if attempts else NO_FALLBACK
+
+
+def next_fallback(run: Run, settings: Settings, current: Fallback = NO_FALLBACK) -> Fallback | None:
+    """The first OOM fallback that is not `current` and that no attempt was started with; None when none is left."""
+    tried = [current.overrides, *(fallback_of(attempt).overrides for attempt in run.attempts(STAGE))]
+    return oom_fallback.next_fallback(run.point.params, tried, settings.oom_fallback)
+
+
+def effective_params(run: Run, attempt: Attempt) -> Params:
+    """The arguments that an attempt trains with: the point's without dataset and base model, with its overrides."""
+    point = {key: value for key, value in run.point.params.items() if key not in TREATMENTS}
+    return {**point, **fallback_of(attempt).overrides}
+
+
+def resume_chain(run: Run, attempt: Attempt) -> list[ResumeSegment]:
+    """The attempts that an attempt's training consists of, oldest first, the attempt itself last."""
+    origin = attempt.request().get("resumed")
+    earlier = resume_chain(run, Attempt(attempt.path.with_name(str(origin["attempt"])))) if origin else []
+    return [*earlier, ResumeSegment(epoch=origin["epoch"] if origin else 0, folder=attempt.path / "output")]
+
+
+def comment(run: Run, attempt: Attempt) -> str:
+    """The comment in every checkpoint's metadata: the run and the attempt."""
+    return f"orchestrate {run.point.id} {attempt.number}"
+
+
+def config_toml(
+    run: Run, attempt: Attempt, settings: Settings, renderer: config_files.Renderer, *, prove: bool = True
+) -> str:
+    """sd-scripts' config of an attempt, which need not exist yet."""
+    save_args, resume_args = _state_args(run, attempt, settings)
+    ours: Params = {
+        "output_dir": str(attempt.path / "output"),
+        "output_name": OUTPUT_NAME,
+        "logging_dir": str(attempt.path / "logs"),
+        "training_comment": comment(run, attempt),
+        "dataset_config": str(attempt.path / "dataset.toml"),
+        **_preview_args(run, attempt, settings),
+        **resume_args,
+    }
+    return renderer.train_toml(
+        run.point,
+        base=settings.base_models[str(run.point.params["base_model"])],
+        ours=ours,
+        trainer=settings.trainer,
+        params={**effective_params(run, attempt), **save_args},
+        prove=prove,
+    )
+
+
+def _state_args(run: Run, attempt: Attempt, settings: Settings) -> tuple[Params, Params]:
+    """The arguments that save states, and those that resume from one."""
+    params = effective_params(run, attempt)
+    if not (settings.trainer.resume and resume.possible(params)):
+        return {}, {}
+    *earlier, this = resume_chain(run, attempt)
+    if not earlier:
+        return resume.save_state_args(params), {}
+    state = resume.state_of(earlier[-1].folder, OUTPUT_NAME, this.epoch)
+    return resume.save_state_args(params), resume.resume_args(state, this.epoch)
+
+
+def _preview_args(run: Run, attempt: Attempt, settings: Settings) -> Params:
+    """The arguments that draw previews during the training."""
+    prompt_file = {"sample_prompts": str(attempt.path / "prompts.txt")}
+    if settings.early_stop:
+        every = preview_scores.check_steps(run.point.params, settings.early_stop).step
+        return {previews.EVERY: every, **prompt_file}
+    return prompt_file if previews.enabled(effective_params(run, attempt)) else {}
+
+
+def preview_lines(run: Run, attempt: Attempt, settings: Settings, texts: Sequence[str]) -> list[str]:
+    """The lines of the prompt file for previews: those that early stopping scores, or those that the point asks for."""
+    generation = settings.generation
+    if settings.early_stop:
+        cells = preview_scores.cells(len(texts), settings)
+    elif previews.enabled(effective_params(run, attempt)):
+        cells = [(prompt, generation.seeds[0]) for prompt in range(len(texts[:PREVIEWS]))]
+    else:
+        return []
+    return [prompts.preview(texts[prompt], generation, seed) for prompt, seed in cells]
