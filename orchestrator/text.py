@@ -1,6 +1,8 @@
-"""How quantities are written for people."""
+"""Texts for people: quantities, times, suggestions for unknown names."""
 
+import difflib
 import time
+from collections.abc import Collection
 
 _GIB = 1024**3
 
@@ -25,3 +27,11 @@ def pluralize(number: int, noun: str) -> str:
 def now() -> str:
     """The time in UTC, to the second; nothing is measured with it."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def did_you_mean(name: str, known: Collection[str], otherwise: str = "remove it") -> str:
+    """The remedy for an unknown name: the most similar known one in any case, or all when they are at most 20."""
+    folded = {candidate.casefold(): candidate for candidate in known}
+    if near := difflib.get_close_matches(name.casefold(), folded, n=1):
+        return f"did you mean {folded[near[0]]}?"
+    return f"known here: {', '.join(sorted(known))}" if 0 < len(known) <= 20 else otherwise

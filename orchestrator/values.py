@@ -1,4 +1,4 @@
-"""What makes two values the same: 16.0 is 16, true is not 1, and a list is itself in its order."""
+"""Comparing values of arguments: 16.0 is 16, true is not 1, and lists are compared in order."""
 
 import json
 import math

@@ -175,7 +175,7 @@ def test_a_limit_ends_it_and_is_named(
 def test_a_flood_is_not_waited_for(world: World, run: Run) -> None:
     """It would go on filling the disk through the whole grace time."""
     ctx = world.context()
-    limits = replace(ctx.settings.limits, log_mib=0.1, grace_s=20)
+    limits = replace(ctx.settings.limits, log_mib=0.1, grace_seconds=20)
     deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
     flood = "while 1: print('x' * 4000, flush=True); time.sleep(0.001)"
     began = time.monotonic()

@@ -8,7 +8,6 @@ from orchestrator.config import datasets as dataset_settings
 from orchestrator.config import toml_reader
 from orchestrator.config.recipe import Choose, Crop, CropRegion, Dedupe, Frames, Mask, OnNoFace, Recipe
 from orchestrator.config.schema import Dataset
-from orchestrator.config.toml_reader import Reader
 from orchestrator.errors import InputError
 
 PERSONA = """
@@ -29,9 +28,10 @@ def load(tmp_path):
     def load(text):
         path = tmp_path / "orchestrate.toml"
         path.write_text(text, encoding="utf-8")
-        top = Reader(toml_reader.read(path))
-        datasets = dataset_settings.read(top.named("datasets"))
-        top.finish()
+        file = toml_reader.read(path)
+        datasets = dataset_settings.read(file)
+        if file.problems:
+            raise InputError(*file.problems)
         return datasets
 
     return load
@@ -50,7 +50,7 @@ def problems(load):
     return problems
 
 
-def test_a_recipe_is_its_source_but_for_what_it_says(load, tmp_path):
+def test_a_recipe_inherits_the_keys_of_its_source(load, tmp_path):
     found = load("[datasets.few]\nsource = 'persona'\nequal_steps = true\n[datasets.few.choose]\nn = 12\n" + PERSONA)
     assert found["few"] == Dataset(
         name="few",
@@ -129,13 +129,13 @@ mean = 0.5
     )
 
 
-def test_weights_are_taken_from_the_alpha_and_not_enlarged_by_pillow(load):
+def test_a_mask_sets_alpha_mask_and_area_interpolation(load):
     weighted = load(PERSONA + "[datasets.w]\nsource = 'persona'\n[datasets.w.mask]\n")["w"]
     assert weighted.subset == {"flip_aug": False, "alpha_mask": True, "resize_interpolation": "area"}
     assert weighted.recipe.mask == Mask()
 
 
-def test_recipes_stand_on_recipes(load):
+def test_a_recipe_may_use_another_recipe(load):
     text = "[datasets.b]\nsource = 'a'\n[datasets.b.mask]\n[datasets.a]\nsource = 'persona'\n[datasets.a.crop]\n"
     found = load(text + PERSONA)
     assert found["b"].recipe.source == "a"
@@ -155,14 +155,14 @@ def test_recipes_stand_on_recipes(load):
         (
             "[datasets.a]\nsource = 'persona'\n[datasets.a.crop]\ncrop_region = 'hand'",
             "datasets.a.crop.crop_region",
-            "not known",
+            "is not known here",
         ),
-        ("[datasets.a]\nsource = 'persona'\n[datasets.a.crop]\nshare = 0", "datasets.a.crop.share", "above 0 to 1"),
-        ("[datasets.a]\nsource = 'persona'\n[datasets.a.mask]\nface = 1.5", "datasets.a.mask.face", "from 0 to 1"),
+        ("[datasets.a]\nsource = 'persona'\n[datasets.a.crop]\nshare = 0", "datasets.a.crop.share", "above 0"),
+        ("[datasets.a]\nsource = 'persona'\n[datasets.a.mask]\nface = 1.5", "datasets.a.mask.face", "at most 1"),
         (
             "[datasets.a]\nsource = 'persona'\n[datasets.a.mask]\nface = 0\nbody = 0\nbackground = 0",
             "datasets.a.mask.face",
-            "nothing would be learned",
+            "no weight is above 0",
         ),
         (
             "[datasets.m]\nsource = 'persona'\n[datasets.m.mask]\n[datasets.a]\nsource = 'm'\n[datasets.a.crop]",
@@ -176,29 +176,29 @@ def test_recipes_stand_on_recipes(load):
         ),
     ],
 )
-def test_mistakes_are_told_where_they_stand(problems, text, key, part):
+def test_mistakes_are_reported_at_their_key(problems, text, key, part):
     found = problems(f"{PERSONA}\n{text}\n")
     assert part in found[key].what
 
 
-def test_every_mistake_is_told(problems):
+def test_all_mistakes_are_reported(problems):
     found = problems("[datasets.a]\nsource = 'b'\nequal_steps = 1\n[datasets.b]\nimage_dri = 'x'\n")
     assert {"datasets.a.equal_steps", "datasets.b.image_dri", "datasets.b.image_dir"} <= found.keys()
 
 
-def test_paths_are_the_files_own(load, tmp_path):
+def test_paths_are_relative_to_the_file(load, tmp_path):
     found = load(PERSONA + "[datasets.v]\nsource = 'persona'\n[datasets.v.frames]\nvideos = '/films'\n")
     assert found["v"].recipe.frames.videos == Path("/films")
 
 
-# --- the page about them ----------------------------------------------------------------------------------------------
+# --- docs/treatments.md ----------------------------------------------------------------------------------------------
 
 PAGE = (Path(__file__).parents[1] / "docs" / "treatments.md").read_text(encoding="utf-8")
 EXAMPLES = [block for block in re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL) if "[datasets." in block]
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_every_example_of_the_page_is_read(load, example):
+def test_examples_of_the_page_are_valid(load, example):
     around = {
         "persona": '[datasets.persona]\nimage_dir = "p"\ntrigger = "x"\n',
         "images-12": '[datasets.images-12]\nsource = "persona"\nchoose = { n = 12 }\n',
@@ -208,7 +208,7 @@ def test_every_example_of_the_page_is_read(load, example):
 
 
 @pytest.mark.parametrize("kind", [Recipe, Choose, Crop, Mask, Dedupe, Frames])
-def test_every_key_stands_on_the_page(kind):
+def test_the_page_explains_every_key(kind):
     ours = {"draw"}  # which of the draws: a run's seed says it
     missing = [field.name for field in fields(kind) if field.name not in ours and f"`{field.name}`" not in PAGE]
     assert not missing

@@ -7,7 +7,6 @@ from orchestrator.config.schema import EarlyStop, FallbackStep, Launcher, Limits
 from orchestrator.errors import InputError
 
 REPO = Path(__file__).parents[1]
-EXAMPLE = REPO / "orchestrator" / settings.EXAMPLE
 
 MINIMAL = """
 runs = "runs"
@@ -56,7 +55,7 @@ def line_of(text, needle):
     return text[: text.index(needle)].count("\n") + 1
 
 
-def test_the_smallest_settings(load, tmp_path):
+def test_minimal_settings(load, tmp_path):
     loaded = load(MINIMAL)
     assert loaded.runs == tmp_path / "runs"
     assert loaded.trainer.sd_scripts == tmp_path.parent / "sd-scripts"
@@ -66,7 +65,7 @@ def test_the_smallest_settings(load, tmp_path):
     assert loaded.oom_fallback == ()
 
 
-def test_early_stopping_is_asked_for_by_its_table_alone(load):
+def test_the_table_turns_early_stopping_on(load):
     assert load(MINIMAL).early_stop is None
     assert load(f"{MINIMAL}[early_stop]\n").early_stop == EarlyStop()
     asked = load(f"{MINIMAL}[early_stop]\nafter = 0.5\np = 0.001\nmargin = 0.2\npictures = 24\n").early_stop
@@ -86,13 +85,13 @@ def test_units_and_enums(load):
         + "[limits]\nwall_hours = 1.5\nstall_minutes = 2\ngrace_seconds = 3\nlog_mib = 1\n"
         + "[vram]\npoll_seconds = 0.1\nbudget_gib = 24\n"
     )
-    assert (loaded.limits.wall_s, loaded.limits.stall_s, loaded.limits.grace_s) == (5400, 120, 3)
-    assert (loaded.vram.poll_s, loaded.vram.budget_gib) == (0.1, 24.0)
+    assert (loaded.limits.wall_s, loaded.limits.stall_s, loaded.limits.grace_seconds) == (5400, 120, 3)
+    assert (loaded.vram.poll_seconds, loaded.vram.budget_gib) == (0.1, 24.0)
     assert loaded.trainer.launcher is Launcher.ACCELERATE
     assert loaded.trainer.env == {"A": "b"}
 
 
-def test_arguments_and_ladder_keep_their_types(load):
+def test_arguments_and_fallback_steps_keep_their_types(load):
     loaded = load(
         MINIMAL
         + '[arguments]\nseed = 1\nlr = 1.0\nsdpa = true\nnetwork_args = ["a=1", "b=2"]\n'
@@ -105,7 +104,7 @@ def test_arguments_and_ladder_keep_their_types(load):
     )
 
 
-def test_every_mistake_at_once_with_line_key_value_and_remedy(problems):
+def test_all_mistakes_at_once_with_line_key_value_and_remedy(problems):
     text = (
         MINIMAL.replace('image_dir = "pictures"', 'image_dri = "pictures"\nnum_repeats = "3"')
         .replace('python = "bin/python"', "python = 3")
@@ -135,12 +134,16 @@ def test_every_mistake_at_once_with_line_key_value_and_remedy(problems):
         ("[arguments]\n'a b' = 1", "arguments.a b", "cannot be an argument's name"),
         ("[arguments]\nbig = 99999999999999999999", "arguments.big", "must be text, a finite number"),
         ("[datasets.persona.subset]\nresolution = 512", "datasets.persona.subset.resolution", "does not belong here"),
-        ("[[oom_fallback]]\nname = 'x'", "oom_fallback[0].set", "a rung must set something"),
-        ("[[oom_fallback]]\nname = 'x'\nset = {dataset='d'}", "oom_fallback[0].set", "a rung cannot change dataset"),
+        ("[[oom_fallback]]\nname = 'x'", "oom_fallback[0].set", '"set" is missing'),
+        (
+            "[[oom_fallback]]\nname = 'x'\nset = {dataset='d'}",
+            "oom_fallback[0].set",
+            "a fallback cannot change dataset",
+        ),
         (
             "[[oom_fallback]]\nname='x'\nset={a=1}\n[[oom_fallback]]\nname='x'\nset={a=2}",
             "oom_fallback[1].name",
-            "two fallbacks",
+            "two fallbacks are called x",
         ),
         ("[[oom_fallback]]\nname='x'\nset={a=1}\nkeep_result=true", "oom_fallback[0].keep_result", "unknown key"),
         ("[vram]\nbudget_gib = true", "vram.budget_gib", "must be a number, not true or false"),
@@ -148,7 +151,7 @@ def test_every_mistake_at_once_with_line_key_value_and_remedy(problems):
         ("[limits]\ncrashes = 0", "limits.crashes", "must be at least 1"),
     ],
 )
-def test_what_has_no_meaning_is_refused(problems, more, key, what):
+def test_invalid_settings_are_rejected(problems, more, key, what):
     assert what in problems(MINIMAL + more)[key].what
 
 
@@ -156,7 +159,7 @@ def test_what_has_no_meaning_is_refused(problems, more, key, what):
     ("line", "key"),
     [
         ("launcher = 'bash'", "trainer.launcher"),
-        ("env = { A = 1 }", "trainer.env"),
+        ("env = { A = 1 }", "trainer.env.A"),
         ("env = { 'A=B' = 'x' }", "trainer.env"),
         ('tokenizer_cache_dir = "a\\u0000b"', "trainer.tokenizer_cache_dir"),
     ],
@@ -177,7 +180,7 @@ def test_wrong_values_of_generation(problems, line):
     ("text", "line"),
     [(b"runs = \n", 1), (b"a = 1\n\nb = [1,\n", 3), (b"a = 1\na = 2\n", 2), (b"a = 1\nb = '\xff'\n", 2)],
 )
-def test_what_is_not_toml_is_refused_with_its_line(tmp_path, text, line):
+def test_syntax_errors_have_a_line(tmp_path, text, line):
     path = tmp_path / "orchestrate.toml"
     path.write_bytes(text)
     with pytest.raises(InputError) as caught:
@@ -188,13 +191,13 @@ def test_what_is_not_toml_is_refused_with_its_line(tmp_path, text, line):
         assert where == f"{path}:{line}"
 
 
-def test_a_missing_file_is_said_by_name(tmp_path):
+def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match="cannot be read: No such file"):
         settings.load(tmp_path / "nothing.toml")
 
 
-def test_the_example_loads_and_is_the_repositorys_own():
-    assert (REPO / "orchestrate.toml").read_bytes() == EXAMPLE.read_bytes()
+def test_the_example_is_the_file_of_the_repository():
+    assert settings.example() == (REPO / "orchestrate.toml").read_text(encoding="utf-8")
     loaded = settings.load(REPO / "orchestrate.toml")
     assert loaded.templates == REPO / "templates"
     assert set(loaded.base_models) == {"realvisxl-v5", "juggernautxl-v9", "helloworldxl"}

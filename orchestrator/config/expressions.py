@@ -1,7 +1,7 @@
 """Values that are Jinja expressions over a point: `"{{ network_dim // 2 }}"` is the number 8 where network_dim is 16.
 
-Only expressions and `{% if %}`: no loops, no assignments, no calls, no attributes and only a few filters, so that what
-one line of a file can cost is bounded by its length. What an expression yields is data and is never evaluated again.
+Only expressions and `{% if %}`: no loops, no assignments, no calls, no attributes and only a few filters, so that
+the cost of a line is bounded by its length. The value of an expression is data and is never evaluated again.
 """
 
 from collections.abc import Callable
@@ -9,6 +9,7 @@ from typing import Any
 
 from jinja2 import StrictUndefined, TemplateError, Undefined, meta, nodes
 from jinja2.exceptions import SecurityError
+from jinja2.filters import do_round
 from jinja2.sandbox import SandboxedEnvironment
 
 from orchestrator.model import Params, Scalar, Value
@@ -21,10 +22,11 @@ _FILTERS = ("abs", "float", "int", "length", "lower", "max", "min", "round", "st
 _STATEMENTS = (nodes.Output, nodes.If)
 _REFUSED = (nodes.Call, nodes.Getattr)
 _MAX_POWER_BITS = 256
+_MAX_DIGITS = 15
 
 
 class ExpressionError(ValueError):
-    """An expression that cannot be evaluated, and why. `missing` names the param that it lacks, if that is it."""
+    """An expression that cannot be evaluated, and why. `missing` names the param that is not set, if that is the cause."""
 
     def __init__(self, reason: str, missing: str = "") -> None:
         super().__init__(reason)
@@ -32,14 +34,14 @@ class ExpressionError(ValueError):
 
 
 def is_expression(value: Value) -> bool:
-    """Whether a value as written holds an expression; any other text stays exactly what it is."""
+    """Whether a value as written has an expression; any other text stays unchanged."""
     if isinstance(value, tuple):
         return any(map(is_expression, value))
     return isinstance(value, str) and ("{{" in value or "{%" in value)
 
 
 class Expressions:
-    """Evaluates expressions, each compiled once, and each computed once for the same inputs."""
+    """Evaluates expressions; each is compiled once, and computed once for the same inputs."""
 
     def __init__(self) -> None:
         self._environment = _Environment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True)
@@ -47,7 +49,7 @@ class Expressions:
         self._results: dict[tuple[str, ...], Scalar | tuple[Scalar, ...]] = {}
 
     def names(self, value: Value) -> frozenset[str]:
-        """The params that a value's expressions look at. ExpressionError when it is not an expression at all."""
+        """The params that a value's expressions use. ExpressionError when it is not an expression."""
         if isinstance(value, tuple):
             return frozenset(name for part in value for name in self.names(part))
         return self._compile(str(value)).names if is_expression(value) else frozenset()
@@ -97,14 +99,14 @@ class _Compiled:
 
 
 class _Environment(SandboxedEnvironment):
-    """Jinja's sandbox without anything to call, and with bounds on the operators that can blow up."""
+    """Jinja's sandbox with nothing to call, and with limits on operators and filters whose cost can explode."""
 
     intercepted_binops = frozenset({"*", "**", "%"})
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.globals.clear()
-        self.filters = {name: self.filters[name] for name in _FILTERS}
+        self.filters = {name: self.filters[name] for name in _FILTERS} | {"round": _round}
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:  # noqa: ARG002 - the sandbox's signature
         return False  # Jinja tries attributes where an item is not found: `text["upper"]`
@@ -126,7 +128,7 @@ def _runner(environment: _Environment, source: str, tree: nodes.Template) -> Cal
 
 
 def _only_expression(environment: _Environment, source: str) -> str | None:
-    """The inside of `{{ }}` where nothing else stands around it: only then the result keeps its type."""
+    """The inside of `{{ }}` when there is no text around it: only then the result keeps its type."""
     tokens = [(kind, text) for _, kind, text in environment.lex(source.strip())]
     kinds = [kind for kind, _ in tokens]
     if kinds[0] != "variable_begin" or kinds.index("variable_end") != len(kinds) - 1:
@@ -142,6 +144,12 @@ def _refuse_all_but_expressions(tree: nodes.Template) -> None:
             )
 
 
+def _round(value: Any, precision: int = 0, method: str = "common") -> Any:
+    if not isinstance(value, int | float) or abs(precision) > _MAX_DIGITS:
+        raise SecurityError(f"round needs a number and at most {_MAX_DIGITS} digits")
+    return do_round(value, precision, method)  # type: ignore[arg-type]  # it checks the method itself
+
+
 def _check_power(base: Any, exponent: Any) -> None:
     if not all(isinstance(side, int | float) for side in (base, exponent)):
         raise SecurityError("** needs two numbers")
@@ -150,7 +158,7 @@ def _check_power(base: Any, exponent: Any) -> None:
 
 
 def _guarded(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Whatever an expression does wrong, as one kind of error."""
+    """Calls a function; every error of an expression becomes an ExpressionError."""
     try:
         return function(*arguments)
     except (

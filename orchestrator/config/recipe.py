@@ -1,8 +1,12 @@
-"""How a dataset is made from another: the tables under `[datasets.NAME]`, typed. docs/treatments.md has the keys."""
+"""Recipes: how a dataset is made from another. docs/treatments.md explains the keys of `[datasets.NAME]`."""
 
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from orchestrator.config.fields import Count, FilePath, Flag, Internal, Natural, Number, Positive, Table, Unit
 
 
 class CropRegion(StrEnum):
@@ -13,79 +17,79 @@ class CropRegion(StrEnum):
 
 
 class OnNoFace(StrEnum):
-    """What becomes of a picture that cannot be cropped: no face, or too few pixels."""
+    """What to do with a picture that cannot be cropped: no face, or too few pixels."""
 
     KEEP = "keep"
     DROP = "drop"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Frames:
-    """Stills from videos. `videos`: a file or a folder; `caption`: of every still, the dataset's trigger when empty.
+class Frames(Table):
+    """Stills from videos. `videos`: a file or a folder. `caption`: of every still; empty: the dataset's trigger.
 
-    similarity: cosine to the references' centroid, below it a still is another person or too poor. duplicates: bits of
-    64 that two stills must differ by. share: of the dataset that stills make up at most. smallest_face: pixels.
+    similarity: the least cosine to the references' centroid. duplicates: bits of 64 in which two stills must differ.
+    share: the largest share of stills in the dataset. smallest_face: pixels.
     """
 
-    videos: Path
-    window_s: float = 1.0
-    similarity: float = 0.4
-    duplicates: int = 8
-    share: float = 0.5
-    smallest_face: int = 96
+    videos: FilePath
+    window_s: Positive = 1.0
+    similarity: Annotated[Number, Field(ge=-1, le=1)] = 0.4
+    duplicates: Natural = 8
+    share: Annotated[Number, Field(gt=0, le=0.95)] = 0.5
+    smallest_face: Count = 96
     caption: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Dedupe:
-    """Pictures that differ in at most `distance` of 64 bits are one; `mirror`: also when one is turned around."""
+class Dedupe(Table):
+    """Keeps one of pictures whose hashes differ in at most `distance` of 64 bits; `mirror`: also mirrored ones."""
 
-    distance: int = 4
-    mirror: bool = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Choose:
-    """`n` pictures. `draws`: how many different choices there are; a run takes the one that its seed falls to."""
-
-    n: int
-    num_subsets: int = 1
-    draw: int = 1
+    distance: Natural = 4
+    mirror: Flag = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Crop:
+class Choose(Table):
+    """`n` pictures, drawn in one of `num_subsets` ways; the seed of a run selects which (`draw`)."""
+
+    n: Count
+    num_subsets: Count = 1
+    draw: Annotated[int, Internal()] = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crop(Table):
     """Cut to the largest face. `padding` is in sides of the face's box; `smallest`: pixels of a crop's shorter side.
 
-    share: of the pictures that are cropped; beside: the originals stay, the crops are added. drop_words: parts of a
-    crop's caption between commas that hold one of these are left out.
+    share: of the pictures that are cropped; keep_original: crops are added to the originals. drop_words: parts of a
+    crop's caption between commas that contain one of these are removed.
     """
 
     crop_region: CropRegion = CropRegion.FACE
-    padding: float = 0.5
-    smallest: int = 512
-    share: float = 1.0
-    keep_original: bool = False
+    padding: Annotated[Number, Field(ge=0, le=5)] = 0.5
+    smallest: Annotated[Count, Field(ge=16)] = 512
+    share: Annotated[Number, Field(gt=0, le=1)] = 1.0
+    keep_original: Flag = False
     on_no_face: OnNoFace = OnNoFace.KEEP
     drop_words: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mask:
+class Mask(Table):
     """Weights of the loss, 0..1. `feather`: width of the soft edge, in sides of the face's box.
 
-    mean: all weights of a picture are scaled until this is their mean; as they are written when None.
+    mean: the weights of each picture are scaled to this mean; None: they are not scaled.
     """
 
-    face: float = 1.0
-    body: float = 0.5
-    background: float = 0.2
-    feather: float = 0.2
-    mean: float | None = None
+    face: Unit = 1.0
+    body: Unit = 0.5
+    background: Unit = 0.2
+    feather: Annotated[Number, Field(ge=0, le=2)] = 0.2
+    mean: Unit | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
+class Recipe(Table):
     """What is done to the pictures of the dataset `source`, in this order.
 
     equal_steps: pictures are repeated until an epoch is as long as the source's.
@@ -97,7 +101,7 @@ class Recipe:
     choose: Choose | None = None
     crop: Crop | None = None
     mask: Mask | None = None
-    equal_steps: bool = False
+    equal_steps: Flag = False
 
     @property
     def needs_faces(self) -> bool:

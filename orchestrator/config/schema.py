@@ -1,22 +1,34 @@
-"""The settings, typed: one class for each table of orchestrate.toml."""
+"""The settings, typed: one class for each table of orchestrate.toml. docs/settings.md explains every key."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Annotated, Literal
 
+from pydantic import Field
+
+from orchestrator.config.fields import (
+    Arguments,
+    Cards,
+    Checkpoints,
+    Count,
+    Environment,
+    Extension,
+    FilePath,
+    Flag,
+    Internal,
+    Positive,
+    Seeds,
+    Share,
+    Strengths,
+    Table,
+    WebAddress,
+)
 from orchestrator.config.recipe import Recipe
-from orchestrator.model import Params
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FallbackStep:
-    """One concession on out-of-memory. `when` must match the effective params; `set` may hold expressions."""
-
-    name: str
-    set: Params
-    when: Params = field(default_factory=dict)
-    keeps_result: bool = False
+NO_CARD = "none"
+"""`vram.card` of a trainer that needs no GPU."""
 
 
 class Launcher(StrEnum):
@@ -27,137 +39,166 @@ class Launcher(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trainer:
-    """The programs that train and generate, and the interpreter they live in."""
+class Trainer(Table):
+    """The programs that train and generate, and their interpreter."""
 
-    python: Path
-    sd_scripts: Path
+    python: FilePath
+    sd_scripts: FilePath
     train_script: str = "sdxl_train_network.py"
     generate_script: str = "gen_img.py"
     launcher: Launcher = Launcher.PYTHON
     accelerate_args: tuple[str, ...] = ()
-    tokenizer_cache_dir: Path | None = None
-    resume: bool = False
-    """Whether an interrupted training goes on from its last epoch instead of from the beginning."""
-    env: Mapping[str, str] = field(default_factory=dict)
+    tokenizer_cache_dir: FilePath | None = None
+    resume: Flag = False
+    """Whether an interrupted training continues from its last saved state instead of from the beginning."""
+    env: Environment = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BaseModel:
+class BaseModel(Table):
     """A named SDXL checkpoint, a single .safetensors file, and where to get it."""
 
-    name: str
-    path: Path
-    vae: Path | None = None
+    name: Annotated[str, Internal()] = ""
+    path: FilePath
+    vae: FilePath | None = None
     url: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Dataset:
+class Dataset(Table):
     """Pictures with captions beside them: a named folder, or what a recipe makes of another dataset."""
 
-    name: str
-    image_dir: Path
-    caption_extension: str = ".txt"
-    num_repeats: int = 1
+    name: Annotated[str, Internal()] = ""
+    image_dir: FilePath
+    """With a recipe: the folder of the dataset that the recipes start from."""
+    caption_extension: Extension = ".txt"
+    num_repeats: Count = 1
     trigger: str = ""
-    pictures: int | None = None
-    """How many there ought to be: another number is told, and until they are there, forecasts reckon with it."""
-    subset: Params = field(default_factory=dict)
-    """Further keys of sd-scripts' `[[datasets.subsets]]`, verbatim."""
-    recipe: Recipe | None = None
-    """How it is made from another dataset; `image_dir` is then the folder that all of it began with."""
+    pictures: Count | None = None
+    """The expected number: another number is reported; forecasts use it while the pictures are absent."""
+    subset: Arguments = field(default_factory=dict)
+    """Further keys of sd-scripts' `[[datasets.subsets]]`, unchanged."""
+    recipe: Annotated[Recipe | None, Internal()] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Generation:
+class Generation(Table):
     """How pictures are made for scoring: the same for every run. Sizes in pixels."""
 
-    prompts: Path
+    prompts: FilePath
     negative_prompt: str = ""
-    seeds: tuple[int, ...] = (1, 2, 3, 4)
-    strengths: tuple[float, ...] = (1.0,)
-    checkpoints: str | tuple[int, ...] = "last"
+    seeds: Seeds = (1, 2, 3, 4)
+    strengths: Strengths = (1.0,)
+    checkpoints: Checkpoints = "last"
     """`last`, `all`, or epochs."""
-    steps: int = 28
+    steps: Count = 28
     sampler: str = "euler_a"
-    scale: float = 6.0
-    width: int = 1024
-    height: int = 1024
-    batch_size: int = 4
-    vae_batch_size: int = 1
-    confirm_prompts: Path | None = None
-    """What `orchestrate confirm` makes pictures of; the prompts themselves, with fresh seeds, where there is none."""
-    merge: bool = True
+    scale: Positive = 6.0
+    width: Annotated[Count, Field(ge=64)] = 1024
+    height: Annotated[Count, Field(ge=64)] = 1024
+    batch_size: Count = 4
+    vae_batch_size: Count = 1
+    confirm_prompts: FilePath | None = None
+    """The prompts of `orchestrate confirm`; without it, the prompts above with new seeds."""
+    merge: Flag = True
     """Merge LoRA weights into the U-Net before each batch (`--network_pre_calc`) instead of hooking every layer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scoring:
+class Scoring(Table):
     """The face pack and how it is run."""
 
-    pack: Path
-    references: Path
-    device: str = "cpu"
-    det_size: int = 640
-    workers: int = 2
+    pack: FilePath
+    references: FilePath
+    device: Literal["cpu", "cuda"] = "cpu"
+    det_size: Annotated[Count, Field(ge=32)] = 640
+    workers: Count = 2
     url: str = ""
-    second_pack: Path | None = None
-    """Another face pack that scores every picture too: a number that depends on the pack is no answer."""
-    clip: Path | None = None
-    """A CLIP model, a folder as transformers saves it: how well pictures follow their prompts."""
-
-
-NO_CARD = "none"
-"""`vram.card` of a trainer that needs no GPU."""
+    second_pack: FilePath | None = None
+    """Another face pack that scores every picture too, to see whether a result depends on the pack."""
+    clip: FilePath | None = None
+    """A CLIP model, a folder as transformers saves it: measures how well pictures follow their prompts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Vram:
+class Vram(Table):
     """Which cards, and how much of one a run may use."""
 
-    card: str = ""
+    card: Cards = ""
     """UUIDs or indices, with commas between; empty: all of them."""
-    budget_gib: float | None = None
-    colocate: bool = False
-    """Several runs on one card, as their measured peaks allow."""
-    ignore_other_sweeps: bool = False
-    """Take a card also while another sweep drives it."""
-    poll_s: float = 1.0
+    budget_gib: Positive | None = None
+    colocate: Flag = False
+    """Run several runs on one card, as their measured peaks allow."""
+    ignore_other_sweeps: Flag = False
+    """Use a card although another sweep uses it."""
+    poll_seconds: Positive = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """When a child is given up."""
+class Limits(Table):
+    """When a child process is stopped."""
 
-    wall_s: float = 24 * 3600
-    stall_s: float = 30 * 60
-    grace_s: float = 15
-    crashes: int = 3
-    """So many crashes, or machine failures, in a row count as failed and pause the sweep."""
-    log_mib: float = 512
-    free_gib: float = 5.0
-    """Nothing is started with less disk than this."""
+    wall_hours: Positive = 24.0
+    stall_minutes: Positive = 30.0
+    grace_seconds: Positive = 15.0
+    crashes: Count = 3
+    """So many crashes or machine failures in a row count as failed and pause the sweep."""
+    log_mib: Positive = 512.0
+    free_gib: Positive = 5.0
+    """Nothing is started with less free disk space."""
+
+    @property
+    def wall_s(self) -> float:
+        return self.wall_hours * 3600
+
+    @property
+    def stall_s(self) -> float:
+        return self.stall_minutes * 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EarlyStop:
-    """When a training is given up on its way: its previews are worse than another run's beyond doubt, and by much.
+class EarlyStop(Table):
+    """When a training is stopped early: its previews are significantly worse than those of another run."""
 
-    after: the share of the training before the first look, and between looks. p: the chance, over all looks and all
-    runs compared with, of ending a training whose pictures are not worse by `margin` (similarity). pictures: previews
-    of each look.
-    """
+    after: Share = 0.34
+    """Share of the training before the first preview check, and between checks."""
+    p: Share = 0.01
+    """The chance, over all checks and runs, to stop a training that is not worse by `margin`."""
+    margin: Positive = 0.15
+    """In similarity."""
+    pictures: Annotated[Count, Field(ge=5)] = 16
+    """Previews of each check."""
 
-    after: float = 0.34
-    p: float = 0.01
-    margin: float = 0.15
-    pictures: int = 16
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FallbackStep(Table):
+    """A change after an out-of-memory failure. `when` must match the effective params; `set` may have expressions."""
+
+    name: str
+    set: Annotated[Arguments, Field(min_length=1)]
+    when: Arguments = field(default_factory=dict)
+    keeps_result: Flag = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Defaults(Table):
+    """The base model and the dataset of points whose grid names none."""
+
+    base_model: str = ""
+    dataset: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notify(Table):
+    """Webhook notifications."""
+
+    url: WebAddress = ""
+    """An http(s) address that receives failures, answers and the end of a sweep."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """orchestrate.toml. All paths are absolute here; they are relative to the file where they were written."""
+    """orchestrate.toml. All paths are absolute."""
 
     path: Path
     runs: Path
@@ -169,12 +210,12 @@ class Settings:
     dataset: str
     generation: Generation
     scoring: Scoring
-    arguments: Params = field(default_factory=dict)
-    """sd-scripts arguments of every grid, unless the grid says otherwise."""
+    arguments: Arguments = field(default_factory=dict)
+    """sd-scripts arguments of every grid, unless the grid sets them."""
     vram: Vram = field(default_factory=Vram)
     limits: Limits = field(default_factory=Limits)
     oom_fallback: tuple[FallbackStep, ...] = ()
     early_stop: EarlyStop | None = None
-    """None: every training goes to its end."""
+    """None: every training runs to its end."""
     notify: str = ""
-    """An http(s) URL that is told of failures, answers and the end; empty: nobody is."""
+    """The address for notifications; empty: none are sent."""

@@ -1,42 +1,56 @@
-"""Strict reading of the TOML files that people write: every mistake is noted with its file, line, key and value."""
+"""Strict reading of the TOML files that people write: every mistake is collected with its file, line, key and value."""
 
-import difflib
-import math
-import os
 import re
+import reprlib
 import tomllib
-from collections.abc import Callable, Collection, Mapping
-from functools import cached_property
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import is_dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, TypeAlias, get_args, get_origin, get_type_hints
 
-from orchestrator.config.toml_lines import Place, lines_of
+from pydantic import TypeAdapter, ValidationError
+
+from orchestrator import files
+from orchestrator.config.fields import Internal, kind_of
 from orchestrator.errors import InputError, Problem
-from orchestrator.model import Scalar, Value
+from orchestrator.text import did_you_mean
 from orchestrator.values import toml_repr
 
-T = TypeVar("T")
-Table: TypeAlias = Mapping[str, Any]
-Converter: TypeAlias = Callable[[Any], T]
-"""A raw TOML value in, a typed one out; raises Wrong."""
+Place: TypeAlias = tuple[str | int, ...]
+"""A dotted key in parts; numbers count the tables of an array from 0."""
 
-_ARGUMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+_MAX_BYTES = 10 * 1024**2
+_MESSAGES = {
+    "string_type": ("must be text in quotes, not {given}", 'write it as "..."'),
+    "bool_type": ("must be true or false, not {given}", "write true or false, without quotes"),
+    "int_type": ("must be a whole number, not {given}", "write it without quotes and without a decimal point"),
+    "float_type": ("must be a number, not {given}", "write it without quotes"),
+    "finite_number": ("must be a finite number", "write a number"),
+    "greater_than": ("must be a finite number above {gt:g}", "write more than {gt:g}"),
+    "greater_than_equal": ("must be at least {ge:g}", "write {ge:g} or more"),
+    "less_than": ("must be below {lt:g}", "write less than {lt:g}"),
+    "less_than_equal": ("must be at most {le:g}", "write {le:g} or less"),
+    "enum": ("is not known here", "write {expected}"),
+    "literal_error": ("is not known here", "write {expected}"),
+    "too_short": ("must not be empty", "add a value, or remove the key"),
+    "tuple_type": ("must be a list, not {given}", "write it in [ ], with commas between the values"),
+    "list_type": ("must be a list, not {given}", "write it in [ ], with commas between the values"),
+    "dict_type": ("must be a table, not {given}", "write [{key}]"),
+    "mapping_type": ("must be a table, not {given}", "write [{key}]"),
+    "dataclass_type": ("must be a table, not {given}", "write [{key}]"),
+    "wrong": ("{what}", "{remedy}"),
+}
+"""What is wrong and the remedy, by pydantic's type of error."""
 
 
-class ConversionError(ValueError):
-    """A value that is not what its key needs, and what to write instead."""
-
-    def __init__(self, what: str, remedy: str) -> None:
-        super().__init__(what)
-        self.remedy = remedy
-
-
-class Document:
-    """A parsed TOML file that still knows its lines."""
+class File:
+    """A parsed TOML file that knows its lines and collects what is wrong with it."""
 
     def __init__(self, path: Path, source: str) -> None:
         self.path = path
-        self.table: Table = tomllib.loads(source)
+        self.table: dict[str, Any] = tomllib.loads(source)
+        self.problems: list[Problem] = []
         self._source = source
 
     def where(self, place: Place) -> str:
@@ -45,231 +59,194 @@ class Document:
             place = place[:-1]
         return f"{self.path}:{self._lines[place]}" if place else str(self.path)
 
-    @cached_property
-    def _lines(self) -> dict[Place, int]:
-        return lines_of(self._source)
+    def note(self, place: Place, what: str, *, value: str = "", remedy: str = "") -> None:
+        """Add a problem with the value at a place."""
+        problem = Problem(what=what, where=self.where(place), key=dotted(place), value=value, remedy=remedy)
+        if problem not in self.problems:
+            self.problems.append(problem)
 
+    def has(self, place: Place) -> bool:
+        """Whether the file sets this key."""
+        return self._at(place, None) is not None
 
-def read(path: Path) -> Document:
-    """Parse a file; InputError when it cannot be read or is not TOML."""
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        remedy = "check the path (`orchestrate init` writes an orchestrate.toml)"
-        raise InputError(Problem(what=f"cannot be read: {error.strerror}", where=str(path), remedy=remedy)) from None
-    try:
-        return Document(path, raw.decode("utf-8").replace("\r\n", "\n"))
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise InputError(Problem(what="not UTF-8", where=f"{path}:{line}", remedy="save the file as UTF-8")) from None
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(_syntax_problem(path, str(error))) from None
-
-
-class Reader:
-    """One table of a file, asked key by key. Mistakes are noted, not raised; `finish` raises them all at once."""
-
-    def __init__(self, document: Document, table: Table | None = None, place: Place = ()) -> None:
-        self._document = document
-        self._table = document.table if table is None else table
-        self._place = place
-        self._known: list[str] = []
-        self._children: dict[Place, Reader] = {}
-        self._problems: list[Problem] = []
-
-    def given(self, **converters: Converter[Any]) -> dict[str, Any]:
-        """The keys among these that the table has, converted: arguments for a dataclass that knows the defaults."""
-        self._known += converters
-        found = {key: self._converted(key, convert) for key, convert in converters.items() if key in self._table}
-        return {key: value for key, value in found.items() if value is not None}
-
-    def require(self, key: str, convert: Converter[T]) -> T:
-        """A key that must be there."""
-        self._known.append(key)
-        if key in self._table:
-            return cast(T, self._converted(key, convert))
-        self.note(key, f"{toml_repr(key)} is missing", remedy=f"add `{key} = ...` to {self.title()}")
-        return cast(T, None)  # nobody sees it: the file is refused
-
-    def arguments(self, convert: Converter[T]) -> dict[str, T]:
-        """All keys of this table, each an sd-scripts argument or treatment."""
-        found = {}
-        self._known += self._table
-        for name in self._table:
-            if not _ARGUMENT.fullmatch(name):
-                self.note(
-                    name, f"{toml_repr(name)} cannot be an argument's name", remedy="use letters, digits and _ only"
-                )
-            elif (converted := self._converted(name, convert)) is not None:
-                found[name] = converted
-        return found
-
-    def section(self, key: str) -> "Reader":
-        """The table under a key; an empty one where there is none."""
-        self._known.append(key)
-        table = self._table.get(key, {})
-        if not isinstance(table, dict):
-            self.note(key, f"must be a table, not {_kind(table)}", remedy=f"write [{self._dotted(key)}]")
-            table = {}
-        return self._child(table, (*self._place, key))
-
-    def sections(self, key: str) -> tuple["Reader", ...]:
-        """The tables of an array `[[key]]`."""
-        self._known.append(key)
-        tables = self._table.get(key, [])
-        if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-            self.note(key, "must be an array of tables", remedy=f"write [[{self._dotted(key)}]] above each")
-            return ()
-        return tuple(self._child(table, (*self._place, key, index)) for index, table in enumerate(tables))
-
-    def named(self, key: str) -> dict[str, "Reader"]:
-        """The tables `[key.NAME]`, by their names."""
-        child = self.section(key)
-        return {name: child.section(name) for name in child._table}
-
-    def path(self, raw: object) -> Path:
-        """A converter to absolute paths, relative ones taken from the file's folder. Symbolic links stay."""
-        name = text(raw)
-        if not name or "\0" in name:
-            raise ConversionError("must be a path", 'write one, like "models/base.safetensors"')
-        folder = self._document.path.parent.absolute()
-        return Path(os.path.normpath(folder / os.path.expanduser(name)))  # noqa: PTH111 - this one never raises
-
-    def note(self, key: str, what: str, *, value: str = "", remedy: str = "") -> None:
-        """Record a mistake at a key of this table; an empty key means the table itself."""
-        self._problems.append(
-            Problem(what=what, where=self.where(key), key=self._dotted(key), value=value, remedy=remedy)
+    def tables(self, *place: str, array: bool = False) -> list[Place]:
+        """The places of the keys under [place], or with `array` of the tables [[place]]."""
+        found = self._at(place, [] if array else {})
+        if array and isinstance(found, list) and all(isinstance(table, dict) for table in found):
+            return [(*place, index) for index in range(len(found))]
+        if not array and isinstance(found, dict):
+            return [(*place, name) for name in found]
+        what, remedy = (
+            ("an array of tables", f"[[{dotted(place)}]] above each") if array else ("a table", f"[{dotted(place)}]")
         )
+        self.note(place, f"must be {what}", remedy=f"write {remedy}")
+        return []
 
-    def where(self, key: str = "") -> str:
-        """`file:line` of a key of this table, or of the table."""
-        return self._document.where((*self._place, key) if key else self._place)
+    def parse(self, place: Place, kind: Any) -> Any:
+        """The value at a place as a `kind`, without the keys that are wrong; None when it cannot be made.
 
-    def title(self) -> str:
-        """This table as the file writes it."""
-        return f"[{self._dotted()}]" if self._place else "the top of the file"
-
-    def problems(self) -> list[Problem]:
-        """All mistakes of this table and of those under it, among them every key that nobody asked for."""
-        for key in [key for key in self._table if key not in self._known]:
-            self.note(key, f"unknown key {toml_repr(key)}", remedy=did_you_mean(key, self._known))
-            self._known.append(key)
-        return self._problems + [problem for child in self._children.values() for problem in child.problems()]
-
-    def finish(self) -> None:
-        """InputError with all mistakes, if there are any."""
-        if problems := self.problems():
-            raise InputError(*problems)
-
-    def _child(self, table: Table, place: Place) -> "Reader":
-        return self._children.setdefault(place, Reader(self._document, table, place))
-
-    def _converted(self, key: str, convert: Converter[T]) -> T | None:
+        An absent table is read as an empty one.
+        """
+        raw = self._at(place, {} if is_dataclass(kind) or get_origin(kind) is Mapping else None)
+        if raw is None:
+            self._note_missing(place)
+            return None
         try:
-            return convert(self._table[key])
-        except ConversionError as error:
-            self.note(key, str(error), value=_one_line(self._table[key]), remedy=error.remedy)
+            return self._validated(kind, raw)
+        except ValidationError as error:
+            errors = error.errors(include_url=False)
+        for one in errors:
+            self._note_error(place, kind, one)
+        try:  # checks of several keys go on with what is right
+            broken = {one["loc"][0] for one in errors if one["loc"]}
+            return self._validated(kind, {key: raw[key] for key in raw if key not in broken}) if broken else None
+        except (ValidationError, TypeError):
             return None
 
-    def _dotted(self, key: str = "") -> str:
-        steps = (*self._place, key) if key else self._place
-        return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).lstrip(".")
+    def note_unknown_keys(self, known: Collection[str]) -> None:
+        """Add a problem for each key at the top of the file that is not known."""
+        for key in self.table.keys() - set(known):
+            self._note_unknown((key,), known)
+
+    def _validated(self, kind: Any, raw: Any) -> Any:
+        return _adapter(kind).validate_python(raw, context={"folder": self.path.parent.absolute()})
+
+    def _at(self, place: Place, default: Any) -> Any:
+        node: Any = self.table
+        for step in place:
+            if isinstance(node, dict) and step not in node:
+                return default
+            node = node[step]
+        return node
+
+    def _note_error(self, place: Place, kind: Any, error: Any) -> None:
+        loc = tuple(step for step in error["loc"] if step != "[key]")
+        if error["type"] == "missing":
+            return self._note_missing((*place, *loc))
+        if error["type"] == "unexpected_keyword_argument":
+            return self._note_unknown((*place, *loc), _keys(kind, loc[:-1]))
+        what, remedy = _MESSAGES.get(error["type"], (error["msg"], "see docs/settings.md"))
+        details = {"given": kind_of(error["input"]), "key": dotted((*place, *loc)), **error.get("ctx", {})}
+        value = "" if isinstance(error["input"], dict) else _shown(error["input"])
+        return self.note((*place, *loc), what.format(**details), value=value, remedy=remedy.format(**details))
+
+    def _note_missing(self, place: Place) -> None:
+        table = f"[{dotted(place[:-1])}]" if place[:-1] else "the top of the file"
+        self.note(place, f"{toml_repr(place[-1])} is missing", remedy=f"add `{place[-1]} = ...` to {table}")
+
+    def _note_unknown(self, place: Place, known: Collection[str]) -> None:
+        self.note(place, f"unknown key {toml_repr(place[-1])}", remedy=did_you_mean(str(place[-1]), known))
+
+    @cached_property
+    def _lines(self) -> dict[Place, int]:
+        lines: dict[Place, int] = {}
+        for number, place in _places(self._source):
+            lines.setdefault(place, number)
+        return lines
 
 
-# --- converters -------------------------------------------------------------------------------------------------------
+def read(path: Path) -> File:
+    """Parse a file; InputError when it cannot be read or is not TOML."""
 
+    def refused(what: str, remedy: str, line: object = "") -> InputError:
+        return InputError(Problem(what=what, where=f"{path}:{line}" if line else str(path), remedy=remedy))
 
-def text(raw: object) -> str:
-    """Text in quotes."""
-    if not isinstance(raw, str):
-        raise ConversionError(f"must be text in quotes, not {_kind(raw)}", 'write it as "..."')
-    return raw
-
-
-def boolean(raw: object) -> bool:
-    """true or false."""
-    if not isinstance(raw, bool):
-        raise ConversionError(f"must be true or false, not {_kind(raw)}", "write true or false, without quotes")
-    return raw
-
-
-def whole(minimum: int) -> Converter[int]:
-    """Whole numbers from `minimum` on."""
-
-    def convert(raw: object) -> int:
-        if isinstance(raw, bool) or not isinstance(raw, int):
-            raise ConversionError(
-                f"must be a whole number, not {_kind(raw)}", "write it without quotes and without a point"
+    try:
+        with files.open_regular(path, max_bytes=_MAX_BYTES) as file:
+            raw = file.read()
+    except (OSError, ValueError) as error:
+        remedy = "check the path (`orchestrate init` writes an orchestrate.toml)"
+        raise refused(f"cannot be read: {getattr(error, 'strerror', error)}", remedy) from None
+    try:
+        return File(path, raw.decode("utf-8-sig").replace("\r\n", "\n"))
+    except UnicodeDecodeError as error:
+        raise refused("not UTF-8", "save the file as UTF-8", raw.count(b"\n", 0, error.start) + 1) from None
+    except RecursionError:
+        raise refused("nests brackets too deeply", "write flat lists") from None
+    except ValueError as error:  # a TOMLDecodeError, or a number with thousands of digits
+        what, _, at = str(error).partition(" (at ")
+        line = re.search(r"line (\d+)", at)
+        place = at.rstrip(")").partition(", ")[2] if line else at.rstrip(")")
+        remedy = "write text in quotes, a list in [ ]"
+        if "hex value" in what or "Unescaped" in what:
+            remedy = (
+                "in double quotes a backslash starts an escape: write a Windows path in single quotes or with forward "
+                "slashes; under WSL, C:\\models is /mnt/c/models"
             )
-        if raw < minimum:
-            raise ConversionError(f"must be at least {minimum}", f"write {minimum} or more")
-        return raw
-
-    return convert
+        raise refused(f"not TOML: {', '.join(filter(None, (what, place)))}", remedy, line[1] if line else "") from None
 
 
-def number(*, above: float) -> Converter[float]:
-    """Finite numbers greater than `above`."""
-
-    def convert(raw: object) -> float:
-        if isinstance(raw, bool) or not isinstance(raw, int | float):
-            raise ConversionError(f"must be a number, not {_kind(raw)}", "write it without quotes")
-        if not above < raw < math.inf:
-            raise ConversionError(f"must be a finite number above {above:g}", f"write more than {above:g}")
-        return float(raw)
-
-    return convert
+def dotted(place: Place) -> str:
+    """A place as messages write it: `datasets.persona.image_dir`, `when[0].set`."""
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in place).lstrip(".")
 
 
-def several(convert: Converter[T]) -> Converter[tuple[T, ...]]:
-    """A list, not empty, of what `convert` takes."""
-
-    def convert_all(raw: object) -> tuple[T, ...]:
-        if not isinstance(raw, list) or not raw:
-            raise ConversionError("must be a list with at least one value", "write it in [ ], with commas between")
-        return tuple(map(convert, raw))
-
-    return convert_all
+@lru_cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
-def value(raw: object) -> Value:
-    """What an sd-scripts argument can be: text, a number, true or false, or a flat list of these."""
-    return tuple(map(_scalar, raw)) if isinstance(raw, list) else _scalar(raw)
+def _keys(kind: Any, loc: Place) -> set[str]:
+    """The keys of the table at `loc` in a `kind`."""
+    for step in loc:
+        hint = get_type_hints(kind)[str(step)]
+        kind = next(one for one in (hint, *get_args(hint)) if is_dataclass(one))
+    hints = get_type_hints(kind, include_extras=True)
+    return {name for name, hint in hints.items() if not any(isinstance(one, Internal) for one in get_args(hint))}
 
 
-def did_you_mean(name: str, known: Collection[str], otherwise: str = "remove it") -> str:
-    """The remedy for an unknown name: the nearest known one in any case, or all of them when they are few."""
-    folded = {candidate.casefold(): candidate for candidate in known}
-    if near := difflib.get_close_matches(name.casefold(), folded, n=1):
-        return f"did you mean {folded[near[0]]}?"
-    return f"known here: {', '.join(sorted(known))}" if 0 < len(known) <= 20 else otherwise
-
-
-def _scalar(raw: object) -> Scalar:
-    if isinstance(raw, str | bool) or (isinstance(raw, int) and -(2**63) <= raw < 2**63):
-        return raw
-    if isinstance(raw, float) and math.isfinite(raw):
-        return raw
-    what = f"must be text, a finite number, true, false or a flat list of these, not {_kind(raw)}"
-    raise ConversionError(what, 'write one value, or a list like ["a=1", "b=2"]')
-
-
-def _kind(raw: object) -> str:
-    if isinstance(raw, float) and not math.isfinite(raw):
-        return str(raw)
-    names = {str: "text", bool: "true or false", int: "a whole number", float: "a number", list: "a list"}
-    return names.get(type(raw), "a table" if isinstance(raw, dict) else "a date or time")
-
-
-def _one_line(raw: object) -> str:
-    line = toml_repr(raw) if isinstance(raw, str | int | float) else repr(raw)
+def _shown(raw: object) -> str:
+    if isinstance(raw, int) and raw.bit_length() > 256:
+        return "a very large number"
+    line = toml_repr(raw) if isinstance(raw, str | int | float) else reprlib.repr(raw)
     return line if len(line) <= 120 else line[:117] + "..."
 
 
-def _syntax_problem(path: Path, message: str) -> Problem:
-    """tomllib ends its messages with `(at line 3, column 5)`, or with `(at end of document)`."""
-    what, _, at = message.partition(" (at ")
-    line = re.search(r"line (\d+)", at)
-    where = f"{path}:{line[1]}" if line else str(path)
-    place = at.rstrip(")").partition(", ")[2] if line else at.rstrip(")")
-    return Problem(what=f"not TOML: {what}, {place}", where=where, remedy="text stands in quotes, a list in [ ]")
+# --- lines: best effort, for messages only, because tomllib does not report any ---------------------------------------
+
+_NAME = r"""(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')"""
+_HEADER = re.compile(r"\s*(\[\[?[^=,]*\]\]?)\s*(?:#.*)?$")
+_KEY = re.compile(rf"\s*({_NAME}(?:\s*\.\s*{_NAME}){{0,20}})\s*=")
+
+
+def _places(source: str) -> Iterator[tuple[int, Place]]:
+    """The line, from 1, and the place of every table header and key."""
+    table: Place = ()
+    counts: dict[Place, int] = {}
+    for number, line in enumerate(source.split("\n"), start=1):
+        if header := _HEADER.match(line):
+            table = _table_place(header[1], counts)
+            yield number, table
+        elif key := _KEY.match(line):
+            names = _names(f"{key[1]} = 0")
+            yield from ((number, table + names[:depth]) for depth in range(1, len(names) + 1))
+
+
+def _table_place(header: str, counts: dict[Place, int]) -> Place:
+    """The place that a header opens; `counts` has the last index of each array of tables."""
+    *outer, last = _names(header) or ("",)
+    place: Place = ()
+    for name in outer:
+        place += (name,)
+        place += (counts[place],) if place in counts else ()
+    place += (last,)
+    if not header.startswith("[["):
+        return place
+    counts[place] = counts.get(place, -1) + 1
+    return (*place, counts[place])
+
+
+def _names(line: str) -> Place:
+    """The names in a one-line TOML text, outermost first; none where it is not TOML by itself."""
+    try:
+        node: Any = tomllib.loads(line)
+    except (ValueError, RecursionError):
+        return ()
+    names: Place = ()
+    while node and isinstance(node, dict | list):
+        if isinstance(node, dict):
+            name, node = next(iter(node.items()))
+            names += (name,)
+        else:
+            node = node[0]
+    return names

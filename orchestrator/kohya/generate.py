@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from orchestrator.config.schema import BaseModel, Generation, Trainer
-from orchestrator.config.toml_reader import did_you_mean
 from orchestrator.errors import Problem
 from orchestrator.kohya import gen_img_plugin, prompts
 from orchestrator.kohya.arguments import values
 from orchestrator.model import Image, Params
+from orchestrator.text import did_you_mean
 from orchestrator.values import toml_repr
 
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from orchestrator.config.expressions import ExpressionError, Expressions
 from orchestrator.config.schema import FallbackStep
-from orchestrator.config.toml_reader import did_you_mean
 from orchestrator.errors import InputError, Problem
 from orchestrator.model import Params, Value
+from orchestrator.text import did_you_mean
 from orchestrator.values import matches, same, toml_repr
 
 _MAX_REPEATS = 16

@@ -46,7 +46,7 @@ class EarlyStopWatcher:
         new = [step for step in self._steps if self._read(self._run, step, training.number)]
         if not new and time.monotonic() < self._next_read:
             return None
-        self._next_read = time.monotonic() + _POLLS_BETWEEN_READS * self._ctx.settings.vram.poll_s
+        self._next_read = time.monotonic() + _POLLS_BETWEEN_READS * self._ctx.settings.vram.poll_seconds
         return self._compare()
 
     def score(self, training: Attempt) -> None:

@@ -18,7 +18,7 @@ _SPILL_USE = 0.97
 
 
 class Watcher:
-    """Polls one attempt every `vram.poll_s` seconds until none of its processes is left."""
+    """Polls one attempt every `vram.poll_seconds` seconds until none of its processes is left."""
 
     def __init__(self, attempt: Attempt, stage: Stage, ctx: Context) -> None:
         self._attempt, self._stage, self._ctx = attempt, stage, ctx
@@ -38,11 +38,11 @@ class Watcher:
             finally:
                 if stopped or process.exited(path):
                     process.stop(path, self._grace_s(stopped), self._ctx.stop.hurry)
-            process.wait(path, self._ctx.settings.vram.poll_s)
+            process.wait(path, self._ctx.settings.vram.poll_seconds)
 
     def _grace_s(self, stopped: FailureReason | None) -> float:
         """None after a log flood, which would go on filling the disk."""
-        return 0.0 if stopped and stopped.failure is Failure.LOG_FLOOD else self._limits.grace_s
+        return 0.0 if stopped and stopped.failure is Failure.LOG_FLOOD else self._limits.grace_seconds
 
     def _stopped_before(self) -> FailureReason | None:
         """Why an earlier orchestrator was stopping the attempt, unless it was for its user."""
@@ -65,7 +65,7 @@ class Watcher:
     def _skip_suspended_time(self) -> None:
         """Do not count time in which nothing was polled: the machine or the orchestrator was suspended."""
         now = time.monotonic()
-        missed = now - self._polled - 10 * self._ctx.settings.vram.poll_s
+        missed = now - self._polled - 10 * self._ctx.settings.vram.poll_seconds
         if missed > 0:
             self._started, self._log_grew = self._started + missed, self._log_grew + missed
         self._polled = now

@@ -1,8 +1,7 @@
-"""Grid TOML -> Grid -> Points: what the user asked for, every combination of it, and each one's id and name."""
+"""Grid TOML -> Grid -> points: every combination of the dims, with what the rules and expressions make of it."""
 
 from orchestrator.config.grid.expand import MAX_POINTS, expand
 from orchestrator.config.grid.identity import canonical, point_id, point_name
-from orchestrator.config.grid.language import Exclude, Grid, When
-from orchestrator.config.grid.reading import load
+from orchestrator.config.grid.reading import Exclude, Grid, When, load
 
 __all__ = ["MAX_POINTS", "Exclude", "Grid", "When", "canonical", "expand", "load", "point_id", "point_name"]

@@ -1,18 +1,17 @@
-"""Grid -> Points: every combination of the dims, what follows from it, and whatever is wrong with it, by name."""
+"""Grid -> points: every combination of the dims, with the rules and expressions applied, and every problem with it."""
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
-from orchestrator.config.expressions import ExpressionError, is_expression
-from orchestrator.config.grid.evaluation import Evaluation
+from orchestrator.config.expressions import ExpressionError, Expressions, is_expression
 from orchestrator.config.grid.identity import canonical, point_id, point_name
-from orchestrator.config.grid.language import Grid
+from orchestrator.config.grid.reading import Grid
 from orchestrator.config.grid.rules import Rules
 from orchestrator.config.schema import Settings
-from orchestrator.config.toml_reader import did_you_mean
 from orchestrator.errors import InputError, Problem
 from orchestrator.model import Params, Point, Value
+from orchestrator.text import did_you_mean
 from orchestrator.values import toml_repr
 
 MAX_POINTS = 100_000
@@ -53,7 +52,7 @@ def _axes(grid: Grid) -> list[list[tuple[tuple[str, Value], ...]]]:
 
 
 class _Expansion:
-    """Makes points of combinations; remembers what was wrong and which points there are."""
+    """Makes points of combinations, and collects the problems and the points made."""
 
     def __init__(self, grid: Grid, settings: Settings) -> None:
         self._grid = grid
@@ -61,7 +60,7 @@ class _Expansion:
         treatments = {"base_model": settings.base_model, "dataset": settings.dataset}
         self._base: dict[str, Value] = {**treatments, **settings.arguments, **grid.fixed}
         computed = _keys_with_expressions(grid, self._base)
-        self._evaluation = Evaluation(computed)
+        self._evaluation = _Evaluation(computed)
         self._rules = Rules(grid, computed)
         self._problems: dict[Problem, None] = {}
         self._made: dict[str, tuple[Params, Params]] = {}
@@ -81,11 +80,11 @@ class _Expansion:
         return Point(id=identity, name=point_name(params, levels, identity), params=params, dims=tuple(levels))
 
     def problems(self) -> list[Problem]:
-        """What was wrong, each once; what only follows from something wrong is not told beside it."""
+        """The problems, each once; consequences of other problems are left out."""
         return [*self._problems, *self._rules.wrong()] or [*self._twins, *self._rules.idle()]
 
     def _note_failure(self, key: str, error: ExpressionError, places: Mapping[str, str], params: Params) -> None:
-        remedy = "see docs/grid.md for what an expression can be"
+        remedy = "docs/grid.md explains expressions"
         if error.missing:
             remedy = did_you_mean(error.missing, params, f"set {error.missing} in [fixed]")
         self._note(f"cannot be computed: {error}", key, places, value=toml_repr(params[key]), remedy=remedy)
@@ -105,7 +104,7 @@ class _Expansion:
         twin, others = self._made[identity]
         if canonical(twin) == canonical(params):
             what = f"({_listed(others)}) and ({_listed(levels)}) make the same point"
-            remedy = "take one of the values out of its dim"
+            remedy = "remove one of the values from its dim"
         else:
             what = f"({_listed(others)}) and ({_listed(levels)}) share the id {identity} by chance"
             remedy = "add an argument to [fixed], such as training_comment"
@@ -116,8 +115,54 @@ class _Expansion:
         self._problems[Problem(what=what, where=where, key=key, value=value, remedy=remedy)] = None
 
 
+class _Evaluation:
+    """Computes the expressions of many points; `keys` are the arguments that can have one."""
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        self._keys = tuple(keys)
+        self._expressions = Expressions()
+
+    def evaluate(self, params: dict[str, Value]) -> dict[str, ExpressionError]:
+        """Replace every expression in `params` by its value, after those that it depends on. Returns the failures."""
+        waiting = {key: params[key] for key in self._keys if key in params and is_expression(params[key])}
+        failures: dict[str, ExpressionError | None] = {}
+        """None where the cause is the failure of another argument."""
+        for start in tuple(waiting):
+            trail = {start: self._names(params[start])} if start in waiting else {}
+            while trail:
+                key, names = next(reversed(trail.items()))
+                needed = next((name for name in names if name in waiting), None)
+                if needed is None:
+                    del trail[key], waiting[key]
+                    self._evaluate(key, params, failures)
+                elif needed in trail:
+                    cycle = [*list(trail)[list(trail).index(needed) :], needed]
+                    failures |= dict.fromkeys(cycle)
+                    failures[needed] = ExpressionError(" -> ".join(cycle) + " is circular")
+                else:
+                    trail[needed] = self._names(params[needed])
+        return {key: error for key, error in failures.items() if error}
+
+    def _evaluate(self, key: str, params: dict[str, Value], failures: dict[str, ExpressionError | None]) -> None:
+        if key in failures:
+            return
+        try:
+            if failures and not failures.keys().isdisjoint(self._expressions.names(params[key])):
+                failures[key] = None
+            else:
+                params[key] = self._expressions.evaluate(params[key], params)
+        except ExpressionError as error:
+            failures[key] = error
+
+    def _names(self, value: Value) -> Iterator[str]:
+        try:
+            return iter(sorted(self._expressions.names(value)))
+        except ExpressionError:
+            return iter(())  # evaluating it raises the error again
+
+
 def _keys_with_expressions(grid: Grid, base: Params) -> list[str]:
-    """The arguments that hold an expression anywhere."""
+    """The arguments that have an expression anywhere."""
     written = [*base.items(), *((key, value) for rule in grid.whens for key, value in rule.set.items())]
     written += [(key, value) for dims in (grid.dims, *grid.zips) for key in dims for value in dims[key]]
     return list(dict.fromkeys(key for key, value in written if is_expression(value)))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from orchestrator import images
 from orchestrator.config import toml_reader
+from orchestrator.config.fields import FilePath, Table
 from orchestrator.errors import InputError, NothingSelected, Problem
 from orchestrator.store.layout import Sweep
 
@@ -15,11 +16,11 @@ _FORMAT = 'write first,second on each line, or [[pair]] tables with first = "...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PicturePair:
+class PicturePair(Table):
     """Two images that the user calls a good match; absolute paths."""
 
-    first: Path
-    second: Path
+    first: FilePath
+    second: FilePath
 
 
 def read_pairs(path: Path) -> tuple[PicturePair, ...]:
@@ -66,13 +67,12 @@ def _baseline_pictures(sweep: Sweep) -> dict[str, tuple[Path, ...]]:
 
 
 def _toml_pairs(path: Path) -> tuple[list[PicturePair], list[Problem]]:
-    top = toml_reader.Reader(toml_reader.read(path))
-    found = [
-        (table.where(), table.require("first", table.path), table.require("second", table.path))
-        for table in top.sections("pair")
-    ]
-    problems = top.problems()
-    return ([], problems) if problems else _existing(found)
+    file = toml_reader.read(path)
+    file.note_unknown_keys({"pair"})
+    pairs = [(file.where(place), file.parse(place, PicturePair)) for place in file.tables("pair", array=True)]
+    if file.problems:
+        return [], file.problems
+    return _existing([(where, pair.first, pair.second) for where, pair in pairs])
 
 
 def _csv_pairs(path: Path) -> tuple[list[PicturePair], list[Problem]]:

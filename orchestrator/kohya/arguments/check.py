@@ -6,12 +6,12 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from orchestrator.config.toml_reader import did_you_mean
 from orchestrator.errors import Problem
 from orchestrator.kohya import base_model, optimizers
 from orchestrator.kohya.arguments import values
 from orchestrator.kohya.arguments.schema import Argument, ArgumentSchema, Kind
 from orchestrator.model import TREATMENTS, Params, Value
+from orchestrator.text import did_you_mean
 from orchestrator.values import toml_repr
 
 _DEFAULT = "leave it out for sd-scripts' default"
