@@ -1,4 +1,4 @@
-"""Progress and causes of failure are read from real logs, and from the exact words of failures not easily provoked."""
+"""Progress and causes of failures are read from real logs and from the exact messages of rare failures."""
 
 import math
 import signal
@@ -40,13 +40,13 @@ def test_the_last_bar_of_a_real_training() -> None:
         ),
     ],
 )
-def test_bars_in_all_their_forms(bar: str, progress: Progress) -> None:
+def test_progress_bars_of_all_forms(bar: str, progress: Progress) -> None:
     before = "steps:   8%|▊         | 1/12 [00:01<00:11,  1.00s/it, avr_loss=9]\r"
     after = "\rvalidation steps:  10%|█         | 1/10 [00:01<00:09,  1.00s/it]\n"
     assert log.read_progress(before + bar + after) == progress
 
 
-def test_a_loss_that_is_no_number_is_told() -> None:
+def test_a_nan_loss_is_reported() -> None:
     progress = log.read_progress(read("train-nan"))
     assert progress is not None
     assert progress.loss is not None
@@ -58,9 +58,9 @@ def test_a_log_without_a_bar_has_no_progress() -> None:
     assert log.total_steps("") is None
 
 
-def test_pictures_of_a_real_generation() -> None:
-    assert log.read_pictures(read("generate-four-loras-merged")) == Progress(step=16, total=16)
-    assert log.read_pictures(read("train-finished")) is None
+def test_images_of_a_real_generation() -> None:
+    assert log.read_images(read("generate-four-loras-merged")) == Progress(step=16, total=16)
+    assert log.read_images(read("train-finished")) is None
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_causes_in_real_logs(name: str, code: int, failure: Failure, reason: str
 
 
 @pytest.mark.parametrize("name", ["train-finished", "generate-one-lora", "generate-four-loras-merged"])
-def test_a_good_end_has_no_cause(name: str) -> None:
+def test_a_successful_process_has_no_cause(name: str) -> None:
     assert log.classify(read(name), 0) is None
 
 
@@ -121,7 +121,7 @@ def test_a_good_end_has_no_cause(name: str) -> None:
         ("RuntimeError: something new", Failure.UNKNOWN),
     ],
 )
-def test_causes_by_their_words(line: str, failure: Failure) -> None:
+def test_causes_by_message(line: str, failure: Failure) -> None:
     frame = 'Traceback (most recent call last):\n  File "/x/train.py", line 3, in f\n    raise MemoryError()\n'
     echo = "\nsubprocess.CalledProcessError: Command '[...]' returned non-zero exit status 1."
     bar = "\nsteps:   0%|          | 0/12 [00:00<?, ?it/s]\n"
@@ -151,7 +151,7 @@ def test_causes_by_exit_code_alone(code: int | None, failure: Failure) -> None:
     assert found[1]
 
 
-def test_an_error_after_the_first_step_is_not_the_configurations() -> None:
+def test_an_error_after_the_first_step_is_not_a_bad_config() -> None:
     bar = "steps:  42%|████▏     | 5/12 [01:07<01:33, 13.40s/it, avr_loss=1.07]\n"
     assert log.classify(f"{bar}ValueError: odd", 1) == (Failure.UNKNOWN, "ValueError: odd")
     assert log.classify("ValueError: odd", 1) == (Failure.BAD_CONFIG, "ValueError: odd")
@@ -161,11 +161,11 @@ def test_an_error_after_the_first_step_is_not_the_configurations() -> None:
     "hostile",
     ["steps: 1%||1/2 [1:1<1:1, 1s/it", "\n  ", 'File "a", line 1 ', "total optimization steps", "\x1b[", " ", "a."],
 )
-def test_reading_is_quick_whatever_the_log_holds(hostile: str) -> None:
+def test_reading_is_quick_for_any_log(hostile: str) -> None:
     text = (hostile * (256 * 1024 // len(hostile)))[: 256 * 1024]
     start = time.process_time()
     log.classify(text, 1)
     log.read_progress(text)
-    log.read_pictures(text)
+    log.read_images(text)
     log.total_steps(text)
     assert time.process_time() - start < 2

@@ -85,7 +85,7 @@ def test_the_program_draws_what_the_plan_asks_for(loras, tmp_path):
     assert {path.name: Image.open(path).size for path in (tmp_path / "out").iterdir()} == {
         f"{n}.png": (160, 96) for n in (1, 2, 3)
     }
-    progress = log.read_pictures(done.stderr)
+    progress = log.read_images(done.stderr)
     assert (progress.step, progress.total) == (3, 3)
     assert log.classify(done.stdout + done.stderr, 0) is None
 

@@ -9,7 +9,7 @@ from orchestrator.store import outcome, state, vram_log
 from orchestrator.store.layout import Run, Sweep
 from orchestrator.store.state import Status
 
-_READERS = {"train": log.read_progress, "generate": log.read_pictures}
+_READERS = {"train": log.read_progress, "generate": log.read_images}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -70,7 +70,7 @@ def test_prompt_and_seed_stand_in_the_picture(runs: list[Run]) -> None:
 
 
 def test_progress_is_told_in_a_form_we_read(together: Path) -> None:
-    progress = log.read_pictures((together / "log").read_text(encoding="utf-8"))
+    progress = log.read_images((together / "log").read_text(encoding="utf-8"))
     assert progress is not None
     assert (progress.step, progress.total) == (8, 8)
 

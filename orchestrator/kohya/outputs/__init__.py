@@ -1,1 +1,1 @@
-"""What sd-scripts leaves behind: file names, checkpoints, logs and the causes of failures."""
+"""What sd-scripts writes: file names, checkpoints, logs, and the causes of failures in them."""

@@ -1,4 +1,4 @@
-"""The words by which a failed training or generation tells its cause, in the order in which they decide."""
+"""Log messages that identify the cause of a failed training or generation."""
 
 import re
 
@@ -33,8 +33,8 @@ PATTERNS = (
             r"CUDA error: out of memory",
             r"cudaErrorMemoryAllocation",
             r"(?:CUBLAS|CUDNN)_STATUS_ALLOC_FAILED",
-            r"(?:CUBLAS|CUDNN)_STATUS_NOT_INITIALIZED",  # its handle is made at first use, when the card is full
-            r"NVML_SUCCESS == \w+ INTERNAL ASSERT FAILED",  # the allocator describing an out-of-memory, without NVML
+            r"(?:CUBLAS|CUDNN)_STATUS_NOT_INITIALIZED",  # the handle is created at first use, when the GPU is full
+            r"NVML_SUCCESS == \w+ INTERNAL ASSERT FAILED",  # the allocator reports out-of-memory while NVML is missing
             r"Error out of memory at line \d+",  # bitsandbytes
         ),
     ),
@@ -69,7 +69,7 @@ PATTERNS = (
             r"image size is small",
             r"(?:missing|extra) conditioning data",
             r"size of conditioning image is not match",
-            r"BadZipFile",  # a latent cache that was cut off in writing
+            r"BadZipFile",  # a truncated latent cache
             r"NaN detected in (?:latents|text encoder outputs)",
         ),
     ),
@@ -91,12 +91,12 @@ PATTERNS = (
     ),
     (Failure.KILLED, _any(r"(?m:^KeyboardInterrupt)")),
 )
-"""What to look for in the whole tail of a log: the last line is often a progress bar, not the exception."""
+"""Messages by cause, in order of priority, searched in the whole tail: the last line is often a progress bar."""
 
 BY_SIGNAL = {
-    "SIGKILL": Failure.HOST_OOM,  # nobody else kills outright; we say so ourselves when we do
+    "SIGKILL": Failure.HOST_OOM,  # sent by the kernel; orchestrate records its own kills separately
     "SIGINT": Failure.KILLED,
     "SIGTERM": Failure.KILLED,
     "SIGHUP": Failure.KILLED,
 }
-"""What a signal that ended the trainer tells; any other is a crash."""
+"""The cause that a signal implies; any other signal is a crash."""

@@ -1,4 +1,4 @@
-"""The files that sdxl_train_network.py leaves in its output folder: their names, and which of them to expect."""
+"""The files that sdxl_train_network.py writes into its output folder: their names, and which of them to expect."""
 
 import json
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from orchestrator.model import Checkpoint, Params
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingLength:
-    """How long a training is: optimizer steps in all, epochs begun, optimizer steps in a full epoch."""
+    """Length of a training: optimizer steps in total, epochs started, optimizer steps in a full epoch."""
 
     steps: int
     epochs: int
@@ -17,14 +17,14 @@ class TrainingLength:
 
 
 def last(output_name: str) -> str:
-    """The file written at the end; the last epoch has no other, numbered one."""
+    """The file written at the end; the last epoch has no numbered file."""
     return f"{output_name}.safetensors"
 
 
 def expected(output_name: str, params: Params, length: TrainingLength) -> list[Checkpoint]:
-    """The checkpoints that a training of this length must have left, oldest first; the last one is `last`.
+    """The checkpoints that a training of this length must have written, oldest first, ending with `last`.
 
-    Pruned ones (`save_last_n_epochs`, `save_last_n_steps`) are not among them. `epoch` is None for saves by step.
+    Pruned ones (`save_last_n_epochs`, `save_last_n_steps`) are left out. `epoch` is None for saves by step.
     """
     found = [*_by_epoch(output_name, params, length), *_by_step(output_name, params, length)]
     final = Checkpoint(file=last(output_name), epoch=length.epochs, step=length.steps)
@@ -53,7 +53,7 @@ def _by_step(output_name: str, params: Params, length: TrainingLength) -> list[C
         return []
     saved = range(every, length.steps + 1, every)
     kept = _number(params, "save_last_n_steps")
-    # As sd-scripts reckons: the multiple of `every` at or below (step - kept - 1) goes when `step` is saved.
+    # As sd-scripts computes it: saving `step` removes the multiple of `every` at or below (step - kept - 1).
     removed = {(step - kept - 1) // every * every for step in saved} if kept is not None else set()
     return [
         Checkpoint(file=f"{output_name}-step{step:08d}.safetensors", epoch=None, step=step)
@@ -68,13 +68,13 @@ def _number(params: Params, key: str) -> int | None:
 
 
 def states(output_dir: Path, output_name: str) -> list[Path]:
-    """The complete training states (`save_state`) in the folder, oldest step first; those cut off are left out."""
+    """The complete training states (`save_state`) in the folder, by step; incomplete ones are left out."""
     found = [(step, path) for path in output_dir.glob("*-state") if (step := _state_step(path, output_name))]
     return [path for _, path in sorted(found)]
 
 
 def _state_step(path: Path, output_name: str) -> int | None:
-    """The step that a state was saved at; None if it is another's or incomplete."""
+    """The step at which a state was saved; None if it belongs to another output or is incomplete."""
     parts = ("model.safetensors", "optimizer.bin", "scheduler.bin", "random_states_0.pkl")
     if not path.name.startswith(f"{output_name}-") or not all((path / part).is_file() for part in parts):
         return None

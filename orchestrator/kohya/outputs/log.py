@@ -1,6 +1,6 @@
-"""What the text of a trainer's or generator's log says: how far it is, how long it will be, why it ended.
+"""Reads progress, length and the cause of a failure from the log of a trainer or generator.
 
-Pure functions of text, fit for the tail of a log of any size.
+Pure functions of text; they accept the tail of a log of any size.
 """
 
 import math
@@ -10,7 +10,7 @@ import signal
 from orchestrator.kohya.outputs.failures import BY_SIGNAL, PATTERNS
 from orchestrator.model import Failure, Progress
 
-# Every repetition is bounded: a log may be one endless line, and it is read every second.
+# Every repetition is bounded: a log may be one very long line, and it is read every second.
 _BAR = re.compile(
     r"(?<!validation )steps:[ ]{1,4}\d{1,3}%\|[^\r\n|]{0,500}\|[ ]{0,20}(?P<step>\d{1,12})/(?P<total>\d{1,12}) "
     r"\[[\d:]{1,20}<[\d:?]{1,20},[ ]{0,20}(?P<rate>[\d.]{1,20}|\?)(?P<unit>s/it|it/s)"
@@ -26,7 +26,7 @@ _REASON_LENGTH = 300
 
 
 def read_progress(text: str) -> Progress | None:
-    """The last progress bar of a training. `loss` is NaN when the bar says so; rates have three digits."""
+    """The last progress bar of a training. `loss` is NaN if the bar shows NaN; rates have three digits."""
     bar = _last(_BAR, text)
     if bar is None:
         return None
@@ -38,14 +38,14 @@ def read_progress(text: str) -> Progress | None:
     )
 
 
-def read_pictures(text: str) -> Progress | None:
-    """How many prompts gen_img.py has begun, of how many."""
+def read_images(text: str) -> Progress | None:
+    """How many prompts gen_img.py has started, of how many."""
     line = _last(_PROMPT, text)
     return Progress(step=int(line[1]), total=int(line[2])) if line else None
 
 
 def total_steps(text: str) -> int | None:
-    """The optimizer steps that a training announced at its start; None where that part of the log is missing."""
+    """The optimizer steps that a training printed at its start; None if that part of the log is missing."""
     line = _last(_TOTAL, text)
     return int(line[1]) if line else None
 
@@ -75,11 +75,11 @@ def _number(text: str | None) -> float | None:
 
 
 def classify(text: str, exit_code: int | None) -> tuple[Failure, str] | None:
-    """Why a child failed, in a word and in a line; None when it ended well and its log holds nothing against it.
+    """The cause of a failure and one line that explains it; None if the process exited with 0 and the log is clean.
 
-    `exit_code` is minus the signal for a child that was killed, None when nobody saw its end. A training that ends well
-    has still to be proven: sd-scripts exits 0 without data, too. accelerate's launcher turns every exit code into 1,
-    which is why the text decides before the code does.
+    `exit_code` is minus the signal for a killed process, None if its end was not observed. An exit code of 0 still
+    needs verification: sd-scripts also exits with 0 without data. accelerate's launcher turns every exit code into 1,
+    so the text takes precedence over the code.
     """
     lines = _lines(text)
     whole = "\n".join(lines)
@@ -92,23 +92,20 @@ def classify(text: str, exit_code: int | None) -> tuple[Failure, str] | None:
 
 
 def _quiet_failure(whole: str) -> tuple[Failure, str] | None:
-    """sd-scripts returns without an error, and without a file, when the dataset is empty."""
+    """With an empty dataset, sd-scripts returns without an error and without a file."""
     if "No data found" in whole:
-        return Failure.DATASET, "No data found: the dataset has no pictures"
+        return Failure.DATASET, "No data found: the dataset has no images"
     return _by_loss(whole)
 
 
 def _by_signal(whole: str, exit_code: int | None) -> tuple[Failure, str] | None:
-    """By the signal that killed the child, or, as accelerate tells it, the child of the child."""
+    """By the signal that killed the process or, as accelerate reports it, the trainer that it launched."""
     if exit_code is None:
-        return Failure.CRASHED, "it vanished: nobody saw its end"
-    told = re.search(r"died with <Signals\.(SIG\w+): \d+>", whole)
-    name = told[1] if told else _signal(-exit_code if exit_code < 0 else exit_code - 128)
+        return Failure.CRASHED, "the process ended without an exit code"
+    reported = re.search(r"died with <Signals\.(SIG\w+): \d+>", whole)
+    number = -exit_code if exit_code < 0 else exit_code - 128
+    name = reported[1] if reported else signal.Signals(number).name if number in set(signal.Signals) else None
     return (BY_SIGNAL.get(name, Failure.CRASHED), f"killed by {name}") if name else None
-
-
-def _signal(number: int) -> str | None:
-    return signal.Signals(number).name if number in set(signal.Signals) else None
 
 
 def _by_loss(text: str) -> tuple[Failure, str] | None:
@@ -119,20 +116,20 @@ def _by_loss(text: str) -> tuple[Failure, str] | None:
 
 
 def _by_shape(lines: list[str], text: str, exit_code: int | None) -> tuple[Failure, str]:
-    """An error of Python's before the first step means that the arguments did not fit together."""
+    """A Python error before the first step means that the arguments did not fit together."""
     exceptions = [line for line in lines if _EXCEPTION.match(line) and "CalledProcessError" not in line]
-    spoken = [line for line in lines if "%|" not in line]
-    told = f"; its last line: {spoken[-1]}" if spoken else ""
-    reason = _message(exceptions[-1] if exceptions else f"exit code {exit_code}{told}")
+    messages = [line for line in lines if "%|" not in line]
+    last = f"; its last line: {messages[-1]}" if messages else ""
+    reason = _message(exceptions[-1] if exceptions else f"exit code {exit_code}{last}")
     progress = read_progress(text)
-    began = progress is not None and progress.step > 0
-    if exit_code == 2 or (not began and re.match(r"(Assertion|Attribute|Key|Type|Value)Error", reason)):
+    started = progress is not None and progress.step > 0
+    if exit_code == 2 or (not started and re.match(r"(Assertion|Attribute|Key|Type|Value)Error", reason)):
         return Failure.BAD_CONFIG, reason
     return Failure.UNKNOWN, reason
 
 
 def _lines(text: str) -> list[str]:
-    """The log's lines, progress bars apart, without colours, rich's padding, and the source that tracebacks quote."""
+    """The lines of the log and its progress bars, without colours, rich's padding and quoted source lines."""
     plain = _FRAME.sub(r"\1", _ANSI.sub("", text).replace("\r", "\n"))
     return [" ".join(line.split()) for line in plain.split("\n") if line.strip()]
 

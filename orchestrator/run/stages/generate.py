@@ -27,7 +27,7 @@ def perform(run: Run, ctx: Context) -> Result:
     stage = Stage(
         name=NAME,
         prepare=lambda attempt: _prepare(run, attempt, images, ctx),
-        progress=log.read_pictures,
+        progress=log.read_images,
         record=lambda _attempt, outcome: _record(run, images, outcome),
     )
     return attempt.run_attempt(run, stage, ctx)

@@ -115,7 +115,7 @@ def more(parser):
         "def broken(:",
     ],
 )
-def test_a_source_that_is_not_understood_is_refused_with_the_remedy(tmp_path: Path, argument: str) -> None:
+def test_a_source_that_is_not_understood_is_rejected_with_a_remedy(tmp_path: Path, argument: str) -> None:
     root = write(tmp_path, f"def setup_parser():\n    {argument}\n")
     with pytest.raises(NotReady) as raised:
         schema.load_schema(root)
@@ -141,7 +141,7 @@ def test_reading_a_source_agrees_with_argparse(tmp_path: Path) -> None:
         assert read[action.dest].many is (action.nargs == "*")
 
 
-def test_the_submodule_is_pinned_to_the_commit_that_we_know() -> None:
+def test_the_submodule_is_pinned_to_the_known_commit() -> None:
     root = Path(__file__).parents[1]
     if not (root / ".git").exists():
         pytest.skip("not a checkout: there is no submodule")

@@ -1,4 +1,4 @@
-"""A training is proven by its files; whatever is missing, broken, not finite or another's is refused with its name."""
+"""Trainings are verified by their files: missing, broken, non-finite or foreign files are rejected by name."""
 
 import contextlib
 import hashlib
@@ -63,20 +63,20 @@ def output(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def prove(output: Path, asked: Params = ASKED, log: str = LOG, comment: str = COMMENT) -> verify.OutputCheck:
+def check(output: Path, asked: Params = ASKED, log: str = LOG, comment: str = COMMENT) -> verify.OutputCheck:
     return verify.verify(output, "lora", asked, log, training_comment=comment)
 
 
-def test_weights_that_never_reached_the_disk_are_refused(output: Path) -> None:
+def test_weights_that_were_not_written_to_disk_are_rejected(output: Path) -> None:
     final = output / "lora.safetensors"
     final.write_bytes(final.read_bytes()[:-8] + bytes(8))  # as after a power cut: the size is right, a page is not
-    found = prove(output)
+    found = check(output)
     assert found.failure is Failure.NO_PRODUCT
-    assert "a part of it never reached the disk" in str(found.problems[0])
+    assert "was not written to disk" in str(found.problems[0])
 
 
-def test_what_was_asked_for_is_proven(output: Path) -> None:
-    found = prove(output)
+def test_a_complete_training_is_verified(output: Path) -> None:
+    found = check(output)
     assert found.failure is None
     assert found.problems == ()
     assert [(item.file, item.epoch, item.step) for item in found.checkpoints] == [
@@ -90,36 +90,36 @@ def test_what_was_asked_for_is_proven(output: Path) -> None:
 @pytest.mark.parametrize("name", ["lora.safetensors", "lora-000001.safetensors"])
 def test_a_missing_checkpoint_is_named(output: Path, name: str) -> None:
     (output / name).unlink()
-    found = prove(output)
+    found = check(output)
     assert (found.failure, found.checkpoints) == (Failure.NO_PRODUCT, ())
     assert found.problems[0].where == str(output / name)
 
 
 @pytest.mark.parametrize("name", ["lora.safetensors", "lora-000002.safetensors"])
-def test_a_checkpoint_cut_off_in_writing_is_refused(output: Path, name: str) -> None:
+def test_a_truncated_checkpoint_is_rejected(output: Path, name: str) -> None:
     whole = (output / name).read_bytes()
     (output / name).write_bytes(whole[:-5])
-    found = prove(output)
+    found = check(output)
     assert found.failure is Failure.NO_PRODUCT
     assert "cut off" in found.problems[0].what
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("name", ["lora.safetensors", "lora-000001.safetensors"])
-def test_weights_that_are_not_finite_are_refused(output: Path, name: str, value: float) -> None:
+def test_weights_that_are_not_finite_are_rejected(output: Path, name: str, value: float) -> None:
     tensors = weights()
     tensors["lora_unet_x.lora_up.weight"][3, 2] = value
     save(output, name, tensors, ss_steps="2" if "1" in name else "6")
-    found = prove(output)
+    found = check(output)
     assert found.failure is Failure.NAN
     assert "1 of 3 tensors" in found.problems[0].what
 
 
-def test_weights_that_never_moved_are_refused(output: Path) -> None:
+def test_untrained_weights_are_rejected(output: Path) -> None:
     tensors = weights()
     tensors["lora_unet_x.lora_up.weight"][:] = 0
     save(output, "lora.safetensors", tensors)
-    assert "nothing was learned" in prove(output).problems[0].what
+    assert "nothing was learned" in check(output).problems[0].what
 
 
 @pytest.mark.parametrize(
@@ -137,39 +137,39 @@ def test_weights_that_never_moved_are_refused(output: Path) -> None:
         ({"unet_lr": 1e-4}, "ss_unet_lr"),
     ],
 )
-def test_metadata_that_says_something_else_is_refused(output: Path, change: Params, key: str) -> None:
-    found = prove(output, {**ASKED, **change})
+def test_metadata_that_disagrees_is_rejected(output: Path, change: Params, key: str) -> None:
+    found = check(output, {**ASKED, **change})
     assert found.failure is Failure.NO_PRODUCT
     assert key in {problem.key for problem in found.problems}
 
 
-def test_another_attempts_file_is_refused(output: Path) -> None:
-    (problem,) = prove(output, comment="orchestrate abc 2").problems
+def test_a_file_of_another_attempt_is_rejected(output: Path) -> None:
+    (problem,) = check(output, comment="orchestrate abc 2").problems
     assert problem.key == "ss_training_comment"
 
 
-def test_a_training_that_ended_early_is_refused(output: Path) -> None:
+def test_a_training_that_ended_early_is_rejected(output: Path) -> None:
     save(output, "lora.safetensors", ss_steps="5")
-    assert [problem.key for problem in prove(output).problems] == ["ss_steps"]
+    assert [problem.key for problem in check(output).problems] == ["ss_steps"]
 
 
 def test_the_log_must_agree_on_the_steps(output: Path) -> None:
-    assert [problem.key for problem in prove(output, log=LOG.replace(": 6", ": 60")).problems] == ["ss_max_train_steps"]
+    assert [problem.key for problem in check(output, log=LOG.replace(": 6", ": 60")).problems] == ["ss_max_train_steps"]
 
 
-def test_a_loss_that_became_nan_is_no_success(output: Path) -> None:
-    assert prove(output, log=LOG.replace("1.02", "nan")).failure is Failure.NAN
+def test_a_nan_loss_is_a_failure(output: Path) -> None:
+    assert check(output, log=LOG.replace("1.02", "nan")).failure is Failure.NAN
 
 
-def test_an_intermediate_checkpoint_of_another_step_is_refused(output: Path) -> None:
+def test_an_earlier_checkpoint_of_another_step_is_rejected(output: Path) -> None:
     save(output, "lora-000002.safetensors", ss_steps="2")
-    assert "step 2, not 4" in prove(output).problems[0].what
+    assert "records step 2, not 4" in check(output).problems[0].what
 
 
 @pytest.mark.parametrize("steps", ["", "None", "-1", "1e9", "99999999"])
-def test_a_checkpoint_that_lies_about_its_length_is_refused(output: Path, steps: str) -> None:
+def test_a_checkpoint_with_a_false_length_is_rejected(output: Path, steps: str) -> None:
     save(output, "lora.safetensors", ss_steps=steps, ss_max_train_steps=steps)
-    assert prove(output, log="").failure is Failure.NO_PRODUCT
+    assert check(output, log="").failure is Failure.NO_PRODUCT
 
 
 @pytest.mark.parametrize(
@@ -185,19 +185,19 @@ def test_a_checkpoint_that_lies_about_its_length_is_refused(output: Path, steps:
 )
 def test_optimizers_are_compared_by_class(output: Path, asked: Params, recorded: str, equal: bool) -> None:
     save(output, "lora.safetensors", ss_optimizer=recorded)
-    assert (prove(output, {**ASKED, **asked}).failure is None) is equal
+    assert (check(output, {**ASKED, **asked}).failure is None) is equal
 
 
 def test_adafactor_may_clear_the_rates_it_sets_itself(output: Path) -> None:
     cleared = {"ss_learning_rate": "None", "ss_lr_scheduler": "adafactor:0.01"}
     save(output, "lora.safetensors", ss_optimizer="transformers.optimization.Adafactor(relative_step=True)", **cleared)
-    assert prove(output, {**ASKED, "optimizer_type": "adafactor"}).failure is None
+    assert check(output, {**ASKED, "optimizer_type": "adafactor"}).failure is None
 
 
 def test_of_several_text_encoder_rates_the_first_counts(output: Path) -> None:
     save(output, "lora.safetensors", ss_text_encoder_lr="1e-05")
-    assert prove(output, {**ASKED, "text_encoder_lr": (1e-5,)}).failure is None
-    assert prove(output, {**ASKED, "text_encoder_lr": 2e-5}).failure is Failure.NO_PRODUCT
+    assert check(output, {**ASKED, "text_encoder_lr": (1e-5,)}).failure is None
+    assert check(output, {**ASKED, "text_encoder_lr": 2e-5}).failure is Failure.NO_PRODUCT
 
 
 # --- which files to expect --------------------------------------------------------------------------------------------
@@ -227,7 +227,7 @@ def test_pruned_checkpoints_are_not_expected() -> None:
     assert names(by_step, steps=50) == ["p-step00000020", "p-step00000030", "p-step00000040", "p-step00000050", "p"]
 
 
-def test_states_that_are_whole_are_found_in_the_order_of_their_steps(tmp_path: Path) -> None:
+def test_complete_states_are_found_in_the_order_of_their_steps(tmp_path: Path) -> None:
     for name, step in (("p-state", 12), ("p-000001-state", 4), ("p-step00000008-state", 8), ("q-state", 1)):
         (tmp_path / name).mkdir()
         for part in ("model.safetensors", "optimizer.bin", "scheduler.bin", "random_states_0.pkl"):
@@ -237,7 +237,7 @@ def test_states_that_are_whole_are_found_in_the_order_of_their_steps(tmp_path: P
     assert [path.name for path in files.states(tmp_path, "p")] == ["p-000001-state", "p-state"]
 
 
-# --- headers that lie -------------------------------------------------------------------------------------------------
+# --- false headers ----------------------------------------------------------------------------------------------------
 
 
 def raw(content: object, data: bytes = b"\0" * 8) -> bytes:
@@ -279,7 +279,7 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_header_that_lies_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_false_header_is_rejected(tmp_path: Path, name: str) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes(HOSTILE[name]())
     began = time.process_time()
@@ -289,7 +289,7 @@ def test_a_header_that_lies_is_refused(tmp_path: Path, name: str) -> None:
 
 
 @given(st.binary(max_size=200))
-def test_no_bytes_do_more_than_be_refused(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+def test_arbitrary_bytes_are_rejected_at_most(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "fuzz.safetensors"
     path.write_bytes(struct.pack("<Q", len(content)) + content)
     with contextlib.suppress(ValueError):
@@ -338,11 +338,11 @@ def what(path: Path) -> str:
     return " ".join(problem.what for problem in base_model.problems(path))
 
 
-def test_an_sdxl_checkpoint_is_taken(tmp_path: Path) -> None:
+def test_an_sdxl_checkpoint_is_accepted(tmp_path: Path) -> None:
     assert base_model.problems(checkpoint(tmp_path / "hyperrealism_steps.safetensors")) == []
 
 
-def test_other_models_are_refused(tmp_path: Path) -> None:
+def test_other_models_are_rejected(tmp_path: Path) -> None:
     path = tmp_path / "base.safetensors"
     assert "no VAE" in what(checkpoint(path, without="first_stage_model"))
     assert "no second text encoder" in what(checkpoint(path, without="conditioner.embedders.1"))
@@ -361,7 +361,7 @@ def test_a_pickle_is_never_opened(tmp_path: Path) -> None:
     assert base_model.vae_problems(tmp_path / "vae.safetensors") == []
 
 
-def test_a_link_that_sd_scripts_would_follow_wrongly_is_told(tmp_path: Path) -> None:
+def test_a_link_that_sd_scripts_follows_incorrectly_is_reported(tmp_path: Path) -> None:
     blob = checkpoint(tmp_path / "blob.safetensors").rename(tmp_path / "blob")
     link = tmp_path / "base.safetensors"
     link.symlink_to(blob)
