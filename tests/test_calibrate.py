@@ -1,4 +1,4 @@
-"""The persona's yardstick: measured by the real InsightFace, kept, refused for other photos, used by every report."""
+"""Calibration with the real InsightFace: measurement, record, and use in reports."""
 
 import csv
 import json
@@ -61,7 +61,9 @@ def kept(album: Path, used: Settings) -> CalibrationRecord:
     )
 
 
-def test_every_photo_is_measured_against_the_others(kept: CalibrationRecord, album: Path, used: Settings) -> None:
+def test_each_photo_is_compared_with_the_centroid_of_the_others(
+    kept: CalibrationRecord, album: Path, used: Settings
+) -> None:
     paths = sorted((album / "references").glob("*.png"))
     faces = [np.array(one.embedding) for one in embedding.embed(used.scoring, paths, cache=album / "runs" / ".faces")]
     units = np.array([face / np.linalg.norm(face) for face in faces])
@@ -71,7 +73,7 @@ def test_every_photo_is_measured_against_the_others(kept: CalibrationRecord, alb
         assert found.similarity == pytest.approx(units[number] @ others / np.linalg.norm(others))
 
 
-def test_strangers_do_not_pass_and_few_photos_make_it_provisional(kept: CalibrationRecord) -> None:
+def test_impostors_fail_and_few_photos_are_provisional(kept: CalibrationRecord) -> None:
     found = kept.calibration
     (strangers,) = found.impostors
     assert strangers.accepted == 0
@@ -82,15 +84,15 @@ def test_strangers_do_not_pass_and_few_photos_make_it_provisional(kept: Calibrat
     assert kept.caveats == ("provisional: 12 photos",)
 
 
-def test_known_good_pairs_are_told_on_both_scales(kept: CalibrationRecord) -> None:
+def test_known_good_pairs_are_reported_on_both_scales(kept: CalibrationRecord) -> None:
     assert kept.baseline
     assert kept.baseline.mean == pytest.approx(np.mean([pair.similarity for pair in kept.known_pairs]))
     assert kept.expected_from_pairs
     assert kept.expected_from_pairs > kept.baseline.mean, "a centroid of twelve is nearer than a single photo"
-    assert "2 known-good pairs of 3 pictures" in "\n".join(words.format_lines(kept))
+    assert "2 known-good pairs of 3 images" in "\n".join(words.format_lines(kept))
 
 
-def test_folders_of_one_name_are_two_sets(tmp_path: Path) -> None:
+def test_folders_with_the_same_name_are_separate_sets(tmp_path: Path) -> None:
     for place in ("a", "b"):
         (tmp_path / place / "others").mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(tmp_path / place / "others" / "x.png")
@@ -98,58 +100,60 @@ def test_folders_of_one_name_are_two_sets(tmp_path: Path) -> None:
     assert list(found.values()) == [(tmp_path / p / "others" / "x.png",) for p in ("a", "b")]
 
 
-def test_impostors_without_a_face_are_told(used: Settings, tmp_path: Path) -> None:
+def test_impostors_without_a_face_are_reported(used: Settings, tmp_path: Path) -> None:
     Image.new("RGB", (64, 64)).save(tmp_path / "x.png")
     found = measure.measure(used, CalibrationRequest(impostors={"others": (tmp_path / "x.png",)}))
     assert found.calibration.impostors == ()
-    assert "others: no picture shows a face, so nothing is known of it" in list(words.format_lines(found))
+    assert "others: no image shows a face, so it gives no result" in list(words.format_lines(found))
     record.write(tmp_path / "calibration.json", found)
     assert record.read(tmp_path / "calibration.json") == found
 
 
-def test_an_odd_photo_is_named(album: Path, used: Settings, tmp_path: Path) -> None:
+def test_an_outlier_is_reported(album: Path, used: Settings, tmp_path: Path) -> None:
     shutil.copytree(album / "references", tmp_path / "references")
     shutil.copyfile(album / "strangers" / "3000.png", tmp_path / "references" / "odd.png")
     found = measure.measure(
         replace(used, scoring=replace(used.scoring, references=tmp_path / "references")), CalibrationRequest()
     )
     assert found.calibration.outliers == ("odd.png",)
-    assert any("odd.png" in line and "look at it" in line for line in words.format_lines(found))
+    assert any("odd.png" in line and "check for another person" in line for line in words.format_lines(found))
 
 
-def test_a_photo_without_a_face_is_left_out_and_named(album: Path, used: Settings, tmp_path: Path) -> None:
+def test_a_photo_without_a_face_is_rejected_by_name(album: Path, used: Settings, tmp_path: Path) -> None:
     shutil.copytree(album / "references", tmp_path / "references")
-    Image.new("RGB", (64, 64)).save(tmp_path / "references" / "nobody.png")
+    Image.new("RGB", (64, 64)).save(tmp_path / "references" / "empty.png")
     found = measure.measure(
         replace(used, scoring=replace(used.scoring, references=tmp_path / "references")), CalibrationRequest()
     )
-    assert found.rejected == {"nobody.png": "shows no face"}
+    assert found.rejected == {"empty.png": "shows no face"}
     assert found.twins == ()
     assert found.calibration.photos == 12
 
 
-def test_a_photo_that_is_there_twice_is_named(album: Path, used: Settings, tmp_path: Path) -> None:
+def test_duplicate_photos_are_reported(album: Path, used: Settings, tmp_path: Path) -> None:
     shutil.copytree(album / "references", tmp_path / "references")
     shutil.copyfile(album / "references" / "1005.png", tmp_path / "references" / "again.png")
     found = measure.measure(
         replace(used, scoring=replace(used.scoring, references=tmp_path / "references")), CalibrationRequest()
     )
     assert found.twins == (("1005.png", "again.png"),)
-    assert "1005.png and again.png are one photo, which counts twice: take one out" in list(words.format_lines(found))
+    assert "1005.png and again.png are the same photo, which counts twice: remove one" in list(
+        words.format_lines(found)
+    )
 
 
-def test_two_photos_are_no_yardstick(album: Path, used: Settings, tmp_path: Path) -> None:
+def test_two_photos_are_too_few(album: Path, used: Settings, tmp_path: Path) -> None:
     (tmp_path / "references").mkdir()
     for number in (1000, 1001):
         shutil.copy(album / "references" / f"{number}.png", tmp_path / "references")
-    with pytest.raises(NotReady, match="only 2 usable reference pictures"):
+    with pytest.raises(NotReady, match="only 2 usable reference photos"):
         measure.measure(
             replace(used, scoring=replace(used.scoring, references=tmp_path / "references")), CalibrationRequest()
         )
 
 
 @pytest.mark.parametrize("how", ["the same file", "saved anew"])
-def test_a_reference_that_was_trained_on_is_refused_or_marked(
+def test_a_reference_in_the_training_set_is_rejected_or_marked(
     how: str, album: Path, used: Settings, tmp_path: Path
 ) -> None:
     (tmp_path / "images").mkdir()
@@ -161,14 +165,14 @@ def test_a_reference_that_was_trained_on_is_refused_or_marked(
         shutil.copyfile(album / "references" / "1003.png", twin)
     dataset = replace(used.datasets["portraits"], image_dir=tmp_path / "images")
     tainted = replace(used, datasets={"portraits": dataset})
-    with pytest.raises(InputError, match=r"1003\.png: score\.references: is also a training picture .*twin"):
+    with pytest.raises(InputError, match=r"1003\.png: score\.references: is also a training image .*twin"):
         measure.measure(tainted, CalibrationRequest())
     found = measure.measure(tainted, CalibrationRequest(allow_training_references=True))
     assert found.trained_on == ("1003.png",)
     assert "trained on 1 reference" in words.format_verdict(found)
 
 
-def test_the_record_reads_back_and_is_whole_or_not_there(kept: CalibrationRecord, tmp_path: Path) -> None:
+def test_the_record_reads_back_and_a_damaged_one_is_rejected(kept: CalibrationRecord, tmp_path: Path) -> None:
     path = tmp_path / "calibration.json"
     record.write(path, kept)
     assert record.read(path) == kept
@@ -181,7 +185,9 @@ def test_the_record_reads_back_and_is_whole_or_not_there(kept: CalibrationRecord
 
 
 @pytest.mark.parametrize("key", ["face pack", "references"])
-def test_it_is_refused_for_another_pack_or_other_photos(kept: CalibrationRecord, tmp_path: Path, key: str) -> None:
+def test_a_calibration_for_another_pack_or_other_photos_is_not_used(
+    kept: CalibrationRecord, tmp_path: Path, key: str
+) -> None:
     path = tmp_path / "calibration.json"
     record.write(path, kept)
     fingerprint = {"face pack": kept.face_pack, "references": kept.references}
@@ -192,7 +198,7 @@ def test_it_is_refused_for_another_pack_or_other_photos(kept: CalibrationRecord,
     assert record.load_matching(tmp_path / "none.json", fingerprint) == (None, [])
 
 
-def test_the_plot_shows_every_photo_and_is_the_same_each_time(kept: CalibrationRecord, tmp_path: Path) -> None:
+def test_the_plot_shows_every_photo_and_is_reproducible(kept: CalibrationRecord, tmp_path: Path) -> None:
     for name in ("one.svg", "two.svg"):
         plot.draw(kept, tmp_path / name)
     assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
@@ -232,7 +238,7 @@ def test_pairs_are_read_from_toml_and_csv(tmp_path: Path, name: str, text: str) 
         ("pairs.toml", '[[pairs]]\nfirst = "a.png"\n', r"did you mean pair\?"),
     ],
 )
-def test_mistakes_in_the_list_are_told_with_their_line(tmp_path: Path, name: str, text: str, message: str) -> None:
+def test_errors_in_a_pair_list_name_the_line(tmp_path: Path, name: str, text: str, message: str) -> None:
     for picture in ("a.png", "b.png"):
         (tmp_path / picture).touch()
     (tmp_path / name).write_text(text, encoding="utf-8")
@@ -247,7 +253,7 @@ def call(world: World, *arguments: str) -> Result:
     return CliRunner().invoke(cli.main, [arguments[0], "--settings", str(world.settings), *arguments[1:]])
 
 
-def test_a_calibration_judges_every_later_report(world: World) -> None:
+def test_reports_use_the_calibration(world: World) -> None:
     world.drive()
     assert all(row["pass_rate"] == row["threshold"] == "" for row in world.rows().values()), "unknown is empty"
     done = call(world, "calibrate", "--against", "grid")
@@ -265,7 +271,7 @@ def test_a_calibration_judges_every_later_report(world: World) -> None:
     assert row["threshold"] == f"{kept.calibration.threshold:.3f}; provisional: 8 photos"
 
 
-def test_a_calibration_by_another_pack_is_told_and_not_used(world: World) -> None:
+def test_a_report_says_why_a_calibration_is_not_used(world: World) -> None:
     world.drive()
     call(world, "calibrate")
     path = layout.calibration(world.sweep.path.parent)
@@ -274,19 +280,19 @@ def test_a_calibration_by_another_pack_is_told_and_not_used(world: World) -> Non
     for command in ("answer", "export", "report"):
         told = call(world, command, "grid")
         assert told.exit_code == 0, told.output
-        assert "is not used: the sweep has another face pack" in " ".join(told.stderr.split()), command
+        assert "is not used: the sweep has a different face pack" in " ".join(told.stderr.split()), command
     with (world.sweep.report / "results.csv").open(encoding="utf-8", newline="") as file:
         assert all(row["pass_rate"] == "" for row in csv.DictReader(file))
 
 
-def test_a_sweep_without_floors_has_no_impostors(world: World) -> None:
+def test_a_sweep_without_baselines_gives_no_impostors(world: World) -> None:
     world.context()
     refused = call(world, "calibrate", "--against", "grid")
     assert refused.exit_code == 3
     assert "no images of a base model without a LoRA" in " ".join(refused.stderr.split())
 
 
-def test_a_second_pack_scores_every_picture_and_its_agreement_is_shown(world: World, shared: Path) -> None:
+def test_a_second_pack_scores_every_image_and_reports_its_agreement(world: World, shared: Path) -> None:
     # A copy of the first pack, so that what it must say is known.
     shutil.copytree(shared / "pack", world.folder / "second")
     text = world.settings.read_text(encoding="utf-8").replace("[score]", '[score]\nsecond_pack = "second"')

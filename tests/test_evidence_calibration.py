@@ -1,4 +1,4 @@
-"""A persona's yardstick from embeddings whose geometry is known, and the worth of a larger training set."""
+"""Calibration statistics on embeddings of known geometry, and the learning curve."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def persona(count: int, rho: float = 0.5, seed: int = 0, size: int = 512) -> dic
 
 
 @pytest.mark.parametrize("photos", [5, 11, 24])
-def test_leave_one_out_is_what_the_formula_says(photos: int) -> None:
+def test_leave_one_out_matches_the_formula(photos: int) -> None:
     found = statistics.calibrate(persona(photos))
     expected = statistics.expected_centroid_similarity(found.pair_similarity, photos - 1)
     assert np.mean([r.similarity for r in found.references]) == pytest.approx(expected, abs=0.01)
@@ -31,7 +31,7 @@ def test_pair_similarity_on_the_scale_of_a_centroid(rho: float, n: int, expected
     assert statistics.expected_centroid_similarity(rho, n) == pytest.approx(expected, abs=0.006)
 
 
-def test_leave_one_out_leaves_the_photo_out() -> None:
+def test_leave_one_out_excludes_the_photo_itself() -> None:
     faces = np.eye(3)
     assert statistics.leave_one_out(faces) == pytest.approx([0, 0, 0])
     found = statistics.calibrate(dict(zip("abc", np.array([[1, 0], [1, 0], [0, 1.0]]), strict=True)))
@@ -39,7 +39,7 @@ def test_leave_one_out_leaves_the_photo_out() -> None:
     assert [r.nearest for r in found.references] == pytest.approx([1, 1, 0])
 
 
-def test_a_photo_of_someone_else_is_named() -> None:
+def test_a_photo_of_another_person_is_an_outlier() -> None:
     photos = persona(12)
     photos["stranger.jpg"] = np.random.default_rng(9).normal(size=512)
     found = statistics.calibrate(photos)
@@ -47,7 +47,7 @@ def test_a_photo_of_someone_else_is_named() -> None:
     assert statistics.calibrate(persona(12, seed=3)).outliers == ()
 
 
-def test_few_photos_are_provisional_and_say_how_many_are_missing() -> None:
+def test_few_photos_are_provisional() -> None:
     few, enough = statistics.calibrate(persona(8)), statistics.calibrate(persona(20))
     assert (few.provisional, few.more_photos, enough.provisional, enough.more_photos) == (True, 12, False, 0)
     assert few.lowest_covers == pytest.approx(0.312, abs=0.001)
@@ -85,8 +85,8 @@ def test_the_equal_error_rate_of_overlapping_scores() -> None:
     assert (rate, at) == pytest.approx((0.25, 0.55))
 
 
-def test_two_photos_are_not_a_yardstick() -> None:
-    with pytest.raises(ValueError, match="at least 3 photos, here are 2"):
+def test_two_photos_are_rejected() -> None:
+    with pytest.raises(ValueError, match="at least 3 photos, got 2"):
         statistics.calibrate(persona(2))
 
 
@@ -99,16 +99,16 @@ def test_pairs_are_resampled_by_photo() -> None:
         for a in range(12)
         for b in range(a)
     ]
-    found = statistics.from_pairs(pairs)
+    found = statistics.pair_baseline(pairs)
     assert (found.pairs, found.photos, found.provisional) == (66, 12, True)
     values = [p.similarity for p in pairs]
     assert found.mean == pytest.approx(np.mean(values))
     assert found.interval is not None
     assert found.interval.low < found.mean < found.interval.high
     assert found.interval.high - found.interval.low > 1.8 * 2 * 1.96 * stats.sem(values)
-    assert statistics.from_pairs(pairs[:1]).interval is None
+    assert statistics.pair_baseline(pairs[:1]).interval is None
     with pytest.raises(ValueError, match="no known-good pairs"):
-        statistics.from_pairs([])
+        statistics.pair_baseline([])
 
 
 def curve(noise: float, target: int = 72, k: float = 1.0) -> learning_curve.LearningCurve:
@@ -123,7 +123,7 @@ def curve(noise: float, target: int = 72, k: float = 1.0) -> learning_curve.Lear
     return found
 
 
-def test_a_clean_curve_is_recovered_with_lucky_seeds_taken_out() -> None:
+def test_a_noiseless_curve_is_recovered_despite_seed_effects() -> None:
     found = curve(1e-4)
     assert found.worth == pytest.approx(2 / 36 - 2 / 72, abs=0.002)
     assert found.exponent == pytest.approx(1.0, rel=0.06)
@@ -141,7 +141,7 @@ def test_noise_widens_the_interval_and_extrapolation_is_marked() -> None:
     assert fewer.worth == pytest.approx(2 / 36 - 2 / 24, abs=0.003)
 
 
-def test_too_little_for_a_curve_is_none() -> None:
+def test_too_few_sizes_or_runs_give_no_curve() -> None:
     two_sizes = [CurvePoint(pictures=n, replicate=r, value=0.5) for n in (18, 36) for r in (1, 2, 3)]
     one_seed = [CurvePoint(pictures=n, replicate=1, value=0.5) for n in (9, 18, 36)]
     assert learning_curve.learning_curve(two_sizes, target=72) is None

@@ -1,4 +1,4 @@
-"""Choosing on one half and reporting on the other; the numbers of a run; the front; the winner's curse."""
+"""Checkpoint choice, metrics of a run, Pareto set, confirmation."""
 
 import numpy as np
 import pytest
@@ -36,7 +36,7 @@ def score(
 
 
 @pytest.mark.parametrize(("prompts", "seeds"), [(8, 2), (5, 3), (2, 4), (1, 4), (3, 1)])
-def test_the_halves_share_no_picture_and_miss_none(prompts: int, seeds: int) -> None:
+def test_the_halves_are_disjoint_and_complete(prompts: int, seeds: int) -> None:
     cells = [(p, s) for p in range(prompts) for s in range(seeds)]
     halves = choice.split(cells)
     assert halves.disjoint
@@ -45,12 +45,12 @@ def test_the_halves_share_no_picture_and_miss_none(prompts: int, seeds: int) -> 
     assert halves == choice.split(list(reversed(cells)))
 
 
-def test_with_four_prompts_or_more_no_prompt_is_in_both_halves() -> None:
+def test_four_prompts_or_more_are_split_by_prompt() -> None:
     halves = choice.split(CELLS)
     assert not {p for p, _ in halves.selection} & {p for p, _ in halves.reporting}
 
 
-def test_a_single_picture_cannot_be_fresh() -> None:
+def test_a_single_cell_selects_and_reports() -> None:
     halves = choice.split([(0, 1)])
     assert not halves.disjoint
     found = choice.choose([score(0, 1, 0.5, checkpoint=c) for c in "ab"], halves)
@@ -69,7 +69,7 @@ def test_the_best_on_the_selection_half_is_reported_on_the_other() -> None:
     assert [c.selection_mean for c in found.candidates] == pytest.approx([0.6, 0.5])
 
 
-def test_strengths_are_candidates_too_and_one_candidate_reports_everything() -> None:
+def test_strengths_are_candidates_and_a_single_candidate_reports_all_images() -> None:
     scores = [score(*cell, 0.4 + s / 10, strength=s) for s in (0.5, 1.0) for cell in CELLS]
     several = choice.choose(scores, choice.split(CELLS))
     single = choice.choose(scores[:16], choice.split(CELLS))
@@ -80,7 +80,7 @@ def test_strengths_are_candidates_too_and_one_candidate_reports_everything() -> 
     assert choice.choose([], choice.split(CELLS)) is None
 
 
-def test_no_candidate_wins_by_leaving_pictures_out() -> None:
+def test_missing_images_count_as_failures_in_the_selection() -> None:
     halves = choice.split(CELLS)
     steady = [score(*cell, 0.5, checkpoint="steady") for cell in CELLS]
     first = min(halves.selection)
@@ -95,7 +95,7 @@ def test_no_candidate_wins_by_leaving_pictures_out() -> None:
     assert found.checkpoint == "steady"
 
 
-def test_choosing_among_equals_does_not_inflate_what_is_reported() -> None:
+def test_selection_among_equals_does_not_bias_the_reported_mean() -> None:
     """Twenty checkpoints of equal worth: the winner's selection mean is too good, its reported mean is not."""
     rng = np.random.default_rng(0)
     halves, chosen, reported = choice.split(CELLS), [], []
@@ -109,7 +109,7 @@ def test_choosing_among_equals_does_not_inflate_what_is_reported() -> None:
     assert abs(np.mean(reported) - 0.5) < 5 * stats.sem(reported)
 
 
-def test_the_numbers_of_a_run() -> None:
+def test_metrics_of_a_run() -> None:
     scores = [
         score(0, 1, 0.5, nearest_training=0.9, face_px=100),
         score(0, 2, 0.7, nearest_training=0.7, face_px=200),
@@ -128,7 +128,7 @@ def test_the_numbers_of_a_run() -> None:
     assert found.above_band_rate == pytest.approx(1 / 3)
 
 
-def test_what_is_not_known_is_none_and_never_zero() -> None:
+def test_unknown_metrics_are_none() -> None:
     nothing = run_metrics.summary([])
     assert (nothing.images, nothing.similarity_median, nothing.no_face_rate, nothing.pass_rate) == (0, None, None, None)
     faceless = run_metrics.summary(
@@ -161,7 +161,7 @@ def contender(run: str, similarity: float | None, no_face: float | None, copying
     return pareto.ParetoPoint(run=run, similarity=similarity, no_face_rate=no_face, copying=copying)
 
 
-def test_the_front_keeps_what_nothing_beats_in_everything() -> None:
+def test_the_front_contains_the_runs_that_are_not_dominated() -> None:
     found = pareto.pareto_front(
         [
             contender("good", 0.7, 0.1, 0.6),
@@ -177,13 +177,13 @@ def test_the_front_keeps_what_nothing_beats_in_everything() -> None:
     assert found.axes == ("similarity", "no_face_rate", "copying")
 
 
-def test_an_axis_that_one_lacks_is_not_compared() -> None:
+def test_an_axis_unknown_for_one_run_is_not_compared() -> None:
     found = pareto.pareto_front([contender("a", 0.7, 0.1, None), contender("b", 0.6, 0.1, 0.2)])
     assert found.axes == ("similarity", "no_face_rate")
     assert found.front == ("a",)
 
 
-def test_a_number_from_fresh_prompts_shows_the_winners_curse() -> None:
+def test_confirmation_on_other_prompts_uses_welchs_interval() -> None:
     reported, fresh = {0: 0.6, 1: 0.7, 2: 0.65}, {10: 0.5, 11: 0.52, 12: 0.48, 13: 0.51}
     found = confirmation.confirmation(reported, fresh)
     assert found is not None

@@ -1,4 +1,4 @@
-"""Pairs, estimates and verdicts, on sweeps small enough to be worked out by hand."""
+"""Pairs, estimates and verdicts on small sweeps with known results."""
 
 from collections.abc import Mapping
 
@@ -47,7 +47,7 @@ def answer(rows: list[RunRow], terms: TestSettings | None = None) -> contrast.Co
     return contrast.evaluate_questions(rows, [RANK], settings=terms)[0]
 
 
-def test_pairs_share_all_dims_but_not_what_follows_from_the_contrast() -> None:
+def test_pairs_share_all_dims_but_not_params_that_follow_from_the_contrast() -> None:
     rows = [run(rank, seed, 0.5, optimizer_type=o) for rank in (16, 32) for seed in (1, 2) for o in ("a", "b")]
     found = pairs.match(rows, "network_dim", (16, 32))
     assert sorted((p.first.run, p.second.run) for p in found.pairs) == [
@@ -60,7 +60,7 @@ def test_pairs_share_all_dims_but_not_what_follows_from_the_contrast() -> None:
     assert found.common_params == {"resolution": "768"}
 
 
-def test_runs_that_prove_nothing_are_left_out_with_the_reason() -> None:
+def test_unusable_runs_are_left_out_with_the_reason() -> None:
     rows = [
         run(16, 1, 0.5),
         run(32, 1, 0.6, degraded=True),
@@ -86,7 +86,7 @@ def test_two_runs_with_the_same_settings_are_not_paired_at_random() -> None:
     assert {x.reason for x in found.left_out} == {"several runs with the same settings"}
 
 
-def test_a_zipped_dim_moves_with_the_contrast_only_when_the_grid_says_so() -> None:
+def test_zipped_dims_may_differ_within_pairs() -> None:
     rows = [run(rank, seed, 0.5 + seed / 10 + rank / 100, batch=rank) for rank in (16, 32) for seed in (1, 2, 3)]
     assert "no two finished runs" in contrast.evaluate_questions(rows, [RANK])[0].reason
     zipped = contrast.evaluate_questions(rows, [RANK], zips=[("network_dim", "batch")])[0]
@@ -106,20 +106,20 @@ def test_the_interval_over_seeds_is_the_t_interval() -> None:
     assert found.verdict is Verdict.YES
 
 
-def test_a_worse_level_and_an_equal_one_are_both_no() -> None:
+def test_a_worse_and_an_equal_level_are_both_no() -> None:
     assert answer(seeds([-0.08, -0.10, -0.12])).reason.startswith("worse by -0.100")
     equal = answer(seeds([0.001, -0.001, 0.002, 0.0]))
     assert equal.verdict is Verdict.NO
     assert "no difference of 0.02" in equal.reason
 
 
-def test_a_sure_difference_too_small_to_matter_is_not_a_yes() -> None:
+def test_a_certain_but_irrelevant_difference_is_not_yes() -> None:
     small = [0.010, 0.011, 0.012, 0.0105]
     assert answer(seeds(small)).verdict is Verdict.NO
     assert answer(seeds(small), TestSettings(smallest=0.005)).verdict is Verdict.YES
 
 
-def test_a_noisy_difference_is_undecided_and_says_what_it_needs() -> None:
+def test_a_noisy_difference_is_undecided_with_the_required_seeds() -> None:
     found = answer(seeds([0.30, -0.10, 0.05]))
     assert found.verdict is Verdict.UNDECIDED
     assert found.needs is not None
@@ -151,14 +151,14 @@ def test_one_training_seed_is_undecided_however_many_pairs(cells: int) -> None:
     assert (found.needs.replicates, found.needs.runs_per_arm) == (2, 2 * cells)
 
 
-def test_seeds_that_change_nothing_are_called_out() -> None:
+def test_equal_results_of_all_seeds_are_reported() -> None:
     rows = [run(rank, seed, 0.5 + 0.25 * (rank == 32)) for rank in (16, 32) for seed in (1, 2, 3)]
     found = answer(rows)
     assert found.verdict is Verdict.UNDECIDED
     assert "does not reach the training" in found.reason
 
 
-def test_pairs_of_one_seed_count_as_one_observation() -> None:
+def test_pairs_with_the_same_seed_are_one_observation() -> None:
     """Four cells that repeat a seed's luck bring no certainty; taken for twelve pairs they would say yes."""
     rows = [
         run(rank, seed, 0.5 + (rank == 32) * d + lr / 1000, lr=lr)
@@ -172,7 +172,7 @@ def test_pairs_of_one_seed_count_as_one_observation() -> None:
     assert found.verdict is Verdict.UNDECIDED
 
 
-def test_only_prompts_that_all_pairs_have_are_compared() -> None:
+def test_only_prompts_common_to_all_pairs_are_compared() -> None:
     rows = [run(16, s, {0: 0.5, 1: 0.5}) for s in (1, 2)] + [run(32, s, {1: 0.6 + s / 100, 2: 0.0}) for s in (1, 2)]
     found = answer(rows)
     assert found.prompts == 1
@@ -183,7 +183,7 @@ def test_only_prompts_that_all_pairs_have_are_compared() -> None:
     assert apart.needs is None
 
 
-def test_prompts_that_answer_differently_widen_the_interval() -> None:
+def test_prompt_variance_widens_the_interval() -> None:
     rng = np.random.default_rng(0)
     steady = 0.1 + rng.normal(0, 0.01, (6, 1)) + rng.normal(0, 0.005, (6, 8))
     moody = steady + np.tile([0.15, -0.15], 4)
@@ -195,14 +195,14 @@ def test_prompts_that_answer_differently_widen_the_interval() -> None:
     assert wide.p_value(wide.interval(0.9).low) == pytest.approx(0.1)
 
 
-def test_prompts_too_few_cannot_be_made_up_for_by_seeds() -> None:
+def test_more_seeds_do_not_compensate_for_few_prompts() -> None:
     table = np.array([[0.3, -0.2, 0.0], [0.31, -0.18, 0.01], [0.28, -0.21, 0.02]])
     found = estimates.estimate(table)
     assert found is not None
     assert estimates.replicates_needed(found, distance=0.05) is None
 
 
-def test_replicates_needed_delivers_the_power_on_average_over_what_the_spread_looked_like() -> None:
+def test_replicates_needed_gives_the_power_on_average() -> None:
     rng, truth, sd, pilots = np.random.default_rng(1), 0.1, 0.1, 400
     kept = []
     for _ in range(pilots):
@@ -227,7 +227,7 @@ def test_holm_corrects_several_questions() -> None:
     assert among.needs is not None
 
 
-def test_a_question_without_runs_does_not_weigh_on_the_others() -> None:
+def test_a_question_without_runs_does_not_count_in_the_correction() -> None:
     nothing = Question(id="Q1", ask="?", dim="base_model", levels=("a", "b"))
     first, second = contrast.evaluate_questions(seeds([0.05, 0.10, 0.15, 0.20]), [nothing, RANK])
     assert (first.verdict, second.verdict) == (Verdict.UNDECIDED, Verdict.YES)
@@ -239,7 +239,7 @@ def test_the_sign_flip_test_is_exact() -> None:
     assert estimates.sign_flip_p(np.array([0.1])) == 1.0
 
 
-def test_what_the_difference_mixes_is_told_apart() -> None:
+def test_similarity_and_missing_faces_are_reported_separately() -> None:
     rows = [
         RunRow(
             run=f"{rank}-{seed}",
@@ -258,7 +258,7 @@ def test_what_the_difference_mixes_is_told_apart() -> None:
     assert found.no_face_difference == pytest.approx(0.25)
 
 
-def test_the_main_effect_equals_the_pairs_when_every_run_has_its_partner() -> None:
+def test_the_main_effect_equals_the_mean_of_complete_pairs() -> None:
     rng = np.random.default_rng(0)
     rows = [
         run(rank, seed, {p: rng.normal() for p in range(3)}, lr=lr, base_model=b)
@@ -287,7 +287,7 @@ def test_the_main_effect_uses_runs_without_a_partner() -> None:
     assert found.mean == pytest.approx(0.2 + 0.02)
 
 
-def test_the_main_effect_is_none_where_the_levels_cannot_be_told_apart() -> None:
+def test_the_main_effect_is_none_if_the_levels_are_confounded() -> None:
     confounded = [run(rank, seed, 0.5 + rank / 100 + seed / 10, lr=rank) for rank in (16, 32) for seed in (1, 2, 3)]
     assert main_effect.main_effect(confounded, "network_dim", (16, 32)) is None
     assert main_effect.main_effect([run(16, 1, 0.5), run(16, 2, 0.6)], "network_dim", (16, 32)) is None

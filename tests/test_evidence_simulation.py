@@ -20,25 +20,25 @@ SWEEPS = 300
     "name",
     ["3 seeds", "3 seeds x 4 cells, luck shared", "4 seeds, 5 % without a face", "4 seeds, prompts answer differently"],
 )
-def test_intervals_cover_and_nothing_is_not_called_something(name: str) -> None:
+def test_intervals_cover_and_false_yes_is_rare(name: str) -> None:
     found = simulation.tally(WORLDS[name], SWEEPS, np.random.default_rng(7))
     assert found.covered * SWEEPS >= stats.binom.ppf(CHANCE, SWEEPS, 0.93)
     assert found.yes * SWEEPS <= stats.binom.isf(CHANCE, SWEEPS, 0.05)
 
 
-def test_the_bounds_would_notice_a_bootstrap_over_pairs_and_pairs_taken_for_independent() -> None:
+def test_the_bounds_detect_intervals_that_ignore_the_seed() -> None:
     rng = np.random.default_rng(7)
     assert simulation.others_cover(World(), SWEEPS, rng)["bootstrap"] < stats.binom.ppf(CHANCE, SWEEPS, 0.93) / SWEEPS
     shared = WORLDS["3 seeds x 4 cells, luck shared"]
     assert simulation.others_cover(shared, SWEEPS, rng)["pairs"] < stats.binom.ppf(CHANCE, SWEEPS, 0.93) / SWEEPS
 
 
-def test_an_effect_that_is_there_is_found() -> None:
+def test_a_true_effect_is_found() -> None:
     found = simulation.tally(replace(WORLDS["6 seeds"], effect=0.2), 100, np.random.default_rng(7))
     assert found.yes * 100 >= stats.binom.ppf(CHANCE, 100, 0.99)
 
 
-def test_undecided_sweeps_are_decided_with_as_many_runs_as_they_asked_for() -> None:
+def test_undecided_sweeps_are_decided_with_the_required_seeds() -> None:
     kept, _, n = simulation.kept_promises(World(effect=0.1), 80, np.random.default_rng(7))
     assert n > 30
     assert kept * n >= stats.binom.ppf(CHANCE, n, 0.8)

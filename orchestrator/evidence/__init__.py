@@ -1,4 +1,1 @@
-"""From scores to answers: pure functions over values, with the uncertainty that each number deserves.
-
-docs/evidence.md says what every number means and how often, measured, its interval holds.
-"""
+"""Metrics, statistics and calibration: pure functions from scores to estimates with intervals (docs/evidence.md)."""

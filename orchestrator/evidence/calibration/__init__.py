@@ -1,1 +1,1 @@
-"""The persona's own yardstick: measured from real photos, kept beside the sweeps, used by every later report."""
+"""Calibration of the pass threshold on the persona's real photos."""

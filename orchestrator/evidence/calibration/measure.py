@@ -1,7 +1,8 @@
-"""Measures the yardstick: looks at the references, the owner's pairs and the impostors, and does the statistics."""
+"""Measurement of a calibration: embed the references, known-good pairs and impostors, and apply the statistics."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -18,141 +19,114 @@ from orchestrator.scoring.embedding import FaceEmbedding
 from orchestrator.store.hashes import HashCache
 
 SAME_PHOTO = 0.98
-"""From this cosine on two pictures are one photo, saved anew or cut otherwise: InsightFace's own constant."""
+"""Images with at least this face cosine are the same photo, re-saved or cropped: InsightFace's own constant."""
 
 _KEY = "score.references"
-_FEWEST = 3
+_MIN_PHOTOS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationRequest:
-    """What to measure besides the references of the settings. impostors: a name for each set -> its pictures."""
+    """What to measure besides the references of the settings. impostors: name of a set -> its images."""
 
     pairs: tuple[PicturePair, ...] = ()
     impostors: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
     allow_training_references: bool = False
 
 
-def measure(settings: Settings, asked: CalibrationRequest) -> CalibrationRecord:
-    """The yardstick of the settings' references.
+def measure(settings: Settings, request: CalibrationRequest) -> CalibrationRecord:
+    """Calibrate from the references of the settings.
 
-    Raises NotReady without pack or photos, InputError when a reference was also trained on and that is not allowed.
+    Raises NotReady without a pack or photos, InputError for a reference that is also a training image (unless allowed)
+    and for a known-good pair without exactly one face in each image.
     """
     references = images.pictures(settings.scoring.references).pictures
     training = [path for one in settings.datasets.values() for path in images.pictures(one.image_dir).pictures]
-    looked = _look(settings, [*references, *training, *_members(asked.pairs), *_all(asked.impostors.values())])
-    rejected = {path.name: looked[path].unfit for path in references if looked[path].unfit}
-    photos = {path.name: _direction(looked[path]) for path in references if path.name not in rejected}
-    if len(photos) < _FEWEST:
-        raise NotReady(_too_few(settings, len(photos), rejected))
-    trained_on = _trained_on(settings, [path for path in references if path.name in photos], training, looked)
-    if trained_on and not asked.allow_training_references:
-        raise InputError(*(_both(settings, name, twin) for name, twin in trained_on.items()))
-    others = {name: _faces(paths, looked) for name, paths in asked.impostors.items()}
-    kept = CalibrationRecord(
-        face_pack=_pack(settings),
-        references=_hashes(settings).of_all(references),
+    members = [path for pair in request.pairs for path in (pair.first, pair.second)]
+    paths = list(dict.fromkeys([*references, *training, *members, *chain(*request.impostors.values())]))
+    embedded = embedding.embed(settings.scoring, paths, cache=settings.runs / scoring.FACE_CACHE)
+    found = dict(zip(paths, embedded, strict=True))
+    rejected = {path.name: found[path].unfit for path in references if found[path].unfit}
+    used = [path for path in references if path.name not in rejected]
+    if len(used) < _MIN_PHOTOS:
+        raise NotReady(_too_few(settings, len(used), rejected))
+    trained_on = _trained_on(settings, used, training, found)
+    if trained_on and not request.allow_training_references:
+        raise InputError(*(_leaked(settings, name, copy) for name, copy in trained_on.items()))
+    photos, impostors = _faces(used, found), {name: _faces(paths, found) for name, paths in request.impostors.items()}
+    names = [path.name for path in used]
+    calibration = statistics.calibrate(dict(zip(names, photos, strict=True)), impostors)
+    known = _known_pairs(request.pairs, found)
+    baseline = statistics.pair_baseline(known) if known else None
+    return CalibrationRecord(
+        face_pack=faces.inspect(settings.scoring.pack, det_size=settings.scoring.det_size).fingerprint,
+        references=HashCache(settings.runs).of_all(references),
         measured_at=text.now(),
-        calibration=statistics.calibrate(photos, others),
+        calibration=calibration,
         rejected=rejected,
         trained_on=tuple(trained_on),
-        faceless=tuple(name for name, found in others.items() if not len(found)),
-        twins=_twins(photos),
+        faceless=tuple(name for name, faces_of in impostors.items() if not len(faces_of)),
+        twins=tuple((names[one], names[other]) for one, other in _same_photos(photos)),
+        known_pairs=known,
+        baseline=baseline,
+        expected_from_pairs=statistics.expected_centroid_similarity(baseline.mean, len(used)) if baseline else None,
     )
-    return _with_pairs(kept, _known_pairs(asked.pairs, looked))
 
 
-def _look(settings: Settings, paths: Iterable[Path]) -> dict[Path, FaceEmbedding]:
-    pictures = list(dict.fromkeys(paths))
-    found = embedding.embed(settings.scoring, pictures, cache=settings.runs / scoring.FACE_CACHE)
-    return dict(zip(pictures, found, strict=True))
-
-
-def _members(pairs: Iterable[PicturePair]) -> list[Path]:
-    return [path for pair in pairs for path in (pair.first, pair.second)]
-
-
-def _all(groups: Iterable[Sequence[Path]]) -> list[Path]:
-    return [path for group in groups for path in group]
-
-
-def _direction(looked: FaceEmbedding) -> FloatArray:
-    return np.array(looked.embedding)
-
-
-def _faces(paths: Iterable[Path], looked: Mapping[Path, FaceEmbedding]) -> FloatArray:
-    """(faces, width): of those pictures that show one at least."""
-    return np.array([looked[path].embedding for path in paths if looked[path].embedding])
+def _faces(paths: Iterable[Path], found: Mapping[Path, FaceEmbedding]) -> FloatArray:
+    """(faces, width): embeddings of the images that show a face."""
+    return np.array([found[path].embedding for path in paths if found[path].embedding])
 
 
 def _too_few(settings: Settings, count: int, rejected: Mapping[str, str]) -> Problem:
     why = "".join(f"; {name} {reason}" for name, reason in rejected.items())
     return Problem(
-        what=f"only {count} usable reference pictures, a calibration takes {_FEWEST} at least{why}",
+        what=f"only {count} usable reference photos, a calibration needs at least {_MIN_PHOTOS}{why}",
         where=str(settings.scoring.references),
         key=_KEY,
-        remedy="put photos with exactly one face there: eight at least, better twenty",
+        remedy="add photos with exactly one face: at least 8, better 20",
     )
 
 
 def _trained_on(
-    settings: Settings, references: Sequence[Path], training: Sequence[Path], looked: Mapping[Path, FaceEmbedding]
+    settings: Settings, references: Sequence[Path], training: Sequence[Path], found: Mapping[Path, FaceEmbedding]
 ) -> dict[str, Path]:
-    """References that are also training pictures, by their bytes or by their face, and which."""
-    hashes = _hashes(settings)
+    """Name of a reference -> the training image that has the same bytes or shows the same photo."""
+    hashes = HashCache(settings.runs)
     by_hash = {hashes.of(path): path for path in training}
-    found = {path.name: by_hash[hashes.of(path)] for path in references if hashes.of(path) in by_hash}
-    seen = [path for path in training if looked[path].embedding]
-    if seen:
-        cosines = statistics.unit(_faces(references, looked)) @ statistics.unit(_faces(seen, looked)).T
+    copies = {path.name: by_hash[hashes.of(path)] for path in references if hashes.of(path) in by_hash}
+    with_face = [path for path in training if found[path].embedding]
+    if with_face:
+        cosines = statistics.unit(_faces(references, found)) @ statistics.unit(_faces(with_face, found)).T
         for path, row in zip(references, cosines, strict=True):
             if row.max() >= SAME_PHOTO:
-                found.setdefault(path.name, seen[int(row.argmax())])
-    return found
+                copies.setdefault(path.name, with_face[int(row.argmax())])
+    return copies
 
 
-def _twins(photos: Mapping[str, FloatArray]) -> tuple[tuple[str, str], ...]:
-    """Pairs of references that are the same photo."""
-    faces = statistics.unit(np.stack(list(photos.values())))
-    alike = np.argwhere(np.triu(faces @ faces.T >= SAME_PHOTO, 1))
-    names = list(photos)
-    return tuple((names[one], names[other]) for one, other in alike)
+def _same_photos(photos: FloatArray) -> list[tuple[int, int]]:
+    """Index pairs of references that are the same photo."""
+    unit = statistics.unit(photos)
+    return [(int(one), int(other)) for one, other in np.argwhere(np.triu(unit @ unit.T >= SAME_PHOTO, 1))]
 
 
-def _both(settings: Settings, name: str, twin: Path) -> Problem:
+def _leaked(settings: Settings, name: str, copy: Path) -> Problem:
     return Problem(
-        what=f"is also a training picture ({twin}): likeness to it is memory, not identity",
+        what=f"is also a training image ({copy}): similarity to it measures memorisation, not identity",
         where=str(settings.scoring.references / name),
         key=_KEY,
-        remedy="take it out of one of the two, or say --allow-training-references: every number is then marked",
+        remedy="remove it from one of the two folders, or use --allow-training-references: all results are then marked",
     )
 
 
-def _with_pairs(kept: CalibrationRecord, known: tuple[KnownPair, ...]) -> CalibrationRecord:
-    if not known:
-        return kept
-    baseline = statistics.from_pairs(known)
-    expected = statistics.expected_centroid_similarity(baseline.mean, kept.calibration.photos)
-    return replace(kept, known_pairs=known, baseline=baseline, expected_from_pairs=expected)
-
-
-def _known_pairs(pairs: Iterable[PicturePair], looked: Mapping[Path, FaceEmbedding]) -> tuple[KnownPair, ...]:
-    """The pairs with their similarity; InputError naming every picture that does not show exactly one face."""
-    unfit = {path: looked[path].unfit for path in _members(pairs) if looked[path].unfit}
+def _known_pairs(pairs: Iterable[PicturePair], found: Mapping[Path, FaceEmbedding]) -> tuple[KnownPair, ...]:
+    members = [path for pair in pairs for path in (pair.first, pair.second)]
+    unfit = {path: found[path].unfit for path in members if found[path].unfit}
     if unfit:
-        remedy = "take the pair out of the list"
+        remedy = "remove the pair from the list"
         raise InputError(*(Problem(what=why, where=str(path), remedy=remedy) for path, why in unfit.items()))
-    found = []
+    known = []
     for pair in pairs:
-        first, second = (statistics.unit(_direction(looked[path])) for path in (pair.first, pair.second))
-        found.append(KnownPair(first=str(pair.first), second=str(pair.second), similarity=float(first @ second)))
-    return tuple(found)
-
-
-def _pack(settings: Settings) -> str:
-    used = settings.scoring
-    return faces.inspect(used.pack, det_size=used.det_size).fingerprint
-
-
-def _hashes(settings: Settings) -> HashCache:
-    return HashCache(settings.runs)
+        first, second = statistics.unit(_faces((pair.first, pair.second), found))
+        known.append(KnownPair(first=str(pair.first), second=str(pair.second), similarity=float(first @ second)))
+    return tuple(known)

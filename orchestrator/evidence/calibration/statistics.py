@@ -1,4 +1,4 @@
-"""A persona's own yardstick: how similar the real photos are to each other, so which score is good enough."""
+"""Statistics of a calibration: how similar a persona's real photos are to each other, and the pass threshold."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,26 +12,26 @@ from orchestrator.evidence.stats.estimates import Interval, clopper_pearson_uppe
 
 FloatArray = npt.NDArray[np.float64]
 
-KEEPS = 0.95
-"""The threshold lets this share of the persona's real photos pass."""
+GENUINE_PASS = 0.95
+"""Share of the persona's real photos that pass the threshold."""
 FIRM_PHOTOS = 20
-"""Below this the threshold is provisional: its interval is wide, and too narrow if some photos are unlike the rest."""
-DRAWS = 2000
+"""With fewer photos the threshold is provisional: its interval is wide, and too narrow with atypical photos."""
+RESAMPLES = 2000
 PUBLISHED_PAIR_THRESHOLDS = {
     "InsightFace demo, buffalo_l": 0.28,
     "InsightFace 2.1, person analysis": 0.45,
     "DeepFace, Buffalo_L": 0.45,
     "OpenCV SFace": 0.363,
 }
-"""From which cosine of two single photos others say "same person". For orientation; never for centroid scores."""
+"""Published "same person" cosines of two single photos, for orientation; they do not apply to centroid scores."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
-    """A photo against the others: `similarity` to the centroid of all others, `nearest` to the most similar one.
+    """A photo compared with the others: `similarity` to their centroid, `nearest` to the most similar one.
 
-    outlier: similarity below the median minus three (scaled) median absolute deviations: another person, a profile, a
-    tiny face. It stays in all numbers; look at it, and calibrate again without it.
+    outlier: similarity below the median minus three scaled median absolute deviations (another person, a profile, a
+    tiny face). Outliers stay in all statistics.
     """
 
     name: str
@@ -42,11 +42,11 @@ class Reference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Impostors:
-    """One set of faces that are not the persona, against the persona's centroid.
+    """A set of faces of other people, compared with the persona's centroid.
 
-    accepted_upper: one-sided 95 % Clopper-Pearson bound of the false accept rate (about 3/n when none is accepted).
-    equal_error_rate, at equal_error_similarity: where as many real photos fail as impostors pass; it describes how
-    well the two separate and is not a threshold.
+    accepted_upper: one-sided 95 % Clopper-Pearson bound of the false accept rate (about 3/n if none is accepted).
+    equal_error_rate, equal_error_similarity: where as many real photos fail as impostors pass; it describes how well
+    the two separate and is not a threshold.
     """
 
     name: str
@@ -60,14 +60,13 @@ class Impostors:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """What "as similar as the persona's own photos" means for this persona and this face pack.
+    """Similarities among a persona's own photos by one face pack.
 
     threshold: the score that 95 % of the real photos reach, and its 95 % interval over photos.
-    band: 5 % to 95 % of the photos' leave-one-out similarities; a generated picture above it is suspect of copying.
-    nearest_band: the same for the similarity to the nearest other photo, the scale of Score.nearest_training.
-    pair_similarity: mean over pairs of photos, the scale of published thresholds.
-    provisional: fewer than 20 photos. lowest_covers: with 95 % confidence the lowest photo bounds no more than this
-    quantile of all photos (5 % takes 59 of them). more_photos: how many are missing to no longer be provisional.
+    band: 5 % to 95 % of the photos' leave-one-out similarities. nearest_band: the same for the similarity to the
+    nearest other photo. pair_similarity: mean over pairs of photos, the scale of published thresholds.
+    provisional: fewer than 20 photos. lowest_covers: with 95 % confidence the lowest photo bounds at most this quantile
+    of all photos (5 % needs 59 photos). more_photos: number of photos missing until it is no longer provisional.
     """
 
     photos: int
@@ -84,18 +83,18 @@ class Calibration:
 
     @property
     def outliers(self) -> tuple[str, ...]:
-        """Names of the photos that do not look like the rest."""
+        """Names of the photos that are unlike the rest."""
         return tuple(r.name for r in self.references if r.outlier)
 
     @property
     def thresholds(self) -> Thresholds:
-        """What the numbers of a run are read against."""
+        """The limits for the metrics of runs."""
         return Thresholds(threshold=self.threshold, band_high=self.band.high, nearest_high=self.nearest_band.high)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownPair:
-    """Two photos that the user calls a good match, and the cosine of their faces."""
+    """Two photos that the user calls a good match, and their face cosine."""
 
     first: str
     second: str
@@ -104,9 +103,9 @@ class KnownPair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairBaseline:
-    """What known-good pairs say. All on the scale of single pairs, never of centroid scores.
+    """Statistics of known-good pairs, on the scale of single pairs, not of centroid scores.
 
-    interval: of the mean, 95 %, over photos; None when fewer than three photos make up the pairs.
+    interval: 95 % interval of the mean over photos; None with fewer than three photos. low: 5 % quantile.
     """
 
     pairs: int
@@ -118,17 +117,17 @@ class PairBaseline:
 
 
 def calibrate(photos: Mapping[str, FloatArray], impostors: Mapping[str, FloatArray] | None = None) -> Calibration:
-    """The yardstick from at least three photos. Deterministic.
+    """The calibration from at least three photos; deterministic.
 
-    photos: file name -> face embedding (d,), of any length. impostors: a name for each set -> its faces (m, d).
+    photos: file name -> face embedding (d,) of any length. impostors: name of a set -> its faces (m, d).
     Raises ValueError for fewer than three photos.
     """
     if len(photos) < 3:
-        raise ValueError(f"a calibration takes at least 3 photos, here are {len(photos)}")
+        raise ValueError(f"a calibration needs at least 3 photos, got {len(photos)}")
     faces = unit(np.stack(list(photos.values())))
     genuine, cosines = leave_one_out(faces), faces @ faces.T
     nearest = (cosines - 2 * np.eye(len(faces))).max(axis=1)
-    threshold = _quantile(genuine, 1 - KEEPS)
+    threshold = _quantile(genuine, 1 - GENUINE_PASS)
     centre = centroid(faces)
     return Calibration(
         photos=len(faces),
@@ -149,8 +148,8 @@ def calibrate(photos: Mapping[str, FloatArray], impostors: Mapping[str, FloatArr
     )
 
 
-def from_pairs(pairs: Sequence[KnownPair]) -> PairBaseline:
-    """Mean and 5 % quantile of known-good pairs; the interval resamples photos, never pairs, which share photos.
+def pair_baseline(pairs: Sequence[KnownPair]) -> PairBaseline:
+    """Mean and 5 % quantile of known-good pairs; the interval resamples photos, because pairs share photos.
 
     Raises ValueError without pairs.
     """
@@ -164,51 +163,50 @@ def from_pairs(pairs: Sequence[KnownPair]) -> PairBaseline:
         photos=len(names),
         mean=float(values.mean()),
         interval=_mean_interval(values, ends, len(names)) if len(names) >= 3 else None,
-        low=_quantile(values, 1 - KEEPS),
+        low=_quantile(values, 1 - GENUINE_PASS),
         provisional=len(names) < FIRM_PHOTOS,
     )
 
 
 def expected_centroid_similarity(pair_similarity: float, photos: int) -> float:
-    """Mean similarity of single pairs -> of a further photo of the same person to the centroid of `photos` of them.
+    """Expected similarity of another photo to the centroid of `photos` photos, from the mean similarity of pairs.
 
-    rho * sqrt(n / (1 + (n - 1) * rho)). At rho 0.5: 0.50 for one photo, 0.65 for 5, 0.69 for 20: a threshold from a
-    paper about pairs is far too lax for centroid scores.
+    rho * sqrt(n / (1 + (n - 1) * rho)). For rho 0.5: 0.50 with one photo, 0.65 with 5, 0.69 with 20.
     """
     return float(pair_similarity * np.sqrt(photos / (1 + (photos - 1) * pair_similarity)))
 
 
 def unit(vectors: FloatArray) -> FloatArray:
-    """The vectors (..., d) at length one."""
+    """The vectors (..., d) scaled to length one."""
     lengths: FloatArray = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return vectors / lengths
 
 
 def centroid(faces: FloatArray) -> FloatArray:
-    """Mean of unit vectors (n, d), at length one."""
+    """Mean direction (d,) of the vectors (n, d), of length one."""
     return unit(unit(faces).mean(axis=0))
 
 
 def leave_one_out(faces: FloatArray) -> FloatArray:
-    """Similarity of each of (n, d) unit vectors to the centroid of the others: the scale generated pictures are on."""
+    """Similarity of each of (n, d) unit vectors to the centroid of the others: the scale of scores."""
     similarities: FloatArray = (faces * unit(faces.sum(axis=0) - faces)).sum(axis=1)
     return similarities
 
 
 def threshold_interval(genuine: FloatArray, confidence: float = 0.95) -> Interval:
-    """Interval of the score that 95 % of all photos reach, from the leave-one-out similarities of some.
+    """Interval of the score that 95 % of all photos reach, from leave-one-out similarities (n,).
 
-    The hull of two: a smoothed bootstrap over photos, and the exact interval of a normal quantile on the arctanh
-    scale. The plain bootstrap of so low a quantile holds 35 times in 100 with 8 photos and 63 with 20, because no
-    resample goes below the lowest photo; each of the two fails where the other does not.
+    The hull of a smoothed bootstrap over photos and the exact interval of a normal quantile on the arctanh scale; each
+    fails where the other does not. A plain bootstrap covers 35 % with 8 photos and 63 % with 20, because no resample
+    goes below the lowest photo.
     """
     n, tails = len(genuine), np.array([(1 - confidence) / 2, (1 + confidence) / 2])
     rng = np.random.default_rng(0)
     width = 1.06 * genuine.std(ddof=1) * n**-0.2  # Silverman's rule
-    draws = genuine[rng.integers(0, n, (DRAWS, n))] + width * rng.normal(size=(DRAWS, n))
-    smooth = np.quantile(np.quantile(draws, 1 - KEEPS, axis=1, method="median_unbiased"), tails)
+    draws = genuine[rng.integers(0, n, (RESAMPLES, n))] + width * rng.normal(size=(RESAMPLES, n))
+    smooth = np.quantile(np.quantile(draws, 1 - GENUINE_PASS, axis=1, method="median_unbiased"), tails)
     stretched = np.arctanh(np.clip(genuine, -0.999999, 0.999999))
-    steps = stats.nct.ppf(tails[::-1], n - 1, stats.norm.ppf(KEEPS) * np.sqrt(n)) / np.sqrt(n)
+    steps = stats.nct.ppf(tails[::-1], n - 1, stats.norm.ppf(GENUINE_PASS) * np.sqrt(n)) / np.sqrt(n)
     normal = np.tanh(stretched.mean() - steps * stretched.std(ddof=1))
     return Interval(low=float(min(smooth[0], normal[0])), high=float(min(max(smooth[1], normal[1]), 1.0)))
 
@@ -237,7 +235,7 @@ def _impostors(name: str, similarities: FloatArray, genuine: FloatArray, thresho
 
 
 def _equal_error(genuine: FloatArray, impostor: FloatArray) -> tuple[float, float]:
-    """(rate, similarity) where the shares of rejected real photos and of accepted impostors are closest."""
+    """(rate, similarity) where the shares of rejected real photos and accepted impostors are closest."""
     at = np.unique(np.concatenate([genuine, impostor]))
     rejected = np.searchsorted(np.sort(genuine), at) / len(genuine)
     accepted = 1 - np.searchsorted(np.sort(impostor), at) / len(impostor)
@@ -246,9 +244,9 @@ def _equal_error(genuine: FloatArray, impostor: FloatArray) -> tuple[float, floa
 
 
 def _mean_interval(values: FloatArray, ends: npt.NDArray[np.int_], photos: int) -> Interval:
-    """Bootstrap over photos: a pair counts as often as the product of its photos' draws."""
+    """Bootstrap over photos: the weight of a pair is the product of its photos' counts."""
     rng = np.random.default_rng(0)
-    counts = rng.multinomial(photos, np.full(photos, 1 / photos), size=DRAWS)
+    counts = rng.multinomial(photos, np.full(photos, 1 / photos), size=RESAMPLES)
     weights = counts[:, ends[:, 0]] * counts[:, ends[:, 1]]
     drawn = weights.sum(axis=1) > 0
     means = (weights[drawn] @ values) / weights[drawn].sum(axis=1)

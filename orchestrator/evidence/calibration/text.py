@@ -1,4 +1,4 @@
-"""A yardstick in sentences, for the screen and for the answer to when a LoRA is good enough."""
+"""A calibration in sentences, for the console and for the answer to the threshold question."""
 
 from collections.abc import Iterator
 
@@ -6,74 +6,74 @@ from orchestrator.evidence.calibration.record import CalibrationRecord
 from orchestrator.evidence.calibration.statistics import FIRM_PHOTOS, PUBLISHED_PAIR_THRESHOLDS, Calibration, Impostors
 
 
-def format_verdict(kept: CalibrationRecord) -> str:
+def format_verdict(calibration: CalibrationRecord) -> str:
     """The threshold in one line."""
-    found, bounds = kept.calibration, kept.calibration.threshold_interval
-    caveats = f" ({'; '.join(kept.caveats)})" if kept.caveats else ""
-    return f"production ready from {found.threshold:.3f} on (95 %: {bounds.low:.3f} to {bounds.high:.3f}){caveats}"
+    found = calibration.calibration
+    bounds = found.threshold_interval
+    caveats = f" ({'; '.join(calibration.caveats)})" if calibration.caveats else ""
+    return f"production ready from {found.threshold:.3f} (95 %: {bounds.low:.3f} to {bounds.high:.3f}){caveats}"
 
 
-def format_lines(kept: CalibrationRecord) -> Iterator[str]:
-    """All that was found, a sentence each, the most important first."""
-    yield f"{format_verdict(kept)}: 95 % of the persona's own photos reach it, each against the centroid of the others"
-    yield from format_details(kept)
+def format_lines(calibration: CalibrationRecord) -> Iterator[str]:
+    """All results, one sentence each, the most important first."""
+    verdict = format_verdict(calibration)
+    yield f"{verdict}: 95 % of the persona's own photos reach it, each against the centroid of the others"
+    yield from format_details(calibration)
 
 
-def format_details(kept: CalibrationRecord) -> Iterator[str]:
-    """All but the threshold."""
-    yield from _photos(kept)
-    yield from (_impostors(one) for one in kept.calibration.impostors)
-    yield from (f"{name}: no picture shows a face, so nothing is known of it" for name in kept.faceless)
-    yield from _pairs(kept)
-    yield _published(kept.calibration)
+def format_details(calibration: CalibrationRecord) -> Iterator[str]:
+    """All results except the threshold."""
+    yield from _photos(calibration)
+    yield from (_impostors(one) for one in calibration.calibration.impostors)
+    yield from (f"{name}: no image shows a face, so it gives no result" for name in calibration.faceless)
+    yield from _pairs(calibration)
+    yield _published(calibration.calibration)
 
 
-def _photos(kept: CalibrationRecord) -> Iterator[str]:
-    found = kept.calibration
-    yield (
-        f"natural band of {found.photos} photos: {found.band.low:.3f} to {found.band.high:.3f}; "
-        "a picture above it looks copied, not better"
-    )
-    yield f"nearest other photo: up to {found.nearest_band.high:.3f}; a LoRA nearer to a training picture is copying"
+def _photos(calibration: CalibrationRecord) -> Iterator[str]:
+    found = calibration.calibration
+    yield f"natural band of {found.photos} photos: {found.band.low:.3f} to {found.band.high:.3f}"
+    yield f"nearest other photo: up to {found.nearest_band.high:.3f}; a LoRA nearer to a training image is copying"
     for one in found.references:
         if one.outlier:
-            yield f"outlier: {one.name} at {one.similarity:.3f}; another person, a profile, a tiny face? look at it"
-    for name, why in kept.rejected.items():
+            yield f"outlier: {one.name} at {one.similarity:.3f}; check for another person, a profile or a tiny face"
+    for name, why in calibration.rejected.items():
         yield f"not used: {name} {why}"
-    for first, second in kept.twins:
-        yield f"{first} and {second} are one photo, which counts twice: take one out"
+    for first, second in calibration.twins:
+        yield f"{first} and {second} are the same photo, which counts twice: remove one"
     if found.provisional:
         yield (
-            f"provisional: {found.more_photos} more photos make it firm ({FIRM_PHOTOS}); with these, the lowest one "
-            f"only bounds the {100 * found.lowest_covers:.0f} % quantile of all the persona's photos"
+            f"provisional: add {found.more_photos} photos ({FIRM_PHOTOS} in all); of {found.photos} photos, the lowest "
+            f"one only bounds the {100 * found.lowest_covers:.0f} % quantile of all photos of the persona"
         )
-    if kept.trained_on:
-        yield f"trained on, so too high: {', '.join(kept.trained_on)}"
+    if calibration.trained_on:
+        yield f"also training images, so the threshold is too high: {', '.join(calibration.trained_on)}"
 
 
 def _impostors(one: Impostors) -> str:
     return (
         f"{one.name}: {one.accepted} of {len(one.similarities)} faces pass "
         f"({100 * one.accepted_rate:.1f} %, at most {100 * one.accepted_upper:.1f} % at 95 % confidence); "
-        f"equal error {100 * one.equal_error_rate:.1f} % at {one.equal_error_similarity:.3f}"
+        f"equal error rate {100 * one.equal_error_rate:.1f} % at {one.equal_error_similarity:.3f}"
     )
 
 
-def _pairs(kept: CalibrationRecord) -> Iterator[str]:
-    base = kept.baseline
+def _pairs(calibration: CalibrationRecord) -> Iterator[str]:
+    base = calibration.baseline
     if base is None:
         return
     bounds = f" (95 %: {base.interval.low:.3f} to {base.interval.high:.3f})" if base.interval else ""
     weak = ", provisional" if base.provisional else ""
-    yield f"your {base.pairs} known-good pairs of {base.photos} pictures: mean {base.mean:.3f}{bounds}{weak}"
-    yield f"on the scale of scores against {kept.calibration.photos} references that is {kept.expected_from_pairs:.3f}"
-    lowest = min(kept.known_pairs, key=lambda pair: pair.similarity)
-    yield f"the least alike of them, at {lowest.similarity:.3f}: {lowest.first} and {lowest.second}"
+    expected, photos = calibration.expected_from_pairs, calibration.calibration.photos
+    yield f"your {base.pairs} known-good pairs of {base.photos} images: mean {base.mean:.3f}{bounds}{weak}"
+    yield f"on the scale of scores against {photos} references this is {expected:.3f}"
+    lowest = min(calibration.known_pairs, key=lambda pair: pair.similarity)
+    yield f"the least similar pair ({lowest.similarity:.3f}): {lowest.first} and {lowest.second}"
 
 
 def _published(found: Calibration) -> str:
     others = ", ".join(f"{name} {value:g}" for name, value in PUBLISHED_PAIR_THRESHOLDS.items())
     return (
-        f"for orientation only, cosines of two single photos: the persona's {found.pair_similarity:.3f} on average; "
-        f"others call it the same person from: {others}. Never to be applied to scores, which are against a centroid"
+        f"cosines of two single photos, for orientation: the persona's mean is {found.pair_similarity:.3f}; published "
+        f"thresholds for the same person: {others}. Do not apply them to scores, which are against a centroid"
     )

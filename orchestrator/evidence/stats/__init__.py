@@ -1,1 +1,1 @@
-"""Pure statistics: no files, no records, only numbers in and numbers out."""
+"""Statistics on plain numbers; no files, no records."""

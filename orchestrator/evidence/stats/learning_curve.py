@@ -1,4 +1,4 @@
-"""What a larger training set would be worth, from runs on subsets of the one there is."""
+"""The expected gain from a larger training set, estimated from runs on subsets of the present one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from orchestrator.model import Value
 FloatArray = npt.NDArray[np.float64]
 
 EXPONENTS = np.geomspace(0.1, 3.0, 60)
-"""How fast a curve may saturate: similarity = ceiling - a * pictures ** -k. Published learning curves lie within."""
+"""Exponents k of similarity = ceiling - a * pictures ** -k; published learning curves lie in this range."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CurvePoint:
-    """One run: the number of training pictures, the training seed, and the run's mean picture value."""
+    """One run: number of training images, training seed, mean image value."""
 
     pictures: int
     replicate: Value
@@ -27,13 +27,12 @@ class CurvePoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearningCurve:
-    """A saturating curve and what it says about `target` pictures instead of the `present` number.
+    """A saturating curve, evaluated for `target` images instead of the `present` number.
 
-    worth: expected change of similarity; interval: its 95 % profile-likelihood interval, which includes not knowing how
-    fast the curve saturates. extrapolated: `target` is larger than any measured size, so the interval also trusts that
-    the curve goes on as it began and that the new pictures are like the old. fitted: (size, value) of the best curve at
-    the measured sizes and the target. It knows nothing of which pictures a subset holds: seeds that share a subset
-    share that luck.
+    worth: expected change of similarity. interval: its 95 % profile-likelihood interval, including the uncertainty of
+    the exponent. extrapolated: `target` exceeds all measured sizes, so the result also assumes that the curve continues
+    and that new images resemble the present ones. fitted: (size, value) of the best curve at the measured sizes and the
+    target. Seeds that share a subset share its effect, which the interval does not contain.
     """
 
     present: int
@@ -49,12 +48,11 @@ class LearningCurve:
 
 
 def learning_curve(points: Sequence[CurvePoint], *, target: int, confidence: float = 0.95) -> LearningCurve | None:
-    """Worth of `target` pictures over the largest measured set. None below three sizes or without spare runs.
+    """Worth of `target` images over the largest measured set; None below three sizes or without residual freedom.
 
-    The model is linear but for the exponent: value = a level of the replicate + worth * g_k(pictures), where g_k is 0
-    at the present size and 1 at the target. So it is fitted by least squares for each exponent of a grid, and the
-    interval is the union of those worths that no exponent refutes (F test on the residual sum of squares).
-    Raises ValueError when `target` is not positive, or is the present size itself.
+    For each exponent k of a grid, value = level of the replicate + worth * g_k(pictures) is fitted by least squares;
+    g_k is 0 at the present size and 1 at the target. The interval is the union of the worths that an F test on the
+    residual sum of squares does not reject. Raises ValueError if `target` is not positive or equals the present size.
     """
     sizes = sorted({p.pictures for p in points})
     replicates = len({p.replicate for p in points})
@@ -81,7 +79,7 @@ def learning_curve(points: Sequence[CurvePoint], *, target: int, confidence: flo
 
 
 def _shape(pictures: Sequence[int], present: int, target: int) -> FloatArray:
-    """(exponents, pictures): 0 at the present size, 1 at the target."""
+    """(exponents, sizes): 0 at the present size, 1 at the target."""
     k = EXPONENTS[:, None]
     start = float(present) ** -k
     shape: FloatArray = (start - np.array(pictures, dtype=float) ** -k) / (start - float(target) ** -k)
@@ -89,9 +87,9 @@ def _shape(pictures: Sequence[int], present: int, target: int) -> FloatArray:
 
 
 def _fits(points: Sequence[CurvePoint], present: int, target: int) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """For each exponent: the worth, its residual sum of squares, and the information (sum of squares of the shape).
+    """For each exponent: the worth, the residual sum of squares, and the information (sum of squares of the shape).
 
-    The mean of its replicate is subtracted from each run, so that a lucky seed lifts no size above another.
+    The mean of its replicate is subtracted from each run, so seed variance does not favour a size.
     """
     same = np.array([[float(a.replicate == b.replicate) for b in points] for a in points])
     inside = np.eye(len(points)) - same / same.sum(axis=1, keepdims=True)
@@ -111,7 +109,7 @@ def _profile(worth: FloatArray, squares: FloatArray, information: FloatArray, li
 def _heights(
     points: Sequence[CurvePoint], ends: Sequence[int], best: int, worth: float
 ) -> tuple[tuple[int, float], ...]:
-    """The best curve at the measured sizes and the target (last), through the mean of all runs."""
+    """(size, value) of the best curve at the measured sizes and the target (last), through the mean of all runs."""
     present, target = ends[-2], ends[-1]
     measured = _shape([p.pictures for p in points], present, target)[best]
     level = np.mean([p.value for p in points]) - worth * measured.mean()
