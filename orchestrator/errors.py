@@ -35,14 +35,14 @@ class Problem:
         return f"{head}\n    -> {self.remedy}" if self.remedy else head
 
 
-def error(key: str, what: str, remedy: str) -> Problem:
-    """An error about a key whose place the caller adds."""
-    return Problem(what=what, key=key, remedy=remedy)
+def error(key: str, what: str, remedy: str, *, where: str = "", value: str = "") -> Problem:
+    """An error about a key; where `where` is empty, the caller adds the place."""
+    return Problem(what=what, where=where, key=key, value=value, remedy=remedy)
 
 
-def warning(key: str, what: str, remedy: str) -> Problem:
-    """A warning about a key whose place the caller adds."""
-    return Problem(what=what, key=key, remedy=remedy, severity=Severity.WARNING)
+def warning(key: str, what: str, remedy: str, *, where: str = "", value: str = "") -> Problem:
+    """A warning about a key; where `where` is empty, the caller adds the place."""
+    return Problem(what=what, where=where, key=key, value=value, remedy=remedy, severity=Severity.WARNING)
 
 
 class OrchestrateError(Exception):

@@ -1,4 +1,4 @@
-"""The card: which ones there are, and how much memory is used. NVML behind a protocol; its failures are None."""
+"""GPUs and their VRAM, read with NVML behind a protocol; a failing driver gives None or an empty list."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
-    """One GPU as the driver names it. `processes`: pid -> MiB (None where the driver does not tell)."""
+    """One GPU. `processes`: pid -> MiB, None where the driver does not report it."""
 
     uuid: str
     name: str
@@ -24,36 +24,36 @@ class Card:
 
 
 class VramProbe(Protocol):
-    """Polls one card."""
+    """Reads GPUs."""
 
     def sample(self, card: str, pids: Collection[int]) -> VramSample | None:
-        """Memory of `card` (UUID) now; `own_mib` is of `pids`. None when it cannot be told."""
+        """The VRAM of `card` (UUID) now; `own_mib` is that of `pids`. None when the driver fails."""
 
     def cards(self) -> list[Card]:
-        """Every card, in the driver's order; empty without a driver."""
+        """All GPUs in the driver's order; empty without a driver."""
 
 
 class Nvml:
-    """VramProbe over pynvml. A failing driver degrades polling and never disturbs training."""
+    """VramProbe over pynvml. A failing driver never interrupts a training."""
 
     def __init__(self) -> None:
         self._nvml: ModuleType | None = None
 
     def cards(self) -> list[Card]:
-        return self._ask(_cards) or []
+        return self._query(_cards) or []
 
     def sample(self, card: str, pids: Collection[int]) -> VramSample | None:
-        return self._ask(lambda nvml: _sample(nvml, card, pids))
+        return self._query(lambda nvml: _sample(nvml, card, pids))
 
-    def _ask(self, question: Callable[[Any], T]) -> T | None:
-        """The driver's answer, or None; after a failure the driver is started anew with the next question."""
+    def _query(self, query: Callable[[Any], T]) -> T | None:
+        """The result, or None when the driver fails; the next query then starts the driver again."""
         import pynvml
 
         try:
             if self._nvml is None:
                 pynvml.nvmlInit()
                 self._nvml = pynvml
-            return question(self._nvml)
+            return query(self._nvml)
         except pynvml.NVMLError:
             self._nvml = None
             return None
@@ -73,24 +73,23 @@ def _sample(nvml: Any, card: str, pids: Collection[int]) -> VramSample | None:
 
 
 def own_mib(processes: Mapping[int, int | None], pids: Collection[int]) -> int | None:
-    """What `pids` hold of a card with these processes; None where the driver hides processes or sizes.
+    """The VRAM of `pids` on a GPU with these processes, MiB; None where the driver hides processes or sizes.
 
-    0 while they are not on it yet: the memory of a trainer that was just killed is there for another second, and a
-    neighbour's is not theirs either.
+    0 while none of them is on the GPU yet: memory of other or just killed processes does not count.
     """
     ours = {pid: size for pid, size in processes.items() if pid in pids}
-    told = [size for size in (ours or processes).values() if size is not None]
-    if not told or len(told) < len(ours or processes):
+    sizes = [size for size in (ours or processes).values() if size is not None]
+    if not sizes or len(sizes) < len(ours or processes):
         return None
-    return sum(told) if ours else 0
+    return sum(sizes) if ours else 0
 
 
 def plausible(used_mib: int, total_mib: int, own: int | None) -> VramSample | None:
-    """A sample, unless the driver reports nonsense."""
+    """A sample; None when the driver reports impossible values."""
     if not 0 <= used_mib <= total_mib or total_mib == 0:
         return None
-    told = own if own is not None and 0 <= own <= used_mib else None
-    return VramSample(used_mib=used_mib, total_mib=total_mib, own_mib=told)
+    own_mib = own if own is not None and 0 <= own <= used_mib else None
+    return VramSample(used_mib=used_mib, total_mib=total_mib, own_mib=own_mib)
 
 
 def _card(nvml: Any, handle: Any, driver: str) -> Card:

@@ -1,4 +1,4 @@
-"""This machine as the kernel tells it: how much memory, and how many cores, are ours to use (Linux, /proc)."""
+"""CPU cores and RAM that this process may use (Linux, /proc and cgroups)."""
 
 import os
 from pathlib import Path
@@ -7,18 +7,18 @@ _CONTAINER = Path("/sys/fs/cgroup")
 
 
 class Host:
-    """The machine that we are on."""
+    """The machine that this process runs on."""
 
     def cores(self) -> int:
         return len(os.sched_getaffinity(0))
 
     def memory_mib(self) -> tuple[int, int]:
-        """All of it and what is in use, MiB; a container has what it was given."""
+        """Total and used RAM, MiB; in a container, of its limit."""
         lines = (line.split() for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
-        told = {words[0].rstrip(":"): int(words[1]) // 1024 for words in lines}
-        total, used = told["MemTotal"], told["MemTotal"] - told["MemAvailable"]
-        given = _container_mib("memory.max")
-        return (given, _container_mib("memory.current") or 0) if given and given < total else (total, used)
+        mib = {words[0].rstrip(":"): int(words[1]) // 1024 for words in lines}
+        total, used = mib["MemTotal"], mib["MemTotal"] - mib["MemAvailable"]
+        limit = _container_mib("memory.max")
+        return (limit, _container_mib("memory.current") or 0) if limit and limit < total else (total, used)
 
 
 def _container_mib(file: str) -> int | None:

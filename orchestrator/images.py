@@ -1,4 +1,4 @@
-"""Decodes pictures safely: one rule from file to pixels, and a typed refusal for whatever is not a whole picture."""
+"""Decodes images safely: one rule from file to pixels, and one exception for everything that is no complete image."""
 
 import contextlib
 import os
@@ -10,18 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from orchestrator.errors import Problem, Severity
+from orchestrator import files
+from orchestrator.errors import Problem, warning
 
 DECODE_RULE = "1: first frame, EXIF orientation, alpha over white, 16 bit to 8, RGB"
-"""Part of every embedding's key: change the text when the pixels change."""
+"""Part of the key of every cached embedding: change the text when `load` changes."""
 
 MAX_PIXELS = 2**26
-"""8192 x 8192. More is refused from the header, before anything is allocated."""
+"""8192 x 8192. A larger image is rejected from its header, before memory is allocated."""
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif"})
-"""What sd-scripts takes as a picture of a dataset."""
+"""The files that sd-scripts reads as images of a dataset."""
 
-# Closed, because Pillow also opens formats that start other programs (EPS runs Ghostscript).
+MAX_BYTES = 2**29
+"""8192 x 8192 pixels of four 16-bit samples without compression."""
+
+# No others, because Pillow also opens formats that start other programs (EPS runs Ghostscript).
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "AVIF", "GIF", "TIFF")
 _ORIENTATION = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)
@@ -31,7 +35,7 @@ Picture = NDArray[np.uint8]
 
 
 class Unreadable(Exception):
-    """A file that is missing, half-written, too large, or no picture. `reason` says which, without the path."""
+    """A file that is missing, incomplete, too large, or no image. `reason`: which of these, without the path."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -40,60 +44,59 @@ class Unreadable(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
-    """The pictures of a folder in the order of their names, and what was left out of them and why."""
+    """The images of a folder, sorted by name, and a problem for each file that was ignored."""
 
     pictures: tuple[Path, ...]
     problems: tuple[Problem, ...] = ()
 
 
 def load(path: Path) -> Picture:
-    """The picture's pixels, height x width x 3, RGB. Raises Unreadable."""
+    """The pixels, height x width x 3, RGB. Raises Unreadable."""
     with _opened(path) as image:
         return np.asarray(_rgb(ImageOps.exif_transpose(image)))
 
 
 def size(path: Path) -> tuple[int, int]:
-    """Width and height in pixels, as `load` would give them, from the header alone. Raises Unreadable."""
+    """Width and height in pixels as after `load`, read from the header. Raises Unreadable."""
     with _opened(path) as image:
         sideways = image.getexif().get(_ORIENTATION) in _SIDEWAYS
         return (image.height, image.width) if sideways else image.size
 
 
 def decode_notes(path: Path) -> tuple[str, ...]:
-    """What `load` does to a picture that a program which is not careful would not. Raises Unreadable."""
+    """What `load` changes that a careless program would not. Raises Unreadable."""
     with _opened(path) as image:
-        seen = {"turned upright as its EXIF says": _turned(image), "laid over white": _see_through(image)}
-        return tuple(note for note, true in seen.items() if true)
+        notes = {"rotated as its EXIF says": _rotated(image), "transparency replaced by white": _transparent(image)}
+        return tuple(note for note, applies in notes.items() if applies)
 
 
 def has_exif_rotation(path: Path) -> bool:
-    """Whether a program that reads no EXIF would see it turned or mirrored. Raises Unreadable."""
+    """Whether a program that ignores EXIF sees it rotated or mirrored. Raises Unreadable."""
     with _opened(path) as image:
-        return _turned(image)
+        return _rotated(image)
 
 
 def has_transparency(path: Path) -> bool:
-    """Whether a program that drops the alpha would see colours that lie under nothing. Raises Unreadable."""
+    """Whether a program that drops the alpha channel sees hidden colours. Raises Unreadable."""
     with _opened(path) as image:
-        return _see_through(image)
+        return _transparent(image)
 
 
-def _see_through(image: Image.Image) -> bool:
-    """16 bits a sample have no alpha here, whatever their file says: `_rgb` makes the same of them."""
+def _transparent(image: Image.Image) -> bool:
+    """As `_rgb`: images with 16 bits per sample have no alpha channel."""
     if image.mode.startswith("I") or not image.has_transparency_data:
         return False
     return int(np.asarray(image.convert("RGBA").getchannel("A")).min()) < 255
 
 
-def _turned(image: Image.Image) -> bool:
+def _rotated(image: Image.Image) -> bool:
     return image.getexif().get(_ORIENTATION, 1) in range(2, 9)
 
 
 def pictures(folder: Path) -> Listing:
-    """The pictures directly in `folder`, as sd-scripts would find them.
+    """The images directly in `folder`, as sd-scripts finds them.
 
-    A link that leads out of the folder is left out: a dataset's or a persona's pictures are the files one sees in it.
-    So is what is called like a picture and is no file.
+    Ignores links that lead out of the folder, and names of images that are not files.
     """
     if not folder.is_dir():
         return Listing(pictures=(), problems=(Problem(what="is not a folder", where=str(folder)),))
@@ -104,26 +107,25 @@ def pictures(folder: Path) -> Listing:
 
 def _unfit(path: Path) -> Problem | None:
     if escapes_folder(path):
-        what, value = "is left out: this link leads out of its folder", os.path.realpath(path)
+        what, value = "is ignored: this link leads out of its folder", os.path.realpath(path)
     elif not path.is_file():
-        what, value = "is left out: it is no file, or a link that leads nowhere", ""
+        what, value = "is ignored: it is not a file, or a link to a missing file", ""
     else:
         return None
-    remedy = "copy the picture into the folder"
-    return Problem(what=what, where=str(path), value=value, remedy=remedy, severity=Severity.WARNING)
+    return warning("", what, "copy the image into the folder", where=str(path), value=value)
 
 
 def escapes_folder(path: Path) -> bool:
-    """Whether it is a link to what does not lie in its folder."""
-    folder = os.path.realpath(path.parent)  # not `resolve`, which fails over links that lead to themselves
+    """Whether it is a link to a file outside of its folder."""
+    folder = os.path.realpath(path.parent)  # not `resolve`, which fails at links to themselves
     return path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(folder)
 
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """The picture, of which only the header is read; Unreadable for whatever is raised while it is open."""
+    """The image, of which only the header is read. Every exception while it is open becomes Unreadable."""
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        with files.open_regular(path, max_bytes=MAX_BYTES) as file, Image.open(file, formats=_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise Unreadable(f"{image.width} x {image.height} pixels are more than {MAX_PIXELS:,}")
             yield image
@@ -135,7 +137,7 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
     if image.mode in ("I", "F"):
-        raise Unreadable("32 bits per sample have no known white")
+        raise Unreadable("has 32 bits per sample, for which white is not defined")
     if not image.has_transparency_data:
         return image.convert("RGB")
     white = Image.new("RGBA", image.size, "white")
@@ -147,6 +149,6 @@ def reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
     if isinstance(error, UnidentifiedImageError):
-        return f"is not a picture in one of the formats {', '.join(_FORMATS)}"
+        return f"is not an image in one of the formats {', '.join(_FORMATS)}"
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return text or type(error).__name__

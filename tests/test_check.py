@@ -1,4 +1,4 @@
-"""`orchestrate check`: what is missing or doubtful, found by really trying it, each with a remedy."""
+"""`orchestrate check`: problems of the machine and the inputs, each with a remedy."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ from orchestrator.config import settings
 from orchestrator.config.schema import Dataset
 from orchestrator.errors import Problem, Severity
 from orchestrator.miniature import draw
-from orchestrator.plan import check as inspection
+from orchestrator.plan import check as checks
 from orchestrator.plan import forecast, plan
 from orchestrator.plan.check import card, interpreter, persona, pictures, tokenizers
 from orchestrator.plan.vram_estimate import Estimate
@@ -29,7 +29,7 @@ def check(world: World, *more: str) -> Result:
     return CliRunner().invoke(main, ["check", "--settings", str(world.settings), *more])
 
 
-def told(problems: object) -> str:
+def joined(problems: object) -> str:
     return "\n".join(str(problem) for problem in problems)
 
 
@@ -57,7 +57,7 @@ def album(folder: Path, *names: str, source: Path) -> Dataset:
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
-def test_a_ready_machine_is_0_and_says_what_it_found(world):
+def test_a_ready_machine_exits_with_0_and_prints_facts(world):
     done = check(world, "--grid", str(world.grid))
     assert done.exit_code == 0, done.stderr
     assert done.stdout.endswith("ready\n")
@@ -65,7 +65,7 @@ def test_a_ready_machine_is_0_and_says_what_it_found(world):
     assert "pack on CPUExecutionProvider" in done.stdout
 
 
-def test_it_leaves_nothing_behind_where_temporary_folders_are(world, tmp_path, monkeypatch):
+def test_a_check_leaves_no_temporary_files(world, tmp_path, monkeypatch):
     (tmp_path / "system" / "tmp").mkdir(parents=True)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "system" / "tmp"))
     quick(world, tmp_path)
@@ -73,7 +73,7 @@ def test_it_leaves_nothing_behind_where_temporary_folders_are(world, tmp_path, m
     assert [path.name for path in (tmp_path / "system").rglob("*")] == ["tmp"]
 
 
-def test_for_scripts_it_is_one_object_with_every_finding(world, tmp_path):
+def test_json_output_has_every_finding(world, tmp_path):
     quick(world, tmp_path)
     next((world.folder / "images").glob("*.txt")).write_text("no trigger here", encoding="utf-8")
     done = check(world, "--json")
@@ -86,7 +86,7 @@ def test_for_scripts_it_is_one_object_with_every_finding(world, tmp_path):
     assert set(finding) == {"severity", "what", "where", "key", "value", "remedy"}
 
 
-def test_everything_that_is_missing_is_told_at_once_and_is_4(world, tmp_path):
+def test_all_missing_things_are_reported_at_once_with_exit_code_4(world, tmp_path):
     quick(world, tmp_path)
     images = sorted((world.folder / "images").glob("*.png"))
     images[0].write_bytes(images[0].read_bytes()[:100])
@@ -100,7 +100,7 @@ def test_everything_that_is_missing_is_told_at_once_and_is_4(world, tmp_path):
     assert "not ready" in done.stdout
 
 
-def test_a_vae_that_is_a_pickle_is_told(world, tmp_path):
+def test_a_pickled_vae_is_reported(world, tmp_path):
     quick(world, tmp_path)
     (world.folder / "vae.pt").touch()
     text = world.settings.read_text(encoding="utf-8")
@@ -110,12 +110,12 @@ def test_a_vae_that_is_a_pickle_is_told(world, tmp_path):
     assert "base_models.doll.vae: .pt is not .safetensors: sd-scripts would open it as a pickle" in done.stderr
 
 
-def test_a_wrong_grid_is_2(world):
+def test_a_wrong_grid_exits_with_2(world):
     world.ask("[dims]\nnetwrk_dim = [2]\n")
     assert check(world, "--grid", str(world.grid)).exit_code == 2
 
 
-def test_a_number_of_pictures_that_is_not_the_expected_one_is_told(world, tmp_path):
+def test_an_unexpected_number_of_pictures_is_reported(world, tmp_path):
     quick(world, tmp_path)
     text = world.settings.read_text(encoding="utf-8")
     world.settings.write_text(
@@ -136,12 +136,12 @@ def trainer(world: World, *, script: str = "train.py", python: Path | None = Non
 def test_libraries_that_cannot_be_imported_are_named(world, tmp_path):
     bare = program(tmp_path / "python", f'exec {sys.executable} -S "$@"')
     found = interpreter.check_interpreter(trainer(world, python=bare), [])
-    assert "cannot import torch: ModuleNotFoundError" in told(found.problems)
-    assert "make setup-trainer" in told(found.problems)
+    assert "cannot import torch: ModuleNotFoundError" in joined(found.problems)
+    assert "make setup-trainer" in joined(found.problems)
     assert {problem.severity for problem in found.problems} == {Severity.ERROR}
 
 
-def test_what_only_a_rung_of_the_ladder_needs_is_a_doubt(world):
+def test_a_missing_package_of_an_oom_fallback_is_a_warning(world):
     world.settle(
         sections='[[oom_fallback]]\nname = "a"\nset = { optimizer_type = "AdamW8bit", learning_rate = 1e-4 }\n'
     )
@@ -155,13 +155,13 @@ def test_what_only_a_rung_of_the_ladder_needs_is_a_doubt(world):
     assert {problem.what.split()[2]: problem.severity for problem in asked.problems}["bitsandbytes:"] is Severity.ERROR
 
 
-def test_a_prodigy_that_is_installed_is_shown_with_its_version(world):
+def test_the_version_of_an_installed_optimizer_is_a_fact(world):
     used = trainer(world, script="sdxl_train_network.py")
     assert "prodigyopt 1." in interpreter.check_interpreter(used, [{"optimizer_type": "Prodigy"}]).facts["trainer"]
 
 
 @pytest.mark.parametrize("text", ["exit 3", "echo no JSON", "kill -9 $$"])
-def test_an_interpreter_that_does_not_run_is_told(world, tmp_path, text):
+def test_a_broken_interpreter_is_reported(world, tmp_path, text):
     (problem,) = interpreter.check_interpreter(trainer(world, python=program(tmp_path / "python", text)), []).problems
     assert "does not run" in problem.what
 
@@ -176,17 +176,17 @@ def test_torch_without_a_gpu_is_an_error_where_one_is_asked_for(world):
 
 def tokenizer_problems(world: World, **env: str) -> str:
     used = trainer(world, script="sdxl_train_network.py")
-    return told(tokenizers.problems(replace(used, trainer=replace(used.trainer, env=env))))
+    return joined(tokenizers.problems(replace(used, trainer=replace(used.trainer, env=env))))
 
 
-def test_tokenizers_that_are_neither_here_nor_to_be_had_are_an_error(world, tmp_path):
+def test_tokenizers_neither_cached_nor_reachable_are_an_error(world, tmp_path):
     found = tokenizer_problems(world, HF_HOME=str(tmp_path), HF_ENDPOINT="http://127.0.0.1:9")
     assert "openai_clip-vit-large-patch14 and laion_CLIP-ViT-bigG-14-laion2B-39B-b160k: not cached" in found
     assert "refused" in found
     assert "HF_HUB_OFFLINE is set" in tokenizer_problems(world, HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1")
 
 
-def test_tokenizers_in_the_hubs_own_cache_will_do(world, tmp_path):
+def test_tokenizers_in_the_hubs_cache_are_enough(world, tmp_path):
     for name in ("openai--clip-vit-large-patch14", "laion--CLIP-ViT-bigG-14-laion2B-39B-b160k"):
         snapshot = tmp_path / "hub" / f"models--{name}" / "snapshots" / "abc"
         snapshot.mkdir(parents=True)
@@ -195,7 +195,7 @@ def test_tokenizers_in_the_hubs_own_cache_will_do(world, tmp_path):
 
 
 @pytest.mark.parametrize(("code", "what"), [(200, ""), (503, "it answers 503")])
-def test_a_hub_that_answers_will_do(world, tmp_path, code, what):
+def test_a_reachable_hub_is_enough(world, tmp_path, code, what):
     class Hub(BaseHTTPRequestHandler):
         def do_HEAD(self):
             self.send_response(code)
@@ -214,20 +214,20 @@ def test_a_hub_that_answers_will_do(world, tmp_path, code, what):
 # --- pictures ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_same_picture_saved_smaller_or_turned_around_is_found(world, tmp_path):
+def test_resized_and_mirrored_copies_are_found(world, tmp_path):
     images = world.folder / "images"
     one, other, third = sorted(path.name for path in images.glob("*.png"))
     dataset = album(tmp_path / "album", one, other, third, source=images)
-    assert "the same picture" not in told(pictures.problems(dataset, {"resolution": "64,64"}))
+    assert "the same picture" not in joined(pictures.problems(dataset, {"resolution": "64,64"}))
     with Image.open(images / one) as image:
         image.resize((96, 96)).save(tmp_path / "album" / "small.jpg", quality=80)
         image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "album" / "turned.png")
-    found = told(pictures.problems(dataset, {"resolution": "64,64"}))
+    found = joined(pictures.problems(dataset, {"resolution": "64,64"}))
     assert f"{one} and small.jpg are the same picture\n" in found
-    assert f"{one} and turned.png are the same picture, one turned around" in found
+    assert f"{one} and turned.png are the same picture, one mirrored" in found
 
 
-def test_pictures_below_the_resolution_are_counted_and_the_first_named(world, tmp_path):
+def test_pictures_below_the_resolution_are_counted(world, tmp_path):
     images = world.folder / "images"
     names = sorted(path.name for path in images.glob("*.png"))
     dataset = album(tmp_path / "album", *names, source=images)
@@ -236,7 +236,7 @@ def test_pictures_below_the_resolution_are_counted_and_the_first_named(world, tm
     assert list(pictures.problems(dataset, {"resolution": "128,128"})) == []
 
 
-def test_a_reference_that_is_trained_on_is_found_by_its_bytes(world, shared, tmp_path):
+def test_a_reference_in_the_dataset_is_found(world, shared, tmp_path):
     references = shared / "references"
     twin = sorted(references.glob("*.png"))[2]
     dataset = album(tmp_path / "album", twin.name, source=references)
@@ -245,24 +245,24 @@ def test_a_reference_that_is_trained_on_is_found_by_its_bytes(world, shared, tmp
     assert f"as {twin.name}" in problem.what
 
 
-def test_strangers_empty_scenes_and_references_saved_anew_are_found_by_their_faces(world, shared, tmp_path):
+def test_pictures_without_or_with_several_faces_and_copies_of_references_are_found(world, shared, tmp_path):
     folder = tmp_path / "album"
     folder.mkdir()
     places = (draw.Pose(x=0.3, y=0.35, size=0.5), draw.Pose(x=0.75, y=0.75, size=0.4))
-    for name, people in {"two.png": (1, 2), "nobody.png": ()}.items():
+    for name, people in {"two.png": (1, 2), "empty.png": ()}.items():
         faces = list(zip(map(draw.person, people), places, strict=False))
         Image.fromarray(draw.photo(faces, draw.Backdrop(seed=1), px=256)).save(folder / name)
     with Image.open(sorted((shared / "references").glob("*.png"))[0]) as image:
         image.save(folder / "again.jpg", quality=95)
     found = persona.check_persona(settings.load(world.settings), [Dataset(name="album", image_dir=folder)])
-    text = told(found.problems)
-    assert "1 of 3 pictures show no face: nobody.png" in text
+    text = joined(found.problems)
+    assert "1 of 3 pictures show no face: empty.png" in text
     assert "1 of 3 pictures show more than one face: two.png" in text
-    assert "again.jpg" in next(problem.what for problem in found.problems if "as a reference shows it" in problem.what)
+    assert "again.jpg" in next(problem.what for problem in found.problems if "identical to a reference" in problem.what)
     assert found.facts == {"face pack": "pack on CPUExecutionProvider"}
 
 
-def test_a_face_pack_that_does_not_run_where_it_should_is_an_error(world):
+def test_a_face_pack_that_does_not_run_on_its_device_is_an_error(world):
     used = settings.load(world.settings)
     on_gpu = replace(used, scoring=replace(used.scoring, device="cuda"))
     (problem,) = persona.check_persona(on_gpu, list(used.datasets.values())).problems
@@ -274,13 +274,13 @@ def test_a_face_pack_that_does_not_run_where_it_should_is_an_error(world):
 # --- the card and the disk --------------------------------------------------------------------------------------------
 
 
-def test_the_card_its_driver_and_its_other_users_are_told(world, tmp_path):
+def test_the_gpu_its_driver_and_its_processes_are_reported(world, tmp_path):
     busy = replace(CARD, used_mib=2048, processes={4711: 2048})
     quick(world, tmp_path)
-    found = inspection.inspect(settings.load(_with_card(world)), Probe(card=busy))
+    found = checks.inspect(settings.load(_with_card(world)), Probe(card=busy))
     assert found.facts["card"] == "a card, 24.0 GiB, 2.0 in use, GPU-1"
     assert found.facts["driver"] == "1"
-    assert "process 4711 (2048 MiB)" in told(found.problems)
+    assert "process 4711 (2048 MiB)" in joined(found.problems)
 
 
 def _with_card(world: World) -> Path:
@@ -289,24 +289,24 @@ def _with_card(world: World) -> Path:
     return world.settings
 
 
-def test_a_memory_profile_that_is_not_expected_to_fit_is_told_before_the_night(world):
+def test_a_memory_profile_that_does_not_fit_is_a_warning(world):
     asked = plan.read(world.settings, world.grid)
-    bill = forecast.forecast(asked.sweep, asked.runs(), asked.settings, prompts=2, cards_gib=[24.0])
-    small, large = bill.profiles
+    planned = forecast.forecast(asked.sweep, asked.runs(), asked.settings, prompts=2, cards_gib=[24.0])
+    small, large = planned.profiles
     fits, tight, never = (Estimate(gib=gib, error_gib=0.6) for gib in (18.0, 23.5, 30.0))
-    assert list(card.too_small(replace(bill, profiles=(replace(small, peak=fits),)))) == []
-    first, second = card.too_small(replace(bill, profiles=(replace(small, peak=never), replace(large, peak=tight))))
+    assert list(card.too_small(replace(planned, profiles=(replace(small, peak=fits),)))) == []
+    first, second = card.too_small(replace(planned, profiles=(replace(small, peak=never), replace(large, peak=tight))))
     assert first.what == "network_dim = 2: about 30 GiB of 24: does not fit"
     assert second.what == "network_dim = 4: about 24 GiB of 24: tight"
     assert {first.severity, second.severity} == {Severity.WARNING}
-    (conceded,) = card.too_small(replace(bill, profiles=(replace(small, fallbacks=("AdamW8bit",), origin="probe"),)))
-    assert conceded.what == "network_dim = 2: memory ran out (probe), and was enough after AdamW8bit"
+    (applied,) = card.too_small(replace(planned, profiles=(replace(small, fallbacks=("AdamW8bit",), origin="probe"),)))
+    assert applied.what == "network_dim = 2: out of memory (probe); it fitted with the fallbacks AdamW8bit"
 
 
 def test_a_sweep_that_does_not_fit_the_disk_is_an_error(world):
     asked = plan.read(world.settings, world.grid)
-    bill = forecast.forecast(asked.sweep, asked.runs(), asked.settings, prompts=2)
-    assert forecast.shortage(bill) == []
-    (problem,) = forecast.shortage(replace(bill, free_bytes=1024))
+    planned = forecast.forecast(asked.sweep, asked.runs(), asked.settings, prompts=2)
+    assert forecast.shortage(planned) == []
+    (problem,) = forecast.shortage(replace(planned, free_bytes=1024))
     assert isinstance(problem, Problem)
     assert "0.0 GiB are free" in problem.what

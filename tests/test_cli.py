@@ -101,7 +101,7 @@ def test_5_when_it_was_made_from_other_inputs(world: World) -> None:
     (world.folder / "images" / "0001.txt").write_text("ohwx person, differently", encoding="utf-8")
     done = world.call(*ONE)
     assert done.returncode == 5
-    assert "dataset portraits is not what the sweep grid was made from" in done.stderr
+    assert "dataset portraits has changed since the sweep grid was frozen" in done.stderr
     assert "--name" in done.stderr
     assert world.call("--name", "another", *ONE).returncode == 0
 

@@ -153,7 +153,7 @@ def test_a_picture_on_its_side_is_turned_as_its_exif_says(kitchen, photos, model
     exif[0x0112] = 6  # to be turned clockwise
     put(drawn(SMALL).rotate(90, expand=True), photos / "turned.png", exif=exif)
     made, record = kitchen.taste(kitchen.dataset("close", crop=Crop(smallest=96)))
-    assert "turned upright as its EXIF says" in notes(record)["turned"]
+    assert "rotated as its EXIF says" in notes(record)["turned"]
     with Image.open(made / "turned.png") as picture:
         assert not picture.getexif()
     eyes = model.find(images.load(made / "turned.png")).faces[0].landmarks
@@ -178,7 +178,7 @@ def test_transparent_parts_become_white(kitchen, photos):
     picture.putalpha(Image.fromarray(alpha))
     put(picture, photos / "clear.png")
     made, record = kitchen.taste(kitchen.dataset("wide", crop=Crop(smallest=250)))
-    assert "laid over white" in notes(record)["clear"]
+    assert "transparency replaced by white" in notes(record)["clear"]
     with Image.open(made / "clear.png") as opened:
         assert opened.mode == "RGB"
         assert np.asarray(opened)[-1].min() == 255

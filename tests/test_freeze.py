@@ -1,4 +1,4 @@
-"""A sweep keeps what it was made from: whatever of it changes is named and refused; a grown grid is no change."""
+"""Freezing: changed inputs are rejected by name; more points are allowed."""
 
 import os
 import subprocess
@@ -43,7 +43,7 @@ def root_of(world: World, key: str) -> Path:
     return Path(line.split('"')[1])
 
 
-# --- what is refused --------------------------------------------------------------------------------------------------
+# --- what is rejected -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -58,83 +58,83 @@ def root_of(world: World, key: str) -> Path:
         ('checkpoints = "all"', "generate.checkpoints", '("last", now "all")'),
     ],
 )
-def test_a_changed_way_to_make_pictures_is_refused_with_both_values(world, added, named, shown):
+def test_a_changed_generation_setting_is_rejected_with_both_values(world, added, named, shown):
     frozen(world)
     rewrite(world.settings, "seeds = [1]\n", f"seeds = [1]\n{added}\n")
-    told = refusal(world)
-    assert named in told
-    assert shown in told
+    message = refusal(world)
+    assert named in message
+    assert shown in message
 
 
-def test_changed_seeds_of_pictures_are_refused(world):
+def test_changed_seeds_of_pictures_are_rejected(world):
     frozen(world)
     rewrite(world.settings, "seeds = [1]", "seeds = [1, 2]")
-    assert "generate.seeds is not what the sweep grid was made from ([1], now [1, 2])" in refusal(world)
+    assert "generate.seeds has changed since the sweep grid was frozen ([1], now [1, 2])" in refusal(world)
 
 
-def test_a_changed_prompt_is_refused(world):
+def test_a_changed_prompt_is_rejected(world):
     prompts = own_copy(world, "prompts", root_of(world, "prompts"), "prompts.txt")
     frozen(world)
     rewrite(prompts, "outside", "indoors")
-    assert "generate.prompts is not" in refusal(world)
+    assert "generate.prompts has changed" in refusal(world)
 
 
-def test_a_changed_template_is_refused_by_its_name(world):
+def test_a_changed_template_is_rejected_by_its_name(world):
     templates = own_copy(world, "templates", root_of(world, "templates"), "templates")
     frozen(world)
     rewrite(templates / "train.toml.j2", "[model]", "# mine\n[model]")
-    told = refusal(world)
-    assert "templates/train.toml.j2 is not" in told
-    assert "templates/dataset.toml.j2" not in told
+    message = refusal(world)
+    assert "templates/train.toml.j2 has changed" in message
+    assert "templates/dataset.toml.j2" not in message
 
 
-def test_a_changed_caption_is_refused(world):
+def test_a_changed_caption_is_rejected(world):
     frozen(world)
     caption = next((world.folder / "images").glob("*.txt"))
     caption.write_text("ohwx person, quite another caption", encoding="utf-8")
-    assert "dataset portraits is not" in refusal(world)
+    assert "dataset portraits has changed" in refusal(world)
 
 
-def test_another_reference_is_refused(world):
+def test_another_reference_is_rejected(world):
     references = own_copy(world, "references", root_of(world, "references"), "references")
     frozen(world)
     next(references.glob("*.png")).unlink()
-    assert "references is not" in refusal(world)
+    assert "references has changed" in refusal(world)
 
 
-def test_another_base_model_file_under_the_same_name_is_refused(world):
+def test_another_base_model_file_under_the_same_name_is_rejected(world):
     base = own_copy(world, "path", root_of(world, "path"), "base.safetensors")
     frozen(world)
     base.write_bytes(base.read_bytes() + b" ")
-    assert "base_model doll is not" in refusal(world)
+    assert "base_model doll has changed" in refusal(world)
 
 
-def test_another_face_pack_is_refused(world):
+def test_another_face_pack_is_rejected(world):
     pack = own_copy(world, "pack", root_of(world, "pack"), "pack")
     frozen(world)
     rewrite(world.settings, f'pack = "{pack}"', f'pack = "{pack}"\ndet_size = 320')
-    assert "face pack is not" in refusal(world)
+    assert "face pack has changed" in refusal(world)
 
 
-def test_other_trainer_scripts_are_refused(world):
+def test_other_trainer_scripts_are_rejected(world):
     own_copy(world, "sd_scripts", root_of(world, "sd_scripts"), "scripts")
     frozen(world)
     script = world.folder / "scripts" / "train.py"
     script.write_text(script.read_text() + "\n# mine\n", encoding="utf-8")
-    assert "trainer is not" in refusal(world)
+    assert "trainer has changed" in refusal(world)
 
 
-def test_everything_that_changed_is_named_at_once_with_both_ways_out(world):
+def test_all_changes_are_reported_at_once_with_two_remedies(world):
     frozen(world)
     rewrite(world.settings, "seeds = [1]\n", "seeds = [1]\nsteps = 12\nscale = 5.5\n")
-    told = refusal(world)
-    assert "generate.steps" in told
-    assert "generate.scale" in told
-    assert f"put it back as it was (templates and grids are kept in {world.sweep.path})" in told
-    assert "start a sweep of another name with --name" in told
+    message = refusal(world)
+    assert "generate.steps" in message
+    assert "generate.scale" in message
+    assert f"revert the change ({world.sweep.path} has copies of the templates and grids)" in message
+    assert "start a new sweep with --name" in message
 
 
-def test_the_command_ends_with_5_and_touches_nothing(world):
+def test_a_changed_input_exits_with_5_and_writes_nothing(world):
     before = frozen(world)
     rewrite(world.settings, "seeds = [1]\n", "seeds = [1]\nsteps = 12\n")
     done = world.call()
@@ -144,7 +144,7 @@ def test_the_command_ends_with_5_and_touches_nothing(world):
     assert world.ledger() == []
 
 
-def test_under_another_name_the_changed_inputs_are_a_sweep_of_their_own(world):
+def test_changed_inputs_under_another_name_are_a_new_sweep(world):
     frozen(world)
     rewrite(world.settings, "seeds = [1]\n", "seeds = [1]\nsteps = 12\n")
     done = world.call("--name", "other", "--only", "baseline-*")
@@ -152,10 +152,10 @@ def test_under_another_name_the_changed_inputs_are_a_sweep_of_their_own(world):
     assert layout.Sweep(world.sweep.path.with_name("other")).exists()
 
 
-# --- what is not ------------------------------------------------------------------------------------------------------
+# --- what may change --------------------------------------------------------------------------------------------------
 
 
-def test_the_same_inputs_leave_the_record_untouched(world):
+def test_the_same_inputs_do_not_rewrite_the_record(world):
     frozen(world)
     written = (world.sweep.path / "sweep.json").stat().st_mtime_ns
     world.context()
@@ -164,7 +164,7 @@ def test_the_same_inputs_leave_the_record_untouched(world):
 
 
 @pytest.mark.parametrize("changed", ["workers = 2", 'url = "https://example.org/pack"'])
-def test_how_it_is_computed_may_change(world, changed):
+def test_settings_that_do_not_change_results_may_change(world, changed):
     frozen(world)
     rewrite(world.settings, "workers = 1", changed)
     world.context()
@@ -182,7 +182,7 @@ def test_a_grown_grid_adds_points_and_keeps_the_first_grid(world):
     assert after["created_at"] == before["created_at"]
 
 
-def test_what_a_grid_includes_is_kept_with_it(world):
+def test_included_files_are_copied_with_the_grid(world):
     (world.folder / "common.toml").write_text("[fixed]\nmax_train_steps = 6\n", encoding="utf-8")
     world.ask('include = ["common.toml"]\n' + GRID)
     frozen(world)
@@ -191,7 +191,7 @@ def test_what_a_grid_includes_is_kept_with_it(world):
     assert GRID in kept.read_text(encoding="utf-8")
 
 
-def test_a_smaller_grid_forgets_no_point(world):
+def test_a_smaller_grid_removes_no_point(world):
     before = frozen(world)
     world.ask(GRID.replace("[2, 4]", "[4]"))
     assert frozen(world)["points"] == before["points"]
@@ -256,7 +256,7 @@ def test_many_files_are_remembered_with_one_write(tmp_path):
     assert memory.stat().st_mtime_ns == written
 
 
-def test_a_changed_checkout_is_another_trainer_and_so_is_each_further_change(tmp_path):
+def test_each_change_of_a_checkout_is_another_trainer(tmp_path):
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
     (tmp_path / "train.py").write_text("1\n", encoding="utf-8")
     for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):

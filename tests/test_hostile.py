@@ -171,7 +171,7 @@ def test_a_link_out_of_the_dataset_is_not_followed(place: World, tmp_path: Path)
     dataset = Dataset(name="linked", image_dir=folder, trigger="ohwx person")
     told = "\n".join(map(str, prepare.validate_dataset(dataset, "settings")))
     assert "0000.txt: datasets.linked: is a link that leads out of its folder" in told
-    assert "stolen.png: is left out" in told
+    assert "stolen.png: is ignored" in told
     made = _built(place, dataset, tmp_path)
     assert "stolen.png" not in made.pictures
     assert not (made.folder / "0000.txt").exists()

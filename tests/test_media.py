@@ -1,4 +1,4 @@
-"""Pictures are decoded by one rule; whatever is not a whole picture is refused with a reason."""
+"""Images are decoded by one rule; everything that is no complete image is rejected with a reason."""
 
 import os
 import struct
@@ -37,7 +37,7 @@ def test_exif_orientation_is_applied_to_pixels_and_size(tmp_path: Path, gradient
     assert images.size(path) == (4, 8)
 
 
-def test_transparent_pixels_are_white_whatever_lies_beneath(tmp_path: Path) -> None:
+def test_transparent_pixels_are_white(tmp_path: Path) -> None:
     pixels = np.zeros((2, 2, 4), np.uint8)
     pixels[0] = (10, 20, 30, 255)
     Image.fromarray(pixels).save(tmp_path / "a.png")
@@ -67,7 +67,7 @@ def test_every_common_mode_becomes_rgb(tmp_path: Path, gradient: Image.Image, mo
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "bmp"])
-def test_a_truncated_file_is_refused(tmp_path: Path, suffix: str) -> None:
+def test_a_truncated_file_is_rejected(tmp_path: Path, suffix: str) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     path = tmp_path / f"a.{suffix}"
     Image.fromarray(noise).save(path)
@@ -79,21 +79,32 @@ def test_a_truncated_file_is_refused(tmp_path: Path, suffix: str) -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"<html>please log in</html>", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"]
 )
-def test_what_is_no_picture_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_files_that_are_no_images_are_rejected(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(content)
-    with pytest.raises(images.Unreadable, match="is not a picture"):
+    with pytest.raises(images.Unreadable, match="is not an image"):
         images.load(path)
 
 
-def test_a_missing_file_is_refused_by_every_reader(tmp_path: Path) -> None:
+def test_only_regular_files_of_a_limited_size_are_decoded(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo.png")  # opening it without O_NONBLOCK waits for a writer for ever
+    (tmp_path / "device.png").symlink_to("/dev/zero")
+    with (tmp_path / "huge.png").open("wb") as file:
+        file.truncate(images.MAX_BYTES + 1)  # a sparse file
+    for name, reason in (("fifo", "not a regular file"), ("device", "not a regular file"), ("huge", "more than")):
+        for read in (images.load, images.size):
+            with pytest.raises(images.Unreadable, match=reason):
+                read(tmp_path / f"{name}.png")
+
+
+def test_a_missing_file_is_rejected_by_every_reader(tmp_path: Path) -> None:
     for read in (images.load, images.size):
         with pytest.raises(images.Unreadable, match="no such file"):
             read(tmp_path / "absent.png")
 
 
 @pytest.mark.parametrize(("width", "height"), [(8193, 8192), (100_000, 100_000), (2**31 - 1, 1)])
-def test_a_bomb_is_refused_from_its_header(tmp_path: Path, width: int, height: int) -> None:
+def test_too_many_pixels_are_rejected_from_the_header(tmp_path: Path, width: int, height: int) -> None:
     path = tmp_path / "bomb.png"
     path.write_bytes(_png_header(width, height))
     for read in (images.load, images.size):
@@ -101,20 +112,20 @@ def test_a_bomb_is_refused_from_its_header(tmp_path: Path, width: int, height: i
             read(path)
 
 
-def test_samples_without_a_known_white_are_refused(tmp_path: Path) -> None:
+def test_32_bit_samples_are_rejected(tmp_path: Path) -> None:
     Image.fromarray(np.ones((2, 2), np.float32)).save(tmp_path / "a.tiff")
     with pytest.raises(images.Unreadable, match="32 bits"):
         images.load(tmp_path / "a.tiff")
 
 
-def test_pictures_are_listed_by_name_and_nothing_else_is(tmp_path: Path) -> None:
+def test_only_images_are_listed_by_name(tmp_path: Path) -> None:
     for name in ("b.PNG", "a.jpg", "a.txt", "c.webp.part"):
         (tmp_path / name).touch()
     (tmp_path / "deeper.png").mkdir()
     assert [path.name for path in images.pictures(tmp_path).pictures] == ["a.jpg", "b.PNG"]
 
 
-def test_a_link_out_of_the_folder_is_left_out_and_said(tmp_path: Path) -> None:
+def test_a_link_out_of_the_folder_is_ignored_with_a_warning(tmp_path: Path) -> None:
     (tmp_path / "secret.png").touch()
     folder = tmp_path / "folder"
     folder.mkdir()
@@ -126,7 +137,7 @@ def test_a_link_out_of_the_folder_is_left_out_and_said(tmp_path: Path) -> None:
     assert [problem.where for problem in listing.problems] == [str(folder / "outside.png")]
 
 
-def test_what_is_called_like_a_picture_and_is_none_is_left_out_and_said(tmp_path: Path) -> None:
+def test_names_of_images_that_are_not_files_are_ignored(tmp_path: Path) -> None:
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "itself.png").symlink_to("itself.png")
     (tmp_path / "nowhere.png").symlink_to("nothing.png")
@@ -134,10 +145,10 @@ def test_what_is_called_like_a_picture_and_is_none_is_left_out_and_said(tmp_path
     listing = images.pictures(tmp_path)
     assert listing.pictures == ()
     assert [Path(problem.where).stem for problem in listing.problems] == ["folder", "itself", "nowhere", "pipe"]
-    assert all("no file" in problem.what for problem in listing.problems)
+    assert all("not a file" in problem.what for problem in listing.problems)
 
 
-def test_a_folder_that_is_not_there_is_a_problem(tmp_path: Path) -> None:
+def test_a_missing_folder_is_a_problem(tmp_path: Path) -> None:
     assert "not a folder" in str(images.pictures(tmp_path / "absent").problems[0])
 
 

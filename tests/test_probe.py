@@ -66,7 +66,7 @@ def test_a_finished_run_counts_more_than_a_probe(world):
     call(world, "probe")
     world.drive(only="network_dim=2*")
     known = history.gather(world.sweep)
-    origins = {run.point.params["network_dim"]: known.paces[history.key_of(run.point.params)].origin
+    origins = {run.point.params["network_dim"]: known.by_profile[history.key_of(run.point.params)].origin
                for run in world.plan().runs() if not run.point.is_baseline}  # fmt: skip
     assert origins == {2: "this sweep", 4: "probe"}
 
@@ -80,7 +80,7 @@ def test_the_peak_of_the_card_is_kept_and_what_had_to_be_conceded(world):
     ctx = world.context(probe=card, listener=heard)
     (first, *_) = probe.wanted(world.plan())
     probe.run_probe([first], ctx)
-    pace = history.gather(world.sweep).paces[first.point.id]
+    pace = history.gather(world.sweep).by_profile[first.point.id]
     assert pace.fallbacks == ("smaller",)
     assert [told for _, _, told in heard.events][:2] == ["started 1", "oom"]
 

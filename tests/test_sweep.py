@@ -70,7 +70,7 @@ def test_a_changed_dataset_is_refused_and_nothing_is_touched(
     world.drive(only=TRAININGS)
     before = world.rows()
     change(world)
-    with pytest.raises(Conflict, match=f"{told} is not what the sweep grid was made from"):
+    with pytest.raises(Conflict, match=f"{told} has changed since the sweep grid was frozen"):
         world.context()
     assert world.rows() == before
 

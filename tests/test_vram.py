@@ -1,11 +1,14 @@
-"""What of a card's memory is a run's own, as far as the driver tells."""
+"""VRAM samples of a run, and their log."""
 
 import contextlib
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from orchestrator import gpu
+from orchestrator.model import VramSample
+from orchestrator.store import vram_log
 
 DYING, NEIGHBOUR, OURS = 533, 652, 700
 
@@ -28,22 +31,22 @@ def test_own_memory(processes: dict[int, int | None], own: int | None) -> None:
     assert gpu.own_mib(processes, {OURS, 701}) == own
 
 
-def test_nothing_of_ours_is_a_sample() -> None:
+def test_a_sample_without_own_memory_is_valid() -> None:
     assert gpu.plausible(17947, 143771, 0) == gpu.VramSample(used_mib=17947, total_mib=143771, own_mib=0)
 
 
 @pytest.mark.parametrize(("used", "total"), [(-1, 24576), (24577, 24576), (0, 0)])
-def test_nonsense_is_no_sample(used: int, total: int) -> None:
+def test_impossible_values_are_no_sample(used: int, total: int) -> None:
     assert gpu.plausible(used, total, None) is None
 
 
-def test_a_larger_part_than_the_whole_is_not_believed() -> None:
+def test_own_memory_larger_than_used_memory_is_unknown() -> None:
     sample = gpu.plausible(1000, 24576, 2000)
     assert sample is not None
     assert sample.own_mib is None
 
 
-def test_a_driver_that_fails_is_no_answer_and_no_error() -> None:
+def test_a_failing_driver_gives_none() -> None:
     """Asked of the real library: without a driver it fails at its start, and again with every question."""
     pynvml = pytest.importorskip("pynvml")
     with contextlib.suppress(pynvml.NVMLError):
@@ -54,7 +57,7 @@ def test_a_driver_that_fails_is_no_answer_and_no_error() -> None:
     assert probe.sample("GPU-0", {OURS}) is None
 
 
-def test_a_driver_that_fails_half_way_is_started_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_driver_that_failed_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
     pynvml = pytest.importorskip("pynvml")
     starts, answers = [], iter([1000, None, 3000])
 
@@ -72,3 +75,37 @@ def test_a_driver_that_fails_half_way_is_started_anew(monkeypatch: pytest.Monkey
     samples = [probe.sample("GPU-0", {OURS}) for _ in range(3)]
     assert [sample and sample.used_mib for sample in samples] == [1000, None, 3000]
     assert len(starts) == 2
+
+
+# --- the log ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_log_reads_back_what_was_appended(tmp_path: Path) -> None:
+    samples = [VramSample(used_mib=used, total_mib=9000, own_mib=own) for used, own in ((800, None), (700, 500))]
+    assert (vram_log.series(tmp_path), vram_log.last(tmp_path), vram_log.peak(tmp_path, colocated=False)) == (
+        [],
+        None,
+        None,
+    )
+    for sample in samples:
+        vram_log.append(tmp_path, sample)
+    assert [sample for _, sample in vram_log.series(tmp_path)] == samples
+    assert vram_log.last(tmp_path) == samples[-1]
+    assert vram_log.peak(tmp_path, colocated=False) == 800, "alone on the GPU: all used memory is its own"
+    assert vram_log.peak(tmp_path, colocated=True) == 500
+
+
+@pytest.mark.parametrize("row", ["17", "1e9,900,9000", "now,900,9000,", "1e9,x,9000,", "1e9,900,9000,-,", "\xff\x00"])
+def test_damaged_rows_of_the_log_are_ignored(tmp_path: Path, row: str) -> None:
+    vram_log.append(tmp_path, VramSample(used_mib=800, total_mib=9000))
+    with (tmp_path / vram_log.NAME).open("a", encoding="latin-1") as file:
+        file.write(f"{row}\n")
+    assert len(vram_log.series(tmp_path)) == 1
+    assert vram_log.last(tmp_path) is None
+    assert vram_log.peak(tmp_path, colocated=False) == 800
+
+
+def test_the_last_sample_of_a_long_log_is_read_from_its_end(tmp_path: Path) -> None:
+    for used in range(100):
+        vram_log.append(tmp_path, VramSample(used_mib=used, total_mib=9000))
+    assert vram_log.last(tmp_path) == VramSample(used_mib=99, total_mib=9000)

@@ -10,7 +10,7 @@ from rich.table import Table
 from orchestrator.kohya import resource_profile
 from orchestrator.model import Params, Point, Question, State
 from orchestrator.plan import vram_estimate
-from orchestrator.plan.check import CheckReport
+from orchestrator.plan.check.report import CheckReport
 from orchestrator.plan.forecast import ASSUMED, Forecast, Profile, RunForecast
 from orchestrator.text import duration, pluralize, size
 from orchestrator.values import same, toml_repr

@@ -1,4 +1,4 @@
-"""How long trainings will be, counted from the pictures, or estimated where they are not here yet."""
+"""Lengths of trainings: counted from a dataset's pictures, or estimated where they are not on this machine."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -15,7 +15,7 @@ from orchestrator.model import Params, Point
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetSize:
-    """What a dataset trains on. `counted`: False where their number is known from the settings alone."""
+    """Sizes of a dataset's pictures. `counted`: False where the number comes from the settings."""
 
     sizes: tuple[Size, ...]
     repeats: int
@@ -23,7 +23,7 @@ class DatasetSize:
 
 
 class LengthEstimator:
-    """The lengths of trainings: each dataset is listed once, each different length counted once."""
+    """Lengths of trainings. Each dataset is listed once, each different length is counted once."""
 
     def __init__(self, datasets: Mapping[str, Dataset]) -> None:
         self._datasets = datasets
@@ -31,22 +31,23 @@ class LengthEstimator:
         self._lengths: dict[tuple[object, ...], TrainingLength] = {}
 
     def pictures(self, name: str) -> DatasetSize | None:
-        """What a dataset trains on; None where there is neither a picture nor a number of them in the settings."""
+        """A dataset's pictures; None where there are none and the settings give no number."""
         if name not in self._pictures:
             dataset = self._datasets[name]
-            self._pictures[name] = self._made(dataset, dataset.recipe) if dataset.recipe else _listed(dataset)
+            self._pictures[name] = self._after_recipe(dataset, dataset.recipe) if dataset.recipe else _listed(dataset)
         return self._pictures[name]
 
-    def _made(self, dataset: Dataset, recipe: Recipe) -> DatasetSize | None:
-        """What a recipe will make, as far as its own numbers say it."""
+    def _after_recipe(self, dataset: Dataset, recipe: Recipe) -> DatasetSize | None:
+        """An estimate of what a recipe produces from its source."""
         source = self.pictures(recipe.source)
         if source is None:
             return None
         count = len(source.sizes) if recipe.equal_steps else dataset.pictures or _count(recipe, len(source.sizes))
-        return DatasetSize(sizes=tuple(_of_each(source.sizes, count)), repeats=dataset.num_repeats, counted=False)
+        sizes = tuple(source.sizes[index * len(source.sizes) // count] for index in range(count))  # spread evenly
+        return DatasetSize(sizes=sizes, repeats=dataset.num_repeats, counted=False)
 
     def length(self, params: Params) -> TrainingLength | None:
-        """How long a point is trained; None where its pictures are unknown."""
+        """The length of a point's training; None where its pictures are unknown."""
         name = str(params["dataset"])
         if (found := self.pictures(name)) is None:
             return None
@@ -71,7 +72,7 @@ def _listed(dataset: Dataset) -> DatasetSize | None:
 
 
 def _count(recipe: Recipe, pictures: int) -> int:
-    """How many pictures a recipe makes at most."""
+    """The largest number of pictures that a recipe produces."""
     if recipe.frames:
         pictures = math.floor(pictures / (1 - recipe.frames.share))
     if recipe.choose:
@@ -79,8 +80,3 @@ def _count(recipe: Recipe, pictures: int) -> int:
     if recipe.crop and recipe.crop.keep_original:
         pictures += round(pictures * recipe.crop.share)
     return max(1, pictures)
-
-
-def _of_each(sizes: tuple[Size, ...], count: int) -> Iterable[Size]:
-    """So many sizes, spread evenly over these."""
-    return (sizes[index * len(sizes) // count] for index in range(count))

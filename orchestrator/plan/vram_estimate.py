@@ -1,12 +1,12 @@
-"""How much of a card a training takes at its peak, told beforehand: a linear model of what was measured (docs/vram.md).
+"""Estimate of a training's peak VRAM: a linear model of measurements (docs/vram.md).
 
-`python -m benchmarks.gpu.fit` refits the constants from docs/vram.json and says how far they are off.
+`python -m benchmarks.gpu.fit` fits the constants again to docs/vram.json and prints their errors.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from orchestrator.errors import Problem, Severity
+from orchestrator.errors import Problem, warning
 from orchestrator.model import Params, Value
 
 GIB = {
@@ -18,13 +18,13 @@ GIB = {
     "recomputed": 1.009,  # the same with gradient checkpointing
 }
 ERROR_GIB = 0.6
-"""Of the cells that the constants were not fitted to, the worst was 0.54 off, at 43 GiB; below 30 GiB 0.22."""
+"""The largest error on measurements that the constants were not fitted to was 0.54, at 43 GiB; below 30 GiB 0.22."""
 HEADROOM_GIB = 1.0
-"""What a desktop takes, and what lies idle between allocations."""
+"""VRAM of a desktop, and unused memory between allocations."""
 
 DIMS, BATCHES = range(8, 129), range(1, 5)
 SQUARES = {True: (0.5, 1.05), False: (0.95, 1.05)}
-"""Measured areas, in squares of 1024 x 1024 pixels, with gradient checkpointing and without."""
+"""Measured areas in units of 1024 x 1024 pixels, with gradient checkpointing and without."""
 _WEIGHTS_PER_DIM = {"unet": 2.66e6, "text_encoders": 0.903e6}  # of networks.lora over SDXL, without convolutions
 _AS_MEASURED: Params = {"network_module": "networks.lora", "mixed_precision": "bf16", "sdpa": True}
 _NOT_MEASURED = (
@@ -36,36 +36,31 @@ _NOT_MEASURED = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """Peak memory of one training on the card, context included, and how far that may be off; GiB."""
+    """Peak VRAM of one training with its CUDA context, and the error of the estimate; GiB."""
 
     gib: float
     error_gib: float
 
 
 def estimate(params: Params) -> Estimate | None:
-    """For a point's effective arguments; None where nothing like it was measured."""
-    found = terms(params)
-    if found is None:
+    """Peak VRAM for a point's effective arguments; None outside the measured range."""
+    if (found := terms(params)) is None:
         return None
     return Estimate(gib=sum(GIB[name] * amount for name, amount in found.items()), error_gib=ERROR_GIB)
 
 
 def verdict(expected: Estimate, card_gib: float) -> Problem | None:
-    """A warning when it does not fit, or only just, into `card_gib`: the card's size, or the budget if that is less."""
+    """A warning when it does not fit into `card_gib` GiB, or only just: the GPU's size, or the budget if smaller."""
     most = expected.gib + expected.error_gib
     if most + HEADROOM_GIB <= card_gib:
         return None
-    fate = "does not fit" if expected.gib - expected.error_gib > card_gib else "tight"
-    return Problem(
-        what=f"about {expected.gib:.0f} GiB of {card_gib:.0f}: {fate}",
-        key="vram",
-        remedy="gradient_checkpointing = true, or a smaller train_batch_size; else the ladder concedes that by itself",
-        severity=Severity.WARNING,
-    )
+    result = "does not fit" if expected.gib - expected.error_gib > card_gib else "tight"
+    remedy = "set gradient_checkpointing = true or a smaller train_batch_size; otherwise the OOM fallbacks do"
+    return warning("vram", f"about {expected.gib:.0f} GiB of {card_gib:.0f}: {result}", remedy)
 
 
 def terms(params: Params) -> Mapping[str, float] | None:
-    """How often each constant counts; None outside what was measured."""
+    """The factor of each constant; None outside the measured range."""
     optimizer, area = _optimizer(params), _squares(params.get("resolution"))
     dim, batch = params.get("network_dim"), params.get("train_batch_size", 1)
     recomputed, encoders = bool(params.get("gradient_checkpointing")), not params.get("network_train_unet_only")
@@ -96,7 +91,7 @@ def _squares(resolution: Value | None) -> float | None:
 
 
 def _as_measured(params: Params, encoders: bool) -> bool:
-    """Latents were cached, and so were the text encoders' outputs where these were not trained."""
+    """Whether latents are cached, and also the text encoders' outputs where these are not trained."""
     cached = bool(params.get("cache_latents")) and (encoders or bool(params.get("cache_text_encoder_outputs")))
     same = all(params.get(key) == value for key, value in _AS_MEASURED.items())
     return cached and same and not any(params.get(key) for key in _NOT_MEASURED)

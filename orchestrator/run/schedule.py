@@ -111,7 +111,7 @@ class PeakVramTable:
     def gather(cls, runs: Sequence[Run]) -> "PeakVramTable":
         """From these runs, the other sweeps beside theirs, and what was probed."""
         found = cls()
-        known = history.gather(layout.Sweep(runs[0].path.parent)).paces if runs else {}
+        known = history.gather(layout.Sweep(runs[0].path.parent)).by_profile if runs else {}
         found.by_key |= {key: pace.peak_mib for key, pace in known.items() if pace.peak_mib and not pace.fallbacks}
         for run, stage in itertools.product(runs, (train.NAME, generate.NAME)):
             for attempt in run.attempts(stage):

@@ -1,7 +1,6 @@
-"""`orchestrate check`: what `run` looks at before it starts, and what takes longer to find out. It trains nothing."""
+"""`orchestrate check`: everything that `run` checks before it starts, and slower checks. Trains nothing."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
 from orchestrator.config.schema import Dataset, Settings
 from orchestrator.datasets import prepare
@@ -12,41 +11,31 @@ from orchestrator.kohya.arguments import schema
 from orchestrator.model import Point
 from orchestrator.plan import forecast, preflight
 from orchestrator.plan.check import card, interpreter, persona, pictures, tokenizers
+from orchestrator.plan.check.report import CheckReport
 from orchestrator.plan.plan import Plan
 from orchestrator.store import provenance
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckReport:
-    """What was found out, by name, and what is wrong or doubtful."""
-
-    facts: Mapping[str, str]
-    problems: tuple[Problem, ...]
-
-
 def inspect(settings: Settings, probe: VramProbe, asked: Plan | None = None) -> CheckReport:
-    """Everything about this machine and about the inputs of a plan; without one, of what points take by default."""
+    """Check this machine and the inputs of a plan; without a plan, the defaults of the settings."""
     points = asked.points if asked else (_default(settings),)
     trained = [point for point in points if not point.is_baseline]
-    datasets = _folders(settings, trained)
-    trainer, driver = (
-        interpreter.check_interpreter(settings, [one.params for one in trained]),
-        card.facts(probe, settings),
-    )
+    datasets = _user_datasets(settings, trained)
+    trainer = interpreter.check_interpreter(settings, [one.params for one in trained])
     problems = [*(asked.warnings if asked else ()), *preflight.findings(settings, points, probe)]
     problems += [*trainer.problems, *tokenizers.problems(settings), *_pictures(settings, trained, datasets)]
     faces = persona.check_persona(settings, datasets)
     problems += faces.problems
     if asked:
         sizes = card.sizes_gib(probe, settings)
-        told = forecast.forecast(asked.sweep, asked.runs(), settings, prompts=len(asked.prompts), cards_gib=sizes)
-        problems += [*card.too_small(told), *forecast.shortage(told)]
-    facts = {**_versions(settings), **trainer.facts, **driver, **faces.facts}
+        planned = forecast.forecast(asked.sweep, asked.runs(), settings, prompts=len(asked.prompts), cards_gib=sizes)
+        problems += [*card.too_small(planned), *forecast.shortage(planned)]
+    facts = {**_versions(settings), **trainer.facts, **card.facts(probe, settings), **faces.facts}
     return CheckReport(facts=facts, problems=tuple(dict.fromkeys(problems)))
 
 
 def _versions(settings: Settings) -> dict[str, str]:
-    commit = provenance.commit(settings.trainer.sd_scripts) or "no checkout of its own"
+    commit = provenance.commit(settings.trainer.sd_scripts) or "not a git checkout"
     pinned = ", as pinned" if commit == schema.PINNED else ""
     own = ", ".join(f"{name} {version}" for name, version in provenance.versions().items())
     return {"orchestrate": own, "sd-scripts": commit + pinned}
@@ -57,8 +46,8 @@ def _default(settings: Settings) -> Point:
     return Point(id="", name="", params=params)
 
 
-def _folders(settings: Settings, points: Iterable[Point]) -> list[Dataset]:
-    """The datasets that the owner made; what recipes make of them is theirs to judge."""
+def _user_datasets(settings: Settings, points: Iterable[Point]) -> list[Dataset]:
+    """The datasets without a recipe that these points need, directly or as a source."""
     names = prepare.with_ancestors((str(point.params["dataset"]) for point in points), settings.datasets)
     return [settings.datasets[name] for name in names if settings.datasets[name].recipe is None]
 

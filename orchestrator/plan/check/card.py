@@ -1,26 +1,24 @@
-"""The cards: their driver, and whether each memory profile of a plan fits."""
+"""Checks of the GPUs: driver, size, and whether each memory profile of a plan fits."""
 
 from collections.abc import Iterator
 from dataclasses import replace
 
 from orchestrator.config.schema import Settings
-from orchestrator.errors import Problem, Severity
+from orchestrator.errors import Problem, warning
 from orchestrator.gpu import Card, VramProbe
 from orchestrator.plan import preflight, vram_estimate
 from orchestrator.plan.forecast import Forecast
 
 
 def facts(probe: VramProbe, settings: Settings) -> dict[str, str]:
-    """The cards in use and their driver; nothing where there is none."""
+    """The GPUs of the settings and their driver; {} where there is none."""
     found = _chosen(probe, settings)
-    told = [
-        f"{one.name}, {one.total_mib / 1024:.1f} GiB, {one.used_mib / 1024:.1f} in use, {one.uuid}" for one in found
-    ]
-    return {"card": "; ".join(told), "driver": found[0].driver} if found else {}
+    cards = [f"{c.name}, {c.total_mib / 1024:.1f} GiB, {c.used_mib / 1024:.1f} in use, {c.uuid}" for c in found]
+    return {"card": "; ".join(cards), "driver": found[0].driver} if found else {}
 
 
 def sizes_gib(probe: VramProbe, settings: Settings) -> list[float]:
-    """Of the cards in use."""
+    """Of the GPUs of the settings."""
     return [one.total_mib / 1024 for one in _chosen(probe, settings)]
 
 
@@ -28,14 +26,15 @@ def _chosen(probe: VramProbe, settings: Settings) -> list[Card]:
     return preflight.choose_cards(probe.cards(), settings.vram.card)
 
 
-def too_small(told: Forecast) -> Iterator[Problem]:
-    """A warning for each memory profile that did not fit, or is not expected to: its runs begin out of memory."""
-    for profile in told.profiles:
+def too_small(planned: Forecast) -> Iterator[Problem]:
+    """A warning for each memory profile that did not fit into VRAM, or is not expected to."""
+    for profile in planned.profiles:
         named = ", ".join(f"{key} = {value}" for key, value in profile.settings.items()) or "every training"
-        problem = vram_estimate.verdict(profile.peak, told.card_gib) if profile.peak and told.card_gib else None
+        problem = vram_estimate.verdict(profile.peak, planned.card_gib) if profile.peak and planned.card_gib else None
         if profile.fallbacks:
-            what = f"{named}: memory ran out ({profile.origin}), and was enough after {', '.join(profile.fallbacks)}"
-            remedy = "the ladder concedes that again; to spare the attempts, concede it in the grid"
-            yield Problem(what=what, key="vram", remedy=remedy, severity=Severity.WARNING)
+            fallbacks = ", ".join(profile.fallbacks)
+            what = f"{named}: out of memory ({profile.origin}); it fitted with the fallbacks {fallbacks}"
+            remedy = "write those values into the grid; otherwise each run fails once before the fallback is applied"
+            yield warning("vram", what, remedy)
         elif problem:
             yield replace(problem, what=f"{named}: {problem.what}")

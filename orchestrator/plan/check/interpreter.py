@@ -1,4 +1,4 @@
-"""The trainer's interpreter: does it really import what the training needs, which versions, and does it see a GPU."""
+"""Checks of the trainer's interpreter: starts it once and imports what a training needs."""
 
 import json
 import os
@@ -12,10 +12,10 @@ from orchestrator.kohya import argv as command
 from orchestrator.kohya.arguments import schema
 from orchestrator.kohya.optimizers import optimizer_of
 from orchestrator.model import Params
-from orchestrator.plan.check.look import CheckResult
+from orchestrator.plan.check.report import CheckReport
 
 TIMEOUT_S = 180
-"""A first import of torch from a cold, slow disk takes a minute."""
+"""The first import of torch from a slow disk takes a minute."""
 
 _CHILD = """
 import importlib, importlib.metadata, json, platform, sys
@@ -35,14 +35,14 @@ print("\\n" + json.dumps(found))
 
 _VENDOR = ("torch", "accelerate", "transformers", "diffusers", "safetensors", "toml", "cv2", "voluptuous")
 _SMALL = ("torch", "safetensors")
-_SETUP = "`make setup-trainer` makes it anew with all that is needed"
+_SETUP = "`make setup-trainer` installs it again with everything it needs"
 
 
-def check_interpreter(settings: Settings, points: Sequence[Params]) -> CheckResult:
-    """Start the interpreter once and let it import; `points` say which optimizers are needed."""
+def check_interpreter(settings: Settings, points: Sequence[Params]) -> CheckReport:
+    """Versions of the imported libraries, and problems; `points` decide which optimizers are imported."""
     trainer = settings.trainer
     if not trainer.python.is_file():
-        return CheckResult()  # told by readiness
+        return CheckReport()  # reported by preflight
     needed = _needed(settings, points)
     environment = {**os.environ, **command.environment(trainer, card=None)}
     try:
@@ -50,21 +50,22 @@ def check_interpreter(settings: Settings, points: Sequence[Params]) -> CheckResu
         done = subprocess.run(argv, capture_output=True, text=True, timeout=TIMEOUT_S, env=environment, check=False)
         found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     except subprocess.TimeoutExpired:
-        return CheckResult(problems=(_problem(settings, f"has not imported torch after {TIMEOUT_S} s", _SETUP),))
+        return CheckReport(problems=(_problem(settings, f"has not imported torch after {TIMEOUT_S} s", _SETUP),))
     except (OSError, ValueError, IndexError) as error:
-        return CheckResult(problems=(_problem(settings, f"does not run: {error}", _SETUP),))
-    return CheckResult(facts=_facts(found), problems=tuple(_wrong(found, needed, settings)))
+        return CheckReport(problems=(_problem(settings, f"does not run: {error}", _SETUP),))
+    return CheckReport(facts=_facts(found), problems=tuple(_wrong(found, needed, settings)))
 
 
 def _needed(settings: Settings, points: Sequence[Params]) -> dict[str, Severity]:
-    """The modules to import, and how bad it is when one is missing: what only a rung of the ladder needs is a doubt."""
+    """The modules to import. A missing one is an error, or a warning if only an OOM fallback needs it."""
     if settings.trainer.train_script != f"{schema.ENTRY}.py":
         return dict.fromkeys(_SMALL, Severity.ERROR)
     needed = dict.fromkeys(_VENDOR, Severity.ERROR)
     of_points = {package for params in points for package in optimizer_of(params).packages}
-    fallbacks = [rung.set for rung in settings.oom_fallback if "optimizer_type" in rung.set]
-    of_rungs = {package for changed in fallbacks for package in optimizer_of(changed).packages} - of_points
-    return {**dict.fromkeys(sorted(of_rungs), Severity.WARNING), **needed, **dict.fromkeys(of_points, Severity.ERROR)}
+    changes = [step.set for step in settings.oom_fallback if "optimizer_type" in step.set]
+    of_fallbacks = {package for change in changes for package in optimizer_of(change).packages} - of_points
+    optional = dict.fromkeys(sorted(of_fallbacks), Severity.WARNING)
+    return {**optional, **needed, **dict.fromkeys(of_points, Severity.ERROR)}
 
 
 def _facts(found: Mapping[str, Any]) -> dict[str, str]:
@@ -82,7 +83,9 @@ def _wrong(found: Mapping[str, Any], needed: Mapping[str, Severity], settings: S
         yield _problem(settings, what, "pip install 'transformers>=4.54,<5' in it")
     if settings.vram.card != NO_CARD and isinstance(found.get("torch"), str) and not found.get("cuda"):
         what = f"sees no GPU (torch {found['torch']}, built for {found['built for']})"
-        yield _problem(settings, what, "mend the driver (`nvidia-smi`), or install a torch built for CUDA")
+        yield _problem(
+            settings, what, "repair the driver (`nvidia-smi` must list the GPU), or install a torch built for CUDA"
+        )
 
 
 def _problem(settings: Settings, what: str, remedy: str, severity: Severity = Severity.ERROR) -> Problem:

@@ -1,73 +1,60 @@
-"""The face pack at work on the persona's pictures: does it run where it should, and whose faces does it see."""
+"""Checks of the face pack and the persona's pictures: scores them once, as a sweep would."""
 
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from orchestrator import errors
 from orchestrator import images as media
 from orchestrator import scoring as scorer
 from orchestrator.config.schema import Dataset, Settings
-from orchestrator.errors import OrchestrateError, Problem, Severity
+from orchestrator.errors import OrchestrateError, Problem
+from orchestrator.evidence.calibration.measure import SAME_PHOTO
 from orchestrator.model import FaceStatus, Score
 from orchestrator.plan.check import pictures
-from orchestrator.plan.check.look import CheckResult
+from orchestrator.plan.check.report import CheckReport
 from orchestrator.scoring import embedding
 
-SAME = 0.98
-"""Cosine between two pictures above which they are one photo, cut or saved otherwise."""
 
-
-def check_persona(settings: Settings, datasets: Sequence[Dataset]) -> CheckResult:
-    """Score the datasets' pictures in a scorer of its own, without its memory, so that the pack is really tried."""
+def check_persona(settings: Settings, datasets: Sequence[Dataset]) -> CheckReport:
+    """Score the datasets' pictures in a scorer process without the face cache, so that the pack runs."""
     references = media.pictures(settings.scoring.references).pictures
     trained = {path: one for one in datasets for path in media.pictures(one.image_dir).pictures}
     if not references or not settings.scoring.pack.is_dir():
-        return CheckResult()  # told by readiness
+        return CheckReport()  # reported by preflight
     try:
         scored, _ = embedding.score(settings.scoring, list(trained), references=references)
     except (OrchestrateError, OSError, subprocess.SubprocessError) as error:
-        return CheckResult(problems=(_not_running(settings, str(error)),))
+        remedy = 'fix the cause, or use `device = "cpu"` under [score]'
+        what, pack = f"scoring does not work: {error}", str(settings.scoring.pack)
+        return CheckReport(problems=(errors.error("score", what, remedy, where=str(settings.path), value=pack),))
     faces = f"{settings.scoring.pack.name} on {scored.provider}"
-    return CheckResult(facts={"face pack": faces}, problems=tuple(_problems(scored, trained)))
-
-
-def _not_running(settings: Settings, error: str) -> Problem:
-    return Problem(
-        what=f"scoring does not work: {error}",
-        where=str(settings.path),
-        key="score",
-        value=str(settings.scoring.pack),
-        remedy='mend what it says; `device = "cpu"` under [score] always works',
-    )
+    return CheckReport(facts={"face pack": faces}, problems=tuple(_problems(scored, trained)))
 
 
 def _problems(scored: scorer.Scored, trained: Mapping[Path, Dataset]) -> Iterator[Problem]:
     for name, why in scored.references.rejected.items():
-        remedy = "put a picture with exactly one face in its place"
-        yield _doubt(f"is not used as a reference: {why}", name, "score.references", remedy)
+        remedy = "replace it by a picture with exactly one face"
+        yield errors.warning("score.references", f"is not used as a reference: {why}", remedy, where=name)
     for dataset in {one.name: one for one in trained.values()}.values():
         own = [score for score in scored.scores if trained[Path(score.image.file)] is dataset]
         yield from _of_dataset(own, dataset)
 
 
 def _of_dataset(scores: Sequence[Score], dataset: Dataset) -> Iterator[Problem]:
-    nobody = [score for score in scores if score.status is FaceStatus.NO_FACE]
-    several = [score for score in scores if score.faces > 1]
-    copies = [score for score in scores if score.nearest_reference is not None and score.nearest_reference >= SAME]
+    no_face = [score for score in scores if score.status is FaceStatus.NO_FACE]
+    multi_face = [score for score in scores if score.faces > 1]
+    copies = [score for score in scores if (score.nearest_reference or 0) >= SAME_PHOTO]
     for found, what, remedy in (
-        (nobody, "show no face", "look at them: they teach scenery, not the persona"),
-        (several, "show more than one face", "crop them to the persona: another face is learned, too"),
+        (no_face, "show no face", "remove them: they teach the background, not the persona"),
+        (multi_face, "show more than one face", "crop them to the persona: training learns every face"),
         (
             copies,
-            f"show the face as a reference shows it (cosine {SAME:g} or more)",
-            "take them out, or their twins out of the references: copying would be praised",
+            f"are nearly identical to a reference (cosine {SAME_PHOTO:g} or more)",
+            "remove them here or from the references: they inflate the score",
         ),
     ):
         if found:
             named = pictures.first_names([Path(score.image.file).name for score in found])
             text = f"{len(found)} of {len(scores)} pictures {what}: {named}"
-            yield _doubt(text, str(dataset.image_dir), f"datasets.{dataset.name}", remedy)
-
-
-def _doubt(what: str, where: str, key: str, remedy: str) -> Problem:
-    return Problem(what=what, where=where, key=key, remedy=remedy, severity=Severity.WARNING)
+            yield errors.warning(f"datasets.{dataset.name}", text, remedy, where=str(dataset.image_dir))

@@ -1,4 +1,4 @@
-"""The pictures of a dataset: twins of each other, turned around too, too small, or also among the references."""
+"""Checks of a dataset's pictures: duplicates, also mirrored ones, small pictures, and pictures used as references."""
 
 import contextlib
 import itertools
@@ -7,68 +7,60 @@ from pathlib import Path
 
 import imagehash
 
-from orchestrator import images
+from orchestrator import errors, images
 from orchestrator.config.schema import Dataset
 from orchestrator.datasets import dedupe
-from orchestrator.errors import Problem, Severity
+from orchestrator.errors import Problem
 from orchestrator.kohya import step_count
 from orchestrator.model import Params
 from orchestrator.store.hashes import sha256
 
 _TWINS = 4
-"""Bits of 64 in which two pictures' perceptual hashes may differ: re-encoded or resized, not another expression."""
+"""Bits of 64 in which the perceptual hashes of two copies of a picture may differ: re-encoded or resized."""
 
 _ENOUGH = 0.95
-"""Of the resolution's area: so little is not seen."""
+"""Share of the resolution's area from which a picture is large enough: a smaller gap is not visible."""
 
 _NAMED = 5
 
 
 def problems(dataset: Dataset, params: Params) -> Iterator[Problem]:
-    """What is doubtful about the pictures of a dataset for a training with these arguments."""
-    readable = _readable(dataset)
-    for one, other, turned in _twins([path for path, _ in readable]):
-        what = f"{one.name} and {other.name} are the same picture" + (", one turned around" if turned else "")
-        yield _doubt(dataset, what, str(dataset.image_dir), "take one out: what is shown twice is learned twice")
+    """Warnings about the pictures of a dataset for a training with these arguments."""
+    readable, key, where = _readable(dataset), f"datasets.{dataset.name}", str(dataset.image_dir)
+    for one, other, mirrored in _twins([path for path, _ in readable]):
+        what = f"{one.name} and {other.name} are the same picture" + (", one mirrored" if mirrored else "")
+        yield errors.warning(key, what, "remove one: a repeated picture has twice the weight", where=where)
     needed = _ENOUGH * step_count.area(params)
     small = [f"{path.name} ({wide} x {high})" for path, (wide, high) in readable if wide * high < needed]
     if small:
         what = f"{len(small)} of {len(readable)} pictures have fewer pixels than the resolution: {first_names(small)}"
-        remedy = "find larger ones, or lower resolution: enlarged pictures teach blur"
-        yield _doubt(dataset, what, str(dataset.image_dir), remedy)
+        remedy = "use larger ones or lower `resolution`: training on enlarged pictures blurs the result"
+        yield errors.warning(key, what, remedy, where=where)
 
 
 def trained_on(dataset: Dataset, references: Path) -> Iterator[Problem]:
-    """References that are also trained on, byte by byte: they would praise a LoRA for copying."""
+    """A warning for each reference that is also in the dataset, with the same bytes."""
     trained = {sha256(path): path.name for path, _ in _readable(dataset)}
     for path in images.pictures(references).pictures:
         with contextlib.suppress(OSError):  # reported by preflight
             if twin := trained.get(sha256(path)):
-                yield _known(path, twin, dataset)
-
-
-def _known(reference: Path, twin: str, dataset: Dataset) -> Problem:
-    """A reference that is also trained on is no yardstick."""
-    return Problem(
-        what=f"is also in the dataset {dataset.name}, as {twin}: a LoRA would be praised for copying it",
-        where=str(reference),
-        key="score.references",
-        remedy="take it out of one of the two",
-        severity=Severity.WARNING,
-    )
+                what = f"is also in the dataset {dataset.name}, as {twin}: this inflates the score"
+                yield errors.warning("score.references", what, "remove it from one of the two", where=str(path))
 
 
 def _readable(dataset: Dataset) -> list[tuple[Path, step_count.Size]]:
+    """Pictures with their sizes."""
     found = []
     for path in images.pictures(dataset.image_dir).pictures:
         try:
             found.append((path, images.size(path)))
         except images.Unreadable:
-            continue  # told by readiness
+            continue  # reported by preflight
     return found
 
 
 def _twins(paths: Sequence[Path]) -> Iterator[tuple[Path, Path, bool]]:
+    """Pairs of copies, and whether one is mirrored."""
     hashes = [(path, hashed) for path in paths if (hashed := _hashes(path))]
     for (one, sides), (other, others) in itertools.combinations(hashes, 2):
         if dedupe.distance(sides, others) <= _TWINS:
@@ -86,8 +78,3 @@ def first_names(names: Sequence[str]) -> str:
     """The first names, and how many more there are."""
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return ", ".join(names[:_NAMED]) + more
-
-
-def _doubt(dataset: Dataset, what: str, where: str, remedy: str) -> Problem:
-    key = f"datasets.{dataset.name}"
-    return Problem(what=what, where=where, key=key, remedy=remedy, severity=Severity.WARNING)

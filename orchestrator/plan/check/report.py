@@ -1,4 +1,4 @@
-"""What one part of the inspection found."""
+"""The result of a check."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,8 +7,8 @@ from orchestrator.errors import Problem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CheckResult:
-    """facts: by name, for the person at the screen."""
+class CheckReport:
+    """Facts by name (`torch sees`: `NVIDIA H100`), and problems."""
 
     facts: Mapping[str, str] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
