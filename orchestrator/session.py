@@ -32,7 +32,7 @@ from orchestrator.store.state import Status
 if TYPE_CHECKING:
     import pandas as pd
 
-    from orchestrator.plan.check import CheckReport
+    from orchestrator.plan.check.report import CheckReport
     from orchestrator.plan.forecast import Forecast
     from orchestrator.report.answers.answer import Answer
     from orchestrator.report.files import Report

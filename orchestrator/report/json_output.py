@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from orchestrator.errors import Problem
-from orchestrator.plan.check import CheckReport
+from orchestrator.plan.check.report import CheckReport
 from orchestrator.plan.forecast import Forecast, Profile, RunForecast
 from orchestrator.report.status import StatusRow, SweepStatus
 
