@@ -97,10 +97,10 @@ def _points(count: int) -> Iterator[Point]:
         yield _point({"base_model": "realvisxl-v5", "dataset": "persona", **dims, "seed": seed + 1}, (*dims, "seed"))
 
 
-def _point(params: dict[str, Value], dims: tuple[str, ...], *, floor: bool = False) -> Point:
+def _point(params: dict[str, Value], dims: tuple[str, ...], *, is_baseline: bool = False) -> Point:
     identity = grid.point_id(params)
-    name = f"baseline-{identity}" if floor else grid.point_name(params, dims, identity)
-    return Point(id=identity, name=name, params=params, dims=dims, is_baseline=floor)
+    name = f"baseline-{identity}" if is_baseline else grid.point_name(params, dims, identity)
+    return Point(id=identity, name=name, params=params, dims=dims, is_baseline=is_baseline)
 
 
 def _perform(run: Run, number: int, made: Made) -> None:
@@ -213,7 +213,7 @@ def _thumbnails(sweep: Sweep) -> None:
 
 
 def _page(sweep: Sweep) -> None:
-    html.write(sweep, summary.gather(sweep))
+    html.write(summary.read(sweep))
 
 
 _FRAMES = """async () => {

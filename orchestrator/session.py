@@ -151,16 +151,17 @@ class Session:
 
     def answers(self) -> tuple[Answer, ...]:
         """The answers to the grid's questions, from the runs that are finished."""
+        from orchestrator.evidence import summary
         from orchestrator.report import answers
 
-        return answers.answer([answers.read(self.sweep)])[0]
+        return answers.answer_questions([summary.read(self.sweep)])[0]
 
     def results(self) -> pd.DataFrame:
         """The table results.csv: one row per run."""
         from orchestrator.evidence import summary
         from orchestrator.report import results_csv
 
-        return results_csv.results(summary.gather(self.sweep), summary.calibration(self.sweep)[0])
+        return results_csv.results(summary.read(self.sweep))
 
     # --- steps of a run ----------------------------------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 """Texts for people: quantities, times, suggestions for unknown names."""
 
 import difflib
+import re
 import time
 from collections.abc import Collection
 
@@ -35,3 +36,28 @@ def did_you_mean(name: str, known: Collection[str], otherwise: str = "remove it"
     if near := difflib.get_close_matches(name.casefold(), folded, n=1):
         return f"did you mean {folded[near[0]]}?"
     return f"known here: {', '.join(sorted(known))}" if 0 < len(known) <= 20 else otherwise
+
+
+def escape_formula(cell: str) -> str:
+    """A CSV cell that spreadsheets show as text: an apostrophe precedes what they would evaluate. Numbers stay."""
+    cell = re.sub("\r\n?", "\n", cell)
+    if not cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
+
+
+def escape_markdown(text: str) -> str:
+    """The text on one line, so that Markdown shows every character as it is. Underscores within words stay."""
+    return re.sub(r"[\\`*\[\]<>|#&~$]|!(?=--|\[)|(?<!\w)_|_(?!\w)", r"\\\g<0>", " ".join(text.split()))
+
+
+def code_span(text: str) -> str:
+    """The text on one line as code in Markdown, also if it contains backticks."""
+    line = " ".join(text.split())
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
+    pad = " " if "`" in line else ""
+    return f"{fence}{pad}{line}{pad}{fence}"

@@ -3,6 +3,7 @@
 import csv
 import io
 import random
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +16,25 @@ from orchestrator import cli, scoring
 from orchestrator.errors import InputError
 from orchestrator.evidence import choice, run_metrics, summary
 from orchestrator.evidence.stats.contrast import TestSettings
-from orchestrator.evidence.summary import AttemptSummary, RunSummary
-from orchestrator.model import FaceStatus, Failure, Image, Params, Point, Question, Result, Score, State, Value
+from orchestrator.evidence.summary import AttemptSummary, RunSummary, SweepSummary
+from orchestrator.model import (
+    FaceStatus,
+    Failure,
+    Image,
+    Params,
+    Point,
+    Question,
+    Result,
+    Score,
+    State,
+    Value,
+    VramSample,
+)
 from orchestrator.report import answers, answers_page
-from orchestrator.report.answers import SweepResults, write
+from orchestrator.report.answers import answer as answer_text
 from orchestrator.report.answers.answer import Answer
-from orchestrator.store.layout import Run
+from orchestrator.store import vram_log
+from orchestrator.store.layout import Run, Sweep
 from orchestrator.store.state import Status
 
 Q3 = Question(id="Q3", ask="Is network_dim 16 too low?", dim="network_dim", levels=(16, 32))
@@ -71,17 +85,17 @@ def grid(
         yield run({dim: levels[1], "seed": seed}, 0.5 + effect)
 
 
-def read(runs: Iterator[RunSummary] | list[RunSummary], *questions: Question, name: str = "sweep") -> SweepResults:
-    return SweepResults(sweep=name, questions=questions or (Q3,), runs=tuple(runs), kept=None)
+def read(runs: Iterator[RunSummary] | list[RunSummary], *questions: Question, name: str = "sweep") -> SweepSummary:
+    return SweepSummary(sweep=Sweep(Path(name)), questions=questions or (Q3,), runs=tuple(runs))
 
 
 def only(runs: Iterator[RunSummary] | list[RunSummary], *questions: Question) -> Answer:
-    ((told, *_),) = answers.answer([read(runs, *questions)])
+    ((told, *_),) = answers.answer_questions([read(runs, *questions)])
     return told
 
 
 def rows(told: Answer) -> dict[str, str]:
-    return dict(told.rows)
+    return dict((*told.facts, *told.details))
 
 
 # --- verdicts ---------------------------------------------------------------------------------------------------------
@@ -96,20 +110,44 @@ def test_an_effect_gets_its_verdict(effect: float, verdict: str) -> None:
     assert told.interval.low < effect < told.interval.high
 
 
-@pytest.mark.parametrize(("effect", "against"), [(0.1, "no difference"), (0.0, "a difference of 0.02")])
-def test_the_p_value_is_the_one_that_the_verdict_rests_on(effect: float, against: str) -> None:
+@pytest.mark.parametrize(("effect", "against"), [(0.1, "no difference"), (0.0, "a difference of 0.02 or more")])
+def test_details_give_the_p_value_of_the_test_that_the_verdict_is_based_on(effect: float, against: str) -> None:
     told = only(grid(effect))
     assert told.p is not None
     assert told.p < 0.05
-    assert rows(told)["Second opinions"].startswith(f"p {told.p:.3f} of {against}, corrected (Holm); ")
+    assert dict(told.details)["Test"] == f"p = {told.p:.3f} against {against}, Holm-corrected over all questions"
+
+
+@pytest.mark.parametrize(
+    ("effect", "sentence"),
+    [
+        (0.1, r"network_dim 32 is better than 16: \+0\.\d{3} similarity on the same prompts, in all 4 seeds\."),
+        (-0.1, r"network_dim 32 is worse than 16: -0\.\d{3} similarity on the same prompts, in all 4 seeds\."),
+        (0.0, r"network_dim 32 is not better than 16 by 0\.02 or more: [+-]0\.00\d similarity on the same prompts\."),
+        (0.016, r"Not decided whether network_dim 32 is better than 16: \+0\.01\d similarity on the same prompts, .*"),
+    ],
+)
+def test_an_answer_begins_with_a_sentence_without_statistics(effect: float, sentence: str) -> None:
+    told = only(grid(effect))
+    assert re.fullmatch(sentence, told.sentence)
+    text = answer_text.block([told])
+    assert text.index(f"**{told.verdict.capitalize()}.** {told.sentence}") < text.index("- Difference:")
+    assert "p = " not in answer_text.block([told], details=False)
+    assert text.index("- Details:") < text.index("p = ")
+
+
+def test_the_sentence_counts_the_seeds_that_agree() -> None:
+    *most, first, second = grid(0.1, seeds=6)
+    told = only([*most, first, run(second.run.point.params, 0.45)])
+    assert "in 5 of 6 seeds" in told.sentence
 
 
 def test_one_unreplicated_pair_is_always_undecided() -> None:
     told = only(grid(0.4, seeds=1))
     assert told.verdict == "undecided"
-    assert "same training seed" in told.reason
+    assert "same training seed" in told.sentence
     assert told.interval is None
-    assert told.needs == "about 2 more training seeds, 2 more runs at each of the two levels"
+    assert told.needs == "about 2 more training seeds (2 runs at each level)"
 
 
 def test_what_was_degraded_or_failed_is_left_out_and_counted() -> None:
@@ -120,13 +158,13 @@ def test_what_was_degraded_or_failed_is_left_out_and_counted() -> None:
     told = only([replace(first, training=(conceded,)), run(second.run.point.params, 0.6, state=State.FAILED), *others])
     assert told.left_out == 2
     assert told.pairs == 3
-    assert rows(told)["Left out"] == "1 degraded: an attempt changed its settings; 1 failed"
+    assert rows(told)["Excluded runs"] == "1 degraded: an attempt changed its settings; 1 failed"
 
 
 def test_several_sweeps_are_corrected_together_and_never_mixed() -> None:
     alone = only(grid(0.03))
     sweeps = [read(grid(0.03), name="a"), *(read(grid(0.0), name=str(n)) for n in range(5))]
-    (together, *_), *_ = answers.answer(sweeps)
+    (together, *_), *_ = answers.answer_questions(sweeps)
     assert alone.p is not None
     assert together.p == pytest.approx(min(6 * alone.p, 1.0))
     assert together.pairs == alone.pairs == 4
@@ -134,7 +172,7 @@ def test_several_sweeps_are_corrected_together_and_never_mixed() -> None:
 
 
 def test_the_smallest_difference_of_interest_is_the_users() -> None:
-    assert answers.answer([read(grid(0.1))], TestSettings(smallest=0.2))[0][0].verdict == "no"
+    assert answers.answer_questions([read(grid(0.1))], TestSettings(smallest=0.2))[0][0].verdict == "no"
 
 
 def test_dims_that_move_together_are_compared_together() -> None:
@@ -147,7 +185,7 @@ def test_dims_that_move_together_are_compared_together() -> None:
     question = Question(id="Q", ask="?", dim="resolution", levels=("768,768", "1024,1024"))
     told = only(zipped, question)
     assert (told.pairs, told.verdict) == (3, "yes")
-    assert "with it train_batch_size" in rows(told)["Varied"]
+    assert "changed with it: train_batch_size" in rows(told)["Compared"]
 
 
 def test_a_star_of_arms_is_compared_each_with_the_middle() -> None:
@@ -163,7 +201,7 @@ def test_a_star_of_arms_is_compared_each_with_the_middle() -> None:
 def test_coming_nearer_to_the_training_pictures_is_told() -> None:
     runs = [run({"dataset": d, "seed": s}, 0.6, nearest=n) for s in (1, 2, 3) for d, n in (("all", 0.5), ("few", 0.7))]
     told = only(runs, Question(id="Q6", ask="?", dim="dataset", levels=("all", "few")))
-    assert rows(told)["Nearest training picture"].startswith("+0.2")
+    assert rows(told)["Nearest training image"].startswith("+0.2")
 
 
 def test_what_more_pictures_would_be_worth_comes_from_three_sizes() -> None:
@@ -174,110 +212,146 @@ def test_what_more_pictures_would_be_worth_comes_from_three_sizes() -> None:
         for name, (count, value) in sizes.items()
     ]
     told = only(runs, Question(id="Q6", ask="?", dim="dataset", levels=("24", "36")))
-    assert rows(told)["More pictures"].startswith("72 instead of 36 would be worth +0.")
-    assert "extrapolation" in rows(told)["More pictures"]
+    assert rows(told)["More training images"].startswith("72 instead of 36 images: +0.")
+    assert "extrapolated" in rows(told)["More training images"]
 
 
 def test_pictures_to_look_at_are_of_one_prompt_and_seed() -> None:
-    typical, largest = rows(only(grid(0.1)))["Look at"].split("; ")
-    assert typical.startswith("typical, +0.")
-    first, second = (part.partition("/images/")[2].partition("`")[0] for part in largest.split(" against "))
+    typical, largest = rows(only(grid(0.1)))["Images to compare"].split("; ")
+    assert typical.startswith("typical difference (+0.")
+    first, second = (part.partition("/images/")[2].partition("`")[0] for part in largest.split(" and "))
     assert first == second
-    assert "network_dim=16" in largest.split(" against ")[0]
-    assert "network_dim=32" in largest.split(" against ")[1]
+    assert "network_dim=16" in largest.split(" and ")[0]
+    assert "network_dim=32" in largest.split(" and ")[1]
 
 
-# --- memory: Q5 -------------------------------------------------------------------------------------------------------
+# --- memory -----------------------------------------------------------------------------------------------------------
 
 
-def prodigy(*attempts: AttemptSummary, state: State = State.FINISHED, name: str = "Prodigy") -> RunSummary:
-    return run({"optimizer_type": name, "seed": 1}, 0.5, state=state, training=attempts)
+def trained(*attempts: AttemptSummary, state: State = State.FINISHED) -> RunSummary:
+    return run({"optimizer_type": "Prodigy", "seed": 1}, 0.5, state=state, training=attempts)
 
 
 def attempt(
-    failure: Failure | None = None, *, peak_gib: float | None = None, fallbacks: tuple[str, ...] = (), other: str = ""
+    failure: Failure | None = None,
+    *,
+    peak_gib: float | None = None,
+    fallbacks: tuple[str, ...] = (),
+    other: str = "",
+    reason: str = "",
 ) -> AttemptSummary:
     peak = None if peak_gib is None else round(1024 * peak_gib)
     overrides: Mapping[str, object] = {"optimizer_type": other} if other else {}
-    result = Result(failure=failure, peak_vram_mib=peak)
+    result = Result(failure=failure, reason=reason, peak_vram_mib=peak)
     return AttemptSummary(number=1, result=result, fallbacks=fallbacks, overrides=dict(overrides), degraded=bool(other))
 
 
-def memory(*runs: RunSummary) -> Answer | None:
-    (told,) = answers.answer([SweepResults(sweep="s", questions=(), runs=runs, kept=None)])
-    return told[0] if told else None
+def memory(*runs: RunSummary, within_gib: float | None = 24) -> Answer:
+    question = Question(id="M", ask="Does it fit?", kind="memory", within_gib=within_gib)
+    ((told,),) = answers.answer_questions([SweepSummary(sweep=Sweep(Path("s")), questions=(question,), runs=runs)])
+    return told
+
+
+def oom(gib: float) -> AttemptSummary:
+    return attempt(Failure.OOM, reason=f"CUDA out of memory. GPU 0 has a total capacity of {gib:.2f} GiB of which ...")
 
 
 @pytest.mark.parametrize(
-    ("attempts", "state", "verdict", "reason"),
+    ("attempts", "state", "verdict", "sentence"),
     [
-        ([attempt(peak_gib=21.3)], State.FINISHED, "yes", "1 training ended well, with 21.3 GiB at most"),
         (
-            [attempt(Failure.OOM, peak_gib=23.9), attempt(peak_gib=18, fallbacks=("gradient checkpointing",))],
+            [attempt(peak_gib=21.3)],
             State.FINISHED,
             "yes",
-            "after conceding gradient checkpointing, with 18.0 GiB",
+            "1 of 1 training fit 24 GiB of VRAM; the highest use was 21.3",
         ),
         (
-            [attempt(Failure.OOM), attempt(other="AdamW8bit", peak_gib=15)],
+            [oom(23.6), attempt(peak_gib=18, fallbacks=("gradient checkpointing",))],
+            State.FINISHED,
+            "yes",
+            "VRAM, 1 of them after an OOM fallback",
+        ),
+        (
+            [oom(23.6), attempt(other="AdamW8bit", peak_gib=15)],
             State.FINISHED,
             "no",
-            "1 of 1 run ran out of memory and did not end with Prodigy",
+            "1 of 1 training did not fit",
         ),
-        ([attempt(Failure.SPILL)], State.FAILED, "no", "ran out of memory"),
-        ([attempt(Failure.OOM)], State.PENDING, "undecided", "1 of 1 run ran out of memory, with more still"),
-        ([attempt(Failure.CRASHED)], State.PENDING, "undecided", "no training with it has ended well yet"),
-        ([attempt(peak_gib=41.0)], State.FINISHED, "no", "it took 41.0 GiB"),
-        ([attempt()], State.FINISHED, "undecided", "nobody watched the card's memory"),
+        ([oom(40)], State.FAILED, "no", "1 of 1 training did not fit"),
+        ([attempt(Failure.OOM, reason="over the budget of 24 GiB")], State.FAILED, "no", "did not fit"),
+        ([oom(13.7)], State.FAILED, "undecided", "of 1 training, 1 out of memory with less VRAM than that"),
+        ([oom(13.7), attempt(other="AdamW8bit", peak_gib=9)], State.FINISHED, "undecided", "with less VRAM"),
+        ([attempt(Failure.OOM)], State.FAILED, "undecided", "1 without a measured VRAM use"),
+        ([oom(23.6)], State.PENDING, "undecided", "of 1 training, 1 not finished"),
+        ([attempt(Failure.CRASHED)], State.PENDING, "undecided", "1 not finished"),
+        ([attempt(peak_gib=41.0)], State.FINISHED, "no", "did not fit 24 GiB"),
+        ([attempt()], State.FINISHED, "undecided", "1 without a measured VRAM use"),
     ],
 )
-def test_whether_prodigy_fits_is_read_from_the_attempts(
-    attempts: list[AttemptSummary], state: State, verdict: str, reason: str
+def test_a_memory_question_is_answered_from_attempts_that_allow_a_conclusion(
+    attempts: list[AttemptSummary], state: State, verdict: str, sentence: str
 ) -> None:
-    told = memory(prodigy(*attempts, state=state))
-    assert told
-    assert (told.id, told.verdict) == ("Q5", verdict)
-    assert reason in told.reason
+    told = memory(trained(*attempts, state=state))
+    assert (told.id, told.ask, told.verdict) == ("M", "Does it fit?", verdict)
+    assert sentence in told.sentence
 
 
-def test_while_a_run_goes_down_the_ladder_others_that_fit_prove_nothing() -> None:
-    told = memory(prodigy(attempt(peak_gib=20)), prodigy(attempt(Failure.OOM), state=State.PENDING))
-    assert told
-    assert (told.verdict, told.reason[:11]) == ("undecided", "1 of 2 runs")
+@pytest.mark.parametrize(("within", "verdict"), [(12, "no"), (16, "yes"), (24, "yes")])
+def test_a_memory_question_is_answered_for_the_size_that_it_asks_for(within: float, verdict: str) -> None:
+    told = memory(trained(attempt(peak_gib=14)), within_gib=within)
+    assert told.verdict == verdict
+    assert f"{within} GiB" in told.sentence
 
 
-def test_the_case_of_its_name_does_not_matter() -> None:
-    told = memory(prodigy(attempt(peak_gib=20), name="prodigy"))
-    assert told
-    assert told.verdict == "yes"
+@pytest.mark.parametrize(("card_gib", "verdict"), [(12, "no"), (24, "yes")])
+def test_without_a_size_a_memory_question_is_about_the_card(tmp_path: Path, card_gib: int, verdict: str) -> None:
+    one = trained(attempt(peak_gib=14))
+    folder = tmp_path / "train" / "1"
+    folder.mkdir(parents=True)
+    vram_log.append(folder, VramSample(used_mib=14 * 1024, total_mib=card_gib * 1024))
+    told = memory(replace(one, run=Run(tmp_path, one.run.point)), within_gib=None)
+    assert (told.verdict, f"{card_gib} GiB" in told.sentence) == (verdict, True)
 
 
-def test_a_sweep_without_prodigy_says_nothing_of_it() -> None:
-    assert memory(run({"optimizer_type": "AdamW", "seed": 1}, 0.5, training=(attempt(peak_gib=10),))) is None
+def test_without_a_size_and_a_monitored_card_a_memory_question_is_undecided() -> None:
+    told = memory(trained(attempt(peak_gib=14)), within_gib=None)
+    assert told.verdict == "undecided"
+    assert "VRAM was not monitored" in told.sentence
+
+
+def test_runs_that_fit_decide_nothing_while_another_tries_a_fallback() -> None:
+    told = memory(trained(attempt(peak_gib=20)), trained(oom(23.6), state=State.PENDING))
+    assert (told.verdict, "of 2 trainings, 1 not finished" in told.sentence) == ("undecided", True)
+
+
+def test_a_report_answers_the_questions_of_its_grid_and_no_others() -> None:
+    one = trained(attempt(peak_gib=14))
+    assert answers.answer_questions([SweepSummary(sweep=Sweep(Path("s")), questions=(), runs=(one,))]) == [()]
+    asked = (Question(id="T", ask="?", kind="threshold"), Q3, Question(id="M", ask="?", kind="memory"))
+    (told,) = answers.answer_questions([read(grid(0.1), *asked)])
+    assert [answer.id for answer in told] == ["T", "Q3", "M"]
+    assert [answer.verdict for answer in told] == ["undecided", "yes", "undecided"]
 
 
 # --- as text ----------------------------------------------------------------------------------------------------------
 
 
 def test_the_table_has_one_row_per_answer_and_empty_for_unknown() -> None:
-    (told,) = answers.answer([read(grid(0.1, seeds=1))])
-    (row,) = csv.DictReader(io.StringIO(write.table(told)))
+    (told,) = answers.answer_questions([read(grid(0.1, seeds=1))])
+    (row,) = csv.DictReader(io.StringIO(answer_text.table(told)))
     assert (row["id"], row["verdict"], row["low"], row["p"]) == ("Q3", "undecided", "", "")
     assert float(row["difference"]) == pytest.approx(0.1, abs=0.01)
 
 
-def test_yes_and_no_stand_behind_what_they_are_said_to() -> None:
-    """The owner's own heading may ask the other way round."""
-    told = only(grid(0.1), replace(Q3, ask="Is network_dim 16 enough?"))
-    assert "\nIs network_dim 32 better than 16? **Yes**: better by +0.1" in write.block([told])
-
-
 def test_text_cannot_break_out_of_its_block() -> None:
-    told = only(grid(0.1), replace(Q3, ask="A <!-- orchestrate:Q3 end --> \n\n### Q4: trick"))
-    block = write.block([told])
+    trick = "A <!-- orchestrate:Q3 end --> *b* [c](d) <script> \n\n### Q4: trick"
+    runs = [run({"dataset": d, "seed": s}, v) for s in (1, 2, 3) for d, v in (("all", 0.5), (trick, 0.6))]
+    block = answer_text.block([only(runs, Question(id="Q6", ask=trick, dim="dataset", levels=("all", trick)))])
     assert "<!--" not in block
     assert "-->" not in block
-    assert "\n###" not in block
+    assert "`A < !-- orchestrate" in block, "values are code"
+    assert "\n#" not in block
+    assert "\\*b\\* \\[c\\](d)" in block
 
 
 # --- the owner's page -------------------------------------------------------------------------------------------------
@@ -387,10 +461,11 @@ def test_the_command_prints_keeps_and_writes_back(world: World) -> None:
     world.drive()
     page = world.folder / "questions.md"
     page.write_text("### Q3: Too low?\n", encoding="utf-8")
-    done = CliRunner().invoke(cli.main, ["answer", "--settings", str(world.settings), "grid", "--into", str(page)])
+    words = ["answer", "--settings", str(world.settings), "grid", "--into", str(page), "--verbose"]
+    done = CliRunner().invoke(cli.main, words)
     assert done.exit_code == 0, done.output
     assert done.stdout.strip() == (world.sweep.report / "answers.md").read_text(encoding="utf-8").strip()
-    block = write.blocks(answers.answer([answers.read(world.sweep)]))["Q3"]
+    block = answer_text.blocks(answers.answer_questions([summary.read(world.sweep)]))["Q3"]
     assert block.strip() in page.read_text(encoding="utf-8")
     assert "GPU-hours" in block
     assert (world.sweep.report / "answers.csv").exists()

@@ -9,7 +9,7 @@ import pytest
 from standins.world import GRID, Heard, World
 
 from orchestrator.errors import InputError
-from orchestrator.evidence import preview_scores
+from orchestrator.evidence import preview_scores, summary
 from orchestrator.evidence.run_metrics import picture_value
 from orchestrator.model import Failure, State
 from orchestrator.report import answers, html
@@ -76,15 +76,15 @@ def test_it_stands_in_the_table_and_is_never_the_best(stopped: World) -> None:
 
 
 def test_answers_count_it_as_it_stood_and_the_page_says_so(stopped: World) -> None:
-    read = answers.read(stopped.sweep)
-    told = answers.answer([read])[0][0]
+    read = summary.read(stopped.sweep)
+    told = answers.answer_questions([read])[0][0]
     assert told.reason.endswith("as of step 2: some runs were stopped early")
     assert told.difference is not None
     assert told.difference < -1
     assert dict(told.rows)["Stopped early"].startswith("1 at 4: all pairs are compared by their previews at step 2")
     assert (told.pairs, told.left_out) == (1, 0)
 
-    text = html.write(stopped.sweep, read.runs, [told]).read_text(encoding="utf-8")
+    text = html.write(read, [told]).read_text(encoding="utf-8")
     assert "1 run was stopped early as hopeless" in text
     assert "are not finished" not in text
 

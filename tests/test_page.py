@@ -38,7 +38,7 @@ def made(folder: Path, album: list[Path], *, runs: int = 16, pending: int = 0, *
 
 
 def written(sweep: Sweep, told=()) -> str:
-    return html.write(sweep, summary.gather(sweep), told).read_text(encoding="utf-8")
+    return html.write(summary.read(sweep), told).read_text(encoding="utf-8")
 
 
 class Seen(HTMLParser):
@@ -97,15 +97,15 @@ def test_answers_are_told_with_their_verdict(tmp_path, album):
             id="Q3",
             ask="Too low?",
             sweep="s",
-            contrast="is 32 better than 16?",
             verdict="undecided",
-            reason="one seed",
+            sentence="Only one seed.",
+            details=(("Test", "p = 0.5"),),
             needs="about 2 more seeds",
         )
     ]
     text = written(made(tmp_path, album, runs=2), told)
     assert 'class="answer undecided"' in text
-    assert text.index("is 32 better than 16?") < text.index('class="verdict">undecided'), "what it is said to, first"
+    assert text.index("Only one seed.") < text.index("<summary>Details</summary>") < text.index("p = 0.5")
     assert "about 2 more seeds" in text
 
 
@@ -125,7 +125,8 @@ def test_a_doubtful_yardstick_is_marked_on_every_number_that_is_read_against_it(
         replace(one, metrics=run_metrics.summary(one.choice.reported, found.thresholds))
         for one in summary.gather(sweep)
     ]
-    text = re.sub(r"\s+", " ", html.write(sweep, judged, (), kept).read_text(encoding="utf-8"))
+    read = replace(summary.read(sweep), runs=tuple(judged), calibration=kept)
+    text = re.sub(r"\s+", " ", html.write(read).read_text(encoding="utf-8"))
     assert len(re.findall(r">\d+%\*<", text)) == len(judged), "the column of what passes"
     assert "*: by a calibration to be taken with care (provisional: 9 photos; trained on 1 reference)" in text
     assert "own photos lie (provisional: 9 photos; trained on 1 reference)." in text
@@ -136,7 +137,7 @@ def test_copying_is_flagged(tmp_path, album):
     first, *others = summary.gather(sweep)
     copying = replace(first, metrics=replace(first.metrics, copying=True))
     assert "copying" not in Seen(written(sweep)).chips
-    html.write(sweep, [copying, *others])
+    html.write(replace(summary.read(sweep), runs=(copying, *others)))
     assert Seen((sweep.report / html.PAGE).read_text(encoding="utf-8")).chips.count("copying") == 2, "row and details"
 
 
@@ -144,12 +145,13 @@ def test_the_number_to_quote_stands_beside_the_reported_one(tmp_path, album):
     sweep = made(tmp_path, album, runs=2)
     first, second, floor = summary.gather(sweep)
     told = Confirmation(reported=0.5, confirmed=0.4321, confirmed_interval=None, change=-0.0679, change_interval=None)
-    html.write(sweep, [first, replace(second, confirmation=ConfirmationResult(scores=(), comparison=told)), floor])
+    runs = (first, replace(second, confirmation=ConfirmationResult(scores=(), comparison=told)), floor)
+    html.write(replace(summary.read(sweep), runs=runs))
     text = (sweep.report / html.PAGE).read_text(encoding="utf-8")
     headings = re.findall(r'class="number">([\w ]+)</th>', text)
     assert headings[headings.index("gain") + 1] == "confirmed_similarity"
     assert ">0.432<" in text
-    assert "fresh: the number to quote" in text
+    assert "confirmed_similarity: the number to quote" in text
 
 
 def test_the_file_needs_nothing_else_and_its_policy_allows_nothing_else(tmp_path, album):
@@ -170,7 +172,7 @@ def test_hostile_names_and_prompts_are_text(tmp_path, album):
     run = sweep.runs()[0]
     (run.attempts("score")[-1].path / "log").write_text(f"{HOSTILE}\x1b[31m\x00", encoding="utf-8")
     (run.path / "train/1/config.toml").write_text(HOSTILE, encoding="utf-8")
-    told = [Answer(id="Q1", ask=HOSTILE, sweep="s", verdict="no", reason=HOSTILE, rows=((HOSTILE, HOSTILE),))]
+    told = [Answer(id="Q1", ask=HOSTILE, sweep="s", verdict="no", sentence=HOSTILE, facts=((HOSTILE, HOSTILE),))]
     text = written(sweep, told)
     seen = Seen(text)
     assert seen.with_class("li", "answer") == 1
@@ -182,11 +184,11 @@ def test_hostile_names_and_prompts_are_text(tmp_path, album):
 
 def test_an_unchanged_sweep_leaves_its_page_alone(tmp_path, album):
     sweep = made(tmp_path, album, runs=4)
-    first = html.write(sweep, summary.gather(sweep))
+    first = html.write(summary.read(sweep))
     before = first.stat()
-    assert html.write(sweep, summary.gather(sweep)).stat().st_mtime_ns == before.st_mtime_ns
+    assert html.write(summary.read(sweep)).stat().st_mtime_ns == before.st_mtime_ns
     (sweep.runs()[0].path / "scores.json").unlink()
-    assert html.write(sweep, summary.gather(sweep)).stat().st_ino != before.st_ino
+    assert html.write(summary.read(sweep)).stat().st_ino != before.st_ino
 
 
 def test_the_same_numbers_give_the_same_plots(tmp_path, album):
@@ -227,7 +229,7 @@ def test_what_more_pictures_would_be_worth_is_drawn(tmp_path, album):
         for one, (seed, size) in zip(trained, product((1, 2), (12, 24, 36)), strict=True)
     ]
     (drawn,) = [figure for figure in figures.figures(sized) if figure.title == "Number of pictures"]
-    assert "72 instead of 36 would be worth" in drawn.caption
+    assert "72 instead of 36 images: " in drawn.caption
     assert "measured: 2 runs" in drawn.alt
     assert "from training pictures 12 to 36" in drawn.alt
     assert ">72<" in str(drawn.svg)

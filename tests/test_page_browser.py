@@ -32,7 +32,7 @@ def report(tmp_path_factory) -> Path:
     sweep = Sweep(folder / "runs" / "sweep <b>x")
     album = paper.album(folder / "album", px=96, count=4)
     paper.write(sweep, 14, paper.Made(album=album, seeds=3, prompts=("a portrait", HOSTILE)), pending=2)
-    return html.write(sweep, summary.gather(sweep))
+    return html.write(summary.read(sweep))
 
 
 @pytest.fixture(scope="module")

@@ -15,14 +15,13 @@ from orchestrator import scoring
 from orchestrator.config.schema import Scoring
 from orchestrator.evidence import choice, run_metrics
 from orchestrator.evidence.stats.contrast import TestSettings
-from orchestrator.evidence.summary import RunSummary
+from orchestrator.evidence.summary import RunSummary, SweepSummary
 from orchestrator.kohya import generate
 from orchestrator.miniature import generation, pack, picture_model, training, world
 from orchestrator.model import Image, Params, Point, Question, Score, State
 from orchestrator.report import answers
-from orchestrator.report.answers import SweepResults
 from orchestrator.report.answers.answer import Answer
-from orchestrator.store.layout import Run
+from orchestrator.store.layout import Run, Sweep
 from orchestrator.store.state import Status
 
 LORA = "lora.safetensors"
@@ -55,8 +54,8 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answer]:
     torch.set_num_threads(threads)
     scores = _scored([image for of_run in images.values() for image in of_run], folder)
     runs = tuple(_facts(point, [s for s in scores if s.image in images[point.name]], folder) for point in points)
-    read = SweepResults(sweep="planted", questions=QUESTIONS, runs=runs, kept=None)
-    return {one.id: one for one in answers.answer([read], TestSettings())[0]}
+    read = SweepSummary(sweep=Sweep(Path("planted")), questions=QUESTIONS, runs=runs)
+    return {one.id: one for one in answers.answer_questions([read], TestSettings())[0]}
 
 
 def test_too_low_a_rank_is_found(told: dict[str, Answer]) -> None:

@@ -1,7 +1,8 @@
 """The summaries of all runs of a sweep: every run's records and the metrics derived from them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from orchestrator import scoring
@@ -14,7 +15,7 @@ from orchestrator.evidence.confirmation import ConfirmationResult
 from orchestrator.evidence.run_metrics import RunMetrics, Thresholds
 from orchestrator.evidence.stats import pareto
 from orchestrator.evidence.stats.pareto import ParetoFront, ParetoPoint
-from orchestrator.model import Result, Score
+from orchestrator.model import Question, Result, Score
 from orchestrator.store import layout, state
 from orchestrator.store.layout import Run, Sweep
 from orchestrator.store.state import Status
@@ -65,12 +66,46 @@ class RunSummary:
         return self.trained is not None and self.trained.degraded
 
 
+@dataclass(frozen=True, kw_only=True)
+class SweepSummary:
+    """All that a report is made from. runs: in the order of the grid, baselines last.
+
+    calibration: None if there is none for this sweep; `problems` then says why, unless nothing was calibrated.
+    """
+
+    sweep: Sweep
+    questions: tuple[Question, ...]
+    runs: tuple[RunSummary, ...]
+    calibration: CalibrationRecord | None = None
+    problems: tuple[Problem, ...] = ()
+
+    @cached_property
+    def pareto_best(self) -> Collection[str]:
+        """Names of the trained runs that no other run beats in every measure."""
+        return pareto_front_of(self.runs).front
+
+
+def read(sweep: Sweep) -> SweepSummary:
+    """The summary of a frozen sweep, finished or not. Reads every record once."""
+    kept, problems = calibration(sweep)
+    return SweepSummary(
+        sweep=sweep,
+        questions=tuple(sweep.questions()),
+        runs=tuple(_gather(sweep, kept)),
+        calibration=kept,
+        problems=tuple(problems),
+    )
+
+
 def gather(sweep: Sweep) -> list[RunSummary]:
     """The summary of every run of a frozen sweep, in the order of its grid, baselines last."""
+    return _gather(sweep, calibration(sweep)[0])
+
+
+def _gather(sweep: Sweep, kept: CalibrationRecord | None) -> list[RunSummary]:
     read = [_read(run) for run in sweep.runs()]
     halves = choice.split({choice.cell(score) for one in read for score in one.scores})
     baselines = {_base_model(one): one.scores for one in read if one.run.point.is_baseline}
-    kept, _ = calibration(sweep)
     thresholds = kept.calibration.thresholds if kept else None
     found = [_with_metrics(one, halves, baselines.get(_base_model(one), ()), thresholds) for one in read]
     confirmed_baselines = {

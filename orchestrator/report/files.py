@@ -21,10 +21,10 @@ class Report:
 
 def write(sweep: Sweep, environ: Mapping[str, str]) -> Report:
     """(Re)write the report of a frozen sweep, finished or not. environ: of child processes; its secrets are hidden."""
-    _, problems = summary.calibration(sweep)
-    table, results = results_csv.write(sweep), answers.read(sweep)
-    page = html.write(sweep, results.runs, answers.answer([results])[0], results.kept, environ)
-    return Report(page=page, table=table, problems=tuple(problems))
+    read = summary.read(sweep)
+    table = results_csv.write(read)
+    page = html.write(read, answers.answer_questions([read])[0], environ)
+    return Report(page=page, table=table, problems=read.problems)
 
 
 def write_if_outdated(sweep: Sweep, environ: Mapping[str, str]) -> Report:

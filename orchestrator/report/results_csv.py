@@ -1,145 +1,192 @@
-"""Facts -> results.csv, one row per run, and images.csv, one row per picture. Missing is empty, never zero."""
+"""Sweep summary -> results.csv (one row per run) and images.csv (one row per image). Unknown values are empty."""
 
 import json
-from collections.abc import Collection, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from orchestrator import files
-from orchestrator.evidence import summary
-from orchestrator.evidence.calibration.record import CalibrationRecord
-from orchestrator.evidence.summary import RunSummary
-from orchestrator.model import Value
-from orchestrator.store.layout import Sweep
+from orchestrator.evidence.run_metrics import RunMetrics
+from orchestrator.evidence.summary import AttemptSummary, RunSummary, SweepSummary
+from orchestrator.model import Result, Score, Value
+from orchestrator.text import escape_formula
 
 RESULTS, IMAGES = "results.csv", "images.csv"
 
-_MEASURED = (
-    *("overrides", "degraded", "attempts", "checkpoint", "strength"),
-    *("similarity_median", "similarity_mean", "similarity_p25", "no_face_rate", "images"),
-    *("peak_vram_mib", "seconds_per_step", "train_s"),
-    *(
-        "gain",
-        "pass_rate",
-        "pass_low",
-        "pass_high",
-        "above_band_rate",
-        "copying",
-        "pareto_best",
-        "threshold",
-        "confirmed_similarity",
-    ),
-    *("unreadable", "multi_face", "diversity", "nearest_training", "face_px", "face_yaw"),
-    *("second_similarity", "second_agreement", "adherence", "steps", "resumed", "reason"),
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of results.csv. `value` reads a run of the sweep; None is written as an empty cell."""
+
+    name: str
+    value: Callable[[RunSummary, SweepSummary], Any]
+    meaning: str
+
+
+def _of_run(name: str, value: Callable[[RunSummary], Any], meaning: str) -> Column:
+    return Column(name, lambda run, _: value(run), meaning)
+
+
+def _metric(name: str, meaning: str) -> Column:
+    """A column with the field of RunMetrics of the same name."""
+    return _from_metrics(name, lambda metrics: getattr(metrics, name), meaning)
+
+
+def _from_metrics(name: str, value: Callable[[RunMetrics], Any], meaning: str) -> Column:
+    return _of_run(name, lambda run: value(run.metrics) if run.metrics else None, meaning)
+
+
+def _from_result(name: str, value: Callable[[Result], Any], meaning: str) -> Column:
+    return _of_run(name, lambda run: value(run.trained.result) if run.trained else None, meaning)
+
+
+def _calibrated(name: str, value: Callable[[Any], Any], meaning: str) -> Column:
+    """A column from the calibration, empty for runs without scores."""
+    return Column(
+        name, lambda run, sweep: value(sweep.calibration) if sweep.calibration and run.metrics else None, meaning
+    )
+
+
+def _overrides(run: RunSummary) -> str | None:
+    last: AttemptSummary | None = run.training[-1] if run.training else None
+    return json.dumps(last.overrides, ensure_ascii=False) if last and last.overrides else None
+
+
+def _pareto_best(run: RunSummary, sweep: SweepSummary) -> bool | None:
+    if not run.metrics or run.run.point.is_baseline:
+        return None
+    return run.run.point.name in sweep.pareto_best
+
+
+IDENTITY = (
+    _of_run("run", lambda run: run.run.point.name, "name of the run, and of its folder"),
+    _of_run("id", lambda run: run.run.point.id, "hash of the run's parameters"),
+    _of_run("is_baseline", lambda run: run.run.point.is_baseline, "true for a base model without LoRA"),
+    _of_run("state", lambda run: run.status.state.value, "finished, stopped (early), failed, running or pending"),
+    _of_run("failure", lambda run: run.status.failure, "kind of the failure"),
 )
-"""The columns after the arguments, in their order."""
+"""The columns before `params_*`."""
+
+MEASURED = (
+    _of_run("overrides", _overrides, "arguments that the last attempt changed, as JSON"),
+    _of_run(
+        "degraded",
+        lambda run: run.degraded if run.trained else None,
+        "true if an out-of-memory fallback changed the result",
+    ),
+    _of_run(
+        "attempts",
+        lambda run: None if run.run.point.is_baseline else len(run.training),
+        "number of training attempts",
+    ),
+    _of_run(
+        "checkpoint",
+        lambda run: Path(run.choice.checkpoint).name if run.choice and run.choice.checkpoint else None,
+        "LoRA file that the scores belong to; with several, chosen on the selection images and scored on the others",
+    ),
+    _of_run("strength", lambda run: run.choice.strength if run.choice else None, "LoRA strength of the scored images"),
+    _metric("similarity_median", "median cosine similarity to the reference photos, over images with a face"),
+    _metric("similarity_mean", "mean of the same"),
+    _metric("similarity_p25", "25th percentile of the same"),
+    _metric("no_face_rate", "share of images without a face; they count as failures"),
+    _metric("images", "number of scored images"),
+    _from_result("peak_vram_mib", lambda result: result.peak_vram_mib, "highest VRAM use of the training, in MiB"),
+    _from_result("seconds_per_step", lambda result: result.seconds_per_step, "training time per step, in seconds"),
+    _from_result("train_s", lambda result: result.seconds, "duration of the training, in seconds"),
+    _of_run("gain", lambda run: run.gain, "image value minus that of the baseline, same prompts and seeds"),
+    _metric("pass_rate", "share of images that reach `threshold`; an image without a face does not"),
+    _from_metrics(
+        "pass_low",
+        lambda metrics: metrics.pass_interval and metrics.pass_interval.low,
+        "lower 95 % bound of `pass_rate`",
+    ),
+    _from_metrics(
+        "pass_high",
+        lambda metrics: metrics.pass_interval and metrics.pass_interval.high,
+        "upper 95 % bound of `pass_rate`",
+    ),
+    _metric("above_band_rate", "share of faces more similar to the references than 95 % of the reference photos"),
+    _metric("copying", "true if the faces are closer to training images than reference photos are to each other"),
+    Column("pareto_best", _pareto_best, "true if no other run is better in similarity, no-face rate and copying"),
+    _calibrated("threshold", lambda record: record.calibration.threshold, "similarity from which an image passes"),
+    _calibrated("threshold_caveat", lambda record: "; ".join(record.caveats) or None, "limitation of `threshold`"),
+    _of_run(
+        "confirmed_similarity",
+        lambda run: run.confirmation.comparison.confirmed if run.confirmation else None,
+        "mean image value (no face counts -1) of the images from `orchestrate confirm`; quote this number",
+    ),
+    _metric("unreadable", "number of images that could not be read"),
+    _metric("multi_face", "number of images with several faces"),
+    _metric("diversity", "how much the seeds of one prompt differ; near zero means one image for all seeds"),
+    _metric("nearest_training", "median cosine similarity to the most similar training image"),
+    _metric("face_px", "median size of the face, in pixels"),
+    _metric("face_yaw", "median turn of the head; 0.35 is a side view"),
+    _metric("second_similarity", "mean similarity by the second face pack"),
+    _metric("second_agreement", "rank correlation of the two face packs over the images"),
+    _metric("adherence", "mean CLIP cosine of image and prompt, without triggers; needs `score.clip`"),
+    _from_result("steps", lambda result: result.steps, "number of training steps"),
+    _of_run(
+        "resumed",
+        lambda run: run.trained.resumed if run.trained else None,
+        "epochs that were done when the last attempt resumed",
+    ),
+    _of_run("reason", lambda run: run.status.reason or None, "reason of the failure"),
+)
+"""The columns after `params_*`."""
 
 
-def write(sweep: Sweep) -> Path:
-    """(Re)write the report of a sweep from its records; may be done at any time. Returns the path of results.csv."""
-    found = summary.gather(sweep)
-    kept, _ = summary.calibration(sweep)
-    sweep.report.mkdir(parents=True, exist_ok=True)
-    _save(images(found), sweep.report / IMAGES)
-    return _save(results(found, kept), sweep.report / RESULTS)
+def write(sweep: SweepSummary) -> Path:
+    """Write both tables into the report folder of a sweep; returns the path of results.csv."""
+    folder = sweep.sweep.report
+    folder.mkdir(parents=True, exist_ok=True)
+    _save(images(sweep.runs), folder / IMAGES)
+    return _save(results(sweep), folder / RESULTS)
 
 
-def results(found: Sequence[RunSummary], kept: CalibrationRecord | None = None) -> pd.DataFrame:
-    """One row per run, in the order of the grid; one `params_` column per dim and per argument of any run.
+def results(sweep: SweepSummary) -> pd.DataFrame:
+    """One row per run, in the order of the grid; one `params_` column per dim and per argument of any run."""
+    dims = [key for run in sweep.runs for key in run.run.point.dims]
+    params = dict.fromkeys([*dims, *(key for run in sweep.runs for key in run.run.point.params)])
+    rows = [
+        {column.name: column.value(run, sweep) for column in IDENTITY}
+        | {f"params_{key}": _cell(run.run.point.params.get(key)) for key in params}
+        | {column.name: column.value(run, sweep) for column in MEASURED}
+        for run in sweep.runs
+    ]
+    return pd.DataFrame(rows).convert_dtypes()
 
-    kept: the yardstick that the numbers of the runs were read against.
-    """
-    columns, front = _columns(found), summary.pareto_front_of(found).front
-    yardstick = None if kept is None else "; ".join((f"{kept.calibration.threshold:.3f}", *kept.caveats))
-    rows = [_row(one, columns, front) | ({"threshold": yardstick} if one.metrics else {}) for one in found]
-    return pd.DataFrame(rows).convert_dtypes() if rows else pd.DataFrame()
+
+def images(runs: Sequence[RunSummary]) -> pd.DataFrame:
+    """One row per scored image; `file` is relative to the run's folder."""
+    rows = [_image(run, score) for run in runs for score in run.scores]
+    return pd.DataFrame(rows).convert_dtypes() if rows else pd.DataFrame(columns=["run", "id"])
 
 
-def images(found: Sequence[RunSummary]) -> pd.DataFrame:
-    """One row per scored picture; `file` is relative to the run's folder."""
-    columns = {"run": "string", "id": "string"}
-    rows = [_image(one, score) for one in found for score in one.scores]
-    return pd.DataFrame(rows).convert_dtypes() if rows else pd.DataFrame(columns=list(columns))
+def columns_table() -> str:
+    """The columns of results.csv as a Markdown table, for the documentation."""
+    params = ("params_*", "requested value of every argument: first the dims, then all others")
+    rows = [
+        *((column.name, column.meaning) for column in IDENTITY),
+        params,
+        *((column.name, column.meaning) for column in MEASURED),
+    ]
+    return "| column | meaning |\n|---|---|\n" + "".join(f"| `{name}` | {meaning} |\n" for name, meaning in rows)
 
 
 def _save(frame: pd.DataFrame, path: Path) -> Path:
-    files.write_text(path, frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+    safe = frame.map(lambda value: escape_formula(value) if isinstance(value, str) else value)
+    files.write_text(path, safe.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
     return path
-
-
-def _row(one: RunSummary, columns: Sequence[str], front: Collection[str]) -> dict[str, Any]:
-    in_running = one.run.point.name in front if one.metrics and not one.run.point.is_baseline else None
-    measured = {**_training(one), **_scored(one), "pareto_best": in_running, "threshold": None}
-    return {
-        "run": one.run.point.name,
-        "id": one.run.point.id,
-        "state": one.status.state.value,
-        "failure": one.status.failure.value if one.status.failure else None,
-        **{f"params_{key}": _cell(one.run.point.params.get(key)) for key in columns},
-        **{key: measured[key] for key in _MEASURED},
-    }
-
-
-def _columns(found: Sequence[RunSummary]) -> list[str]:
-    """Dims first, then all other arguments, each once."""
-    dims = [key for one in found for key in one.run.point.dims]
-    others = [key for one in found for key in one.run.point.params]
-    return list(dict.fromkeys([*dims, *others]))
 
 
 def _cell(value: Value | None) -> Value | None:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, tuple) else value
 
 
-def _training(one: RunSummary) -> dict[str, Any]:
-    last = one.training[-1] if one.training else None
-    result = one.trained.result if one.trained else None
-    return {
-        "overrides": json.dumps(last.overrides, ensure_ascii=False) if last and last.overrides else None,
-        "degraded": one.degraded if one.trained else None,
-        "attempts": len(one.training) if not one.run.point.is_baseline else None,
-        "reason": one.status.reason or None,
-        "peak_vram_mib": result.peak_vram_mib if result else None,
-        "seconds_per_step": result.seconds_per_step if result else None,
-        "resumed": one.trained.resumed if one.trained else None,
-        "steps": result.steps if result else None,
-        "train_s": result.seconds if result else None,
-    }
-
-
-def _scored(one: RunSummary) -> dict[str, Any]:
-    chosen, run = one.choice, one.metrics
-    return {
-        "checkpoint": Path(chosen.checkpoint).name if chosen and chosen.checkpoint else None,
-        "strength": chosen.strength if chosen else None,
-        "similarity_median": run.similarity_median if run else None,
-        "similarity_mean": run.similarity_mean if run else None,
-        "similarity_p25": run.similarity_p25 if run else None,
-        "gain": one.gain,
-        "confirmed_similarity": one.confirmation.comparison.confirmed if one.confirmation else None,
-        "pass_rate": run.pass_rate if run else None,
-        "pass_low": run.pass_interval.low if run and run.pass_interval else None,
-        "pass_high": run.pass_interval.high if run and run.pass_interval else None,
-        "above_band_rate": run.above_band_rate if run else None,
-        "copying": run.copying if run else None,
-        "no_face_rate": run.no_face_rate if run else None,
-        "images": run.images if run else None,
-        "unreadable": run.unreadable if run else None,
-        "multi_face": run.multi_face if run else None,
-        "diversity": run.diversity if run else None,
-        "nearest_training": run.nearest_training if run else None,
-        "face_px": run.face_px if run else None,
-        "face_yaw": run.face_yaw if run else None,
-        "second_similarity": run.second_similarity if run else None,
-        "second_agreement": run.second_agreement if run else None,
-        "adherence": run.adherence if run else None,
-    }
-
-
-def _image(one: RunSummary, score: Any) -> dict[str, Any]:
+def _image(run: RunSummary, score: Score) -> dict[str, Any]:
     record = asdict(score)
-    picture = record.pop("image")
-    return {"run": one.run.point.name, "id": one.run.point.id, **picture, **record, "status": score.status.value}
+    image = record.pop("image")
+    return {"run": run.run.point.name, "id": run.run.point.id, **image, **record, "status": score.status.value}

@@ -79,10 +79,9 @@ class NotifyingListener:
             self._webhook.send("error", run.path.parent.name, text)
 
 
-def ending(view: SweepStatus, told: Sequence[Answer]) -> Iterator[tuple[str, str]]:
-    """What is told when a sweep ends or pauses: (event, message) of each answer, then of the end."""
-    for one in told:
-        asked = " ".join(part for part in (one.id, one.ask, one.contrast) if part)
-        yield "answer", f"{asked} {one.verdict}: {one.reason}"
+def ending(view: SweepStatus, answers: Sequence[Answer]) -> Iterator[tuple[str, str]]:
+    """The notifications at the end of a run: (event, message) of each answer, then of the end."""
+    for one in answers:
+        yield "answer", f"{one.id} {one.ask} {one.verdict.capitalize()}. {one.sentence}"
     counts = Counter(row.status.state.value for row in view.rows)
     yield "end", f"{view.name}: " + ", ".join(f"{count} {state}" for state, count in counts.items())

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from orchestrator import scoring
 from orchestrator.config.schema import Scoring
+from orchestrator.evidence import summary
 from orchestrator.gpu import Card, VramProbe
 from orchestrator.miniature import pack, world
 from orchestrator.model import Image, Result, State, VramSample
@@ -236,7 +237,7 @@ class World:
 
     def rows(self) -> dict[str, dict[str, str]]:
         """results.csv, written anew, by the run's name without its id."""
-        with results_csv.write(self.sweep).open(encoding="utf-8", newline="") as file:
+        with results_csv.write(summary.read(self.sweep)).open(encoding="utf-8", newline="") as file:
             return {row["run"].rpartition("-")[0]: row for row in csv.DictReader(file)}
 
     def ledger(self) -> list[str]:

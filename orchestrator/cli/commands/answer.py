@@ -20,7 +20,8 @@ from orchestrator.cli import common, options
     show_default=True,
     help="The smallest difference in similarity that matters.",
 )
-def answer(settings_file: Path, sweeps: tuple[str, ...], into: Path | None, smallest: float) -> None:
+@click.option("--verbose", is_flag=True, help="Print the test statistics too; the files always contain them.")
+def answer(settings_file: Path, sweeps: tuple[str, ...], into: Path | None, smallest: float, verbose: bool) -> None:
     """Answer the questions of sweeps.
 
     The answers of several sweeps are corrected together for multiple comparisons.
@@ -36,13 +37,14 @@ def answer(settings_file: Path, sweeps: tuple[str, ...], into: Path | None, smal
     from orchestrator.evidence import summary
     from orchestrator.evidence.stats.contrast import TestSettings
     from orchestrator.report import answers, answers_page
-    from orchestrator.report.answers import write
+    from orchestrator.report.answers import answer as answer_text
 
     console, found = common.console(), [common.find_sweep(settings_file, name) for name in dict.fromkeys(sweeps)]
-    console.problems(dict.fromkeys(problem for sweep in found for problem in summary.calibration(sweep)[1]))
-    answered = answers.answer([answers.read(sweep) for sweep in found], TestSettings(smallest=smallest))
+    read = [summary.read(sweep) for sweep in found]
+    console.problems(dict.fromkeys(problem for one in read for problem in one.problems))
+    answered = answers.answer_questions(read, TestSettings(smallest=smallest))
     for sweep, of_sweep in zip(found, answered, strict=True):
-        write.write(sweep.report, of_sweep)
-        console.result(write.markdown(of_sweep))
+        answer_text.write(sweep.report, of_sweep)
+        console.result(answer_text.markdown(of_sweep, details=verbose))
     if into:
-        console.problems(answers_page.update(into, write.blocks(answered)))
+        console.problems(answers_page.update(into, answer_text.blocks(answered)))

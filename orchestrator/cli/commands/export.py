@@ -29,8 +29,8 @@ def export(settings_file: Path, sweep: str, pattern: str) -> None:
     from orchestrator.report import export as exporting
 
     console, found = common.console(), common.find_sweep(settings_file, sweep)
-    console.problems(summary.calibration(found)[1])
-    runs = summary.gather(found)
-    chosen = exporting.choose(summary.rank_runs(runs), pattern, found)
-    for path in exporting.export(chosen, found, runs, settings.load(settings_file)):
+    read = summary.read(found)
+    console.problems(read.problems)
+    chosen = exporting.choose(summary.rank_runs(read.runs), pattern, found)
+    for path in exporting.export(chosen, read, settings.load(settings_file)):
         console.result(str(path))

@@ -1,24 +1,38 @@
-"""An answer as it is told, whatever it was made from."""
+"""An answer to a question of a grid, and answers as Markdown and CSV."""
 
-from dataclasses import dataclass, field
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
+from orchestrator import files
 from orchestrator.evidence.stats.estimates import Interval
+from orchestrator.text import escape_formula, escape_markdown
+
+MARKDOWN, TABLE = "answers.md", "answers.csv"
+
+_COLUMNS = (
+    *("sweep", "id", "ask", "contrast", "verdict", "sentence", "difference", "low", "high", "p", "replicates", "pairs"),
+    *("left_out", "gpu_hours", "peak_gib", "needs"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """One question of one sweep and its answer.
 
-    contrast: what yes and no are said to, whatever was asked. verdict: yes, no or undecided. reason: a sentence with
-    the size of it. p: what the verdict rests on. rows: further lines, each under a heading of its own, in the order in
-    which they are read. difference, interval: in similarity, second level less the first.
+    verdict: yes, no or undecided. sentence: the answer, readable without statistics. contrast: the question that yes
+    and no refer to. needs: the runs that are missing for a decision. facts: further lines, each with a heading;
+    details: the same for test statistics. Both may contain Markdown code spans; all other text is plain.
+    difference, interval: in similarity, second level minus first. p: of the test that the verdict is based on.
     """
 
     id: str
     ask: str
     sweep: str
     verdict: str
-    reason: str
+    sentence: str
     contrast: str = ""
     needs: str = ""
     difference: float | None = None
@@ -29,4 +43,68 @@ class Answer:
     left_out: int | None = None
     gpu_hours: float | None = None
     peak_gib: float | None = None
-    rows: tuple[tuple[str, str], ...] = field(default=())
+    facts: tuple[tuple[str, str], ...] = ()
+    details: tuple[tuple[str, str], ...] = ()
+
+
+def write(folder: Path, answers: Sequence[Answer]) -> None:
+    """Write answers.md and answers.csv into the report folder of a sweep."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write_text(folder / MARKDOWN, markdown(answers))
+    files.write_text(folder / TABLE, table(answers))
+
+
+def markdown(answers: Iterable[Answer], *, details: bool = True) -> str:
+    """All answers on one page."""
+    return "# Answers\n" + "".join(
+        f"\n## {escape_markdown(one.id)}\n{block([one], details=details)}" for one in answers
+    )
+
+
+def block(answers: Sequence[Answer], *, details: bool = True) -> str:
+    """The answers of several sweeps to one question. Equal answers give equal text."""
+    return "\n".join(_paragraph(one, details=details) for one in answers)
+
+
+def blocks(sweeps: Iterable[Iterable[Answer]]) -> dict[str, str]:
+    """Question id -> the answers of all sweeps to it."""
+    by_id: dict[str, list[Answer]] = {}
+    for answers in sweeps:
+        for one in answers:
+            by_id.setdefault(one.id, []).append(one)
+    return {identity: block(found) for identity, found in by_id.items()}
+
+
+def table(answers: Iterable[Answer]) -> str:
+    """CSV with one row per answer; unknown values are empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for one in answers:
+        bounds = {
+            "low": one.interval.low if one.interval else None,
+            "high": one.interval.high if one.interval else None,
+        }
+        writer.writerow({key: _cell(bounds[key] if key in bounds else getattr(one, key)) for key in _COLUMNS})
+    return text.getvalue()
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return escape_formula(value) if isinstance(value, str) else value
+
+
+def _paragraph(one: Answer, *, details: bool) -> str:
+    lines = [f"*{escape_markdown(one.ask)}*", "", f"**{one.verdict.capitalize()}.** {_one_line(one.sentence)}", ""]
+    lines += [
+        f"- {heading}: {_one_line(text)}" for heading, text in (("Sweep", escape_markdown(one.sweep)), *one.facts)
+    ]
+    if details and one.details:
+        lines += ["- Details:", *(f"  - {heading}: {_one_line(text)}" for heading, text in one.details)]
+    return "\n".join(lines) + "\n"
+
+
+def _one_line(text: str) -> str:
+    """Without line breaks, and without what opens or closes an HTML comment."""
+    return " ".join(text.split()).replace("<!--", "< !--").replace("-->", "-- >")

@@ -1,232 +1,271 @@
-"""Answers to the questions of grids: two levels of one dim compared over matched pairs of runs."""
+"""Answers to contrasts: two levels of one dim, compared over pairs of runs that are equal otherwise."""
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from orchestrator.evidence.calibration.record import CalibrationRecord
 from orchestrator.evidence.stats import contrast, estimates
 from orchestrator.evidence.stats.contrast import ContrastResult, QuestionFamily, TestSettings, Verdict
 from orchestrator.evidence.stats.estimates import Interval
-from orchestrator.evidence.stats.pairs import Matching, RunRow
-from orchestrator.evidence.summary import RunSummary
-from orchestrator.model import Params, Question, State, Value
-from orchestrator.report.answers import cost, pictures, rows
-from orchestrator.report.answers.answer import Answer as Told
-from orchestrator.report.answers.learning_curve_text import curve
+from orchestrator.evidence.stats.pairs import Matching, Pair, RunRow
+from orchestrator.evidence.summary import RunSummary, SweepSummary
+from orchestrator.model import Question, State, Value
+from orchestrator.report.answers import rows
+from orchestrator.report.answers.answer import Answer
+from orchestrator.text import code_span, pluralize
 from orchestrator.values import same, toml_repr
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SweepQuestions:
-    """A sweep's questions, and its runs."""
-
-    sweep: str
-    questions: tuple[Question, ...]
-    runs: tuple[RunSummary, ...]
-    kept: CalibrationRecord | None
-
-
-def answer(asked: Sequence[SweepQuestions], terms: TestSettings) -> list[tuple[Told, ...]]:
-    """The answers of each sweep, corrected together over all of them."""
-    first = contrast.evaluate_together([_family(one, rows.rows(one.runs)) for one in asked], settings=terms)
+def answer(sweeps: Sequence[SweepSummary], settings: TestSettings) -> list[tuple[Answer, ...]]:
+    """The answers to the contrasts of each sweep, corrected together over all sweeps."""
+    first = contrast.evaluate_together([_family(one, rows.rows(one.runs)) for one in sweeps], settings=settings)
     second = contrast.evaluate_together(
-        [_family(one, rows.rows_by_second_pack(one.runs)) for one in asked], settings=terms
+        [_family(one, rows.rows_by_second_pack(one.runs)) for one in sweeps], settings=settings
     )
     return [
-        tuple(_told(one, found, other) for found, other in zip(by_one, by_other, strict=True))
-        for one, by_one, by_other in zip(asked, first, second, strict=True)
+        tuple(_answer(sweep, *results) for results in zip(by_first, by_second, strict=True))
+        for sweep, by_first, by_second in zip(sweeps, first, second, strict=True)
     ]
 
 
-def _family(asked: SweepQuestions, found: Sequence[RunRow]) -> QuestionFamily:
-    return QuestionFamily(rows=found, questions=asked.questions, zips=rows.zips(found))
+def _family(sweep: SweepSummary, found: Sequence[RunRow]) -> QuestionFamily:
+    compared = [question for question in sweep.questions if question.kind == "contrast"]
+    return QuestionFamily(rows=found, questions=compared, zips=rows.zips(found))
 
 
-def _told(asked: SweepQuestions, found: ContrastResult, second: ContrastResult) -> Told:
-    question = found.question
-    concerned = [run for run in asked.runs if _has_level(run, question)]
-    spent = cost.cost(concerned)
+def _answer(sweep: SweepSummary, result: ContrastResult, second: ContrastResult) -> Answer:
+    question, matching = result.question, result.matching
+    cost = rows.cost(_concerned(sweep, question))
     first, other = map(toml_repr, question.levels)
-    return Told(
+    return Answer(
         id=question.id,
         ask=question.ask,
-        sweep=asked.sweep,
-        verdict=found.verdict.value,
-        reason=found.reason,
+        sweep=sweep.sweep.name,
+        verdict=result.verdict.value,
+        sentence=_sentence(result),
         contrast=f"is {question.dim} {other} better than {first}?",
-        needs=_needs(found),
-        difference=found.difference,
-        interval=found.interval,
-        p=_tested(found)[0],
-        replicates=found.replicates,
-        pairs=len(found.matching.pairs),
-        left_out=len(found.matching.left_out),
-        gpu_hours=spent.gpu_hours,
-        peak_gib=spent.peak_gib,
-        rows=tuple(row for row in _rows(asked, found, second, concerned, spent) if row[1]),
+        needs=_needs(result),
+        difference=result.difference,
+        interval=result.interval,
+        p=_tested(result)[0],
+        replicates=result.replicates,
+        pairs=len(matching.pairs),
+        left_out=len(matching.left_out),
+        gpu_hours=cost.gpu_hours,
+        peak_gib=cost.peak_gib,
+        facts=tuple(fact for fact in _facts(sweep, result, second, cost) if fact[1]),
+        details=tuple(fact for fact in _details(result) if fact[1]),
     )
 
 
-def _has_level(run: RunSummary, question: Question) -> bool:
-    """Whether a run with a LoRA is at one of the two levels."""
-    params = run.run.point.params
-    if run.run.point.is_baseline or question.dim not in params:
-        return False
-    return any(same(params[question.dim], level) for level in question.levels)
+def _concerned(sweep: SweepSummary, question: Question) -> list[RunSummary]:
+    """The runs with a LoRA at one of the two levels."""
+    return [run for level in question.levels for run in _at(sweep, question, level)]
 
 
-def _rows(
-    asked: SweepQuestions,
-    found: ContrastResult,
-    second: ContrastResult,
-    concerned: Sequence[RunSummary],
-    spent: cost.Cost,
+def _at(sweep: SweepSummary, question: Question, level: Value) -> list[RunSummary]:
+    trained = [run.run.point for run in sweep.runs if not run.run.point.is_baseline]
+    here = {point.name for point in trained if question.dim in point.params and same(point.params[question.dim], level)}
+    return [run for run in sweep.runs if run.run.point.name in here]
+
+
+# --- the sentence -----------------------------------------------------------------------------------------------------
+
+
+def _sentence(result: ContrastResult) -> str:
+    """The verdict and the size of the difference, readable without statistics."""
+    first, second = map(_label, result.question.levels)
+    subject = f"{result.question.dim} {second}"
+    if result.difference is None or result.interval is None:
+        return f"Not decided whether {subject} is better than {first}: {result.reason}."
+    size = f"{result.difference:+.3f} similarity on the same prompts"
+    if result.verdict is Verdict.YES:
+        return f"{subject} is better than {first}: {size}, {_agreement(result)}."
+    if result.verdict is Verdict.UNDECIDED:
+        return f"Not decided whether {subject} is better than {first}: {size}, {_agreement(result)}."
+    if result.interval.high < 0:
+        return f"{subject} is worse than {first}: {size}, {_agreement(result)}."
+    return f"{subject} is not better than {first} by {result.settings.smallest:g} or more: {size}."
+
+
+def _label(value: Value) -> str:
+    return code_span(value) if isinstance(value, str) else toml_repr(value)
+
+
+def _agreement(result: ContrastResult) -> str:
+    """In how many training seeds the difference has the same sign as the mean."""
+    changes = _by_seed(result.matching, _difference)
+    agreeing = sum((np.mean(of_seed) > 0) == ((result.difference or 0) > 0) for of_seed in changes.values())
+    return f"in all {len(changes)} seeds" if agreeing == len(changes) else f"in {agreeing} of {len(changes)} seeds"
+
+
+def _difference(pair: Pair) -> float | None:
+    first, second = pair.first.by_prompt, pair.second.by_prompt
+    changes = [second[prompt] - first[prompt] for prompt in first.keys() & second.keys()]
+    return sum(changes) / len(changes) if changes else None
+
+
+def _by_seed(matching: Matching, change: Callable[[Pair], float | None]) -> dict[Value | None, list[float]]:
+    """Training seed -> the known changes of its pairs."""
+    found: dict[Value | None, list[float]] = defaultdict(list)
+    for pair in matching.pairs:
+        if (value := change(pair)) is not None:
+            found[pair.replicate].append(value)
+    return found
+
+
+# --- facts and details ------------------------------------------------------------------------------------------------
+
+
+def _facts(
+    sweep: SweepSummary, result: ContrastResult, second: ContrastResult, cost: rows.Cost
 ) -> Iterator[tuple[str, str]]:
-    matching, runs = found.matching, {run.run.point.name: run for run in asked.runs}
-    yield "Varied", _varied(found.question, matching)
-    yield "Held", _held(matching.common_params)
-    yield "Stopped early", _stopped(found, concerned)
-    yield "Effect", _effect(found)
-    yield "Of which", _parts(found)
-    yield "Nearest training picture", _copying(matching, runs)
-    yield "Second opinions", "; ".join(_opinions(found, second))
-    yield "Over its own floor", _gains(concerned, found.question)
-    yield "Pictures that pass", _passing(concerned, found.question, asked.kept)
-    yield "More pictures", curve(asked.runs) if found.question.dim == "dataset" else ""
-    yield "Left out", _left_out(matching)
-    yield "Still needed", _needs(found)
-    yield "Memory", cost.memory(concerned)
-    yield "Cost", str(spent)
-    yield "Look at", "; ".join(pictures.to_look_at(matching.pairs, runs))
-
-
-def _varied(question: Question, matching: Matching) -> str:
-    also = f"; with it {', '.join(matching.varied_with)}" if matching.varied_with else ""
-    return f"{question.dim}: {' against '.join(map(toml_repr, question.levels))}{also}"
-
-
-def _held(held: Params) -> str:
-    return ", ".join(f"{key} {toml_repr(value)}" for key, value in held.items())
-
-
-def _stopped(found: ContrastResult, runs: Sequence[RunSummary]) -> str:
-    """How many runs of each level were given up, and what that means for the other lines."""
-    question = found.question
-    counts = {
-        level: sum(run.status.state is State.STOPPED for run in _at(runs, question, level)) for level in question.levels
-    }
-    if not any(counts.values()):
-        return ""
-    each = ", ".join(f"{count} at {toml_repr(level)}" for level, count in counts.items() if count)
-    if found.step is None:
-        return f"{each}, with their partners: the answer is that of the pairs left"
-    ended = found.ended
-    others = (
-        f"; the {ended.pairs} pairs that came to their ends differ by {ended.difference:+.3f} there" if ended else ""
+    question, matching = result.question, result.matching
+    runs, concerned = {run.run.point.name: run for run in sweep.runs}, _concerned(sweep, question)
+    also = f"; changed with it: {', '.join(matching.varied_with)}" if matching.varied_with else ""
+    yield "Compared", f"{question.dim}: {' against '.join(map(_code, question.levels))}{also}"
+    yield "Difference", _effect(result)
+    yield "Parts of it", _parts(result)
+    yield "Stopped early", _stopped(sweep, result)
+    yield "Nearest training image", _nearest(matching, runs)
+    yield "Second face pack", _second(result, second)
+    yield "Gain over the baseline", _gains(sweep, question)
+    yield "Images that pass", _passing(sweep, question)
+    if question.dim == "dataset" and (curve := rows.fit_curve(rows.curve_points(sweep.runs))):
+        yield "More training images", rows.describe_curve(curve)
+    yield (
+        "Excluded runs",
+        "; ".join(f"{n} {why}" for why, n in Counter(one.reason for one in matching.left_out).items()),
     )
-    return f"{each}: all pairs are compared by their previews at step {found.step}{others}"
+    yield "Needed to decide", _needs(result)
+    yield "Out of memory", rows.memory(concerned)
+    yield "Cost", str(cost)
+    if found := rows.image_pairs(matching.pairs, runs):
+        named = zip(("typical difference", "largest difference"), found, strict=True)
+        yield (
+            "Images to compare",
+            "; ".join(
+                f"{name} ({one.difference:+.3f}): {code_span(one.first)} and {code_span(one.second)}"
+                for name, one in named
+            ),
+        )
 
 
-def _effect(found: ContrastResult) -> str:
-    if found.difference is None:
+def _code(value: Value) -> str:
+    return code_span(toml_repr(value))
+
+
+def _effect(result: ContrastResult) -> str:
+    if result.difference is None:
         return ""
-    bounds = f" (95 %: {_ends(found.interval)})" if found.interval else " (no interval)"
-    seeds = f"{found.replicates} training seeds" if found.replicates != 1 else "one training seed"
-    return (
-        f"{found.difference:+.3f} similarity{bounds}, over {len(found.matching.pairs)} pairs of {seeds} and "
-        f"{found.prompts} prompts"
-    )
+    bounds = f"95 % interval {_bounds(result.interval)}" if result.interval else "no interval"
+    pairs, seeds = pluralize(len(result.matching.pairs), "pair"), pluralize(result.replicates, "training seed")
+    return f"{result.difference:+.3f} similarity ({bounds}), {pairs}, {seeds}, {pluralize(result.prompts, 'prompt')}"
 
 
-def _ends(interval: Interval) -> str:
+def _bounds(interval: Interval) -> str:
     return f"{interval.low:+.3f} to {interval.high:+.3f}"
 
 
-def _parts(found: ContrastResult) -> str:
-    """The two things that the effect mixes."""
-    if found.similarity_difference is None or found.no_face_difference is None:
+def _parts(result: ContrastResult) -> str:
+    if result.similarity_difference is None or result.no_face_difference is None:
         return ""
     return (
-        f"{found.similarity_difference:+.3f} similarity of the faces found, "
-        f"{100 * found.no_face_difference:+.1f} points of pictures without a face"
+        f"{result.similarity_difference:+.3f} similarity of the images with a face, "
+        f"{100 * result.no_face_difference:+.1f} percentage points of images without a face"
     )
 
 
-def _copying(matching: Matching, runs: Mapping[str, RunSummary]) -> str:
-    """How much nearer the second level comes to the pictures that it was trained on."""
-    by_seed: dict[Value | None, list[float]] = {}
-    for pair in matching.pairs:
-        before, after = (runs[row.run].metrics for row in (pair.first, pair.second))
-        if before and after and before.nearest_training is not None and after.nearest_training is not None:
-            by_seed.setdefault(pair.replicate, []).append(after.nearest_training - before.nearest_training)
+def _stopped(sweep: SweepSummary, result: ContrastResult) -> str:
+    """How many runs of each level were stopped early, and what is compared instead."""
+    counts = {
+        level: sum(run.status.state is State.STOPPED for run in _at(sweep, result.question, level))
+        for level in result.question.levels
+    }
+    if not any(counts.values()):
+        return ""
+    each = ", ".join(f"{count} at {_code(level)}" for level, count in counts.items() if count)
+    if result.step is None:
+        return f"{each}; their pairs are excluded"
+    finished = result.ended
+    others = f"; the {finished.pairs} finished pairs differ by {finished.difference:+.3f}" if finished else ""
+    return f"{each}; all pairs are compared by their previews at step {result.step}{others}"
+
+
+def _nearest(matching: Matching, runs: Mapping[str, RunSummary]) -> str:
+    """How much more similar the second level is to its nearest training image."""
+
+    def change(pair: Pair) -> float | None:
+        first, second = (runs[row.run].metrics for row in (pair.first, pair.second))
+        if not first or not second or first.nearest_training is None or second.nearest_training is None:
+            return None
+        return second.nearest_training - first.nearest_training
+
+    by_seed = _by_seed(matching, change)
     if not by_seed:
         return ""
     means = np.array([[np.mean(changes)] for changes in by_seed.values()])
     found = estimates.estimate(means)
-    return f"{means.mean():+.3f} similarity to it" + (f" ({_ends(found.interval())})" if found else "")
+    return f"{means.mean():+.3f} similarity to it" + (f" ({_bounds(found.interval())})" if found else "")
 
 
-def _opinions(found: ContrastResult, second: ContrastResult) -> Iterator[str]:
-    p, of = _tested(found)
-    if p is not None:
-        yield f"p {p:.3f} of {of}, corrected (Holm)"
-    if found.sign_flip_p is not None:
-        yield f"sign-flip p {found.sign_flip_p:.3f}"
-    if found.main_effect is not None:
-        yield f"main effect over all runs {found.main_effect.mean:+.3f} ({_ends(found.main_effect.interval())})"
-    if second.difference is not None:
-        bounds = f" ({_ends(second.interval)})" if second.interval else ""
-        agree = "" if second.verdict is found.verdict else "; the packs do not agree"
-        yield f"second face pack: {second.verdict}, {second.difference:+.3f}{bounds}{agree}"
+def _second(result: ContrastResult, second: ContrastResult) -> str:
+    if second.difference is None:
+        return ""
+    bounds = f" ({_bounds(second.interval)})" if second.interval else ""
+    agrees = "agrees" if second.verdict is result.verdict else "does not agree"
+    return f"{agrees}: {second.verdict}, {second.difference:+.3f}{bounds}"
 
 
-def _tested(found: ContrastResult) -> tuple[float | None, str]:
-    """The p-value that the verdict rests on, and what it speaks against."""
-    if found.verdict is Verdict.NO:
-        return found.p_no, f"a difference of {found.settings.smallest:g}"
-    return found.p_yes, "no difference"
-
-
-def _gains(runs: Sequence[RunSummary], question: Question) -> str:
-    """What the LoRAs of each level add to their base model: another base has another floor."""
+def _gains(sweep: SweepSummary, question: Question) -> str:
+    """Mean gain at each base model, because each has its own baseline."""
     if question.dim != "base_model":
         return ""
-    found = []
-    for level in question.levels:
-        gains = [run.gain for run in _at(runs, question, level) if run.gain is not None]
-        if gains:
-            found.append(f"{sum(gains) / len(gains):+.3f} at {level}")
-    return ", ".join(found)
+    gains = {
+        level: [run.gain for run in _at(sweep, question, level) if run.gain is not None] for level in question.levels
+    }
+    return ", ".join(f"{sum(known) / len(known):+.3f} at {_code(level)}" for level, known in gains.items() if known)
 
 
-def _passing(runs: Sequence[RunSummary], question: Question, kept: CalibrationRecord | None) -> str:
-    """The share of good enough pictures at each level; empty without a yardstick."""
-    if kept is None:
+def _passing(sweep: SweepSummary, question: Question) -> str:
+    """Mean pass rate at each level; empty without a calibration."""
+    if not (record := sweep.calibration):
         return ""
-    found = []
-    for level in question.levels:
-        rates = [run.metrics.pass_rate for run in _at(runs, question, level) if run.metrics]
-        known = [rate for rate in rates if rate is not None]
-        if known:
-            found.append(f"{100 * sum(known) / len(known):.0f} % at {toml_repr(level)}")
-    caveats = f" ({'; '.join(kept.caveats)})" if kept.caveats else ""
-    return f"the threshold {kept.calibration.threshold:.3f}{caveats}: {', '.join(found)}" if found else ""
+    rates = {
+        level: [
+            run.metrics.pass_rate
+            for run in _at(sweep, question, level)
+            if run.metrics and run.metrics.pass_rate is not None
+        ]
+        for level in question.levels
+    }
+    found = ", ".join(f"{sum(known) / len(known):.0%} at {_code(level)}" for level, known in rates.items() if known)
+    caveats = f" ({'; '.join(record.caveats)})" if record.caveats else ""
+    return f"{found}; threshold {record.calibration.threshold:.3f}{caveats}" if found else ""
 
 
-def _at(runs: Sequence[RunSummary], question: Question, level: object) -> list[RunSummary]:
-    return [run for run in runs if run.run.point.params[question.dim] == level]
-
-
-def _left_out(matching: Matching) -> str:
-    reasons = Counter(one.reason for one in matching.left_out)
-    return "; ".join(f"{count} {reason}" for reason, count in reasons.items())
-
-
-def _needs(found: ContrastResult) -> str:
-    if found.needs is None:
+def _needs(result: ContrastResult) -> str:
+    if result.needs is None:
         return ""
-    more, runs = found.needs.replicates, found.needs.runs_per_arm
-    return f"about {more} more training seeds, {runs} more runs at each of the two levels"
+    seeds = pluralize(result.needs.replicates, "more training seed")
+    return f"about {seeds} ({pluralize(result.needs.runs_per_arm, 'run')} at each level)"
+
+
+def _details(result: ContrastResult) -> Iterator[tuple[str, str]]:
+    p, against = _tested(result)
+    yield "Test", "" if p is None else f"p = {p:.3f} against {against}, Holm-corrected over all questions"
+    yield "Sign-flip test", "" if result.sign_flip_p is None else f"p = {result.sign_flip_p:.3f} against no difference"
+    if result.main_effect:
+        yield "Main effect over all runs", f"{result.main_effect.mean:+.3f} ({_bounds(result.main_effect.interval())})"
+    yield (
+        "Equal in all pairs",
+        ", ".join(f"{key} {_code(value)}" for key, value in result.matching.common_params.items()),
+    )
+
+
+def _tested(result: ContrastResult) -> tuple[float | None, str]:
+    """The p-value that the verdict is based on, and its null hypothesis."""
+    if result.verdict is Verdict.NO:
+        return result.p_no, f"a difference of {result.settings.smallest:g} or more"
+    return result.p_yes, "no difference"

@@ -1,41 +1,42 @@
-"""Facts -> the rows that a comparison takes."""
+"""Run summaries -> what answers are computed from: comparable rows, image pairs, learning-curve points, cost."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
 
-from orchestrator.evidence import run_metrics
-from orchestrator.evidence.stats.pairs import REPLICATE, RunRow
+import numpy as np
+
+from orchestrator.evidence import choice, run_metrics
+from orchestrator.evidence.choice import Cell
+from orchestrator.evidence.stats import learning_curve
+from orchestrator.evidence.stats.learning_curve import CurvePoint, LearningCurve
+from orchestrator.evidence.stats.pairs import REPLICATE, Pair, RunRow, unusable
 from orchestrator.evidence.summary import RunSummary
-from orchestrator.model import Score, State
+from orchestrator.model import MEMORY_FAILURES, Score, State
+from orchestrator.text import pluralize
 from orchestrator.values import canonical_json
+
+# --- rows of a comparison ---------------------------------------------------------------------------------------------
 
 
 def rows(runs: Sequence[RunSummary]) -> list[RunRow]:
-    """One for each run with a LoRA."""
-    return [_with_looks(run, lambda score: score) for run in runs if not run.run.point.is_baseline]
+    """One row per run with a LoRA."""
+    return [_row(run, lambda score: score) for run in runs if not run.run.point.is_baseline]
 
 
 def rows_by_second_pack(runs: Sequence[RunSummary]) -> list[RunRow]:
-    """As `rows`, seen by the second face pack; none where some scored run was not looked at by it."""
+    """The same with the scores of the second face pack; empty unless it scored every scored run."""
     scored = [run for run in runs if run.choice and not run.run.point.is_baseline]
     if not scored or any(run.metrics is None or run.metrics.second_similarity is None for run in scored):
         return []
-    return [_with_looks(run, _second) for run in runs if not run.run.point.is_baseline]
+    return [
+        _row(run, lambda score: replace(score, similarity=score.second_similarity))
+        for run in runs
+        if not run.run.point.is_baseline
+    ]
 
 
-def _with_looks(run: RunSummary, seen: Callable[[Score], Score]) -> RunRow:
-    row = _row(run, list(map(seen, run.choice.reported)) if run.choice else ())
-    ended = replace(row, state=State.FINISHED)
-    looks = {step: _numbers(ended, list(map(seen, scores))) for step, scores in run.previews.items()}
-    return replace(row, previews=looks)
-
-
-def _second(score: Score) -> Score:
-    return replace(score, similarity=score.second_similarity)
-
-
-def _row(run: RunSummary, reported: Sequence[Score]) -> RunRow:
+def _row(run: RunSummary, convert: Callable[[Score], Score]) -> RunRow:
     bare = RunRow(
         run=run.run.point.name,
         params=run.run.point.params,
@@ -43,33 +44,152 @@ def _row(run: RunSummary, reported: Sequence[Score]) -> RunRow:
         state=run.status.state,
         degraded=run.degraded,
     )
-    return _numbers(bare, reported)
+    finished = replace(bare, state=State.FINISHED)
+    previews = {step: _scored(finished, list(map(convert, scores))) for step, scores in run.previews.items()}
+    return replace(_scored(bare, list(map(convert, run.choice.reported)) if run.choice else ()), previews=previews)
 
 
-def _numbers(row: RunRow, scores: Sequence[Score]) -> RunRow:
-    """The row with what these pictures say."""
-    found = run_metrics.summary(scores) if scores else None
+def _scored(row: RunRow, scores: Sequence[Score]) -> RunRow:
+    metrics = run_metrics.summary(scores) if scores else None
     return replace(
         row,
         by_prompt=run_metrics.by_prompt(scores),
-        similarity=found.similarity_mean if found else None,
-        no_face_rate=found.no_face_rate if found else None,
+        similarity=metrics.similarity_mean if metrics else None,
+        no_face_rate=metrics.no_face_rate if metrics else None,
     )
 
 
 def zips(found: Sequence[RunRow]) -> list[tuple[str, str]]:
-    """Dims that move together in these runs: each value of one comes with one value of the other, and back.
-
-    Seeds are never among them: what follows the seed is luck.
-    """
+    """Pairs of dims that change together: each value of one occurs with one value of the other. Seeds are excluded."""
     dims = sorted({name for row in found for name in row.dims} - {REPLICATE})
-    return [pair for pair in combinations(dims, 2) if _together(found, *pair)]
+    return [pair for pair in combinations(dims, 2) if _change_together(found, *pair)]
 
 
-def _together(found: Sequence[RunRow], one: str, other: str) -> bool:
+def _change_together(found: Sequence[RunRow], one: str, other: str) -> bool:
     both = {
         (canonical_json(row.params[one]), canonical_json(row.params[other]))
         for row in found
         if {one, other} <= set(row.params)
     }
     return len(both) > 1 and len({a for a, _ in both}) == len({b for _, b in both}) == len(both)
+
+
+# --- images to compare ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImagePair:
+    """Two images of one prompt and seed, one per level. Paths are relative to the folder of all sweeps."""
+
+    difference: float
+    first: str
+    second: str
+
+
+def image_pairs(pairs: Sequence[Pair], runs: Mapping[str, RunSummary]) -> tuple[ImagePair, ImagePair] | None:
+    """Images with the typical difference (median) and with the largest one; None without common images."""
+    found = [one for pair in pairs for one in _common_images(runs[pair.first.run], runs[pair.second.run])]
+    if not found:
+        return None
+    found.sort(key=lambda one: (one.difference, one.first))
+    return found[len(found) // 2], max(found, key=lambda one: abs(one.difference))
+
+
+def _common_images(first: RunSummary, second: RunSummary) -> list[ImagePair]:
+    before, after = _by_cell(first), _by_cell(second)
+    return [
+        ImagePair(difference=after[cell][0] - before[cell][0], first=before[cell][1], second=after[cell][1])
+        for cell in sorted(before.keys() & after.keys())
+    ]
+
+
+def _by_cell(run: RunSummary) -> dict[Cell, tuple[float, str]]:
+    """(prompt, seed) -> value and path of the image."""
+    folder = f"{run.run.path.parent.name}/{run.run.path.name}"
+    values = ((score, run_metrics.picture_value(score)) for score in (run.choice.reported if run.choice else ()))
+    return {choice.cell(score): (value, f"{folder}/{score.image.file}") for score, value in values if value is not None}
+
+
+# --- number of training images ----------------------------------------------------------------------------------------
+
+
+def curve_points(runs: Sequence[RunSummary]) -> list[CurvePoint]:
+    """The scored runs by their number of training images with a face.
+
+    Empty if a run was stopped early: only the better runs of a size would remain.
+    """
+    trained = [run for run in runs if not run.run.point.is_baseline]
+    if any(run.status.state is State.STOPPED for run in trained):
+        return []
+    return [
+        CurvePoint(
+            pictures=run.trained_faces,
+            replicate=row.params.get(REPLICATE, 0),
+            value=float(np.mean(list(row.by_prompt.values()))),
+        )
+        for run, row in zip(trained, rows(trained), strict=True)
+        if run.trained_faces and not unusable(row)
+    ]
+
+
+def fit_curve(points: Sequence[CurvePoint]) -> LearningCurve | None:
+    """A learning curve up to twice the largest size; None below three sizes or two seeds."""
+    if not points:
+        return None
+    return learning_curve.learning_curve(points, target=2 * max(point.pictures for point in points))
+
+
+def describe_curve(curve: LearningCurve) -> str:
+    """The extrapolation in a sentence."""
+    return (
+        f"{curve.target} instead of {curve.present} images: {curve.worth:+.3f} similarity expected "
+        f"({curve.interval.low:+.3f} to {curve.interval.high:+.3f}), extrapolated from datasets of "
+        f"{', '.join(map(str, curve.sizes))} images; assumes that new images resemble the present ones"
+    )
+
+
+# --- cost -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """Cost of some runs. gpu_hours: all training and generation attempts, failed ones included.
+
+    peak_gib: highest VRAM use of a training; None if VRAM was not monitored.
+    """
+
+    gpu_hours: float
+    peak_gib: float | None
+
+    def __str__(self) -> str:
+        peak = "VRAM was not monitored" if self.peak_gib is None else f"peak VRAM {self.peak_gib:.1f} GiB"
+        return f"{self.gpu_hours:.2g} GPU-hours; {peak}"
+
+
+def cost(runs: Sequence[RunSummary]) -> Cost:
+    """Sum of the GPU time and highest peak of these runs."""
+    results = [
+        result
+        for run in runs
+        for stage in ("train", "generate")
+        for attempt in run.run.attempts(stage)
+        if (result := attempt.result())
+    ]
+    peaks = [one.result.peak_vram_mib for run in runs for one in run.training if one.result.peak_vram_mib]
+    return Cost(
+        gpu_hours=sum(result.seconds for result in results) / 3600, peak_gib=max(peaks) / 1024 if peaks else None
+    )
+
+
+def memory(runs: Sequence[RunSummary]) -> str:
+    """How many trainings ran out of memory and which fallbacks were used; empty if none has started."""
+    started = [run for run in runs if run.training]
+    if not started:
+        return ""
+    short = [run for run in started if any(one.result.failure in MEMORY_FAILURES for one in run.training)]
+    if not short:
+        return f"none of {pluralize(len(started), 'training')}"
+    steps = dict.fromkeys(step for run in short for one in run.training for step in one.fallbacks)
+    failed = sum(run.status.state is State.FAILED for run in short)
+    used = f"fallbacks used: {', '.join(steps)}" if steps else "no fallback was used"
+    return f"{len(short)} of {pluralize(len(started), 'training')}; {used}" + (f"; {failed} failed" if failed else "")

@@ -11,7 +11,7 @@ from pathlib import Path
 from orchestrator import files
 from orchestrator.config.schema import Settings
 from orchestrator.errors import InputError, NothingSelected, OrchestrateError, Problem
-from orchestrator.evidence.summary import RunSummary
+from orchestrator.evidence.summary import RunSummary, SweepSummary
 from orchestrator.model import State
 from orchestrator.report.export import card, workflow
 from orchestrator.store.hashes import sha256
@@ -38,16 +38,17 @@ def _matches(one: RunSummary, pattern: str) -> bool:
     return fnmatch(one.run.point.name, pattern) or fnmatch(one.run.point.id, pattern)
 
 
-def export(one: RunSummary, sweep: Sweep, found: Sequence[RunSummary], settings: Settings) -> list[Path]:
-    """Write the files into the sweep's export folder, anew where they are already; `found` are all runs of the sweep.
+def export(one: RunSummary, summary: SweepSummary, settings: Settings) -> list[Path]:
+    """Write the files into the sweep's export folder; replaces older ones.
 
     Raises OrchestrateError when the checkpoint is gone or is not the one that was scored.
     """
+    sweep = summary.sweep
     folder, name = sweep.path / FOLDER, name_of(one, sweep)
     folder.mkdir(exist_ok=True)
     paths = [folder / f"{name}{ending}" for ending in (".safetensors", ".md", ".comfyui.json", ".a1111.txt")]
     _copy(one, paths[0])
-    files.write_text(paths[1], card.text(one, name, sweep, found, settings))
+    files.write_text(paths[1], card.text(one, name, summary, settings))
     files.write_text(paths[2], json.dumps(workflow.comfyui(one, name, settings), ensure_ascii=False, indent=1) + "\n")
     files.write_text(paths[3], workflow.a1111(one, name, settings) + "\n")
     return paths

@@ -4,24 +4,23 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from orchestrator.config.schema import Generation, Settings
-from orchestrator.evidence import run_metrics, summary
+from orchestrator.evidence import run_metrics
 from orchestrator.evidence.calibration.record import CalibrationRecord
 from orchestrator.evidence.confirmation import ConfirmationResult
 from orchestrator.evidence.stats import estimates
 from orchestrator.evidence.stats.estimates import Interval
 from orchestrator.evidence.stats.pairs import REPLICATE
-from orchestrator.evidence.summary import RunSummary
+from orchestrator.evidence.summary import RunSummary, SweepSummary
 from orchestrator.model import Params, State
 from orchestrator.report.export import workflow
 from orchestrator.store.layout import Sweep
 from orchestrator.values import toml_repr
 
 
-def text(one: RunSummary, name: str, sweep: Sweep, found: Sequence[RunSummary], settings: Settings) -> str:
-    """Markdown. `found`: all runs of the sweep, for the replicates of this one."""
-    kept, _ = summary.calibration(sweep)
-    scores = _scores(one, found, kept)
-    parts = (_head(one, name, settings), scores, _training(one, sweep), _licences(one, settings))
+def text(one: RunSummary, name: str, summary: SweepSummary, settings: Settings) -> str:
+    """The card of a run as Markdown; its sweep adds the other seeds of the same settings."""
+    scores = _scores(one, summary.runs, summary.calibration)
+    parts = (_head(one, name, settings), scores, _training(one, summary.sweep), _licences(one, settings))
     return "\n\n".join("\n".join(lines) for lines in parts) + "\n"
 
 

@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 import orchestrator
 from orchestrator import files, text
 from orchestrator.evidence.calibration.record import CalibrationRecord
-from orchestrator.evidence.summary import RunSummary, log_of
+from orchestrator.evidence.summary import RunSummary, SweepSummary, log_of
 from orchestrator.model import State
 from orchestrator.report.answers.answer import Answer
 from orchestrator.report.html import csp, figures, image_sheets
@@ -24,18 +24,12 @@ _HEAD_BYTES = 1024
 _TEMPLATES = Path(__file__).with_name("templates")
 
 
-def write(
-    sweep: Sweep,
-    found: Sequence[RunSummary],
-    told: Sequence[Answer] = (),
-    kept: CalibrationRecord | None = None,
-    environ: Mapping[str, str] = os.environ,
-) -> Path:
+def write(summary: SweepSummary, told: Sequence[Answer] = (), environ: Mapping[str, str] = os.environ) -> Path:
     """(Re)write the page of a sweep, unless it says all of this already. Returns its path.
 
-    told: the answers to the grid's questions; kept: the yardstick that scores are read against; environ: what programs
-    were given, whose secrets are not repeated.
+    told: the answers to the grid's questions; environ: of the trainer, whose secrets are redacted.
     """
+    sweep, found, kept = summary.sweep, summary.runs, summary.calibration
     path = sweep.report / PAGE
     mark = _mark(found, told, kept)
     if mark.encode() in _head(path):

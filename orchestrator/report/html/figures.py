@@ -14,7 +14,7 @@ from orchestrator.evidence.stats.learning_curve import CurvePoint
 from orchestrator.evidence.stats.pairs import REPLICATE
 from orchestrator.evidence.summary import RunSummary
 from orchestrator.model import Failure, Score, State, Value
-from orchestrator.report.answers import learning_curve_text
+from orchestrator.report.answers import rows
 from orchestrator.report.html import plots, stage_times
 from orchestrator.report.html.plots import Bars, Dot, Level, Line
 from orchestrator.store import vram_log
@@ -130,8 +130,8 @@ def _told(dim: str, one: Level) -> str:
 
 def _over_pictures(found: Sequence[RunSummary]) -> Iterator[Figure]:
     """Of datasets of three sizes or more; a grid that varies none has no such figure."""
-    measured = learning_curve_text.points(found)
-    fitted = learning_curve_text.fitted(measured) if any("dataset" in one.run.point.dims for one in found) else None
+    measured = rows.curve_points(found)
+    fitted = rows.fit_curve(measured) if any("dataset" in one.run.point.dims for one in found) else None
     if fitted is None:
         return
     seeds, x = list(_by_seed(measured)), "training pictures"
@@ -141,7 +141,8 @@ def _over_pictures(found: Sequence[RunSummary]) -> Iterator[Figure]:
     doubt = Line(group="95 % interval", points=tuple((float(fitted.target), bound) for bound in bounds))
     yield Figure(
         title="Number of pictures",
-        caption=f"Mean picture value by training pictures with a face, a line for each seed. {learning_curve_text.told(fitted)}.",
+        caption="Mean image value by number of training images with a face, one line per seed. "
+        f"{rows.describe_curve(fitted)}.",
         svg=plots.lines([*seeds, carried_on, doubt], x=x, y="similarity"),
         alt=_ends(seeds, x),
     )

@@ -83,7 +83,7 @@ function build(sheet) {
   const prompt = sheet.firstElementChild.textContent.trim();
   const rows = [...body.rows].filter((row) => !row.hidden && runs[row.dataset.run]).map((row) => {
     const name = row.querySelector(".unseen").textContent;
-    const marks = [...row.cells[1].querySelectorAll(".degraded, .failed, .copying, .floor")].map((mark) => mark.cloneNode(true));
+    const marks = [...row.cells[1].querySelectorAll(".degraded, .failed, .copying, .baseline")].map((mark) => mark.cloneNode(true));
     const folder = document.getElementById(`run-${row.dataset.run}`).dataset.folder;
     const tiles = seeds.map((seed) => tile(folder, name, seed, prompt, runs[row.dataset.run][seed]));
     return element("div", { className: "row" }, element("h3", {}, name, ...marks), element("ul", {}, ...tiles));
