@@ -78,10 +78,10 @@ def test_it_stands_in_the_table_and_is_never_the_best(stopped: World) -> None:
 def test_answers_count_it_as_it_stood_and_the_page_says_so(stopped: World) -> None:
     read = summary.read(stopped.sweep)
     told = answers.answer_questions([read])[0][0]
-    assert told.reason.endswith("as of step 2: some runs were stopped early")
+    assert "some runs were stopped early" in told.sentence
     assert told.difference is not None
     assert told.difference < -1
-    assert dict(told.rows)["Stopped early"].startswith("1 at 4: all pairs are compared by their previews at step 2")
+    assert dict(told.facts)["Stopped early"].startswith("1 at `4`; all pairs are compared by their previews at step 2")
     assert (told.pairs, told.left_out) == (1, 0)
 
     text = html.write(read, [told]).read_text(encoding="utf-8")

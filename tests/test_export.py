@@ -89,7 +89,9 @@ def test_the_card_has_what_was_conceded_as_toml_would(made):
     (one,) = best_of(made).training
     conceded = {"optimizer_args": ["a|b"], "gradient_checkpointing": True}
     degraded = replace(best_of(made), training=(replace(one, overrides=conceded, degraded=True),))
-    text = card.text(degraded, "lora", made.sweep, [degraded], settings.load(made.settings))
+    text = card.text(
+        degraded, "lora", replace(summary.read(made.sweep), runs=(degraded,)), settings.load(made.settings)
+    )
     assert '`optimizer_args` | sd-scripts\' default, conceded to `["a\\|b"]` |' in text
     assert "conceded to `true` |" in text
 
@@ -133,7 +135,7 @@ def test_a_base_model_s_own_vae_is_loaded_with_it(made):
 def test_another_sampler_than_the_sweep_s_is_told(made, sampler, theirs, told):
     one, asked = best_of(made), with_vae(made, sampler)
     assert theirs in workflow.a1111(one, "lora", asked)
-    text = card.text(one, "lora", made.sweep, [one], asked)
+    text = card.text(one, "lora", summary.read(made.sweep), asked)
     assert f"steps of {sampler}, scale" in text
     assert (f"ComfyUI and A1111 have no {sampler}" in text) is told
 

@@ -112,13 +112,11 @@ def test_only_failures_for_good_are_told_and_all_is_passed_on(serve, tmp_path):
     assert [event for _, _, event in heard.events] == ["started 1", "oom", "nan", "done"]
 
 
-def test_answers_are_told_behind_what_they_are_said_to_and_then_the_end(world):
+def test_the_answers_are_sent_before_the_end(world):
     world.drive()
-    told = Answer(
-        id="Q3", ask="Too low?", sweep="grid", contrast="is 4 better than 2?", verdict="yes", reason="by +0.1"
-    )
-    assert list(webhook.ending(status.read_status(world.sweep), [told])) == [
-        ("answer", "Q3 Too low? is 4 better than 2? yes: by +0.1"),
+    answer = Answer(id="Q3", ask="Too low?", sweep="grid", verdict="yes", sentence="4 is better than 2.")
+    assert list(webhook.ending(status.read_status(world.sweep), [answer])) == [
+        ("answer", "Q3 Too low? Yes. 4 is better than 2."),
         ("end", "grid: 3 finished"),
     ]
 
