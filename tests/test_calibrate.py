@@ -268,7 +268,7 @@ def test_reports_use_the_calibration(world: World) -> None:
     assert float(row["pass_rate"]) == pytest.approx(len(passed) / len(scores))
     assert float(row["pass_low"]) <= float(row["pass_rate"]) <= float(row["pass_high"])
     assert row["copying"] in ("True", "False")
-    assert row["threshold"] == f"{kept.calibration.threshold:.3f}; provisional: 8 photos"
+    assert (row["threshold"], row["threshold_caveat"]) == (f"{kept.calibration.threshold:.6g}", "provisional: 8 photos")
 
 
 def test_a_report_says_why_a_calibration_is_not_used(world: World) -> None:

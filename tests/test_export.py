@@ -18,9 +18,9 @@ from orchestrator.config.schema import Settings
 from orchestrator.evidence import summary
 from orchestrator.evidence.summary import RunSummary
 from orchestrator.kohya.arguments import values
+from orchestrator.model import State
 from orchestrator.report import export
 from orchestrator.report.export import card, workflow
-from orchestrator.store import layout
 
 NODES = json.loads((Path(__file__).parent / "fixtures" / "comfyui-nodes.json").read_text(encoding="utf-8"))["nodes"]
 """What ComfyUI says of the nodes that we use: inputs with their types, bounds and choices; outputs."""
@@ -179,9 +179,9 @@ def test_prune_shows_and_deletes_nothing_until_it_is_told_to(finished):
 
 def test_prune_takes_what_nobody_chose_and_the_report_is_as_before(finished):
     _best, other = summary.rank_runs(summary.gather(finished.sweep))
-    state = other.run.path / "train/1/output/lora-000001-state"
-    state.mkdir()
-    (state / "optimizer.bin").write_bytes(b"0" * 1000)
+    training_state = other.run.path / "train/1/output/lora-000001-state"
+    training_state.mkdir()
+    (training_state / "optimizer.bin").write_bytes(b"0" * 1000)
     table, before = call(finished, "report", "grid").stdout.splitlines()[-1], files(finished)
     rows = Path(table).read_text(encoding="utf-8")
     assert call(finished, "prune", "grid", "--keep-best", "1", "--yes").exit_code == 0
@@ -191,7 +191,7 @@ def test_prune_takes_what_nobody_chose_and_the_report_is_as_before(finished):
     assert (other.run.path / other.choice.checkpoint).exists()
     call(finished, "report", "grid")
     assert Path(table).read_text(encoding="utf-8") == rows
-    assert all(state.status(run).state is layout.State.FINISHED for run in finished.sweep.runs())
+    assert all(state.status(run).state is State.FINISHED for run in finished.sweep.runs())
 
 
 def test_prune_keeps_its_hands_off_runs_that_are_not_finished(finished):
