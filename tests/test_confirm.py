@@ -14,7 +14,8 @@ from orchestrator.errors import InputError
 from orchestrator.evidence import confirmation as fresh
 from orchestrator.evidence import run_metrics, summary
 from orchestrator.model import State
-from orchestrator.run import confirm
+from orchestrator.report.followup import CONFIRM
+from orchestrator.run import followup
 from orchestrator.store import layout, state
 
 GRID = "[dims]\nnetwork_dim = [2, 4, 8]\n"
@@ -50,7 +51,7 @@ def products(world: World) -> dict[Path, bytes]:
 
 
 def table(world: World) -> list[dict[str, str]]:
-    with (world.sweep.report / confirm.TABLE).open(encoding="utf-8", newline="") as file:
+    with (world.sweep.report / CONFIRM).open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -77,7 +78,7 @@ def test_the_best_runs_and_their_floor_get_fresh_seeds(scored: World) -> None:
 
 
 def test_those_with_the_highest_reported_value_are_the_best(scored: World) -> None:
-    best = [one for one in confirm.best(scored.sweep, 2) if not one.run.point.is_baseline]
+    best = [one for one in followup.best_runs(scored.sweep, 2) if not one.run.point.is_baseline]
     every = [one for one in summary.gather(scored.sweep) if not one.run.point.is_baseline]
 
     def value(one: summary.RunSummary) -> float:
@@ -116,7 +117,7 @@ def test_prompts_of_its_own_file_are_used_and_must_be_new(scored: World) -> None
     prompts.write_text("ohwx person in a boat\nphoto of ohwx person\n", encoding="utf-8")
     refused = call(scored, "confirm", "grid")
     assert refused.exit_code == InputError.exit_code
-    assert "is a prompt of the sweep already" in " ".join(refused.stderr.split())
+    assert "is a prompt of the sweep, so it confirms nothing" in " ".join(refused.stderr.split())
     prompts.write_text("ohwx person in a boat\nohwx person asleep\n", encoding="utf-8")
     done = call(scored, "confirm", "grid", "--top", "1")
     assert done.exit_code == 0, done.output
@@ -136,7 +137,7 @@ def test_runs_confirmed_on_other_prompts_are_each_read_against_the_floor_on_thei
     (floor,) = [run for run in scored.sweep.runs() if run.point.is_baseline]
     latest = max((one.path / "scores.json" for one in floor.confirmations()), key=lambda path: path.stat().st_mtime_ns)
     latest.write_text(latest.read_text(encoding="utf-8").replace('"similarity": ', '"similarity": -'), encoding="utf-8")
-    best, second = (one.run.point.name for one in confirm.best(scored.sweep, 2) if not one.run.point.is_baseline)
+    best, second = (one.run.point.name for one in followup.best_runs(scored.sweep, 2) if not one.run.point.is_baseline)
     assert gains(scored)[best] != before[best], "these prompts are its own"
     assert gains(scored)[second] == before[second], "and have nothing to do with these"
 

@@ -11,7 +11,7 @@ from standins.world import BASE, World
 
 from orchestrator import cli, scoring
 from orchestrator.evidence import choice, confirmation, run_metrics, summary
-from orchestrator.run import transfer
+from orchestrator.report.followup import TRANSFER
 
 
 def call(world: World, *arguments: str) -> Result:
@@ -35,7 +35,7 @@ def test_pictures_on_another_base_are_read_against_that_bases_floor(scored: Worl
     done = call(scored, "--to", "puppet", "--only", "network_dim=2*")
     assert done.exit_code == 0, done.output
     assert (scored.sweep.path / "sweep.json").read_bytes() == frozen, "the sweep has no new runs"
-    with (scored.sweep.report / transfer.TABLE).open(encoding="utf-8", newline="") as file:
+    with (scored.sweep.report / TRANSFER).open(encoding="utf-8", newline="") as file:
         (row,) = csv.DictReader(file)
     assert (row["trained_on"], row["made_on"]) == ("doll", "puppet")
     run = scored.run("network_dim=2*")
@@ -67,7 +67,7 @@ def plan_of(attempt: Path) -> dict[str, list[str]]:
     ("arguments", "code", "message"),
     [
         (["--to", "pupet"], 2, "there is no [base_models.pupet]"),
-        (["--to", "doll"], 3, "trained on another base than doll"),
+        (["--to", "doll"], 3, "trained on another base model than doll"),
         (["--to", "puppet", "--only", "nothing*"], 3, "no scored run of grid matches"),
     ],
 )

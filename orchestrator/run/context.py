@@ -1,4 +1,4 @@
-"""What varies from machine to machine and from test to test, handed to the work as one value."""
+"""What the runs of a sweep share: settings, prepared datasets, the GPU driver, the listener and the stop request."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from orchestrator.store.layout import Run
 
 
 class Stop:
-    """How often the user asked to stop: once is polite, twice is now."""
+    """How often the user asked to stop. Once: programs get time to end. Twice: they are killed at once."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -25,7 +25,7 @@ class Stop:
 
 
 class Listener(Protocol):
-    """Told when an attempt starts and ends; shows it, and decides nothing."""
+    """Is called when an attempt starts and ends."""
 
     def started(self, run: Run, stage: str, attempt: int, note: str) -> None: ...
 
@@ -34,10 +34,11 @@ class Listener(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """The outside world of a sweep, and what all its runs share.
+    """What the runs of a sweep share.
 
-    card: UUID of the card in use, empty without one; colocated: others may be on it, too; environ: what children inherit;
-    templates: the frozen ones; datasets: by name, as prepared; prompts: in the order of their file.
+    templates: the folder of the frozen templates. datasets: by name, prepared. prompts: in the order of their file.
+    environ: what child processes inherit. card: the UUID of the GPU to use, empty without one. colocated: other runs
+    may be on it.
     """
 
     settings: Settings

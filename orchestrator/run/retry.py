@@ -56,8 +56,8 @@ RULES: Mapping[Failure, Rule] = {
 class FailedAttempt:
     """What the decision depends on.
 
-    colocated: other runs could be on the GPU; resumed: it began from a saved state; fallback: the OOM fallback has another
-    step; earlier: the failures of earlier attempts, oldest first; limit: crashes in a row (`limits.crashes`).
+    colocated: other runs could be on the GPU. resumed: it began from a saved state. fallback: the OOM fallback has
+    another step. earlier: the failures of earlier attempts, oldest first. limit: crashes in a row (`limits.crashes`).
     """
 
     failure: Failure

@@ -28,16 +28,16 @@ def confirm(settings_file: Path, sweep: str, top: int) -> None:
       runs/SWEEP/report/       confirm.csv, and the report again
     """
     from orchestrator.config import settings
-    from orchestrator.run import confirm as confirmation
+    from orchestrator.report.followup import report_confirmations
     from orchestrator.run import followup
     from orchestrator.session import Session
 
     console, found = common.console(), common.find_sweep(settings_file, sweep)
-    best = confirmation.best(found, top)
+    best = followup.best_runs(found, top)
     plan = followup.plan(settings.load(settings_file), found, [one.run.point for one in best])
     session = Session(plan=plan, listener=console)
-    finished = session.run_followup(lambda ctx: confirmation.prepare(best, ctx))
-    for line in confirmation.report(found):
+    finished = session.run_followup(lambda ctx: followup.prepare_confirmation(best, ctx))
+    for line in report_confirmations(found):
         console.result(line)
     console.reported(session.report())
     common.leave(session.stop, finished)

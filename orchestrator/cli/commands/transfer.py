@@ -27,16 +27,18 @@ def transfer(settings_file: Path, sweep: str, base: str, only: str) -> None:
       runs/SWEEP/report/  transfer.csv
     """
     from orchestrator.config import settings
+    from orchestrator.report.followup import TRANSFER, report_transfers
     from orchestrator.run import followup
-    from orchestrator.run import transfer as moving
     from orchestrator.session import Session
 
     console, found, loaded = common.console(), common.find_sweep(settings_file, sweep), settings.load(settings_file)
-    chosen = moving.selected(found, base, only, loaded)
-    cards = Session(plan=followup.plan(loaded, found, moving.points(chosen, base)), listener=console).preflight()
+    chosen = followup.transferable_runs(found, base, only, loaded)
+    cards = Session(
+        plan=followup.plan(loaded, found, followup.transfer_points(chosen, base)), listener=console
+    ).preflight()
     session = Session(plan=followup.plan(loaded, found, [one.run.point for one in chosen]), listener=console)
-    finished = session.run_followup(lambda ctx: moving.prepare(chosen, base, found, ctx), cards)
-    for line in moving.report(found):
+    finished = session.run_followup(lambda ctx: followup.prepare_transfer(chosen, base, found, ctx), cards)
+    for line in report_transfers(found):
         console.result(line)
-    console.result(str(found.report / moving.TABLE))
+    console.result(str(found.report / TRANSFER))
     common.leave(session.stop, finished)
