@@ -1,8 +1,13 @@
+import json
+import tomllib
 from pathlib import Path
 
+import jsonschema
 import pytest
+from click.testing import CliRunner
 
-from orchestrator.config import settings
+from orchestrator.cli import main
+from orchestrator.config import json_schema, settings
 from orchestrator.config.schema import EarlyStop, FallbackStep, Launcher, Limits
 from orchestrator.errors import InputError
 
@@ -215,3 +220,29 @@ def test_init_writes_the_example_once(tmp_path):
     with pytest.raises(InputError, match="not overwritten"):
         settings.init(path)
     assert path.read_text() == "mine"
+
+
+def test_schema_describes_settings_and_grids(tmp_path):
+    result = CliRunner().invoke(main, ["schema", str(tmp_path / "schemas")])
+    assert result.exit_code == 0, result.output
+    of_settings = json.loads((tmp_path / "schemas" / "orchestrate.schema.json").read_text(encoding="utf-8"))
+    assert set(of_settings["required"]) == {
+        "runs", "templates", "trainer", "base_models", "datasets", "generate", "score",
+    }  # fmt: skip
+    trainer = of_settings["$defs"]["Trainer"]
+    assert (trainer["required"], trainer["additionalProperties"]) == (["python", "sd_scripts"], False)
+    assert trainer["properties"]["launcher"] == {"$ref": "#/$defs/Launcher", "default": "python"}
+    assert "name" not in of_settings["$defs"]["BaseModel"]["properties"]
+    assert "description" in of_settings["$defs"]["Generation"]["properties"]["merge"]
+    of_grids = json.loads((tmp_path / "schemas" / "grid.schema.json").read_text(encoding="utf-8"))
+    assert "network_dim" in of_grids["properties"]["dims"]["properties"]
+    assert of_grids["$defs"]["QuestionTable"]["properties"]["kind"]["enum"] == ["contrast", "memory", "threshold"]
+
+
+def test_schemas_accept_the_files_of_this_repository():
+    found = json_schema.schemas(["seed"])
+    jsonschema.validate(tomllib.loads(settings.example()), found["orchestrate.schema.json"])
+    for path in (REPO / "grids").glob("*.toml"):
+        jsonschema.validate(tomllib.loads(path.read_text(encoding="utf-8")), found["grid.schema.json"])
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"question": [{"id": "Q", "ask": "?", "kind": "memroy"}]}, found["grid.schema.json"])

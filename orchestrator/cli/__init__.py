@@ -20,6 +20,7 @@ from orchestrator.cli.commands import (
     prune,
     report,
     run,
+    schema,
     status,
     transfer,
 )
@@ -32,7 +33,7 @@ def main() -> None:
 
 
 common.add_section(
-    main, "Prepare", init.init, check.check, calibrate.calibrate, dataset.dataset, plan.plan, probe.probe
+    main, "Prepare", init.init, schema.schema, check.check, calibrate.calibrate, dataset.dataset, plan.plan, probe.probe
 )
 common.add_section(main, "Run", run.run, status.status)
 common.add_section(main, "Look at results", report.report, answer.answer)

@@ -26,7 +26,7 @@ _MAX_DIGITS = 15
 
 
 class ExpressionError(ValueError):
-    """An expression that cannot be evaluated, and why. `missing` names the param that is not set, if that is the cause."""
+    """Why an expression cannot be evaluated. `missing` names the param that is not set, if that is the cause."""
 
     def __init__(self, reason: str, missing: str = "") -> None:
         super().__init__(reason)

@@ -15,7 +15,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, PydanticOmit
 from pydantic_core.core_schema import with_info_wrap_validator_function
 
 from orchestrator.model import Scalar, Value
-from orchestrator.values import canonical_json, toml_repr
+from orchestrator.values import canonical_json
 
 _WINDOWS_PATH = re.compile(r"[A-Za-z]:[\\/]")
 
@@ -109,12 +109,6 @@ def _distinct(items: tuple[Any, ...]) -> tuple[Any, ...]:
     return items
 
 
-def _name(raw: str) -> str:
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", raw):
-        raise wrong(f"{toml_repr(raw)} cannot be an argument's name", "use letters, digits and _ only")
-    return raw
-
-
 def _web_address(raw: str) -> str:
     try:
         url = urlsplit(raw)
@@ -175,7 +169,7 @@ Checkpoints: TypeAlias = Annotated[
 
 _Values: TypeAlias = str | int | float | bool | list[str | int | float | bool]
 ArgumentValue: TypeAlias = Annotated[Value, PlainValidator(_value, json_schema_input_type=_Values)]
-ArgumentName: TypeAlias = Annotated[str, AfterValidator(_name)]
+ArgumentName: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
 Arguments: TypeAlias = Mapping[ArgumentName, ArgumentValue]
 """sd-scripts arguments, and the dims `base_model` and `dataset`."""
 Levels: TypeAlias = Annotated[tuple[Value, ...], PlainValidator(_levels, json_schema_input_type=list[_Values])]

@@ -4,7 +4,9 @@ import importlib.resources
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired
+
+from typing_extensions import TypedDict
 
 from orchestrator.config import datasets, toml_reader
 from orchestrator.config.datasets import DerivedDataset

@@ -23,6 +23,7 @@ Place: TypeAlias = tuple[str | int, ...]
 _MAX_BYTES = 10 * 1024**2
 _MESSAGES = {
     "string_type": ("must be text in quotes, not {given}", 'write it as "..."'),
+    "string_pattern_mismatch": ("{value} cannot be an argument's name", "use letters, digits and _ only"),
     "bool_type": ("must be true or false, not {given}", "write true or false, without quotes"),
     "int_type": ("must be a whole number, not {given}", "write it without quotes and without a decimal point"),
     "float_type": ("must be a number, not {given}", "write it without quotes"),
@@ -125,9 +126,10 @@ class File:
             return self._note_missing((*place, *loc))
         if error["type"] == "unexpected_keyword_argument":
             return self._note_unknown((*place, *loc), _keys(kind, loc[:-1]))
-        what, remedy = _MESSAGES.get(error["type"], (error["msg"], "see docs/settings.md"))
-        details = {"given": kind_of(error["input"]), "key": dotted((*place, *loc)), **error.get("ctx", {})}
+        what, remedy = _MESSAGES.get(error["type"], (error["msg"], "compare it with what `orchestrate init` writes"))
         value = "" if isinstance(error["input"], dict) else _shown(error["input"])
+        given = {"given": kind_of(error["input"]), "value": value, "key": dotted((*place, *loc))}
+        details = given | error.get("ctx", {})
         return self.note((*place, *loc), what.format(**details), value=value, remedy=remedy.format(**details))
 
     def _note_missing(self, place: Place) -> None:
