@@ -21,6 +21,7 @@ from orchestrator.kohya.arguments import values
 from orchestrator.model import State
 from orchestrator.report import export
 from orchestrator.report.export import card, workflow
+from orchestrator.store import state
 
 NODES = json.loads((Path(__file__).parent / "fixtures" / "comfyui-nodes.json").read_text(encoding="utf-8"))["nodes"]
 """What ComfyUI says of the nodes that we use: inputs with their types, bounds and choices; outputs."""

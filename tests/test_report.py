@@ -46,8 +46,8 @@ def written(sweep: SweepSummary) -> list[dict[str, str]]:
 def test_every_column_is_written_once_with_arguments_in_between(scored: SweepSummary) -> None:
     names = list(written(scored)[0])
     params = [name for name in names if name.startswith("params_")]
-    first, last = ([column.name for column in group] for group in (results_csv.IDENTITY, results_csv.MEASURED))
-    assert names == [*first, *params, *last]
+    listed = [column.name for column in results_csv.COLUMNS]
+    assert names == [name for one in listed for name in (params if one == "params_*" else [one])]
     assert len(set(names)) == len(names)
     assert params[:3] == ["params_network_dim", "params_optimizer_type", "params_seed"], "dims come first"
 
@@ -118,3 +118,8 @@ def test_two_processes_can_write_at_the_same_time(world: World) -> None:
     assert [child.wait(timeout=60) for child in both] == [0, 0]
     assert sorted(path.name for path in world.sweep.report.iterdir()) == ["images.csv", "results.csv"]
     assert len(world.rows()) == 3
+
+
+def test_the_documentation_lists_the_columns() -> None:
+    page = Path(__file__).parents[1] / "docs" / "results-csv.md"
+    assert page.read_text(encoding="utf-8") == results_csv.document(), results_csv.document.__doc__

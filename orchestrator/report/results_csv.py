@@ -9,9 +9,8 @@ from typing import Any
 import pandas as pd
 
 from orchestrator import files
-from orchestrator.evidence.run_metrics import RunMetrics
 from orchestrator.evidence.summary import AttemptSummary, RunSummary, SweepSummary
-from orchestrator.model import Result, Score, Value
+from orchestrator.model import Value
 from orchestrator.text import escape_formula
 
 RESULTS, IMAGES = "results.csv", "images.csv"
@@ -19,123 +18,110 @@ RESULTS, IMAGES = "results.csv", "images.csv"
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of results.csv. `value` reads a run of the sweep; None is written as an empty cell."""
+    """One column of results.csv. `value` gets a run and its sweep and returns the cell; None is unknown."""
 
     name: str
-    value: Callable[[RunSummary, SweepSummary], Any]
     meaning: str
+    value: Callable[[RunSummary, SweepSummary], Any]
 
 
-def _of_run(name: str, value: Callable[[RunSummary], Any], meaning: str) -> Column:
-    return Column(name, lambda run, _: value(run), meaning)
+def _run(name: str, meaning: str, value: Callable[[RunSummary], Any]) -> Column:
+    return Column(name, meaning, lambda run, _: value(run))
+
+
+def _trained(name: str, meaning: str, value: Callable[[AttemptSummary], Any]) -> Column:
+    """From the attempt that completed the training."""
+    return Column(name, meaning, lambda run, _: value(run.trained) if run.trained else None)
 
 
 def _metric(name: str, meaning: str) -> Column:
-    """A column with the field of RunMetrics of the same name."""
-    return _from_metrics(name, lambda metrics: getattr(metrics, name), meaning)
+    """The field of RunMetrics with this name."""
+    return Column(name, meaning, lambda run, _: getattr(run.metrics, name) if run.metrics else None)
 
 
-def _from_metrics(name: str, value: Callable[[RunMetrics], Any], meaning: str) -> Column:
-    return _of_run(name, lambda run: value(run.metrics) if run.metrics else None, meaning)
+def _pass_bound(name: str, meaning: str, bound: str) -> Column:
+    return Column(name, meaning, lambda run, _: getattr(run.metrics and run.metrics.pass_interval, bound, None))
 
 
-def _from_result(name: str, value: Callable[[Result], Any], meaning: str) -> Column:
-    return _of_run(name, lambda run: value(run.trained.result) if run.trained else None, meaning)
-
-
-def _calibrated(name: str, value: Callable[[Any], Any], meaning: str) -> Column:
-    """A column from the calibration, empty for runs without scores."""
+def _calibrated(name: str, meaning: str, value: Callable[[Any], Any]) -> Column:
+    """From the calibration; empty for runs without scores."""
     return Column(
-        name, lambda run, sweep: value(sweep.calibration) if sweep.calibration and run.metrics else None, meaning
+        name, meaning, lambda run, sweep: value(sweep.calibration) if sweep.calibration and run.metrics else None
     )
 
 
 def _overrides(run: RunSummary) -> str | None:
-    last: AttemptSummary | None = run.training[-1] if run.training else None
-    return json.dumps(last.overrides, ensure_ascii=False) if last and last.overrides else None
+    used = run.training[-1].overrides if run.training else {}
+    return json.dumps(used, ensure_ascii=False) if used else None
+
+
+def _attempts(run: RunSummary) -> int | None:
+    return None if run.run.point.is_baseline else len(run.training)
+
+
+def _checkpoint(run: RunSummary) -> str | None:
+    return Path(run.choice.checkpoint).name if run.choice and run.choice.checkpoint else None
+
+
+def _confirmed(run: RunSummary) -> float | None:
+    return run.confirmation.comparison.confirmed if run.confirmation else None
 
 
 def _pareto_best(run: RunSummary, sweep: SweepSummary) -> bool | None:
-    if not run.metrics or run.run.point.is_baseline:
-        return None
-    return run.run.point.name in sweep.pareto_best
+    trained = run.metrics and not run.run.point.is_baseline
+    return run.run.point.name in sweep.pareto_best if trained else None
 
 
-IDENTITY = (
-    _of_run("run", lambda run: run.run.point.name, "name of the run, and of its folder"),
-    _of_run("id", lambda run: run.run.point.id, "hash of the run's parameters"),
-    _of_run("is_baseline", lambda run: run.run.point.is_baseline, "true for a base model without LoRA"),
-    _of_run("state", lambda run: run.status.state.value, "finished, stopped (early), failed, running or pending"),
-    _of_run("failure", lambda run: run.status.failure, "kind of the failure"),
-)
-"""The columns before `params_*`."""
-
-MEASURED = (
-    _of_run("overrides", _overrides, "arguments that the last attempt changed, as JSON"),
-    _of_run(
-        "degraded",
-        lambda run: run.degraded if run.trained else None,
-        "true if an out-of-memory fallback changed the result",
-    ),
-    _of_run(
-        "attempts",
-        lambda run: None if run.run.point.is_baseline else len(run.training),
-        "number of training attempts",
-    ),
-    _of_run(
-        "checkpoint",
-        lambda run: Path(run.choice.checkpoint).name if run.choice and run.choice.checkpoint else None,
-        "LoRA file that the scores belong to; with several, chosen on the selection images and scored on the others",
-    ),
-    _of_run("strength", lambda run: run.choice.strength if run.choice else None, "LoRA strength of the scored images"),
+COLUMNS = (
+    _run("run", "name of the run and of its folder", lambda run: run.run.point.name),
+    _run("id", "hash of the run's parameters", lambda run: run.run.point.id),
+    _run("is_baseline", "true for a base model without LoRA", lambda run: run.run.point.is_baseline),
+    _run("state", "finished, stopped (early), failed, running, pending, ...", lambda run: run.status.state.value),
+    _run("failure", "kind of failure", lambda run: run.status.failure),
+    Column("params_*", "requested value of each argument: the dims first, then all others", lambda *_: None),
+    _run("overrides", "arguments that the last attempt changed, as JSON", _overrides),
+    _trained("degraded", "true if an out-of-memory fallback changed the result", lambda done: done.degraded),
+    _run("attempts", "number of training attempts", _attempts),
+    _run("checkpoint", "LoRA file of the scored images; if there are several, the selected one", _checkpoint),
+    _run("strength", "LoRA strength of the scored images", lambda run: run.choice.strength if run.choice else None),
     _metric("similarity_median", "median cosine similarity to the reference photos, over images with a face"),
     _metric("similarity_mean", "mean of the same"),
     _metric("similarity_p25", "25th percentile of the same"),
-    _metric("no_face_rate", "share of images without a face; they count as failures"),
+    _metric("no_face_rate", "share of images without a face, which count as failures"),
     _metric("images", "number of scored images"),
-    _from_result("peak_vram_mib", lambda result: result.peak_vram_mib, "highest VRAM use of the training, in MiB"),
-    _from_result("seconds_per_step", lambda result: result.seconds_per_step, "training time per step, in seconds"),
-    _from_result("train_s", lambda result: result.seconds, "duration of the training, in seconds"),
-    _of_run("gain", lambda run: run.gain, "image value minus that of the baseline, same prompts and seeds"),
+    _trained("peak_vram_mib", "highest VRAM use of the training (MiB)", lambda done: done.result.peak_vram_mib),
+    _trained("seconds_per_step", "duration of a training step", lambda done: done.result.seconds_per_step),
+    _trained("train_s", "duration of the training (seconds)", lambda done: done.result.seconds),
+    _run("gain", "image value minus that of the baseline for the same prompts and seeds", lambda run: run.gain),
     _metric("pass_rate", "share of images that reach `threshold`; an image without a face does not"),
-    _from_metrics(
-        "pass_low",
-        lambda metrics: metrics.pass_interval and metrics.pass_interval.low,
-        "lower 95 % bound of `pass_rate`",
-    ),
-    _from_metrics(
-        "pass_high",
-        lambda metrics: metrics.pass_interval and metrics.pass_interval.high,
-        "upper 95 % bound of `pass_rate`",
-    ),
-    _metric("above_band_rate", "share of faces more similar to the references than 95 % of the reference photos"),
-    _metric("copying", "true if the faces are closer to training images than reference photos are to each other"),
-    Column("pareto_best", _pareto_best, "true if no other run is better in similarity, no-face rate and copying"),
-    _calibrated("threshold", lambda record: record.calibration.threshold, "similarity from which an image passes"),
-    _calibrated("threshold_caveat", lambda record: "; ".join(record.caveats) or None, "limitation of `threshold`"),
-    _of_run(
-        "confirmed_similarity",
-        lambda run: run.confirmation.comparison.confirmed if run.confirmation else None,
-        "mean image value (no face counts -1) of the images from `orchestrate confirm`; quote this number",
-    ),
+    _pass_bound("pass_low", "lower bound of the 95 % interval of `pass_rate`", "low"),
+    _pass_bound("pass_high", "upper bound of the same", "high"),
+    _metric("above_band_rate", "share of faces more similar to the references than 95 % of the reference photos are"),
+    _metric("copying", "true if faces are closer to training images than the reference photos are to each other"),
+    Column("pareto_best", "true if no run is better in similarity, no-face rate and copying at once", _pareto_best),
+    _calibrated("threshold", "similarity at which an image passes", lambda found: found.calibration.threshold),
+    _calibrated("threshold_caveat", "limitations of the threshold", lambda found: "; ".join(found.caveats) or None),
+    _run("confirmed_similarity", "mean image value in `orchestrate confirm`: the number to quote", _confirmed),
     _metric("unreadable", "number of images that could not be read"),
     _metric("multi_face", "number of images with several faces"),
-    _metric("diversity", "how much the seeds of one prompt differ; near zero means one image for all seeds"),
+    _metric("diversity", "how much the seeds of a prompt differ; near 0: all seeds give the same image"),
     _metric("nearest_training", "median cosine similarity to the most similar training image"),
-    _metric("face_px", "median size of the face, in pixels"),
+    _metric("face_px", "median size of the face (pixels)"),
     _metric("face_yaw", "median turn of the head; 0.35 is a side view"),
-    _metric("second_similarity", "mean similarity by the second face pack"),
-    _metric("second_agreement", "rank correlation of the two face packs over the images"),
-    _metric("adherence", "mean CLIP cosine of image and prompt, without triggers; needs `score.clip`"),
-    _from_result("steps", lambda result: result.steps, "number of training steps"),
-    _of_run(
-        "resumed",
-        lambda run: run.trained.resumed if run.trained else None,
-        "epochs that were done when the last attempt resumed",
-    ),
-    _of_run("reason", lambda run: run.status.reason or None, "reason of the failure"),
+    _metric("second_similarity", "mean similarity according to the second face pack"),
+    _metric("second_agreement", "rank correlation between the two face packs"),
+    _metric("adherence", "mean CLIP similarity of image and prompt without triggers (needs `score.clip`)"),
+    _trained("steps", "number of training steps", lambda done: done.result.steps),
+    _trained("resumed", "epochs that were complete when the last attempt resumed", lambda done: done.resumed),
+    _run("reason", "reason of the failure", lambda run: run.status.reason or None),
 )
-"""The columns after `params_*`."""
+"""All columns in their order; `params_*` stands for one column per argument."""
+
+_INTRODUCTION = """# Columns of results.csv
+
+`results.csv` has one row per run; unknown values are empty. An image's value is its similarity, or -1 without a face.
+`images.csv` has one row per image. [evidence.md](evidence.md) explains how the numbers are computed.
+"""
 
 
 def write(sweep: SweepSummary) -> Path:
@@ -147,33 +133,46 @@ def write(sweep: SweepSummary) -> Path:
 
 
 def results(sweep: SweepSummary) -> pd.DataFrame:
-    """One row per run, in the order of the grid; one `params_` column per dim and per argument of any run."""
-    dims = [key for run in sweep.runs for key in run.run.point.dims]
-    params = dict.fromkeys([*dims, *(key for run in sweep.runs for key in run.run.point.params)])
-    rows = [
-        {column.name: column.value(run, sweep) for column in IDENTITY}
-        | {f"params_{key}": _cell(run.run.point.params.get(key)) for key in params}
-        | {column.name: column.value(run, sweep) for column in MEASURED}
-        for run in sweep.runs
-    ]
-    return pd.DataFrame(rows).convert_dtypes()
+    """One row per run, in the order of the grid."""
+    points = [run.run.point for run in sweep.runs]
+    keys = [key for point in points for key in point.dims] + [key for point in points for key in point.params]
+    return pd.DataFrame([_row(run, sweep, list(dict.fromkeys(keys))) for run in sweep.runs]).convert_dtypes()
+
+
+def _row(run: RunSummary, sweep: SweepSummary, params: Sequence[str]) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for column in COLUMNS:
+        if column.name == "params_*":
+            row |= {f"params_{key}": _list_as_json(run.run.point.params.get(key)) for key in params}
+        else:
+            row[column.name] = column.value(run, sweep)
+    return row
+
+
+def _list_as_json(value: Value | None) -> Value | None:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, tuple) else value
 
 
 def images(runs: Sequence[RunSummary]) -> pd.DataFrame:
     """One row per scored image; `file` is relative to the run's folder."""
-    rows = [_image(run, score) for run in runs for score in run.scores]
-    return pd.DataFrame(rows).convert_dtypes() if rows else pd.DataFrame(columns=["run", "id"])
-
-
-def columns_table() -> str:
-    """The columns of results.csv as a Markdown table, for the documentation."""
-    params = ("params_*", "requested value of every argument: first the dims, then all others")
     rows = [
-        *((column.name, column.meaning) for column in IDENTITY),
-        params,
-        *((column.name, column.meaning) for column in MEASURED),
+        {
+            "run": run.run.point.name,
+            "id": run.run.point.id,
+            **asdict(score.image),
+            **asdict(score),
+            "status": score.status,
+        }
+        for run in runs
+        for score in run.scores
     ]
-    return "| column | meaning |\n|---|---|\n" + "".join(f"| `{name}` | {meaning} |\n" for name, meaning in rows)
+    return pd.DataFrame(rows).drop(columns="image").convert_dtypes() if rows else pd.DataFrame(columns=["run", "id"])
+
+
+def document() -> str:
+    """The page docs/results-csv.md; `python -m orchestrator.report.results_csv > docs/results-csv.md` renews it."""
+    rows = "".join(f"| `{column.name}` | {column.meaning} |\n" for column in COLUMNS)
+    return f"{_INTRODUCTION}\n| column | meaning |\n|---|---|\n{rows}"
 
 
 def _save(frame: pd.DataFrame, path: Path) -> Path:
@@ -182,11 +181,5 @@ def _save(frame: pd.DataFrame, path: Path) -> Path:
     return path
 
 
-def _cell(value: Value | None) -> Value | None:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, tuple) else value
-
-
-def _image(run: RunSummary, score: Score) -> dict[str, Any]:
-    record = asdict(score)
-    image = record.pop("image")
-    return {"run": run.run.point.name, "id": run.run.point.id, **image, **record, "status": score.status.value}
+if __name__ == "__main__":
+    print(document(), end="")
