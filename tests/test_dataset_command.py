@@ -115,7 +115,7 @@ def test_draws_are_shown_by_seed(orchestrate):
     [
         (("show", "films"), 2, "dataset build films"),
         (("build", "films"), 4, "holds no video"),
-        (("build", "nothing"), 2, "known: persona, close"),
+        (("build", "nothing"), 2, "known datasets: persona, close"),
     ],
 )
 def test_what_cannot_be_shown_says_why(orchestrate, args, code, part):

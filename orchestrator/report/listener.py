@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import Problem, Severity
@@ -30,9 +30,14 @@ class SessionListener:
         for problem in problems:
             _log.log(logging.ERROR if problem.severity is Severity.ERROR else logging.WARNING, str(problem))
 
-    def running(self, sweep: Sweep, stop: Stop) -> AbstractContextManager[None]:  # noqa: ARG002
-        """Entered before the first attempt starts, left after the last has ended. `stop.asked += 1` ends the sweep."""
-        return nullcontext()
+    @contextmanager
+    def running(self, sweep: Sweep, stop: Stop) -> Iterator[None]:  # noqa: ARG002
+        """Entered before the first attempt starts, left after the last has ended. Ctrl-C ends the running attempts."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            stop.asked += 1
+            raise
 
     def started(self, run: Run, stage: str, attempt: int, note: str) -> None:
         again = f" (attempt {attempt})" if attempt > 1 else ""
