@@ -157,30 +157,25 @@ def test_intervals_of_shares() -> None:
     assert estimates.clopper_pearson_upper(60, 60) == 1.0
 
 
-def contender(run: str, similarity: float | None, no_face: float | None, copying: float | None) -> pareto.ParetoPoint:
-    return pareto.ParetoPoint(run=run, similarity=similarity, no_face_rate=no_face, copying=copying)
+def criteria(*values: float | None) -> dict[str, float | None]:
+    return dict(zip(pareto.CRITERIA, values, strict=True))
 
 
-def test_the_front_contains_the_runs_that_are_not_dominated() -> None:
-    found = pareto.pareto_front(
-        [
-            contender("good", 0.7, 0.1, 0.6),
-            contender("safe", 0.6, 0.0, 0.5),
-            contender("worse", 0.6, 0.1, 0.6),
-            contender("twin", 0.7, 0.1, 0.6),
-            contender("unscored", None, None, None),
-        ]
-    )
-    assert found.front == ("good", "safe", "twin")
-    assert found.dominated == {"worse": ("good", "safe", "twin")}
-    assert found.left_out == ("unscored",)
-    assert found.axes == ("similarity", "no_face_rate", "copying")
+def test_the_pareto_set_contains_the_runs_that_are_not_dominated() -> None:
+    runs = {
+        "good": criteria(0.7, 0.1, 0.6),
+        "safe": criteria(0.6, 0.0, 0.5),
+        "worse": criteria(0.6, 0.1, 0.6),
+        "twin": criteria(0.7, 0.1, 0.6),
+        "unscored": criteria(None, None, None),
+    }
+    assert pareto.pareto_set(runs) == ("good", "safe", "twin")
 
 
-def test_an_axis_unknown_for_one_run_is_not_compared() -> None:
-    found = pareto.pareto_front([contender("a", 0.7, 0.1, None), contender("b", 0.6, 0.1, 0.2)])
-    assert found.axes == ("similarity", "no_face_rate")
-    assert found.front == ("a",)
+def test_a_criterion_unknown_for_one_run_is_not_compared() -> None:
+    runs = {"a": criteria(0.7, 0.1, None), "b": criteria(0.6, 0.1, 0.2)}
+    assert pareto.pareto_set(runs) == ("a",)
+    assert pareto.pareto_set({**runs, "a": criteria(0.7, 0.1, 0.3)}) == ("a", "b")
 
 
 def test_confirmation_on_other_prompts_uses_welchs_interval() -> None:

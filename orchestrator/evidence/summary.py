@@ -14,7 +14,6 @@ from orchestrator.evidence.choice import Choice, SelectionSplit
 from orchestrator.evidence.confirmation import ConfirmationResult
 from orchestrator.evidence.run_metrics import RunMetrics, Thresholds
 from orchestrator.evidence.stats import pareto
-from orchestrator.evidence.stats.pareto import ParetoFront, ParetoPoint
 from orchestrator.model import Question, Result, Score
 from orchestrator.store import layout, state
 from orchestrator.store.layout import Run, Sweep
@@ -81,8 +80,9 @@ class SweepSummary:
 
     @cached_property
     def pareto_best(self) -> Collection[str]:
-        """Names of the trained runs that no other run beats in every measure."""
-        return pareto_front_of(self.runs).front
+        """Names of the trained runs that no other run beats on all criteria at once."""
+        trained = [one for one in self.runs if not one.run.point.is_baseline]
+        return pareto.pareto_set({one.run.point.name: _criteria(one.metrics) for one in trained if one.metrics})
 
 
 def read(sweep: Sweep) -> SweepSummary:
@@ -119,22 +119,6 @@ def _gather(sweep: Sweep, kept: CalibrationRecord | None) -> list[RunSummary]:
 def calibration(sweep: Sweep) -> tuple[CalibrationRecord | None, list[Problem]]:
     """The calibration that applies to this sweep; otherwise None and the reasons."""
     return record.load_matching(layout.calibration(sweep.path.parent), sweep.record()["fingerprint"])
-
-
-def pareto_front_of(found: Sequence[RunSummary]) -> ParetoFront:
-    """The trained runs that no other run beats in similarity, missing faces and copying at once."""
-    return pareto.pareto_front(
-        [
-            ParetoPoint(
-                run=one.run.point.name,
-                similarity=one.metrics.similarity_mean,
-                no_face_rate=one.metrics.no_face_rate,
-                copying=one.metrics.nearest_training,
-            )
-            for one in found
-            if one.metrics and not one.run.point.is_baseline
-        ]
-    )
 
 
 def rank_runs(found: Sequence[RunSummary]) -> list[RunSummary]:
@@ -199,6 +183,14 @@ def _with_confirmation(one: RunSummary, baseline: Sequence[Score]) -> RunSummary
         return one
     compared = () if one.run.point.is_baseline else baseline
     return replace(one, confirmation=confirmation.confirmation_for(one.run, one.choice, compared))
+
+
+def _criteria(metrics: RunMetrics) -> dict[str, float | None]:
+    return {
+        "similarity": metrics.similarity_mean,
+        "no_face_rate": metrics.no_face_rate,
+        "nearest_training": metrics.nearest_training,
+    }
 
 
 def _base_model(one: RunSummary) -> str:

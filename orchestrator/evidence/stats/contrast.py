@@ -95,19 +95,6 @@ class QuestionFamily:
     zips: Sequence[Sequence[str]] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Comparison:
-    """The data of one question. table: as of `_difference_table`."""
-
-    question: Question
-    matching: Matching
-    step: int | None
-    ended: FinishedPairs | None
-    table: FloatArray
-    estimate: Estimate | None
-    main_effect: Estimate | None
-
-
 def evaluate_questions(
     rows: Sequence[RunRow],
     questions: Sequence[Question],
@@ -129,16 +116,14 @@ def evaluate_together(
     families: Sequence[QuestionFamily], *, settings: TestSettings
 ) -> list[tuple[ContrastResult, ...]]:
     """As `evaluate_questions` for several sweeps: each question from its own sweep's runs, all corrected together."""
-    compared = [_compare(one.rows, question, one.zips) for one in families for question in one.questions]
-    tested = [one.estimate for one in compared if one.estimate]
+    compared = [_compare(one.rows, question, one.zips, settings) for one in families for question in one.questions]
+    tested = [result.estimate for result, _ in compared if result.estimate]
     p_yes = iter(holm([found.p_value(0.0) for found in tested]))
     p_no = iter(holm([found.p_value(settings.smallest) for found in tested]))
     results = iter(
         [
-            _tested(one, one.estimate, next(p_yes), next(p_no), len(tested), settings)
-            if one.estimate
-            else _untested(one, settings)
-            for one in compared
+            _decide(result, result.estimate, table, next(p_yes), next(p_no), len(tested)) if result.estimate else result
+            for result, table in compared
         ]
     )
     return [tuple(next(results) for _ in one.questions) for one in families]
@@ -153,21 +138,34 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in corrected]
 
 
-def _compare(rows: Sequence[RunRow], question: Question, zips: Sequence[Sequence[str]]) -> _Comparison:
-    zipped = {name for group in zips if question.dim in group for name in group} - {question.dim}
+def _compare(
+    rows: Sequence[RunRow], question: Question, zips: Sequence[Sequence[str]], settings: TestSettings
+) -> tuple[ContrastResult, FloatArray]:
+    """The undecided result and its table of differences; without an estimate there is nothing to test."""
     dim, levels = question.dim, question.levels
+    zipped = {name for group in zips if dim in group for name in group} - {dim}
     compared, step = early_stop_rule.comparable(rows, dim, levels, zipped)
     matching = match(compared, dim, levels, zipped)
-    table = _difference_table(matching.pairs)
-    return _Comparison(
+    table, pairs = _difference_table(matching.pairs), matching.pairs
+    present = len(table)
+    result = ContrastResult(
         question=question,
+        verdict=Verdict.UNDECIDED,
+        reason=_why_untested(matching, present) + _as_of(step),
+        settings=settings,
         matching=matching,
-        step=step,
-        ended=_finished_pairs(match(rows, dim, levels, zipped).pairs) if step else None,
-        table=table,
+        replicates=present,
+        prompts=table.shape[1],
+        difference=float(table.mean()) if table.size else None,
         estimate=estimates.estimate(table),
         main_effect=main_effect(compared, dim, levels, zipped),
+        similarity_difference=_mean_difference((p.first.similarity, p.second.similarity) for p in pairs),
+        no_face_difference=_mean_difference((p.first.no_face_rate, p.second.no_face_rate) for p in pairs),
+        step=step,
+        ended=_finished_pairs(match(rows, dim, levels, zipped).pairs) if step else None,
+        needs=_missing(MIN_REPLICATES, present, len(pairs)) if present == 1 or not pairs else None,
     )
+    return result, table
 
 
 def _finished_pairs(pairs: Sequence[Pair]) -> FinishedPairs | None:
@@ -187,48 +185,28 @@ def _difference_table(pairs: Sequence[Pair]) -> FloatArray:
     return np.array([np.mean(rows, axis=0) for rows in seeds.values()]) if prompts else np.empty((0, 0))
 
 
-def _tested(
-    one: _Comparison, found: Estimate, p_yes: float, p_no: float, family: int, settings: TestSettings
+def _decide(
+    result: ContrastResult, found: Estimate, table: FloatArray, p_yes: float, p_no: float, family: int
 ) -> ContrastResult:
+    settings = result.settings
     verdict, reason = _verdict(found, p_yes, p_no, settings)
     confidence = 1 - (1 - settings.confidence) / family
-    needs = _needs(found, len(one.matching.pairs), confidence, settings) if verdict is Verdict.UNDECIDED else None
+    pairs = len(result.matching.pairs)
     return replace(
-        _result(one, verdict, reason, settings),
-        estimate=found,
+        result,
+        verdict=verdict,
+        reason=reason + _as_of(result.step),
         interval=found.interval(settings.confidence),
         p_yes=p_yes,
         p_no=p_no,
-        sign_flip_p=estimates.sign_flip_p(one.table.mean(axis=1)),
-        needs=needs,
+        sign_flip_p=estimates.sign_flip_p(table.mean(axis=1)),
+        needs=_needs(found, pairs, confidence, settings) if verdict is Verdict.UNDECIDED else None,
         detectable=estimates.detectable(found, confidence, settings.power),
     )
 
 
-def _untested(one: _Comparison, settings: TestSettings) -> ContrastResult:
-    """A result without an interval: too few training seeds, or nothing to compare."""
-    present, pairs = len(one.table), len(one.matching.pairs)
-    needs = _missing(MIN_REPLICATES, present, pairs) if present == 1 or not pairs else None
-    return replace(_result(one, Verdict.UNDECIDED, _why_untested(one.matching, present), settings), needs=needs)
-
-
-def _result(one: _Comparison, verdict: Verdict, reason: str, settings: TestSettings) -> ContrastResult:
-    pairs = one.matching.pairs
-    return ContrastResult(
-        question=one.question,
-        verdict=verdict,
-        reason=f"{reason}, as of step {one.step}: some runs were stopped early" if one.step else reason,
-        settings=settings,
-        matching=one.matching,
-        replicates=one.table.shape[0],
-        prompts=one.table.shape[1],
-        difference=float(one.table.mean()) if one.table.size else None,
-        main_effect=one.main_effect,
-        similarity_difference=_mean_difference((p.first.similarity, p.second.similarity) for p in pairs),
-        no_face_difference=_mean_difference((p.first.no_face_rate, p.second.no_face_rate) for p in pairs),
-        step=one.step,
-        ended=one.ended,
-    )
+def _as_of(step: int | None) -> str:
+    return f", as of step {step}: some runs were stopped early" if step else ""
 
 
 def _verdict(found: Estimate, p_yes: float, p_no: float, settings: TestSettings) -> tuple[Verdict, str]:

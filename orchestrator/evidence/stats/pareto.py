@@ -1,50 +1,22 @@
 """The Pareto set of runs: those that no other run beats on all criteria at once."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+
+CRITERIA = {"similarity": 1, "no_face_rate": -1, "nearest_training": -1}
+"""Criterion -> 1 if higher is better, -1 if lower is better."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ParetoPoint:
-    """A run and its criteria; None means unknown.
+def pareto_set(runs: Mapping[str, Mapping[str, float | None]]) -> tuple[str, ...]:
+    """The runs for which no other run is at least as good on every criterion and better on one, in the given order.
 
-    similarity: higher is better (similarity, or gain over the baseline). no_face_rate, copying
-    (RunMetrics.nearest_training): lower is better.
+    runs: name -> criterion -> value. Runs without a similarity are ignored; a criterion that is unknown (None) for one
+    of the others is not compared.
     """
-
-    run: str
-    similarity: float | None
-    no_face_rate: float | None
-    copying: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ParetoFront:
-    """front: runs that no other run dominates, in the given order. dominated: run -> the runs that dominate it.
-
-    axes: the compared fields; a field that is unknown for one run is not compared. left_out: runs without similarity.
-    """
-
-    front: tuple[str, ...]
-    dominated: dict[str, tuple[str, ...]]
-    axes: tuple[str, ...]
-    left_out: tuple[str, ...]
+    known = {run: values for run, values in runs.items() if values["similarity"] is not None}
+    compared = [name for name in CRITERIA if all(values[name] is not None for values in known.values())]
+    points = {run: [CRITERIA[name] * (values[name] or 0.0) for name in compared] for run, values in known.items()}
+    return tuple(run for run, point in points.items() if not any(_dominates(o, point) for o in points.values()))
 
 
-def pareto_front(points: Sequence[ParetoPoint]) -> ParetoFront:
-    """The runs for which no other run is at least as good on every axis and better on one."""
-    known = [point for point in points if point.similarity is not None]
-    signs = {"similarity": 1.0, "no_face_rate": -1.0, "copying": -1.0}
-    axes = tuple(axis for axis in signs if all(getattr(point, axis) is not None for point in known))
-    values = {point.run: tuple(signs[axis] * getattr(point, axis) for axis in axes) for point in known}
-    dominators = {run: tuple(o for o in values if _dominates(values[o], own)) for run, own in values.items()}
-    return ParetoFront(
-        front=tuple(run for run, others in dominators.items() if not others),
-        dominated={run: others for run, others in dominators.items() if others},
-        axes=axes,
-        left_out=tuple(point.run for point in points if point.similarity is None),
-    )
-
-
-def _dominates(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+def _dominates(a: list[float], b: list[float]) -> bool:
     return a != b and all(x >= y for x, y in zip(a, b, strict=True))
