@@ -1,62 +1,56 @@
-"""Values as TOML text that the trainer's parser, toml 0.10.2, and the standard library's read alike; and the proof.
+"""Writes values as TOML that two parsers read alike: toml 0.10.2, which the trainer uses, and tomllib.
 
 toml 0.10.2 misreads text that TOML allows: it unescapes twice, takes leading quotes for three, and splits arrays at
-commas inside of text. So text with anything special in it is written in several ways until one reads back in both.
+commas inside text. So text with special characters is written in several ways until one reads back in both.
 """
 
 import math
 import re
 import tomllib
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Callable
 from typing import Any
 
 import toml
+import tomli_w
 
 from orchestrator.model import Scalar, Value
 
 _PLAIN = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff\"\\]*")
-_SPECIAL = re.compile(r"[\x00-\x1f\x7f\"\\]")
-_LONE = re.compile(r"[\ud800-\udfff]")
-_SIGN = re.compile(r"[\x00-\x1f\x7f\"',#\[\]{}]|\\+[uU]?")
-_SHORT = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t", "\r": "\\r", "\b": "\\b", "\f": "\\f"}
+_SPECIAL = re.compile(r"[\x00-\x1f\x7f\"',#\[\]{}]|\\+[uU]?")
 
 
 class Unwritable(ValueError):
-    """A value that has no TOML text both parsers read as that value."""
+    """A value that has no TOML text that both parsers read as this value."""
 
 
 class TomlWriter:
-    """Writes values, each special one worked out and proven once."""
+    """Writes values; each text with special characters and each list is tested once."""
 
     def __init__(self) -> None:
-        self._scalars = lru_cache(maxsize=100_000, typed=True)(_scalar)
-        self._lists: dict[str, str] = {}  # by repr: (1,) and (True,) are equal keys
+        self._written: dict[str, str] = {}  # by repr: 1, 1.0 and True are equal keys
 
     def __call__(self, value: Value) -> str:
         """The value as TOML. Raises Unwritable."""
-        if not isinstance(value, tuple):
-            return self._scalars(value)
         key = repr(value)
-        if key not in self._lists:
-            self._lists[key] = _proven(value)
-        return self._lists[key]
+        if key not in self._written:
+            self._written[key] = _write(value)
+        return self._written[key]
 
 
 def same_in_both(text: str) -> dict[str, Any]:
     """What both parsers read in a text; ValueError when one cannot or they differ."""
     try:
         theirs = toml.loads(text)
-    except (ValueError, IndexError, KeyError, TypeError) as error:  # it also falls over its own feet
-        raise ValueError(f"toml 0.10.2, which sd-scripts reads with, cannot read it: {error}") from None
+    except (ValueError, IndexError, KeyError, TypeError) as error:  # it has bugs of its own
+        raise ValueError(f"toml 0.10.2, the parser of sd-scripts, cannot read it: {error}") from None
     ours = tomllib.loads(text)
     if not alike(theirs, ours):
-        raise ValueError("toml 0.10.2, which sd-scripts reads with, reads it otherwise than TOML is meant")
+        raise ValueError("toml 0.10.2, the parser of sd-scripts, reads something else than TOML defines")
     return ours
 
 
 def alike(left: object, right: object) -> bool:
-    """Equal in value and in type, all the way down."""
+    """Equal in value and in type, at every level."""
     if isinstance(left, dict) and isinstance(right, dict):
         return left.keys() == right.keys() and all(alike(left[key], right[key]) for key in left)
     if isinstance(left, list | tuple) and isinstance(right, list | tuple):
@@ -65,74 +59,51 @@ def alike(left: object, right: object) -> bool:
 
 
 def homogeneous(value: Value) -> Value:
-    """The value as it is written: the trainer's parser wants one type in an array, so whole numbers join floats."""
+    """The value as it is written: toml 0.10.2 needs one type in an array, so whole numbers among floats are floats."""
     if isinstance(value, tuple) and {type(item) for item in value} == {int, float}:
         return tuple(float(item) for item in value)
     return value
 
 
-def _scalar(value: Scalar) -> str:
-    if not isinstance(value, str):
-        return _number(value)
-    return f'"{value}"' if _PLAIN.fullmatch(value) else _proven(value)
-
-
-def _proven(value: str | tuple[Scalar, ...]) -> str:
-    if any(isinstance(part, str) and _LONE.search(part) for part in (value if isinstance(value, tuple) else (value,))):
-        raise Unwritable("it holds half a character, which no UTF-8 file can")
+def _write(value: Value) -> str:
     meant = homogeneous(value)
-    if isinstance(meant, tuple) and len({type(item) for item in meant}) > 1:
-        raise Unwritable("a list must hold values of one kind")
-    for write in (_basic, _escaped, _literal, _tripled):
-        text = _array(meant, write) if isinstance(meant, tuple) else write(str(meant))
+    items = meant if isinstance(meant, tuple) else (meant,)
+    if any(isinstance(item, float) and not math.isfinite(item) for item in items):
+        raise Unwritable("it is not a finite number")
+    if len({type(item) for item in items}) > 1:
+        raise Unwritable("a list must have values of one kind")
+    if not isinstance(meant, tuple) and (not isinstance(meant, str) or _PLAIN.fullmatch(meant)):
+        return _basic(meant)
+    for way in _WAYS:
+        parts = [way(item) if isinstance(item, str) else _basic(item) for item in items]
+        text = f"[{', '.join(parts)}]" if isinstance(meant, tuple) else parts[0]
         if _reads_as(text, meant):
             return text
-    raise Unwritable("it cannot be written so that toml 0.10.2, which sd-scripts reads with, reads it back")
-
-
-def _array(values: Sequence[Scalar], write: Callable[[str], str]) -> str:
-    return "[" + ", ".join(write(value) if isinstance(value, str) else _number(value) for value in values) + "]"
+    raise Unwritable("it cannot be written so that toml 0.10.2, the parser of sd-scripts, reads it back")
 
 
 def _reads_as(text: str, meant: Value) -> bool:
     try:
-        return alike(same_in_both(f"x = {text}\n"), {"x": meant})
+        return alike(same_in_both(f"x = {text.encode().decode()}\n"), {"x": meant})  # no half characters
     except ValueError:
         return False
 
 
-def _number(value: float) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if not math.isfinite(value):
-        raise Unwritable(f"{value} is not a finite number")
-    return repr(value)
+def _basic(value: Scalar) -> str:
+    return tomli_w.dumps({"x": value}).removeprefix("x = ").removesuffix("\n")
 
 
-def _basic(text: str) -> str:
-    """In double quotes, only what must be is escaped."""
-    return '"' + _SPECIAL.sub(lambda found: _SHORT.get(found[0]) or _code(found[0]), text) + '"'
+def _by_number(text: str) -> str:
+    """Special characters by their numbers. Not a backslash, which toml 0.10.2 unescapes twice, but a u after it."""
+    return _SPECIAL.sub(
+        lambda found: "".join("\\\\" if sign == "\\" else f"\\u{ord(sign):04x}" for sign in found[0]), text
+    )
 
 
-def _escaped(text: str) -> str:
-    """In double quotes, every sign but letters and digits by its number."""
-    return '"' + _signs_by_number(text) + '"'
-
-
-def _tripled(text: str) -> str:
-    """In three double quotes, for text that begins with quotes itself."""
-    return '"""' + _signs_by_number(text) + '"""'
-
-
-def _literal(text: str) -> str:
-    """In single quotes, where nothing is escaped."""
-    return f"'{text}'"
-
-
-def _signs_by_number(text: str) -> str:
-    """A backslash has none: toml 0.10.2 unescapes what it yields. A u after it has one, or it would be an escape."""
-    return _SIGN.sub(lambda found: "".join("\\\\" if sign == "\\" else _code(sign) for sign in found[0]), text)
-
-
-def _code(sign: str) -> str:
-    return f"\\u{ord(sign):04x}"
+_WAYS: tuple[Callable[[str], str], ...] = (
+    _basic,
+    lambda text: f'"{_by_number(text)}"',
+    lambda text: f"'{text}'",
+    lambda text: f'"""{_by_number(text)}"""',
+)
+"""Ways to write a text, the most readable first."""
