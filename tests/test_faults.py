@@ -47,7 +47,7 @@ def test_a_full_disk_pauses_and_the_same_command_goes_on(world: World, small_dis
     full = world.call(*ONE)
     assert full.returncode == 4, full.stderr
     assert "Traceback" not in full.stderr
-    assert "free some disk, then run the same command again" in full.stderr
+    assert "free disk space, then run the same command again" in full.stderr
     assert world.living() == []
     still = world.call(*ONE)
     assert still.returncode == 4, "and still pauses while nothing was freed"

@@ -30,9 +30,9 @@ SEEDS = "[dims]\nseed = [1, 2, 3, 4]\n"
 # --- decisions --------------------------------------------------------------------------------------------------------
 
 
-def turn(**given: Any) -> Task:
+def task(**given: Any) -> Task:
     point = Point(id="1", name="a", params={"base_model": "doll"})
-    return Task(**{"run": Run(Path("a"), point), "stage": "train", "key": "k", **given})
+    return Task(**{"run": Run(Path("a"), point), "stage": "train", "memory_key": "k", **given})
 
 
 @pytest.mark.parametrize(
@@ -41,16 +41,16 @@ def turn(**given: Any) -> Task:
         (None, [GpuLoad(card="A")], Slot(card="A")),
         (
             None,
-            [GpuLoad(card="A", turns=1, free_mib=90000)],
+            [GpuLoad(card="A", tasks=1, free_mib=90000)],
             None,
         ),  # what was never measured waits for a card of its own
         (9000, [GpuLoad(card="A", free_mib=20000)], Slot(card="A", colocated=True)),
-        (9000, [GpuLoad(card="A", turns=1, free_mib=9000)], Slot(card="A", colocated=True)),
-        (9000, [GpuLoad(card="A", turns=1, free_mib=8999)], None),
-        (9000, [GpuLoad(card="A", turns=1, alone=True, free_mib=90000)], None),
+        (9000, [GpuLoad(card="A", tasks=1, free_mib=9000)], Slot(card="A", colocated=True)),
+        (9000, [GpuLoad(card="A", tasks=1, free_mib=8999)], None),
+        (9000, [GpuLoad(card="A", tasks=1, alone=True, free_mib=90000)], None),
         (
             9000,
-            [GpuLoad(card="A", turns=1, free_mib=90000), GpuLoad(card="B", free_mib=90000)],
+            [GpuLoad(card="A", tasks=1, free_mib=90000), GpuLoad(card="B", free_mib=90000)],
             Slot(card="B", colocated=True),
         ),
         (9000, [GpuLoad(card="A", free_mib=5000)], Slot(card="A")),  # strangers took the room: the ladder may answer
@@ -58,17 +58,17 @@ def turn(**given: Any) -> Task:
     ],
 )
 def test_choose(need: int | None, loads: Sequence[GpuLoad], place: Slot | None) -> None:
-    assert schedule.choose(turn(), need, loads) == place
+    assert schedule.choose_slot(task(), need, loads) == place
 
 
 def test_a_peak_is_promised_with_some_headroom_and_only_if_it_delivered() -> None:
     peaks = PeakVramTable()
-    peaks.learn("k", Result(failure=Failure.OOM, peak_vram_mib=24000))
-    assert peaks.need_mib(turn()) is None
-    peaks.learn("k", Result(failure=None, peak_vram_mib=10000))
-    peaks.learn("k", Result(failure=None, peak_vram_mib=9000))
-    assert peaks.need_mib(turn()) == 10500
-    assert peaks.need_mib(turn(alone=True)) is None
+    peaks.add("k", Result(failure=Failure.OOM, peak_vram_mib=24000))
+    assert peaks.need_mib(task()) is None
+    peaks.add("k", Result(failure=None, peak_vram_mib=10000))
+    peaks.add("k", Result(failure=None, peak_vram_mib=9000))
+    assert peaks.need_mib(task()) == 10500
+    assert peaks.need_mib(task(alone=True)) is None
 
 
 def test_memory_is_shared_with_strangers() -> None:

@@ -78,7 +78,7 @@ def test_a_changed_dataset_is_refused_and_nothing_is_touched(
 def test_other_generation_settings_are_refused(world: World) -> None:
     world.context()
     world.settings.write_text(world.settings.read_text().replace("seeds = [1]", "seeds = [1, 2]"))
-    with pytest.raises(Conflict, match=r"generate.seeds is not what .*\n.*--name"):
+    with pytest.raises(Conflict, match=r"generate.seeds has changed since .*\n.*--name"):
         world.context()
 
 

@@ -1,7 +1,6 @@
-"""Twenty steps of every memory profile of a plan, before the night: what each takes of the card, and per step.
+"""Probes: 20 steps of each memory profile of a plan, to measure VRAM and seconds per step.
 
-Each is an ordinary attempt at training in a place of its own below runs/, down the ladder where memory runs out. A
-probe that is there is not made again, and none is ever counted as a run.
+A probe is a training in `runs/.probe`, with the OOM fallback. It is not repeated, and never counted as a run.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,40 +20,40 @@ from orchestrator.store.layout import Run
 STEPS = 20
 
 
-def wanted(asked: Plan, only: str = "*") -> list[Run]:
-    """One probe for each memory profile among the asked runs."""
-    points = [run.point for run in asked.runs(only) if not run.point.is_baseline]
-    found = {history.key_of(point.params): point for point in reversed(points)}
-    return [_probe(asked, key, found[key]) for key in reversed(found)]
+def wanted(plan: Plan, only: str = "*") -> list[Run]:
+    """One probe for each memory profile among the selected runs: its first point, shortened to STEPS."""
+    points = [run.point for run in plan.runs(only) if not run.point.is_baseline]
+    first = {history.key_of(point.params): point for point in reversed(points)}
+    return [_probe(plan, key, first[key]) for key in reversed(first)]
 
 
-def _probe(asked: Plan, key: str, point: Point) -> Run:
-    """The first point of its profile, shortened. What it trains on is that point's, so that its buckets are, too."""
+def _probe(plan: Plan, key: str, point: Point) -> Run:
     params = resource_profile.shortened(point.params, STEPS)
-    where = layout.probe_sweep(asked.settings.runs)
-    return where.run(Point(id=key, name=key, params=params, dims=point.dims))
+    return layout.probe_sweep(plan.settings.runs).run(Point(id=key, name=key, params=params, dims=point.dims))
 
 
 def run_probe(probes: Iterable[Run], ctx: Context, *, retry: bool = False) -> None:
-    """Train each that is not done, down the ladder to where it fits or fails; `retry`: also those that failed."""
-    ctx = replace(ctx, settings=_drawing_little(ctx.settings))
+    """Train each probe that is not done until it succeeds or fails; with `retry` also those that failed before."""
+    ctx = replace(ctx, settings=_with_one_preview(ctx.settings))
     for probe in probes:
         probe.create()
-        again = retry
+        retry_failed = retry
         while not ctx.stop and not probe.done(train.NAME):
-            if state.status(probe).state not in RUNNABLE and not again:
+            if state.status(probe).state not in RUNNABLE and not retry_failed:
                 break
-            again = False
+            retry_failed = False
             train.perform(probe, ctx)
         if ctx.stop:
             return
 
 
-def _drawing_little(used: Settings) -> Settings:
-    """Where trainings are looked at on their way, a single picture: it takes what many take, and little time."""
-    return replace(used, early_stop=replace(used.early_stop, after=0.9, pictures=1)) if used.early_stop else used
+def _with_one_preview(settings: Settings) -> Settings:
+    """With early stopping, draw a single preview: it needs as much VRAM as many, and less time."""
+    if settings.early_stop is None:
+        return settings
+    return replace(settings, early_stop=replace(settings.early_stop, after=0.9, pictures=1))
 
 
 def failed(probes: Sequence[Run]) -> list[Run]:
-    """Those that did not come to their end."""
+    """The probes without a result."""
     return [probe for probe in probes if not probe.done(train.NAME)]

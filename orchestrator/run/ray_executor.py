@@ -1,7 +1,7 @@
-"""Turns taken on the machines of a Ray cluster, over a shared folder: the same attempts, records and judgements.
+"""Runs tasks on the machines of a Ray cluster that share the folder of the runs.
 
-A task carries out one attempt; Ray finds the machine that has a card, cores and memory for it. What lives and what has
-ended is read from the records, as on one machine: a machine that dies takes nothing with it that was finished.
+A Ray task runs one attempt; Ray chooses a machine with a GPU, cores and RAM for it. State is read from the records, as
+on one machine, so a lost machine loses no finished work.
 """
 
 import math
@@ -25,14 +25,14 @@ from orchestrator.run.schedule import PeakVramTable, Slot, Task
 from orchestrator.store.layout import Run
 
 Check = Callable[[], list[Problem]]
-"""What is missing on the machine that it is called on."""
+"""What is missing on the machine that calls it."""
 
-_LOOK_S = 1.0
+_POLL_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskArgs:
-    """What a task is told: a Context less what belongs to the machine it is taken on."""
+    """The part of a Context that is sent to a machine; the rest belongs to the machine itself."""
 
     settings: Settings
     templates: Path
@@ -43,23 +43,23 @@ class TaskArgs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Going:
-    turn: Task
-    place: Slot
-    takes: Mapping[str, float]
+class _RunningTask:
+    task: Task
+    slot: Slot
+    resources: Mapping[str, float]
 
 
 class RayExecutor:
-    """A Team on the machines of a Ray cluster."""
+    """An Executor on the machines of a Ray cluster."""
 
     def __init__(
         self, ray: Any, ctx: Context, perform: Perform, peaks: PeakVramTable, smallest_mib: int | None
     ) -> None:
         self._ray, self._ctx, self._perform, self._peaks = ray, ctx, perform, peaks
         self._smallest_mib = smallest_mib
-        self._desk = ray.remote(num_cpus=0)(EventActor).options(scheduling_strategy=_here(ray)).remote()
-        self._take = ray.remote(max_retries=0)(_take)
-        self._going: dict[Any, _Going] = {}
+        self._events = ray.remote(num_cpus=0)(EventActor).options(scheduling_strategy=_this_node(ray)).remote()
+        self._run_task = ray.remote(max_retries=0)(_run_task)
+        self._running: dict[Any, _RunningTask] = {}
         self._lost: Counter[Path] = Counter()
         self._retired: set[bool] = set()
 
@@ -69,239 +69,225 @@ class RayExecutor:
         cls, address: str, ctx: Context, perform: Perform, runs: Sequence[Run], check: Check
     ) -> Iterator["RayExecutor"]:
         """The cluster at `address` (`auto`, `HOST:PORT` or `ray://HOST:PORT`). Raises NotReady with what is missing."""
-        ray = _connected(address)
+        ray = _connect(address)
         try:
-            cards = _survey(ray, ctx, check)
-            peaks = PeakVramTable.gather(runs) if ctx.settings.vram.colocate else PeakVramTable()
-            yield cls(ray, ctx, perform, peaks, min(cards, default=None))
+            sizes_mib = _check_machines(ray, ctx, check)
+            peaks = PeakVramTable.gather(runs, ctx.settings)
+            yield cls(ray, ctx, perform, peaks, min(sizes_mib, default=None))
         finally:
             ray.shutdown()
 
-    def start(self, waiting: list[Task]) -> None:
-        """Submit what there is room for in all of the cluster together; the rest keeps its order with us.
+    def start(self, queue: list[Task]) -> None:
+        """Submit the tasks that fit into the whole cluster; the others stay in the queue.
 
-        Raises NotReady when nothing goes on and nothing can: the last machine with a card has gone.
+        Raises NotReady when nothing runs and nothing can start, because no machine with a GPU is left.
         """
-        there, left = self._ray.cluster_resources(), []
-        for turn in waiting:
-            takes = self._takes(turn)
-            if self._on_card(turn) in self._retired or not self._fits(takes, there):
-                left.append(turn)
+        available, waiting = self._ray.cluster_resources(), []
+        for task in queue:
+            resources = self._resources(task)
+            if task.needs_gpu in self._retired or not self._fits(resources, available):
+                waiting.append(task)
             else:
-                self._submit(turn, takes)
-        waiting[:] = left
-        if not self._going and any(self._on_card(turn) not in self._retired for turn in left):
-            what, remedy = "no machine of the cluster has a GPU any more", "`ray status`, then the same command"
+                self._submit(task, resources)
+        queue[:] = waiting
+        if not self._running and any(task.needs_gpu not in self._retired for task in waiting):
+            what, remedy = "no machine of the cluster has a GPU any more", "see `ray status`, then run the same command"
             raise NotReady(Problem(what=what, key="--cluster", remedy=remedy))
 
     def ended(self) -> list[TaskResult]:
-        done, _ = self._ray.wait(list(self._going), timeout=_LOOK_S)
-        self._ray.get(self._desk.ask.remote(self._ctx.stop.asked))
-        for event, told in self._ray.get(self._desk.heard.remote()):
-            getattr(self._ctx.listener, event)(*told)
-        return [self._ended(self._going.pop(task), task) for task in done]
+        done, _ = self._ray.wait(list(self._running), timeout=_POLL_S)
+        self._ray.get(self._events.set_stop.remote(self._ctx.stop.asked))
+        for event, arguments in self._ray.get(self._events.take.remote()):
+            getattr(self._ctx.listener, event)(*arguments)
+        return [self._ended(self._running.pop(task), task) for task in done]
 
     def busy(self) -> bool:
-        return bool(self._going)
+        return bool(self._running)
 
     def retire(self, ended: TaskResult) -> None:
-        """Ray chooses the machine, so that all of the kind is given up."""
-        self._retired.add(self._on_card(ended.turn))
+        """Ray chooses the machine, so all tasks of the kind are retired."""
+        self._retired.add(ended.task.needs_gpu)
 
-    # --- what a turn takes --------------------------------------------------------------------------------------------
-
-    def _on_card(self, turn: Task) -> bool:
-        return schedule.needs_gpu(turn, self._ctx.settings)
-
-    def _takes(self, turn: Task) -> dict[str, float]:
-        """In Ray's words."""
-        used = self._ctx.settings
-        wanted: dict[str, float] = {"CPU": used.scoring.workers}
-        if self._on_card(turn):
-            share = 0.0 if used.vram.card == NO_CARD else self._share(turn)
+    def _resources(self, task: Task) -> dict[str, float]:
+        """What a task needs, as Ray's resources."""
+        settings = self._ctx.settings
+        wanted: dict[str, float] = {"CPU": settings.scoring.workers}
+        if task.needs_gpu:
+            share = 0.0 if settings.vram.card == NO_CARD else self._gpu_share(task)
             wanted = {"GPU": share, "CPU": schedule.CORES_PER_TRAINING}
-            wanted["memory"] = schedule.host_mib(turn, used) * 1024.0**2
+            wanted["memory"] = schedule.host_mib(task, settings) * 1024.0**2
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-        return _within({key: most for key, most in wanted.items() if most}, nodes)
+        return _within({key: amount for key, amount in wanted.items() if amount}, nodes)
 
-    def _share(self, turn: Task) -> float:
-        """Of a card: by the smallest one of the cluster, for it may go to any."""
-        need_mib = self._peaks.need_mib(turn)
+    def _gpu_share(self, task: Task) -> float:
+        """Of the smallest GPU of the cluster, because Ray may choose any."""
+        need_mib = self._peaks.need_mib(task)
         if need_mib is None or not self._smallest_mib:
             return 1.0
         return min(1.0, math.ceil(100 * need_mib / (self._smallest_mib - schedule.SPARE_MIB)) / 100)
 
-    def _fits(self, takes: Mapping[str, float], there: Mapping[str, float]) -> bool:
-        taken = Counter[str]()
-        for going in self._going.values():
-            taken.update(going.takes)
-        return all(taken[key] + much <= there.get(key, 0.0) for key, much in takes.items())
+    def _fits(self, resources: Mapping[str, float], available: Mapping[str, float]) -> bool:
+        used = Counter[str]()
+        for running in self._running.values():
+            used.update(running.resources)
+        return all(used[key] + amount <= available.get(key, 0.0) for key, amount in resources.items())
 
-    def _submit(self, turn: Task, takes: Mapping[str, float]) -> None:
-        place = Slot(card=turn.living or "", colocated=0 < takes.get("GPU", 0) < 1)
-        task = self._take.options(
-            num_cpus=takes.get("CPU", 0),
-            num_gpus=takes.get("GPU", 0),
-            memory=int(takes.get("memory", 0)),
-            scheduling_strategy=self._where(turn),
-        ).remote(self._perform, turn.run, turn.stage, self._errand(place), self._desk)
-        self._going[task] = _Going(turn=turn, place=place, takes=takes)
-
-    def _where(self, turn: Task) -> Any:
-        """Where an attempt lives already, it is watched from there; else wherever there is room."""
-        for node in self._ray.nodes():
-            if turn.host and node["Alive"] and node["NodeManagerHostname"] == turn.host:
-                return _at(self._ray, node["NodeID"], soft=True)
-        return "DEFAULT"
-
-    def _errand(self, place: Slot) -> TaskArgs:
-        ctx = self._ctx
-        return TaskArgs(
+    def _submit(self, task: Task, resources: Mapping[str, float]) -> None:
+        slot, ctx = Slot(card=task.running_on or "", colocated=0 < resources.get("GPU", 0) < 1), self._ctx
+        arguments = TaskArgs(
             settings=ctx.settings,
             templates=ctx.templates,
             datasets=dict(ctx.datasets),
             prompts=ctx.prompts,
-            colocated=place.colocated,
-            card=place.card,
+            colocated=slot.colocated,
+            card=slot.card,
         )
+        submitted = self._run_task.options(
+            num_cpus=resources.get("CPU", 0),
+            num_gpus=resources.get("GPU", 0),
+            memory=int(resources.get("memory", 0)),
+            scheduling_strategy=self._strategy(task),
+        ).remote(self._perform, task.run, task.stage, arguments, self._events)
+        self._running[submitted] = _RunningTask(task=task, slot=slot, resources=resources)
 
-    # --- how it ended -------------------------------------------------------------------------------------------------
+    def _strategy(self, task: Task) -> Any:
+        """An attempt that still runs is watched on its machine; a new one may start anywhere."""
+        for node in self._ray.nodes():
+            if task.host and node["Alive"] and node["NodeManagerHostname"] == task.host:
+                return _on_node(self._ray, node["NodeID"], soft=True)
+        return "DEFAULT"
 
-    def _ended(self, going: _Going, task: Any) -> TaskResult:
-        ended = TaskResult(turn=going.turn, place=going.place)
+    def _ended(self, running: _RunningTask, submitted: Any) -> TaskResult:
+        ended = TaskResult(task=running.task, slot=running.slot)
         try:
-            told = self._ray.get(task)
+            outcome = self._ray.get(submitted)
         except self._ray.exceptions.RayTaskError as error:
             return replace(ended, error=error)
         except self._ray.exceptions.RayError as error:
-            return replace(ended, error=self._too_often(going.turn, error))
-        if isinstance(told, Result):
-            self._lost.pop(going.turn.run.path, None)
-            self._peaks.learn(going.turn.key, told)
-            return replace(ended, result=told)
-        kind, problems = told
+            return replace(ended, error=self._machine_lost(running.task, error))
+        if isinstance(outcome, Result):
+            self._lost.pop(running.task.run.path, None)
+            self._peaks.add(running.task.memory_key, outcome)
+            return replace(ended, result=outcome)
+        kind, problems = outcome
         return replace(ended, error=kind(*problems))
 
-    def _too_often(self, turn: Task, error: Exception) -> NotReady | None:
-        """A machine that goes away is no error; the run goes elsewhere, a few times."""
-        self._lost[turn.run.path] += 1
-        if self._lost[turn.run.path] < self._ctx.settings.limits.crashes:
+    def _machine_lost(self, task: Task, error: Exception) -> NotReady | None:
+        """The run goes to another machine; an error only after `limits.crashes` lost machines in a row."""
+        self._lost[task.run.path] += 1
+        if self._lost[task.run.path] < self._ctx.settings.limits.crashes:
             return None
-        what = f"lost the machine {self._lost[turn.run.path]} times in a row: {error}"
-        return NotReady(Problem(what=what, where=str(turn.run.path), remedy="`ray status`, then the same command"))
+        what = f"lost its machine {self._lost[task.run.path]} times in a row: {error}"
+        remedy = "see `ray status`, then run the same command"
+        return NotReady(Problem(what=what, where=str(task.run.path), remedy=remedy))
 
 
 def _within(wanted: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """As much of it as one machine has, for more than that Ray waits for ever; all of it where none has the card."""
+    """`wanted`, limited to what one machine has, because Ray would wait forever for more."""
     able = [node for node in nodes if node.get("GPU", 0.0) >= wanted.get("GPU", 0.0)]
-    offers = [{key: min(most, node.get(key, 0.0)) for key, most in wanted.items()} for node in able]
+    offers = [{key: min(amount, node.get(key, 0.0)) for key, amount in wanted.items()} for node in able]
     return max(offers, key=lambda offer: tuple(offer.values()), default=dict(wanted))
 
 
 # --- the cluster ------------------------------------------------------------------------------------------------------
 
 
-def _connected(address: str) -> Any:
+def _connect(address: str) -> Any:
     try:
         import ray
     except ImportError:
         what, remedy = "Ray is not installed here", "pip install '.[cluster]' -c constraints.txt, on every machine"
         raise NotReady(Problem(what=what, key="--cluster", value=address, remedy=remedy)) from None
     try:
-        _knock(address)
+        machine, _, port = address.rpartition("://")[2].rpartition(":")
+        if machine and port.isdigit():  # Ray itself waits for minutes where nothing answers
+            socket.create_connection((machine, int(port)), timeout=10).close()
         ray.init(address=address, log_to_driver=False, logging_level="warning")
     except OSError as error:
-        remedy = "`ray start --head` on one machine, `ray start --address=HOST:6379` on the others"
+        remedy = "run `ray start --head` on one machine, `ray start --address=HOST:6379` on the others"
         what = f"no Ray cluster answers: {error}"
         raise NotReady(Problem(what=what, key="--cluster", value=address, remedy=remedy)) from None
     return ray
 
 
-def _knock(address: str) -> None:
-    """Ray itself waits for minutes where nobody answers."""
-    machine, _, port = address.rpartition("://")[2].rpartition(":")
-    if machine and port.isdigit():
-        socket.create_connection((machine, int(port)), timeout=10).close()
-
-
-def _survey(ray: Any, ctx: Context, check: Check) -> list[int]:
-    """The cards of all machines that train, MiB each; NotReady with what is missing on any of them."""
-    task = ray.remote(num_cpus=0)(_look_around)
-    train = [node for node in ray.nodes() if node["Alive"] and (_cardless(ctx) or node["Resources"].get("GPU"))]
-    asked = [task.options(scheduling_strategy=_at(ray, node["NodeID"])).remote(check, ctx.templates) for node in train]
-    found = ray.get(asked)
+def _check_machines(ray: Any, ctx: Context, check: Check) -> list[int]:
+    """The sizes in MiB of the GPUs of all machines that train. Raises NotReady with what is missing on any of them."""
+    task = ray.remote(num_cpus=0)(_check_machine)
+    without_gpu = ctx.settings.vram.card == NO_CARD
+    nodes = [node for node in ray.nodes() if node["Alive"] and (without_gpu or node["Resources"].get("GPU"))]
+    checks = [
+        task.options(scheduling_strategy=_on_node(ray, node["NodeID"])).remote(check, ctx.templates) for node in nodes
+    ]
+    found = ray.get(checks)
     problems = [
         replace(problem, where=f"{node['NodeManagerHostname']}: {problem.where}")
-        for node, (_, told) in zip(train, found, strict=True)
-        for problem in errors_of(told)
+        for node, (_, reported) in zip(nodes, found, strict=True)
+        for problem in errors_of(reported)
     ]
-    if not train:
-        what, remedy = "no machine of the cluster has a GPU", "`ray status`; start Ray where the cards are"
+    if not nodes:
+        what, remedy = "no machine of the cluster has a GPU", "see `ray status`; start Ray on the machines with GPUs"
         problems = [Problem(what=what, key="--cluster", remedy=remedy)]
     if problems:
         raise NotReady(*problems)
-    return [mib for cards, _ in found for mib in cards]
+    return [mib for sizes, _ in found for mib in sizes]
 
 
-def _cardless(ctx: Context) -> bool:
-    return ctx.settings.vram.card == NO_CARD
+def _this_node(ray: Any) -> Any:
+    return _on_node(ray, ray.get_runtime_context().get_node_id())
 
 
-def _here(ray: Any) -> Any:
-    return _at(ray, ray.get_runtime_context().get_node_id())
-
-
-def _at(ray: Any, node: str, *, soft: bool = False) -> Any:
+def _on_node(ray: Any, node: str, *, soft: bool = False) -> Any:
     return ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=soft)
 
 
 class EventActor:
-    """An actor beside the orchestrator: carries its wish to stop to the machines, and their events back."""
+    """Runs beside the orchestrator: passes the stop request to the machines, and their events back."""
 
     def __init__(self) -> None:
-        self._asked = 0
+        self._stop = 0
         self._events: list[tuple[str, tuple[Any, ...]]] = []
 
-    def ask(self, times: int) -> None:
-        self._asked = times
+    def set_stop(self, times: int) -> None:
+        self._stop = times
 
-    def asked(self) -> int:
-        return self._asked
+    def stop(self) -> int:
+        return self._stop
 
-    def tell(self, event: str, told: tuple[Any, ...]) -> None:
-        self._events.append((event, told))
+    def add(self, event: str, arguments: tuple[Any, ...]) -> None:
+        self._events.append((event, arguments))
 
-    def heard(self) -> list[tuple[str, tuple[Any, ...]]]:
+    def take(self) -> list[tuple[str, tuple[Any, ...]]]:
         events, self._events = self._events, []
         return events
 
 
-# --- on the machine that takes the turn -------------------------------------------------------------------------------
+# --- on the machine that runs the task --------------------------------------------------------------------------------
 
 
-def _look_around(check: Check, templates: Path) -> tuple[list[int], list[Problem]]:
+def _check_machine(check: Check, templates: Path) -> tuple[list[int], list[Problem]]:
+    """The sizes of this machine's GPUs in MiB, and what is missing on it."""
     if not templates.is_dir():
-        remedy = "mount the folder of the runs on every machine, under the same path"
-        return [], [Problem(what="is not here: the folder is not shared", where=str(templates), remedy=remedy)]
+        what, remedy = "does not exist on this machine", "mount the folder of the runs here, under the same path"
+        return [], [Problem(what=what, where=str(templates), remedy=remedy)]
     return [card.total_mib for card in Nvml().cards()], check()
 
 
-def _take(perform: Perform, run: Run, stage: str, errand: TaskArgs, desk: Any) -> Any:
-    """Carry out one attempt here: its Result, or the kind and the problems of the error that kept us from it."""
+def _run_task(perform: Perform, run: Run, stage: str, arguments: TaskArgs, events: Any) -> Any:
+    """Run one attempt here: its Result, or the type and the problems of the error that prevented it."""
     import ray
 
     probe = Nvml()
     ctx = Context(
-        settings=errand.settings,
-        templates=errand.templates,
-        datasets=errand.datasets,
-        prompts=errand.prompts,
+        settings=arguments.settings,
+        templates=arguments.templates,
+        datasets=arguments.datasets,
+        prompts=arguments.prompts,
         probe=probe,
-        listener=RemoteListener(ray, desk),
+        listener=RemoteListener(ray, events),
         environ={key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"},
-        card=errand.card or _card(ray.get_gpu_ids(), probe),
-        colocated=errand.colocated,
-        stop=RemoteStop(ray, desk),
+        card=arguments.card or _uuid(ray.get_gpu_ids(), probe),
+        colocated=arguments.colocated,
+        stop=RemoteStop(ray, events),
     )
     try:
         return perform(run, stage, ctx)
@@ -309,32 +295,33 @@ def _take(perform: Perform, run: Run, stage: str, errand: TaskArgs, desk: Any) -
         return type(error), error.problems
 
 
-def _card(granted: Sequence[Any], probe: Nvml) -> str:
-    """The UUID of the card that Ray granted, by index or UUID; empty when it granted none."""
-    cards = [card.uuid for card in probe.cards()]
-    names = [str(one) for one in granted[:1]]
-    return next((cards[int(name)] if name.isdigit() else name for name in names), "")
+def _uuid(assigned: Sequence[Any], probe: Nvml) -> str:
+    """The UUID of the GPU that Ray assigned by index or UUID; empty without one."""
+    if not assigned:
+        return ""
+    name = str(assigned[0])
+    return probe.cards()[int(name)].uuid if name.isdigit() else name
 
 
 class RemoteListener:
-    """A Listener that sends what it is told to the desk."""
+    """A Listener that sends its events to the orchestrator."""
 
-    def __init__(self, ray: Any, desk: Any) -> None:
-        self._ray, self._desk = ray, desk
+    def __init__(self, ray: Any, events: Any) -> None:
+        self._ray, self._events = ray, events
 
     def started(self, run: Run, stage: str, attempt: int, note: str) -> None:
-        self._ray.get(self._desk.tell.remote("started", (run, stage, attempt, note)))
+        self._ray.get(self._events.add.remote("started", (run, stage, attempt, note)))
 
     def ended(self, run: Run, stage: str, result: Result) -> None:
-        self._ray.get(self._desk.tell.remote("ended", (run, stage, result)))
+        self._ray.get(self._events.add.remote("ended", (run, stage, result)))
 
 
 class RemoteStop(Stop):
-    """What the user asked at the orchestrator's terminal."""
+    """The stop request of the user at the orchestrator's terminal."""
 
-    def __init__(self, ray: Any, desk: Any) -> None:
-        self._ray, self._desk = ray, desk
+    def __init__(self, ray: Any, events: Any) -> None:
+        self._ray, self._events = ray, events
 
     @property
     def asked(self) -> int:  # type: ignore[override]
-        return int(self._ray.get(self._desk.asked.remote()))
+        return int(self._ray.get(self._events.stop.remote()))

@@ -1,190 +1,190 @@
-"""Which run goes on now, on which card, and beside whom: decisions alone; whoever drives carries them out."""
+"""Scheduling decisions: the order of tasks, and the GPU on which the next one starts. Executors carry them out."""
 
-import itertools
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.config.schema import Settings
-from orchestrator.model import Params, Result, State
+from orchestrator.kohya.oom_fallback import Fallback
+from orchestrator.model import Result, State
 from orchestrator.plan import history, train_config
 from orchestrator.run import retry
 from orchestrator.run.stages import generate, score, train
 from orchestrator.store import layout, process, state
-from orchestrator.store.layout import Attempt, Run
+from orchestrator.store.layout import Run
 from orchestrator.store.state import Status
 
 RUNNABLE = frozenset({State.PENDING, State.RUNNING, State.CRASHED, State.KILLED})
 
 CORES_PER_TRAINING = 2
-"""A training keeps one core busy with the card and another with its pictures."""
+"""One core feeds the GPU, one loads images."""
 
 LOADING_MIB = 4096
-"""What a program takes of the host's memory beside the base model that it loads: libraries, CUDA, pictures."""
+"""RAM that a program needs besides the base model that it loads: libraries, CUDA, images."""
 
 SPARE_MIB = 1024
-"""Of each card, never promised: fragments, and what a poll once a second does not see."""
+"""VRAM of each GPU that is never assigned: fragmentation, and peaks between two polls."""
 
 _HEADROOM = 1.05
-"""A peak that was measured may be passed by so much."""
+"""Factor on a measured peak, which the next run may exceed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """One attempt at the next stage of a run.
 
-    key: of what it takes of a card; alone: it ran out of memory beside others; living: the card of an attempt that
-    an earlier orchestrator began and that lives still, None for any other; host: the machine where that lives.
+    memory_key: tasks with the same key need the same VRAM. alone: no other run may be on its GPU. running_on: the GPU
+    of an attempt that an earlier orchestrator started and that still runs, None for a new one; host: its machine.
     """
 
     run: Run
     stage: str
-    key: str
+    memory_key: str = ""
+    needs_gpu: bool = True
     alone: bool = False
-    living: str | None = None
+    running_on: str | None = None
     host: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slot:
-    """Where a turn is taken. `colocated`: others may be, or come, on the same card."""
+    """Where a task runs. colocated: other runs are or may be started on the same GPU."""
 
     card: str
     colocated: bool = False
 
 
-# --- the line ---------------------------------------------------------------------------------------------------------
+# --- the queue --------------------------------------------------------------------------------------------------------
 
 
-def build_queue(runs: Iterable[Run], settings: Settings, *, again: bool = False) -> list[Task]:
-    """What is to be done next for every run that is not at its end, in an order that makes answers early.
+def build_queue(runs: Iterable[Run], settings: Settings, *, retry_failed: bool = False) -> list[Task]:
+    """The next task of every unfinished run, ordered so that questions can be answered early.
 
-    First what lives already, then runs that have begun, then floors, then the first replicate of every arm, the second
-    of every arm, and so on. again: those that failed for good, too.
+    First the tasks that already run, then runs that were started, baselines, the first replicate of every point, the
+    second of every point, and so on.
     """
-    turns = []
-    for run, rank in _by_replicate(runs):
+    queue = []
+    for run, replicate in _by_replicate(runs):
         status = state.status(run)
-        turn = next_task(run, status, settings, again=again)
-        if turn:
-            begun = status.attempt > 0 or turn.stage != run.stages[0]
-            turns.append(((turn.living is None, not begun, not run.point.is_baseline, rank), turn))
-    return [turn for _, turn in sorted(turns, key=lambda entry: entry[0])]
+        if task := next_task(run, status, settings, retry_failed=retry_failed):
+            started = status.attempt > 0 or task.stage != run.stages[0]
+            queue.append(((task.running_on is None, not started, not run.point.is_baseline, replicate), task))
+    return [task for _, task in sorted(queue, key=lambda entry: entry[0])]
 
 
-def next_task(run: Run, status: Status, settings: Settings, *, again: bool = False) -> Task | None:
-    """What a run needs next; None when it is finished, or failed and not to be tried again."""
-    if status.state not in RUNNABLE and not (again and status.state is State.FAILED):
+def next_task(run: Run, status: Status, settings: Settings, *, retry_failed: bool = False) -> Task | None:
+    """The next task of a run; None when it is finished, or has failed and is not retried."""
+    if status.state not in RUNNABLE and not (retry_failed and status.state is State.FAILED):
         return None
-    past = run.attempts(status.stage)
-    lives = past[-1] if status.state is State.RUNNING else None
+    attempts = run.attempts(status.stage)
+    running = attempts[-1] if status.state is State.RUNNING else None
     return Task(
         run=run,
         stage=status.stage,
-        key=_key(run, status.stage, settings) if settings.vram.colocate else "",
-        alone=any(map(retry.needs_gpu_alone, past)),
-        living=str(lives.request().get("card") or "") if lives else None,
-        host=process.host(lives.path) if lives else "",
+        memory_key=_memory_key(run, status.stage, settings) if settings.vram.colocate else "",
+        needs_gpu=status.stage != score.NAME or settings.scoring.device != "cpu",
+        alone=any(map(retry.needs_gpu_alone, attempts)),
+        running_on=str(running.request().get("card") or "") if running else None,
+        host=process.host(running.path) if running else "",
     )
 
 
 def _by_replicate(runs: Iterable[Run]) -> list[tuple[Run, int]]:
-    """Each run with its number among the replicates of its arm."""
-    seen: dict[str, int] = {}
+    """Each run with its number among the runs that differ only in the seed."""
+    counts: dict[str, int] = {}
     found = []
     for run in runs:
-        arm = repr(sorted((key, value) for key, value in run.point.params.items() if key != "seed"))
-        seen[arm] = seen.get(arm, -1) + 1
-        found.append((run, seen[arm]))
+        point = repr(sorted((key, value) for key, value in run.point.params.items() if key != "seed"))
+        counts[point] = counts.get(point, -1) + 1
+        found.append((run, counts[point]))
     return found
 
 
-# --- what a turn takes ------------------------------------------------------------------------------------------------
+def host_mib(task: Task, settings: Settings) -> int:
+    """MiB of RAM that a task needs while it loads the base model."""
+    base = settings.base_models[str(task.run.point.params["base_model"])].path
+    return LOADING_MIB + (base.stat().st_size // 1024**2 if base.exists() else 0)
+
+
+# --- VRAM -------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True, kw_only=True)
 class PeakVramTable:
-    """The highest use of a card by key, MiB, as measured of attempts that delivered."""
+    """The highest measured VRAM use in MiB, by memory key, of attempts that succeeded."""
 
     by_key: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    def gather(cls, runs: Sequence[Run]) -> "PeakVramTable":
-        """From these runs, the other sweeps beside theirs, and what was probed."""
-        found = cls()
-        known = history.gather(layout.Sweep(runs[0].path.parent)).by_profile if runs else {}
-        found.by_key |= {key: pace.peak_mib for key, pace in known.items() if pace.peak_mib and not pace.fallbacks}
-        for run, stage in itertools.product(runs, (train.NAME, generate.NAME)):
-            for attempt in run.attempts(stage):
-                if result := attempt.result():
-                    found.learn(_key_of(run, stage, attempt), result)
-        return found
+    def gather(cls, runs: Sequence[Run], settings: Settings) -> "PeakVramTable":
+        """From these runs, the other sweeps in `runs`, and probes; empty unless runs are colocated."""
+        table = cls()
+        if not (runs and settings.vram.colocate):
+            return table
+        known = history.gather(layout.Sweep(runs[0].path.parent)).by_profile
+        table.by_key |= {key: stats.peak_mib for key, stats in known.items() if stats.peak_mib and not stats.fallbacks}
+        for run in runs:
+            for attempt in run.attempts(train.NAME):
+                table.add(_training_key(run, train_config.fallback_of(attempt)), attempt.result())
+            for attempt in run.attempts(generate.NAME):
+                table.add(_generation_key(run), attempt.result())
+        return table
 
-    def learn(self, key: str, result: Result) -> None:
-        if result.failure is None and result.peak_vram_mib:
+    def add(self, key: str, result: Result | None) -> None:
+        if result and result.failure is None and result.peak_vram_mib:
             self.by_key[key] = max(result.peak_vram_mib, self.by_key.get(key, 0))
 
-    def need_mib(self, turn: Task) -> int | None:
-        """What to promise it of a card; None when that is not known, or it must be alone."""
-        peak = self.by_key.get(turn.key)
-        return None if peak is None or turn.alone else int(peak * _HEADROOM)
+    def need_mib(self, task: Task) -> int | None:
+        """The VRAM to assign to a task; None when it is unknown, or the task must be alone."""
+        peak = self.by_key.get(task.memory_key)
+        return None if peak is None or task.alone else int(peak * _HEADROOM)
 
 
-def _key(run: Run, stage: str, settings: Settings) -> str:
-    return _named(run, stage, train.choose_fallback(run, settings).overrides if stage == train.NAME else {})
+def _memory_key(run: Run, stage: str, settings: Settings) -> str:
+    if stage == train.NAME:
+        return _training_key(run, train.choose_fallback(run, settings))
+    return _generation_key(run) if stage == generate.NAME else f"{stage} lora"
 
 
-def _key_of(run: Run, stage: str, attempt: Attempt) -> str:
-    return _named(run, stage, train_config.fallback_of(attempt).overrides if stage == train.NAME else {})
+def _training_key(run: Run, fallback: Fallback) -> str:
+    return history.key_of({**run.point.params, **fallback.overrides})
 
 
-def _named(run: Run, stage: str, overrides: Params) -> str:
-    """All pictures of a sweep are made alike, but for the LoRA."""
-    if stage != train.NAME:
-        return f"{stage} {'floor' if run.point.is_baseline else 'lora'}"
-    return history.key_of({**run.point.params, **overrides})
+def _generation_key(run: Run) -> str:
+    """All images of a sweep are generated alike, except for the LoRA."""
+    return f"generate {'baseline' if run.point.is_baseline else 'lora'}"
 
 
 @dataclass(slots=True)
 class MemoryBudget:
-    """A memory that is shared with strangers: what they hold is what is used beyond what was promised to ours."""
+    """Memory that other processes use, too: what is used beyond the assigned memory is theirs."""
 
     other_processes_mib: int = 0
 
-    def free_mib(self, total_mib: int, used_mib: int, promised_mib: Collection[int], own_mib: int | None = None) -> int:
-        """What can still be promised. Without being told what ours hold, strangers are seen at their most so far."""
-        beyond = max(0, used_mib - (sum(promised_mib) if own_mib is None else own_mib))
-        told = own_mib is not None or not promised_mib
-        self.other_processes_mib = beyond if told else max(self.other_processes_mib, beyond)
-        return total_mib - self.other_processes_mib - sum(promised_mib) - SPARE_MIB
+    def free_mib(self, total_mib: int, used_mib: int, assigned_mib: Collection[int], own_mib: int | None = None) -> int:
+        """What can still be assigned. Without `own_mib`, the use of our tasks, others keep the highest use so far."""
+        beyond = max(0, used_mib - (sum(assigned_mib) if own_mib is None else own_mib))
+        exact = own_mib is not None or not assigned_mib
+        self.other_processes_mib = beyond if exact else max(self.other_processes_mib, beyond)
+        return total_mib - self.other_processes_mib - sum(assigned_mib) - SPARE_MIB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuLoad:
-    """A card as it stands: how many turns are taken on it, whether one of them wants it alone, and what is left."""
+    """The number of tasks on a GPU, whether one of them must be alone, and the VRAM that can still be assigned."""
 
     card: str
-    turns: int = 0
+    tasks: int = 0
     alone: bool = False
     free_mib: int = 0
 
 
-def choose(turn: Task, need_mib: int | None, loads: Sequence[GpuLoad]) -> Slot | None:
-    """Where a turn that wants a card is taken now; None when it has to wait."""
-    if turn.living is not None:
-        return Slot(card=turn.living, colocated=turn.run.attempts(turn.stage)[-1].colocated)
-    for load in sorted(loads, key=lambda load: load.turns):
-        if not load.turns:
+def choose_slot(task: Task, need_mib: int | None, loads: Sequence[GpuLoad]) -> Slot | None:
+    """The slot of a task that needs a GPU; None while it has to wait."""
+    if task.running_on is not None:
+        return Slot(card=task.running_on, colocated=task.run.attempts(task.stage)[-1].colocated)
+    for load in sorted(loads, key=lambda load: load.tasks):
+        if not load.tasks:
             return Slot(card=load.card, colocated=need_mib is not None and need_mib <= load.free_mib)
         if need_mib is not None and not load.alone and need_mib <= load.free_mib:
             return Slot(card=load.card, colocated=True)
     return None
-
-
-def needs_gpu(turn: Task, settings: Settings) -> bool:
-    return turn.stage != score.NAME or settings.scoring.device != "cpu"
-
-
-def host_mib(turn: Task, settings: Settings) -> int:
-    """What a turn takes of the host's memory while it loads the base model."""
-    base = settings.base_models[str(turn.run.point.params["base_model"])].path
-    return LOADING_MIB + (base.stat().st_size // 1024**2 if base.exists() else 0)

@@ -1,12 +1,12 @@
-"""Drives the runs of a frozen sweep to their end. The only loop over runs."""
+"""Runs all runs of a frozen sweep: the only loop over runs."""
 
 from collections.abc import Callable, Mapping, Sequence
 
 from orchestrator.errors import NotReady, Problem
 from orchestrator.model import Result, State
-from orchestrator.run import local_executor, schedule
+from orchestrator.run import schedule
 from orchestrator.run.context import Context
-from orchestrator.run.local_executor import Executor, TaskResult
+from orchestrator.run.local_executor import Executor, LocalExecutor, TaskResult
 from orchestrator.run.retry import FailureStreak
 from orchestrator.run.stages import generate, score, train
 from orchestrator.store import state
@@ -17,73 +17,66 @@ _PERFORM: Mapping[str, Callable[[Run, Context], Result]] = {
 }
 
 
-def run_sweep(
-    runs: Sequence[Run], ctx: Context, *, cards: Sequence[str] = (), retry: bool = False, fail_fast: bool = False
-) -> None:
-    """Bring every run as far as it goes, on these cards (`ctx.card` without any).
-
-    retry: give those that failed for good another attempt. fail_fast: start nothing more after the first failed run.
-    Raises NotReady when the machine, not the points, makes runs fail. Whatever is raised, and
-    however it was stopped, no attempt is left unwatched.
-    """
-    with local_executor.LocalExecutor.open(ctx, cards or (ctx.card,), perform, runs) as team:
-        run_sweep_on(team, runs, ctx, retry=retry, fail_fast=fail_fast)
-
-
-def run_sweep_on(
-    team: Executor, runs: Sequence[Run], ctx: Context, *, retry: bool = False, fail_fast: bool = False
-) -> None:
-    """As `drive`, by a team of any kind."""
-    waiting = schedule.build_queue(runs, ctx.settings, again=retry)
-    ends = StopPolicy(team, ctx.settings.limits.crashes, fail_fast=fail_fast)
-    team.start(waiting)
-    while team.busy():
-        for ended in team.ended():
-            status = state.status(ended.turn.run)
-            ends.record(ended, status.state)
-            following = schedule.next_task(ended.turn.run, status, ctx.settings)
-            waiting[:0] = [following] if following else []
-        if not (ctx.stop or ends.halted):
-            team.start(waiting)
-    ends.report()
-
-
 def perform(run: Run, stage: str, ctx: Context) -> Result:
-    """Carry out one attempt at a stage of a run."""
+    """Run one attempt at a stage of a run."""
     run.create()
     return _PERFORM[stage](run, ctx)
 
 
-class StopPolicy:
-    """What the ends of turns mean for those to come: a poisoned card takes none, an error or a wish ends them all."""
+def run_sweep(
+    runs: Sequence[Run], ctx: Context, *, cards: Sequence[str] = (), retry: bool = False, fail_fast: bool = False
+) -> None:
+    """Run every run to its end on these GPUs, or on `ctx.card` without any.
 
-    def __init__(self, team: Executor, limit: int, *, fail_fast: bool) -> None:
-        self._team, self._limit, self._fail_fast = team, limit, fail_fast
+    retry: give failed runs another attempt. fail_fast: start nothing after the first failed run. Raises NotReady when
+    the machine makes several runs in a row fail. Returns or raises only after every started attempt has ended.
+    """
+    with LocalExecutor.open(ctx, cards or (ctx.card,), perform, runs) as executor:
+        run_sweep_on(executor, runs, ctx, retry=retry, fail_fast=fail_fast)
+
+
+def run_sweep_on(
+    executor: Executor, runs: Sequence[Run], ctx: Context, *, retry: bool = False, fail_fast: bool = False
+) -> None:
+    """As `run_sweep`, on any executor."""
+    queue = schedule.build_queue(runs, ctx.settings, retry_failed=retry)
+    policy = StopPolicy(executor, ctx.settings.limits.crashes, fail_fast=fail_fast)
+    executor.start(queue)
+    while executor.busy():
+        for ended in executor.ended():
+            status = state.status(ended.task.run)
+            policy.add(ended, status.state)
+            following = schedule.next_task(ended.task.run, status, ctx.settings)
+            queue[:0] = [following] if following else []
+        if not (ctx.stop or policy.stopped):
+            executor.start(queue)
+    policy.raise_errors()
+
+
+class StopPolicy:
+    """When to stop using a GPU (failures of the machine in a row), and when to stop the sweep (errors, fail_fast)."""
+
+    def __init__(self, executor: Executor, limit: int, *, fail_fast: bool) -> None:
+        self._executor, self._limit, self._fail_fast = executor, limit, fail_fast
         self._streak = FailureStreak(limit)
         self._errors: list[BaseException] = []
-        self._poisoned: list[Problem] = []
-        self.halted = False
+        self._paused: list[Problem] = []
+        self.stopped = False
 
-    def record(self, ended: TaskResult, state: State) -> None:
+    def add(self, ended: TaskResult, status: State) -> None:
         if ended.error:
             self._errors.append(ended.error)
-        elif ended.result and self._streak.pauses(ended.place.card, ended.turn.stage, ended.result):
-            self._team.retire(ended)
-            self._poisoned.append(self._problem(ended, ended.result))
-        self.halted = self.halted or bool(self._errors) or (self._fail_fast and state is State.FAILED)
+        elif ended.result and self._streak.pauses(ended.slot.card, ended.task.stage, ended.result):
+            self._executor.retire(ended)
+            what = f"{self._limit} runs in a row failed with {ended.result.failure}, so the machine may be the cause"
+            remedy = "correct it (`orchestrate check` helps), then continue with `--retry failed`"
+            problem = Problem(what=what, where=ended.slot.card, value=ended.result.reason, remedy=remedy)
+            self._paused.append(problem)
+        self.stopped = self.stopped or bool(self._errors) or (self._fail_fast and status is State.FAILED)
 
-    def _problem(self, ended: TaskResult, result: Result) -> Problem:
-        return Problem(
-            what=f"{self._limit} runs in a row failed with {result.failure}: "
-            "the sweep is paused, it looks like the machine",
-            where=ended.place.card,
-            value=result.reason,
-            remedy="mend it (`orchestrate check`), then the same command with `--retry failed` goes on",
-        )
-
-    def report(self) -> None:
-        """Raise what kept the sweep from going on, once nothing is left to watch."""
+    def raise_errors(self) -> None:
+        """Raise what stopped the sweep; called when no attempt runs any more."""
         if self._errors:
             raise self._errors[0]
-        if self._poisoned:
-            raise NotReady(*self._poisoned)
+        if self._paused:
+            raise NotReady(*self._paused)
