@@ -1,11 +1,12 @@
-"""Texts for people: quantities, times, suggestions for unknown names."""
+"""Texts for people: quantities, times, lists, suggestions for unknown names; secrets are removed."""
 
 import difflib
 import re
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 
 _GIB = 1024**3
+_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH", re.IGNORECASE)
 
 
 def duration(seconds: float) -> str:
@@ -25,8 +26,14 @@ def pluralize(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
+def first_names(names: Sequence[str], count: int = 5) -> str:
+    """`a, b, c and 4 more`."""
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + more
+
+
 def now() -> str:
-    """The time in UTC, to the second; nothing is measured with it."""
+    """The time in UTC, to the second."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
@@ -61,3 +68,11 @@ def code_span(text: str) -> str:
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
     pad = " " if "`" in line else ""
     return f"{fence}{pad}{line}{pad}{fence}"
+
+
+def redact(text: str, environ: Mapping[str, str]) -> str:
+    """The text, with the values of variables such as HF_TOKEN replaced by `[HF_TOKEN]`."""
+    for name, value in environ.items():
+        if len(value) > 5 and _SECRET.search(name):
+            text = text.replace(value, f"[{name}]")
+    return text

@@ -190,7 +190,7 @@ def test_partners_share_the_training_seed_and_the_length(world: World) -> None:
 def test_runs_without_company_are_told(world: World) -> None:
     world.settle(sections=ASKED)
     world.ask("[dims]\nnetwork_dim = [2, 4]\n[[when]]\nmatch = { network_dim = 4 }\nset = { max_train_steps = 6 }\n")
-    assert any("can end no training" in problem.what for problem in world.plan().warnings)
+    assert any("cannot stop any training" in problem.what for problem in world.plan().warnings)
 
 
 def _next_turn(watch: EarlyStopWatcher, training: layout.Attempt) -> FailureReason | None:

@@ -63,7 +63,7 @@ def test_a_disk_that_cannot_be_written_to_is_said_before_anything_starts(world: 
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     refused = world.call(*ONE)
     assert refused.returncode == 4
-    assert "cannot be written to" in refused.stderr
+    assert "is not writable" in refused.stderr
     assert str(small_disk) in refused.stderr
 
 

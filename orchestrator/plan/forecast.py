@@ -135,13 +135,15 @@ def _profiles(points: Sequence[Params], known: RunHistory, settings: Settings) -
         by_key.setdefault(history.key_of(params), []).append(params)
     differing = resource_profile.differing([resource_profile.profile(group[0]) for group in by_key.values()])
     for key, group in by_key.items():
-        stats = _stats(group[0], known)
+        stats, params = _stats(group[0], known), {**group[0], **({previews.EVERY: 1} if settings.early_stop else {})}
         yield Profile(
             key=key,
             settings={name: group[0][name] for name in differing if name in group[0]},
             runs=len(group),
             seconds_per_step=stats.seconds_per_step,
-            peak=_peak({**group[0], **({previews.EVERY: 1} if settings.early_stop else {})}, stats),
+            peak=Estimate(gib=stats.peak_mib / 1024, error_gib=0.0)
+            if stats.peak_mib
+            else vram_estimate.estimate(params),
             fallbacks=stats.fallbacks,
             origin=stats.origin,
         )
@@ -219,10 +221,6 @@ def _assumed(params: Params) -> ProfileStats:
         fallbacks=(),
         origin=ASSUMED,
     )
-
-
-def _peak(params: Params, stats: ProfileStats) -> Estimate | None:
-    return Estimate(gib=stats.peak_mib / 1024, error_gib=0.0) if stats.peak_mib else vram_estimate.estimate(params)
 
 
 def _images(point: Point, length: TrainingLength | None, generation: Generation) -> int:

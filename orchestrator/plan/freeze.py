@@ -2,17 +2,17 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from orchestrator import images
 from orchestrator import text as formatting
-from orchestrator.config.schema import Scoring, Settings
+from orchestrator.config.schema import BaseModel, Scoring, Settings
 from orchestrator.errors import Conflict, Problem, error
 from orchestrator.kohya import config_files
-from orchestrator.model import Point, PreparedDataset
+from orchestrator.model import PreparedDataset
 from orchestrator.plan.plan import Plan
 from orchestrator.scoring import faces, prompt_adherence
 from orchestrator.store import provenance
@@ -49,6 +49,7 @@ def _json(value: Any) -> Any:
 def _fingerprint(plan: Plan, prepared: Mapping[str, PreparedDataset], hashes: HashCache) -> dict[str, str]:
     """Every input that changes an image or a score and is not an argument of a point, by the name for messages."""
     settings = plan.settings
+    bases = dict.fromkeys(str(point.params["base_model"]) for point in plan.points)
     generation = {key: value for key, value in asdict(settings.generation).items() if "prompts" not in key}
     return {
         **{f"templates/{name}": sha256_json(text) for name, text in _templates(settings.templates).items()},
@@ -60,7 +61,7 @@ def _fingerprint(plan: Plan, prepared: Mapping[str, PreparedDataset], hashes: Ha
         **_clip(plan, hashes),
         **({"early_stop": json.dumps(asdict(settings.early_stop))} if settings.early_stop else {}),
         "references": hashes.of_all(images.pictures(settings.scoring.references).pictures),
-        **{f"base_model {name}": _base(settings, name, hashes) for name in _values(plan.points, "base_model")},
+        **{f"base_model {name}": _base(settings.base_models[name], hashes) for name in bases},
         **{f"dataset {name}": one.key for name, one in prepared.items()},
     }
 
@@ -86,13 +87,8 @@ def trainer_identity(settings: Settings) -> str:
     return provenance.commit(folder) or sha256_json([sha256(folder / script) for script in scripts])
 
 
-def _base(settings: Settings, name: str, hashes: HashCache) -> str:
-    base = settings.base_models[name]
+def _base(base: BaseModel, hashes: HashCache) -> str:
     return hashes.of(base.path) + (hashes.of(base.vae) if base.vae else "")
-
-
-def _values(points: Iterable[Point], treatment: str) -> list[str]:
-    return list(dict.fromkeys(str(point.params[treatment]) for point in points if treatment in point.params))
 
 
 def _templates(folder: Path) -> dict[str, str]:

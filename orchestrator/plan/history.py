@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
+from typing import Any
 
 from orchestrator.config import grid
 from orchestrator.kohya import resource_profile
@@ -39,6 +40,10 @@ class RunHistory:
     score_s: float | None = None
 
 
+_OTHER_PROFILES: dict[str, Any] = {"peak_mib": None, "fallbacks": (), "origin": "this sweep's other runs"}
+"""Times of other memory profiles are an estimate for a new profile; their memory is not."""
+
+
 def key_of(params: Params) -> str:
     """The key of a point's memory profile."""
     return grid.point_id(resource_profile.profile(params))
@@ -54,7 +59,7 @@ def gather(sweep: Sweep) -> RunHistory:
     finished = [run for one in (sweep, *others) if one.exists() for run in one.runs()]
     return RunHistory(
         by_profile={**_mean_by_key(probed), **_mean_by_key(known), **_mean_by_key(own)},
-        sweep=_other_profiles(_mean([stats for _, stats in own])) if own else None,
+        sweep=replace(_mean([stats for _, stats in own]), **_OTHER_PROFILES) if own else None,
         image_s=_seconds_per_image(finished, "generate"),
         score_s=_seconds_per_image(finished, "score"),
     )
@@ -76,11 +81,6 @@ def _mean(group: Sequence[ProfileStats]) -> ProfileStats:
         fallbacks=max((one.fallbacks for one in group), key=len),
         origin=group[0].origin,
     )
-
-
-def _other_profiles(stats: ProfileStats) -> ProfileStats:
-    """Times of other memory profiles are an estimate for a new one; their memory is not."""
-    return replace(stats, peak_mib=None, fallbacks=(), origin="this sweep's other runs")
 
 
 def _trained(runs: Sequence[Run], origin: str) -> Iterator[tuple[str, ProfileStats]]:

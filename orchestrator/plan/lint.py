@@ -1,4 +1,4 @@
-"""What is wrong with a grid under its settings, from what was written alone: every mistake with its file and line."""
+"""Checks of a grid under its settings, from the files alone: every problem with its file and line."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -8,46 +8,45 @@ from orchestrator.config import toml_reader
 from orchestrator.config.expressions import Expressions, is_expression
 from orchestrator.config.grid import Grid
 from orchestrator.config.schema import Settings
-from orchestrator.errors import InputError, Problem, Severity
+from orchestrator.errors import InputError, Problem, Severity, error
 from orchestrator.evidence import preview_scores
 from orchestrator.evidence.stats import early_stop_rule
 from orchestrator.kohya import base_model, config_files, oom_fallback, previews
 from orchestrator.kohya.arguments import check, lint, schema
 from orchestrator.kohya.arguments.schema import ArgumentSchema
-from orchestrator.kohya.oom_fallback import Fallback
 from orchestrator.model import Params, Point, Value
 from orchestrator.plan import train_config
 from orchestrator.store.layout import Attempt, Run
 from orchestrator.values import toml_repr
 
 
-def as_written(asked: Grid, used: Settings) -> list[Problem]:
-    """Arguments that sd-scripts does not take, in whatever combination: told even where no point can be made."""
-    plain = [{key: value} for key, value in _written(asked, used) if not is_expression(value)]
-    return _placed(check.check(plain, _accepted(used)), asked, used)
+def lint_arguments(grid: Grid, settings: Settings) -> list[Problem]:
+    """Arguments that sd-scripts does not accept, for a grid that cannot be expanded to points."""
+    plain = [{key: value} for key, value in _written(grid, settings) if not is_expression(value)]
+    return _placed(check.check(plain, _accepted(settings)), grid, settings)
 
 
-def of_points(points: Sequence[Point], asked: Grid, used: Settings, steps: Mapping[str, int]) -> list[Problem]:
-    """What sd-scripts would refuse, or worse, not refuse, of the points and of what the ladder makes of them.
+def lint_points(points: Sequence[Point], grid: Grid, settings: Settings, steps: Mapping[str, int]) -> list[Problem]:
+    """Problems of the points, and of the points after each OOM fallback.
 
     steps: optimizer steps by point id, where they are known.
     """
-    params, accepted = _but_for_seeds(points), _accepted(used)
-    told = lint.lint_points(params, datasets=used.datasets)
+    params, accepted = _without_replicates(points), _accepted(settings)
+    traps = lint.lint_points(params, datasets=settings.datasets)
     seeds: list[Params] = [{"seed": point.params["seed"]} for point in points if "seed" in point.params]
-    found = [*check.check([*params, *seeds], accepted), *told, *lint.lint_sweep(points, steps=steps)]
-    of_ladder = _of_ladder(params, {trap.what for trap in told}, used, accepted)
-    return [*_placed(found, asked, used), *of_ladder, *_of_base_models(params, used)]
+    found = [*check.check([*params, *seeds], accepted), *traps, *lint.lint_sweep(points, steps=steps)]
+    of_fallbacks = _lint_fallbacks(params, {trap.what for trap in traps}, settings, accepted)
+    return [*_placed(found, grid, settings), *of_fallbacks, *_lint_base_models(params, settings)]
 
 
-def _of_base_models(points: Iterable[Params], used: Settings) -> Iterator[Problem]:
+def _lint_base_models(points: Iterable[Params], settings: Settings) -> Iterator[Problem]:
     for name in dict.fromkeys(str(params["base_model"]) for params in points):
-        path = used.base_models[name].path
-        yield from base_model.is_distilled(path, where=str(used.path), key=f"base_models.{name}.path")
+        path = settings.base_models[name].path
+        yield from base_model.is_distilled(path, where=str(settings.path), key=f"base_models.{name}.path")
 
 
-def _but_for_seeds(points: Iterable[Point]) -> list[Params]:
-    """One of each group of replicates: nothing here depends on which seed it is, and each seed is one too many."""
+def _without_replicates(points: Iterable[Point]) -> list[Params]:
+    """The params of one point of each group of replicates: no check depends on the seed's value."""
     distinct: dict[tuple[object, ...], Params] = {}
     for point in points:
         values = [value for key, value in point.params.items() if key != "seed"]
@@ -55,123 +54,120 @@ def _but_for_seeds(points: Iterable[Point]) -> list[Params]:
     return list(distinct.values())
 
 
-def _accepted(used: Settings) -> ArgumentSchema:
-    return schema.load_schema(used.trainer.sd_scripts)
+def _accepted(settings: Settings) -> ArgumentSchema:
+    return schema.load_schema(settings.trainer.sd_scripts)
 
 
-def _written(asked: Grid, used: Settings) -> Iterator[tuple[str, Value]]:
-    yield from used.arguments.items()
-    yield from asked.fixed.items()
-    for dims in (asked.dims, *asked.zips):
+def _written(grid: Grid, settings: Settings) -> Iterator[tuple[str, Value]]:
+    yield from settings.arguments.items()
+    yield from grid.fixed.items()
+    for dims in (grid.dims, *grid.zips):
         yield from ((key, value) for key, values in dims.items() for value in values)
-    for rule in asked.whens:
+    for rule in grid.whens:
         yield from rule.set.items()
 
 
-def of_templates(runs: Sequence[Run], used: Settings) -> list[Problem]:
-    """What keeps these runs from being rendered; one of each set of arguments is proven to read back as meant."""
-    renderer = config_files.Renderer(used.templates)
-    proven: set[frozenset[str]] = set()
+def lint_templates(runs: Sequence[Run], settings: Settings) -> list[Problem]:
+    """Problems of rendering the runs' configs. One config of each set of argument names is read back to verify it."""
+    renderer = config_files.Renderer(settings.templates)
+    verified: set[frozenset[str]] = set()
     found: dict[Problem, None] = {}
     for run in runs:
         names = frozenset(run.point.params)
         try:
             train_config.config_toml(
-                run, Attempt(run.path / train_config.STAGE / "1"), used, renderer, prove=names not in proven
+                run, Attempt(run.path / train_config.STAGE / "1"), settings, renderer, prove=names not in verified
             )
         except InputError as error:
             found |= dict.fromkeys(error.problems)
-        proven.add(names)
+        verified.add(names)
     return list(found)
 
 
-# --- stopping early ---------------------------------------------------------------------------------------------------
+# --- early stopping ---------------------------------------------------------------------------------------------------
 
 
-def of_early_stop(points: Sequence[Point], asked: Grid, used: Settings, prompts: int) -> list[Problem]:
-    """What keeps trainings from being looked at on their way, and what keeps a look from ever ending one."""
-    if used.early_stop is None:
+def lint_early_stop(points: Sequence[Point], grid: Grid, settings: Settings, prompts: int) -> list[Problem]:
+    """Arguments that contradict [early_stop], and settings with which it cannot stop any training."""
+    if settings.early_stop is None:
         return []
-    wrong = [
-        Problem(what=_NOT_BESIDE[key], key=key, value=toml_repr(point.params[key]), remedy=_TAKE_OUT)
+    found = [
+        error(key, _CONTRADICTIONS[key], _REMOVE, value=toml_repr(point.params[key]))
         for point in points
-        for key in _NOT_BESIDE
+        for key in _CONTRADICTIONS
         if point.params.get(key)
     ]
-    return [*_placed(wrong, asked, used), *_of_looks(points, used, prompts)]
+    return [*_placed(found, grid, settings), *_lint_preview_checks(points, settings, prompts)]
 
 
-_NOT_BESIDE = {
+_CONTRADICTIONS = {
     **dict.fromkeys(previews.ASKING, "early_stop decides when previews are drawn"),
-    "max_train_epochs": "early_stop compares trainings at the same step, and epochs are of any length",
+    "max_train_epochs": "early_stop compares trainings at the same step, but epochs differ in length",
 }
-_TAKE_OUT = "take it out (max_train_steps says how long a training is), or take [early_stop] out of the settings"
+_REMOVE = "remove it (set the length with max_train_steps), or remove [early_stop] from the settings"
 
 
-def _of_looks(points: Sequence[Point], used: Settings, prompts: int) -> Iterator[Problem]:
+def _lint_preview_checks(points: Sequence[Point], settings: Settings, prompts: int) -> Iterator[Problem]:
     others = max(Counter(preview_scores.comparison_group(point.params) for point in points).values()) - 1
-    taken = max(len(preview_scores.check_steps(point.params, used.early_stop)) for point in points)
-    if used.early_stop is None or not others * taken:
-        what = "can end no training: no two runs share a training seed and a length, or no look is before their ends"
-        yield _early_stop(used, "", what, "take it out, or lower `after`", Severity.WARNING)
+    checks = max(len(preview_scores.check_steps(point.params, settings.early_stop)) for point in points)
+    if settings.early_stop is None or not others * checks:
+        what = "cannot stop any training: no two runs share a training seed and a length, or `after` is too late"
+        yield _early_stop(settings, "", what, "remove it, or lower `after`", Severity.WARNING)
         return
-    needed = early_stop_rule.min_pairs(
-        early_stop_rule.per_comparison_alpha(used.early_stop.p, looks=taken, others=others)
-    )
-    if used.early_stop.pictures < needed:
-        what = f"so few pictures cannot tell: looks at {others + 1} runs, {taken} each, share p = {used.early_stop.p:g}"
-        yield _early_stop(used, "pictures", what, f"at least {needed}, or a larger p")
-    elif prompts and len(preview_scores.cells(prompts, used)) < needed:
-        what = f"{prompts} prompts and {len(used.generation.seeds)} seeds make fewer previews than the {needed} needed"
-        yield _early_stop(used, "pictures", what, "add prompts or generate.seeds")
+    alpha = early_stop_rule.per_comparison_alpha(settings.early_stop.p, looks=checks, others=others)
+    needed = early_stop_rule.min_pairs(alpha)
+    if settings.early_stop.pictures < needed:
+        p = f"{settings.early_stop.p:g}"
+        what = f"too few pictures for any decision: {checks} checks of {others + 1} runs share p = {p}"
+        yield _early_stop(settings, "pictures", what, f"set at least {needed}, or a larger p")
+    elif prompts and len(preview_scores.cells(prompts, settings)) < needed:
+        what = (
+            f"{prompts} prompts and {len(settings.generation.seeds)} seeds make fewer previews than the {needed} needed"
+        )
+        yield _early_stop(settings, "pictures", what, "add prompts or generate.seeds")
 
 
-def _early_stop(used: Settings, key: str, what: str, remedy: str, severity: Severity = Severity.ERROR) -> Problem:
+def _early_stop(settings: Settings, key: str, what: str, remedy: str, severity: Severity = Severity.ERROR) -> Problem:
     path = ("early_stop", key) if key else ("early_stop",)
-    where = toml_reader.read(used.path).where(path)
+    where = toml_reader.read(settings.path).where(path)
     return Problem(what=what, where=where, key=".".join(path), remedy=remedy, severity=severity)
 
 
-# --- the ladder -------------------------------------------------------------------------------------------------------
+# --- OOM fallbacks ----------------------------------------------------------------------------------------------------
 
 
-def _of_ladder(points: Iterable[Params], told: set[str], used: Settings, accepted: ArgumentSchema) -> list[Problem]:
-    """Only what a rung brings about: a point's own mistakes are told where it is."""
-    where = f"{used.path}: [[oom_fallback]]"
+def _lint_fallbacks(
+    points: Iterable[Params], known: set[str], settings: Settings, accepted: ArgumentSchema
+) -> list[Problem]:
+    """Problems of the points after each OOM fallback, without the `known` ones that the points have themselves."""
+    where, expressions = f"{settings.path}: [[oom_fallback]]", Expressions()
     try:
-        steps = _steps(points, used)
-    except InputError as error:
-        return [replace(problem, where=where) for problem in error.problems]
-    lowered = lint.lint_points([effective for effective, _ in steps], where=where, datasets=used.datasets)
+        steps = [
+            (params, step.overrides)
+            for params in points
+            for step in oom_fallback.fallbacks(params, settings.oom_fallback, expressions)
+        ]
+    except InputError as failed:
+        return [replace(problem, where=where) for problem in failed.problems]
+    effective = [{**params, **overrides} for params, overrides in steps]
+    traps = lint.lint_points(effective, where=where, datasets=settings.datasets)
     return [
-        *check.check([step.overrides for _, step in steps], accepted, where=where),
-        *(trap for trap in lowered if trap.what not in told),
+        *check.check([overrides for _, overrides in steps], accepted, where=where),
+        *(trap for trap in traps if trap.what not in known),
     ]
 
 
-def _steps(points: Iterable[Params], used: Settings) -> list[tuple[Params, Fallback]]:
-    expressions = Expressions()
-    return [
-        ({**params, **step.overrides}, step)
-        for params in points
-        for step in oom_fallback.fallbacks(params, used.oom_fallback, expressions)
-    ]
+# --- file and line ----------------------------------------------------------------------------------------------------
 
 
-# --- where it was written ---------------------------------------------------------------------------------------------
-
-
-def _placed(problems: Iterable[Problem], asked: Grid, used: Settings) -> list[Problem]:
-    settings = toml_reader.read(used.path)
+def _placed(problems: Iterable[Problem], grid: Grid, settings: Settings) -> list[Problem]:
+    file = toml_reader.read(settings.path)
 
     def where(problem: Problem) -> str:
-        rules = (rule.where for rule in asked.whens if _sets(rule.set, problem))
-        if place := next(rules, asked.places.get(problem.key, "")):
+        key, value = problem.key, problem.value
+        rules = (rule.where for rule in grid.whens if key in rule.set and toml_repr(rule.set[key]) == value)
+        if place := next(rules, grid.places.get(key, "")):
             return place
-        return settings.where(("arguments", problem.key)) if problem.key in used.arguments else str(asked.path)
+        return file.where(("arguments", key)) if key in settings.arguments else str(grid.path)
 
     return list(dict.fromkeys(replace(problem, where=where(problem)) for problem in problems))
-
-
-def _sets(changes: Params, problem: Problem) -> bool:
-    return problem.key in changes and toml_repr(changes[problem.key]) == problem.value

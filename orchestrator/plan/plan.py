@@ -1,6 +1,6 @@
-"""What a grid asks for, read and checked before anything starts: every mistake in one go."""
+"""Reads settings and grid into a validated plan; reports all errors at once."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import TypeVar
 from orchestrator.config import grid, settings
 from orchestrator.config.grid import Grid
 from orchestrator.config.schema import Settings
-from orchestrator.errors import InputError, NothingSelected, Problem, errors_of
+from orchestrator.errors import InputError, NothingSelected, Problem, error, errors_of
 from orchestrator.kohya import config_files, generate, prompts
 from orchestrator.model import Params, Point, Question
 from orchestrator.plan import lint, train_config, training_length
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What a grid asks for under these settings, checked; `warnings` did not stop it."""
+    """A validated grid under its settings. `prompts`: for generation. `warnings`: problems that are no errors."""
 
     sweep: Sweep
     settings: Settings
@@ -31,33 +31,32 @@ class Plan:
     warnings: tuple[Problem, ...]
 
     def runs(self, only: str = "*") -> list[Run]:
-        """The asked runs whose name or id matches a glob; floors last."""
+        """The runs whose name or id matches a glob, baselines last. Raises NothingSelected when none does."""
         chosen = [point for point in self.points if fnmatchcase(point.name, only) or fnmatchcase(point.id, only)]
         if not chosen:
-            remedy = "`orchestrate plan` lists their names"
-            raise NothingSelected(Problem(what=f'no run matches "{only}"', key="--only", remedy=remedy))
+            raise NothingSelected(error("--only", f'no run matches "{only}"', "`orchestrate plan` lists their names"))
         return [self.sweep.run(point) for point in chosen]
 
 
 def read(settings_file: Path, grid_file: Path, name: str = "") -> Plan:
-    """Read and check everything that the user wrote; raises InputError with every mistake in all of it."""
+    """Read and check settings, grid and prompts. `name`: of the sweep. Raises InputError with all errors."""
     problems: list[Problem] = []
     used = _tried(lambda: settings.load(settings_file), problems)
     asked = _tried(lambda: grid.load(grid_file), problems)
     name = _tried(lambda: _name(name or grid_file.stem), problems) or ""
     texts = _prompts(used, problems) if used else ()
     points = _points(asked, used, problems) if used and asked else ()
-    problems += lint.of_early_stop(points, asked, used, len(texts)) if used and asked and points else []
+    problems += lint.lint_early_stop(points, asked, used, len(texts)) if used and asked and points else []
     if used is None or asked is None or errors_of(problems):
         raise InputError(*problems)
     sweep = Sweep(used.runs / name)
-    if wrong := lint.of_templates([sweep.run(point) for point in points], used):
+    if wrong := lint.lint_templates([sweep.run(point) for point in points], used):
         raise InputError(*wrong)
     return Plan(
         sweep=sweep,
         settings=used,
         grid_text="\n".join(path.read_text(encoding="utf-8") for path in asked.files),
-        points=(*points, *_floors(points)),
+        points=(*points, *map(baseline_point, dict.fromkeys(str(point.params["base_model"]) for point in points))),
         questions=asked.questions,
         prompts=texts,
         warnings=tuple(problems),
@@ -81,9 +80,9 @@ def _prompts(used: Settings, problems: list[Problem]) -> tuple[str, ...]:
 def _points(asked: Grid, used: Settings, problems: list[Problem]) -> tuple[Point, ...]:
     points = _tried(lambda: grid.expand(asked, used), problems)
     if points is None:
-        problems += lint.as_written(asked, used)
+        problems += lint.lint_arguments(asked, used)
         return ()
-    problems += lint.of_points(points, asked, used, training_length.LengthEstimator(used.datasets).steps(points))
+    problems += lint.lint_points(points, asked, used, training_length.LengthEstimator(used.datasets).steps(points))
     return points
 
 
@@ -99,20 +98,14 @@ def example(asked: Plan, only: str) -> str:
 
 def _name(name: str) -> str:
     if not name or name.startswith(".") or any(sign in name for sign in "/\\\0") or len(name) > 100:
-        raise InputError(Problem(what=f'"{name}" cannot name a sweep', key="--name", remedy="use a plain file name"))
+        what, remedy = f'"{name}" cannot name a sweep', "use a file name without a path, at most 100 characters"
+        raise InputError(error("--name", what, remedy))
     return name
 
 
-def _floors(points: Iterable[Point]) -> list[Point]:
-    """One run without any LoRA for each base model: the same prompts and seeds, made once, shared by all."""
-    bases = dict.fromkeys(str(point.params["base_model"]) for point in points)
-    return [baseline_point(base) for base in bases]
-
-
 def baseline_point(base: str) -> Point:
-    """The base model without any LoRA: nothing is trained, only generated and scored."""
+    """The base model without a LoRA: it is not trained, only generated from and scored."""
     params: Params = {"base_model": base}
     identity = grid.point_id({**params, "is_baseline": True})
-    return Point(
-        id=identity, name=f"baseline-{grid.point_name(params, params, identity)}", params=params, is_baseline=True
-    )
+    name = f"baseline-{grid.point_name(params, params, identity)}"
+    return Point(id=identity, name=name, params=params, is_baseline=True)

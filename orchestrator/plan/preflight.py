@@ -1,4 +1,4 @@
-"""Is this machine ready for this sweep: everything that is missing in one list, each with what mends it."""
+"""Checks that this machine has everything that a sweep needs; each problem has a remedy."""
 
 import os
 import shutil
@@ -8,7 +8,7 @@ from pathlib import Path
 from orchestrator import images
 from orchestrator.config.schema import NO_CARD, BaseModel, Scoring, Settings
 from orchestrator.datasets import prepare
-from orchestrator.errors import NotReady, Problem, Severity
+from orchestrator.errors import NotReady, Problem, error, warning
 from orchestrator.gpu import Card, VramProbe
 from orchestrator.kohya import argv, base_model
 from orchestrator.kohya.arguments import schema
@@ -18,7 +18,7 @@ from orchestrator.store import provenance
 
 
 def findings(settings: Settings, points: Iterable[Point], probe: VramProbe) -> list[Problem]:
-    """What is missing or doubtful on this machine for these points; nothing is started or written."""
+    """Problems of this machine for these points. Starts and writes nothing."""
     chosen = list(points)
     used = {key: dict.fromkeys(str(p.params[key]) for p in chosen if key in p.params) for key in TREATMENTS}
     where = str(settings.path)
@@ -34,20 +34,20 @@ def _trainer(settings: Settings, where: str) -> Iterator[Problem]:
     trainer = settings.trainer
     for script in (trainer.train_script, trainer.generate_script):
         if not (trainer.sd_scripts / script).is_file():
-            yield _missing(f"{script} is not there", where, "trainer.sd_scripts", trainer.sd_scripts, _SUBMODULE)
+            yield _missing(f"{script} does not exist", where, "trainer.sd_scripts", trainer.sd_scripts, _SUBMODULE)
     if not (trainer.python.is_file() and os.access(trainer.python, os.X_OK)):
-        yield _missing("there is no such interpreter", where, "trainer.python", trainer.python, "`make setup-trainer`")
+        yield _missing("is not an interpreter", where, "trainer.python", trainer.python, "run `make setup-trainer`")
     commit = provenance.commit(trainer.sd_scripts)
     if commit and commit != schema.PINNED:
         what = f"is at commit {commit[:12]}, not at the pinned {schema.PINNED[:12]}"
         yield _doubt(what, where, "trainer.sd_scripts", str(trainer.sd_scripts), _SUBMODULE)
     cache = trainer.tokenizer_cache_dir
     if cache and (absent := argv.missing_tokenizers(cache)):
-        what = f"lacks {len(absent)} of 2 tokenizers: the first training fetches them from the Hugging Face Hub"
+        what = f"lacks {len(absent)} of 2 tokenizers: the first training downloads them from the Hugging Face Hub"
         yield _doubt(what, where, "trainer.tokenizer_cache_dir", str(cache), "keep this machine online for one run")
 
 
-_SUBMODULE = "`git submodule update --init vendor/sd-scripts`, or `make setup-trainer` for all of it"
+_SUBMODULE = "run `git submodule update --init vendor/sd-scripts`, or `make setup-trainer` to install everything"
 
 
 def _card(settings: Settings, probe: VramProbe, where: str) -> Iterator[Problem]:
@@ -57,16 +57,18 @@ def _card(settings: Settings, probe: VramProbe, where: str) -> Iterator[Problem]
     for wanted in _wanted(settings.vram.card) or [""]:
         if not choose_cards(cards, wanted):
             what = "no such NVIDIA GPU" if cards else "the NVIDIA driver shows no GPU"
-            remedy = "install the driver, then `nvidia-smi` must list the card" if not cards else _names(cards)
+            listed = ", ".join(f"{index}: {card.uuid} ({card.name})" for index, card in enumerate(cards))
+            remedy = f"use one of {listed}" if cards else "install the driver; `nvidia-smi` must list the GPU"
             yield _missing(what, where, "vram.card", wanted or "(all)", remedy)
     for card in choose_cards(cards, settings.vram.card):
         if card.processes:
             named = ", ".join(f"process {pid} ({mib or '?'} MiB)" for pid, mib in card.processes.items())
-            yield _doubt(f"{card.name} is also used by {named}", where, "vram.card", card.uuid, "end what you can")
+            what, remedy = f"{card.name} is also used by {named}", "stop these processes, or use another GPU"
+            yield _doubt(what, where, "vram.card", card.uuid, remedy)
 
 
 def choose_cards(cards: Iterable[Card], wanted: str) -> list[Card]:
-    """The cards of these UUIDs or indices, with commas between them; all when none is named."""
+    """The GPUs with these comma-separated UUIDs or indices; all when `wanted` is empty."""
     listed, names = list(cards), _wanted(wanted)
     return [card for index, card in enumerate(listed) if not names or {card.uuid, str(index)} & set(names)]
 
@@ -75,17 +77,11 @@ def _wanted(written: str) -> list[str]:
     return [name.strip() for name in written.split(",") if name.strip()]
 
 
-def _names(cards: Iterable[Card]) -> str:
-    return "one of " + ", ".join(f"{index}: {card.uuid} ({card.name})" for index, card in enumerate(cards))
-
-
 def _base(base: BaseModel, where: str) -> Iterator[Problem]:
     key = f"base_models.{base.name}"
     for name, path in (("path", base.path), ("vae", base.vae)):
         if path and not path.is_file():
-            remedy = (
-                f"download it from {base.url} and put it there" if base.url else "put it there, or correct the path"
-            )
+            remedy = f"download it from {base.url} to this path" if base.url else "copy it there, or correct the path"
             yield _missing("there is no such file", where, f"{key}.{name}", path, remedy)
     if base.path.is_file():
         yield from base_model.problems(base.path, where=where, key=f"{key}.path")
@@ -102,18 +98,18 @@ def _faces(settings: Settings, where: str) -> Iterator[Problem]:
     listing = images.pictures(scoring.references)
     yield from listing.problems if listing.pictures else ()
     if not listing.pictures:
-        remedy = "put pictures of the persona there that are not trained on: eight at least, better twenty"
-        yield _missing("holds no pictures", where, "score.references", scoring.references, remedy)
+        remedy = "copy at least 8, better 20 photos of the persona there that are not in a dataset"
+        yield _missing("has no pictures", where, "score.references", scoring.references, remedy)
     elif len(listing.pictures) < 8:
-        what = f"only {len(listing.pictures)} reference pictures: scores against them are shaky"
-        yield _doubt(what, where, "score.references", str(scoring.references), "eight at least, better twenty")
+        what = f"only {len(listing.pictures)} reference pictures: scores are imprecise"
+        yield _doubt(what, where, "score.references", str(scoring.references), "use at least 8, better 20")
     yield from _clip(scoring, where)
     yield from faces.runtime_problems()
 
 
 def _clip(scoring: Scoring, where: str) -> Iterator[Problem]:
     if scoring.clip and (absent := [name for name in prompt_adherence.FILES if not (scoring.clip / name).is_file()]):
-        remedy = "put a CLIP model there, as transformers saves it, or take `clip` out"
+        remedy = "copy a CLIP model there, as transformers saves it, or remove `clip`"
         yield _missing(f"lacks {', '.join(absent)}", where, "score.clip", scoring.clip, remedy)
 
 
@@ -122,14 +118,14 @@ def _disk(settings: Settings, where: str) -> Iterator[Problem]:
     free = shutil.disk_usage(folder).free / 1024**3
     if free < settings.limits.free_gib:
         what = f"{free:.1f} GiB are free at {folder}, less than {settings.limits.free_gib:g}"
-        yield _missing(what, where, "limits.free_gib", str(settings.limits.free_gib), "free some disk")
+        yield _missing(what, where, "limits.free_gib", str(settings.limits.free_gib), "free disk space")
     if not os.access(folder, os.W_OK):
-        yield _missing("cannot be written to", where, "runs", settings.runs, "choose another folder")
+        yield _missing("is not writable", where, "runs", settings.runs, "use another folder")
 
 
 def _missing(what: str, where: str, key: str, value: Path | str, remedy: str) -> Problem:
-    return Problem(what=what, where=where, key=key, value=str(value), remedy=remedy)
+    return error(key, what, remedy, where=where, value=str(value))
 
 
 def _doubt(what: str, where: str, key: str, value: str, remedy: str) -> Problem:
-    return Problem(what=what, where=where, key=key, value=value, remedy=remedy, severity=Severity.WARNING)
+    return warning(key, what, remedy, where=where, value=value)

@@ -1,7 +1,6 @@
 """The trainer's config of an attempt: its arguments, the attempts it resumes, and its previews. It starts nothing."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from orchestrator.config.schema import Settings
 from orchestrator.evidence import preview_scores
@@ -10,6 +9,7 @@ from orchestrator.kohya.oom_fallback import NO_FALLBACK, Fallback
 from orchestrator.kohya.resume import ResumeSegment
 from orchestrator.model import TREATMENTS, Params
 from orchestrator.store.layout import Attempt, Run
+from orchestrator.values import from_json
 
 STAGE = "train"
 OUTPUT_NAME = "lora"
@@ -21,14 +21,10 @@ def fallback_of(attempt: Attempt) -> Fallback:
     """The OOM fallback that an attempt was started with."""
     record = attempt.request()
     return Fallback(
-        overrides=_tuples(record.get("overrides", {})),
+        overrides={key: from_json(value) for key, value in record.get("overrides", {}).items()},
         fallbacks=tuple(record.get("fallbacks", ())),
         degraded=record.get("degraded", False),
     )
-
-
-def _tuples(params: Mapping[str, Any]) -> Params:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in params.items()}
 
 
 def last_fallback(run: Run) -> Fallback:

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator import redact
 from orchestrator.errors import NotReady, Problem
 from orchestrator.model import MEMORY_FAILURES, Failure, Result
 from orchestrator.run import retry
@@ -19,6 +18,7 @@ from orchestrator.run.watcher import Watcher
 from orchestrator.store import outcome, process, vram_log
 from orchestrator.store.layout import Attempt, Run
 from orchestrator.store.outcome import FailureReason, Outcome
+from orchestrator.text import redact
 
 
 def run_attempt(run: Run, stage: Stage, ctx: Context) -> Result:
@@ -113,12 +113,12 @@ def _decide(failure: Failure, attempt: Attempt, earlier: Sequence[Attempt], stag
 def _reason(failed: FailureReason, attempt: Attempt, ended: Outcome, ctx: Context) -> str:
     """The reason without secrets, which a program may print; of an out-of-memory, the use of the GPU if it is known."""
     if failed.failure not in MEMORY_FAILURES or ended.stopped:
-        return redact.redact(failed.reason, {**ctx.environ, **ctx.settings.trainer.env})
+        return redact(failed.reason, {**ctx.environ, **ctx.settings.trainer.env})
     sample, others = vram_log.last(attempt.path), attempt.request().get("others") or {}
     used = ", ".join(f"process {pid} with {'?' if mib is None else mib} MiB" for pid, mib in others.items())
     shared = f" (the GPU was shared with {used})" if used else ""
     if ended.peak_vram_mib is None or sample is None:
-        return redact.redact(failed.reason, {**ctx.environ, **ctx.settings.trainer.env}) + shared
+        return redact(failed.reason, {**ctx.environ, **ctx.settings.trainer.env}) + shared
     return f"out of memory at {ended.peak_vram_mib / 1024:.1f} of {sample.total_mib / 1024:.0f} GiB{shared}"
 
 

@@ -68,10 +68,6 @@ class HashCache:
         """The cached entries; a damaged file or entry is ignored, and the files are hashed again."""
         try:
             cached = json.loads(files.read_text(self._path))["files"]
-            return {key: entry for key, entry in cached.items() if _is_entry(entry)}
+            return {path: entry for path, entry in cached.items() if [*map(type, entry)] == [int, int, str]}
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return {}
-
-
-def _is_entry(entry: object) -> bool:
-    return isinstance(entry, list) and [type(part) for part in entry] == [int, int, str]

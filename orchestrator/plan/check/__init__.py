@@ -18,7 +18,8 @@ from orchestrator.store import provenance
 
 def inspect(settings: Settings, probe: VramProbe, asked: Plan | None = None) -> CheckReport:
     """Check this machine and the inputs of a plan; without a plan, the defaults of the settings."""
-    points = asked.points if asked else (_default(settings),)
+    default = {**settings.arguments, "base_model": settings.base_model, "dataset": settings.dataset}
+    points = asked.points if asked else (Point(id="", name="", params=default),)
     trained = [point for point in points if not point.is_baseline]
     datasets = _user_datasets(settings, trained)
     trainer = interpreter.check_interpreter(settings, [one.params for one in trained])
@@ -39,11 +40,6 @@ def _versions(settings: Settings) -> dict[str, str]:
     pinned = ", as pinned" if commit == schema.PINNED else ""
     own = ", ".join(f"{name} {version}" for name, version in provenance.versions().items())
     return {"orchestrate": own, "sd-scripts": commit + pinned}
-
-
-def _default(settings: Settings) -> Point:
-    params = {**settings.arguments, "base_model": settings.base_model, "dataset": settings.dataset}
-    return Point(id="", name="", params=params)
 
 
 def _user_datasets(settings: Settings, points: Iterable[Point]) -> list[Dataset]:

@@ -11,9 +11,9 @@ from orchestrator.config.schema import Dataset, Settings
 from orchestrator.errors import OrchestrateError, Problem
 from orchestrator.evidence.calibration.measure import SAME_PHOTO
 from orchestrator.model import FaceStatus, Score
-from orchestrator.plan.check import pictures
 from orchestrator.plan.check.report import CheckReport
 from orchestrator.scoring import embedding
+from orchestrator.text import first_names
 
 
 def check_persona(settings: Settings, datasets: Sequence[Dataset]) -> CheckReport:
@@ -55,6 +55,6 @@ def _of_dataset(scores: Sequence[Score], dataset: Dataset) -> Iterator[Problem]:
         ),
     ):
         if found:
-            named = pictures.first_names([Path(score.image.file).name for score in found])
+            named = first_names([Path(score.image.file).name for score in found])
             text = f"{len(found)} of {len(scores)} pictures {what}: {named}"
             yield errors.warning(f"datasets.{dataset.name}", text, remedy, where=str(dataset.image_dir))

@@ -14,14 +14,13 @@ from orchestrator.errors import Problem
 from orchestrator.kohya import step_count
 from orchestrator.model import Params
 from orchestrator.store.hashes import sha256
+from orchestrator.text import first_names
 
 _TWINS = 4
 """Bits of 64 in which the perceptual hashes of two copies of a picture may differ: re-encoded or resized."""
 
 _ENOUGH = 0.95
 """Share of the resolution's area from which a picture is large enough: a smaller gap is not visible."""
-
-_NAMED = 5
 
 
 def problems(dataset: Dataset, params: Params) -> Iterator[Problem]:
@@ -72,9 +71,3 @@ def _hashes(path: Path) -> tuple[imagehash.ImageHash, ...]:
         return dedupe.perceptual_hash(images.load(path), mirror=True)
     except images.Unreadable:
         return ()
-
-
-def first_names(names: Sequence[str]) -> str:
-    """The first names, and how many more there are."""
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more

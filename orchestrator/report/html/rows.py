@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator import redact
 from orchestrator.evidence import summary
 from orchestrator.evidence.calibration.record import CalibrationRecord
 from orchestrator.evidence.summary import AttemptSummary, RunSummary
@@ -15,6 +14,7 @@ from orchestrator.model import Params, State, Value
 from orchestrator.report.html import stage_times
 from orchestrator.store import outcome
 from orchestrator.store.layout import Run, Sweep
+from orchestrator.text import redact
 from orchestrator.values import from_json, toml_repr
 
 DOUBT = "*"
@@ -215,7 +215,7 @@ def _log(run: Run, environ: Mapping[str, str]) -> str:
     path = summary.log_of(run)
     if path is None:
         return ""
-    text = redact.redact(outcome.tail(path, _LOG_BYTES), environ).replace("\r\n", "\n")
+    text = redact(outcome.tail(path, _LOG_BYTES), environ).replace("\r\n", "\n")
     lines = [line.rsplit("\r", 1)[-1] for line in text.split("\n")]
     return "\n".join(_CONTROLS.sub("", line)[:_LINE_CHARS] for line in lines[-_LOG_LINES:]).strip()
 
