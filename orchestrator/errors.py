@@ -1,4 +1,4 @@
-"""Every way we cannot go on: what is wrong, where, and what to do about it; each kind has its exit code."""
+"""Errors that end a command, each with its exit code, and the problems that they report."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Severity(StrEnum):
-    """An error stops the command before anything starts; a warning is shown and the command goes on."""
+    """An error stops the command before anything starts; a warning is shown and the command continues."""
 
     ERROR = "error"
     WARNING = "warning"
@@ -14,7 +14,7 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """One finding about the user's input or machine.
+    """One problem with the user's input or machine.
 
     what: one sentence that names the value; where: `file:line` or a path; key: dotted, as the user wrote it;
     value: as the user wrote it; remedy: what to do, a command or link where there is one.
@@ -46,7 +46,7 @@ def warning(key: str, what: str, remedy: str, *, where: str = "", value: str = "
 
 
 class OrchestrateError(Exception):
-    """Base of all errors that a command reports and ends with; `problems` are all of them, not just the first."""
+    """Base of all errors that a command reports before it ends; `problems` lists all of them."""
 
     exit_code = 1
 
@@ -62,19 +62,19 @@ class InputError(OrchestrateError):
 
 
 class NothingSelected(OrchestrateError):
-    """`--only` and friends matched no run."""
+    """`--only` or a similar option matched no run."""
 
     exit_code = 3
 
 
 class NotReady(OrchestrateError):
-    """The machine lacks something: submodule, interpreter, GPU, model, pictures, face pack, disk."""
+    """Something is missing on this machine: submodule, interpreter, GPU, model, pictures, face pack, disk space."""
 
     exit_code = 4
 
 
 class Conflict(OrchestrateError):
-    """Another process drives this sweep, or it was made from other inputs."""
+    """Another process runs this sweep, or the sweep was made from other inputs."""
 
     exit_code = 5
 

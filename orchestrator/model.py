@@ -1,4 +1,4 @@
-"""The values that travel between rooms: frozen, typed, without behaviour beyond what follows from their fields."""
+"""Run-time values that packages pass to each other: frozen, typed, without behaviour of their own."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 Scalar: TypeAlias = str | int | float | bool
 Value: TypeAlias = Scalar | tuple[Scalar, ...]
 Params: TypeAlias = Mapping[str, Value]
-"""sd-scripts' own argument names, verbatim, and the treatments `base_model` and `dataset`."""
+"""sd-scripts arguments under their own names, and the dims `base_model` and `dataset`."""
 
 QuestionKind: TypeAlias = Literal["contrast", "memory", "threshold"]
 
@@ -18,7 +18,7 @@ TREATMENTS = ("base_model", "dataset")
 
 
 class State(StrEnum):
-    """What a run's files say of it (W&B's six words, and one of ours)."""
+    """The state of a run according to its files: the six of W&B, and STOPPED."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -26,27 +26,27 @@ class State(StrEnum):
     FAILED = "failed"
     CRASHED = "crashed"
     KILLED = "killed"
-    STOPPED = "stopped"  # its training was hopeless: an end as good as finished
+    STOPPED = "stopped"  # early stopping ended its training; counts as finished
 
 
 class Failure(StrEnum):
-    """Why an attempt did not deliver."""
+    """Why an attempt failed."""
 
-    OOM = "oom"  # the card's memory: the trainer said so, or it went over the budget
-    SPILL = "spill"  # the driver moved memory to the host instead of failing
-    HOST_OOM = "host_oom"  # the machine's memory
+    OOM = "oom"  # VRAM: reported by the trainer, or above the budget
+    SPILL = "spill"  # the driver moved VRAM to host memory instead of failing
+    HOST_OOM = "host_oom"  # host memory
     DISK_FULL = "disk_full"
     NAN = "nan"
     BAD_CONFIG = "bad_config"
     DATASET = "dataset"
-    GPU_LOST = "gpu_lost"  # the driver or the card went away
+    GPU_LOST = "gpu_lost"  # the driver or the card does not respond
     STALLED = "stalled"  # no log growth for too long
     TIMEOUT = "timeout"  # the wall limit
     LOG_FLOOD = "log_flood"  # more log than the limit
-    NO_PRODUCT = "no_product"  # it ended well and left nothing, or left something broken
-    CRASHED = "crashed"  # it vanished without a word
-    KILLED = "killed"  # we or the user stopped it
-    STOPPED_EARLY = "stopped_early"  # its previews were hopeless against another run's, as [early_stop] has it
+    NO_PRODUCT = "no_product"  # exit code 0, but the output is missing or damaged
+    CRASHED = "crashed"  # it disappeared without an exit code
+    KILLED = "killed"  # stopped by orchestrate or by the user
+    STOPPED_EARLY = "stopped_early"  # its previews were significantly worse than another run's ([early_stop])
     UNKNOWN = "unknown"
 
 
@@ -54,7 +54,7 @@ MEMORY_FAILURES = frozenset({Failure.OOM, Failure.SPILL})
 """Failures for want of VRAM."""
 
 
-# --- what was asked ---------------------------------------------------------------------------------------------------
+# --- the request ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,18 +88,18 @@ class Point:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedDataset:
-    """A dataset as it is trained on: a folder of ours with copies. `key` is of its content.
+    """A dataset as it is trained on: a folder of copies in runs/. `key` identifies its content.
 
-    plain: where the same pictures are without weights in their alpha, for whoever looks for faces.
+    unmasked_dir: a folder of the same pictures without weights in their alpha, for face detection.
     """
 
     folder: Path
     key: str
     pictures: tuple[str, ...]
-    plain: Path | None = None
+    unmasked_dir: Path | None = None
 
 
-# --- what happened ----------------------------------------------------------------------------------------------------
+# --- the outcome ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +114,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VramSample:
-    """One poll of the card, MiB. `own_mib`: this run's processes, where the driver tells."""
+    """VRAM of the card at one time, MiB. `own_mib`: of this run's processes, if the driver reports it."""
 
     used_mib: int
     total_mib: int
@@ -123,18 +123,18 @@ class VramSample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessExit:
-    """How a child ended: its exit code, or minus the signal. `error`: why it could not be started at all."""
+    """How a child process ended: its exit code, or minus the signal. `error`: why it could not be started."""
 
     code: int
     seconds: float
     error: str = ""
     host_oom: bool = False
-    """Killed while the kernel was killing for memory."""
+    """Killed while the kernel's out-of-memory killer was active."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """How one attempt ended. `failure` None means its product was proven; `retry`: another attempt may help."""
+    """How one attempt ended. `failure` None: its output was verified; `retry`: another attempt may help."""
 
     failure: Failure | None
     reason: str = ""
@@ -148,7 +148,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """A trained LoRA file, proven. `epoch` and `step` as trained; `file` is relative to the run's folder."""
+    """A trained and verified LoRA file. `epoch` and `step` as trained; `file` is relative to the run's folder."""
 
     file: str
     epoch: int | None
@@ -158,7 +158,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
-    """A generated picture and what made it. `checkpoint` is a Checkpoint.file, empty for the base model alone."""
+    """A generated picture and its inputs. `checkpoint` is a Checkpoint.file; empty: the base model without a LoRA."""
 
     file: str
     checkpoint: str
@@ -169,7 +169,7 @@ class Image:
 
 
 class FaceStatus(StrEnum):
-    """What the scorer found in a picture."""
+    """The result of face detection in a picture."""
 
     OK = "ok"
     NO_FACE = "no_face"
@@ -182,11 +182,11 @@ class FaceStatus(StrEnum):
 class Score:
     """One picture's similarity to the persona: cosine to the references' centroid; None where there is no face.
 
-    nearest_reference, nearest_training: cosine to the most similar single picture (copying shows there).
+    nearest_reference, nearest_training: cosine to the most similar single picture; high values mean copying.
     face_px: shorter side of the scored face's box, pixels.
-    turn: how far the nose is off the middle of the eyes, in distances between the eyes; a side view from 0.35 on.
-    second_similarity: by the second face pack, adherence: cosine to the prompt without triggers by CLIP, where the
-    settings name one.
+    yaw: distance of the nose from the middle of the eyes, in eye distances; 0.35 or more is a side view.
+    second_similarity: by the second face pack. adherence: CLIP cosine to the prompt without triggers. Both are None
+    unless the settings name a pack or model.
     """
 
     image: Image

@@ -121,5 +121,5 @@ def test_a_picture_without_a_face_is_named(kitchen, photos):
 def test_who_looks_for_faces_gets_the_pictures_without_their_weights(kitchen, photos):
     drawn(Pose(size=0.5)).save(photos / "a.png")
     prepared = kitchen.cook(kitchen.dataset("weighted", mask=Mask(background=0.0)))
-    assert prepared.plain == prepared.folder.parent / "plain"
-    assert all((prepared.plain / name).exists() for name in prepared.pictures)
+    assert prepared.unmasked_dir == prepared.folder.parent / "plain"
+    assert all((prepared.unmasked_dir / name).exists() for name in prepared.pictures)

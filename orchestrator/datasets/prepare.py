@@ -177,7 +177,7 @@ def build(dataset: Dataset, used: Settings, hashes: HashCache) -> PreparedDatase
         folder=folder / "images",
         key=record["key"],
         pictures=tuple(record["pictures"]),
-        plain=plain if plain.is_dir() else None,
+        unmasked_dir=plain if plain.is_dir() else None,
     )
 
 

@@ -52,7 +52,7 @@ def _training_images(run: Run, ctx: Context) -> tuple[Path, ...]:
     if run.point.is_baseline:
         return ()
     dataset = ctx.datasets[datasets.dataset_for_point(run.point.params, ctx.settings.datasets).name]
-    return tuple((dataset.plain or dataset.folder) / name for name in dataset.pictures)
+    return tuple((dataset.unmasked_dir or dataset.folder) / name for name in dataset.pictures)
 
 
 def _clip(settings: Settings) -> scoring.ClipConfig | None:
