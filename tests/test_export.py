@@ -19,8 +19,7 @@ from orchestrator.evidence import summary
 from orchestrator.evidence.summary import RunSummary
 from orchestrator.kohya.arguments import values
 from orchestrator.model import State
-from orchestrator.report import export
-from orchestrator.report.export import card, workflow
+from orchestrator.report import export, model_card, workflow
 from orchestrator.store import state
 
 NODES = json.loads((Path(__file__).parent / "fixtures" / "comfyui-nodes.json").read_text(encoding="utf-8"))["nodes"]
@@ -82,19 +81,27 @@ def test_the_card_says_what_is_the_matter_with_its_threshold_and_what_fresh_pict
     assert call(finished, "confirm", "grid", "--top", "1").exit_code == 0
     text = Path(call(finished, "export", "grid").stdout.splitlines()[1]).read_text(encoding="utf-8")
     told = best_of(finished).confirmation.comparison
-    assert re.search(r"above the persona's own threshold of 0\.\d{3} \(provisional: 8 photos\): \d+% \(95 %", text)
-    assert f"the number to quote: mean picture value {told.confirmed:.3f} (95 %: " in text
+    assert re.search(r"reach the calibrated threshold of 0\.\d{3} \(provisional: 8 photos\): \d+% \(95 %", text)
+    assert f"the number to quote: mean image value {told.confirmed:.3f} (95 %: " in text
 
 
 def test_the_card_has_what_was_conceded_as_toml_would(made):
     (one,) = best_of(made).training
     conceded = {"optimizer_args": ["a|b"], "gradient_checkpointing": True}
     degraded = replace(best_of(made), training=(replace(one, overrides=conceded, degraded=True),))
-    text = card.text(
+    text = model_card.text(
         degraded, "lora", replace(summary.read(made.sweep), runs=(degraded,)), settings.load(made.settings)
     )
-    assert '`optimizer_args` | sd-scripts\' default, conceded to `["a\\|b"]` |' in text
-    assert "conceded to `true` |" in text
+    assert '`optimizer_args` | sd-scripts\' default, changed after out of memory to `["a\\|b"]` |' in text
+    assert "changed after out of memory to `true` |" in text
+
+
+def test_the_card_shows_hostile_text_as_text(made):
+    settings_ = settings.load(made.settings)
+    trigger = "<img src=x> [a](http://b) *c*\n# d `e` | f"
+    datasets = {name: replace(one, trigger=trigger) for name, one in settings_.datasets.items()}
+    text = model_card.text(best_of(made), "lora", summary.read(made.sweep), replace(settings_, datasets=datasets))
+    assert r"- trigger: \<img src=x\> \[a\](http://b) \*c\* \# d \`e\` \| f" in text.splitlines()
 
 
 @pytest.mark.parametrize("sampler", values.SAMPLERS)
@@ -136,7 +143,7 @@ def test_a_base_model_s_own_vae_is_loaded_with_it(made):
 def test_another_sampler_than_the_sweep_s_is_told(made, sampler, theirs, told):
     one, asked = best_of(made), with_vae(made, sampler)
     assert theirs in workflow.a1111(one, "lora", asked)
-    text = card.text(one, "lora", summary.read(made.sweep), asked)
+    text = model_card.text(one, "lora", summary.read(made.sweep), asked)
     assert f"steps of {sampler}, scale" in text
     assert (f"ComfyUI and A1111 have no {sampler}" in text) is told
 

@@ -1,17 +1,15 @@
 """Reports of follow-up images: confirm.csv and transfer.csv, and one sentence for each run."""
 
-import csv
-import io
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 
-from orchestrator import files, scoring
+from orchestrator import scoring
 from orchestrator.evidence import choice, confirmation, run_metrics, summary
 from orchestrator.evidence.confirmation import ConfirmationResult
 from orchestrator.evidence.stats.estimates import Interval
 from orchestrator.evidence.summary import RunSummary
 from orchestrator.model import Score
 from orchestrator.plan import plan
+from orchestrator.report import csv_files
 from orchestrator.store import layout
 from orchestrator.store.layout import Run, Sweep
 
@@ -23,7 +21,8 @@ def report_confirmations(sweep: Sweep) -> list[str]:
     """Write confirm.csv; returns a sentence for each confirmed run, best first."""
     found = [(one, one.confirmation) for one in summary.gather(sweep) if one.confirmation]
     found.sort(key=lambda pair: pair[1].comparison.confirmed, reverse=True)
-    _write(sweep.report / CONFIRM, [_confirm_row(one, result) for one, result in found])
+    rows = [_confirm_row(one, result) for one, result in found]
+    csv_files.write(sweep.report / CONFIRM, list(rows[0]) if rows else ["run"], rows)
     return [_confirm_sentence(one, result) for one, result in found]
 
 
@@ -63,7 +62,7 @@ def _confirm_sentence(one: RunSummary, result: ConfirmationResult) -> str:
 def report_transfers(sweep: Sweep) -> list[str]:
     """Write transfer.csv; returns a sentence for each LoRA and base model."""
     rows = [row for one in summary.gather(sweep) if one.choice for row in _transfer_rows(one, sweep)]
-    _write(sweep.report / TRANSFER, rows)
+    csv_files.write(sweep.report / TRANSFER, list(rows[0]) if rows else ["run"], rows)
     return [
         f"{row['run']} on {row['made_on']}: similarity {row['similarity_mean']}, gain over the baseline "
         f"{row['gain'] or 'unknown'}; on {row['trained_on']}, where it was trained: {row['similarity_at_home']}, "
@@ -99,13 +98,3 @@ def _scores(run: Run) -> tuple[Score, ...]:
 
 def _number(value: float | None, digits: int = 4) -> str:
     return "" if value is None else f"{value:.{digits}g}"
-
-
-def _write(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
-    """(Re)write a table; without rows it has one heading."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else ["run"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_text(path, text.getvalue())

@@ -1,14 +1,13 @@
 """An answer to a question of a grid, and answers as Markdown and CSV."""
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator import files
 from orchestrator.evidence.stats.estimates import Interval
-from orchestrator.text import escape_formula, escape_markdown
+from orchestrator.report import csv_files
+from orchestrator.text import escape_markdown
 
 MARKDOWN, TABLE = "answers.md", "answers.csv"
 
@@ -77,22 +76,13 @@ def blocks(sweeps: Iterable[Iterable[Answer]]) -> dict[str, str]:
 
 def table(answers: Iterable[Answer]) -> str:
     """CSV with one row per answer; unknown values are empty."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for one in answers:
-        bounds = {
-            "low": one.interval.low if one.interval else None,
-            "high": one.interval.high if one.interval else None,
-        }
-        writer.writerow({key: _cell(bounds[key] if key in bounds else getattr(one, key)) for key in _COLUMNS})
-    return text.getvalue()
-
-
-def _cell(value: object) -> object:
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return escape_formula(value) if isinstance(value, str) else value
+    return csv_files.table(
+        _COLUMNS,
+        (
+            {key: getattr(one, key) if hasattr(one, key) else getattr(one.interval, key, None) for key in _COLUMNS}
+            for one in answers
+        ),
+    )
 
 
 def _paragraph(one: Answer, *, details: bool) -> str:

@@ -1,4 +1,4 @@
-"""What loads a LoRA elsewhere: a ComfyUI workflow in the API's format, and a prompt for A1111 and its forks."""
+"""Files that use a LoRA elsewhere: a ComfyUI workflow in the API format, and a prompt for A1111 and its forks."""
 
 from typing import Any
 
@@ -15,61 +15,38 @@ _SAMPLERS = {
     "dpm_2_a": ("dpm_2_ancestral", "DPM2 a"),
     "dpmsolver++": ("dpmpp_2m", "DPM++ 2M"),
 }
-"""gen_img.py's names, less their `k_`, -> ComfyUI's and A1111's."""
+"""gen_img.py's sampler without `k_` -> ComfyUI's and A1111's name."""
 
-_INSTEAD = "euler_a"
+_DEFAULT = "euler_a"
 
 
 def sampler_instead(made: Generation) -> str:
-    """What stands for a sampler that the two programs do not have; empty for one that they have."""
-    return "" if made.sampler.removeprefix("k_") in _SAMPLERS else _INSTEAD
+    """The replacement for a sampler that ComfyUI and A1111 lack; empty if they have it."""
+    return "" if made.sampler.removeprefix("k_") in _SAMPLERS else _DEFAULT
 
 
 def comfyui(one: RunSummary, name: str, settings: Settings) -> dict[str, Any]:
-    """Nodes by number, as ComfyUI's /prompt takes them and its canvas opens them: one picture as the sweep made it."""
+    """Nodes by number, for ComfyUI's /prompt and its canvas: one image with the sweep's settings."""
     made, base = settings.generation, settings.base_models[str(one.run.point.params["base_model"])]
     text, seed, strength = _example(one)
+    strengths = {"strength_model": strength, "strength_clip": strength}
+    sampling = {"sampler_name": _sampler(made)[0], "scheduler": "normal", "denoise": 1.0}
+    links = {"model": ["2", 0], "positive": ["3", 0], "negative": ["4", 0], "latent_image": ["5", 0]}
     nodes = {
         "1": _node("CheckpointLoaderSimple", ckpt_name=base.path.name),
-        "2": _node(
-            "LoraLoader",
-            model=["1", 0],
-            clip=["1", 1],
-            lora_name=f"{name}.safetensors",
-            strength_model=strength,
-            strength_clip=strength,
-        ),
+        "2": _node("LoraLoader", model=["1", 0], clip=["1", 1], lora_name=f"{name}.safetensors", **strengths),
         "3": _node("CLIPTextEncode", clip=["2", 1], text=text),
         "4": _node("CLIPTextEncode", clip=["2", 1], text=made.negative_prompt),
         "5": _node("EmptyLatentImage", width=made.width, height=made.height, batch_size=1),
-        "6": _sampled(made, seed),
-        "7": _node("VAEDecode", samples=["6", 0], vae=["1", 2]),
+        "6": _node("KSampler", **links, seed=seed, steps=made.steps, cfg=made.scale, **sampling),
+        "7": _node("VAEDecode", samples=["6", 0], vae=["9", 0] if base.vae else ["1", 2]),
         "8": _node("SaveImage", images=["7", 0], filename_prefix=name),
     }
-    if base.vae:
-        nodes["9"] = _node("VAELoader", vae_name=base.vae.name)
-        nodes["7"]["inputs"]["vae"] = ["9", 0]
-    return nodes
-
-
-def _sampled(made: Generation, seed: int) -> dict[str, Any]:
-    return _node(
-        "KSampler",
-        model=["2", 0],
-        positive=["3", 0],
-        negative=["4", 0],
-        latent_image=["5", 0],
-        seed=seed,
-        steps=made.steps,
-        cfg=made.scale,
-        sampler_name=_sampler(made)[0],
-        scheduler="normal",
-        denoise=1.0,
-    )
+    return nodes | ({"9": _node("VAELoader", vae_name=base.vae.name)} if base.vae else {})
 
 
 def a1111(one: RunSummary, name: str, settings: Settings) -> str:
-    """The prompt, the negative prompt and the settings, as A1111 reads them back from its prompt field."""
+    """Prompt, negative prompt and settings, in the form that A1111 reads from its prompt field."""
     made, base = settings.generation, settings.base_models[str(one.run.point.params["base_model"])]
     text, seed, strength = _example(one)
     vae = f", VAE: {base.vae.name}" if base.vae else ""
@@ -86,10 +63,10 @@ def _sampler(made: Generation) -> tuple[str, str]:
 
 
 def _example(one: RunSummary) -> tuple[str, int, float]:
-    """Prompt, seed and strength of the run's picture that is most like the persona."""
-    assert one.choice
-    best = max(one.choice.reported, key=lambda score: -2.0 if score.similarity is None else score.similarity)
-    return best.image.text, best.image.seed, one.choice.strength
+    """Prompt, seed and strength of the run's most similar image. Raises ValueError without scores."""
+    scores = one.choice.reported if one.choice else ()
+    best = max(scores, key=lambda score: -2.0 if score.similarity is None else score.similarity)
+    return best.image.text, best.image.seed, best.image.strength
 
 
 def _node(kind: str, **inputs: Any) -> dict[str, Any]:

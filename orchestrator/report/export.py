@@ -1,0 +1,81 @@
+"""Exports a run's LoRA: the selected checkpoint, a model card, a ComfyUI workflow and an A1111 prompt."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+
+from orchestrator import files
+from orchestrator.config.schema import Settings
+from orchestrator.errors import InputError, NothingSelected, OrchestrateError, Problem
+from orchestrator.evidence.summary import RunSummary, SweepSummary
+from orchestrator.model import State
+from orchestrator.report import model_card, workflow
+from orchestrator.store import hashes
+from orchestrator.store.layout import Sweep
+
+FOLDER = "export"
+
+
+def choose(ranked: Sequence[RunSummary], pattern: str, sweep: Sweep) -> RunSummary:
+    """The best finished run, or the only one whose name or id matches the glob.
+
+    Raises NothingSelected if none matches, InputError if several do.
+    """
+    found = [one for one in ranked if one.status.state is State.FINISHED and one.choice]
+    if pattern:
+        found = [one for one in found if fnmatch(one.run.point.name, pattern) or fnmatch(one.run.point.id, pattern)]
+    if not found:
+        what = f"no finished run of {sweep.name} matches" if pattern else f"no run of {sweep.name} is finished"
+        remedy = f"`orchestrate status {sweep.name}` lists the runs"
+        raise NothingSelected(Problem(what=what, value=pattern, remedy=remedy))
+    if pattern and len(found) > 1:
+        names = ", ".join(one.run.point.id for one in found)
+        what = f"matches {len(found)} runs, but one run is exported at a time"
+        raise InputError(Problem(what=what, key="--run", value=pattern, remedy=f"use one of the ids {names}"))
+    return found[0]
+
+
+def export(one: RunSummary, summary: SweepSummary, settings: Settings) -> list[Path]:
+    """Write the files into the sweep's export folder; replaces older ones.
+
+    Raises OrchestrateError if the checkpoint is missing or is not the scored file.
+    """
+    folder, name = summary.sweep.path / FOLDER, name_of(one, summary.sweep)
+    folder.mkdir(exist_ok=True)
+    _copy_checkpoint(one, folder / f"{name}.safetensors")
+    nodes = json.dumps(workflow.comfyui(one, name, settings), ensure_ascii=False, indent=1)
+    texts = {
+        ".md": model_card.text(one, name, summary, settings),
+        ".comfyui.json": f"{nodes}\n",
+        ".a1111.txt": f"{workflow.a1111(one, name, settings)}\n",
+    }
+    for ending, text in texts.items():
+        files.write_text(folder / f"{name}{ending}", text)
+    return [folder / f"{name}{ending}" for ending in (".safetensors", *texts)]
+
+
+def name_of(one: RunSummary, sweep: Sweep) -> str:
+    """Sweep, dims, epoch and id, in characters that are valid in file names and in prompts."""
+    step = re.search(r"-(?:step)?(\d+)$", Path(one.choice.checkpoint).stem) if one.choice else None
+    epoch = f"_{int(step[1])}" if step else ""
+    dims, _, identity = one.run.point.name.rpartition("-")
+    return re.sub(r"[^A-Za-z0-9._]+", "-", f"{sweep.name}_{dims}{epoch}_{identity}").strip("-")
+
+
+def _copy_checkpoint(one: RunSummary, target: Path) -> None:
+    """Copy the selected checkpoint atomically, and only if it is the scored file."""
+    chosen = next(item for item in one.run.checkpoints() if one.choice and item.file == one.choice.checkpoint)
+    source, draft = one.run.path / chosen.file, target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    if not source.exists():
+        remedy = "train the run again: delete its folder, then `orchestrate run`"
+        raise OrchestrateError(Problem(what="the selected checkpoint is missing", where=str(source), remedy=remedy))
+    shutil.copyfile(source, draft)
+    if chosen.sha256 and hashes.sha256(draft) != chosen.sha256:
+        draft.unlink()
+        what, remedy = "is not the file that was scored: its hash differs", "train the run again in a new sweep"
+        raise OrchestrateError(Problem(what=what, where=str(source), remedy=remedy))
+    draft.replace(target)
