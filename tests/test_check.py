@@ -121,7 +121,7 @@ def test_an_unexpected_number_of_pictures_is_reported(world, tmp_path):
     world.settings.write_text(
         text.replace('image_dir = "images"', 'image_dir = "images"\npictures = 4'), encoding="utf-8"
     )
-    assert "holds 3 pictures, not 4" in check(world).stderr
+    assert "contains 3 images, not 4" in check(world).stderr
 
 
 # --- the trainer's interpreter ----------------------------------------------------------------------------------------

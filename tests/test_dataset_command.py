@@ -114,7 +114,7 @@ def test_draws_are_shown_by_seed(orchestrate):
     ("args", "code", "part"),
     [
         (("show", "films"), 2, "dataset build films"),
-        (("build", "films"), 4, "holds no video"),
+        (("build", "films"), 4, "contains no video"),
         (("build", "nothing"), 2, "known datasets: persona, close"),
     ],
 )

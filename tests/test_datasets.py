@@ -15,7 +15,7 @@ from orchestrator import datasets
 from orchestrator import scoring as scorer
 from orchestrator.config.recipe import Choose, Recipe
 from orchestrator.config.schema import Dataset
-from orchestrator.datasets import build_process, choose, prepare
+from orchestrator.datasets import build_process, choose, validate
 from orchestrator.datasets.samples import Sample
 from orchestrator.errors import InputError, NotReady
 from orchestrator.miniature import world
@@ -98,7 +98,7 @@ def test_a_recipe_over_a_recipe_still_knows_the_owners_file(kitchen, photos):
 
 
 def test_nothing_is_left_of_a_build_that_fails(kitchen):
-    with pytest.raises(InputError, match="asks for 7 of 6 pictures"):
+    with pytest.raises(InputError, match="asks for 7 of 6 images"):
         kitchen.cook(kitchen.dataset("many", choose=Choose(n=7)))
     assert [path.name.split("-")[0] for path in (kitchen.runs / ".datasets").iterdir()] == ["persona"]
 
@@ -195,7 +195,7 @@ def test_a_folder_with_two_pictures_of_one_name_is_told_before_a_recipe_makes_on
     for name in ("a.png", "a.l.png", "a.jpg"):
         (tmp_path / "phone" / name).write_bytes((kitchen.persona.image_dir / "0000.png").read_bytes())
     few = replace(kitchen.dataset("few", choose=Choose(n=1)), image_dir=tmp_path / "phone")
-    (problem,) = prepare.validate_dataset(few, "settings")
+    (problem,) = validate.validate_dataset(few, "settings")
     assert problem.where == str(tmp_path / "phone" / "a.jpg")
     assert "a.png share a name" in problem.what
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from orchestrator import images
 from orchestrator.config.recipe import Crop, CropRegion, OnNoFace
-from orchestrator.datasets import captions, crop, prepare
+from orchestrator.datasets import crop, validate
 from orchestrator.errors import InputError, Severity
 from orchestrator.miniature.draw import Pose
 from orchestrator.scoring import faces
@@ -72,8 +72,8 @@ def test_the_face_is_cut_out_with_its_padding(kitchen, photos, model):
 
 def test_head_and_shoulders_show_more_and_more_below_than_above():
     face, size = (100, 100, 140, 140), (400, 400)
-    close = crop.around(face, size, Crop(smallest=1, padding=0))
-    wide = crop.around(face, size, Crop(smallest=1, padding=0, crop_region=CropRegion.HEAD_AND_SHOULDERS))
+    close = crop.crop_box(face, size, Crop(smallest=1, padding=0))
+    wide = crop.crop_box(face, size, Crop(smallest=1, padding=0, crop_region=CropRegion.HEAD_AND_SHOULDERS))
     assert close == (100, 100, 140, 140)
     assert wide[3] - 140 > 2 * (100 - wide[1]) > 0
     assert (wide[2] - wide[0], (wide[0] + wide[2]) / 2) == (wide[3] - wide[1], 120)
@@ -81,7 +81,7 @@ def test_head_and_shoulders_show_more_and_more_below_than_above():
 
 @pytest.mark.parametrize("face", [(0, 0, 40, 40), (360, 260, 400, 300), (180, 0, 220, 40)])
 def test_a_crop_lies_in_its_picture_and_is_no_smaller_than_the_smallest(face):
-    left, top, right, bottom = crop.around(face, (400, 300), Crop(smallest=128))
+    left, top, right, bottom = crop.crop_box(face, (400, 300), Crop(smallest=128))
     assert (right - left, bottom - top) == (128, 128)
     assert left >= 0
     assert top >= 0
@@ -90,8 +90,8 @@ def test_a_crop_lies_in_its_picture_and_is_no_smaller_than_the_smallest(face):
 
 
 def test_a_crop_wider_than_the_picture_is_cut_to_it():
-    assert crop.around((50, 50, 150, 150), (400, 200), Crop(padding=1.0)) == (0, 0, 400, 200)
-    assert crop.around((50, 50, 150, 150), (400, 200), Crop(padding=1.0, smallest=64)) == (0, 0, 300, 200)
+    assert crop.crop_box((50, 50, 150, 150), (400, 200), Crop(padding=1.0)) == (0, 0, 400, 200)
+    assert crop.crop_box((50, 50, 150, 150), (400, 200), Crop(padding=1.0, smallest=64)) == (0, 0, 300, 200)
 
 
 def test_every_kind_of_picture_has_its_outcome_and_its_line(kitchen, photos):
@@ -104,9 +104,9 @@ def test_every_kind_of_picture_has_its_outcome_and_its_line(kitchen, photos):
     told = notes(record)
     assert told["one"] == ""
     assert "not cropped: no face found" in told["none"]
-    assert "2 faces, the largest counts" in told["two"]
+    assert "2 faces, the largest is used" in told["two"]
     assert "not cropped: its shorter side has 60 of 96 pixels" in told["tiny"]
-    assert "the whole picture: the face fills it" in told["filled"]
+    assert "the whole image: the face fills it" in told["filled"]
     crops = {Path(one["name"]).stem: one["crop"] for one in record["made"]}
     assert crops["two"][0] > 40
     assert crops["none"] is crops["tiny"] is crops["filled"] is None
@@ -131,13 +131,13 @@ def test_crops_can_stand_beside_their_originals(kitchen, photos):
     assert (made / "one.png").read_bytes() == (photos / "one.png").read_bytes()
     assert "full body" in (made / "one.txt").read_text()
     assert "full body" not in (made / "one-face.txt").read_text()
-    assert "no crop beside it: no face found" in record["dropped"][0]["why"]
+    assert "no crop added: no face found" in record["dropped"][0]["why"]
 
 
 def test_a_crop_that_would_take_another_pictures_file_stops_the_build(kitchen, photos):
     put(drawn(SMALL), photos / "one.png")
     put(drawn(SMALL, seed=1), photos / "one-face.png")
-    with pytest.raises(InputError, match=r"called one-face: one(-face)?\.png and one(-face)?\.png"):
+    with pytest.raises(InputError, match=r"named one-face: one(-face)?\.png and one(-face)?\.png"):
         kitchen.taste(kitchen.dataset("both", crop=Crop(smallest=96, keep_original=True)))
 
 
@@ -166,9 +166,9 @@ def test_sd_scripts_reads_no_exif_so_a_plain_folder_with_a_turned_picture_is_ref
     exif[0x0112] = 6
     put(drawn(SMALL), photos / "turned.png", exif=exif)
     put(drawn(SMALL), photos / "upright.png")
-    (problem,) = prepare.validate_dataset(kitchen.persona, "settings")
+    (problem,) = validate.validate_dataset(kitchen.persona, "settings")
     assert problem.where == str(photos / "turned.png")
-    assert "on its side" in problem.what
+    assert "is rotated by its EXIF data" in problem.what
 
 
 def test_transparent_parts_become_white(kitchen, photos):
@@ -182,17 +182,17 @@ def test_transparent_parts_become_white(kitchen, photos):
     with Image.open(made / "clear.png") as opened:
         assert opened.mode == "RGB"
         assert np.asarray(opened)[-1].min() == 255
-    (problem,) = prepare.validate_dataset(kitchen.persona, "settings")
+    (problem,) = validate.validate_dataset(kitchen.persona, "settings")
     assert problem.severity is Severity.WARNING
     assert "hidden under them" in problem.what, "the source itself would be trained with other colours"
-    assert prepare.validate_dataset(replace(kitchen.persona, subset={"alpha_mask": True}), "settings") == []
+    assert validate.validate_dataset(replace(kitchen.persona, subset={"alpha_mask": True}), "settings") == []
 
 
 def test_an_alpha_that_hides_nothing_is_nothing_to_speak_of(kitchen, photos):
     put(drawn(SMALL).convert("RGBA"), photos / "opaque.png")
     _, record = kitchen.taste(kitchen.dataset("close", crop=Crop(smallest=96)))
     assert notes(record)["opaque"] == ""
-    assert prepare.validate_dataset(kitchen.persona, "settings") == []
+    assert validate.validate_dataset(kitchen.persona, "settings") == []
 
 
 def test_a_picture_that_cannot_be_decoded_stops_the_build_with_its_name(kitchen, photos):
@@ -212,7 +212,7 @@ def test_a_picture_that_cannot_be_decoded_stops_the_build_with_its_name(kitchen,
     ],
 )
 def test_captions_lose_the_parts_that_are_no_longer_true(caption, kept):
-    assert captions.without(caption, ("full body", "street"), trigger="ohwx person") == kept
+    assert crop.without_words(caption, ("full body", "street"), trigger="ohwx person") == kept
 
 
 def test_a_caption_never_becomes_empty(kitchen, photos):
@@ -229,7 +229,7 @@ def test_a_sweep_says_what_it_builds_and_names_the_faces_that_were_lost(kitchen,
     close = kitchen.dataset("close", crop=Crop(smallest=96))
     made = kitchen.cook_for([{"dataset": "close", "seed": seed} for seed in (1, 2)], close, said.append)
     assert list(made) == ["close"]
-    assert said[0] == "close: is built from persona"
-    assert "2 pictures; 0 dropped; without a face or not cropped: none.png" in said[1]
+    assert said[0] == "close: building from persona"
+    assert "2 images; 0 dropped; without a face or not cropped: none.png" in said[1]
     kitchen.cook_for([{"dataset": "close"}], close, said.append)
     assert len(said) == 2

@@ -156,7 +156,7 @@ def test_stills_that_are_alike_come_in_once_and_no_more_than_their_share(kitchen
         kitchen.dataset("more", frames=Frames(videos=path, caption="x", share=0.4, smallest_face=32))
     )
     assert sum(one["time_s"] is not None for one in record["made"]) == 2
-    assert "bits from a picture that is there, below 8" in whys(record) or "more than the share allows" in whys(record)
+    assert "bits from another image, below 8" in whys(record) or "above the share" in whys(record)
     _, all_of_them = kitchen.taste(
         kitchen.dataset("more", frames=Frames(videos=path, caption="x", share=0.9, smallest_face=32))
     )
@@ -197,5 +197,5 @@ def test_without_references_nobody_knows_whose_video_it_is(kitchen, tmp_path):
     (tmp_path / "nobody").mkdir()
     kitchen.scoring = replace(kitchen.scoring, references=tmp_path / "nobody")
     path = film(tmp_path / "v.mp4", *scenes(1), rate=1)
-    with pytest.raises(NotReady, match="whose video"):
+    with pytest.raises(NotReady, match="no reference photo shows exactly one face"):
         kitchen.taste(kitchen.dataset("more", frames=Frames(videos=path, caption="x", smallest_face=32)))

@@ -13,7 +13,7 @@ from standins.world import World
 
 from orchestrator.config import settings as settings_file
 from orchestrator.config.schema import Dataset
-from orchestrator.datasets import prepare
+from orchestrator.datasets import prepare, validate
 from orchestrator.errors import InputError, OrchestrateError
 from orchestrator.kohya import prompts
 from orchestrator.model import PreparedDataset, State
@@ -146,7 +146,7 @@ def test_pictures_of_any_name_and_captions_of_any_bytes_are_copied_or_told(
         shutil.copyfile(place.folder / "images" / "0000.png", folder / os.fsdecode(raw + b".png"))
         (folder / os.fsdecode(raw + b".txt")).write_bytes(caption)
     dataset = Dataset(name="odd", image_dir=folder, trigger="ohwx person")
-    problems = prepare.validate_dataset(dataset, "settings")
+    problems = validate.validate_dataset(dataset, "settings")
     assert all(str(problem) for problem in problems)
     made = _built(place, dataset, folder)
     assert {os.fsencode(name) for name in made.pictures} == {raw + b".png" for raw in names}
@@ -169,8 +169,8 @@ def test_a_link_out_of_the_dataset_is_not_followed(place: World, tmp_path: Path)
     (folder / "0000.txt").symlink_to(secret)
     (folder / "stolen.png").symlink_to(place.folder / "images" / "0001.png")
     dataset = Dataset(name="linked", image_dir=folder, trigger="ohwx person")
-    told = "\n".join(map(str, prepare.validate_dataset(dataset, "settings")))
-    assert "0000.txt: datasets.linked: is a link that leads out of its folder" in told
+    told = "\n".join(map(str, validate.validate_dataset(dataset, "settings")))
+    assert "0000.txt: datasets.linked: is a link to a file outside its folder" in told
     assert "stolen.png: is ignored" in told
     made = _built(place, dataset, tmp_path)
     assert "stolen.png" not in made.pictures
@@ -187,7 +187,7 @@ def test_a_caption_that_is_no_file_is_refused(place: World, tmp_path: Path, make
     make(folder / "0000.txt")
     dataset = Dataset(name="odd", image_dir=folder, trigger="ohwx person")
     assert [
-        "0000.txt: datasets.odd: is no file" in str(problem) for problem in prepare.validate_dataset(dataset, "x")
+        "0000.txt: datasets.odd: is not a file" in str(problem) for problem in validate.validate_dataset(dataset, "x")
     ] == [True]
     assert not (_built(place, dataset, tmp_path).folder / "0000.txt").exists()
 

@@ -1,9 +1,9 @@
-"""Recipes: how a dataset is made from another one, picture by picture, with a reason for every picture left out.
+"""Recipes: make a dataset from another one, image by image, with a reason for every image left out.
 
-Each step takes a Batch and gives a Batch; nothing is cut or written before all steps are through.
+Each step takes a SampleSet and returns one; nothing is cropped or written before all steps are done.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from orchestrator.config.schema import Dataset
@@ -11,9 +11,9 @@ from orchestrator.model import Params
 
 
 def dataset_for_point(params: Params, datasets: Mapping[str, Dataset]) -> Dataset:
-    """The dataset that a point trains on: where there are several draws, the one that its seed falls to.
+    """The dataset that a point trains on; with several subsets, the one that its seed selects.
 
-    So replicates differ in their pictures too, and two arms with one seed have the same draw, nested.
+    Replicates then differ in their images too, and two points with the same seed have the same subset.
     """
     dataset = datasets[str(params["dataset"])]
     seed = params.get("seed", 1)
@@ -23,3 +23,15 @@ def dataset_for_point(params: Params, datasets: Mapping[str, Dataset]) -> Datase
     draw = (seed - 1) % choose.num_subsets + 1
     recipe = replace(dataset.recipe, choose=replace(choose, draw=draw))
     return replace(dataset, name=f"{dataset.name}-draw{draw}", recipe=recipe)
+
+
+def with_ancestors(names: Iterable[str], known: Mapping[str, Dataset]) -> list[str]:
+    """The datasets of these names and those that their recipes use."""
+    found: dict[str, None] = {}
+    left = list(names)
+    while left:
+        name = left.pop(0)
+        recipe = known[name].recipe
+        found[name] = None
+        left += [recipe.source] if recipe else []
+    return list(found)

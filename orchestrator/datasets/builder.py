@@ -1,4 +1,4 @@
-"""Carries a recipe out: steps over pieces, then pictures, captions, weights and the record of how each came to be."""
+"""Carries out a recipe: runs its steps, writes images, captions and loss weights, and records each image's origin."""
 
 import itertools
 import json
@@ -18,20 +18,17 @@ from orchestrator.config.recipe import Mask, Recipe
 from orchestrator.config.schema import Dataset, Scoring
 from orchestrator.datasets import choose, crop, dedupe, frames, mask
 from orchestrator.datasets.face_finder import FaceFinder
-from orchestrator.datasets.samples import Box, Sample, SampleSet, pixels, with_faces
+from orchestrator.datasets.samples import Sample, SampleSet, with_faces
 from orchestrator.errors import InputError, Problem
 from orchestrator.store import records
 
 RULE = "2"
-"""Part of every key: change it when the same recipe makes other pictures."""
+"""Part of every dataset's key: change it when the same recipe produces other images."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What to build. `source`: the folder of the prepared source; `folder`: a new one, all of it ours.
-
-    cache: of faces.
-    """
+    """What to build. source: folder of the prepared source. folder: a new folder, filled here. cache: of faces."""
 
     dataset: Dataset
     source: Path
@@ -41,141 +38,122 @@ class Request:
 
 
 def build(request: Request) -> dict[str, Any]:
-    """Fill the folder; returns the record of what is in it and of what is not.
+    """Fill the folder; returns the record of its images and of those left out.
 
-    Raises InputError where the recipe cannot be carried out, NotReady without the faces for it.
+    Raises InputError when the recipe cannot be carried out, NotReady when it needs faces and there is no face pack.
     """
-    recipe = request.dataset.recipe
+    recipe, key = request.dataset.recipe, f"datasets.{request.dataset.name}"
     assert recipe
     for name in ("images", "stills"):
         (request.folder / name).mkdir(parents=True)
-    batch = _steps(recipe, _pieces(request), request)
-    if not batch.pieces:
-        whys = "; ".join(dict.fromkeys(one.why for one in batch.dropped))
-        what, key = f"leaves no picture: {whys}", f"datasets.{request.dataset.name}"
-        raise InputError(Problem(what=what, key=key, remedy="loosen the recipe, or look at its source's pictures"))
-    _refuse_twins(batch.pieces, request.dataset.name)
-    made = [_write(piece, recipe, request) for piece in batch.pieces]
-    _forget_unused_stills(batch, request.folder)
-    return _record(request, batch, made)
-
-
-def _pieces(request: Request) -> SampleSet:
-    """The source's pictures, each with the origin that its own record knows."""
-    record = records.read(request.source / "dataset.json")
-    known = {one["name"]: one for one in record.get("made", [])}
-    pieces = [
-        Sample(
-            name=Path(name).stem,
-            file=request.source / "images" / name,
-            caption=_caption((request.source / "images" / name).with_suffix(request.dataset.caption_extension)),
-            origin=known.get(name, {}).get("origin", str(Path(record["source"]) / name)),
-            time_s=known.get(name, {}).get("time_s"),
-        )
-        for name in record["pictures"]
-    ]
-    return SampleSet(pieces=tuple(pieces))
-
-
-def _caption(path: Path) -> str | None:
-    return path.read_text(encoding="utf-8").strip() if path.exists() else None
-
-
-def _steps(recipe: Recipe, batch: SampleSet, request: Request) -> SampleSet:
-    dataset, shown = request.dataset, len(batch.pieces)
-    in_progress = scoring.in_progress_path(request.folder)
-    sight = FaceFinder(request.scoring, cache=request.cache, in_progress=in_progress) if recipe.needs_faces else None
-    if recipe.frames and sight:
-        caption, draft = recipe.frames.caption or dataset.trigger, request.folder / "stills"
-        batch = frames.apply(recipe.frames, batch, sight.see, sight.likeness, caption=caption, draft=draft)
-    if recipe.dedupe:
-        batch = dedupe.apply(recipe.dedupe, batch)
-    if recipe.choose:
-        batch = choose.apply(recipe.choose, batch, key=f"datasets.{dataset.name}")
-    if recipe.crop and sight:
-        batch = crop.apply(recipe.crop, batch, sight.see, trigger=dataset.trigger)
-    if recipe.mask and sight:
-        known = [piece for piece in batch.pieces if piece.face]
-        batch = batch.keep([*known, *with_faces([piece for piece in batch.pieces if not piece.face], sight.see)])
-    return batch.keep(_repeated(batch, shown, dataset.name)) if recipe.equal_steps else batch
-
-
-def _repeated(batch: SampleSet, total: int, name: str) -> list[Sample]:
-    if len(batch.pieces) > total:
-        what = f"has {len(batch.pieces)} pictures, more than the {total} of its source: no repeats make that equal"
-        remedy = "leave equal_steps out, and give max_train_steps in the grid"
-        raise InputError(Problem(what=what, key=f"datasets.{name}.equal_steps", remedy=remedy))
-    return choose.repeated(batch.pieces, total) if batch.pieces else []
-
-
-def _refuse_twins(pieces: Sequence[Sample], name: str) -> None:
-    """InputError where two pictures would become one file. `pieces`: in the order of their names."""
-    for one, other in itertools.pairwise(pieces):
+    batch = _steps(recipe, _samples(request), request)
+    if not batch.samples:
+        reasons = "; ".join(dict.fromkeys(one.why for one in batch.dropped))
+        remedy = "relax the recipe, or check the images of its source"
+        raise InputError(Problem(what=f"no image is left: {reasons}", key=key, remedy=remedy))
+    for one, other in itertools.pairwise(batch.samples):  # in the order of their names
         if one.name == other.name:
-            both = " and ".join(Path(piece.origin).name for piece in (one, other))
-            what = f"two of its pictures would be called {one.name}: {both}"
-            raise InputError(Problem(what=what, key=f"datasets.{name}", remedy="rename one of the two"))
-
-
-def _write(piece: Sample, recipe: Recipe, request: Request) -> dict[str, Any]:
-    """The picture, its caption, its weights; returns what the record says of it."""
-    images, picture = request.folder / "images", _cut(pixels(piece), piece.crop)
-    odd = media.decode_notes(piece.file)
-    notes = [*odd, *piece.notes]
-    if recipe.mask or piece.crop or odd:
-        name = f"{piece.name}.png"
-        if recipe.mask:
-            notes += _write_weighted(picture, piece, recipe.mask, request.folder, name)
-        else:
-            Image.fromarray(picture).save(images / name)
-    else:
-        name = piece.name + piece.file.suffix
-        shutil.copyfile(piece.file, images / name)
-    if piece.caption is not None:
-        caption = (images / name).with_suffix(request.dataset.caption_extension)
-        caption.write_text(f"{piece.caption}\n", encoding="utf-8")
-    told = {key: getattr(piece, key) for key in ("origin", "time_s", "face", "crop", "caption")}
-    file = os.path.relpath(piece.file, request.folder)
-    return {"name": name, "file": file, **told, "notes": list(dict.fromkeys(notes))}
-
-
-def _cut(picture: media.Picture, box: Box | None) -> media.Picture:
-    if box is None:
-        return picture
-    left, top, right, bottom = box
-    return picture[top:bottom, left:right]
-
-
-def _write_weighted(picture: media.Picture, piece: Sample, asked: Mask, folder: Path, name: str) -> list[str]:
-    """The weights as the picture's alpha, which sd-scripts carries along its own path; returns notes."""
-    left, top = piece.crop[:2] if piece.crop else (0, 0)
-    face = None if piece.face is None else tuple(np.subtract(piece.face, (left, top, left, top)))
-    weights = mask.weights(asked, face, (picture.shape[1], picture.shape[0]))
-    alpha = Image.fromarray(np.rint(weights * 255).astype(np.uint8))
-    plain = Image.fromarray(picture)
-    for kind in ("plain", "masks"):
-        (folder / kind).mkdir(exist_ok=True)
-    plain.save(folder / "plain" / name)
-    alpha.save(folder / "masks" / name)
-    plain.putalpha(alpha)
-    plain.save(folder / "images" / name)
-    return [f"mean weight {weights.mean():.2f}"]
-
-
-def _forget_unused_stills(batch: SampleSet, folder: Path) -> None:
-    used = {piece.file for piece in batch.pieces}
-    for still in (folder / "stills").iterdir():
+            both = " and ".join(Path(sample.origin).name for sample in (one, other))
+            what = f"two of its images would both be named {one.name}: {both}"
+            raise InputError(Problem(what=what, key=key, remedy="rename one of the two"))
+    made = [_write(sample, recipe, request) for sample in batch.samples]
+    used = {sample.file for sample in batch.samples}
+    for still in (request.folder / "stills").iterdir():
         if still not in used:
             still.unlink()
-
-
-def _record(request: Request, batch: SampleSet, made: list[dict[str, Any]]) -> dict[str, Any]:
-    dataset = request.dataset
     return {
-        "name": dataset.name,
+        "name": request.dataset.name,
         "source": request.source.name,
         "pictures": [one["name"] for one in made],
         "made": made,
         "dropped": [asdict(one) for one in batch.dropped],
-        "recipe": json.loads(json.dumps(asdict(dataset.recipe) if dataset.recipe else {}, default=str)),
+        "recipe": json.loads(json.dumps(asdict(recipe), default=str)),
     }
+
+
+def _samples(request: Request) -> SampleSet:
+    """The source's images, each with the origin that the source's own record gives it."""
+    record = records.read(request.source / "dataset.json")
+    known = {one["name"]: one for one in record.get("made", [])}
+    found = []
+    for name in record["pictures"]:
+        file = request.source / "images" / name
+        caption = file.with_suffix(request.dataset.caption_extension)
+        found.append(
+            Sample(
+                name=file.stem,
+                file=file,
+                caption=caption.read_text(encoding="utf-8").strip() if caption.exists() else None,
+                origin=known.get(name, {}).get("origin", str(Path(record["source"]) / name)),
+                time_s=known.get(name, {}).get("time_s"),
+            )
+        )
+    return SampleSet(samples=tuple(found))
+
+
+def _steps(recipe: Recipe, batch: SampleSet, request: Request) -> SampleSet:
+    dataset, total = request.dataset, len(batch.samples)
+    in_progress = scoring.in_progress_path(request.folder)
+    finder = FaceFinder(request.scoring, cache=request.cache, in_progress=in_progress) if recipe.needs_faces else None
+    if recipe.frames and finder:
+        caption, draft = recipe.frames.caption or dataset.trigger, request.folder / "stills"
+        batch = frames.apply(recipe.frames, batch, finder.find, finder.similarity, caption=caption, draft=draft)
+    if recipe.dedupe:
+        batch = dedupe.apply(recipe.dedupe, batch)
+    if recipe.choose:
+        batch = choose.apply(recipe.choose, batch, key=f"datasets.{dataset.name}")
+    if recipe.crop and finder:
+        batch = crop.apply(recipe.crop, batch, finder.find, trigger=dataset.trigger)
+    if recipe.mask and finder:
+        known = [sample for sample in batch.samples if sample.face]
+        batch = batch.keep([*known, *with_faces([one for one in batch.samples if not one.face], finder.find)])
+    if not recipe.equal_steps or not batch.samples:
+        return batch
+    if len(batch.samples) > total:
+        what = f"has {len(batch.samples)} images, more than the {total} of its source: repeats cannot equal the steps"
+        remedy = "remove equal_steps and set max_train_steps in the grid"
+        raise InputError(Problem(what=what, key=f"datasets.{dataset.name}.equal_steps", remedy=remedy))
+    return batch.keep(choose.repeated(batch.samples, total))
+
+
+def _write(sample: Sample, recipe: Recipe, request: Request) -> dict[str, Any]:
+    """Write the image, its caption and its weights; returns the image's entry in the record."""
+    images, picture = request.folder / "images", sample.pixels()
+    if sample.crop:
+        left, top, right, bottom = sample.crop
+        picture = picture[top:bottom, left:right]
+    decoded = media.decode_notes(sample.file)
+    notes = [*decoded, *sample.notes]
+    if recipe.mask or sample.crop or decoded:
+        name = f"{sample.name}.png"
+        if recipe.mask:
+            notes.append(_write_weighted(picture, sample, recipe.mask, request.folder, name))
+        else:
+            Image.fromarray(picture).save(images / name)
+    else:
+        name = sample.name + sample.file.suffix
+        shutil.copyfile(sample.file, images / name)
+    if sample.caption is not None:
+        caption = (images / name).with_suffix(request.dataset.caption_extension)
+        caption.write_text(f"{sample.caption}\n", encoding="utf-8")
+    fields = {key: getattr(sample, key) for key in ("origin", "time_s", "face", "crop", "caption")}
+    file = os.path.relpath(sample.file, request.folder)
+    return {"name": name, "file": file, **fields, "notes": list(dict.fromkeys(notes))}
+
+
+def _write_weighted(picture: media.Picture, sample: Sample, settings: Mask, folder: Path, name: str) -> str:
+    """Write the weights as the image's alpha channel, which sd-scripts reads as loss weights; returns a note."""
+    left, top = sample.crop[:2] if sample.crop else (0, 0)
+    face: Sequence[float] | None = None
+    if sample.face is not None:
+        face = tuple(np.subtract(sample.face, (left, top, left, top)))
+    weights = mask.weights(settings, face, (picture.shape[1], picture.shape[0]))
+    alpha = Image.fromarray(np.rint(weights * 255).astype(np.uint8))
+    image = Image.fromarray(picture)
+    for kind in ("plain", "masks"):
+        (folder / kind).mkdir(exist_ok=True)
+    image.save(folder / "plain" / name)
+    alpha.save(folder / "masks" / name)
+    image.putalpha(alpha)
+    image.save(folder / "images" / name)
+    return f"mean weight {weights.mean():.2f}"

@@ -1,4 +1,4 @@
-"""A part of the pictures, nested: the first of one fixed order, so that 12 are part of 24 are part of 36."""
+"""Chooses a subset of the images; subsets are nested: 12 images are part of 24, which are part of 36."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -9,42 +9,33 @@ from orchestrator.errors import InputError, Problem
 from orchestrator.store.hashes import sha256, sha256_text
 
 REPEATED = "repeated for equal steps"
-"""The note of a picture that is there once more."""
+"""The note of a repeated image."""
 
 
 def apply(choose: Choose, batch: SampleSet, *, key: str) -> SampleSet:
-    """The first `n` of a draw. InputError where there are fewer; `key`: the recipe's, for the message."""
-    if choose.n > len(batch.pieces):
-        what = f"asks for {choose.n} of {len(batch.pieces)} pictures"
-        raise InputError(Problem(what=what, key=f"{key}.choose.n", remedy=f"write {len(batch.pieces)} or less"))
-    ordered = order(batch.pieces, draw=choose.draw)
-    left = [drop(piece, f"not among the {choose.n} of draw {choose.draw}") for piece in ordered[choose.n :]]
-    return batch.keep(ordered[: choose.n], left)
+    """The first `n` images of a draw. Raises InputError when there are fewer. key: the recipe's, for the message."""
+    available = len(batch.samples)
+    if choose.n > available:
+        what = f"asks for {choose.n} of {available} images"
+        raise InputError(Problem(what=what, key=f"{key}.choose.n", remedy=f"n = {available} or less"))
+    ordered = order(batch.samples, draw=choose.draw)
+    dropped = [drop(sample, f"not among the {choose.n} of draw {choose.draw}") for sample in ordered[choose.n :]]
+    return batch.keep(ordered[: choose.n], dropped)
 
 
-def order(pieces: Iterable[Sample], *, draw: int) -> list[Sample]:
-    """A shuffle that hangs on nothing but the pictures' content and the draw: one picture more moves no other."""
-    return sorted(pieces, key=lambda piece: (_rank(piece, draw), piece.name))
+def order(samples: Iterable[Sample], *, draw: int) -> list[Sample]:
+    """A shuffle that depends only on the images' content and the draw: an added image does not move the others."""
+    return sorted(samples, key=lambda one: (sha256_text(f"{draw} {sha256(one.file)}"), one.name))
 
 
-def _rank(piece: Sample, draw: int) -> str:
-    return sha256_text(f"{draw} {sha256(piece.file)}")
-
-
-def repeated(pieces: Sequence[Sample], total: int) -> list[Sample]:
-    """As many as `total`: all of them equally often, and where that does not come out even, some once more."""
-    ordered, mark = order(pieces, draw=1), _mark(pieces)
-    indices = range(max(total, len(ordered)))
-    return [_again(ordered[index % len(ordered)], index // len(ordered), mark) for index in indices]
-
-
-def _mark(pieces: Iterable[Sample]) -> str:
-    """What no name has in it: phones call an edited picture `NAME~2`."""
-    names, mark = [piece.name for piece in pieces], "~"
-    while any(mark in name for name in names):
+def repeated(samples: Sequence[Sample], total: int) -> list[Sample]:
+    """`total` samples: all equally often, or some of them once more."""
+    ordered, mark = order(samples, draw=1), "~"
+    while any(mark in sample.name for sample in samples):  # phones call an edited image `NAME~2`
         mark += "~"
-    return mark
-
-
-def _again(piece: Sample, time: int, mark: str) -> Sample:
-    return replace(piece, name=f"{piece.name}{mark}{time + 1}").with_note(REPEATED) if time else piece
+    found = list(ordered)
+    for index in range(len(ordered), total):
+        time, place = divmod(index, len(ordered))
+        sample = ordered[place]
+        found.append(replace(sample, name=f"{sample.name}{mark}{time + 1}").with_note(REPEATED))
+    return found

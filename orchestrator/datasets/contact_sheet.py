@@ -1,4 +1,4 @@
-"""A contact sheet of a dataset: each picture with its face and its crop drawn in, and what the trainer will see."""
+"""Draws a contact sheet of a dataset: each image with its face and crop, and what the trainer will read."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -21,32 +21,26 @@ _FACE, _CROP, _INK, _PAPER = (0, 190, 60), (255, 160, 0), (30, 30, 30), (255, 25
 
 
 def write(folder: Path, record: Mapping[str, Any]) -> Path:
-    """Draw the dataset in a folder of `runs/.datasets` and leave the sheet there; returns its path."""
-    shown = [one for one in _made(record) if choose.REPEATED not in one["notes"]]
-    strips = [_strip(folder, one) for one in shown]
-    wide, high = max(strip.width for strip in strips), max(strip.height for strip in strips)
-    columns = max(1, min(len(strips), round(math.sqrt(len(strips) * 1.6 * high / wide))))
+    """Write the contact sheet of a prepared dataset into its folder (below `runs/.datasets`); returns its path."""
+    copied = [
+        {"name": name, "file": f"images/{name}", "face": None, "crop": None, "notes": []} for name in record["pictures"]
+    ]
+    strips = [_strip(folder, one) for one in record.get("made", copied) if choose.REPEATED not in one["notes"]]
+    width, height = max(strip.width for strip in strips), max(strip.height for strip in strips)
+    columns = max(1, min(len(strips), round(math.sqrt(len(strips) * 1.6 * height / width))))
     rows = math.ceil(len(strips) / columns)
-    sheet = Image.new("RGB", (columns * (wide + _GAP) + _GAP, rows * (high + _GAP) + _GAP), _PAPER)
+    sheet = Image.new("RGB", (columns * (width + _GAP) + _GAP, rows * (height + _GAP) + _GAP), _PAPER)
     for index, strip in enumerate(strips):
         row, column = divmod(index, columns)
-        sheet.paste(strip, (_GAP + column * (wide + _GAP), _GAP + row * (high + _GAP)))
+        sheet.paste(strip, (_GAP + column * (width + _GAP), _GAP + row * (height + _GAP)))
     draft = folder / f".{NAME}"
     sheet.save(draft, format="PNG")
     draft.replace(folder / NAME)
     return folder / NAME
 
 
-def _made(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """A plain folder's record has names only."""
-    plain = [
-        {"name": name, "file": f"images/{name}", "face": None, "crop": None, "notes": []} for name in record["pictures"]
-    ]
-    return list(record.get("made", plain))
-
-
 def _strip(folder: Path, one: Mapping[str, Any]) -> Image.Image:
-    """The source with its boxes, what becomes of it where that differs, and a few words under them."""
+    """The source image with its boxes, the result where it differs, and up to three lines of text."""
     tiles = [_source(folder / one["file"], one)]
     mask = folder / "masks" / one["name"]
     if one["crop"] or mask.exists():
@@ -55,7 +49,7 @@ def _strip(folder: Path, one: Mapping[str, Any]) -> Image.Image:
     for index, tile in enumerate(tiles):
         strip.paste(tile, (index * (_TILE + _GAP), 0))
     draw, font = ImageDraw.Draw(strip), ImageFont.load_default(12)
-    for index, line in enumerate(_words(one, len(tiles))):
+    for index, line in enumerate(_text(one, len(tiles))):
         draw.text((0, _TILE + index * _LINE), line, fill=_INK, font=font)
     return strip
 
@@ -66,26 +60,22 @@ def _source(path: Path, one: Mapping[str, Any]) -> Image.Image:
     for box, colour in ((one["face"], _FACE), (one["crop"], _CROP)):
         if box:
             draw.rectangle([box[0], box[1], box[2] - 1, box[3] - 1], outline=colour, width=pen)
-    return _tile(picture)
-
-
-def _result(folder: Path, name: str, mask: Path) -> Image.Image:
-    """In as much light as it weighs in the loss; a screen shows the 2.2nd power of what it is given."""
-    if not mask.exists():
-        return _tile(Image.fromarray(images.load(folder / "images" / name)))
-    with Image.open(mask) as opened:
-        weights = 0.1 + 0.9 * (np.asarray(opened, np.float32)[..., None] / 255) ** (1 / 2.2)
-    picture = images.load(folder / "plain" / name) * weights
-    return _tile(Image.fromarray(picture.astype(np.uint8)))
-
-
-def _tile(picture: Image.Image) -> Image.Image:
     return ImageOps.pad(picture, (_TILE, _TILE), color=_PAPER)
 
 
-def _words(one: Mapping[str, Any], tiles: int) -> Sequence[str]:
+def _result(folder: Path, name: str, mask: Path) -> Image.Image:
+    """Brightness shows the loss weight; the exponent inverts the gamma of a screen."""
+    if not mask.exists():
+        picture = images.load(folder / "images" / name)
+    else:
+        with Image.open(mask) as opened:
+            brightness = 0.1 + 0.9 * (np.asarray(opened, np.float32)[..., None] / 255) ** (1 / 2.2)
+        picture = (images.load(folder / "plain" / name) * brightness).astype(np.uint8)
+    return ImageOps.pad(Image.fromarray(picture), (_TILE, _TILE), color=_PAPER)
+
+
+def _text(one: Mapping[str, Any], tiles: int) -> Sequence[str]:
     time = f" at {one['time_s']:.2f} s" if one.get("time_s") is not None else ""
-    most = 34 * tiles
-    text = "; ".join(one["notes"])
-    lines = [f"{one['name']}{time}", *(text[start : start + most] for start in range(0, len(text), most))]
-    return [line[:most] for line in lines[:_LINES]]
+    width, notes = 34 * tiles, "; ".join(one["notes"])
+    lines = [f"{one['name']}{time}"[:width], *(notes[start : start + width] for start in range(0, len(notes), width))]
+    return lines[:_LINES]

@@ -1,80 +1,76 @@
-"""Cuts pictures to a face, and says of each what became of it."""
+"""Crops images to a face, and records for each what was done."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from orchestrator import images
 from orchestrator.config.recipe import Crop, CropRegion, OnNoFace
-from orchestrator.datasets import captions, choose
-from orchestrator.datasets.samples import Box, DroppedSample, Sample, SampleSet, See, drop, with_faces
+from orchestrator.datasets import choose
+from orchestrator.datasets.samples import Box, DroppedSample, FindFaces, Sample, SampleSet, drop, with_faces
 
-# In sides of the face's box, which reaches from forehead to chin: left and right, above, below.
-_REACH = {CropRegion.FACE: (0.0, 0.0, 0.0), CropRegion.HEAD_AND_SHOULDERS: (0.75, 0.25, 1.25)}
+# Beside, above and below the face's box, in sides of the box, which reaches from forehead to chin.
+_MARGINS = {CropRegion.FACE: (0.0, 0.0, 0.0), CropRegion.HEAD_AND_SHOULDERS: (0.75, 0.25, 1.25)}
 
 
-def apply(crop: Crop, batch: SampleSet, see: See, *, trigger: str) -> SampleSet:
-    """A share of the pictures cut, in their places or beside them."""
-    chosen = choose.order(batch.pieces, draw=1)[: round(crop.share * len(batch.pieces))]
-    names = {piece.name for piece in chosen}
-    kept = [piece for piece in batch.pieces if crop.keep_original or piece.name not in names]
+def apply(crop: Crop, batch: SampleSet, find: FindFaces, *, trigger: str) -> SampleSet:
+    """A share of the images cropped; crops replace the originals, or are added with `keep_original`."""
+    chosen = choose.order(batch.samples, draw=1)[: round(crop.share * len(batch.samples))]
+    names = {sample.name for sample in chosen}
+    kept = [sample for sample in batch.samples if crop.keep_original or sample.name not in names]
     dropped: list[DroppedSample] = []
-    for piece in with_faces(chosen, see):
-        made = _cut(piece, crop, trigger)
-        if made is None:
-            _lose(piece, crop, kept, dropped)
-        else:
+    for sample in with_faces(chosen, find):
+        made = _crop(sample, crop, trigger)
+        if isinstance(made, Sample):
             kept.append(replace(made, name=f"{made.name}-face") if crop.keep_original else made)
+        elif crop.keep_original:
+            dropped.append(drop(sample, f"no crop added: {made}"))
+        elif crop.on_no_face is OnNoFace.DROP:
+            dropped.append(drop(sample, made))
+        else:
+            notes = [note for note in sample.notes if note != made]
+            kept.append(replace(sample, notes=(*notes, f"not cropped: {made}")))
     return batch.keep(kept, dropped)
 
 
-def _cut(piece: Sample, crop: Crop, trigger: str) -> Sample | None:
-    """None where there is nothing to cut to, or where it would come out too small."""
-    if piece.face is None:
-        return None
-    size = images.size(piece.file)
+def _crop(sample: Sample, crop: Crop, trigger: str) -> Sample | str:
+    """The sample with its crop, or why it cannot be cropped."""
+    if sample.face is None:
+        return sample.notes[-1]
+    size = images.size(sample.file)
     if min(size) < crop.smallest:
-        return None
-    box = around(piece.face, size, crop)
+        return f"its shorter side has {min(size)} of {crop.smallest} pixels"
+    box = crop_box(sample.face, size, crop)
     if box == (0, 0, *size):
-        return None if crop.keep_original else piece.with_note("the whole picture: the face fills it")
-    caption = None if piece.caption is None else captions.without(piece.caption, crop.drop_words, trigger=trigger)
-    return replace(piece, crop=box, caption=caption or piece.caption)
+        return "the face fills it" if crop.keep_original else sample.with_note("the whole image: the face fills it")
+    caption = None if sample.caption is None else without_words(sample.caption, crop.drop_words, trigger=trigger)
+    return replace(sample, crop=box, caption=caption or sample.caption)
 
 
-def _lose(piece: Sample, crop: Crop, kept: list[Sample], dropped: list[DroppedSample]) -> None:
-    """With `beside` the original is there anyway, and there is just no crop of it."""
-    why = _why(piece, crop)
-    if crop.on_no_face is OnNoFace.DROP and not crop.keep_original:
-        dropped.append(drop(piece, why))
-    elif crop.keep_original:
-        dropped.append(drop(piece, f"no crop beside it: {why}"))
-    else:
-        kept.append(replace(piece, notes=(*(note for note in piece.notes if note != why), f"not cropped: {why}")))
-
-
-def _why(piece: Sample, crop: Crop) -> str:
-    if piece.face is None:
-        return piece.notes[-1]
-    smaller = min(images.size(piece.file))
-    if smaller < crop.smallest:
-        return f"its shorter side has {smaller} of {crop.smallest} pixels"
-    return "the face fills it"
-
-
-def around(face: Sequence[float], size: tuple[int, int], crop: Crop) -> Box:
-    """What is kept of a picture of this size: a square, widened to `smallest`, moved and cut to lie in the picture."""
+def crop_box(face: Sequence[float], size: tuple[int, int], crop: Crop) -> Box:
+    """The part to keep: a region around the face, enlarged to `smallest`, moved and cut to fit an image of `size`."""
     left, top, right, bottom = face
     unit = max(right - left, bottom - top)
-    beside, above, below = (reach + crop.padding for reach in _REACH[crop.crop_region])
+    beside, above, below = (margin + crop.padding for margin in _MARGINS[crop.crop_region])
     width, height = unit * (1 + 2 * beside), unit * (1 + above + below)
-    middle = (left + right) / 2, (top + bottom) / 2 + unit * (below - above) / 2
-    wider = max(1.0, crop.smallest / min(width, height))
-    across = _span(middle[0], width * wider, size[0])
-    down = _span(middle[1], height * wider, size[1])
-    return across[0], down[0], across[1], down[1]
+    scale = max(1.0, crop.smallest / min(width, height))
+    x = _span((left + right) / 2, width * scale, size[0])
+    y = _span((top + bottom) / 2 + unit * (below - above) / 2, height * scale, size[1])
+    return x[0], y[0], x[1], y[1]
 
 
-def _span(middle: float, length: float, most: int) -> tuple[int, int]:
-    whole = min(round(length), most)
-    start = min(max(round(middle - whole / 2), 0), most - whole)
+def _span(middle: float, length: float, limit: int) -> tuple[int, int]:
+    whole = min(round(length), limit)
+    start = min(max(round(middle - whole / 2), 0), limit - whole)
     return start, start + whole
+
+
+def without_words(caption: str, words: Collection[str], *, trigger: str) -> str:
+    """The caption without its comma-separated parts that contain one of the words; a part with the trigger stays."""
+    pattern = "|".join(rf"(?<!\w){re.escape(word)}(?!\w)" for word in words)
+    parts = [part.strip() for part in caption.split(",")]
+    return ", ".join(
+        part
+        for part in parts
+        if part and ((trigger and trigger in part) or not (words and re.search(pattern, part, re.IGNORECASE)))
+    )

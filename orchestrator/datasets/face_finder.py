@@ -1,4 +1,4 @@
-"""Looks for faces in pictures, loading the face pack only when some picture is unknown, and knows the persona."""
+"""Finds faces in images with the settings' face pack, and compares them with the persona's references."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -14,11 +14,11 @@ from orchestrator.scoring.batch_embedder import BatchEmbedder, InProgressFile
 
 
 class FaceFinder:
-    """The settings' face pack with the scorer's own cache. Raises NotReady where the pack is missing or broken."""
+    """Uses the scorer's cache and loads the pack only for unknown images. Raises NotReady without a usable pack."""
 
     def __init__(self, scoring: Scoring, *, cache: Path, in_progress: Path) -> None:
         pack = faces.inspect(scoring.pack, det_size=scoring.det_size)
-        self._scoring = scoring
+        self._references = scoring.references
         self._embedder = BatchEmbedder(
             load=lambda: faces.load(pack, device=scoring.device),
             cache=faces.Cache(cache, pack.fingerprint),
@@ -26,21 +26,20 @@ class FaceFinder:
             in_progress=InProgressFile(in_progress),
         )
 
-    def see(self, pictures: Sequence[Path]) -> list[faces.Outcome]:
-        """One outcome per picture, in order."""
-        return self._embedder.embed(pictures)
+    def find(self, paths: Sequence[Path]) -> list[faces.Outcome]:
+        """One outcome per image, in order."""
+        return self._embedder.embed(paths)
 
-    def likeness(self, embedding: faces.Embedding) -> float:
-        """Cosine to the references' centroid."""
+    def similarity(self, embedding: faces.Embedding) -> float:
+        """Cosine to the references' centroid. Raises NotReady without a usable reference."""
         return float(np.dot(embedding, self._persona.centroid) / np.linalg.norm(embedding))
 
     @cached_property
     def _persona(self) -> faces.Persona:
-        found = self.see(images.pictures(self._scoring.references).pictures)
-        alone = [one for one in found if isinstance(one, faces.FaceRecord) and len(one.faces) == 1]
-        embeddings = [one.embedding for one in alone if one.embedding is not None]
-        if not embeddings:
-            what = "no reference picture with exactly one face, so that nobody knows whose video it is"
-            where = str(self._scoring.references)
-            raise NotReady(Problem(what=what, where=where, key="score.references", remedy="put some there"))
-        return faces.persona(embeddings)
+        found = self.find(images.pictures(self._references).pictures)
+        single = [one for one in found if isinstance(one, faces.FaceRecord) and len(one.faces) == 1]
+        if embeddings := faces.embeddings(single):
+            return faces.persona(embeddings)
+        what = "no reference photo shows exactly one face: stills of the persona cannot be recognised"
+        where, remedy = str(self._references), "put photos of the persona there"
+        raise NotReady(Problem(what=what, where=where, key="score.references", remedy=remedy))

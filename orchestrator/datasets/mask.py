@@ -1,4 +1,4 @@
-"""Weights of the loss over a picture: the face, the body under it, and everything else."""
+"""Loss weights over an image: for the face, the body below it, and the background."""
 
 import math
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ _BODY = 1.5  # half width of a column from the chin down to the edge
 
 
 def weights(mask: Mask, face: Sequence[float] | None, size: tuple[int, int]) -> Weights:
-    """The recipe's weights around a face in a picture of width, height; without a face the same weight everywhere."""
+    """The recipe's weights for a face (left, top, right, bottom) in an image of `size`; without a face, uniform."""
     if face is None:
         return scaled(np.full(size[::-1], max(mask.face, mask.body, mask.background)), mask.mean)
     x, y = np.meshgrid(np.arange(size[0]) + 0.5, np.arange(size[1]) + 0.5)
@@ -35,13 +35,13 @@ def weights(mask: Mask, face: Sequence[float] | None, size: tuple[int, int]) -> 
 
 
 def scaled(raw: Array, mean: float | None) -> Weights:
-    """All weights times one number, so that their mean is `mean`; none can go above 1, so the others go further.
+    """Multiply the weights by one number so that their mean is `mean`; weights are limited to 1.
 
-    Where less than a share `mean` of the picture has a weight at all, those come to 1 and the mean stays below.
+    If less than a share `mean` of the image has a weight above 0, these become 1 and the mean stays lower.
     """
     if mean is None:
         return np.asarray(raw, np.float64)
-    low, high = mean, 1 / raw[raw > 0].min()  # by ratios: at the end of a soft edge a weight may be next to nothing
+    low, high = mean, 1 / raw[raw > 0].min()  # geometric bisection: weights at a soft edge may be tiny
     for _ in range(50):
         middle = math.sqrt(low * high)
         low, high = (middle, high) if np.minimum(raw * middle, 1).mean() < mean else (low, middle)
@@ -54,5 +54,5 @@ def _ellipse(across: Array, down: Array, half: tuple[float, float], feather: flo
 
 
 def _edge(inside: Array, feather: float, unit: float) -> Array:
-    """1 inside, 0 outside, with a ramp of `feather` across the edge, or of one pixel. `inside`: in faces."""
+    """1 inside, 0 outside, with a ramp of width `feather`, at least one pixel. inside: distance in sides of the face."""
     return np.asarray(np.clip(inside / max(feather, 1 / unit) + 0.5, 0, 1))

@@ -1,4 +1,4 @@
-"""Pictures on their way into a dataset: where they come from, what is to be done to them, what has been left out."""
+"""Images on their way into a dataset: their origin, what is to be done to them, and what was left out."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -10,18 +10,18 @@ from orchestrator.errors import InputError, Problem
 from orchestrator.scoring import faces
 
 Box: TypeAlias = tuple[int, int, int, int]
-"""Left, top, right, bottom in whole pixels; right and bottom are outside."""
+"""Left, top, right, bottom in whole pixels; right and bottom are exclusive."""
 
-See: TypeAlias = Callable[[Sequence[Path]], list[faces.Outcome]]
-"""Finds the faces of pictures: one outcome each, in order."""
+FindFaces: TypeAlias = Callable[[Sequence[Path]], list[faces.Outcome]]
+"""Finds the faces of images: one outcome each, in order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One picture to be. `name`: its file's stem; `file`: what is decoded; `caption`: None where there is no file.
+    """One image of the dataset. name: the file's stem. file: what is decoded. caption: None without a caption file.
 
-    origin: the owner's picture or video; time_s: of a still, from the video's start. face: the largest one, in the
-    decoded picture's pixels; others: how many more there are. crop: what is kept of the picture, all when None.
+    origin: the user's image or video. time_s: position of a still in its video. face: box of the largest face, in
+    pixels of the decoded image; others: the number of further faces. crop: the part to keep, all of it when None.
     """
 
     name: str
@@ -37,10 +37,27 @@ class Sample:
     def with_note(self, note: str) -> "Sample":
         return replace(self, notes=(*self.notes, note))
 
+    def pixels(self) -> images.Picture:
+        """The whole image, decoded. Raises InputError that names it when it cannot be read."""
+        try:
+            return images.load(self.file)
+        except images.Unreadable as error:
+            what, remedy = f"cannot be read: {error.reason}", "replace the image or remove it"
+            raise InputError(Problem(what=what, where=self.origin, remedy=remedy)) from None
+
+    def with_face(self, outcome: faces.Outcome) -> "Sample":
+        """The sample with its largest face, or with a note why it has none."""
+        if isinstance(outcome, faces.ReadError):
+            return self.with_note(f"no face: {outcome.note}")
+        if not outcome.faces:
+            return self.with_note("no face found")
+        found = replace(self, face=outcome.faces[0].box, others=len(outcome.faces) - 1)
+        return found.with_note(f"{len(outcome.faces)} faces, the largest is used") if found.others else found
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DroppedSample:
-    """What did not come in, and why."""
+    """An image that was left out, and why."""
 
     origin: str
     why: str
@@ -49,40 +66,22 @@ class DroppedSample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleSet:
-    """What a step has made of the pictures so far, in the order of their names."""
+    """The result of a step: samples in the order of their names, and what this and earlier steps left out."""
 
-    pieces: tuple[Sample, ...]
+    samples: tuple[Sample, ...]
     dropped: tuple[DroppedSample, ...] = ()
 
-    def keep(self, pieces: Iterable[Sample], dropped: Iterable[DroppedSample] = ()) -> "SampleSet":
-        """These pieces, and what is dropped besides."""
-        ordered = sorted(pieces, key=lambda piece: piece.name)
-        return SampleSet(pieces=tuple(ordered), dropped=(*self.dropped, *dropped))
+    def keep(self, samples: Iterable[Sample], dropped: Iterable[DroppedSample] = ()) -> "SampleSet":
+        """These samples; `dropped` is added to what was left out before."""
+        ordered = sorted(samples, key=lambda sample: sample.name)
+        return SampleSet(samples=tuple(ordered), dropped=(*self.dropped, *dropped))
 
 
-def pixels(piece: Sample) -> images.Picture:
-    """The whole picture, decoded. InputError that names it where that cannot be done."""
-    try:
-        return images.load(piece.file)
-    except images.Unreadable as error:
-        what, remedy = f"cannot be read: {error.reason}", "replace the picture or take it out"
-        raise InputError(Problem(what=what, where=piece.origin, remedy=remedy)) from None
+def drop(sample: Sample, why: str) -> DroppedSample:
+    return DroppedSample(origin=sample.origin, time_s=sample.time_s, why=why)
 
 
-def drop(piece: Sample, why: str) -> DroppedSample:
-    return DroppedSample(origin=piece.origin, time_s=piece.time_s, why=why)
-
-
-def with_faces(pieces: Sequence[Sample], see: See) -> list[Sample]:
-    """Each with its largest face, noting what stood in the way."""
-    return [seen(*pair) for pair in zip(pieces, see([piece.file for piece in pieces]), strict=True)]
-
-
-def seen(piece: Sample, outcome: faces.Outcome) -> Sample:
-    """The same for one that has been looked at."""
-    if isinstance(outcome, faces.ReadError):
-        return piece.with_note(f"no face: {outcome.note}")
-    if not outcome.faces:
-        return piece.with_note("no face found")
-    found = replace(piece, face=outcome.faces[0].box, others=len(outcome.faces) - 1)
-    return found.with_note(f"{len(outcome.faces)} faces, the largest counts") if found.others else found
+def with_faces(samples: Sequence[Sample], find: FindFaces) -> list[Sample]:
+    """Each sample with its largest face, or with a note why it has none."""
+    outcomes = find([sample.file for sample in samples])
+    return [sample.with_face(outcome) for sample, outcome in zip(samples, outcomes, strict=True)]

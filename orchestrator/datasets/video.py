@@ -1,4 +1,4 @@
-"""Reads videos with PyAV: the sharpest picture of every stretch of time, upright."""
+"""Reads videos with PyAV: the sharpest frame of each time window, upright."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from orchestrator import images
 
 SUFFIXES = frozenset({".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v"})
 
-_LOOK = 256  # sharpness is measured at this width: more is noise of the camera
+_SHARPNESS_PX = 256  # width at which sharpness is measured: more would measure the camera's noise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Still:
-    """One picture of a video. `time_s` from its start; `sharpness`: comparable within one video."""
+    """One frame of a video. time_s: from its start. sharpness: comparable within one video."""
 
     time_s: float
     sharpness: float
@@ -34,7 +34,7 @@ def files(path: Path) -> list[Path]:
 
 
 def sharpest(path: Path, *, window_s: float) -> Iterator[Still]:
-    """The sharpest still of each window, in order. Raises media.Unreadable; a video that breaks off ends there."""
+    """The sharpest frame of each window, in order. Raises images.Unreadable, for a damaged video after its good part."""
     best: Still | None = None
     window = -1
     for time_s, frame in _frames(path):
@@ -53,7 +53,7 @@ def _frames(path: Path) -> Iterator[tuple[float, Any]]:
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
-                raise images.Unreadable("holds no video")
+                raise images.Unreadable("contains no video stream")
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             for frame in container.decode(stream):
@@ -64,14 +64,16 @@ def _frames(path: Path) -> Iterator[tuple[float, Any]]:
 
 def _sharpness(frame: Any) -> float:
     """Variance of the Laplacian of the brightness."""
-    height = max(2, round(frame.height * _LOOK / frame.width))
-    grey: NDArray[Any] = frame.reformat(width=_LOOK, height=height, format="gray").to_ndarray().astype(np.float32)
+    height = max(2, round(frame.height * _SHARPNESS_PX / frame.width))
+    grey: NDArray[Any] = (
+        frame.reformat(width=_SHARPNESS_PX, height=height, format="gray").to_ndarray().astype(np.float32)
+    )
     inner = grey[1:-1, 1:-1]
     laplacian = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * inner
     return float(laplacian.var())
 
 
 def _upright(frame: Any) -> images.Picture:
-    """A phone held upright says so beside the picture, in degrees anticlockwise."""
+    """Apply the rotation that the video's metadata give, in degrees anticlockwise."""
     picture = Image.fromarray(frame.to_ndarray(format="rgb24"))
     return np.asarray(picture.rotate(frame.rotation, expand=True) if frame.rotation else picture)

@@ -5,9 +5,9 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from orchestrator import images
+from orchestrator import datasets, images
 from orchestrator.config.schema import NO_CARD, BaseModel, Scoring, Settings
-from orchestrator.datasets import prepare
+from orchestrator.datasets import validate
 from orchestrator.errors import NotReady, Problem, error, warning
 from orchestrator.gpu import Card, VramProbe
 from orchestrator.kohya import argv, base_model
@@ -25,8 +25,8 @@ def findings(settings: Settings, points: Iterable[Point], probe: VramProbe) -> l
     problems = [*_trainer(settings, where), *_card(settings, probe, where)]
     for name in used["base_model"]:
         problems += _base(settings.base_models[name], where)
-    for name in prepare.with_ancestors(used["dataset"], settings.datasets):
-        problems += prepare.validate_dataset(settings.datasets[name], where)
+    for name in datasets.with_ancestors(used["dataset"], settings.datasets):
+        problems += validate.validate_dataset(settings.datasets[name], where)
     return [*problems, *_faces(settings, where), *_disk(settings, where)]
 
 

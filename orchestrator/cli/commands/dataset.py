@@ -41,14 +41,13 @@ def build(settings_file: Path, seed: int, name: str) -> None:
       runs/.datasets/  pictures, captions, dataset.json and a contact sheet
     """
     from orchestrator.config import settings
-    from orchestrator.datasets import prepare
+    from orchestrator.datasets import prepare, validate, with_ancestors
     from orchestrator.store.hashes import HashCache
 
     loaded = settings.load(settings_file)
-    chosen, names = _dataset(loaded, name, seed), prepare.with_ancestors([name], loaded.datasets)
-    problems = [
-        problem for one in names for problem in prepare.validate_dataset(loaded.datasets[one], str(settings_file))
-    ]
+    chosen, problems = _dataset(loaded, name, seed), []
+    for one in with_ancestors([name], loaded.datasets):
+        problems += validate.validate_dataset(loaded.datasets[one], str(settings_file))
     if errors_of(problems):
         raise NotReady(*problems)
     common.console().problems(problems)

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
+from orchestrator import datasets as recipes
 from orchestrator.config.schema import Dataset, Settings
-from orchestrator.datasets import prepare
 from orchestrator.errors import Problem
 from orchestrator.gpu import VramProbe
 from orchestrator.kohya import step_count
@@ -44,7 +44,7 @@ def _versions(settings: Settings) -> dict[str, str]:
 
 def _user_datasets(settings: Settings, points: Iterable[Point]) -> list[Dataset]:
     """The datasets without a recipe that these points need, directly or as a source."""
-    names = prepare.with_ancestors((str(point.params["dataset"]) for point in points), settings.datasets)
+    names = recipes.with_ancestors((str(point.params["dataset"]) for point in points), settings.datasets)
     return [settings.datasets[name] for name in names if settings.datasets[name].recipe is None]
 
 
