@@ -200,19 +200,19 @@ def test_a_value_that_cannot_be_written_is_refused_by_name(renderer):
 
 
 def test_a_point_cannot_set_what_orchestrate_sets(renderer):
-    with pytest.raises(InputError, match="output_dir is orchestrate's to set"):
+    with pytest.raises(InputError, match="orchestrate sets output_dir itself"):
         train_toml(renderer, {"output_dir": "/elsewhere"})
 
 
 @pytest.mark.parametrize(
     ("template", "key", "words"),
     [
-        ("[a]\n{{ 'output_name' }} = 'lora'\n", "seed", "leaves out seed = 1"),
+        ("[a]\n{{ 'output_name' }} = 'lora'\n", "seed", "omits seed = 1"),
         ("{% for key, value in arguments.items() %}{{ key }} = {{ value }}\n{% endfor %}", "", "cannot read it"),
         ("[a]\nlowram = true\n", "lowram", "sets lowram, which this point does not"),
-        ("[a]\nseed = 2\n", "seed", "says seed = 2 where 1 is meant"),
-        ("[a]\nseed = true\n", "seed", "says seed = True where 1 is meant"),
-        ("[a]\nseed = 1\n[b]\nseed = 1\n", "seed", "seed stands in two sections"),
+        ("[a]\nseed = 2\n", "seed", "sets seed = 2 instead of 1"),
+        ("[a]\nseed = true\n", "seed", "sets seed = True instead of 1"),
+        ("[a]\nseed = 1\n[b]\nseed = 1\n", "seed", "seed is set in two sections"),
     ],
 )
 def test_a_template_that_says_something_else_is_refused(edited, template, key, words):
@@ -245,7 +245,7 @@ def test_a_broken_template_is_refused_with_its_line(edited, template, line, word
 
 
 def test_a_missing_template_is_said_by_name(tmp_path):
-    with pytest.raises(InputError, match=r"there is no template train\.toml\.j2"):
+    with pytest.raises(InputError, match=r"the template train\.toml\.j2 does not exist"):
         train_toml(config_files.Renderer(tmp_path), {})
 
 
@@ -305,6 +305,6 @@ def test_ten_thousand_points_render_in_about_a_second(renderer):
     for number in range(1000):
         ours = {**OURS, "output_dir": f"/runs/{number}/output"}
         renderer.train_toml(
-            POINT, base=BASE, ours=ours, trainer=SETTINGS.trainer, params=params | {"seed": number}, prove=False
+            POINT, base=BASE, ours=ours, trainer=SETTINGS.trainer, params=params | {"seed": number}, verify=False
         )
     assert time.process_time() - start < 0.25  # 0.07 s where nothing else runs

@@ -1,1 +1,1 @@
-"""All knowledge of kohya sd-scripts: its arguments, command lines, file names, logs and metadata."""
+"""Everything specific to kohya sd-scripts: arguments, command lines, file names, logs and metadata."""

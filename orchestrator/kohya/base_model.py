@@ -1,4 +1,4 @@
-"""What a base checkpoint's file is: readable, really SDXL, fit for training. From its name and header alone."""
+"""Checks a base checkpoint by its name and header: readable, SDXL, suitable for training."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -28,79 +28,69 @@ _DISTILLED = {
 
 
 def problems(path: Path, *, where: str = "", key: str = "") -> list[Problem]:
-    """Why sd-scripts could not train on, or generate from, this file; `where` and `key` say who named it."""
-    return [*_told(_unfit(path), path, where, key), *is_distilled(path, where=where, key=key)]
+    """Why sd-scripts cannot train on or generate from this file; `where` and `key` are the place that names it."""
+    return [*_placed(_issues(path), path, where, key), *is_distilled(path, where=where, key=key)]
 
 
 def vae_problems(path: Path, *, where: str = "", key: str = "") -> list[Problem]:
-    """Why a VAE of its own, a file that is there, is not given to sd-scripts."""
-    return _told(is_pickle(path), path, where, key)
+    """Why an existing file cannot be used as a separate VAE."""
+    return _placed(is_pickle(path), path, where, key)
 
 
 def is_pickle(path: Path) -> Iterator[tuple[str, str]]:
-    """What is wrong with a file of weights that is none of safetensors, by its name, and what to do."""
+    """An issue and its remedy if a file of weights, by its name, is not safetensors."""
     if path.suffix.lower() != ".safetensors":
-        yield (
-            f"{path.suffix or 'a file without suffix'} is not .safetensors: sd-scripts would open it as a pickle",
-            "get the file as .safetensors: a pickle runs code when it is opened",
-        )
+        what = f"{path.suffix or 'a file without suffix'} is not .safetensors: sd-scripts would open it as a pickle"
+        yield what, "get the file as .safetensors: a pickle runs code when it is opened"
 
 
-def _told(wrong: Iterable[tuple[str, str]], path: Path, where: str, key: str) -> list[Problem]:
-    return [Problem(what=what, where=where, key=key, value=str(path), remedy=remedy) for what, remedy in wrong]
-
-
-def is_distilled(path: Path, *, where: str = "", key: str = "") -> list[Problem]:
-    """A warning about a checkpoint whose name says that it was made for few steps; the file need not be here."""
+def _placed(
+    issues: Iterable[tuple[str, str]], path: Path, where: str, key: str, severity: Severity = Severity.ERROR
+) -> list[Problem]:
     return [
-        Problem(what=what, where=where, key=key, value=str(path), remedy=remedy, severity=Severity.WARNING)
-        for what, remedy in _distilled(path)
+        Problem(what=what, where=where, key=key, value=str(path), remedy=remedy, severity=severity)
+        for what, remedy in issues
     ]
 
 
-def _unfit(path: Path) -> Iterator[tuple[str, str]]:
+def is_distilled(path: Path, *, where: str = "", key: str = "") -> list[Problem]:
+    """A warning about a checkpoint whose name says that it was made for few steps; the file need not exist."""
+    kind = next((kind for kind, pattern in _DISTILLED.items() if re.search(pattern, path.name.lower())), "")
+    what = (
+        f"its name says that this is a {kind} checkpoint: made for few steps at low scale, it trains and scores badly"
+    )
+    remedy = "use the checkpoint that it was distilled from, or generate with its own steps, sampler and scale"
+    return _placed([(what, remedy)] if kind else [], path, where, key, Severity.WARNING)
+
+
+def _issues(path: Path) -> Iterator[tuple[str, str]]:
     if not path.is_file():
-        yield "the base model is not there", "put the checkpoint there, or mend the path"
+        yield "the base model does not exist", "put the checkpoint there, or correct the path"
         return
-    if risks := list(is_pickle(path)):
-        yield from risks
+    if pickled := list(is_pickle(path)):
+        yield from pickled
         return
-    yield from _misleading_link(path)
+    # sd-scripts follows one link itself, from its own working directory, and uses the suffix of the target.
+    target = path.readlink() if path.is_symlink() else path
+    if path.is_symlink() and not (target.is_absolute() and target.suffix.lower() == ".safetensors"):
+        remedy = f"name the file itself ({path.resolve()}), or make a hard link or a copy that ends in .safetensors"
+        yield "it is a link that sd-scripts does not follow correctly", remedy
     try:
-        found = safetensors_header.read_header(path)
+        header = safetensors_header.read_header(path)
     except (OSError, ValueError) as error:
         yield f"the base model cannot be read: {error}", "download it again"
         return
-    yield from _not_sdxl(found)
+    yield from _architecture_issues(header)
 
 
-def _misleading_link(path: Path) -> Iterator[tuple[str, str]]:
-    """sd-scripts follows one link by itself, from its own working directory, and goes by the suffix of the target."""
-    if path.is_symlink():
-        target = path.readlink()
-        if not target.is_absolute() or target.suffix.lower() != ".safetensors":
-            remedy = f"name the file itself ({path.resolve()}), or make a hard link or a copy that ends in .safetensors"
-            yield "it is a link that sd-scripts does not follow rightly", remedy
-
-
-def _not_sdxl(found: Header) -> Iterator[tuple[str, str]]:
+def _architecture_issues(header: Header) -> Iterator[tuple[str, str]]:
     remedy = "name a single-file SDXL 1.0 checkpoint with all its parts"
-    absent = [name for prefix, name in _PARTS.items() if not any(key.startswith(prefix) for key in found.tensors)]
+    absent = [name for prefix, name in _PARTS.items() if not any(key.startswith(prefix) for key in header.tensors)]
     if absent:
-        yield f"it is no SDXL checkpoint: no {', no '.join(absent)} in it", remedy
+        yield f"it is not an SDXL checkpoint: no {', no '.join(absent)} in it", remedy
         return
-    takes, conditions = (found.tensors[key].shape if key in found.tensors else () for key in (_INPUT, _LABEL))
-    if takes[1:2] != (4,):
-        yield "its U-Net does not take 4 channels: an inpainting model, or none of SDXL", remedy
-    if conditions[1:2] != (2816,):
+    channels, label = (header.tensors[key].shape if key in header.tensors else () for key in (_INPUT, _LABEL))
+    if channels[1:2] != (4,):
+        yield "its U-Net does not have 4 input channels: an inpainting model, or not SDXL", remedy
+    if label[1:2] != (2816,):
         yield "its U-Net is not conditioned as SDXL's base: a refiner, or another model", remedy
-
-
-def _distilled(path: Path) -> Iterator[tuple[str, str]]:
-    for kind, pattern in _DISTILLED.items():
-        if re.search(pattern, path.name.lower()):
-            yield (
-                f"by its name this is a {kind} checkpoint: made for few steps at low scale, it trains and scores badly",
-                "use the checkpoint that it was distilled from, or generate with its own steps, sampler and scale",
-            )
-            return

@@ -1,4 +1,4 @@
-"""Params -> kohya TOML text, through the templates of the user's folder, proven to say what is meant."""
+"""Renders the config files of sd-scripts from the user's templates, and verifies that they read back as intended."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ TEMPLATES = (TRAIN, DATASET, PROMPTS)
 
 
 def shipped_templates() -> Path:
-    """This program's own templates: beside the package in a checkout, inside it once installed."""
+    """The templates of orchestrate: beside the package in a checkout, inside it once installed."""
     package = Path(__file__).parents[1]
     inside = package / "templates"
     return inside if inside.is_dir() else package.parent / "templates"
@@ -43,24 +43,24 @@ class Renderer:
         self._environment.filters["toml"] = self._quoter
 
     def train_toml(
-        self, point: Point, *, base: BaseModel, ours: Params, trainer: Trainer, params: Params, prove: bool = True
+        self, point: Point, *, base: BaseModel, ours: Params, trainer: Trainer, params: Params, verify: bool = True
     ) -> str:
-        """sd-scripts' `--config_file`. `ours` are the arguments of this attempt, `params` those it trains with.
+        """sd-scripts' `--config_file`. `ours`: the arguments that orchestrate sets; `params`: the point's.
 
-        InputError when a value cannot be written, when `params` and we set the same argument, and, unless `prove` is
-        off (it costs two parsers' time), when the text does not read back as exactly what is meant.
+        InputError if a value cannot be written, if both set the same argument, or if the text does not read back as
+        intended; `verify=False` skips that check, which parses the text twice.
         """
         model = _model(base, trainer)
         arguments = {key: value for key, value in params.items() if key not in TREATMENTS}
         _refuse_doubled(point, model.keys() | ours.keys(), arguments)
         meant = {**model, **ours, **arguments}
         text = self._render(TRAIN, meant, point=point, model=model, output=ours, arguments=arguments)
-        if prove:
+        if verify:
             read_back(text, meant, where=str(self._folder / TRAIN))
         return text
 
     def dataset_toml(self, point: Point, *, dataset: Dataset, image_dir: Path) -> str:
-        """sd-scripts' `--dataset_config`: one dataset with one subset, the pictures in `image_dir`; proven as above."""
+        """sd-scripts' `--dataset_config`: one dataset with one subset, the images in `image_dir`; verified as above."""
         subset = _subset(dataset, image_dir)
         text = self._render(DATASET, subset, point=point, subset=subset)
         meant = {f"datasets[0].subsets[0].{key}": value for key, value in subset.items()}
@@ -68,15 +68,15 @@ class Renderer:
         return text
 
     def prompts_txt(self, point: Point, lines: Sequence[str]) -> str:
-        """gen_img.py's `--from_file`: these lines, each one picture."""
+        """gen_img.py's `--from_file`: these lines, one image each."""
         text = self._render(PROMPTS, {}, point=point, lines=lines)
         if [line for line in text.splitlines() if line and not line.startswith("#")] != list(lines):
-            what = "the prompts do not read back as the lines that were meant"
-            raise InputError(Problem(what=what, where=str(self._folder / PROMPTS), remedy="one line, one picture"))
+            what, where = "the prompts do not read back as intended", str(self._folder / PROMPTS)
+            raise InputError(Problem(what=what, where=where, remedy="write each line of `lines` unchanged"))
         return text
 
     def _render(self, name: str, values: Params, **variables: Any) -> str:
-        """A template's text; `values` are those that it quotes."""
+        """The text of a template; `values` are those that it quotes."""
         try:
             return self._environment.get_template(name).render(**variables)
         except Unwritable:
@@ -92,22 +92,22 @@ class Renderer:
                 yield Problem(what=str(error), key=key, value=ascii(value), remedy="choose another value or name")
 
     def _broken(self, name: str, error: Exception) -> Problem:
-        path, remedy = self._folder / name, "mend the template; the program's own stands in its templates/ folder"
+        path, remedy = self._folder / name, f"correct the template; the original is in {shipped_templates()}"
         if isinstance(error, TemplateNotFound):
-            return Problem(what=f"there is no template {error.name}", where=str(self._folder), remedy=remedy)
+            return Problem(what=f"the template {error.name} does not exist", where=str(self._folder), remedy=remedy)
         line = error.lineno if isinstance(error, TemplateSyntaxError) else _line_in(path, error)
         return Problem(what=str(error), where=f"{path}:{line}" if line else str(path), remedy=remedy)
 
 
 def read_back(text: str, meant: Params, *, where: str) -> None:
-    """InputError unless both parsers read exactly `meant` in a rendered text, by argument.
+    """InputError unless tomllib and sd-scripts' parser both read exactly `meant` in a rendered text.
 
-    Sections are dropped, as sd-scripts drops them; keys in arrays of tables are written `datasets[0].subsets[0].key`.
+    Section names are dropped, as in sd-scripts; keys in arrays of tables are named `datasets[0].subsets[0].key`.
     """
     try:
         read = list(_leaves(same_in_both(text)))
     except ValueError as error:
-        raise InputError(Problem(what=str(error), where=where, remedy="mend the template")) from None
+        raise InputError(Problem(what=str(error), where=where, remedy="correct the template")) from None
     found = dict(read)
     problems = [
         _mismatch(key, found.get(key), meant.get(key), where)
@@ -116,7 +116,9 @@ def read_back(text: str, meant: Params, *, where: str) -> None:
     ]
     keys = [key for key, _ in read]
     problems += [
-        Problem(what=f"{key} stands in two sections", where=where, key=key, remedy="sd-scripts would take the last")
+        Problem(
+            what=f"{key} is set in two sections", where=where, key=key, remedy="remove one: sd-scripts uses the last"
+        )
         for key in found
         if keys.count(key) > 1
     ]
@@ -126,11 +128,11 @@ def read_back(text: str, meant: Params, *, where: str) -> None:
 
 def _mismatch(key: str, found: Any, meant: Value | None, where: str) -> Problem:
     if meant is None:
-        what, remedy = f"sets {key}, which this point does not", "set it in a grid or in [arguments], so that it counts"
+        what, remedy = f"sets {key}, which this point does not", "set it in a grid or in [arguments] instead"
     elif found is None:
-        what, remedy = f"leaves out {key} = {toml_repr(meant)}", f"write {key} = {{{{ value | toml }}}}"
+        what, remedy = f"omits {key} = {toml_repr(meant)}", f"write {key} = {{{{ value | toml }}}}"
     else:
-        what, remedy = f"says {key} = {found!r} where {toml_repr(meant)} is meant", "quote values with the filter toml"
+        what, remedy = f"sets {key} = {found!r} instead of {toml_repr(meant)}", "quote values with the filter toml"
     return Problem(what=what, where=where, key=key, remedy=remedy)
 
 
@@ -155,7 +157,7 @@ def _model(base: BaseModel, trainer: Trainer) -> dict[str, Value]:
 
 
 def _subset(dataset: Dataset, image_dir: Path) -> dict[str, Value]:
-    """sd-scripts takes no class_tokens beside a folder of masks; there the captions alone carry the trigger."""
+    """sd-scripts rejects class_tokens together with a folder of masks; there only the captions have the trigger."""
     named = dataset.trigger and "conditioning_data_dir" not in dataset.subset
     return {
         "image_dir": str(image_dir),
@@ -171,7 +173,7 @@ def _refuse_doubled(point: Point, ours: set[str], arguments: Params) -> None:
         raise InputError(
             *(
                 Problem(
-                    what=f"{key} is orchestrate's to set", where=point.name, key=key, remedy="take it out of the grid"
+                    what=f"orchestrate sets {key} itself", where=point.name, key=key, remedy="remove it from the grid"
                 )
                 for key in doubled
             )
@@ -179,7 +181,7 @@ def _refuse_doubled(point: Point, ours: set[str], arguments: Params) -> None:
 
 
 def _line_in(path: Path, error: Exception) -> int | None:
-    """Where a template failed: Jinja gives its frames the template's file name."""
+    """The line at which a template failed: Jinja names its frames after the template's file."""
     trace, line = error.__traceback__, None
     while trace:
         if Path(trace.tb_frame.f_code.co_filename) == path:

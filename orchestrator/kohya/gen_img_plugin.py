@@ -1,6 +1,6 @@
-"""The prompter that `gen_img.py --from_module` loads: one base model in memory, any number of LoRA files, one process.
+"""The plugin that `gen_img.py --from_module` loads: one base model in memory, any number of LoRA files, one process.
 
-It runs in the trainer's interpreter (Python 3.10 or later; torch and safetensors are there, nothing of ours), so it
+It runs in the trainer's interpreter (Python 3.10 or later, with torch and safetensors but without orchestrate), so it
 imports only the standard library at the top. `--prompter_module_args` names the plan, a JSON file in UTF-8:
 
     {
@@ -11,17 +11,17 @@ imports only the standard library at the top. `--prompter_module_args` names the
       ]
     }
 
-`loras` are files of one shape (rank and modules): the first is also `--network_weights`. It is empty for the base
-model alone; then every image's `lora` is null, its strength is not read, and there is no `--network_module` on the
-command line. `lora` is an index into `loras`. `file` is a name inside `--outdir`. Size, steps, sampler, scale and batch
-size are the same for all images and come from the command line. Images are made in the order of the list; those of one
-(lora, strength) should stand together, because a batch holds one pair only.
+`loras` are files of one shape (rank and modules); the first is also `--network_weights`. For the base model alone it is
+empty, each image's `lora` is null, its strength is not read, and the command line has no `--network_module`. `lora` is
+an index into `loras`. `file` is a name inside `--outdir`. Size, steps, sampler, scale and batch size come from the
+command line and are the same for all images. Images are made in the order of the list; those of one (lora, strength)
+should be adjacent, because a batch contains one pair only.
 
-How weights are swapped without a picture getting the wrong ones: gen_img.py asks for the next prompt while the
-pictures of an unfinished batch still wait, so nothing may be loaded when a prompt is handed out. It does start a new
-batch whenever the multipliers (`--am`) differ, and sets each network's multiplier just before it makes a batch. So a
-`Switch` is put before the LoRA in the list of networks, its "multiplier" is the number of the file, and setting it
-loads that file. `--network_pre_calc` then restores the original weights and merges the new ones, per batch, as always.
+How weights are swapped safely: gen_img.py requests the next prompt while the images of an incomplete batch still wait,
+so a prompt request must not load weights. But it starts a new batch whenever the multipliers (`--am`) differ, and sets
+each network's multiplier just before it makes a batch. So a `Switch` precedes the LoRA in the list of networks, its
+"multiplier" is the index of the file, and setting it loads that file. `--network_pre_calc` then restores the original
+weights and merges the new ones for each batch.
 """
 
 import json
@@ -32,7 +32,7 @@ SCHEMA = 1
 
 
 def get_prompter(args: Any, pipe: Any, networks: "list[Any]") -> "Prompter":  # noqa: ARG001 (gen_img.py's signature)
-    """gen_img.py's entry: the prompts of the plan in `args.prompter_module_args`; `networks` gains the switch."""
+    """gen_img.py's entry point: the prompts of the plan in `args.prompter_module_args`; adds a Switch to `networks`."""
     plan = json.loads(Path(args.prompter_module_args).read_text(encoding="utf-8"))
     if plan["schema"] != SCHEMA:
         raise ValueError(f"{args.prompter_module_args}: schema {plan['schema']}, this prompter reads {SCHEMA}")
@@ -54,7 +54,7 @@ def line(image: "dict[str, Any]") -> str:
 
 
 class Prompter:
-    """Hands out raw prompt lines, then None; its length is what gen_img.py prints as `prompt i/N`."""
+    """Returns raw prompt lines, then None; gen_img.py prints its length as `prompt i/N`."""
 
     def __init__(self, lines: "list[str]") -> None:
         self._lines = lines
@@ -68,12 +68,12 @@ class Prompter:
 
 
 class Switch:
-    """A stand-in for a network whose multiplier chooses the LoRA file that `network` holds."""
+    """A fake network whose multiplier selects the LoRA file that is loaded into `network`."""
 
     def __init__(self, network: Any, files: "list[str]") -> None:
         self._network = network
         self._files = files
-        self._loaded = 0  # --network_weights, which gen_img.py has loaded already
+        self._loaded = 0  # gen_img.py has loaded --network_weights already
 
     def set_multiplier(self, number: float) -> None:
         """Called by gen_img.py before each batch, with the first number of `--am`."""
@@ -83,18 +83,18 @@ class Switch:
             self._loaded = wanted
 
     def restore_weights(self) -> None:
-        """Part of gen_img.py's protocol under --network_pre_calc; there is nothing of ours in the model."""
+        """Part of gen_img.py's protocol under --network_pre_calc; does nothing."""
 
     def pre_calculation(self) -> None:
         """As restore_weights."""
 
 
 def load(network: Any, file: str) -> None:
-    """Put `file`'s weights into `network` (networks.lora, already applied). Raises RuntimeError if it does not fit."""
+    """Load `file` into `network` (networks.lora, already applied). Raises RuntimeError if it does not fit."""
     from safetensors.torch import load_file
 
     weights = load_file(file)
-    network.load_state_dict(weights, strict=True)  # strict: a missing or foreign tensor would keep the last LoRA's
+    network.load_state_dict(weights, strict=True)  # strict: a missing tensor would keep the last LoRA's weights
     for lora in network.text_encoder_loras + network.unet_loras:
-        # networks.lora reads alpha once, at creation; loading the buffer alone would keep the first file's scale.
+        # networks.lora reads alpha only at creation: loading the buffer alone would keep the first file's scale.
         lora.scale = float(weights[f"{lora.lora_name}.alpha"]) / lora.lora_dim

@@ -1,12 +1,13 @@
-"""Prompt files: one prompt per line, `#` starts a comment. Refuses what gen_img.py would read as its own syntax."""
+"""Prompt files: one prompt per line, `#` starts a comment. Rejects what gen_img.py reads as its own syntax."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from orchestrator.config.schema import Generation
 from orchestrator.errors import Problem, Severity
 
-_TOKENS = 75  # of one CLIP chunk; gen_img.py cuts off the rest
+_TOKENS = 75  # one CLIP chunk; gen_img.py ignores the rest
 
 
 def read_prompts(path: Path) -> tuple[tuple[str, ...], list[Problem]]:
@@ -28,67 +29,52 @@ def parse_prompts(text: str, *, where: str) -> tuple[tuple[str, ...], list[Probl
     prompts = [(number, line) for number, line in lines if line and not line.startswith("#")]
     problems = [problem for number, line in prompts for problem in unusable(line, where=f"{where}:{number}")]
     if not prompts:
-        problems.append(Problem(what="there is no prompt in it", where=where, remedy="write one prompt per line"))
-    return tuple(line for _, line in prompts), problems + _repeated(prompts, where) + _long(prompts, where)
+        problems.append(Problem(what="the file contains no prompt", where=where, remedy="write one prompt per line"))
+    return tuple(line for _, line in prompts), [*problems, *_repeated(prompts, where), *_long(prompts, where)]
 
 
 def preview(text: str, generation: Generation, seed: int) -> str:
-    """A line of the trainer's `--sample_prompts`, drawn as the pictures that are scored."""
+    """A line of the trainer's `--sample_prompts`, with the same settings as the scored images."""
     negative = f" --n {generation.negative_prompt}" if generation.negative_prompt else ""
     size = f"--w {generation.width} --h {generation.height}"
     return f"{text}{negative} {size} --d {seed} --s {generation.steps} --l {generation.scale:g}"
 
 
 def unusable(text: str, *, where: str, key: str = "") -> list[Problem]:
-    """What gen_img.py would not take as plain words in this prompt, or negative prompt."""
-    found = [
+    """What gen_img.py would not read as plain words in a prompt or negative prompt."""
+    return [
         Problem(what=what, where=where, key=key, value=text, remedy=remedy)
         for pattern, what, remedy in _SYNTAX
         if re.search(pattern, text)
     ]
-    if text.startswith("--"):
-        found.append(
-            Problem(what="a prompt cannot start with --", where=where, key=key, value=text, remedy="reword it")
-        )
-    return found
 
 
 _SYNTAX = (
     (
-        r"\s--",
-        'gen_img.py reads what follows " --" as an option',
-        "leave options out: size, steps, scale, seeds and negative prompt stand under [generate]",
+        r"(^|\s)--",
+        "gen_img.py reads text after -- as an option",
+        "remove it: size, steps, scale, seeds and negative prompt are set under [generate]",
     ),
-    (r"[{}]", "gen_img.py reads {a|b} as a random choice", "write each variant as a prompt of its own"),
+    (r"[{}]", "gen_img.py reads {a|b} as a random choice", "write each variant as a separate prompt"),
     (r"[\x00-\x08\x0a-\x1f\x7f\x85\u2028\u2029]", "a prompt is one line without control characters", "remove them"),
 )
 
 
-def _repeated(prompts: list[tuple[int, str]], where: str) -> list[Problem]:
+def _repeated(prompts: list[tuple[int, str]], where: str) -> Iterator[Problem]:
     first: dict[str, int] = {}
-    return [
-        Problem(
-            what=f"the same prompt as in line {first[line]}",
-            where=f"{where}:{number}",
-            value=line,
-            remedy="remove one: pictures of the same prompt and seed are the same",
-            severity=Severity.WARNING,
-        )
-        for number, line in prompts
-        if first.setdefault(line, number) != number
-    ]
+    for number, line in prompts:
+        if first.setdefault(line, number) != number:
+            what = f"the same prompt as in line {first[line]}"
+            yield _warning(what, f"{where}:{number}", line, "remove one: the same prompt and seed give the same image")
 
 
-def _long(prompts: list[tuple[int, str]], where: str) -> list[Problem]:
-    """Prompts of more than one chunk; each word, digit and run of signs is at least one token, so these are cut."""
-    return [
-        Problem(
-            what=f"longer than {_TOKENS} tokens: gen_img.py cuts off the rest",
-            where=f"{where}:{number}",
-            value=line,
-            remedy="shorten it",
-            severity=Severity.WARNING,
-        )
-        for number, line in prompts
-        if len(re.findall(r"[^\W\d_]+|\d|[^\w\s]+", line)) > _TOKENS
-    ]
+def _long(prompts: list[tuple[int, str]], where: str) -> Iterator[Problem]:
+    """Prompts of more than one chunk; each word, digit and run of other characters is at least one token."""
+    for number, line in prompts:
+        if len(re.findall(r"[^\W\d_]+|\d|[^\w\s]+", line)) > _TOKENS:
+            what = f"longer than {_TOKENS} tokens: gen_img.py ignores the rest"
+            yield _warning(what, f"{where}:{number}", line, "shorten it")
+
+
+def _warning(what: str, where: str, value: str, remedy: str) -> Problem:
+    return Problem(what=what, where=where, value=value, remedy=remedy, severity=Severity.WARNING)

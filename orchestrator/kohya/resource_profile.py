@@ -1,4 +1,4 @@
-"""What a training takes on disk, and which of its arguments decide what it takes of the card."""
+"""The disk space of a training, and the arguments that determine its GPU memory and speed."""
 
 from collections.abc import Sequence
 
@@ -8,14 +8,14 @@ from orchestrator.kohya.outputs.files import TrainingLength
 from orchestrator.model import Params
 
 _UNET_PER_RANK, _TEXT_PER_RANK, _CONV_PER_RANK = 2_660_000, 903_000, 412_500
-"""Trained numbers of an SDXL LoRA per rank: networks.lora's modules, counted on a model without weights."""
+"""Trained parameters of an SDXL LoRA per rank, counted on networks.lora's modules."""
 
 _FULL, _HALF = 4, 2
-"""Bytes of a number in float32, and in float16 or bfloat16."""
+"""Bytes of a parameter in float32, and in float16 or bfloat16."""
 
 
 def trained_numbers(params: Params) -> int:
-    """How many numbers the LoRA of these arguments trains on SDXL."""
+    """The number of parameters that the LoRA of these arguments trains on SDXL."""
     rank = params.get("network_dim", 4)
     size = _UNET_PER_RANK
     if params.get("network_train_text_encoder_only"):
@@ -35,26 +35,21 @@ def _conv_rank(params: Params) -> int:
 
 
 def checkpoint_bytes(params: Params) -> int:
-    """The size of one checkpoint; sd-scripts saves float32 unless it is told otherwise."""
+    """The size of one checkpoint; sd-scripts saves float32 by default."""
     half = params.get("save_precision") in ("fp16", "bf16")
     return trained_numbers(params) * (_HALF if half else _FULL)
 
 
 def state_bytes(params: Params) -> int:
-    """The size of one training state: the weights in float32 and the optimizer's own numbers."""
+    """The size of one training state: the weights in float32 and the state of the optimizer."""
     return int(trained_numbers(params) * (_FULL + optimizer_of(params).state_bytes))
 
 
 def training_bytes(params: Params, length: TrainingLength) -> int:
-    """What a training of this length leaves: its checkpoints, and its states where it saves them."""
+    """The size of all checkpoints and states that a training of this length writes."""
     count = len(files.expected("x", params, length))
-    return count * checkpoint_bytes(params) + _states(params, count) * state_bytes(params)
-
-
-def _states(params: Params, checkpoints: int) -> int:
-    if params.get("save_state"):
-        return checkpoints
-    return 1 if params.get("save_state_on_train_end") else 0
+    states = count if params.get("save_state") else int(bool(params.get("save_state_on_train_end")))
+    return count * checkpoint_bytes(params) + states * state_bytes(params)
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------
@@ -75,24 +70,24 @@ _NOT_MEMORY = frozenset(
         "persistent_data_loader_workers", "network_module",
     }
 )  # fmt: skip
-"""Arguments that move neither a training's peak of memory nor its seconds per step to speak of."""
+"""Arguments that affect neither peak memory nor seconds per step noticeably."""
 
 _LENGTH = frozenset({"max_train_epochs", "max_train_steps"})
 _SAVING = frozenset(key for key in _NOT_MEMORY if key.startswith("save_") and key != "save_precision")
 
 
 def profile(params: Params) -> Params:
-    """The arguments that decide what a training takes of the card; an unknown one counts, to be safe."""
+    """The arguments that determine the GPU memory and speed of a training; unknown ones are included."""
     return {key: params[key] for key in sorted(params) if key not in _NOT_MEMORY}
 
 
 def shortened(params: Params, steps: int) -> Params:
-    """The same training, of so many steps, that saves nothing on its way."""
+    """The same training with `steps` steps and without saves before its end."""
     kept = {key: value for key, value in params.items() if key not in _LENGTH | _SAVING}
     return {**kept, "max_train_steps": steps}
 
 
 def differing(profiles: Sequence[Params]) -> list[str]:
-    """The arguments in which profiles differ: what to call them by."""
+    """The arguments in which profiles differ, used to label them."""
     keys = dict.fromkeys(key for one in profiles for key in one)
     return [key for key in keys if len({repr(one.get(key)) for one in profiles}) > 1]

@@ -1,8 +1,8 @@
-"""Resuming inside a training: states asked for, found again whole, and taken up at the right step.
+"""Resumes a training from a saved state: the arguments, complete states, and the epoch to continue with.
 
-sd-scripts counts steps from zero again in a resumed run, and saves that count in the next state: taken up a second
-time, it would start at the wrong epoch and train too long. So states are told apart by the epoch in their name, and the
-epoch to begin with is always said.
+A resumed sd-scripts counts steps from zero again and saves that count in the next state: a second resume would start at
+the wrong epoch and train too long. So states are identified by the epoch in their name, and `initial_epoch` is always
+given.
 """
 
 import re
@@ -17,21 +17,21 @@ from orchestrator.model import Params
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResumeSegment:
-    """A part of a training: how many epochs were done when it began, and the output folder of its own."""
+    """A part of a training: the epochs completed when it started, and its output folder."""
 
     epoch: int
     folder: Path
 
 
 def possible(params: Params) -> bool:
-    """Whether steps come out right: only whole epochs do, and saves by step would be numbered anew."""
+    """Whether a resumed training keeps its step count: only with whole epochs, and without saves by step."""
     return bool(params.get("max_train_epochs")) and not params.get("save_every_n_steps")
 
 
 def save_state_args(params: Params) -> Params:
-    """Arguments that leave a state at the end of each epoch, the last one kept.
+    """Arguments that save a state at the end of each epoch and keep the last one.
 
-    States come with checkpoints: where none were asked for on the way, the last one alone is kept, too.
+    States are saved with checkpoints: where no earlier checkpoints are requested, only the last one is kept, too.
     """
     kept: Params = {"save_state": True, "save_last_n_epochs_state": 1}
     if params.get("save_every_n_epochs") or params.get("save_n_epoch_ratio"):
@@ -40,13 +40,13 @@ def save_state_args(params: Params) -> Params:
 
 
 def resume_args(state: Path, epoch: int) -> Params:
-    """Arguments that go on from the state at the end of `epoch`."""
+    """Arguments that continue from the state at the end of `epoch`."""
     return {"resume": str(state), "initial_epoch": epoch + 1}
 
 
 def last_state(output_dir: Path, output_name: str) -> int | None:
-    """The last epoch whose state is whole; None without any."""
-    epochs = [_epoch(path) for path in files.states(output_dir, output_name) if _whole(path)]
+    """The last epoch with a complete state; None without any."""
+    epochs = [_epoch(path) for path in files.states(output_dir, output_name) if _is_complete(path)]
     return max((epoch for epoch in epochs if epoch), default=None)
 
 
@@ -59,8 +59,8 @@ def _epoch(state: Path) -> int | None:
     return int(named[1]) if named else None
 
 
-def _whole(state: Path) -> bool:
-    """A state is not written in one piece: one that was cut off is no state."""
+def _is_complete(state: Path) -> bool:
+    """sd-scripts writes a state in several steps, so it may be incomplete."""
     try:
         safetensors_header.read_header(state / "model.safetensors")
     except (OSError, ValueError):
@@ -68,6 +68,6 @@ def _whole(state: Path) -> bool:
     return all(zipfile.is_zipfile(state / name) for name in ("optimizer.bin", "scheduler.bin", "random_states_0.pkl"))
 
 
-def segment_of(legs: Sequence[ResumeSegment], epoch: int) -> ResumeSegment:
-    """The one of `legs`, oldest first, that trained this epoch."""
-    return [leg for leg in legs if leg.epoch < epoch][-1]
+def segment_of(segments: Sequence[ResumeSegment], epoch: int) -> ResumeSegment:
+    """The one of `segments`, oldest first, that trained this epoch."""
+    return [segment for segment in segments if segment.epoch < epoch][-1]

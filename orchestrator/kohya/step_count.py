@@ -1,4 +1,4 @@
-"""How long sd-scripts will train a point: its buckets, batches and steps, counted as it counts them itself."""
+"""Computes buckets, batches and optimizer steps of a training as sd-scripts does."""
 
 import math
 from collections import Counter
@@ -9,7 +9,7 @@ from orchestrator.kohya.outputs.files import TrainingLength
 from orchestrator.model import Params
 
 Size: TypeAlias = tuple[int, int]
-"""Width and height of a picture, pixels."""
+"""Width and height of an image, pixels."""
 
 DEFAULT_STEPS = 1600
 """sd-scripts' max_train_steps when neither steps nor epochs are given."""
@@ -18,11 +18,11 @@ DECIDING = (
     "max_train_epochs", "max_train_steps", "train_batch_size", "gradient_accumulation_steps", "resolution",
     "enable_bucket", "bucket_no_upscale", "bucket_reso_steps", "min_bucket_reso", "max_bucket_reso",
 )  # fmt: skip
-"""The arguments that a length follows from, beside the pictures."""
+"""The arguments that determine the length, besides the images."""
 
 
 def length(params: Params, sizes: Sequence[Size], repeats: int) -> TrainingLength:
-    """The length of a training on pictures of these sizes, each shown `repeats` times an epoch; at least one picture.
+    """The length of a training on images of these sizes, each used `repeats` times per epoch; at least one image.
 
     Source: train_network.py (steps of an epoch), train_util.py (BucketManager, make_buckets).
     """
@@ -36,13 +36,13 @@ def length(params: Params, sizes: Sequence[Size], repeats: int) -> TrainingLengt
 
 
 def batches_per_epoch(params: Params, sizes: Iterable[Size], repeats: int) -> int:
-    """A bucket's last batch may be a small one: the pictures of one shape are batched among themselves."""
+    """Each bucket has its own batches, and its last one may be smaller."""
     batch = whole(params, "train_batch_size", 1)
     return sum(math.ceil(count * repeats / batch) for count in buckets(params, sizes).values())
 
 
 def buckets(params: Params, sizes: Iterable[Size]) -> Counter[Size]:
-    """How many pictures are trained at each size; all at the resolution where there are no buckets."""
+    """The number of images at each size; all have the resolution without enable_bucket."""
     resolution = _resolution(params)
     if not params.get("enable_bucket"):
         return Counter(resolution for _ in sizes)
@@ -55,7 +55,7 @@ def buckets(params: Params, sizes: Iterable[Size]) -> Counter[Size]:
 
 
 def area(params: Params) -> int:
-    """Pixels of a picture as it is trained on, about."""
+    """Approximate pixels of an image in training."""
     width, height = _resolution(params)
     return width * height
 
@@ -66,7 +66,7 @@ def _resolution(params: Params) -> Size:
 
 
 def _shapes(resolution: Size, least: int, most: int, step: int) -> list[Size]:
-    """The shapes that have about the resolution's area. Source: model_util.make_bucket_resolutions."""
+    """The shapes with about the area of the resolution. Source: model_util.make_bucket_resolutions."""
     most_pixels = resolution[0] * resolution[1]
     square = int(math.sqrt(most_pixels) // step) * step
     shapes = {(square, square)}
@@ -78,14 +78,14 @@ def _shapes(resolution: Size, least: int, most: int, step: int) -> list[Size]:
 
 
 def _nearest(size: Size, shapes: Sequence[Size]) -> Size:
-    """The shape of the picture's own size, else of the nearest aspect ratio."""
+    """The shape of the image's size, else of the nearest aspect ratio."""
     if size in shapes:
         return size
     return min(shapes, key=lambda shape: abs(shape[0] / shape[1] - size[0] / size[1]))
 
 
 def _shrunk(size: Size, resolution: Size, step: int) -> Size:
-    """The picture's own size, shrunk to the resolution's area where it has more, cut to whole steps."""
+    """The image's size, reduced to the area of the resolution and rounded down to multiples of `step`."""
     width, height = size
     most, ratio = resolution[0] * resolution[1], size[0] / size[1]
     if width * height > most:
@@ -105,6 +105,6 @@ def _rounded(side: float, step: int) -> int:
 
 
 def whole(params: Params, key: str, default: int) -> int:
-    """A positive integer argument, or what sd-scripts takes without one."""
+    """A positive integer argument, or sd-scripts' default."""
     value = params.get(key, default)
     return value if isinstance(value, int) and value > 0 else default

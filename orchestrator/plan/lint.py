@@ -76,7 +76,7 @@ def lint_templates(runs: Sequence[Run], settings: Settings) -> list[Problem]:
         names = frozenset(run.point.params)
         try:
             train_config.config_toml(
-                run, Attempt(run.path / train_config.STAGE / "1"), settings, renderer, prove=names not in verified
+                run, Attempt(run.path / train_config.STAGE / "1"), settings, renderer, verify=names not in verified
             )
         except InputError as error:
             found |= dict.fromkeys(error.problems)

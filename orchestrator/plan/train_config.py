@@ -58,7 +58,7 @@ def comment(run: Run, attempt: Attempt) -> str:
 
 
 def config_toml(
-    run: Run, attempt: Attempt, settings: Settings, renderer: config_files.Renderer, *, prove: bool = True
+    run: Run, attempt: Attempt, settings: Settings, renderer: config_files.Renderer, *, verify: bool = True
 ) -> str:
     """sd-scripts' config of an attempt, which need not exist yet."""
     save_args, resume_args = _state_args(run, attempt, settings)
@@ -77,7 +77,7 @@ def config_toml(
         ours=ours,
         trainer=settings.trainer,
         params={**effective_params(run, attempt), **save_args},
-        prove=prove,
+        verify=verify,
     )
 
 

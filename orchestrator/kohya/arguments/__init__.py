@@ -1,1 +1,1 @@
-"""The arguments of sd-scripts: which exist, which values they take, which combinations fail."""
+"""The arguments of sd-scripts: names, values, and combinations that fail or have no effect."""

@@ -1,6 +1,6 @@
-"""The arguments that sdxl_train_network.py accepts, read from its source without importing it (no torch, under 1 s).
+"""Reads the arguments of sdxl_train_network.py from its source, without importing it (no torch, under 1 s).
 
-`python -m orchestrator.kohya.arguments.schema SD_SCRIPTS > .../arguments/sdxl_train_network.json` renews the snapshot.
+`python -m orchestrator.kohya.arguments.schema SD_SCRIPTS > .../arguments/sdxl_train_network.json` writes the snapshot.
 """
 
 import ast
@@ -18,25 +18,25 @@ from orchestrator.errors import NotReady, Problem
 from orchestrator.model import Scalar, Value
 
 PINNED = "48d368fa557731ad0488c07304dfeba8c07910eb"
-"""The sd-scripts commit that this package was written and tested against."""
+"""The sd-scripts commit that this package is tested with."""
 
 ENTRY = "sdxl_train_network"
 SNAPSHOT = Path(__file__).with_name(f"{ENTRY}.json")
 
 
 class Kind(StrEnum):
-    """What argparse makes of an argument's text."""
+    """The type to which argparse converts an argument."""
 
     STR = "str"
     INT = "int"
     FLOAT = "float"
     FLAG = "flag"
-    INT_OR_FLOAT = "int_or_float"  # whole numbers are steps, fractions below 1 a share of all steps
+    INT_OR_FLOAT = "int_or_float"  # integers are steps, fractions below 1 a share of all steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Argument:
-    """One argument. `many`: takes a list. `choices`: empty when any value goes. `where`: `module.function`."""
+    """One argument. `many`: takes a list. `choices`: empty if any value is allowed. `where`: `module.function`."""
 
     name: str
     kind: Kind
@@ -48,16 +48,16 @@ class Argument:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArgumentSchema:
-    """All arguments by name, and where they were read: a path, or the commit of the snapshot."""
+    """All arguments by name, and their source: a path, or the commit of the snapshot."""
 
     origin: str
     by_name: Mapping[str, Argument]
 
 
 def load_schema(sd_scripts: Path | None) -> ArgumentSchema:
-    """The arguments of the checkout at `sd_scripts`, or of the pinned commit when there is none.
+    """The arguments of the checkout at `sd_scripts`, or of the pinned commit if there is none.
 
-    Raises NotReady when the source is there but cannot be understood.
+    Raises NotReady if the source exists but is not understood.
     """
     if sd_scripts is not None and (sd_scripts / f"{ENTRY}.py").is_file():
         return read_source(sd_scripts)
@@ -71,13 +71,13 @@ def read_snapshot() -> ArgumentSchema:
 
 
 def read_source(sd_scripts: Path) -> ArgumentSchema:
-    """The arguments of the checkout at `sd_scripts`; raises NotReady when the source cannot be understood."""
+    """The arguments of the checkout at `sd_scripts`; raises NotReady if the source is not understood."""
     try:
         found = list(_Reader(sd_scripts).arguments(ENTRY, "setup_parser"))
     except (OSError, SyntaxError, ValueError, LookupError) as error:
         raise NotReady(
             Problem(
-                what=f"the arguments of {ENTRY}.py cannot be read from its source: {error}",
+                what=f"cannot read the arguments of {ENTRY}.py from its source: {error}",
                 where=str(sd_scripts),
                 remedy=f"check out the pinned commit: git -C {sd_scripts} checkout {PINNED}",
             )
@@ -100,7 +100,7 @@ def _from_json(record: dict[str, Any]) -> Argument:
 class _Reader:
     """Follows `setup_parser` through the modules it calls and reads each `add_argument`.
 
-    Arguments inside `if support_...:` are all taken: sdxl_train_network.py asks for every one of them.
+    Arguments inside `if support_...:` are all included: sdxl_train_network.py enables all of them.
     """
 
     def __init__(self, root: Path) -> None:
@@ -109,7 +109,7 @@ class _Reader:
         self._module = cache(self._parse)
 
     def arguments(self, module: str, function: str) -> Iterator[Argument]:
-        """The arguments that `module.function` adds, itself and through what it calls."""
+        """The arguments that `module.function` adds, directly and through the functions it calls."""
         if (module, function) in self._seen:
             return
         self._seen.add((module, function))
@@ -170,7 +170,7 @@ def _imported_from(tree: ast.Module, name: str) -> str:
 
 
 def _argument(call: ast.Call, tree: ast.Module) -> Argument:
-    """The Key of one `parser.add_argument(...)`; raises ValueError for what we have no kind for."""
+    """The Argument of one `parser.add_argument(...)`; raises ValueError for an unsupported form."""
     flags = [ast.literal_eval(arg) for arg in call.args]
     name = next(flag for flag in flags if flag.startswith("--")).removeprefix("--").replace("-", "_")
     options = {keyword.arg: keyword.value for keyword in call.keywords}
@@ -198,7 +198,7 @@ def _kind(name: str, options: dict[str | None, ast.expr]) -> Kind:
 
 
 def _value(node: ast.expr, tree: ast.Module) -> Any:
-    """A literal, or a name that the same module binds to a literal; raises ValueError for anything else."""
+    """A literal, or a name that the same module assigns a literal; raises ValueError for anything else."""
     if isinstance(node, ast.Name):
         for statement in tree.body:
             if isinstance(statement, ast.Assign) and any(
