@@ -9,13 +9,13 @@ from standins.world import World, build_shared
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The parts of a world that are expensive to make: see standins.world.build_shared."""
+    """The parts of a world that are expensive to build."""
     return build_shared(tmp_path_factory.mktemp("shared"))
 
 
 @pytest.fixture
 def world(tmp_path: Path, shared: Path) -> Iterator[World]:
-    """A small sweep of its own: two points and a floor; nothing of it lives after the test."""
+    """A small sweep: two points and a baseline. Its processes are killed after the test."""
     made = World.build(tmp_path / "world", shared)
     yield made
     made.kill_all()

@@ -1,4 +1,4 @@
-"""`orchestrate run` as a child: its exit codes, its last words, and how it ends when it is asked to."""
+"""`orchestrate run` as a child process: exit codes, output and signals."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def started(world: World, until: Callable[[], bool], *more: str) -> "subprocess.
     child = subprocess.Popen(world.command(*more), cwd=world.folder, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not until():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "timeout"
         assert child.poll() is None, child.stderr.read() if child.stderr else ""
         time.sleep(0.01)
     return child
@@ -32,7 +32,7 @@ def started(world: World, until: Callable[[], bool], *more: str) -> "subprocess.
 def wait_until(what: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 60
     while not what():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "timeout"
         time.sleep(0.01)
 
 
@@ -43,14 +43,14 @@ def training(world: World) -> bool:
 # --- exit codes -------------------------------------------------------------------------------------------------------
 
 
-def test_0_when_all_is_finished_and_the_last_line_is_the_report(world: World) -> None:
+def test_exit_0_when_all_runs_are_finished_and_the_last_line_is_results_csv(world: World) -> None:
     done = world.call(*ONE)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == str(world.sweep.report / "results.csv")
     assert (world.sweep.report / "results.csv").exists()
 
 
-def test_1_when_a_run_failed_and_the_report_says_which(world: World) -> None:
+def test_exit_1_when_a_run_failed_and_the_report_names_it(world: World) -> None:
     world.settle(env={"STANDIN_TRAIN": "bad_config:network_dim=2"})
     done = world.call(*ONE)
     assert done.returncode == 1
@@ -59,7 +59,7 @@ def test_1_when_a_run_failed_and_the_report_says_which(world: World) -> None:
     assert world.rows()["network_dim=2"]["state"] == "failed"
 
 
-def test_2_when_the_grid_is_wrong_and_nothing_is_made(world: World) -> None:
+def test_exit_2_when_the_grid_is_wrong_and_no_folder_is_created(world: World) -> None:
     world.ask("[dims]\nnetwork_dimm = [2]\n")
     done = world.call()
     assert done.returncode == 2
@@ -69,13 +69,13 @@ def test_2_when_the_grid_is_wrong_and_nothing_is_made(world: World) -> None:
     assert world.call("--no-such-flag").returncode == 2
 
 
-def test_3_when_nothing_is_selected(world: World) -> None:
+def test_exit_3_when_no_run_is_selected(world: World) -> None:
     done = world.call("--only", "nothing*")
     assert done.returncode == 3
     assert 'no run matches "nothing*"' in done.stderr
 
 
-def test_4_when_the_machine_lacks_something_with_all_of_it_and_remedies(world: World) -> None:
+def test_exit_4_lists_everything_that_is_missing_with_remedies(world: World) -> None:
     text = world.settings.read_text().replace('"train.py"', '"absent.py"').replace("/pack", "/no-pack")
     world.settings.write_text(text)
     done = world.call()
@@ -86,7 +86,7 @@ def test_4_when_the_machine_lacks_something_with_all_of_it_and_remedies(world: W
     assert not world.sweep.path.exists()
 
 
-def test_4_when_the_machine_makes_runs_fail_and_the_report_is_written(world: World) -> None:
+def test_exit_4_when_the_machine_makes_runs_fail_and_the_report_is_written(world: World) -> None:
     world.ask("[dims]\nnetwork_dim = [1, 2, 4]\n")
     world.settle(env={"STANDIN_TRAIN": "gpu_lost"})
     done = world.call("--only", "network_dim*")
@@ -96,7 +96,7 @@ def test_4_when_the_machine_makes_runs_fail_and_the_report_is_written(world: Wor
     assert world.rows()["network_dim=1"]["failure"] == "gpu_lost"
 
 
-def test_5_when_it_was_made_from_other_inputs(world: World) -> None:
+def test_exit_5_when_the_inputs_of_the_sweep_changed(world: World) -> None:
     assert world.call(*ONE).returncode == 0
     (world.folder / "images" / "0001.txt").write_text("ohwx person, differently", encoding="utf-8")
     done = world.call(*ONE)
@@ -106,31 +106,31 @@ def test_5_when_it_was_made_from_other_inputs(world: World) -> None:
     assert world.call("--name", "another", *ONE).returncode == 0
 
 
-# --- ending politely --------------------------------------------------------------------------------------------------
+# --- signals ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_130_after_one_signal_the_program_is_ended_and_recorded(world: World, number: signal.Signals) -> None:
+def test_exit_130_after_one_signal_and_the_run_is_recorded_as_killed(world: World, number: signal.Signals) -> None:
     world.settle(env={"STANDIN_TRAIN": "hang#1"})
     child = started(world, lambda: training(world), *ONE)
     child.send_signal(number)
-    _, said = child.communicate(timeout=30)
+    _, errors = child.communicate(timeout=30)
     assert child.returncode == 130
-    assert "interrupted by the user" in said
+    assert "interrupted by the user" in errors
     assert world.living() == []
     assert world.states()["network_dim=2"] is State.KILLED
     assert world.rows()["network_dim=2"]["state"] == "killed"
-    assert world.call(*ONE).returncode == 0, "the same command goes on"
+    assert world.call(*ONE).returncode == 0, "the same command resumes"
     assert [line.split()[0] for line in world.ledger()] == ["began", "began", "ended"]
 
 
-def test_130_after_two_signals_at_once_even_when_the_program_is_deaf(world: World) -> None:
+def test_exit_130_after_two_signals_without_waiting_for_the_program(world: World) -> None:
     world.settle(env={"STANDIN_TRAIN": "deaf#1"})
     world.settings.write_text(world.settings.read_text().replace("grace_seconds = 1", "grace_seconds = 100"))
     child = started(world, lambda: training(world), *ONE)
     began = time.monotonic()
     child.send_signal(signal.SIGINT)
-    time.sleep(0.1)  # one signal that comes twice at the same moment is one
+    time.sleep(0.1)  # two signals at the same moment count once
     child.send_signal(signal.SIGINT)
     child.communicate(timeout=30)
     assert child.returncode == 130
@@ -139,12 +139,14 @@ def test_130_after_two_signals_at_once_even_when_the_program_is_deaf(world: Worl
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_130_while_it_only_prepares(world: World, number: signal.Signals) -> None:
+def test_exit_130_while_preparing(world: World, number: signal.Signals) -> None:
     os.mkfifo(world.folder / "slow.toml")
     child = subprocess.Popen(
         [*world.command()[:-1], str(world.folder / "slow.toml")], cwd=world.folder, stderr=subprocess.PIPE, text=True
     )
-    writer = os.open(world.folder / "slow.toml", os.O_WRONLY)  # returns when the child reads: it is past its imports
+    writer = os.open(
+        world.folder / "slow.toml", os.O_WRONLY
+    )  # returns when the child reads the grid, after its imports
     child.send_signal(number)
     child.communicate(timeout=30)
     os.close(writer)
@@ -152,9 +154,7 @@ def test_130_while_it_only_prepares(world: World, number: signal.Signals) -> Non
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)])
-def test_nothing_goes_on_building_a_dataset_for_somebody_who_is_gone(
-    world: World, tmp_path: Path, number: signal.Signals, code: int
-) -> None:
+def test_no_dataset_build_survives_its_parent(world: World, tmp_path: Path, number: signal.Signals, code: int) -> None:
     world.settle(sections='[defaults]\ndataset = "portraits"\n[datasets.one]\nsource = "portraits"\nchoose = { n = 1 }')
     world.ask('[dims]\ndataset = ["one"]\n')
     (tmp_path / "sitecustomize.py").write_text(ENDLESS)
@@ -183,65 +183,65 @@ if "--multiprocessing-fork" in sys.orig_argv:
 """
 
 
-def test_a_suspended_machine_is_no_stall(world: World) -> None:
-    """Longer than a stall may be; that itself is more than a busy machine keeps a training waiting."""
+def test_a_suspended_machine_is_not_a_stall(world: World) -> None:
+    """The suspension is longer than the stall limit, which is longer than the delays of a busy machine."""
     world.settle(env={"STANDIN_STEP_S": "0.3"}, limits="stall_minutes = 0.05\n")
     child = started(world, lambda: len(world.ledger()) > 0, *ONE)
-    everybody = [child.pid, *world.living()]
+    pids = [child.pid, *world.living()]
     for number, seconds in ((signal.SIGSTOP, 4.0), (signal.SIGCONT, 0.0)):
-        for pid in everybody if number == signal.SIGSTOP else reversed(everybody):
+        for pid in pids if number == signal.SIGSTOP else reversed(pids):
             os.kill(pid, number)
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             time.sleep(0.1)
-    _, said = child.communicate(timeout=60)
+    _, errors = child.communicate(timeout=60)
     results = [attempt.result() for attempt in world.run("network_dim=2*").attempts("train")]
-    assert [result.failure for result in results if result] == [None], said
+    assert [result.failure for result in results if result] == [None], errors
 
 
-# --- watching from another terminal -----------------------------------------------------------------------------------
+# --- status -----------------------------------------------------------------------------------------------------------
 
 
-def test_status_watch_shows_a_sweep_as_long_as_it_is_driven_and_then_how_it_ended(world: World, tmp_path: Path) -> None:
+def test_status_watch_shows_a_running_sweep_and_then_its_end(world: World, tmp_path: Path) -> None:
     world.settle(env={"STANDIN_TRAIN": "hang#1"})
-    driver = started(world, lambda: training(world), *ONE)
+    runner = started(world, lambda: training(world), *ONE)
     code = "from orchestrator.cli import main; main()"
-    asked = [sys.executable, "-c", code, "status", "--settings", str(world.settings), "grid", "--watch"]
+    argv = [sys.executable, "-c", code, "status", "--settings", str(world.settings), "grid", "--watch"]
     terminal, environ = tmp_path / "terminal", {**os.environ, "FORCE_COLOR": "1", "COLUMNS": "200"}
-    with terminal.open("wb") as shown:  # which Rich takes for a terminal, with that variable
-        watcher = subprocess.Popen(asked, env=environ, stdout=subprocess.PIPE, stderr=shown, text=True)
+    with terminal.open("wb") as shown:  # Rich takes it for a terminal because of FORCE_COLOR
+        watcher = subprocess.Popen(argv, env=environ, stdout=subprocess.PIPE, stderr=shown, text=True)
     deadline = time.monotonic() + 60
     while "running" not in terminal.read_text():
-        assert time.monotonic() < deadline, "it does not show what runs"
-        assert watcher.poll() is None, "it ended while the sweep was being driven"
+        assert time.monotonic() < deadline, "the running run is not shown"
+        assert watcher.poll() is None, "it ended before the sweep"
         time.sleep(0.02)
-    driver.send_signal(signal.SIGINT)
-    driver.communicate(timeout=30)
-    said, _ = watcher.communicate(timeout=30)
+    runner.send_signal(signal.SIGINT)
+    runner.communicate(timeout=30)
+    errors, _ = watcher.communicate(timeout=30)
     assert watcher.returncode == 0
-    assert "killed" in said
-    assert "running" not in said
+    assert "killed" in errors
+    assert "running" not in errors
 
 
-def test_status_as_json_says_of_every_run_how_it_stands_and_null_where_nothing_is_known(world: World) -> None:
+def test_status_as_json_has_one_record_per_run_and_null_for_unknown_values(world: World) -> None:
     world.settle(env={"STANDIN_TRAIN": "bad_config:network_dim=4"})
     world.call()
     done = CliRunner().invoke(cli.main, ["status", "--settings", str(world.settings), "grid", "--json"])
-    told = json.loads(done.stdout)
-    assert (told["schema"], told["sweep"]) == (1, "grid")
-    good, bad, floor = told["runs"]
+    record = json.loads(done.stdout)
+    assert (record["schema"], record["sweep"]) == (1, "grid")
+    good, bad, baseline = record["runs"]
     assert good["run"] == world.run("network_dim=2*").point.name
-    nothing = dict.fromkeys(("stage", "attempt", "failure", "reason", "progress", "vram", "left_s"))
-    assert good == {"run": good["run"], "id": good["id"], "state": "finished", **nothing}
+    unknown = dict.fromkeys(("stage", "attempt", "failure", "reason", "progress", "vram", "left_s"))
+    assert good == {"run": good["run"], "id": good["id"], "state": "finished", **unknown}
     assert (bad["state"], bad["stage"], bad["attempt"], bad["failure"]) == ("failed", "train", 1, "unknown")
     assert bad["reason"]
-    assert floor["state"] == "finished"
+    assert baseline["state"] == "finished"
 
 
-# --- what the machine refuses -----------------------------------------------------------------------------------------
+# --- errors of the operating system -----------------------------------------------------------------------------------
 
 
-def test_a_file_in_the_place_of_a_folder_is_a_message_and_no_traceback(world: World) -> None:
+def test_a_file_where_a_folder_belongs_is_a_message_without_traceback(world: World) -> None:
     (world.folder / "runs" / "grid").write_text("in the way")
     done = world.call()
     assert done.returncode == 4
@@ -250,11 +250,11 @@ def test_a_file_in_the_place_of_a_folder_is_a_message_and_no_traceback(world: Wo
     assert "->" in done.stderr
 
 
-def test_output_that_nobody_reads_is_no_error_of_the_machine(world: World) -> None:
+def test_a_closed_pipe_is_not_an_error_message(world: World) -> None:
     assert world.call(*ONE).returncode == 0
     code = "from orchestrator.cli import main; main()"
-    asked = [sys.executable, "-c", code, "status", "--settings", str(world.settings), "grid", "--json"]
-    child = subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    argv = [sys.executable, "-c", code, "status", "--settings", str(world.settings), "grid", "--json"]
+    child = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert child.stdout
     child.stdout.close()
     assert child.stderr

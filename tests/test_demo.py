@@ -1,4 +1,4 @@
-"""The whole program on the miniature: real training, real pictures, real face scores, real child processes."""
+"""The whole program on the miniature: trainings, images, face scores and child processes are real."""
 
 import csv
 import json
@@ -50,18 +50,18 @@ def test_the_last_line_on_stdout_is_the_report(here, finished):
     assert finished.stdout.splitlines()[-1] == str(here.parent / "short" / "report" / "results.csv")
 
 
-def test_what_was_trained_is_clearly_above_the_floor(here, finished):
+def test_trained_runs_are_clearly_above_the_baseline(here, finished):
     found = rows(here.parent / "short" / "report" / "results.csv")
-    floor = next(row for row in found if row["run"].startswith("baseline-"))
-    trained = [row for row in found if row is not floor]
+    baseline = next(row for row in found if row["run"].startswith("baseline-"))
+    trained = [row for row in found if row is not baseline]
     assert [row["state"] for row in found] == ["finished"] * 3
     assert len(trained) == 2
-    assert all(float(row["similarity_mean"]) > float(floor["similarity_mean"]) + 0.3 for row in trained)
+    assert all(float(row["similarity_mean"]) > float(baseline["similarity_mean"]) + 0.3 for row in trained)
     assert all(row["degraded"] == "False" and row["attempts"] == "1" for row in trained)
-    assert all(row["peak_vram_mib"] == "" for row in found), "there is no card, so nothing is known of it"
+    assert all(row["peak_vram_mib"] == "" for row in found), "VRAM is unknown without a GPU"
 
 
-def test_every_picture_has_its_row(here, finished):
+def test_every_image_has_one_row(here, finished):
     found = rows(here.parent / "short" / "report" / "images.csv")
     assert len(found) == 3 * len(world.PROMPTS) * 2
     assert len({(row["id"], row["prompt"], row["seed"]) for row in found}) == len(found)
@@ -75,7 +75,7 @@ def test_a_second_run_starts_nothing(here, finished):
     assert sorted((here.parent / "short").rglob("attempt.json")) == before
 
 
-def test_a_grown_grid_keeps_what_is_there(here, finished):
+def test_a_grown_grid_keeps_finished_runs(here, finished):
     grown = here / "grown.toml"
     grown.write_text(GRID.replace("[2, 8]", "[2, 8, 4]"), encoding="utf-8")
     result = CliRunner().invoke(
@@ -87,17 +87,17 @@ def test_a_grown_grid_keeps_what_is_there(here, finished):
     assert sorted(states) == ["finished", "finished", "finished", "pending"]
 
 
-def test_the_ladder_ends_in_another_optimizer_with_its_own_rate(here):
+def test_the_oom_fallback_ends_with_another_optimizer_and_its_learning_rate(here):
     grid = here / "oom.toml"
     grid.write_text(
         '[dims]\noptimizer_type = ["Prodigy"]\n[fixed]\ntrain_batch_size = 6\nmax_train_steps = 10\n', encoding="utf-8"
     )
     result = run(here, "tight.toml", grid)
     assert result.exit_code == 0, result.output
-    (row, _floor) = rows(here.parent / "oom" / "report" / "results.csv")
+    (row, _baseline) = rows(here.parent / "oom" / "report" / "results.csv")
     overrides = json.loads(row["overrides"])
     assert row["degraded"] == "True"
-    assert row["params_optimizer_type"] == "Prodigy", "what was asked is kept"
+    assert row["params_optimizer_type"] == "Prodigy", "the params column keeps the value of the grid"
     assert overrides["optimizer_type"] == "AdamW8bit"
     assert overrides["learning_rate"] == 1e-3
     assert row["attempts"] == "3"

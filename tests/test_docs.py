@@ -1,4 +1,4 @@
-"""Every command in README.md and docs/ is run, here or where it is said; every link leads somewhere."""
+"""Every command in README.md, docs/ and help pages is run; every link in the docs resolves."""
 
 import importlib.util
 import re
@@ -12,6 +12,7 @@ from pathlib import Path
 import docs_in_clone
 import pages
 import pytest
+import test_help
 from click.testing import CliRunner
 from pages import PAGES, ROOT
 from standins.world import BASE, World
@@ -22,23 +23,23 @@ _MODULE = re.compile(r"python -m ([\w.]+)")
 _LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
 
 IN_ORDER = (
-    *("--help", "check", "dataset", "calibrate", "plan", "probe", "run", "status", "report", "answer"),
+    *("--help", "schema", "check", "dataset", "calibrate", "plan", "probe", "run", "status", "report", "answer"),
     *("confirm", "transfer", "export", "prune"),
 )
-"""A reader's, and ours."""
+"""The order in which a reader runs them."""
 
-STAND_FOR = {"SWEEP": "dims", "SWEEP...": "dims", "BASE": "juggernautxl-v9"} | dict.fromkeys(
+STAND_FOR = {"SWEEP": "dims", "SWEEP...": "dims", "demo": "dims", "BASE": "juggernautxl-v9"} | dict.fromkeys(
     ("G", "my.toml", "grids/...", "grids/dims.toml"), "grids/sweep-v3.toml"
 )
-"""What a reader puts in the place of the words that stand for something of their own."""
+"""Values for placeholders."""
 
 MAKE_HERE = ("help", "plan-v3", "sweep-v3", "report-v3")
-"""Targets that need no more than a small world; the others are run in a clone."""
+"""Targets that run in the small world; tests/docs_in_clone.py runs the others."""
 
 ON_A_CLUSTER = [
     line for line in pages.lines(ROOT / "docs" / "cluster.md") if line.startswith("ray ") or "--cluster" in line
 ]
-"""What tests/test_cluster.py runs."""
+"""tests/test_cluster.py runs these."""
 
 _V3 = (ROOT / "grids" / "sweep-v3.toml").read_text(encoding="utf-8").replace("[1, 2, 3]", "[1]")
 _ONE_POINT = "[dims]\nnetwork_dim = [2]\n"
@@ -60,7 +61,7 @@ def filled_in(line: str) -> str:
 
 
 def is_name(line: str) -> bool:
-    """Whether a sentence only names a command."""
+    """Whether a sentence only names a command, without arguments."""
     return len(line.split()) == 2 and not line.endswith("--help")
 
 
@@ -70,14 +71,18 @@ def is_ours(line: str) -> bool:
 
 COPIED = {filled_in(line) for line in pages.lines() if is_ours(line) and line not in ON_A_CLUSTER}
 SAID = {filled_in(line) for line in pages.mentioned() if is_ours(line) and not is_name(line)}
-RUN = sorted(COPIED | SAID, key=lambda line: (IN_ORDER.index(line.split()[1]), line))
+EXAMPLES = {filled_in(line) for words in test_help.COMMANDS for line in test_help.examples(words)} - {
+    "orchestrate init"
+}
+RUN = sorted(COPIED | SAID | EXAMPLES, key=lambda line: (IN_ORDER.index(line.split()[1]), line))
 
 
 @pytest.fixture
 def small(world: World) -> World:
-    """A folder like this project's, with everything small that docs name: grids, a dataset, a further base model."""
+    """A project folder with everything that docs and help pages name: grids, a dataset, another base model."""
     world.settle(sections=_NAMED_IN_DOCS)
     (world.folder / "grids").mkdir()
+    shutil.copytree(world.folder / "images", world.folder / "other-people")
     for name in ("dims.toml", "grids/sweep-v3.toml"):
         (world.folder / name).write_text(_V3, encoding="utf-8")
     for grid in (path for path in (ROOT / "grids").glob("*.toml") if path.name != "sweep-v3.toml"):
@@ -85,16 +90,16 @@ def small(world: World) -> World:
     return world
 
 
-def test_the_commands_do_what_they_are_there_for(small):
-    """Word for word, one after the other, as a reader of all pages would."""
+def test_all_commands_succeed(small):
+    """Literally, one after the other, as by a reader of all pages."""
     with chdir(small.folder):
         for line in RUN:
             result = CliRunner().invoke(cli.main, shlex.split(line)[1:], catch_exceptions=False)
             assert result.exit_code == 0, f"{line}\n{result.output}"
 
 
-def test_what_is_not_run_here_is_run_in_a_clone_or_on_a_cluster():
-    """tests/docs_in_clone.py is no part of `make test`: it takes too long."""
+def test_other_commands_are_run_in_a_clone_or_on_a_cluster():
+    """tests/docs_in_clone.py takes half an hour and is not part of `make test`."""
     elsewhere = {*(command.said for command in docs_in_clone.COMMANDS), docs_in_clone.TENSORBOARD, *ON_A_CLUSTER}
     here = {f"make {target}" for target in MAKE_HERE}
     assert pages.others() - here == {line for line in elsewhere if not is_ours(line)}
@@ -111,7 +116,7 @@ def test_commands_in_sentences_exist_with_their_options(line):
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make")
-def test_targets_that_need_no_more_than_this_do_what_they_are_there_for(small):
+def test_make_targets_succeed(small):
     (small.folder / "grids" / "sweep-v3.toml").write_text(_ONE_POINT, encoding="utf-8")
     known = ["-f", str(ROOT / "Makefile"), "-C", str(small.folder), "-o", "setup", f"BIN={Path(sys.executable).parent}"]
     for target in MAKE_HERE:
@@ -121,24 +126,24 @@ def test_targets_that_need_no_more_than_this_do_what_they_are_there_for(small):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_programs_that_are_named_exist(page):
+def test_named_programs_exist(page):
     named = set(_MODULE.findall(page.read_text(encoding="utf-8")))
     assert [name for name in sorted(named) if importlib.util.find_spec(name) is None] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_within_the_project_lead_somewhere(page):
+def test_links_within_the_project_resolve(page):
     targets = [target for target in _LINK.findall(page.read_text(encoding="utf-8")) if "://" not in target]
     assert [target for target in targets if not (page.parent / target).exists()] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_pages_that_are_named_exist(page):
+def test_named_pages_exist(page):
     named = re.findall(r"\bdocs/[\w-]+\.md", page.read_text(encoding="utf-8"))
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
-def test_the_grids_that_are_named_exist():
+def test_named_grids_exist():
     named = {name for page in PAGES for name in re.findall(r"\bgrids/[\w-]+\.toml", page.read_text(encoding="utf-8"))}
     named.discard("grids/dims.toml")  # any grid's place, in docs/design.md
     assert named

@@ -1,4 +1,4 @@
-"""What is refused before anything starts: with the file, the key, the value, the remedy and the exit code."""
+"""Errors before anything starts: file, key, value, remedy and exit code."""
 
 import shutil
 from pathlib import Path
@@ -21,7 +21,7 @@ def pristine(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def here(pristine, tmp_path, monkeypatch) -> Path:
-    """A world of this test's own, as the working folder."""
+    """A copy of the miniature as the working folder."""
     shutil.copytree(pristine, tmp_path / "world")
     (tmp_path / "world" / "orchestrate.toml").write_text(world.settings(tmp_path / "runs"), encoding="utf-8")
     (tmp_path / "world" / "dims.toml").write_text(GRID, encoding="utf-8")
@@ -39,7 +39,7 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new), encoding="utf-8")
 
 
-def refused(result, code: int, *words: str) -> None:
+def assert_refused(result, code: int, *words: str) -> None:
     assert result.exit_code == code, result.output
     for word in words:
         assert word in result.stderr.replace("\n", " "), result.stderr
@@ -57,19 +57,19 @@ def refused(result, code: int, *words: str) -> None:
         ("output_dir = ['elsewhere']", ["output_dir", "orchestrate"]),
     ],
 )
-def test_a_grid_that_the_trainer_would_swallow(here, line, words):
+def test_a_grid_that_the_trainer_would_silently_ignore(here, line, words):
     (here / "dims.toml").write_text(f"[dims]\n{line}\n", encoding="utf-8")
-    refused(run(), 2, *words)
+    assert_refused(run(), 2, *words)
 
 
-def test_all_mistakes_are_told_in_one_go(here):
+def test_all_mistakes_are_reported_at_once(here):
     (here / "dims.toml").write_text("[dims]\nnetwrok_dim = [2]\nseeed = [1, 2]\n", encoding="utf-8")
-    refused(run(), 2, "netwrok_dim", "seeed")
+    assert_refused(run(), 2, "netwrok_dim", "seeed")
 
 
-def test_settings_with_a_typo(here):
+def test_a_typo_in_the_settings(here):
     edit(here / "orchestrate.toml", "det_size", "det_siz")
-    refused(run(), 2, "orchestrate.toml", "score.det_siz", "did you mean", "det_size")
+    assert_refused(run(), 2, "orchestrate.toml", "score.det_siz", "did you mean", "det_size")
 
 
 STEPS = '\n[fixed]\noptimizer_type = "AdamW"\nlearning_rate = 1e-4\noptimizer_args = []\n'
@@ -85,56 +85,56 @@ STEPS = '\n[fixed]\noptimizer_type = "AdamW"\nlearning_rate = 1e-4\noptimizer_ar
         ("pictures = 40\np = 1e-6", GRID, ("early_stop.pictures", "8 prompts and 2 seeds", "generate.seeds")),
     ],
 )
-def test_early_stopping_that_cannot_be(here, table, grid, words):
+def test_impossible_early_stopping(here, table, grid, words):
     (here / "dims.toml").write_text(grid, encoding="utf-8")
     settings = here / "orchestrate.toml"
     settings.write_text(f"{settings.read_text(encoding='utf-8')}\n[early_stop]\n{table}\n", encoding="utf-8")
-    refused(run(), 2, *words)
+    assert_refused(run(), 2, *words)
 
 
 def test_a_missing_base_model(here):
     (here / "base.safetensors").unlink()
-    refused(run(), 4, "orchestrate.toml", "base_models.miniature.path", str(here / "base.safetensors"))
+    assert_refused(run(), 4, "orchestrate.toml", "base_models.miniature.path", str(here / "base.safetensors"))
 
 
-def test_a_base_model_that_is_something_else(here):
+def test_a_base_model_that_is_another_file(here):
     (here / "base.safetensors").write_bytes(b"\xff" * 100)
-    refused(run(), 4, "base_models.miniature.path", "base.safetensors", "cannot be read")
+    assert_refused(run(), 4, "base_models.miniature.path", "base.safetensors", "cannot be read")
 
 
 def test_an_empty_dataset(here):
     for path in (here / "images").iterdir():
         path.unlink()
-    refused(run(), 4, "datasets.portraits.image_dir", "holds no pictures", str(here / "images"))
+    assert_refused(run(), 4, "datasets.portraits.image_dir", "holds no pictures", str(here / "images"))
 
 
 def test_a_broken_picture(here):
     broken = here / "images" / "0003.png"
     broken.write_bytes(broken.read_bytes()[:3000])
-    refused(run(), 4, str(broken), "cannot be read", "replace the picture")
+    assert_refused(run(), 4, str(broken), "cannot be read", "replace the picture")
 
 
 def test_a_missing_face_pack(here):
     shutil.rmtree(here / "pack")
-    refused(run(), 4, str(here / "pack"), "face pack", "https://")
+    assert_refused(run(), 4, str(here / "pack"), "face pack", "https://")
 
 
-def test_everything_that_is_missing_in_one_list(here):
+def test_everything_missing_is_listed_at_once(here):
     shutil.rmtree(here / "pack")
     (here / "base.safetensors").unlink()
     edit(here / "orchestrate.toml", 'card = "none"', 'card = "GPU-0000"')
-    refused(run(), 4, "face pack", "base_models.miniature.path", "vram.card")
+    assert_refused(run(), 4, "face pack", "base_models.miniature.path", "vram.card")
 
 
-def test_nothing_is_left_behind_by_a_refusal(here):
+def test_a_refusal_creates_no_folder(here):
     shutil.rmtree(here / "pack")
     run()
     assert not (here.parent / "runs").exists()
 
 
 def test_a_glob_that_matches_nothing(here):
-    refused(run("--only", "network_dim=64*"), 3, "network_dim=64*", "orchestrate plan")
+    assert_refused(run("--only", "network_dim=64*"), 3, "network_dim=64*", "orchestrate plan")
 
 
-def test_a_name_that_leads_out(here):
-    refused(run("--name", "../elsewhere"), 2, "--name", "../elsewhere")
+def test_a_name_that_escapes_the_runs_folder(here):
+    assert_refused(run("--name", "../elsewhere"), 2, "--name", "../elsewhere")

@@ -1,4 +1,4 @@
-"""A small sweep world: settings, grid, pictures, face pack and the stand-in programs; a run takes about a second."""
+"""A small project: settings, grid, pictures, face pack and stand-in programs. A run takes about a second."""
 
 import csv
 import os
@@ -78,7 +78,7 @@ _LIMITS = "[limits]\ngrace_seconds = 1\nfree_gib = 0.001\n"
 
 
 def build_shared(folder: Path) -> Path:
-    """What all worlds share, built once: portraits, references, prompts, face pack, and the faces found so far."""
+    """Build what all worlds share: portraits, references, prompts, face pack and cached faces."""
     folder.mkdir(parents=True, exist_ok=True)
     world.photos(folder / "images", world.PERSONA, count=3, first=0, captions=True, px=128)
     world.photos(folder / "references", world.PERSONA, count=8, first=1000, captions=False, px=128)
@@ -116,7 +116,7 @@ class Heard(SessionListener):
 
 @dataclass(slots=True)
 class Probe:
-    """A VramProbe at the driver's boundary: one card, and what `answer` makes of the polled processes."""
+    """A VramProbe with one card; `answer` gives the sample of the polled processes."""
 
     answer: Callable[[Collection[int]], VramSample | None] = lambda _pids: None
     card: Card = CARD
@@ -133,14 +133,14 @@ class Probe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
-    """A folder with settings and a grid; `shared` holds what worlds share."""
+    """A folder with settings and a grid. `shared`: what all worlds share."""
 
     folder: Path
     shared: Path
 
     @classmethod
     def build(cls, folder: Path, shared: Path) -> "World":
-        """A world whose trainings all go well, with the faces of its pictures found already."""
+        """A world whose trainings all succeed, with cached faces of its pictures."""
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copytree(shared / "images", folder / "images")
         shutil.copytree(shared / ".faces", folder / "runs" / ".faces")
@@ -159,7 +159,7 @@ class World:
         limits: str = "",
         sections: str = "",
     ) -> None:
-        """Write the settings anew. `env` is for the stand-ins; the rest are lines of TOML."""
+        """Rewrite the settings. env: of the stand-ins; the others are lines of TOML."""
         text = _SETTINGS.format(
             root=ROOT,
             here=HERE,
@@ -236,34 +236,34 @@ class World:
         return {name: status.state for name, status in self.statuses().items()}
 
     def rows(self) -> dict[str, dict[str, str]]:
-        """results.csv, written anew, by the run's name without its id."""
+        """Rewrite results.csv and return its rows by the run's name without its id."""
         with results_csv.write(summary.read(self.sweep)).open(encoding="utf-8", newline="") as file:
             return {row["run"].rpartition("-")[0]: row for row in csv.DictReader(file)}
 
     def ledger(self) -> list[str]:
-        """What the trainings said when they began and ended."""
+        """One line for each start and end of a training."""
         path = self.folder / "ledger"
         return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
-    # --- by its command -----------------------------------------------------------------------------------------------
+    # --- as a command -------------------------------------------------------------------------------------------------
 
     def command(self, *more: str) -> list[str]:
         where = ["--settings", str(self.settings), "--grid", str(self.grid)]
         return [sys.executable, "-c", "from orchestrator.cli import main; main()", "run", *where, *more]
 
     def call(self, *more: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        """`orchestrate run` to its end."""
+        """Run `orchestrate run` until it exits."""
         environ = {**os.environ, **(env or {})}
         return subprocess.run(
             self.command(*more), env=environ, cwd=self.folder, capture_output=True, text=True, check=False, timeout=120
         )
 
     def living(self) -> list[int]:
-        """The processes that carry the marker of an attempt of this world."""
+        """The processes with the marker of an attempt of this world."""
         return [pid for pid in _pids() if f"{process.MARKER}={self.folder}".encode() in _environ(pid)]
 
     def kill_all(self) -> None:
-        """Leave nothing behind after a test."""
+        """Kill all processes of a test."""
         for pid in self.living():
             with suppress(ProcessLookupError):
                 os.kill(pid, 9)

@@ -16,7 +16,7 @@ from orchestrator.cli import common, options
 def confirm(settings_file: Path, sweep: str, top: int) -> None:
     """Score the best runs on new prompts or seeds.
 
-    The best of many runs was also lucky with its images. Its score on new images is the one to quote.
+    The score of the best of many runs is biased upwards. Quote its score on new images instead.
 
     \b
     Example:

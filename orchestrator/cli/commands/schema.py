@@ -12,7 +12,7 @@ from orchestrator.cli import common
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default=".")
 def schema(folder: Path) -> None:
-    """Write JSON schemas of settings and grids, so that editors check and complete them.
+    """Write JSON schemas, so that editors complete settings and grids.
 
     Taplo and the editors that use it read `#:schema orchestrate.schema.json` in the first line of a TOML file.
 

@@ -1,0 +1,74 @@
+"""Help pages: summaries fit 80 columns, every command has an example that parses and says what it writes."""
+
+import re
+import shlex
+from collections.abc import Iterator
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from orchestrator import cli
+
+
+def commands(group: click.Group = cli.main, *names: str) -> Iterator[tuple[str, click.Command]]:
+    for name, command in group.commands.items():
+        yield " ".join((*names, name)), command
+        if isinstance(command, click.Group):
+            yield from commands(command, *names, name)
+
+
+def page(words: str) -> str:
+    result = CliRunner().invoke(cli.main, [*words.split(), "--help"], env={"COLUMNS": "80"}, terminal_width=80)
+    assert result.exit_code == 0
+    return result.output
+
+
+COMMANDS = dict(commands())
+
+
+def examples(words: str) -> list[str]:
+    """The command lines of a help page."""
+    return re.findall(r"^    (orchestrate .+)$", page(words), re.MULTILINE)
+
+
+def test_every_command_is_listed_once_under_a_step_with_its_whole_summary() -> None:
+    text = page("")
+    for name, command in cli.main.commands.items():
+        summary = (command.help or "").splitlines()[0]
+        assert re.findall(rf"^  {name} +(.+)$", text, re.MULTILINE) == [summary]
+        assert summary.endswith(".")
+    assert [line for line in text.splitlines()[1:] if len(line) > 80 or "..." in line] == []
+    assert re.findall(r"^(\w[\w ]+):$", text, re.MULTILINE)[1:] == [
+        "Prepare", "Run", "Look at results", "Use the winner"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_every_page_has_an_example_that_parses(words: str) -> None:
+    lines = examples(words)
+    assert lines
+    for line in lines:
+        args = shlex.split(line)[1:]
+        named = [name for name in COMMANDS if args[: len(name.split())] == name.split()]
+        name = max(named, key=len)
+        assert name.startswith(words)
+        COMMANDS[name].make_context(name, args[len(name.split()) :])
+
+
+@pytest.mark.parametrize("words", [name for name, command in COMMANDS.items() if not isinstance(command, click.Group)])
+def test_every_page_says_what_the_command_writes(words: str) -> None:
+    assert re.search(r"^  Writes(:$| nothing)", page(words), re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "Name a grid file: `orchestrate plan grids/demo.toml`."),
+        (["a.toml", "--grid", "b.toml"], "Name the grid once: as GRID or with --grid."),
+    ],
+)
+def test_a_grid_is_named_exactly_once(args: list[str], message: str) -> None:
+    result = CliRunner().invoke(cli.main, ["plan", *args])
+    assert result.exit_code == 2
+    assert message in result.stderr
