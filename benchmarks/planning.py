@@ -1,8 +1,8 @@
 """How long a large grid takes to plan:  python -m benchmarks.planning [--points 10000]
 
-Reads a grid of so many points under a settings file as `orchestrate plan` and `run` do: expanded, hashed, every
-argument, trap and rung of the ladder checked, every config rendered. Prints seconds, and the peak of this process's
-memory; then how long `orchestrate --help` takes, in a process of its own.
+Reads a grid with this number of points as `orchestrate plan` and `run` do: expands and hashes it, checks every
+argument, trap and OOM fallback, and renders every config. Prints the seconds and the peak memory of this process, then
+the seconds of `orchestrate --help` in its own process.
 """
 
 import argparse
@@ -35,17 +35,17 @@ id = "Q3"
 ask = "Is network_dim 16 too low?"
 contrast = {{ network_dim = [16, 32] }}
 """
-_BESIDE_LAST = 200
+_POINTS_PER_VALUE = 200
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--points", type=int, default=10_000, help=f"rounded up to a multiple of {_BESIDE_LAST}")
+    parser.add_argument("--points", type=int, default=10_000, help=f"rounded up to a multiple of {_POINTS_PER_VALUE}")
     parser.add_argument("--last", default="seed", help="the last dim; `max_timestep` makes no two points replicates")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         grid = Path(folder) / "large.toml"
-        values = ", ".join(str(value) for value in range(1, -(-asked.points // _BESIDE_LAST) + 1))
+        values = ", ".join(str(value) for value in range(1, -(-asked.points // _POINTS_PER_VALUE) + 1))
         grid.write_text(GRID.format(last=asked.last, values=values), encoding="utf-8")
         began, cpu_began = time.perf_counter(), time.process_time()
         found = plan.read(SETTINGS, grid)
@@ -56,13 +56,13 @@ def main() -> None:
 
 
 def peak_mib() -> int:
-    """Of this program alone: getrusage would count what the process was before it became this program."""
+    """Of this program only: getrusage would include the process before its exec."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) // 1024
 
 
 def help_seconds() -> float:
-    """The quickest of five: what the program needs, not what else the machine does."""
+    """The fastest of five runs, to exclude other work on the machine."""
     return min(_one_help() for _ in range(5))
 
 

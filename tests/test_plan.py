@@ -1,4 +1,4 @@
-"""`orchestrate plan`, end to end: every mistake in one go, every silent trap by its name, and the bill."""
+"""`orchestrate plan`, end to end: all errors at once, silent traps of sd-scripts, and the forecast."""
 
 import json
 import subprocess
@@ -18,7 +18,7 @@ GRIDS = sorted(path for path in (ROOT / "grids").glob("*.toml") if not path.stem
 
 
 class Desk:
-    """The project's own settings in a folder of their own, a grid beside them, and the command."""
+    """A copy of the project's settings in a folder, a grid, and the command."""
 
     def __init__(self, folder: Path) -> None:
         self.settings, self.grid = folder / "orchestrate.toml", folder / "grid.toml"
@@ -40,7 +40,7 @@ class Desk:
     def call(self, command: str, *more: str) -> Result:
         return CliRunner().invoke(main, [command, "--settings", str(self.settings), *more])
 
-    def told(self, grid: str, *more: str) -> dict:
+    def forecast(self, grid: str, *more: str) -> dict:
         done = self.plan(grid, "--json", *more)
         assert done.exit_code == 0, done.stderr
         return json.loads(done.stdout)
@@ -56,10 +56,10 @@ def desk(tmp_path: Path) -> Desk:
     return Desk(tmp_path)
 
 
-# --- every mistake in one go ------------------------------------------------------------------------------------------
+# --- all errors at once ----------------------------------------------------------------------------------------------
 
 
-def test_mistakes_of_settings_and_grid_are_told_together_each_with_its_line(desk):
+def test_errors_of_settings_and_grid_are_reported_together_with_their_lines(desk):
     desk.change("steps = 28", "stepz = 28")
     done = desk.plan("[dimz]\nnetwork_dim = [16]\n")
     assert done.exit_code == 2
@@ -69,7 +69,7 @@ def test_mistakes_of_settings_and_grid_are_told_together_each_with_its_line(desk
     assert "dimz" in done.stderr
 
 
-def test_settings_are_looked_through_though_the_grid_cannot_be_read(desk):
+def test_settings_are_checked_when_the_grid_cannot_be_read(desk):
     desk.change(f"{ROOT}/persona/prompts.txt", "nowhere.txt")
     desk.change('sampler = "euler_a"', 'sampler = "euler_z"')
     done = desk.plan("[dimz]\nnetwork_dim = [16]\n", "--name", "../up")
@@ -78,7 +78,7 @@ def test_settings_are_looked_through_though_the_grid_cannot_be_read(desk):
         assert text in done.stderr
 
 
-def test_wrong_arguments_of_both_files_are_told_together_each_at_its_line(desk):
+def test_wrong_arguments_of_both_files_are_reported_with_their_lines(desk):
     desk.change("sdpa = true", "sdpq = true")
     done = desk.plan('[dims]\nnetwrk_dim = [16]\n\n[fixed]\nlearning_rate = "1e-4"\nmax_grad_norm = -1.0\n')
     line = desk.settings.read_text().splitlines().index("sdpq = true") + 1
@@ -93,7 +93,7 @@ def test_wrong_arguments_of_both_files_are_told_together_each_at_its_line(desk):
         assert text in done.stderr
 
 
-def test_what_is_wrong_in_a_rule_is_told_at_the_rule(desk):
+def test_an_error_in_a_rule_is_reported_at_the_rule(desk):
     rule = (
         '[dims]\nnetwork_dim = [16, 32]\n\n[[when]]\nmatch = { network_dim = 16 }\nset = { lr_schedular = "cosine" }\n'
     )
@@ -102,21 +102,21 @@ def test_what_is_wrong_in_a_rule_is_told_at_the_rule(desk):
     assert "did you mean lr_scheduler?" in done.stderr
 
 
-def test_a_grid_that_makes_no_points_still_has_its_arguments_checked(desk):
+def test_arguments_of_a_grid_without_points_are_checked(desk):
     done = desk.plan('[dims]\nnetwrk_dim = [16]\nnetwork_alpha = ["{{ nowhere }}"]\n')
     assert done.exit_code == 2
     assert "nowhere" in done.stderr
     assert "did you mean network_dim?" in done.stderr
 
 
-def test_what_the_ladder_would_make_of_a_point_is_checked_too(desk):
+def test_points_are_checked_after_each_oom_fallback(desk):
     desk.change("learning_rate = 1e-4                       # its own", "# learning_rate =")
     done = desk.plan("[dims]\nnetwork_dim = [16]\n")
     assert done.exit_code == 2
     assert "[[oom_fallback]]: learning_rate: 1 is too high for AdamW8bit: training diverges" in done.stderr
 
 
-def test_a_broken_template_is_told_before_the_night(desk, tmp_path):
+def test_a_broken_template_is_reported(desk, tmp_path):
     templates = tmp_path / "templates"
     subprocess.run(["cp", "-r", str(ROOT / "templates"), str(templates)], check=True)
     (templates / "train.toml.j2").write_text("[model]\nnetwork_dim = 4\n", encoding="utf-8")
@@ -190,7 +190,7 @@ WARNED = [
 
 
 @pytest.mark.parametrize(("grid", "what"), [case[1:] for case in STOPPED], ids=[case[0] for case in STOPPED])
-def test_a_trap_that_would_train_something_else_is_refused(desk, grid, what):
+def test_a_trap_that_changes_the_training_is_an_error(desk, grid, what):
     done = desk.plan(grid)
     assert done.exit_code == 2
     assert f"error: {desk.grid.parent}/" in done.stderr
@@ -213,34 +213,34 @@ def test_latents_on_disk_are_rejected_where_the_settings_ask_for_them(desk):
 
 
 @pytest.mark.parametrize(("grid", "what"), [case[1:] for case in WARNED], ids=[case[0] for case in WARNED])
-def test_a_trap_that_is_seldom_meant_is_warned_about(desk, grid, what):
+def test_a_trap_that_is_rarely_intended_is_a_warning(desk, grid, what):
     done = desk.plan(grid)
     assert done.exit_code == 0
     assert f"warning: {desk.grid}" in done.stderr
     assert what in done.stderr
-    assert any(what in warning["what"] for warning in desk.told(grid)["warnings"])
+    assert any(what in warning["what"] for warning in desk.forecast(grid)["warnings"])
 
 
-def test_1600_steps_by_default_are_refused_or_warned_about(desk):
+def test_the_default_of_1600_steps_is_reported(desk):
     desk.change("max_train_steps = 2160", "# max_train_steps")
     done = desk.plan("[dims]\nnetwork_dim = [16]\n")
     assert "1600" in done.stderr
 
 
-def test_arms_that_see_unequal_steps_are_told_with_their_steps(desk):
+def test_points_with_different_steps_are_reported(desk):
     desk.change("max_train_steps = 2160", "max_train_epochs = 10")
     done = desk.plan("[dims]\ntrain_batch_size = [1, 2]\n")
     assert "points train for 180 to 360 optimizer steps" in done.stderr
 
 
-def test_arms_of_equal_steps_are_not_warned_about(desk):
+def test_points_with_equal_steps_give_no_warning(desk):
     done = desk.plan('[dims]\ndataset = ["images-12", "persona"]\n')
     assert done.exit_code == 0
     assert done.stderr == ""
 
 
 @pytest.mark.parametrize("name", ["RealVisXL_V5.0_Lightning", "sdxl-turbo"])
-def test_a_distilled_checkpoint_is_warned_about_though_it_is_not_here(desk, name):
+def test_a_distilled_checkpoint_is_recognized_by_its_name(desk, name):
     desk.change("RealVisXL_V5.0_fp16", name)
     done = desk.plan("[dims]\nnetwork_dim = [16]\n")
     assert done.exit_code == 0
@@ -248,39 +248,39 @@ def test_a_distilled_checkpoint_is_warned_about_though_it_is_not_here(desk, name
     assert "base_models.realvisxl-v5.path" in done.stderr
 
 
-def test_what_a_dataset_sets_itself_and_a_grid_too_is_refused(desk):
+def test_an_argument_set_by_dataset_and_grid_is_an_error(desk):
     desk.change("# subset = { flip_aug = false }", "subset = { flip_aug = false }")
     done = desk.plan("[fixed]\nflip_aug = true\n")
     assert done.exit_code == 2
     assert "dataset persona sets flip_aug = false, which overrides this" in done.stderr
 
 
-# --- the bill ---------------------------------------------------------------------------------------------------------
+# --- forecast ---------------------------------------------------------------------------------------------------------
 
 
-def test_every_grid_of_the_project_plans_without_a_word_of_warning(desk):
+def test_every_grid_of_the_project_plans_without_a_warning(desk):
     assert len(GRIDS) >= 7
     for grid in GRIDS:
         done = desk.call("plan", "--json", "--grid", str(grid))
         assert done.exit_code == 0, done.stderr
-        told = json.loads(done.stdout)
-        assert told["warnings"] == []
-        assert told["seconds"] < 3 * 12 * 3600, "no question may take more than three nights"
-        assert len({run["steps"] for run in told["runs"] if not run["is_baseline"]}) == 1
-        replicates = {run["params"]["seed"] for run in told["runs"] if not run["is_baseline"]}
+        result = json.loads(done.stdout)
+        assert result["warnings"] == []
+        assert result["seconds"] < 3 * 12 * 3600, "no question may take more than three nights"
+        assert len({run["steps"] for run in result["runs"] if not run["is_baseline"]}) == 1
+        replicates = {run["params"]["seed"] for run in result["runs"] if not run["is_baseline"]}
         assert len(replicates) >= 3
 
 
-def test_the_page_of_questions_has_every_grids_bill(desk):
+def test_the_page_of_questions_has_the_forecast_of_every_grid(desk):
     lines = (ROOT / "docs" / "questions.md").read_text(encoding="utf-8").splitlines()
     rows = [line for line in lines if line.startswith("| Q") and line.count("|") == 7]  # six columns: the bills
     assert [row[2:4] for row in rows] == [f"Q{number}" for number in range(1, 9)]
     for grid in GRIDS:
-        told = json.loads(desk.call("plan", "--json", "--grid", str(grid)).stdout)
+        result = json.loads(desk.call("plan", "--json", "--grid", str(grid)).stdout)
         (row,) = [row for row in rows if grid.name in row]
         cells = " ".join(row.split("|")[4:]).replace(",", " ").split()
-        trainings = sum(not run["is_baseline"] for run in told["runs"])
-        for figure in (str(trainings), f"{told['seconds'] / 3600:.1f}", f"{told['disk_bytes'] / 1024**3:.1f}"):
+        trainings = sum(not run["is_baseline"] for run in result["runs"])
+        for figure in (str(trainings), f"{result['seconds'] / 3600:.1f}", f"{result['disk_bytes'] / 1024**3:.1f}"):
             assert figure in cells, (grid.name, figure)
 
 
@@ -299,14 +299,14 @@ def test_plan_shows_runs_questions_and_costs(desk):
         assert text in done.stdout
 
 
-def test_only_shows_the_toml_of_the_first_that_matches(desk):
+def test_only_shows_the_config_of_the_first_match(desk):
     done = desk.plan("[dims]\nnetwork_dim = [16, 32]\n", "--only", "*dim=32*")
     assert "network_dim = 32" in done.stdout
     assert "network_alpha = 16" in done.stdout
     assert "dim=16" not in done.stdout
 
 
-def test_nothing_selected_is_3_and_nothing_is_written(desk):
+def test_no_match_exits_with_3_and_writes_nothing(desk):
     done = desk.plan("[dims]\nnetwork_dim = [16, 32]\n", "--only", "nothing")
     assert done.exit_code == 3
     assert not (desk.settings.parent / "runs").exists()
@@ -317,30 +317,30 @@ def test_plan_starts_and_writes_nothing(desk):
     assert sorted(path.name for path in desk.settings.parent.iterdir()) == ["grid.toml", "orchestrate.toml"]
 
 
-def test_steps_are_counted_from_the_pictures_by_their_buckets(desk):
+def test_steps_are_counted_from_the_buckets_of_the_pictures(desk):
     desk.change("max_train_steps = 2160", "max_train_epochs = 10")
     desk.draw(5)
     desk.draw(3, size=(128, 64))
     # two shapes: batches of 4 are 4 + 1 squares and 3 wide ones, three batches; in pairs of batches two steps an epoch
-    told = desk.told("[fixed]\ntrain_batch_size = 4\ngradient_accumulation_steps = 2\n")
-    assert [(run["steps"], run["epochs"], run["steps_exact"]) for run in told["runs"] if not run["is_baseline"]] == [
+    result = desk.forecast("[fixed]\ntrain_batch_size = 4\ngradient_accumulation_steps = 2\n")
+    assert [(run["steps"], run["epochs"], run["steps_exact"]) for run in result["runs"] if not run["is_baseline"]] == [
         (20, 10, True)
     ]
 
 
-def test_steps_are_an_estimate_while_the_pictures_are_elsewhere_and_unknown_without_a_number(desk):
+def test_steps_are_estimated_or_unknown_without_pictures(desk):
     desk.change("max_train_steps = 2160", "max_train_epochs = 10")
-    (run, _) = desk.told("[dims]\nnetwork_dim = [16]\n")["runs"]
+    (run, _) = desk.forecast("[dims]\nnetwork_dim = [16]\n")["runs"]
     assert (run["steps"], run["steps_exact"]) == (360, False)
     desk.change("pictures = 36 ", "# ")
-    (run, _) = desk.told("[dims]\nnetwork_dim = [16]\n")["runs"]
+    (run, _) = desk.forecast("[dims]\nnetwork_dim = [16]\n")["runs"]
     assert run["steps"] is None
 
 
-def test_disk_is_checkpoints_states_and_pictures(desk):
+def test_disk_space_includes_checkpoints_states_and_images(desk):
     grid = "[fixed]\nnetwork_dim = 32\nsave_every_n_epochs = 30\n"
-    plain = desk.told(grid)
-    with_states = desk.told(grid + "save_state = true\n")
+    plain = desk.forecast(grid)
+    with_states = desk.forecast(grid + "save_state = true\n")
     numbers = (2_660_000 + 903_000) * 32
     (run, _) = plain["runs"]
     pictures = 40 * 1024 * 1024 * 1.7
@@ -349,13 +349,13 @@ def test_disk_is_checkpoints_states_and_pictures(desk):
     assert more == pytest.approx(2 * numbers * (4 + 13.8), rel=0.01)
 
 
-def test_a_sweep_larger_than_the_disk_is_told(desk):
-    told = desk.told("[dims]\nnetwork_dim = [1024]\nseed = [{}]\n".format(", ".join(map(str, range(1, 3000)))))
-    assert [warning["severity"] for warning in told["warnings"]] == ["error"]
-    assert "the sweep needs about" in told["warnings"][0]["what"]
+def test_a_sweep_larger_than_the_disk_is_an_error(desk):
+    result = desk.forecast("[dims]\nnetwork_dim = [1024]\nseed = [{}]\n".format(", ".join(map(str, range(1, 3000)))))
+    assert [warning["severity"] for warning in result["warnings"]] == ["error"]
+    assert "the sweep needs about" in result["warnings"][0]["what"]
 
 
-def test_the_bill_is_of_this_machine_once_a_run_is_finished(world):
+def test_times_come_from_finished_runs(world):
     before = _json(world, "plan")
     assert {run["known_from"] for run in before["runs"]} == {"assumed"}
     world.drive(only="network_dim=2*")
@@ -370,7 +370,7 @@ def test_the_bill_is_of_this_machine_once_a_run_is_finished(world):
     }
 
 
-def test_a_run_that_failed_for_good_costs_nothing_more(world):
+def test_a_failed_run_needs_no_time(world):
     world.settle(env={"STANDIN_TRAIN": "bad_config:network_dim=4"})
     world.drive(only="network_dim=4*")
     (_, failed, _) = _json(world, "plan")["runs"]
@@ -379,10 +379,10 @@ def test_a_run_that_failed_for_good_costs_nothing_more(world):
     assert (failed["train_s"], failed["generate_s"], failed["disk_bytes"]) == (0, 0, 0)
 
 
-def test_another_sweep_of_the_same_memory_profile_counts(world):
+def test_times_come_from_other_sweeps_with_the_same_memory_profile(world):
     world.drive(only="network_dim=2*")
-    told = _json(world, "plan", "--name", "another")
-    by_dim = {run["params"].get("network_dim"): run["known_from"] for run in told["runs"] if not run["is_baseline"]}
+    result = _json(world, "plan", "--name", "another")
+    by_dim = {run["params"].get("network_dim"): run["known_from"] for run in result["runs"] if not run["is_baseline"]}
     assert by_dim == {2: "sweep grid", 4: "assumed"}
 
 
@@ -393,7 +393,7 @@ def _json(world, *words: str) -> dict:
     return json.loads(done.stdout)
 
 
-# --- the numbers behind it --------------------------------------------------------------------------------------------
+# --- figures of the forecast ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -412,9 +412,7 @@ def _json(world, *words: str) -> dict:
         ((768, 768), 256, 1536, 32, True, (3291, 297), (2464, 224)),
     ],
 )
-def test_a_picture_falls_into_the_bucket_of_sd_scripts_own_manager(
-    resolution, least, most, step, no_upscale, size, shape
-):
+def test_buckets_are_those_of_sd_scripts(resolution, least, most, step, no_upscale, size, shape):
     """The shapes are what BucketManager.select_bucket of the pinned commit gave."""
     params = {
         "resolution": f"{resolution[0]},{resolution[1]}",
@@ -427,11 +425,11 @@ def test_a_picture_falls_into_the_bucket_of_sd_scripts_own_manager(
     assert list(step_count.buckets(params, [size])) == [shape]
 
 
-def test_without_buckets_all_are_of_one_size():
+def test_without_buckets_all_pictures_have_one_size():
     assert step_count.buckets({"resolution": "512"}, [(700, 500), (1, 9)]) == {(512, 512): 2}
 
 
-def test_1600_steps_are_what_sd_scripts_takes_by_itself():
+def test_the_default_length_is_1600_steps():
     assert step_count.length({}, [(1, 1)] * 10, 1) == TrainingLength(steps=1600, epochs=160, steps_per_epoch=10)
 
 
@@ -444,11 +442,11 @@ def test_1600_steps_are_what_sd_scripts_takes_by_itself():
         ({"network_dim": 64, "network_train_unet_only": True}, 650),
     ],
 )
-def test_a_checkpoint_is_as_large_as_real_ones_are(params, mib):
+def test_the_size_of_a_checkpoint_is_that_of_real_ones(params, mib):
     assert resource_profile.checkpoint_bytes(params) / 1024**2 == pytest.approx(mib, rel=0.01)
 
 
-def test_learning_rates_and_seeds_do_not_make_another_memory_profile():
+def test_learning_rate_and_seed_do_not_change_the_memory_profile():
     params = {"network_dim": 16, "learning_rate": 1.0, "seed": 1, "optimizer_type": "Prodigy", "max_train_steps": 9}
     alike = {**params, "learning_rate": 0.5, "seed": 2, "max_train_steps": 20}
     assert resource_profile.profile(params) == resource_profile.profile(alike)
@@ -456,7 +454,7 @@ def test_learning_rates_and_seeds_do_not_make_another_memory_profile():
     assert resource_profile.profile(params) != resource_profile.profile({**params, "an_argument_of_tomorrow": True})
 
 
-def test_a_recipe_is_measured_by_what_it_will_make(desk):
+def test_the_size_of_a_dataset_after_a_recipe_is_estimated(desk):
     desk.draw(6)
     desk.change("pictures = 36 ", "# ")
     desk.grid.write_text("[dims]\nnetwork_dim = [16]\n", encoding="utf-8")
@@ -469,5 +467,5 @@ def test_a_recipe_is_measured_by_what_it_will_make(desk):
     assert counts["with-frames"] == (12, False), "half of all at most"
 
 
-def test_free_disk_is_of_the_disk_that_will_hold_the_runs(tmp_path):
+def test_free_disk_space_of_a_folder_that_does_not_exist(tmp_path):
     assert forecast.free_bytes(tmp_path / "not" / "yet" / "there") > 0

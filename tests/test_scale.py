@@ -1,4 +1,4 @@
-"""Large grids and sweeps stay quick: held against the processor's time, which other work here hardly moves."""
+"""Speed of large grids and sweeps, in CPU seconds, which depend little on other work on the machine."""
 
 import resource
 import subprocess
@@ -20,8 +20,8 @@ def spent(argv: Sequence[str]) -> tuple[float, str]:
 
 
 def test_ten_thousand_points_are_planned_within_three_seconds_and_300_mib():
-    _, told = spent(["-m", "benchmarks.planning"])
-    words = told.split()
+    _, printed = spent(["-m", "benchmarks.planning"])
+    words = printed.split()
     assert words[:3] == ["10,000", "points", "planned"]
     assert float(words[words.index("s") + 1].removeprefix("(")) < 3
     assert int(words[words.index("peak") + 1]) < 300
@@ -40,6 +40,6 @@ status.make(Sweep(Path({str(tmp_path)!r}) / 'runs' / 'large'), 1000)"
     settings = tmp_path / "orchestrate.toml"
     settings.write_text((ROOT / "orchestrate.toml").read_text(encoding="utf-8"), encoding="utf-8")
     argv = ["-c", "from orchestrator.cli import main; main()", "status", "large", "--settings", str(settings)]
-    seconds, told = spent(argv)
-    assert "seed=" in told
+    seconds, printed = spent(argv)
+    assert "seed=" in printed
     assert seconds < 1

@@ -1,4 +1,4 @@
-"""The memory that plan tells beforehand, against what was measured on a card."""
+"""The VRAM estimate against measurements on a GPU."""
 
 import json
 
@@ -49,7 +49,7 @@ def test_every_measured_cell_is_predicted(key: str) -> None:
         {"network_train_unet_only": True, "cache_text_encoder_outputs": False},
     ],
 )
-def test_nothing_is_told_outside_what_was_measured(changes: Params) -> None:
+def test_there_is_no_estimate_outside_the_measured_range(changes: Params) -> None:
     assert vram_estimate.estimate(PRODIGY_32) is not None
     assert vram_estimate.estimate({**PRODIGY_32, **changes}) is None
 
