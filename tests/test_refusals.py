@@ -80,8 +80,8 @@ STEPS = '\n[fixed]\noptimizer_type = "AdamW"\nlearning_rate = 1e-4\noptimizer_ar
     [
         ("after = 1.5\npictures = 2\nmargn = 1", GRID, ("early_stop.after", "early_stop.pictures", "early_stop.margn")),
         ("", f"{GRID}{STEPS}max_train_epochs = 4\n", ("dims.toml", "max_train_epochs", "max_train_steps", "same step")),
-        ("", f"{GRID}{STEPS}sample_every_n_epochs = 1\n", ("dims.toml", "sample_every_n_epochs", "take it out")),
-        ("pictures = 5", GRID, ("orchestrate.toml", "early_stop.pictures", "looks at 2 runs, 2 each", "at least 8")),
+        ("", f"{GRID}{STEPS}sample_every_n_epochs = 1\n", ("dims.toml", "sample_every_n_epochs", "remove it")),
+        ("pictures = 5", GRID, ("orchestrate.toml", "early_stop.pictures", "2 checks of 2 runs", "at least 8")),
         ("pictures = 40\np = 1e-6", GRID, ("early_stop.pictures", "8 prompts and 2 seeds", "generate.seeds")),
     ],
 )
