@@ -52,7 +52,8 @@ class Renderer:
         """
         model = _model(base, trainer)
         arguments = {key: value for key, value in params.items() if key not in TREATMENTS}
-        _refuse_doubled(point, model.keys() | ours.keys(), arguments)
+        if doubled := sorted((model.keys() | ours.keys()) & arguments.keys()):
+            raise InputError(*(_reserved(key, point.name) for key in doubled))
         meant = {**model, **ours, **arguments}
         text = self._render(TRAIN, meant, point=point, model=model, output=ours, arguments=arguments)
         if verify:
@@ -168,16 +169,8 @@ def _subset(dataset: Dataset, image_dir: Path) -> dict[str, Value]:
     }
 
 
-def _refuse_doubled(point: Point, ours: set[str], arguments: Params) -> None:
-    if doubled := sorted(ours & arguments.keys()):
-        raise InputError(
-            *(
-                Problem(
-                    what=f"orchestrate sets {key} itself", where=point.name, key=key, remedy="remove it from the grid"
-                )
-                for key in doubled
-            )
-        )
+def _reserved(key: str, where: str) -> Problem:
+    return Problem(what=f"orchestrate sets {key} itself", where=where, key=key, remedy="remove it from the grid")
 
 
 def _line_in(path: Path, error: Exception) -> int | None:

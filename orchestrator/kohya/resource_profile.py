@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from orchestrator.kohya.arguments.values import key_values
 from orchestrator.kohya.optimizers import optimizer_of
 from orchestrator.kohya.outputs import files
 from orchestrator.kohya.outputs.files import TrainingLength
@@ -22,16 +23,10 @@ def trained_numbers(params: Params) -> int:
         size = _TEXT_PER_RANK
     elif not params.get("network_train_unet_only"):
         size += _TEXT_PER_RANK
-    return size * (rank if isinstance(rank, int) else 4) + _CONV_PER_RANK * _conv_rank(params)
-
-
-def _conv_rank(params: Params) -> int:
-    arguments = params.get("network_args", ())
-    for item in arguments if isinstance(arguments, tuple) else ():
-        name, _, text = str(item).partition("=")
-        if name == "conv_dim" and text.isdecimal():
-            return int(text)
-    return 0
+    conv_rank = key_values(params, "network_args").get("conv_dim", "")
+    return size * (rank if isinstance(rank, int) else 4) + _CONV_PER_RANK * (
+        int(conv_rank) if conv_rank.isdecimal() else 0
+    )
 
 
 def checkpoint_bytes(params: Params) -> int:

@@ -67,7 +67,13 @@ def load_schema(sd_scripts: Path | None) -> ArgumentSchema:
 def read_snapshot() -> ArgumentSchema:
     """The arguments of the pinned commit, from the file shipped with this package."""
     record = json.loads(SNAPSHOT.read_text(encoding="utf-8"))
-    return ArgumentSchema(origin=record["commit"], by_name={key["name"]: _from_json(key) for key in record["keys"]})
+    arguments = [_from_json(key) for key in record["keys"]]
+    return ArgumentSchema(origin=record["commit"], by_name={argument.name: argument for argument in arguments})
+
+
+def _from_json(record: dict[str, Any]) -> Argument:
+    lists = {name: tuple(value) for name, value in record.items() if isinstance(value, list)}
+    return Argument(**{**record, **lists, "kind": Kind(record["kind"])})
 
 
 def read_source(sd_scripts: Path) -> ArgumentSchema:
@@ -83,18 +89,6 @@ def read_source(sd_scripts: Path) -> ArgumentSchema:
             )
         ) from error
     return ArgumentSchema(origin=str(sd_scripts), by_name={key.name: key for key in found})
-
-
-def _from_json(record: dict[str, Any]) -> Argument:
-    default = record["default"]
-    return Argument(
-        name=record["name"],
-        kind=Kind(record["kind"]),
-        many=record["many"],
-        choices=tuple(record["choices"]),
-        default=tuple(default) if isinstance(default, list) else default,
-        where=record["where"],
-    )
 
 
 class _Reader:

@@ -4,6 +4,7 @@ import ast
 from collections.abc import Iterator
 
 from orchestrator.errors import Problem, error, warning
+from orchestrator.kohya.arguments.values import key_values
 from orchestrator.kohya.optimizers import optimizer_of
 from orchestrator.model import Params, Value
 
@@ -20,12 +21,6 @@ def lint(params: Params) -> Iterator[Problem]:
 def _number(params: Params, key: str, default: float = 0) -> float:
     value = params.get(key, default)
     return value if isinstance(value, int | float) else default
-
-
-def _arguments(params: Params, key: str) -> dict[str, str]:
-    value = params.get(key, ())
-    pairs = [str(item).partition("=") for item in (value if isinstance(value, tuple) else ())]
-    return {name: text for name, _, text in pairs}
 
 
 # --- rates ------------------------------------------------------------------------------------------------------------
@@ -82,14 +77,14 @@ def _one_rate(params: Params) -> Iterator[Problem]:
     elif "unet_lr" in params:
         what = f"{optimizer.name} accepts one learning rate: unet_lr must equal the others"
         yield warning("unet_lr", what, remedy)
-    if any(name.startswith("loraplus_") for name in _arguments(params, "network_args")):
+    if any(name.startswith("loraplus_") for name in key_values(params, "network_args")):
         what = f"LoRA+ sets a second learning rate, and {optimizer.name} accepts one"
         yield error("network_args", what, "remove the loraplus ratios, or use AdamW8bit")
 
 
 def _sets_own_rate(params: Params) -> bool:
     """Whether Adafactor sets the rate itself, which is its default."""
-    text = _arguments(params, "optimizer_args").get("relative_step", "True")
+    text = key_values(params, "optimizer_args").get("relative_step", "True")
     try:
         relative = ast.literal_eval(text)
     except (ValueError, SyntaxError):

@@ -1,5 +1,7 @@
 """Names and ranges that sd-scripts' argument parser does not check: schedulers, network arguments, samplers."""
 
+from orchestrator.model import Params
+
 SCHEDULERS = (
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
     "cosine_with_min_lr", "warmup_stable_decay", "piecewise_constant", "adafactor",
@@ -18,7 +20,15 @@ NETWORK_ARGS = {
 """What networks.lora reads from `network_args`, and its types; it ignores other keys."""
 
 KEY_VALUE_LISTS = ("optimizer_args", "lr_scheduler_args", "network_args")
-"""Lists of `k=v` strings."""
+"""Lists of `key=value` strings."""
+
+
+def key_values(params: Params, name: str) -> dict[str, str]:
+    """The `key=value` strings of one argument as a dict; empty if it is not a list."""
+    value = params.get(name, ())
+    pairs = [str(item).partition("=") for item in (value if isinstance(value, tuple) else ())]
+    return {key: text for key, _, text in pairs}
+
 
 POSITIVE = (
     "network_dim", "train_batch_size", "gradient_accumulation_steps", "max_train_steps", "max_train_epochs",
@@ -39,26 +49,17 @@ SAMPLERS = (
 
 _BASE = 'add the checkpoint as [base_models.NAME] in the settings and set base_model = "NAME"'
 _DATASET = 'add the images as [datasets.NAME] in the settings and set dataset = "NAME"'
-_FOLDER = "leave it out: every run has its own folder"
 
 RESERVED = {
-    "pretrained_model_name_or_path": _BASE,
-    "vae": _BASE,
-    "dataset_config": _DATASET,
-    "dataset_class": _DATASET,
-    "train_data_dir": _DATASET,
-    "reg_data_dir": _DATASET,
-    "in_json": _DATASET,
-    "dataset_repeats": _DATASET,
-    "caption_extension": _DATASET,
-    "caption_extention": _DATASET,
-    "conditioning_data_dir": _DATASET,
-    "config_file": _FOLDER,
-    "output_config": _FOLDER,
-    "output_dir": _FOLDER,
-    "output_name": _FOLDER,
-    "logging_dir": _FOLDER,
-    "console_log_file": _FOLDER,
+    **dict.fromkeys(("pretrained_model_name_or_path", "vae"), _BASE),
+    **dict.fromkeys(
+        ("dataset_config", "dataset_class", "train_data_dir", "reg_data_dir", "in_json", "dataset_repeats",
+         "caption_extension", "caption_extention", "conditioning_data_dir"), _DATASET,
+    ),
+    **dict.fromkeys(
+        ("config_file", "output_config", "output_dir", "output_name", "logging_dir", "console_log_file"),
+        "leave it out: every run has its own folder",
+    ),
     "tokenizer_cache_dir": "set it under [trainer] in the settings",
     "training_comment": "leave it out: it holds the point's id, by which checkpoints are verified",
     "no_metadata": "leave it out: checkpoints are verified by their metadata",
@@ -68,22 +69,15 @@ RESERVED = {
     "v2": "leave it out: orchestrate trains SDXL",
     "wandb_api_key": "set WANDB_API_KEY in the environment: a secret must not be written into run folders",
     "huggingface_token": "set HF_TOKEN in the environment: a secret must not be written into run folders",
-}
+}  # fmt: skip
 """Arguments that orchestrate sets itself or that would break its guarantees, and what to do instead."""
 
 SECRETS = ("wandb_api_key", "huggingface_token")
 
 OTHER_NAMES = {
-    "text_encoder_lr1": "text_encoder_lr",
-    "text_encoder_lr2": "text_encoder_lr",
-    "lr": "learning_rate",
-    "rank": "network_dim",
-    "dim": "network_dim",
-    "alpha": "network_alpha",
-    "optimizer": "optimizer_type",
-    "scheduler": "lr_scheduler",
-    "batch_size": "train_batch_size",
-    "epochs": "max_train_epochs",
+    "text_encoder_lr1": "text_encoder_lr", "text_encoder_lr2": "text_encoder_lr", "lr": "learning_rate",
+    "rank": "network_dim", "dim": "network_dim", "alpha": "network_alpha", "optimizer": "optimizer_type",
+    "scheduler": "lr_scheduler", "batch_size": "train_batch_size", "epochs": "max_train_epochs",
     "steps": "max_train_steps",
-}
+}  # fmt: skip
 """Names from other trainers, and two that sd-scripts' own documents mention but its parser does not accept."""

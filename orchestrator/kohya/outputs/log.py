@@ -6,8 +6,9 @@ Pure functions of text; they accept the tail of a log of any size.
 import math
 import re
 import signal
+import tomllib
+from pathlib import Path
 
-from orchestrator.kohya.outputs.failures import BY_SIGNAL, PATTERNS
 from orchestrator.model import Failure, Progress
 
 # Every repetition is bounded: a log may be one very long line, and it is read every second.
@@ -23,6 +24,14 @@ _FRAME = re.compile(r"^([ \t]{0,20}File \"[^\"\n]{1,500}\", line \d{1,9}.{0,500}
 _RICH = re.compile(r"(?:\d{4}-\d\d-\d\d \d\d:\d\d:\d\d )?(?:INFO|WARNING|ERROR) (.*?)(?: \w+\.py:\d+)?")
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _REASON_LENGTH = 300
+
+_MESSAGES = tomllib.loads(Path(__file__).with_name("failures.toml").read_text(encoding="utf-8"))
+_CAUSES = {Failure(cause): re.compile("|".join(patterns)) for cause, patterns in _MESSAGES.items()}
+_SIGNALS = {
+    "SIGKILL": Failure.HOST_OOM,  # sent by the kernel; orchestrate records its own kills separately
+    **dict.fromkeys(("SIGINT", "SIGTERM", "SIGHUP"), Failure.KILLED),
+}
+"""The cause that a signal implies; any other signal is a crash."""
 
 
 def read_progress(text: str) -> Progress | None:
@@ -85,7 +94,7 @@ def classify(text: str, exit_code: int | None) -> tuple[Failure, str] | None:
     whole = "\n".join(lines)
     if exit_code == 0:
         return _quiet_failure(whole)
-    for failure, pattern in PATTERNS:
+    for failure, pattern in _CAUSES.items():
         if match := pattern.search(whole):
             return failure, _message(_line_at(whole, match.start()))
     return _by_signal(whole, exit_code) or _by_loss(text) or _by_shape(lines, text, exit_code)
@@ -105,7 +114,7 @@ def _by_signal(whole: str, exit_code: int | None) -> tuple[Failure, str] | None:
     reported = re.search(r"died with <Signals\.(SIG\w+): \d+>", whole)
     number = -exit_code if exit_code < 0 else exit_code - 128
     name = reported[1] if reported else signal.Signals(number).name if number in set(signal.Signals) else None
-    return (BY_SIGNAL.get(name, Failure.CRASHED), f"killed by {name}") if name else None
+    return (_SIGNALS.get(name, Failure.CRASHED), f"killed by {name}") if name else None
 
 
 def _by_loss(text: str) -> tuple[Failure, str] | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from orchestrator.errors import Problem
 from orchestrator.kohya import resume
+from orchestrator.kohya.arguments.values import key_values
 from orchestrator.kohya.optimizers import optimizer_of
 from orchestrator.kohya.outputs import files, log, safetensors_header
 from orchestrator.kohya.outputs.files import TrainingLength
@@ -82,52 +83,51 @@ def _failure(problems: list[Problem]) -> Failure:
 # --- one file ---------------------------------------------------------------------------------------------------------
 
 
-def _file_problems(path: Path, params: Params) -> Iterator[Problem]:
+def _file_problems(path: Path, params: Params) -> list[Problem]:
     """What is wrong with a checkpoint as a file of LoRA weights."""
+    return [
+        Problem(what=what, where=str(path), key=key, remedy=remedy) for what, key, remedy in _file_issues(path, params)
+    ]
+
+
+def _file_issues(path: Path, params: Params) -> Iterator[tuple[str, str, str]]:
+    again = "train it again"
     try:
-        found = safetensors_header.read_header(path)
-        bad = safetensors_header.not_finite(path, found)
-        untrained = safetensors_header.all_zero(path, found, suffix=".lora_up.weight")
-        torn = _is_torn(path, found)
+        header = safetensors_header.read_header(path)
+        bad = safetensors_header.not_finite(path, header)
+        untrained = safetensors_header.all_zero(path, header, suffix=".lora_up.weight")
+        torn = _is_torn(path, header)
     except FileNotFoundError:
-        yield Problem(what="the checkpoint is missing", where=str(path), remedy="read the end of the attempt's log")
+        yield "the checkpoint is missing", "", "read the end of the attempt's log"
         return
     except (OSError, ValueError) as error:
-        yield Problem(what=f"the checkpoint is broken: {error}", where=str(path), remedy="train it again")
+        yield f"the checkpoint is broken: {error}", "", again
         return
     if torn:
-        what = "its weights do not match the recorded hash: part of the file was not written to disk"
-        yield Problem(what=what, where=str(path), remedy="train it again")
+        yield "its weights do not match the recorded hash: part of the file was not written to disk", "", again
     if bad:
-        what = f"{len(bad)} of {len(found.tensors)} tensors: the checkpoint {_NOT_FINITE}"
-        yield Problem(what=what, where=str(path), remedy="lower the learning rate, or use mixed_precision bf16")
+        what = f"{len(bad)} of {len(header.tensors)} tensors: the checkpoint {_NOT_FINITE}"
+        yield what, "", "lower the learning rate, or use mixed_precision bf16"
     if untrained:
-        what = "nothing was learned: every trained weight is still zero"
-        yield Problem(what=what, where=str(path), remedy="raise the learning rate or the number of steps")
-    yield from _rank_problems(path, found, params)
+        yield "nothing was learned: every trained weight is still zero", "", "raise the learning rate or the steps"
+    rank, by_block = params.get("network_dim"), "block_dims" in key_values(params, "network_args")
+    if rank is not None and not by_block and rank not in ranks(header):
+        yield f"its weights have rank {sorted(ranks(header))}, not {rank}", "network_dim", again
 
 
-def _is_torn(path: Path, found: Header) -> bool:
+def _is_torn(path: Path, header: Header) -> bool:
     """Whether the weights do not match the hash that sd-scripts records when it saves them."""
-    recorded = found.metadata.get("sshs_model_hash")
+    recorded = header.metadata.get("sshs_model_hash")
     if recorded is None:
         return False
     with path.open("rb") as file:
-        file.seek(min((tensor.begin for tensor in found.tensors.values()), default=0))
+        file.seek(min((tensor.begin for tensor in header.tensors.values()), default=0))
         return hashlib.file_digest(file, "sha256").hexdigest() != recorded
 
 
-def ranks(found: Header) -> set[int]:
+def ranks(header: Header) -> set[int]:
     """The ranks of a LoRA's modules, from the header of its file."""
-    return {tensor.shape[0] for name, tensor in found.tensors.items() if name.endswith(".lora_down.weight")}
-
-
-def _rank_problems(path: Path, found: Header, params: Params) -> Iterator[Problem]:
-    rank, arguments = params.get("network_dim"), params.get("network_args", ())
-    by_block = isinstance(arguments, tuple) and any(str(item).startswith("block_dims=") for item in arguments)
-    if rank is not None and not by_block and rank not in ranks(found):
-        what = f"its weights have rank {sorted(ranks(found))}, not {rank}"
-        yield Problem(what=what, where=str(path), key="network_dim", remedy="train it again")
+    return {tensor.shape[0] for name, tensor in header.tensors.items() if name.endswith(".lora_down.weight")}
 
 
 def _earlier_checkpoint_problems(
@@ -136,7 +136,7 @@ def _earlier_checkpoint_problems(
     """What is wrong with a checkpoint from before the end of the training."""
     segment = _segment(segments, checkpoint)
     path, step = segment.folder / checkpoint.file, checkpoint.step - segment.epoch * length.steps_per_epoch
-    problems = list(_file_problems(path, params))
+    problems = _file_problems(path, params)
     yield from problems
     if not problems and (steps := safetensors_header.read_header(path).metadata.get("ss_steps")) != str(step):
         yield Problem(what=f"it records step {steps}, not {step}", where=str(path), remedy="train it again")
@@ -198,18 +198,13 @@ def _disagreements(
     optimizer = metadata.get("ss_optimizer", "").partition("(")[0].rpartition(".")[2]
     if optimizer.casefold() != (requested := optimizer_of(params).recorded).casefold():
         yield "ss_optimizer", requested, optimizer
-    planned = metadata.get("ss_max_train_steps")
-    if metadata.get("ss_steps") != (left := _left(metadata, begun)):
+    planned, length = metadata.get("ss_max_train_steps"), _length(metadata)
+    left = str(length.steps - begun * length.steps_per_epoch) if length else planned  # a resumed training's own steps
+    if metadata.get("ss_steps") != left:
         yield "ss_steps", left, metadata.get("ss_steps")
     announced = log.total_steps(log_text)
     if announced is not None and str(announced) != planned:
         yield "ss_max_train_steps", announced, planned
-
-
-def _left(metadata: Mapping[str, str], begun: int) -> str | None:
-    """The steps that a training resumed after `begun` epochs still had to make; it counts no others."""
-    length = _length(metadata)
-    return str(length.steps - begun * length.steps_per_epoch) if length else metadata.get("ss_max_train_steps")
 
 
 def _recorded(params: Params) -> dict[str, str]:
