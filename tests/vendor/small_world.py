@@ -14,20 +14,14 @@ import numpy as np
 from PIL import Image
 from safetensors.numpy import save_file
 
-from orchestrator.store import provenance
-from orchestrator.store.hashes import HashCache
 from orchestrator.config import settings
-from orchestrator.run.context import Context
-from orchestrator.run.context import Stop
-from orchestrator.miniature import pack
-from orchestrator.miniature import world
-from orchestrator.config.schema import Dataset
-from orchestrator.config.schema import Launcher
-from orchestrator.model import Point
-from orchestrator.model import Result
-from orchestrator.model import Value
+from orchestrator.config.schema import Dataset, Launcher
 from orchestrator.datasets import prepare
+from orchestrator.miniature import pack, world
+from orchestrator.model import Point, Result, Value
+from orchestrator.run.context import Context, Stop
 from orchestrator.run.stages import train
+from orchestrator.store.hashes import HashCache
 from orchestrator.store.layout import Run
 
 HERE = Path(__file__).parent

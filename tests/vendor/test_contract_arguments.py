@@ -6,9 +6,9 @@ import subprocess
 import pytest
 from small_world import Trainer
 
-from orchestrator.store import provenance
 from orchestrator.kohya import argv
 from orchestrator.kohya.arguments import schema
+from orchestrator.store import provenance
 
 PARSER = """
 import json, sys

@@ -13,8 +13,7 @@ from small_world import Swept, World
 from orchestrator.kohya import argv as command
 from orchestrator.kohya import generate
 from orchestrator.kohya.outputs import log
-from orchestrator.store.layout import Run
-from orchestrator.store.layout import Sweep
+from orchestrator.store.layout import Run, Sweep
 
 
 @pytest.fixture(scope="module")

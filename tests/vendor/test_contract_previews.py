@@ -5,8 +5,8 @@ import hashlib
 from PIL import Image
 from small_world import SIDE, Trained, World, trained
 
-from orchestrator.kohya import previews
 from orchestrator.config.schema import EarlyStop
+from orchestrator.kohya import previews
 from orchestrator.run.stages import train
 
 LENGTH = {"max_train_epochs": 2, "max_train_steps": 4}

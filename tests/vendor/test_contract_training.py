@@ -7,13 +7,11 @@ from pathlib import Path
 import pytest
 from small_world import Trained, World
 
-from orchestrator.store import process
-from orchestrator.run.context import Stop
-from orchestrator.kohya.outputs import files
-from orchestrator.kohya.outputs import safetensors_header
-from orchestrator.kohya.outputs import log
-from orchestrator.model import Failure
 from orchestrator.config.schema import Launcher
+from orchestrator.kohya.outputs import files, log, safetensors_header
+from orchestrator.model import Failure
+from orchestrator.run.context import Stop
+from orchestrator.store import process
 
 
 def test_a_product_is_proven(masked: Trained) -> None:
@@ -119,9 +117,8 @@ def test_accelerates_launcher_trains_the_same(tiny: World, plain: Trained) -> No
     launched = tiny.train("launched", launcher=Launcher.ACCELERATE, **settings)
     assert launched.result.failure is None, launched.result.reason
     assert "accelerate.commands.launch" in (launched.folder / "command.json").read_text(encoding="utf-8")
-    weights = [
-        safetensors_header.read_header(one.output / "lora.safetensors").metadata["sshs_model_hash"] for one in (launched, plain)
-    ]
+    files = [one.output / "lora.safetensors" for one in (launched, plain)]
+    weights = [safetensors_header.read_header(file).metadata["sshs_model_hash"] for file in files]
     assert weights[0] == weights[1]
 
 

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 from small_world import Trainer, World
 
-from orchestrator.scoring import adherence
-from orchestrator.scoring import prompt_adherence
+from orchestrator.scoring import adherence, prompt_adherence
 
 MAKE = """
 import sys, torch

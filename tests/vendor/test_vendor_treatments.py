@@ -10,14 +10,13 @@ from PIL import Image
 from safetensors.numpy import load_file
 from small_world import Trained, Trainer, World, trained
 
-from orchestrator.scoring import faces
-from orchestrator import images
 from orchestrator.config import settings
-from orchestrator.run.context import Context
 from orchestrator.kohya.outputs import log
 from orchestrator.miniature import draw
 from orchestrator.miniature.world import PERSONA
+from orchestrator.run.context import Context
 from orchestrator.run.stages import train
+from orchestrator.scoring import faces
 
 pytestmark = pytest.mark.filterwarnings("ignore:.estimate. is deprecated:FutureWarning")
 
