@@ -17,7 +17,7 @@ from orchestrator.evidence.calibration.record import CalibrationRecord
 from orchestrator.evidence.confirmation import Confirmation, ConfirmationResult
 from orchestrator.report import html
 from orchestrator.report.answers.answer import Answer
-from orchestrator.report.html import csp, figures, image_sheets
+from orchestrator.report.html import figures, image_sheets
 from orchestrator.scoring import thumbnails
 from orchestrator.store import layout, records
 from orchestrator.store.layout import Run, Sweep
@@ -77,9 +77,9 @@ def test_every_run_has_a_row_and_a_place_to_look_closer(tmp_path, album):
 def test_what_is_missing_in_the_middle_of_a_sweep_is_said(tmp_path, album):
     text = written(made(tmp_path, album, pending=3))
     assert "4 of 17 runs are not finished (1 failed, 3 pending)" in text
-    assert "1 run was degraded" in text
-    assert "Only one checkpoint of each run has been scored" in text
-    assert "No question was asked" in text
+    assert "1 run degraded" in text
+    assert "Each run has one scored checkpoint" in text
+    assert "The grid has no <code>[[question]]</code>" in text
 
 
 def test_a_sweep_of_which_nothing_is_there_yet_has_a_page(tmp_path, album):
@@ -87,8 +87,8 @@ def test_a_sweep_of_which_nothing_is_there_yet_has_a_page(tmp_path, album):
     for name in ("scores.json", "images.json"):
         (sweep.runs()[-1].path / name).unlink()
     text = written(sweep)
-    assert "No run of these is scored yet" in text
-    assert "No pictures have been made yet" in text
+    assert "No run is scored yet" in text
+    assert "There are no images yet" in text
 
 
 def test_answers_are_told_with_their_verdict(tmp_path, album):
@@ -128,8 +128,8 @@ def test_a_doubtful_yardstick_is_marked_on_every_number_that_is_read_against_it(
     read = replace(summary.read(sweep), runs=tuple(judged), calibration=kept)
     text = re.sub(r"\s+", " ", html.write(read).read_text(encoding="utf-8"))
     assert len(re.findall(r">\d+%\*<", text)) == len(judged), "the column of what passes"
-    assert "*: by a calibration to be taken with care (provisional: 9 photos; trained on 1 reference)" in text
-    assert "own photos lie (provisional: 9 photos; trained on 1 reference)." in text
+    assert "*: the threshold is uncertain (provisional: 9 photos; trained on 1 reference)" in text
+    assert "Shaded: 90 % of the reference photos (provisional: 9 photos; trained on 1 reference)." in text
 
 
 def test_copying_is_flagged(tmp_path, album):
@@ -164,7 +164,7 @@ def test_the_file_needs_nothing_else_and_its_policy_allows_nothing_else(tmp_path
     assert " style=" not in text, "the policy would block it"
     assert not re.search(r"\son\w+=", text)
     (style,), (script,) = (re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL) for tag in ("style", "script"))
-    assert csp.policy(style, script) in text.replace("&#39;", "'"), "the hashes are of what stands there"
+    assert html.policy(style, script) in text.replace("&#39;", "'"), "the hashes are of what stands there"
 
 
 def test_hostile_names_and_prompts_are_text(tmp_path, album):
@@ -228,13 +228,13 @@ def test_what_more_pictures_would_be_worth_is_drawn(tmp_path, album):
         replace(one, trained_faces=size, run=_on(one.run, f"images-{size}", seed))
         for one, (seed, size) in zip(trained, product((1, 2), (12, 24, 36)), strict=True)
     ]
-    (drawn,) = [figure for figure in figures.figures(sized) if figure.title == "Number of pictures"]
+    (drawn,) = [figure for figure in figures.figures(sized) if figure.title == "Number of training images"]
     assert "72 instead of 36 images: " in drawn.caption
     assert "measured: 2 runs" in drawn.alt
-    assert "from training pictures 12 to 36" in drawn.alt
+    assert "from training images 12 to 36" in drawn.alt
     assert ">72<" in str(drawn.svg)
     two = [one for one in sized if one.trained_faces != 12]
-    assert "Number of pictures" not in {figure.title for figure in figures.figures(two)}
+    assert "Number of training images" not in {figure.title for figure in figures.figures(two)}
 
 
 def _on(run: Run, dataset: str, seed: int) -> Run:
@@ -245,7 +245,7 @@ def _on(run: Run, dataset: str, seed: int) -> Run:
 def test_ladder_events_stand_in_the_memory_plot(tmp_path, album):
     found = summary.gather(made(tmp_path, album))
     memory = next(figure for figure in figures.figures(found) if figure.title == "VRAM over time")
-    assert "1 ended for want of memory" in memory.alt
+    assert "1 out of memory" in memory.alt
     assert ">AdamW8bit<" in str(memory.svg)
 
 

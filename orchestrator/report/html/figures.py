@@ -1,4 +1,4 @@
-"""Which figures the page has, of which numbers, and what is said in their place where the numbers are not there."""
+"""The figures of the page: their data, captions and text alternatives."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,22 +14,22 @@ from orchestrator.evidence.stats.learning_curve import CurvePoint
 from orchestrator.evidence.stats.pairs import REPLICATE
 from orchestrator.evidence.summary import RunSummary
 from orchestrator.model import Failure, Score, State, Value
-from orchestrator.report.answers import rows
-from orchestrator.report.html import plots, stage_times
+from orchestrator.report.answers import rows as evidence
+from orchestrator.report.html import plots, rows
 from orchestrator.report.html.plots import Bars, Dot, Level, Line
 from orchestrator.store import vram_log
 from orchestrator.store.layout import Attempt
-from orchestrator.text import pluralize
+from orchestrator.text import duration, pluralize
 from orchestrator.values import toml_repr
 
 _SHOWN_BARS = 40
 _SAMPLES = 120
-"""Of one attempt's memory: more cannot be told apart at this width."""
+"""Per attempt; more are not visible at this width."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """A plot with what it shows in words, or `absent`: why there is none."""
+    """A plot with its text alternative, or `absent`: why there is none."""
 
     title: str
     caption: str
@@ -40,7 +40,7 @@ class Figure:
 
 
 def figures(found: Sequence[RunSummary], kept: CalibrationRecord | None = None) -> list[Figure]:
-    """In the order in which they are read. kept: the yardstick to draw beside the scores."""
+    """All figures in the order of the page. kept: the calibration to draw with the scores."""
     learned = [*_over_pictures(found), _over_checkpoints(found), _over_strengths(found)]
     return [*_by_dim(found, kept), *learned, _memory(found), _time(found)]
 
@@ -55,40 +55,39 @@ def _by_dim(found: Sequence[RunSummary], kept: CalibrationRecord | None) -> Iter
     for dim in swept:
         title = f"Similarity by {dim}"
         caption = (
-            "Every dot is a run: the mean over its pictures, where one without a face counts -1. Bar: mean and 95 % "
-            "interval over training seeds; hollow dots are degraded runs and in no mean. Dashed: no LoRA."
-            + (_band_told(kept) if kept else "")
+            "A dot is a run: its mean image value (no face counts -1). Bar: mean and 95 % interval over seeds. "
+            f"Hollow: degraded runs, not in the mean. Dashed: baseline.{_band_caption(kept) if kept else ''}"
         )
         levels = [_level(value, scored, dim) for value in _values(scored, dim)]
         if not levels:
-            yield Figure(title=title, caption="", absent="No run of these is scored yet.")
+            yield Figure(title=title, caption="", absent="No run is scored yet.")
             continue
-        alt = "; ".join(_told(dim, one) for one in levels)
+        alt = "; ".join(_in_words(dim, one) for one in levels)
         yield Figure(
-            title=title, caption=caption, svg=plots.levels(dim, levels, floor=_floor(found), band=band), alt=alt
+            title=title, caption=caption, svg=plots.levels(dim, levels, baseline=_baseline(found), band=band), alt=alt
         )
 
 
-def _band_told(kept: CalibrationRecord) -> str:
+def _band_caption(kept: CalibrationRecord) -> str:
     caveats = f" ({'; '.join(kept.caveats)})" if kept.caveats else ""
-    return f" Shaded: where nine in ten of the persona's own photos lie{caveats}."
+    return f" Shaded: 90 % of the reference photos{caveats}."
 
 
 def _values(scored: Sequence[RunSummary], dim: str) -> list[Value]:
     return list(dict.fromkeys(one.run.point.params[dim] for one in scored if dim in one.run.point.params))
 
 
-def _level(value: Value, scored: Sequence[RunSummary], dim: str) -> Level:
-    here = [one for one in scored if one.run.point.params.get(dim) == value]
+def _level(level: Value, scored: Sequence[RunSummary], dim: str) -> Level:
+    here = [one for one in scored if one.run.point.params.get(dim) == level]
     sound = [one for one in here if not one.degraded and one.status.state is State.FINISHED]
     return Level(
-        label=_label(value),
+        label=_label(level),
         dots=tuple(
-            Dot(run=one.run.point.id, name=one.run.point.name, value=worth, hollow=one.degraded)
+            Dot(run=one.run.point.id, name=one.run.point.name, value=value, hollow=one.degraded)
             for one in here
-            if (worth := _worth(one)) is not None
+            if (value := _value(one)) is not None
         ),
-        mean=_mean([worth for one in sound if (worth := _worth(one)) is not None]),
+        mean=_mean([value for one in sound if (value := _value(one)) is not None]),
         interval=_interval(sound),
     )
 
@@ -97,7 +96,7 @@ def _label(value: Value) -> str:
     return value if isinstance(value, str) else toml_repr(value)
 
 
-def _worth(one: RunSummary) -> float | None:
+def _value(one: RunSummary) -> float | None:
     return _mean(list(run_metrics.by_prompt(one.choice.reported).values())) if one.choice else None
 
 
@@ -106,7 +105,7 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def _interval(sound: Sequence[RunSummary]) -> Interval | None:
-    """Of the level's mean, with the training seed as the unit; None with a single seed."""
+    """95 % interval of the level's mean over training seeds; None with a single seed."""
     runs = [
         (one.run.point.params.get(REPLICATE), run_metrics.by_prompt(one.choice.reported)) for one in sound if one.choice
     ]
@@ -114,12 +113,12 @@ def _interval(sound: Sequence[RunSummary]) -> Interval | None:
     return found.interval() if found else None
 
 
-def _floor(found: Sequence[RunSummary]) -> float | None:
-    return _mean([worth for one in found if one.run.point.is_baseline and (worth := _worth(one)) is not None])
+def _baseline(found: Sequence[RunSummary]) -> float | None:
+    return _mean([value for one in found if one.run.point.is_baseline and (value := _value(one)) is not None])
 
 
-def _told(dim: str, one: Level) -> str:
-    """A level in words, for who does not see the plot."""
+def _in_words(dim: str, one: Level) -> str:
+    """A level as text alternative."""
     bounds = f", 95 % interval {one.interval.low:.3f} to {one.interval.high:.3f}" if one.interval else ""
     mean = f"mean {one.mean:.3f}{bounds}" if one.mean is not None else "no mean"
     return f"{dim} {one.label}: {pluralize(len(one.dots), 'run')}, {mean}"
@@ -129,21 +128,21 @@ def _told(dim: str, one: Level) -> str:
 
 
 def _over_pictures(found: Sequence[RunSummary]) -> Iterator[Figure]:
-    """Of datasets of three sizes or more; a grid that varies none has no such figure."""
-    measured = rows.curve_points(found)
-    fitted = rows.fit_curve(measured) if any("dataset" in one.run.point.dims for one in found) else None
+    """Only for grids with datasets of three or more sizes."""
+    measured = evidence.curve_points(found)
+    fitted = evidence.fit_curve(measured) if any("dataset" in one.run.point.dims for one in found) else None
     if fitted is None:
         return
-    seeds, x = list(_by_seed(measured)), "training pictures"
+    seeds, x = list(_by_seed(measured)), "training images"
     heights = dict(fitted.fitted)
-    bounds = [heights[fitted.present] + worth for worth in (fitted.interval.low, fitted.interval.high)]
-    carried_on = Line(group="fitted, and carried on", points=_floats(heights))
-    doubt = Line(group="95 % interval", points=tuple((float(fitted.target), bound) for bound in bounds))
+    bounds = [heights[fitted.present] + value for value in (fitted.interval.low, fitted.interval.high)]
+    extrapolated = Line(group="fitted and extrapolated", points=_floats(heights))
+    interval = Line(group="95 % interval", points=tuple((float(fitted.target), bound) for bound in bounds))
     yield Figure(
-        title="Number of pictures",
+        title="Number of training images",
         caption="Mean image value by number of training images with a face, one line per seed. "
-        f"{rows.describe_curve(fitted)}.",
-        svg=plots.lines([*seeds, carried_on, doubt], x=x, y="similarity"),
+        f"{evidence.describe_curve(fitted)}.",
+        svg=plots.lines([*seeds, extrapolated, interval], x=x, y="similarity"),
         alt=_ends(seeds, x),
     )
 
@@ -169,9 +168,9 @@ def _over_checkpoints(found: Sequence[RunSummary]) -> Figure:
     by = "epoch" if all(item.epoch for one in trained for item in one.run.checkpoints()) else "step"
     lines = [line for one in trained if (line := _curve(one, by=by))]
     if not lines:
-        absent = "Only one checkpoint of each run has been scored: `checkpoints` in [generate] asks for more."
+        absent = "Each run has one scored checkpoint. Set `checkpoints` in [generate] to score more."
         return Figure(title=title, caption="", absent=absent)
-    caption = "Mean picture value of every scored checkpoint of a run, at the strength chosen for it."
+    caption = "Mean image value of each scored checkpoint of a run at the selected strength."
     svg = plots.lines(lines, x=by, y="similarity")
     return Figure(title=title, caption=caption, svg=svg, alt=_ends(lines, by))
 
@@ -180,18 +179,15 @@ def _over_strengths(found: Sequence[RunSummary]) -> Figure:
     title = "Strength"
     lines = [line for one in found if not one.run.point.is_baseline and (line := _curve(one, by="strength"))]
     if not lines:
-        absent = "Only one strength has been scored: `strengths` in [generate] asks for more."
+        absent = "One strength is scored. Set `strengths` in [generate] to score more."
         return Figure(title=title, caption="", absent=absent)
-    caption = "Mean picture value at every scored strength, of the checkpoint chosen for each run."
+    caption = "Mean image value at each scored strength of the selected checkpoint."
     svg = plots.lines(lines, x="strength of the LoRA", y="similarity")
     return Figure(title=title, caption=caption, svg=svg, alt=_ends(lines, "strength"))
 
 
 def _curve(one: RunSummary, *, by: str) -> Line | None:
-    """A run's value along its checkpoints, by epoch or step, or along its strengths, the other held at its choice.
-
-    None with a single one.
-    """
+    """A run's value by epoch, step or strength, with the selected checkpoint or strength otherwise; None below two."""
     if one.choice is None:
         return None
     places = {
@@ -210,7 +206,7 @@ def _curve(one: RunSummary, *, by: str) -> Line | None:
 
 
 def _first_level(one: RunSummary) -> str:
-    """What the lines of a run are coloured by: the level of the grid's first dim."""
+    """The level of the grid's first dim, which gives a run's lines their colour."""
     dim = next((dim for dim in one.run.point.dims if dim != REPLICATE), "")
     return f"{dim} {_label(one.run.point.params[dim])}" if dim else "all runs"
 
@@ -234,11 +230,11 @@ def _memory(found: Sequence[RunSummary]) -> Figure:
     title = "VRAM over time"
     lines = [line for one in found for attempt in one.run.attempts("train") if (line := _vram(attempt))]
     if not lines:
-        return Figure(title=title, caption="", absent="No card was polled, so nothing is known of its memory.")
+        return Figure(title=title, caption="", absent="VRAM was not monitored.")
     out = sum(line.bad for line in lines)
     peak = max(y for line in lines for _, y in line.points)
-    caption = "Every line is one attempt to train. A cross is where memory ran out; beside a line, what it conceded."
-    alt = f"{len(lines)} attempts, peak {peak:.1f} GiB, {out} ended for want of memory"
+    caption = "A line is a training attempt; a cross marks out of memory, the label an OOM fallback."
+    alt = f"{len(lines)} attempts, peak {peak:.1f} GiB, {out} out of memory"
     svg = plots.lines(lines, x="minutes", y="GiB", wide=True)
     return Figure(title=title, caption=caption, svg=svg, alt=alt, wide=True)
 
@@ -259,27 +255,25 @@ def _vram(attempt: Attempt) -> Line | None:
 
 
 def _thinned(points: Sequence[tuple[float, float]]) -> Iterator[tuple[float, float]]:
-    """The highest of each stretch: a peak is what a memory curve is read for."""
+    """The highest point of each stretch, so that no peak is lost."""
     stretch = -(-len(points) // _SAMPLES)
     for begin in range(0, len(points), stretch):
         yield max(points[begin : begin + stretch], key=lambda point: point[1])
 
 
 def _time(found: Sequence[RunSummary]) -> Figure:
-    title = "What each run took"
-    spent = {one.run.point.name: seconds for one in found if (seconds := stage_times.seconds(one.run))}
+    title = "Time per run"
+    spent = {one.run.point.name: seconds for one in found if (seconds := rows.stage_seconds(one.run))}
     if not spent:
-        return Figure(title=title, caption="", absent="Nothing has ended yet.")
+        return Figure(title=title, caption="", absent="No attempt has ended yet.")
     longest = sorted(spent, key=lambda name: -sum(spent[name].values()))[:_SHOWN_BARS]
-    total = sum(sum(seconds.values()) for seconds in spent.values()) / 3600
-    lost = sum(seconds.get(stage_times.LOST, 0.0) for seconds in spent.values()) / 3600
+    total = sum(sum(seconds.values()) for seconds in spent.values())
+    lost = sum(seconds.get(rows.LOST, 0.0) for seconds in spent.values())
     some = f" The {_SHOWN_BARS} longest of {len(spent)} runs." if len(spent) > _SHOWN_BARS else ""
-    told = f"{total:.1f} hours in all, {lost:.1f} of them lost in attempts that failed.{some}"
-    kinds = [
-        kind for kind in ("train", "generate", "score", stage_times.LOST) if any(kind in one for one in spent.values())
-    ]
+    caption = f"{duration(total)} in total, {duration(lost)} of it in failed attempts.{some}"
+    kinds = [kind for kind in ("train", "generate", "score", rows.LOST) if any(kind in one for one in spent.values())]
     bars = Bars(
         labels=tuple(longest),
         kinds={kind: tuple(spent[name].get(kind, 0.0) / 60 for name in longest) for kind in kinds},
     )
-    return Figure(title=title, caption=told, svg=plots.bars(bars, x="minutes"), alt=told, wide=True)
+    return Figure(title=title, caption=caption, svg=plots.bars(bars, x="minutes"), alt=caption, wide=True)

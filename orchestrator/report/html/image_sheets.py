@@ -1,4 +1,4 @@
-"""Contact sheets: for each prompt, the same seeds side by side across runs."""
+"""Contact sheets: the images of one prompt, same seeds for every run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,22 +10,22 @@ from orchestrator.scoring import thumbnails
 from orchestrator.store import layout
 
 _MOST_CHARS = 15 * 1000**2
-"""Of all thumbnails of a page together: with 200 runs of 64 pictures it stays below 20 MB."""
+"""Of all thumbnails of a page: 200 runs with 64 images each stay below 20 MB."""
 
 _GROWTH = 1.3
-"""A thumbnail's bytes grow with this power of its side, at least."""
+"""The size of a thumbnail grows at least with this power of its side."""
 
 Picture: TypeAlias = tuple[str, str, str]
-"""(file below the run's folder, WebP in base64, what the scorer says in a word or number)."""
+"""(file relative to the run's folder, WebP in base64, similarity or a word)."""
 Pictures: TypeAlias = Sequence[tuple[Image, str]]
-"""With what the scorer says."""
+"""Images with similarity or a word."""
 Thumbnails: TypeAlias = dict[str, dict[str, str]]
 """Run id -> file -> WebP in base64."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sheet:
-    """One prompt: `runs` is run id -> seed -> picture. Seeds are text, as keys of JSON are."""
+    """One prompt. runs: run id -> seed -> image; seeds are text, as JSON keys."""
 
     prompt: int
     text: str
@@ -34,7 +34,7 @@ class Sheet:
 
 
 def sheets(found: Sequence[RunSummary]) -> list[Sheet]:
-    """A sheet for each prompt of which any run has pictures; of each run its chosen checkpoint and strength."""
+    """A sheet per prompt with images; each run shows its selected checkpoint and strength."""
     shown = {one.run.point.id: _shown(one) for one in found}
     small = _fitting(found, shown)
     prompts = {image.prompt: image.text for pictures in shown.values() for image, _ in pictures}
@@ -42,11 +42,11 @@ def sheets(found: Sequence[RunSummary]) -> list[Sheet]:
 
 
 def _fitting(found: Sequence[RunSummary], shown: Mapping[str, Pictures]) -> Thumbnails:
-    """The largest thumbnails that a page has room for, by run and file."""
+    """The largest thumbnails that fit into the page, by run and file."""
     small, px, length = {}, 0, 0
     for smaller in thumbnails.SIDES:
         if length * (smaller / max(px, 1)) ** _GROWTH > _MOST_CHARS and smaller != thumbnails.SIDES[-1]:
-            continue  # would not fit either
+            continue  # too large as well
         small, px = _thumbnails(found, shown, smaller), smaller
         length = sum(len(text) for texts in small.values() for text in texts.values())
         if length <= _MOST_CHARS:
@@ -65,7 +65,7 @@ def _thumbnails(found: Sequence[RunSummary], shown: Mapping[str, Pictures], px: 
 
 
 def _shown(one: RunSummary) -> list[tuple[Image, str]]:
-    """The pictures that stand for a run: of its choice once it is scored, else of what was made last."""
+    """The images of a run's selected checkpoint; before it is scored, those of the last one."""
     if one.choice:
         return [
             (score.image, _word(score))
@@ -74,7 +74,7 @@ def _shown(one: RunSummary) -> list[tuple[Image, str]]:
         ]
     pictures = one.run.pictures() if one.run.done("generate") else ()
     last = [image for image in pictures if image.checkpoint == pictures[-1].checkpoint]
-    return [(image, "not scored yet") for image in last if image.strength == last[-1].strength]
+    return [(image, "not scored") for image in last if image.strength == last[-1].strength]
 
 
 def _word(score: Score) -> str:

@@ -1,4 +1,4 @@
-"""Numbers -> SVG by matplotlib, in colours that the page's style sheet gives, the same bytes for the same numbers."""
+"""SVG plots by matplotlib in the colours of the page's style sheet; equal numbers give equal bytes."""
 
 import io
 import re
@@ -22,7 +22,7 @@ _VARIABLES = {
     _BAND: "var(--band)",
     **{colour: f"var(--series-{number})" for number, colour in enumerate(_SERIES, start=1)},
 }
-"""Stand-ins for colours: matplotlib wants numbers, and the page is light or dark when it is read."""
+"""Placeholder colours for matplotlib -> CSS variables, because the reader's browser chooses light or dark."""
 
 _STYLE = {
     "svg.fonttype": "none",
@@ -52,7 +52,7 @@ _MOST_TICKS = 12
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dot:
-    """One run; a link to it, by its id."""
+    """One run, linked by its id."""
 
     run: str
     name: str
@@ -72,7 +72,7 @@ class Level:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """One line; those of a group share a colour. bad: it ends in a cross; note: written at its end."""
+    """One line; lines of a group share a colour. bad: it ends with a cross. note: label at its end."""
 
     group: str
     points: tuple[tuple[float, float], ...]
@@ -82,26 +82,26 @@ class Line:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bars:
-    """Stacked bars: of each kind one length for each label."""
+    """Stacked bars. kinds: kind -> one length per label."""
 
     labels: tuple[str, ...]
     kinds: Mapping[str, tuple[float, ...]]
 
 
-def levels(dim: str, shown: Sequence[Level], *, floor: float | None, band: Interval | None) -> Markup:
-    """Dots beside each other for each level, mean and interval to their right; a band and a dashed floor behind."""
+def levels(dim: str, shown: Sequence[Level], *, baseline: float | None, band: Interval | None) -> Markup:
+    """Dots of each level with mean and interval beside them; behind them a band and a dashed baseline."""
     with _style(f"levels {dim}"):
         figure, axes = _axes(4.6, 3.1)
         for at, level in enumerate(shown):
             _dots(axes, at, level, _SERIES[at % len(_SERIES)])
         if band:
             axes.axhspan(band.low, band.high, color=_BAND, linewidth=0)
-        if floor is not None:
-            axes.axhline(floor, color=_FAINT, linestyle=(0, (4, 3)), linewidth=1)
+        if baseline is not None:
+            axes.axhline(baseline, color=_FAINT, linestyle=(0, (4, 3)), linewidth=1)
         axes.set_xticks(range(len(shown)), [_short(level.label) for level in shown])
         axes.set_xlim(-0.5, len(shown) - 0.5)
         axes.set_ylim(
-            *_heights(shown, [*([floor] if floor is not None else []), *([band.low, band.high] if band else [])])
+            *_heights(shown, [*([baseline] if baseline is not None else []), *([band.low, band.high] if band else [])])
         )
         axes.set_xlabel(dim)
         axes.set_ylabel("similarity")
@@ -110,7 +110,7 @@ def levels(dim: str, shown: Sequence[Level], *, floor: float | None, band: Inter
 
 
 def lines(shown: Sequence[Line], *, x: str, y: str, wide: bool = False) -> Markup:
-    """Thin lines, a colour for each group. A wide one has its upward axis from zero."""
+    """Thin lines, one colour per group. The y axis of a wide plot begins at zero."""
     groups = list(dict.fromkeys(line.group for line in shown))
     colours = {group: _SERIES[at % len(_SERIES)] for at, group in enumerate(groups)}
     with _style(f"lines {x}"):
@@ -132,7 +132,7 @@ def lines(shown: Sequence[Line], *, x: str, y: str, wide: bool = False) -> Marku
 
 
 def bars(shown: Bars, *, x: str) -> Markup:
-    """One bar for each label, from the top down."""
+    """One bar per label, from top to bottom."""
     with _style(f"bars {x}"):
         figure, axes = _axes(9.4, 0.9 + 0.22 * len(shown.labels))
         rows = range(len(shown.labels))
@@ -152,7 +152,7 @@ def bars(shown: Bars, *, x: str) -> Markup:
 
 
 def _heights(shown: Sequence[Level], others: Sequence[float]) -> tuple[float, float]:
-    """As the dots need it: an interval of two seeds, many times as long, leaves the plot at its edge."""
+    """The range of the dots; a long interval of two seeds may leave the plot."""
     heights = [dot.value for level in shown for dot in level.dots] + [*others]
     margin = 0.12 * (max(heights) - min(heights)) or 0.05
     return min(heights) - margin, max(heights) + margin
@@ -186,7 +186,7 @@ def _lines(axes: Any, group: Sequence[Line], colour: str) -> None:
 
 
 def _event(axes: Any, line: Line) -> None:
-    """Where memory ran out, or what an attempt conceded."""
+    """The mark of an out-of-memory attempt, or its OOM fallback."""
     across, up = zip(*line.points, strict=True)
     if line.bad:
         axes.plot(across, up, color=_BAD, linewidth=1.2)
@@ -197,14 +197,14 @@ def _event(axes: Any, line: Line) -> None:
 
 
 def _short(text: str, limit: int = 16) -> str:
-    """Shortened in the middle; matplotlib would read dollars as mathematics."""
+    """Shortened in the middle; dollars are escaped, because matplotlib reads them as mathematics."""
     if len(text) > limit:
         text = f"{text[: limit // 2]}…{text[len(text) - limit // 2 + 1 :]}"
     return text.replace("$", r"\$")
 
 
 def _style(salt: str) -> Any:
-    """`salt` keeps the ids of one plot from those of another on the same page."""
+    """`salt` makes the element ids of a plot unique on the page."""
     import matplotlib as mpl
 
     style: dict[Any, Any] = {**_STYLE, "svg.hashsalt": salt}
@@ -220,10 +220,10 @@ def _axes(width: float, height: float) -> tuple[Any, Any]:
 
 
 def _svg(figure: Any, names: Mapping[str, str]) -> Markup:
-    """The figure as an element for a page: themed, without style attributes, dots with the names of their runs."""
+    """The figure as an SVG element without style attributes; dots have the names of their runs."""
     file = io.StringIO()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a name in a script that its own font lacks: the reader's will be used
+        warnings.simplefilter("ignore")  # a character that matplotlib's font lacks: the browser's font has it
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = file.getvalue()
     text = text[text.index("<svg") :]
@@ -238,11 +238,11 @@ def _svg(figure: Any, names: Mapping[str, str]) -> Markup:
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, variable)
     text = re.sub(r' (?:width|height)="[\d.]+pt"', "", text, count=2)
-    return Markup(text)  # noqa: S704 (matplotlib escapes what is written in a plot)
+    return Markup(text)  # noqa: S704 (matplotlib escapes text)
 
 
 def _attributes(match: re.Match[str]) -> str:
-    """A style as presentation attributes: the page's policy allows no style but its own sheet's."""
+    """A style attribute as presentation attributes, because the page's policy forbids inline styles."""
     pairs = (part.split(":", 1) for part in match[1].split(";") if ":" in part)
     kept = {key.strip(): value.strip() for key, value in pairs if key.strip() not in ("font", "font-family")}
     return "".join(f' {key}="{value}"' for key, value in kept.items())

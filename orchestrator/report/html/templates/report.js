@@ -1,5 +1,5 @@
 "use strict";
-// Sorts and filters the table; builds a contact sheet when it is opened, in the table's order. Text is only ever text.
+// Sorts and filters the table; builds a contact sheet when it is opened, in the order of the table. Inserts text only.
 
 const table = document.getElementById("table");
 const body = table.tBodies[0];
@@ -89,8 +89,8 @@ function build(sheet) {
     return element("div", { className: "row" }, element("h3", {}, name, ...marks), element("ul", {}, ...tiles));
   });
   sheet.lastElementChild.classList.toggle("few", seeds.length <= 4);
-  const legend = element("p", { className: "faint legend", textContent: `Seeds ${seeds.join(", ")}, from left to right; below each picture its similarity.` });
-  sheet.lastElementChild.replaceChildren(...(rows.length ? [legend, ...rows] : [element("p", { className: "absent", textContent: "None of the runs shown has pictures." })]));
+  const legend = element("p", { className: "faint legend", textContent: `Seeds ${seeds.join(", ")}, from left to right; the similarity is below each image.` });
+  sheet.lastElementChild.replaceChildren(...(rows.length ? [legend, ...rows] : [element("p", { className: "absent", textContent: "The runs shown have no images." })]));
 }
 
 function refresh() {
