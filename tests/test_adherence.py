@@ -103,7 +103,7 @@ def test_pictures_that_cannot_be_read_and_prompts_of_triggers_alone_have_none(tm
 
 def test_a_program_that_fails_is_told_with_its_last_words(tmp_path: Path) -> None:
     python = interpreter(tmp_path / "python", "#!/bin/sh\necho first >&2; echo no torch here >&2; exit 1\n")
-    with pytest.raises(NotReady, match=r"clip: score\.clip: CLIP did not run: no torch here"):
+    with pytest.raises(NotReady, match=r"clip: score\.clip: CLIP failed: no torch here"):
         prompt_adherence.with_adherence([score("a hill")], asked(python), root=tmp_path, folder=tmp_path)
 
 

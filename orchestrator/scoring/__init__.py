@@ -12,9 +12,10 @@ After a crash, `in_progress` names the images that were being processed. One ima
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from orchestrator.config.schema import Scoring
 from orchestrator.errors import OrchestrateError, Problem
@@ -26,8 +27,6 @@ MAX_ERROR_RATE = 0.05
 
 FACE_CACHE = ".faces"
 """Name of the folder in `runs/` with the faces found so far; several machines may share it."""
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,22 +101,24 @@ class Scored:
 
 def write_job(folder: Path, job: Job) -> list[str]:
     """Write `job.json` into the folder; returns the command that runs it."""
-    records.write(folder / "job.json", _plain(asdict(job)))
+    records.write(folder / "job.json", _adapter(Job).dump_python(job, mode="json"))
     return [sys.executable, "-m", "orchestrator.scoring", str(folder / "job.json")]
 
 
 def read_job(path: Path) -> Job:
     """Raises OrchestrateError when the file is damaged or has another schema."""
-    return _read(path, Job)
+    job: Job = _read(path, Job)
+    return job
 
 
 def write_scored(path: Path, scored: Scored) -> None:
-    records.write(path, _plain(asdict(scored)))
+    records.write(path, _adapter(Scored).dump_python(scored, mode="json"))
 
 
 def read_scored(path: Path) -> Scored:
     """Raises OrchestrateError when the file is damaged or has another schema."""
-    return _read(path, Scored)
+    scored: Scored = _read(path, Scored)
+    return scored
 
 
 def read_scores(path: Path) -> tuple[Score, ...]:
@@ -142,21 +143,20 @@ def in_progress(out: Path) -> tuple[str, ...]:
     return tuple(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else ()
 
 
-def _read(path: Path, kind: type[_T]) -> _T:
-    from pydantic import TypeAdapter, ValidationError
+def _read(path: Path, kind: Any) -> Any:
+    from pydantic import ValidationError
 
     try:
-        return TypeAdapter(kind).validate_python(records.read(path))
+        return _adapter(kind).validate_python(records.read(path))
     except ValidationError as error:
         first = error.errors()[0]
         what = f"cannot be read: {'.'.join(map(str, first['loc']))}: {first['msg']}"
         raise OrchestrateError(Problem(what=what, where=str(path))) from error
 
 
-def _plain(value: Any) -> Any:
-    """`value` with its paths as text, for JSON."""
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
-    return str(value) if isinstance(value, Path) else value
+@cache
+def _adapter(kind: Any) -> Any:
+    """A pydantic TypeAdapter, imported lazily and built once per type."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)

@@ -1,9 +1,9 @@
-"""How much of its prompt a picture shows, by CLIP: the cosine of the picture's embedding to the text's.
+"""Adherence to the prompt, by CLIP: the cosine between the embeddings of an image and of its prompt.
 
     python adherence.py JOB.json OUT.json
 
-It runs in the trainer's interpreter (Python 3.10 or later; torch and transformers are there, nothing of ours), so it
-imports only the standard library at the top. The job is a JSON file in UTF-8:
+It runs in the trainer's interpreter (Python 3.10 or later, with torch and transformers but without this package), so
+it imports only the standard library at the top. The job is a JSON file in UTF-8:
 
     {
       "schema": 1,
@@ -12,9 +12,9 @@ imports only the standard library at the top. The job is a JSON file in UTF-8:
       "pairs": [{"picture": "/abs/0001.png", "text": "photo of a woman in a red coat"}]
     }
 
-`model` is a folder as transformers saves it. Nothing is downloaded, and weights are read from safetensors alone: other
-formats can hold code. `{"schema": 1, "cosines": [0.24]}` is written, in the order of the pairs. Texts are cut to what
-the model takes, 77 tokens. On stdout lines like `prompted: 8/64`.
+`model` is a folder as transformers saves it. Nothing is downloaded, and only safetensors weights are read, because other
+formats can contain code. The output is `{"schema": 1, "cosines": [0.24]}`, in the order of the pairs. Texts are cut to
+77 tokens. On stdout lines like `prompted: 8/64`.
 """
 
 import json
@@ -28,7 +28,7 @@ _BATCH = 8
 
 
 def main(job_file: Path, out: Path) -> None:
-    """Raises ValueError for a job of another schema, OSError for a model or a picture that cannot be read."""
+    """Raises ValueError for a job with another schema, OSError for a model or image that cannot be read."""
     os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")  # read when transformers is imported
     job = json.loads(job_file.read_text(encoding="utf-8"))
     if job["schema"] != SCHEMA:
@@ -63,8 +63,8 @@ def _batch(model: Any, processor: Any, pairs: "list[dict[str, str]]") -> "list[f
         max_length=model.config.text_config.max_position_embeddings,
     )
     with torch.inference_mode():
-        seen = model(**inputs.to(model.device))
-    cosine = torch.nn.functional.cosine_similarity(seen.image_embeds, seen.text_embeds)
+        output = model(**inputs.to(model.device))
+    cosine = torch.nn.functional.cosine_similarity(output.image_embeds, output.text_embeds)
     return [float(value) for value in cosine]
 
 

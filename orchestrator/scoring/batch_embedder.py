@@ -4,9 +4,10 @@ import json
 import math
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,7 @@ class InProgressFile:
         draft.replace(self._path)
 
 
+@dataclass(kw_only=True)
 class BatchEmbedder:
     """Finds and embeds the largest face of each image.
 
@@ -61,23 +63,13 @@ class BatchEmbedder:
     the others.
     """
 
-    def __init__(
-        self,
-        *,
-        load: Callable[[], faces.Faces],
-        cache: faces.Cache,
-        workers: int,
-        in_progress: InProgressFile,
-        skip: Iterable[Path] = (),
-        alone: Iterable[Path] = (),
-    ) -> None:
-        self._load = load
-        self._model: faces.Faces | None = None
-        self._cache = cache
-        self._workers = workers
-        self._in_progress = in_progress
-        self._skip = frozenset(skip)
-        self._alone = frozenset(alone)
+    load: Callable[[], faces.Faces]
+    cache: faces.Cache
+    workers: int
+    in_progress: InProgressFile
+    skip: Collection[Path] = ()
+    alone: Collection[Path] = ()
+    _model: faces.Faces | None = field(default=None, init=False)
 
     @property
     def provider(self) -> str:
@@ -91,10 +83,10 @@ class BatchEmbedder:
         """
         outcomes: dict[Path, faces.Outcome] = {}
         unknown: dict[str, list[Path]] = {}  # by content: an image with two names is processed once
-        with ThreadPoolExecutor(self._workers) as pool:
+        with ThreadPoolExecutor(self.workers) as pool:
             digests = list(pool.map(self._hash, paths))
         for path, sha256 in zip(paths, digests, strict=True):
-            known = sha256 if isinstance(sha256, faces.ReadError) else self._cache.get(sha256)
+            known = sha256 if isinstance(sha256, faces.ReadError) else self.cache.get(sha256)
             if known:
                 outcomes[path] = known
             else:
@@ -106,7 +98,7 @@ class BatchEmbedder:
         return [outcomes[path] for path in paths]
 
     def _hash(self, path: Path) -> str | faces.ReadError:
-        if path in self._skip:
+        if path in self.skip:
             return _SKIPPED
         try:
             return hashes.sha256(path)
@@ -117,12 +109,12 @@ class BatchEmbedder:
         """Images that are not in the cache, by their sha256, as they are done."""
         if not paths:
             return
-        self._model = self._model or self._load()
-        alone = {sha256: path for sha256, path in paths.items() if path in self._alone}
+        self._model = self._model or self.load()
+        alone = {sha256: path for sha256, path in paths.items() if path in self.alone}
         others = {sha256: path for sha256, path in paths.items() if sha256 not in alone}
-        size = max(1, min(BATCH, math.ceil(len(others) / self._workers)))
+        size = max(1, min(BATCH, math.ceil(len(others) / self.workers)))
         batches = [dict(list(others.items())[start : start + size]) for start in range(0, len(others), size)]
-        pool = ThreadPoolExecutor(self._workers)
+        pool = ThreadPoolExecutor(self.workers)
         try:
             futures = [pool.submit(self._batch, self._model, batch) for batch in batches]
             for future in as_completed(futures):
@@ -134,18 +126,18 @@ class BatchEmbedder:
 
     def _batch(self, model: faces.Faces, paths: Mapping[str, Path]) -> dict[str, faces.Outcome]:
         detections = {sha256: self._find(model, path) for sha256, path in paths.items()}
-        with self._in_progress.listing(paths.values()):
+        with self.in_progress.listing(paths.values()):
             outcomes = _embed(model, detections)
         for sha256, outcome in outcomes.items():
             if isinstance(outcome, faces.FaceRecord):  # an error may be gone next time
                 try:
-                    self._cache.put(sha256, outcome)
+                    self.cache.put(sha256, outcome)
                 except OSError as error:  # costs time on the next run, and no score on this one
                     print(f"not cached: {error}", file=sys.stderr)
         return outcomes
 
     def _find(self, model: faces.Faces, path: Path) -> faces.Detection | faces.ReadError:
-        with self._in_progress.listing([path]):
+        with self.in_progress.listing([path]):
             try:
                 return model.find(images.load(path))
             except images.Unreadable as error:

@@ -75,12 +75,14 @@ def _body(found: FaceRecord) -> dict[str, Any]:
 def _record(body: dict[str, Any]) -> FaceRecord:
     text = body["embedding"]
     return FaceRecord(
-        faces=tuple(_face(face) for face in body["faces"]),
+        faces=tuple(
+            Face(
+                box=tuple(face["box"]),
+                landmarks=tuple((x, y) for x, y in face["landmarks"]),
+                det_score=face["det_score"],
+            )
+            for face in body["faces"]
+        ),
         embedding=None if text is None else np.frombuffer(base64.b64decode(text), "<f4"),
         fallback=body["fallback"],
     )
-
-
-def _face(body: dict[str, Any]) -> Face:
-    landmarks = tuple((float(x), float(y)) for x, y in body["landmarks"])
-    return Face(box=tuple(body["box"]), landmarks=landmarks, det_score=body["det_score"])

@@ -37,9 +37,15 @@ def load(pack: Pack, *, device: str) -> Faces:
         model = _InsightFace(models[0], models[1], pack.passes)
         model.try_out()
     except Exception as error:  # of onnxruntime, InsightFace or OpenCV, about a broken model
-        raise NotReady(_unusable(pack, error)) from error
+        text = next(iter(str(error).splitlines()), "") or type(error).__name__
+        what = f"the face pack does not run ({pack.detector.name}, {pack.recogniser.name}): {text}"
+        remedy, where = f"unpack it again from {SOURCES}", str(pack.detector.parent)
+        raise NotReady(Problem(what=what, where=where, key=KEY, remedy=remedy)) from error
     if model.provider != provider:
-        raise NotReady(_fell_back(device, model.provider), *runtime_problems())
+        what = f"onnxruntime fell back to {model.provider}"
+        remedy = 'make gpu-scoring (onnxruntime-gpu with its CUDA and cuDNN), or device = "cpu"'
+        fallback = Problem(what=what, key="score.device", value=device, remedy=remedy)
+        raise NotReady(fallback, *runtime_problems())
     return model
 
 
@@ -100,8 +106,14 @@ class _InsightFace:
         padded = np.pad(bgr, ((border, border), (border, border), (0, 0))) if border else bgr
         boxes, landmarks = self._detector.detect(padded, input_size=(one.size, one.size))
         faces = [_face(box, points, border) for box, points in zip(boxes, landmarks, strict=True)]
-        middle = bgr.shape[1] / 2, bgr.shape[0] / 2
-        return tuple(sorted(faces, key=lambda face: (-_area(face), _distance(face, middle))))
+        height, width = bgr.shape[:2]
+
+        def rank(face: Face) -> tuple[float, float]:
+            left, top, right, bottom = face.box
+            off_centre = ((left + right - width) / 2) ** 2 + ((top + bottom - height) / 2) ** 2
+            return -(right - left) * (bottom - top), off_centre
+
+        return tuple(sorted(faces, key=rank))
 
     def _align(self, bgr: Picture, face: Face) -> Picture:
         from insightface.utils import face_align
@@ -129,7 +141,10 @@ def _import_insightface() -> Any:
         import onnxruntime
         from insightface.model_zoo import model_zoo
     except ImportError as error:
-        raise NotReady(_not_importable(error)) from error
+        remedy = "pip install 'insightface>=2.1,<3'"
+        if "lib" in str(error) and ".so" in str(error):
+            remedy = "install the system library named above, or replace opencv-python by opencv-python-headless"
+        raise NotReady(Problem(what=f"InsightFace cannot be imported: {error}", remedy=remedy)) from error
     onnxruntime.set_default_logger_severity(3)  # errors only
     # scikit-image deprecates what InsightFace calls, once per aligned face
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"insightface\.")
@@ -154,40 +169,4 @@ def _face(box: Any, points: Any, border: int) -> Face:
         box=(left - border, top - border, right - border, bottom - border),
         landmarks=tuple((float(x) - border, float(y) - border) for x, y in points),
         det_score=score,
-    )
-
-
-def _area(face: Face) -> float:
-    left, top, right, bottom = face.box
-    return (right - left) * (bottom - top)
-
-
-def _distance(face: Face, middle: tuple[float, float]) -> float:
-    left, top, right, bottom = face.box
-    return ((left + right) / 2 - middle[0]) ** 2 + ((top + bottom) / 2 - middle[1]) ** 2
-
-
-def _unusable(pack: Pack, error: Exception) -> Problem:
-    text = next(iter(str(error).splitlines()), "") or type(error).__name__
-    return Problem(
-        what=f"the face pack does not run ({pack.detector.name}, {pack.recogniser.name}): {text}",
-        where=str(pack.detector.parent),
-        key=KEY,
-        remedy=f"unpack it again from {SOURCES}",
-    )
-
-
-def _not_importable(error: ImportError) -> Problem:
-    remedy = "pip install 'insightface>=2.1,<3'"
-    if "lib" in str(error) and ".so" in str(error):
-        remedy = "install the system library named above, or replace opencv-python by opencv-python-headless"
-    return Problem(what=f"InsightFace cannot be imported: {error}", remedy=remedy)
-
-
-def _fell_back(device: str, active: str) -> Problem:
-    return Problem(
-        what=f"onnxruntime fell back to {active}",
-        key="score.device",
-        value=device,
-        remedy='make gpu-scoring (onnxruntime-gpu with its CUDA and cuDNN), or device = "cpu"',
     )
