@@ -27,8 +27,8 @@ from orchestrator.run import (  # noqa: E402
     local_executor,
     sweep,
 )
-from orchestrator.run.attempt import Command, Stage  # noqa: E402
 from orchestrator.run.context import Context  # noqa: E402
+from orchestrator.run.stages import Command, Stage  # noqa: E402
 from orchestrator.store import process, records, state  # noqa: E402
 from orchestrator.store.layout import Attempt, Run  # noqa: E402
 
@@ -81,7 +81,7 @@ class _Perform:
     def __call__(self, run: Run, stage: str, ctx: Context) -> Result:
         if stage != "score":
             return sweep.perform(run, stage, ctx)
-        job = Stage(stage=stage, prepare=self._prepare, progress=lambda _text: None, judge=_judge)
+        job = Stage(name=stage, prepare=self._prepare, progress=lambda _text: None, record=_judge)
         return attempt.run_attempt(run, job, ctx)
 
     def _prepare(self, one: Attempt) -> Command:

@@ -1,4 +1,4 @@
-"""One launch of anything: watched, stopped, judged by its files, and tried again when that may help; real children."""
+"""Attempts with real child processes: watched, stopped, evaluated by their files, and retried."""
 
 import itertools
 import json
@@ -27,7 +27,7 @@ from orchestrator.store.outcome import FailureReason, Outcome
 BAR = r"steps:  50%|#     | {step}/9 [00:01<00:01, {pace}s/it, avr_loss={loss}]"
 MADE = "open('made', 'w').close()"
 WAITS = "print('up', flush=True)\nimport os, time\nfor _ in range(3000): os.path.exists('go') or time.sleep(0.01)\n"
-"""Until it is told to go on, by a file, or for half a minute."""
+"""Waits for the file `go`, at most half a minute."""
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def run(world: World) -> Run:
 
 
 def job(code: str, fallback: str = "", env: Mapping[str, str] = {}) -> Stage:
-    """A program whose product is a file called `made`."""
+    """A stage whose program has the file `made` as its product."""
 
     def prepare(attempt: Attempt) -> Command:
         attempt.open({"asked": code})
@@ -67,7 +67,7 @@ def used(mib: int, own: int | None = None) -> VramSample:
 
 
 def patient(run: Run, answer: Callable[[Collection[int]], VramSample | None]) -> Probe:
-    """Tells the program to go on once it was polled some times since it spoke, however slow the machine is."""
+    """A probe that creates the file `go` after some polls since the first output, however slow the machine is."""
     polled = itertools.count()
 
     def asked(pids: Collection[int]) -> VramSample | None:
@@ -82,7 +82,7 @@ def patient(run: Run, answer: Callable[[Collection[int]], VramSample | None]) ->
 # --- the end is judged ------------------------------------------------------------------------------------------------
 
 
-def test_a_good_end_leaves_a_result_and_a_product(world: World, run: Run) -> None:
+def test_a_successful_attempt_leaves_a_result_and_a_product(world: World, run: Run) -> None:
     ctx = world.context()
     result = carry_out(run, f"print('hello'); {MADE}", ctx)
     assert (result.failure, result.exit_code, result.retry) == (None, 0, False)
@@ -107,14 +107,14 @@ def test_a_good_end_leaves_a_result_and_a_product(world: World, run: Run) -> Non
         ),
     ],
 )
-def test_a_bad_end_says_why(world: World, run: Run, code: str, failure: Failure, reason: str) -> None:
+def test_a_failed_attempt_has_a_reason(world: World, run: Run, code: str, failure: Failure, reason: str) -> None:
     result = carry_out(run, code, world.context())
     assert result.failure is failure
     assert reason in result.reason
     assert not run.done("train")
 
 
-def test_a_program_that_cannot_be_started_is_named(world: World, run: Run) -> None:
+def test_a_program_that_cannot_be_started_is_named_in_the_reason(world: World, run: Run) -> None:
     def prepare(attempt: Attempt) -> Command:
         return Command(argv=["/no/such/python"], env={}, cwd=attempt.path)
 
@@ -126,20 +126,20 @@ def test_a_program_that_cannot_be_started_is_named(world: World, run: Run) -> No
     assert not result.retry
 
 
-def test_a_product_counts_whatever_ended_the_program(world: World, run: Run) -> None:
+def test_a_complete_product_counts_however_the_program_ended(world: World, run: Run) -> None:
     result = carry_out(run, f"{MADE}; import os; os.kill(os.getpid(), 9)", world.context())
     assert (result.failure, result.exit_code) == (None, -9)
     assert run.done("train")
 
 
-def test_what_the_program_left_running_is_ended_with_it(world: World, run: Run) -> None:
+def test_processes_that_the_program_left_running_are_killed(world: World, run: Run) -> None:
     sleeper = "[sys.executable, '-c', 'import time; time.sleep(600)']"
     code = f"import subprocess, sys; subprocess.Popen({sleeper}, start_new_session=True); {MADE}"
     assert carry_out(run, code, world.context()).failure is None
     assert world.living() == []
 
 
-def test_a_secret_that_the_program_prints_is_not_repeated(world: World, run: Run) -> None:
+def test_secrets_in_the_log_are_redacted_in_the_reason(world: World, run: Run) -> None:
     world.settle(env={"HF_TOKEN": "hf_abcdefgh"})
     ctx = world.context(environ={**os.environ, "WANDB_API_KEY": "wandb123456", "PLAIN": "not secret"})
     code = (
@@ -161,7 +161,7 @@ def test_a_secret_that_the_program_prints_is_not_repeated(world: World, run: Run
         ("log_mib = 0.1", "while 1: print('x' * 4000)", Failure.LOG_FLOOD, "log_mib"),
     ],
 )
-def test_a_limit_ends_it_and_is_named(
+def test_a_limit_stops_the_attempt_and_is_named(
     world: World, run: Run, limits: str, code: str, failure: Failure, setting: str
 ) -> None:
     world.settle(limits=limits)
@@ -172,8 +172,8 @@ def test_a_limit_ends_it_and_is_named(
     assert json.loads((last(run) / "stop.json").read_text())["failure"] == failure
 
 
-def test_a_flood_is_not_waited_for(world: World, run: Run) -> None:
-    """It would go on filling the disk through the whole grace time."""
+def test_a_log_flood_is_killed_without_grace(world: World, run: Run) -> None:
+    """During the grace time it would go on filling the disk."""
     ctx = world.context()
     limits = replace(ctx.settings.limits, log_mib=0.1, grace_seconds=20)
     deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
@@ -184,13 +184,13 @@ def test_a_flood_is_not_waited_for(world: World, run: Run) -> None:
     assert time.monotonic() - began < 15
 
 
-def test_a_loss_that_is_no_number_ends_it_at_once(world: World, run: Run) -> None:
+def test_a_nan_loss_stops_the_attempt(world: World, run: Run) -> None:
     bar = BAR.format(step=4, pace=1, loss="nan")
     result = carry_out(run, f"import time; print({bar!r}, flush=True); time.sleep(60)", world.context())
     assert (result.failure, result.reason) == (Failure.NAN, "the loss became nan by step 4")
 
 
-def test_going_over_the_budget_is_out_of_memory_even_with_a_product(world: World, run: Run) -> None:
+def test_exceeding_the_budget_is_out_of_memory_even_with_a_product(world: World, run: Run) -> None:
     world.settle(vram="[vram]\nbudget_gib = 8\npoll_seconds = 0.05\n")
     code = f"import time; {MADE}; time.sleep(60)"
     result = carry_out(
@@ -201,14 +201,14 @@ def test_going_over_the_budget_is_out_of_memory_even_with_a_product(world: World
     assert not run.done("train")
 
 
-def test_what_others_hold_is_not_over_the_budget(world: World, run: Run) -> None:
+def test_vram_of_other_processes_does_not_count_against_the_budget(world: World, run: Run) -> None:
     world.settle(vram="[vram]\nbudget_gib = 8\npoll_seconds = 0.05\n")
     probe = patient(run, lambda _pids: used(20000, own=4000))
     assert carry_out(run, f"{WAITS}{MADE}", world.context(probe=probe)).failure is None
     assert probe.polled > 2
 
 
-def test_a_full_card_and_ever_slower_steps_are_a_spill(world: World, run: Run) -> None:
+def test_a_full_gpu_and_slow_steps_are_a_spill(world: World, run: Run) -> None:
     first, second = (BAR.format(step=step, pace=pace, loss=0.1) for step, pace in ((1, 0.5), (2, 4.0)))
     code = f"print({first!r})\n{WAITS}print({second!r}, flush=True)\ntime.sleep(60)"
     result = carry_out(run, code, world.context(probe=patient(run, lambda _pids: used(24400))))
@@ -216,7 +216,7 @@ def test_a_full_card_and_ever_slower_steps_are_a_spill(world: World, run: Run) -
     assert "8.0 times as long" in result.reason
 
 
-def test_a_driver_that_fails_half_way_disturbs_nothing(world: World, run: Run) -> None:
+def test_a_driver_that_stops_answering_does_not_disturb_the_training(world: World, run: Run) -> None:
     answers = iter([used(1000), used(3000)])
     probe = patient(run, lambda _pids: next(answers, None))
     result = carry_out(run, f"{WAITS}{MADE}", world.context(probe=probe))
@@ -224,7 +224,7 @@ def test_a_driver_that_fails_half_way_disturbs_nothing(world: World, run: Run) -
     assert probe.polled > 2
 
 
-def test_a_card_is_asked_about_the_programs_own_processes(world: World, run: Run) -> None:
+def test_the_probe_receives_the_pids_of_the_program(world: World, run: Run) -> None:
     asked: list[int] = []
     probe = patient(run, lambda pids: asked.extend(pids))
     carry_out(run, f"import os; print(os.getpid())\n{WAITS}{MADE}", world.context(probe=probe))
@@ -245,7 +245,7 @@ def ask_once_it_says(run: Run, word: str, stop: Stop, times: int) -> threading.T
     return thread
 
 
-def test_asked_once_it_ends_politely_and_may_go_on(world: World, run: Run) -> None:
+def test_one_interrupt_lets_the_program_end_and_resume_later(world: World, run: Run) -> None:
     world.settings.write_text(world.settings.read_text().replace("grace_seconds = 1", "grace_seconds = 30"))
     stop = Stop()
     thread = ask_once_it_says(run, "up", stop, 1)
@@ -258,7 +258,7 @@ def test_asked_once_it_ends_politely_and_may_go_on(world: World, run: Run) -> No
 
 
 @pytest.mark.parametrize(("times", "grace_s", "least", "most"), [(1, 0.5, 0.45, 5), (2, 30, 0, 5)])
-def test_what_ignores_term_is_killed_after_the_grace_or_at_once(
+def test_a_program_that_ignores_term_is_killed_after_the_grace_time_or_at_once(
     world: World, run: Run, times: int, grace_s: float, least: float, most: float
 ) -> None:
     text = world.settings.read_text().replace("grace_seconds = 1", f"grace_seconds = {grace_s}")
@@ -271,14 +271,14 @@ def test_what_ignores_term_is_killed_after_the_grace_or_at_once(
     thread.join()
     ended = (last(run) / "result.json").stat().st_mtime - (last(run) / "stop.json").stat().st_mtime
     assert least < ended < most
-    assert (result.failure, result.exit_code) == (Failure.KILLED, -9), "the shim lived to tell"
+    assert (result.failure, result.exit_code) == (Failure.KILLED, -9), "the shim recorded the exit"
     assert world.living() == []
 
 
 # --- crashes ----------------------------------------------------------------------------------------------------------
 
 
-def test_crashes_in_a_row_are_too_many_and_interruptions_do_not_count(world: World, run: Run) -> None:
+def test_three_crashes_in_a_row_fail_the_run_and_interruptions_do_not_count(world: World, run: Run) -> None:
     ctx = world.context()
     crash = "import os; os.kill(os.getpid(), 11)"
     stop = Stop()
@@ -291,12 +291,12 @@ def test_crashes_in_a_row_are_too_many_and_interruptions_do_not_count(world: Wor
     assert state.status(run).state == "failed"
 
 
-def test_a_program_that_interrupts_itself_is_not_tried_for_ever(world: World, run: Run) -> None:
+def test_a_program_that_interrupts_itself_counts_as_crashed(world: World, run: Run) -> None:
     results = [carry_out(run, "raise KeyboardInterrupt", world.context()) for _ in range(3)]
     assert [(result.failure, result.retry) for result in results] == [("crashed", True)] * 2 + [("crashed", False)]
 
 
-def test_a_watcher_that_dies_is_not_tried_for_ever(world: World, run: Run) -> None:
+def test_a_shim_that_cannot_start_counts_as_crashed(world: World, run: Run) -> None:
     def prepare(attempt: Attempt) -> Command:
         (attempt.path / "log").symlink_to("/no/such/folder/log")
         return Command(argv=[sys.executable], env={}, cwd=attempt.path)
@@ -307,7 +307,7 @@ def test_a_watcher_that_dies_is_not_tried_for_ever(world: World, run: Run) -> No
 
 
 @pytest.mark.parametrize(("ours", "interrupted", "failure"), [(True, False, "crashed"), (False, True, "killed")])
-def test_what_never_started_is_its_watchers_fault_only_where_we_began_it(
+def test_an_attempt_that_never_started_crashed_only_if_this_process_started_it(
     tmp_path: Path, ours: bool, interrupted: bool, failure: str
 ) -> None:
     ended = outcome.read(tmp_path, ours=ours)
@@ -319,14 +319,14 @@ def test_what_never_started_is_its_watchers_fault_only_where_we_began_it(
 
 
 def begun(run: Run, code: str) -> Attempt:
-    """An attempt whose orchestrator is gone."""
+    """An attempt whose orchestrator has ended."""
     orphan = run.new_attempt("train")
     command = job(code).prepare(orphan)
     process.start(orphan.path, command.argv, env=os.environ, cwd=command.cwd)
     return orphan
 
 
-def test_an_orphan_is_adopted_and_its_memory_polled(world: World, run: Run) -> None:
+def test_an_orphan_is_adopted_and_its_vram_polled(world: World, run: Run) -> None:
     begun(run, f"{WAITS}{MADE}")
     probe = patient(run, lambda _pids: used(5000))
     ctx = world.context(probe=probe)
@@ -337,7 +337,7 @@ def test_an_orphan_is_adopted_and_its_memory_polled(world: World, run: Run) -> N
     assert probe.polled > 2
 
 
-def test_an_end_that_nobody_saw_is_judged_by_its_product(world: World, run: Run) -> None:
+def test_an_attempt_without_an_exit_record_is_evaluated_by_its_product(world: World, run: Run) -> None:
     orphan = begun(run, MADE)
     while process.running(orphan.path):
         time.sleep(0.01)
@@ -346,7 +346,7 @@ def test_an_end_that_nobody_saw_is_judged_by_its_product(world: World, run: Run)
     assert carry_out(run, "raise SystemExit('a second one')", world.context()).failure is None
 
 
-def test_a_shim_that_was_killed_costs_nothing_when_the_program_finishes(world: World, run: Run) -> None:
+def test_a_killed_shim_loses_nothing_if_the_program_finishes(world: World, run: Run) -> None:
     orphan = begun(run, f"{WAITS}{MADE}")
     while not (orphan.path / "log").exists() or not (orphan.path / "log").read_text():
         time.sleep(0.01)
@@ -356,7 +356,7 @@ def test_a_shim_that_was_killed_costs_nothing_when_the_program_finishes(world: W
     assert (result.failure, result.exit_code) == (None, None)
 
 
-def test_an_attempt_that_never_started_is_closed_and_another_may_follow(world: World, run: Run) -> None:
+def test_an_attempt_that_never_started_is_closed_and_retried(world: World, run: Run) -> None:
     run.new_attempt("train").open({"asked": "nothing"})
     assert state.status(run).state == "pending"
     result = carry_out(run, MADE, world.context())
@@ -365,7 +365,7 @@ def test_an_attempt_that_never_started_is_closed_and_another_may_follow(world: W
     assert run.product("train") == {"attempt": 2}
 
 
-def test_a_result_without_its_product_is_delivered_and_not_made_again(world: World, run: Run) -> None:
+def test_a_product_that_was_not_recorded_is_recorded_and_not_made_again(world: World, run: Run) -> None:
     carry_out(run, MADE, world.context())
     (run.path / "checkpoints.json").unlink()
     assert state.status(run).state == "pending"
@@ -377,7 +377,7 @@ def test_a_result_without_its_product_is_delivered_and_not_made_again(world: Wor
     ("decided", "seconds", "failure"),
     [(Failure.KILLED, 0.3, None), (Failure.TIMEOUT, 60, Failure.TIMEOUT)],
 )
-def test_an_orchestrator_that_died_while_stopping_is_taken_over(
+def test_the_next_orchestrator_completes_a_stop(
     world: World, run: Run, decided: Failure, seconds: float, failure: Failure | None
 ) -> None:
     orphan = begun(run, f"import time; time.sleep({seconds}); {MADE}")
@@ -386,7 +386,7 @@ def test_an_orchestrator_that_died_while_stopping_is_taken_over(
     assert world.living() == []
 
 
-def test_too_little_disk_begins_nothing(world: World, run: Run) -> None:
+def test_nothing_starts_with_too_little_disk_space(world: World, run: Run) -> None:
     world.settings.write_text(world.settings.read_text().replace("free_gib = 0.001", "free_gib = 1000000"))
     with pytest.raises(NotReady, match=r"limits.free_gib: .* GiB are free, less than 1e\+06"):
         carry_out(run, MADE, world.context())

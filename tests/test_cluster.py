@@ -1,4 +1,4 @@
-"""A real Ray cluster of two nodes on this machine: whole sweeps, a node that dies, a user who stops."""
+"""A real Ray cluster of two nodes on this machine: whole sweeps, a lost node, an interrupt."""
 
 import contextlib
 import os
@@ -34,7 +34,7 @@ pytest.importorskip("ray.cluster_utils")
 from orchestrator.run.ray_executor import RayExecutor  # noqa: E402
 
 NODE = "STANDIN_NODE"
-"""A variable that tells the two nodes of one machine apart."""
+"""A variable that distinguishes the two nodes of one machine."""
 
 _BLOCK = re.compile(r"(?:^ {4}\w+\$ +.+\n)+", re.MULTILINE)
 PAGE = Path(__file__).parents[1] / "docs" / "cluster.md"
@@ -46,7 +46,7 @@ SEEDS = "[dims]\nseed = [1, 2, 3, 4]\n"
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Any]:
-    """A head that does nothing but lead."""
+    """A head node without resources."""
     from ray.cluster_utils import Cluster as Nodes
 
     made = Nodes(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
@@ -78,7 +78,7 @@ def until(what: Callable[[], Any]) -> None:
 
 
 def node_of(pid: int) -> str:
-    """Empty for what belongs to neither, or has ended."""
+    """Empty for a process of neither node, or an ended one."""
     try:
         words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
@@ -91,7 +91,7 @@ def everything() -> list[int]:
 
 
 def trains(pid: int) -> bool:
-    """Whether it has begun to, and is far from its end: nothing is saved yet."""
+    """Whether it trains and has saved nothing yet."""
     attempt = Path(f"/proc/{pid}/cwd")
     try:
         program = b"config.toml" in Path(f"/proc/{pid}/cmdline").read_bytes()
@@ -100,8 +100,8 @@ def trains(pid: int) -> bool:
         return False
 
 
-def test_no_more_is_asked_for_than_a_machine_with_a_card_has() -> None:
-    """A large machine without a card leads a small one with one: what both have most of, neither has."""
+def test_resources_are_limited_to_those_of_one_machine_with_a_gpu() -> None:
+    """No machine has the highest amount of every resource."""
     nodes = [{"CPU": 64.0, "memory": 256.0}, {"GPU": 1.0, "CPU": 1.0, "memory": 8.0}]
     assert ray_executor._within({"GPU": 0.5, "CPU": 2.0, "memory": 11.0}, nodes) == {
         "GPU": 0.5,
@@ -109,11 +109,11 @@ def test_no_more_is_asked_for_than_a_machine_with_a_card_has() -> None:
         "memory": 8.0,
     }
     assert ray_executor._within({"CPU": 4.0}, nodes) == {"CPU": 4.0}
-    assert ray_executor._within({"GPU": 1.0, "CPU": 2.0}, nodes[:1]) == {"GPU": 1.0, "CPU": 2.0}, "never none of a card"
+    assert ray_executor._within({"GPU": 1.0, "CPU": 2.0}, nodes[:1]) == {"GPU": 1.0, "CPU": 2.0}, "keep the GPU"
 
 
-def test_without_a_card_nothing_is_trained(nodes: Any, world: World) -> None:
-    """The only machine with one goes away; the others would train on their processors."""
+def test_without_a_gpu_nothing_is_trained(nodes: Any, world: World) -> None:
+    """The only machine with a GPU is lost; the others would train on their CPUs."""
     world.ask(SEEDS)
     node = nodes.add_node(num_cpus=2, num_gpus=1)
     try:
@@ -142,7 +142,7 @@ def test_a_sweep_over_two_nodes(nodes: Any, two: list[Any], world: World) -> Non
     assert {row["attempts"] for name, row in world.rows().items() if "baseline" not in name} == {"1"}
 
 
-def test_a_node_that_dies_loses_nothing_that_was_finished(nodes: Any, two: list[Any], world: World) -> None:
+def test_a_lost_node_loses_no_finished_work(nodes: Any, two: list[Any], world: World) -> None:
     world.ask(SEEDS)
     world.settle(env={"STANDIN_STEP_S": "1"})
     killed: list[int] = []
@@ -150,7 +150,7 @@ def test_a_node_that_dies_loses_nothing_that_was_finished(nodes: Any, two: list[
     def kill() -> None:
         until(lambda: any(line.startswith("ended") for line in world.ledger()))
         until(lambda: any(node_of(pid) == "0" and trains(pid) for pid in world.living()))
-        for pid in everything():  # a machine that dies takes its programs with it
+        for pid in everything():  # the programs of a lost machine end, too
             if node_of(pid) == "0":
                 killed.append(pid)
                 os.kill(pid, signal.SIGKILL)
@@ -164,11 +164,11 @@ def test_a_node_that_dies_loses_nothing_that_was_finished(nodes: Any, two: list[
     assert {state for name, state in world.states().items() if "baseline" not in name} == {State.FINISHED}
     ledger = world.ledger()
     finished = [line.split()[2] for line in ledger if line.startswith("ended")]
-    assert sorted(set(finished)) == sorted(finished), "what was finished was not made again"
-    assert len([line for line in ledger if line.startswith("began")]) > 4, "what was not, was"
+    assert sorted(set(finished)) == sorted(finished), "finished work was not repeated"
+    assert len([line for line in ledger if line.startswith("began")]) > 4, "unfinished work was repeated"
 
 
-def test_stopping_reaches_the_machines(nodes: Any, two: list[Any], world: World) -> None:
+def test_an_interrupt_reaches_all_machines(nodes: Any, two: list[Any], world: World) -> None:
     world.ask(SEEDS)
     world.settle(env={"STANDIN_STEP_S": "5"})
     ctx = world.context()
@@ -185,7 +185,7 @@ def test_stopping_reaches_the_machines(nodes: Any, two: list[Any], world: World)
     assert {State.KILLED} <= set(world.states().values()) <= {State.KILLED, State.PENDING}
 
 
-def test_a_machine_that_lacks_something_is_named(nodes: Any, two: list[Any], world: World) -> None:
+def test_preflight_problems_name_the_machine(nodes: Any, two: list[Any], world: World) -> None:
     world.ask(SEEDS)
     missing = Problem(what="there is no such file", where="orchestrate.toml", key="base_models.doll.path")
     with pytest.raises(NotReady, match=f"{os.uname().nodename}: orchestrate.toml: base_models.doll.path"):
@@ -193,7 +193,7 @@ def test_a_machine_that_lacks_something_is_named(nodes: Any, two: list[Any], wor
     assert not world.ledger()
 
 
-def test_a_cluster_that_does_not_answer(world: World) -> None:
+def test_a_cluster_that_does_not_answer_is_reported(world: World) -> None:
     with (
         pytest.raises(NotReady, match="ray start --head"),
         RayExecutor.open("127.0.0.1:1", world.context(), sweep.perform, [], list),
@@ -202,8 +202,8 @@ def test_a_cluster_that_does_not_answer(world: World) -> None:
 
 
 @pytest.mark.parametrize("lines", BLOCKS, ids=lambda lines: lines[0].split()[0])
-def test_the_page_tells_what_works(lines: list[str], world: World) -> None:
-    """Every command of docs/cluster.md, as it stands there; each `ray start` makes a machine of this one."""
+def test_the_commands_of_the_docs_work(lines: list[str], world: World) -> None:
+    """Every command of docs/cluster.md, unchanged; each `ray start` starts a node on this machine."""
     (world.folder / "grids").mkdir()
     world.grid.rename(world.folder / "grids" / "dims.toml")
     own, port = ray.util.get_node_ip_address(), str(free_port())
@@ -227,7 +227,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def started(argv: list[str], environ: dict[str, str]) -> Iterator[None]:
-    """A machine, from when it says that it runs."""
+    """A node, once it reports that it runs."""
     child = subprocess.Popen(argv, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert child.stdout
     try:
@@ -238,7 +238,7 @@ def started(argv: list[str], environ: dict[str, str]) -> Iterator[None]:
         child.communicate(timeout=60)
 
 
-def test_the_machine_of_a_child_is_on_record(world: World) -> None:
+def test_the_machine_of_a_child_is_recorded(world: World) -> None:
     world.drive(only="network_dim=2*")
     attempt = world.run("network_dim=2*").attempts("train")[0]
     assert process.host(attempt.path) == os.uname().nodename

@@ -1,4 +1,4 @@
-"""More pictures of the best runs, made by the same program, kept apart from the runs' own."""
+"""Confirmation images of the best runs, stored apart from the runs' own images."""
 
 import csv
 import shutil
@@ -28,7 +28,7 @@ def call(world: World, command: str, *arguments: str) -> Result:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> World:
-    """A finished sweep of three runs and their floor, made once."""
+    """A finished sweep of three runs and their baseline, made once."""
     made = World.build(tmp_path_factory.mktemp("finished") / "world", shared)
     made.ask(GRID)
     made.drive()
@@ -37,7 +37,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> World:
 
 @pytest.fixture
 def scored(finished: World, tmp_path: Path) -> Iterator[World]:
-    """A copy of it, to do with what one likes."""
+    """A copy that a test may change."""
     shutil.copytree(finished.folder, tmp_path / "world")
     copied = World(folder=tmp_path / "world", shared=finished.shared)
     yield copied
@@ -45,7 +45,7 @@ def scored(finished: World, tmp_path: Path) -> Iterator[World]:
 
 
 def products(world: World) -> dict[Path, bytes]:
-    """What the sweep's own runs have: nothing of it may change."""
+    """The files of the sweep's own runs, which must not change."""
     found = {path for run in world.sweep.runs() for path in run.path.rglob("*") if path.is_file()}
     return {path: path.read_bytes() for path in found if "confirm" not in path.parts}
 
@@ -55,12 +55,12 @@ def table(world: World) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_the_best_runs_and_their_floor_get_fresh_seeds(scored: World) -> None:
+def test_the_best_runs_and_their_baseline_get_new_seeds(scored: World) -> None:
     before = products(scored)
     done = call(scored, "confirm", "grid", "--top", "2")
     assert done.exit_code == 0, done.output
-    assert products(scored) == before, "the runs' own records and pictures stay as they were"
-    assert not list(scored.sweep.path.rglob(".thumbnails")), "of pictures that no report shows"
+    assert products(scored) == before, "the runs' own files are unchanged"
+    assert not list(scored.sweep.path.rglob(".thumbnails")), "no report shows these images"
     found = [one for one in summary.gather(scored.sweep) if one.confirmation]
     assert [one.run.point.is_baseline for one in found] == [False, False, True]
     for one in found:
@@ -77,7 +77,7 @@ def test_the_best_runs_and_their_floor_get_fresh_seeds(scored: World) -> None:
     assert sum(row["confirmed_similarity"] != "" for row in scored.rows().values()) == 3
 
 
-def test_those_with_the_highest_reported_value_are_the_best(scored: World) -> None:
+def test_the_best_runs_have_the_highest_reported_value(scored: World) -> None:
     best = [one for one in followup.best_runs(scored.sweep, 2) if not one.run.point.is_baseline]
     every = [one for one in summary.gather(scored.sweep) if not one.run.point.is_baseline]
 
@@ -89,7 +89,7 @@ def test_those_with_the_highest_reported_value_are_the_best(scored: World) -> No
     assert [value(one) for one in best] == pytest.approx(sorted(map(value, every), reverse=True)[:2])
 
 
-def test_a_second_time_nothing_is_made_again(scored: World) -> None:
+def test_a_second_call_makes_nothing_again(scored: World) -> None:
     call(scored, "confirm", "grid", "--top", "1")
     records = sorted(scored.sweep.path.rglob("confirm/*/*/*/attempt.json"))
     assert len(records) == 4, "two runs, each generated and scored"
@@ -98,7 +98,7 @@ def test_a_second_time_nothing_is_made_again(scored: World) -> None:
     assert sorted(scored.sweep.path.rglob("confirm/*/*/*/attempt.json")) == records
 
 
-def test_what_was_cut_off_goes_on(scored: World) -> None:
+def test_an_interrupted_confirmation_resumes(scored: World) -> None:
     call(scored, "confirm", "grid", "--top", "1")
     (run, *_) = [one for run in scored.sweep.runs() for one in run.confirmations() if not run.point.is_baseline]
     made = fresh.latest(run_of(scored, run), chosen(scored, run))
@@ -110,7 +110,7 @@ def test_what_was_cut_off_goes_on(scored: World) -> None:
     assert fresh.latest(run_of(scored, run), chosen(scored, run)) == made
 
 
-def test_prompts_of_its_own_file_are_used_and_must_be_new(scored: World) -> None:
+def test_confirm_prompts_are_used_and_must_be_new(scored: World) -> None:
     text = scored.settings.read_text(encoding="utf-8")
     scored.settings.write_text(text.replace("[generate]", '[generate]\nconfirm_prompts = "new.txt"'), encoding="utf-8")
     prompts = scored.folder / "new.txt"
@@ -127,7 +127,7 @@ def test_prompts_of_its_own_file_are_used_and_must_be_new(scored: World) -> None
     assert one.confirmation.gain is not None
 
 
-def test_runs_confirmed_on_other_prompts_are_each_read_against_the_floor_on_their_own(scored: World) -> None:
+def test_each_confirmation_is_compared_with_the_baseline_on_its_own_prompts(scored: World) -> None:
     assert call(scored, "confirm", "grid", "--top", "2").exit_code == 0
     text = scored.settings.read_text(encoding="utf-8")
     scored.settings.write_text(text.replace("[generate]", '[generate]\nconfirm_prompts = "new.txt"'), encoding="utf-8")
@@ -138,16 +138,16 @@ def test_runs_confirmed_on_other_prompts_are_each_read_against_the_floor_on_thei
     latest = max((one.path / "scores.json" for one in floor.confirmations()), key=lambda path: path.stat().st_mtime_ns)
     latest.write_text(latest.read_text(encoding="utf-8").replace('"similarity": ', '"similarity": -'), encoding="utf-8")
     best, second = (one.run.point.name for one in followup.best_runs(scored.sweep, 2) if not one.run.point.is_baseline)
-    assert gains(scored)[best] != before[best], "these prompts are its own"
-    assert gains(scored)[second] == before[second], "and have nothing to do with these"
+    assert gains(scored)[best] != before[best], "it was confirmed on these prompts"
+    assert gains(scored)[second] == before[second], "it was confirmed on others"
 
 
 def gains(world: World) -> dict[str, float | None]:
-    """Over the floor, of the runs that were confirmed."""
+    """The gain over the baseline of each confirmed run."""
     return {one.run.point.name: one.confirmation.gain for one in summary.gather(world.sweep) if one.confirmation}
 
 
-def test_a_changed_sweep_is_not_confirmed(scored: World) -> None:
+def test_a_changed_sweep_is_rejected(scored: World) -> None:
     text = scored.settings.read_text(encoding="utf-8").replace("seeds = [1]", "seeds = [1]\nsteps = 30")
     scored.settings.write_text(text, encoding="utf-8")
     refused = call(scored, "confirm", "grid")
@@ -155,7 +155,7 @@ def test_a_changed_sweep_is_not_confirmed(scored: World) -> None:
     assert "generate.steps" in refused.stderr
 
 
-def test_a_sweep_without_scores_has_no_best(world: World) -> None:
+def test_a_sweep_without_scores_has_nothing_to_confirm(world: World) -> None:
     world.context()
     refused = call(world, "confirm", "grid")
     assert refused.exit_code == 3
@@ -163,7 +163,7 @@ def test_a_sweep_without_scores_has_no_best(world: World) -> None:
 
 
 def test_seeds_of_the_same_prompts_are_compared_prompt_by_prompt() -> None:
-    """Prompts differ by far more than the change: paired, the change is seen; unpaired, it drowns."""
+    """Prompts differ by far more than the change, so only the paired interval excludes zero."""
     reported = {prompt: 0.1 * prompt + 0.03 + 0.001 * (prompt % 2) for prompt in range(8)}
     again = {prompt: 0.1 * prompt for prompt in range(8)}
     paired = fresh.confirmation(reported, again, same_prompts=True)

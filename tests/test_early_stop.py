@@ -1,4 +1,4 @@
-"""Trainings that are looked at on their way: with real children, real files and the real InsightFace."""
+"""Early stopping with real child processes, real files and the real InsightFace."""
 
 import shutil
 import subprocess
@@ -19,12 +19,12 @@ from orchestrator.store import layout, process, state
 from orchestrator.store.outcome import FailureReason
 
 ASKED = "[early_stop]\np = 0.9\n"
-"""Two pictures a look, and no more than they can say."""
+"""Two previews per step, so `p` must be large."""
 QUESTION = '[[question]]\nid = "Q"\nask = "Is 4 better?"\ncontrast = { network_dim = [2, 4] }\n'
 
 
 def _settled(folder: Path, shared: Path) -> World:
-    """Two trainings are asked for; the second draws nobody, and then hangs until it is ended."""
+    """Two trainings; the previews of the second show no face, and it hangs until it is stopped."""
     world = World(folder=folder, shared=shared)
     world.settle(env={"STANDIN_TRAIN": "hopeless:network_dim=4 hang:network_dim=4"}, sections=ASKED)
     world.ask(GRID + QUESTION)
@@ -33,7 +33,7 @@ def _settled(folder: Path, shared: Path) -> World:
 
 @pytest.fixture(scope="module")
 def driven(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Path:
-    """The folder of a sweep that is over."""
+    """The folder of a finished sweep."""
     folder = tmp_path_factory.mktemp("stopped") / "world"
     World.build(folder, shared)
     _settled(folder, shared).drive()
@@ -47,7 +47,7 @@ def stopped(driven: Path, shared: Path, tmp_path: Path) -> World:
     return _settled(tmp_path / "world", shared)
 
 
-def test_a_hopeless_training_is_ended_and_named(world: World) -> None:
+def test_a_clearly_worse_training_is_stopped_with_the_reason(world: World) -> None:
     heard = Heard()
     world = _settled(world.folder, world.shared)
     world.drive(world.context(listener=heard))
@@ -63,11 +63,11 @@ def test_a_hopeless_training_is_ended_and_named(world: World) -> None:
     assert [stage for name, stage, _ in heard.events if name == bad.point.name] == ["train", "train"]
 
     world.drive(world.context(listener=heard), retry=True)
-    assert len(bad.attempts("train")) == 1, "an end is an end: it is not tried again"
-    assert world.call().returncode == 0, "a sweep with hopeless trainings is no failed one"
+    assert len(bad.attempts("train")) == 1, "a stopped run is not retried"
+    assert world.call().returncode == 0, "a sweep with stopped runs has not failed"
 
 
-def test_it_stands_in_the_table_and_is_never_the_best(stopped: World) -> None:
+def test_a_stopped_run_is_in_the_table_without_a_similarity(stopped: World) -> None:
     rows = stopped.rows()
     row = rows["network_dim=4"]
     assert (row["state"], row["failure"], row["similarity_mean"]) == ("stopped", "stopped_early", "")
@@ -75,7 +75,7 @@ def test_it_stands_in_the_table_and_is_never_the_best(stopped: World) -> None:
     assert rows["network_dim=2"]["similarity_mean"]
 
 
-def test_answers_count_it_as_it_stood_and_the_page_says_so(stopped: World) -> None:
+def test_answers_compare_a_stopped_run_by_its_previews(stopped: World) -> None:
     read = summary.read(stopped.sweep)
     told = answers.answer_questions([read])[0][0]
     assert "some runs were stopped early" in told.sentence
@@ -89,7 +89,7 @@ def test_answers_count_it_as_it_stood_and_the_page_says_so(stopped: World) -> No
     assert "are not finished" not in text
 
 
-def test_without_a_word_in_the_settings_nobody_looks(world: World) -> None:
+def test_without_the_setting_nothing_is_checked(world: World) -> None:
     world.settle(env={"STANDIN_TRAIN": "hopeless:network_dim=4"})
     world.drive()
     run = world.run("network_dim=4*")
@@ -98,8 +98,8 @@ def test_without_a_word_in_the_settings_nobody_looks(world: World) -> None:
     assert "sample" not in (run.attempts("train")[-1].path / "config.toml").read_text(encoding="utf-8")
 
 
-def test_looks_are_records_and_are_made_again_where_they_are_missing(stopped: World) -> None:
-    """As after an orchestrator that died between the pictures and their scores."""
+def test_missing_preview_scores_are_made_again(stopped: World) -> None:
+    """As after an orchestrator that ended between the previews and their scores."""
     run, ctx = stopped.run("network_dim=4*"), stopped.context()
     kept = preview_scores.of_run(run)
     assert {step: list(map(picture_value, scores)) for step, scores in kept.items()} == {2: [-1.0, -1.0]}
@@ -111,10 +111,10 @@ def test_looks_are_records_and_are_made_again_where_they_are_missing(stopped: Wo
     assert preview_scores.of_run(run) == kept
 
     EarlyStopWatcher(run, ctx).score(training)
-    assert len(run.attempts("preview_checks/2")) == 1, "what is there is not made again"
+    assert len(run.attempts("preview_checks/2")) == 1, "existing scores are not made again"
 
 
-def test_a_training_that_outlived_its_orchestrator_goes_on_being_looked_at(world: World) -> None:
+def test_the_next_orchestrator_continues_the_checks(world: World) -> None:
     world = _settled(world.folder, world.shared)
     bad = world.run("network_dim=4*")
     orchestrator = subprocess.Popen(world.command(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -129,17 +129,17 @@ def test_a_training_that_outlived_its_orchestrator_goes_on_being_looked_at(world
     assert len(bad.attempts("train")) == 1
 
 
-def test_another_watcher_makes_good_what_the_first_has_missed(stopped: World) -> None:
+def test_another_watcher_scores_what_the_first_missed(stopped: World) -> None:
     good, bad = stopped.run("network_dim=2*"), stopped.run("network_dim=4*")
     shutil.rmtree(good.path / preview_scores.FOLDER)
     watch, training = EarlyStopWatcher(bad, stopped.context()), bad.attempts("train")[-1]
-    assert watch.check(training) is None, "nothing to be compared with yet"
+    assert watch.check(training) is None, "nothing to compare with yet"
     _settle(good)
     found = next(one for _ in range(1000) if (one := _next_turn(watch, training)))
     assert found.failure is Failure.STOPPED_EARLY
 
 
-def test_a_scorer_that_dies_is_tried_again_but_not_for_ever(stopped: World) -> None:
+def test_a_crashing_scorer_is_tried_three_times(stopped: World) -> None:
     run, ctx = stopped.run("network_dim=4*"), stopped.context()
     shutil.rmtree(run.path / preview_scores.FOLDER)
     shutil.move(stopped.shared / "pack", stopped.shared / "away")
@@ -153,7 +153,7 @@ def test_a_scorer_that_dies_is_tried_again_but_not_for_ever(stopped: World) -> N
     assert preview_scores.of_run(run) == {}
 
 
-def test_pictures_that_are_still_being_drawn_are_waited_for(stopped: World) -> None:
+def test_incomplete_previews_are_not_scored(stopped: World) -> None:
     run, ctx = stopped.run("network_dim=4*"), stopped.context()
     shutil.rmtree(run.path / preview_scores.FOLDER)
     training = run.attempts("train")[-1]
@@ -168,7 +168,7 @@ def test_pictures_that_are_still_being_drawn_are_waited_for(stopped: World) -> N
     _settle(run)
 
 
-def test_previews_are_of_every_prompt_before_a_second_seed(world: World) -> None:
+def test_previews_use_every_prompt_before_a_second_seed(world: World) -> None:
     world.settle(sections=ASKED)
     run = world.run("network_dim=4*")
     run.create()
@@ -178,8 +178,8 @@ def test_previews_are_of_every_prompt_before_a_second_seed(world: World) -> None
     assert "sample_every_n_steps = 2" in files["config.toml"]
 
 
-def test_partners_share_the_training_seed_and_the_length(world: World) -> None:
-    """One look in each of the four arms' trainings of a seed, against three others: so is the chance shared."""
+def test_compared_runs_share_the_training_seed_and_the_length(world: World) -> None:
+    """Each of four trainings per seed is compared with three others once, so `p` is divided by three."""
     world.settle(sections="[early_stop]\np = 0.0002\npictures = 12\n")
     world.ask("[dims]\nnetwork_dim = [2, 4]\nlearning_rate = [1e-4, 1e-3]\nseed = [1, 2]\n")
     with pytest.raises(InputError, match="looks at 4 runs, 1 each, share p") as refused:
@@ -187,7 +187,7 @@ def test_partners_share_the_training_seed_and_the_length(world: World) -> None:
     assert "at least 14" in str(refused.value)
 
 
-def test_runs_without_company_are_told(world: World) -> None:
+def test_runs_with_nothing_to_compare_with_are_reported(world: World) -> None:
     world.settle(sections=ASKED)
     world.ask("[dims]\nnetwork_dim = [2, 4]\n[[when]]\nmatch = { network_dim = 4 }\nset = { max_train_steps = 6 }\n")
     assert any("cannot stop any training" in problem.what for problem in world.plan().warnings)
@@ -199,7 +199,7 @@ def _next_turn(watch: EarlyStopWatcher, training: layout.Attempt) -> FailureReas
 
 
 def _settle(run: layout.Run) -> None:
-    """Until the scoring of its looks is over."""
+    """Wait until the scorers have ended."""
     for one in run.attempts("preview_checks/2"):
         while process.running(one.path):
             process.wait(one.path, 1.0)

@@ -1,4 +1,4 @@
-"""Faults of the world: each has a defined outcome, a message with its remedy, and goes on once it is mended."""
+"""Faults of the machine: each has a defined outcome and a message with a remedy that works."""
 
 import os
 import re
@@ -22,7 +22,7 @@ ONE = ("--only", "network_dim=2*")
 
 @pytest.fixture
 def small_disk(world: World) -> Iterator[Path]:
-    """`runs` on a disk of 4 MiB; needs the right to mount one."""
+    """`runs` on a disk of 4 MiB; needs permission to mount one."""
     disk = world.folder / "disk"
     disk.mkdir()
     mounted = subprocess.run(
@@ -41,7 +41,7 @@ def on(disk: Path, world: World) -> None:
 
 
 @pytest.mark.parametrize("stage", ["TRAIN", "GENERATE"])
-def test_a_full_disk_pauses_and_the_same_command_goes_on(world: World, small_disk: Path, stage: str) -> None:
+def test_a_full_disk_pauses_and_the_same_command_continues(world: World, small_disk: Path, stage: str) -> None:
     world.settle(env={f"STANDIN_{stage}": "fill#1"})
     on(small_disk, world)
     full = world.call(*ONE)
@@ -50,7 +50,7 @@ def test_a_full_disk_pauses_and_the_same_command_goes_on(world: World, small_dis
     assert "free disk space, then run the same command again" in full.stderr
     assert world.living() == []
     still = world.call(*ONE)
-    assert still.returncode == 4, "and still pauses while nothing was freed"
+    assert still.returncode == 4, "it pauses again while the disk is full"
     for filler in small_disk.rglob("filler"):
         filler.unlink()
     done = world.call(*ONE)
@@ -58,7 +58,7 @@ def test_a_full_disk_pauses_and_the_same_command_goes_on(world: World, small_dis
     assert len([line for line in world.ledger() if line.startswith("ended")]) == 1
 
 
-def test_a_disk_that_cannot_be_written_to_is_said_before_anything_starts(world: World, small_disk: Path) -> None:
+def test_a_read_only_disk_is_reported_before_anything_starts(world: World, small_disk: Path) -> None:
     on(small_disk, world)
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     refused = world.call(*ONE)
@@ -67,7 +67,7 @@ def test_a_disk_that_cannot_be_written_to_is_said_before_anything_starts(world: 
     assert str(small_disk) in refused.stderr
 
 
-def test_a_disk_that_turns_read_only_in_the_middle_is_said_and_goes_on(world: World, small_disk: Path) -> None:
+def test_a_disk_that_becomes_read_only_is_reported_and_the_sweep_resumes(world: World, small_disk: Path) -> None:
     on(small_disk, world)
     assert world.call(*ONE).returncode == 0
     world.ask("[dims]\nnetwork_dim = [2, 8]\n")
@@ -77,7 +77,7 @@ def test_a_disk_that_turns_read_only_in_the_middle_is_said_and_goes_on(world: Wo
     assert world.call().returncode == 0
 
 
-def test_a_picture_removed_from_our_copy_is_refused_with_the_remedy(world: World) -> None:
+def test_a_missing_image_in_the_copy_is_reported_with_a_remedy(world: World) -> None:
     ctx = world.context()
     copy = ctx.datasets["portraits"].folder
     (copy / "0001.png").unlink()
@@ -88,14 +88,14 @@ def test_a_picture_removed_from_our_copy_is_refused_with_the_remedy(world: World
     assert world.states()["network_dim=2"] is State.FINISHED
 
 
-def test_a_caption_changed_in_our_copy_is_refused(world: World) -> None:
+def test_a_changed_caption_in_the_copy_is_reported(world: World) -> None:
     copy = world.context().datasets["portraits"].folder
     (copy / "0001.txt").write_text("", encoding="utf-8")
     with pytest.raises(NotReady, match="was changed"):
         world.context()
 
 
-def test_the_owners_dataset_may_go_while_a_sweep_runs_and_is_missed_by_the_next(world: World) -> None:
+def test_the_source_dataset_is_needed_only_at_the_start(world: World) -> None:
     ctx = world.context()
     (world.folder / "images" / "0000.png").unlink()
     world.drive(ctx, only="network_dim=2*")
@@ -104,8 +104,8 @@ def test_the_owners_dataset_may_go_while_a_sweep_runs_and_is_missed_by_the_next(
         world.context()
 
 
-def test_a_gigabyte_of_log_is_ended_at_once_and_nobody_reads_all_of_it(world: World) -> None:
-    """Under the limits as they are shipped; all of it is there when the orchestrator looks, for it was held up."""
+def test_a_gigabyte_of_log_is_stopped_at_once_and_only_its_end_is_read(world: World) -> None:
+    """With the default limits; the orchestrator was suspended while the log was written."""
     world.settle(env={"STANDIN_TRAIN": "gigabyte hang"}, vram='[vram]\ncard = "none"\n')
     log = world.run("network_dim=2*").path / "train" / "1" / "log"
     with quietly(world.command(*ONE)) as child:
@@ -137,7 +137,7 @@ def quietly(argv: list[str]) -> Iterator["subprocess.Popen[bytes]"]:
 
 
 def highest_mib(child: "subprocess.Popen[bytes]") -> int:
-    """The most memory that the process itself held until it ended."""
+    """The peak RAM of the process itself."""
     found = [0]
     while child.poll() is None:
         status = Path(f"/proc/{child.pid}/status").read_text(encoding="ascii")
@@ -153,7 +153,7 @@ def until(what: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_a_clock_that_runs_backwards_changes_nothing(world: World, tmp_path: Path) -> None:
+def test_a_clock_that_runs_backwards_has_no_effect(world: World, tmp_path: Path) -> None:
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(BACKWARDS)
     paths = f"{tmp_path / 'site'}:{os.environ.get('PYTHONPATH', '')}"
@@ -183,17 +183,17 @@ time.time = lambda: real() - 3600 * next(back)
         (2**44, 1000, None, False),
     ],
 )
-def test_a_driver_that_reports_nonsense_is_not_believed(used: int, total: int, own: int | None, sane: bool) -> None:
+def test_invalid_samples_of_the_driver_are_ignored(used: int, total: int, own: int | None, sane: bool) -> None:
     assert (gpu.plausible(used, total, own) is not None) is sane
 
 
-def test_a_share_greater_than_the_whole_is_not_believed() -> None:
+def test_a_process_cannot_use_more_than_the_gpu() -> None:
     sample = gpu.plausible(100, 1000, 101)
     assert sample is not None
     assert sample.own_mib is None
 
 
-def test_a_machine_without_a_driver_has_no_cards_and_no_samples() -> None:
+def test_a_machine_without_a_driver_has_no_gpus_and_no_samples() -> None:
     nvml = gpu.Nvml()
     if nvml.cards():
         pytest.skip("there is a card in this machine")

@@ -6,6 +6,7 @@ from click.testing import CliRunner
 from standins.world import Heard, Probe, World
 
 from orchestrator.cli import main
+from orchestrator.evidence import preview_scores
 from orchestrator.model import State, VramSample
 from orchestrator.plan import history
 from orchestrator.run import probe
@@ -23,7 +24,7 @@ def probed(world: World) -> list[layout.Run]:
     return layout.probes(world.settings.parent / "runs")
 
 
-def test_replicates_are_one_profile_and_each_profile_is_trained_twenty_steps_once(world):
+def test_each_memory_profile_is_trained_for_twenty_steps_once(world):
     world.ask(GRID)
     done = call(world, "probe")
     assert done.exit_code == 0, done.stderr
@@ -33,10 +34,10 @@ def test_replicates_are_one_profile_and_each_profile_is_trained_twenty_steps_onc
     ]
     trained = world.ledger()
     assert call(world, "probe").exit_code == 0
-    assert world.ledger() == trained, "a probe that is there is not made again"
+    assert world.ledger() == trained, "an existing probe is not repeated"
 
 
-def test_probes_are_no_runs_and_no_sweep(world):
+def test_probes_are_neither_runs_nor_a_sweep(world):
     world.ask(GRID)
     call(world, "probe")
     assert layout.sweeps(world.settings.parent / "runs") == []
@@ -45,7 +46,7 @@ def test_probes_are_no_runs_and_no_sweep(world):
     assert {run["state"] for run in told["runs"]} == {State.PENDING}
 
 
-def test_plan_reckons_with_what_was_probed(world):
+def test_plan_uses_the_probes(world):
     world.ask(GRID)
     call(world, "probe")
     told = json.loads(call(world, "plan", "--json").stdout)
@@ -71,7 +72,7 @@ def test_a_finished_run_counts_more_than_a_probe(world):
     assert origins == {2: "this sweep", 4: "probe"}
 
 
-def test_the_peak_of_the_card_is_kept_and_what_had_to_be_conceded(world):
+def test_a_probe_records_the_peak_and_the_fallbacks(world):
     rung = '[[oom_fallback]]\nname = "smaller"\nset = { gradient_checkpointing = true }\nkeeps_result = true\n'
     world.settle(vram="[vram]\npoll_seconds = 0.02\nbudget_gib = 10\n", sections=rung)
     sizes = iter([VramSample(used_mib=20000, total_mib=24576)])
@@ -85,7 +86,7 @@ def test_the_peak_of_the_card_is_kept_and_what_had_to_be_conceded(world):
     assert [told for _, _, told in heard.events][:2] == ["started 1", "oom"]
 
 
-def test_a_probe_that_fails_is_1_and_is_tried_again_only_when_asked(world):
+def test_a_failed_probe_exits_with_1_and_is_repeated_only_with_retry(world):
     world.settle(env={"STANDIN_TRAIN": "bad_config"})
     assert call(world, "probe").exit_code == 1
     failed = len(world.ledger())
@@ -95,11 +96,11 @@ def test_a_probe_that_fails_is_1_and_is_tried_again_only_when_asked(world):
     assert call(world, "probe", "--retry", "failed").exit_code == 0
 
 
-def test_where_trainings_are_looked_at_a_single_picture_is_drawn(world):
+def test_with_early_stopping_a_probe_draws_one_preview(world):
     world.settle(sections="[early_stop]\np = 0.9\n")
     world.ask(GRID)
     call(world, "probe", "--only", "*dim=4*")
     (run,) = probed(world)
     drawn = list((run.attempts("train")[-1].path / "output" / "sample").iterdir())
     assert [path.name[:14] for path in drawn] == ["lora_000019_00"]
-    assert not (run.path / "looks").exists(), "to be drawn, not to be scored"
+    assert not (run.path / preview_scores.FOLDER).exists(), "previews are drawn, not scored"

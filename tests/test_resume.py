@@ -1,4 +1,4 @@
-"""Resuming inside a training: from the last whole epoch, to the right step, and the report says so."""
+"""Resuming a training from its last complete epoch, up to the right step; the report has the epoch."""
 
 import json
 import tomllib
@@ -17,7 +17,7 @@ ONLY = "network_dim=2*"
 
 @pytest.fixture
 def ten(world: World) -> World:
-    """A training of ten epochs of two steps, which may be taken up."""
+    """A training of ten epochs of two steps."""
     world.ask(ONE.format(more=""))
     return world
 
@@ -31,7 +31,7 @@ def config(world: World, attempt: int) -> dict[str, object]:
     return {key: value for table in tomllib.loads(text).values() for key, value in table.items()}
 
 
-def test_a_crashed_training_goes_on_from_its_last_epoch(ten: World) -> None:
+def test_a_crashed_training_resumes_from_its_last_epoch(ten: World) -> None:
     settle(ten, "killed#1")
     ten.drive(only=ONLY)
     row = ten.rows()["network_dim=2"]
@@ -40,8 +40,8 @@ def test_a_crashed_training_goes_on_from_its_last_epoch(ten: World) -> None:
     assert [item.step for item in ten.run(ONLY).checkpoints()] == [20]
 
 
-def test_a_chain_of_crashes_keeps_the_right_step(ten: World) -> None:
-    """The vendor's second state says step 2 where step 12 is meant: by it, the third leg would train too long."""
+def test_a_second_resume_ends_at_the_right_step(ten: World) -> None:
+    """sd-scripts counts the steps of a resumed training from zero, so its second state has the wrong step."""
     settle(ten, "killed#1")
     ten.drive(only=ONLY)
     run = ten.run(ONLY)
@@ -53,19 +53,19 @@ def test_a_chain_of_crashes_keeps_the_right_step(ten: World) -> None:
     (second.path / "output" / "lora.safetensors").unlink()
     ten.drive(only=ONLY)
     state = json.loads((second.path / "output" / "lora-000009-state" / "train_state.json").read_text())
-    assert state["current_step"] == 8, "counted from zero again, as the vendor's is"
+    assert state["current_step"] == 8, "counted from zero, as by sd-scripts"
     assert (config(ten, 3)["initial_epoch"], ten.rows()["network_dim=2"]["resumed"]) == (10, "9")
     assert ten.states()["network_dim=2"] is State.FINISHED
 
 
-def test_a_leg_that_ends_before_an_epoch_does_is_begun_again_where_it_began(ten: World) -> None:
+def test_an_attempt_that_completes_no_epoch_is_repeated_from_the_same_epoch(ten: World) -> None:
     settle(ten, "killed#2")
     ten.drive(only=ONLY)
     assert [config(ten, number).get("initial_epoch") for number in (1, 2, 3)] == [None, 6, 6]
     assert ten.rows()["network_dim=2"]["resumed"] == "5"
 
 
-def test_checkpoints_of_all_legs_are_the_runs(ten: World) -> None:
+def test_a_run_has_the_checkpoints_of_all_its_attempts(ten: World) -> None:
     ten.ask(ONE.format(more="save_every_n_epochs = 2\n"))
     settle(ten, "killed#1")
     ten.drive(only=ONLY)
@@ -75,7 +75,7 @@ def test_checkpoints_of_all_legs_are_the_runs(ten: World) -> None:
     assert all((ten.run(ONLY).path / item.file).exists() for item in found)
 
 
-def test_without_being_asked_nothing_is_resumed_and_no_state_is_written(ten: World) -> None:
+def test_without_the_setting_nothing_is_resumed_and_no_state_is_saved(ten: World) -> None:
     settle(ten, "killed#1", on="false")
     ten.drive(only=ONLY)
     assert ten.rows()["network_dim=2"]["resumed"] == ""
@@ -83,7 +83,7 @@ def test_without_being_asked_nothing_is_resumed_and_no_state_is_written(ten: Wor
     assert list(ten.run(ONLY).path.rglob("*-state")) == []
 
 
-def test_only_the_last_state_is_kept_and_no_checkpoint_that_nobody_asked_for(ten: World) -> None:
+def test_only_the_last_state_and_no_extra_checkpoint_is_kept(ten: World) -> None:
     settle(ten, "")
     ten.drive(only=ONLY)
     output = ten.run(ONLY).path / "train" / "1" / "output"
@@ -91,9 +91,9 @@ def test_only_the_last_state_is_kept_and_no_checkpoint_that_nobody_asked_for(ten
     assert len(ten.run(ONLY).checkpoints()) == 1
 
 
-def test_out_of_memory_begins_anew(ten: World) -> None:
-    ladder = '[[oom_fallback]]\nname = "less"\nset = { gradient_checkpointing = true }\n'
-    ten.settle(env={"STANDIN_TRAIN": "oom#1"}, trainer="resume = true", length=TEN, sections=ladder)
+def test_a_fallback_starts_from_the_first_step(ten: World) -> None:
+    fallback = '[[oom_fallback]]\nname = "less"\nset = { gradient_checkpointing = true }\n'
+    ten.settle(env={"STANDIN_TRAIN": "oom#1"}, trainer="resume = true", length=TEN, sections=fallback)
     ten.drive(only=ONLY)
     assert ten.rows()["network_dim=2"]["resumed"] == ""
     assert "resume" not in config(ten, 2)
@@ -108,7 +108,7 @@ def test_a_training_by_steps_is_not_resumed(world: World) -> None:
     assert not resume.possible({"max_train_epochs": 10, "save_every_n_steps": 50})
 
 
-def test_a_state_that_was_cut_off_is_none(ten: World, tmp_path: Path) -> None:
+def test_a_truncated_state_is_ignored(ten: World, tmp_path: Path) -> None:
     settle(ten, "")
     ten.drive(only=ONLY)
     output = ten.run(ONLY).path / "train" / "1" / "output"
@@ -118,14 +118,14 @@ def test_a_state_that_was_cut_off_is_none(ten: World, tmp_path: Path) -> None:
     assert resume.last_state(output, "lora") is None
 
 
-def test_a_state_that_cannot_be_taken_up_costs_one_attempt_and_no_more(ten: World) -> None:
+def test_an_invalid_state_costs_one_attempt(ten: World) -> None:
     settle(ten, "killed#1 bad_config:initial_epoch=6")
     ten.drive(only=ONLY)
     row = ten.rows()["network_dim=2"]
     assert (row["state"], row["attempts"], row["resumed"]) == ("finished", "3", "")
 
 
-def test_progress_counts_the_whole_training(ten: World) -> None:
+def test_progress_covers_the_whole_training(ten: World) -> None:
     settle(ten, "killed#1")
     ten.drive(ten.context(probe=Probe()), only=ONLY)
     results = [attempt.result() for attempt in ten.run(ONLY).attempts("train")]

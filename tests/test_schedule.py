@@ -1,4 +1,4 @@
-"""Which run goes where and when: the decisions alone, then whole sweeps on cards that are made up."""
+"""Scheduling: the decisions alone, then whole sweeps on simulated GPUs."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def task(**given: Any) -> Task:
             None,
             [GpuLoad(card="A", tasks=1, free_mib=90000)],
             None,
-        ),  # what was never measured waits for a card of its own
+        ),  # unknown VRAM: it waits for a GPU of its own
         (9000, [GpuLoad(card="A", free_mib=20000)], Slot(card="A", colocated=True)),
         (9000, [GpuLoad(card="A", tasks=1, free_mib=9000)], Slot(card="A", colocated=True)),
         (9000, [GpuLoad(card="A", tasks=1, free_mib=8999)], None),
@@ -53,7 +53,11 @@ def task(**given: Any) -> Task:
             [GpuLoad(card="A", tasks=1, free_mib=90000), GpuLoad(card="B", free_mib=90000)],
             Slot(card="B", colocated=True),
         ),
-        (9000, [GpuLoad(card="A", free_mib=5000)], Slot(card="A")),  # strangers took the room: the ladder may answer
+        (
+            9000,
+            [GpuLoad(card="A", free_mib=5000)],
+            Slot(card="A"),
+        ),  # other processes use it: OOM fallback
         (9000, [], None),
     ],
 )
@@ -61,7 +65,7 @@ def test_choose(need: int | None, loads: Sequence[GpuLoad], place: Slot | None) 
     assert schedule.choose_slot(task(), need, loads) == place
 
 
-def test_a_peak_is_promised_with_some_headroom_and_only_if_it_delivered() -> None:
+def test_a_peak_counts_with_headroom_and_only_if_the_attempt_succeeded() -> None:
     peaks = PeakVramTable()
     peaks.add("k", Result(failure=Failure.OOM, peak_vram_mib=24000))
     assert peaks.need_mib(task()) is None
@@ -71,17 +75,17 @@ def test_a_peak_is_promised_with_some_headroom_and_only_if_it_delivered() -> Non
     assert peaks.need_mib(task(alone=True)) is None
 
 
-def test_memory_is_shared_with_strangers() -> None:
+def test_vram_of_other_processes_is_subtracted() -> None:
     memory = MemoryBudget()
     assert memory.free_mib(24000, 2000, []) == 24000 - 2000 - 1024
-    assert memory.free_mib(24000, 9000, [10000]) == 12000 - 1024, "ours is still growing: the promise counts"
-    assert memory.free_mib(24000, 15000, [10000]) == 9000 - 1024, "a stranger grew"
-    assert memory.free_mib(24000, 9000, [10000]) == 9000 - 1024, "nobody says that it has gone"
-    assert memory.free_mib(24000, 9000, [10000], own_mib=8500) == 13500 - 1024, "the driver says so"
+    assert memory.free_mib(24000, 9000, [10000]) == 12000 - 1024, "the assigned VRAM counts, not the used"
+    assert memory.free_mib(24000, 15000, [10000]) == 9000 - 1024, "another process grew"
+    assert memory.free_mib(24000, 9000, [10000]) == 9000 - 1024, "it is unknown whether it ended"
+    assert memory.free_mib(24000, 9000, [10000], own_mib=8500) == 13500 - 1024, "the driver knows"
     assert memory.free_mib(24000, 0, []) == 24000 - 1024
 
 
-def test_a_poisoned_card_is_told_from_the_others() -> None:
+def test_failures_are_counted_per_gpu() -> None:
     streak = FailureStreak(2)
     lost, good = Result(failure=Failure.GPU_LOST), Result(failure=None)
     assert not streak.pauses("A", "train", lost)
@@ -97,7 +101,7 @@ def test_a_poisoned_card_is_told_from_the_others() -> None:
 # --- the order --------------------------------------------------------------------------------------------------------
 
 
-def test_floors_come_first_then_the_first_replicate_of_every_arm(world: World) -> None:
+def test_baselines_come_first_then_the_first_replicate_of_every_point(world: World) -> None:
     world.ask("[dims]\nnetwork_dim = [2, 4]\nseed = [1, 2]\n")
     asked = world.plan()
     line = schedule.build_queue(asked.runs(), asked.settings)
@@ -110,7 +114,7 @@ def test_floors_come_first_then_the_first_replicate_of_every_arm(world: World) -
     ]
 
 
-def test_what_has_begun_comes_before_what_has_not(world: World) -> None:
+def test_started_runs_come_before_new_ones(world: World) -> None:
     asked = world.plan()
     second = asked.runs()[1]
     second.create()
@@ -124,7 +128,7 @@ def test_what_has_begun_comes_before_what_has_not(world: World) -> None:
 
 @dataclass(slots=True)
 class Cards:
-    """A driver with two cards of 24 GiB, on which every attempt takes so much."""
+    """A driver with two GPUs of 24 GiB, on which every attempt uses `each_mib`."""
 
     each_mib: int = 8000
     busy: dict[str, int] = field(default_factory=dict)
@@ -140,7 +144,7 @@ class Cards:
 
 
 class Together(Heard):
-    """Notes how many attempts at a stage went on at once, at most."""
+    """Records the highest number of attempts at a stage that ran at once."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -169,7 +173,7 @@ def attempts(world: World, stage: str = "train") -> list[dict[str, Any]]:
 PACKED = '[vram]\ncard = "all"\ncolocate = true\npoll_seconds = 0.05\n'
 
 
-def test_two_cards_work_at_once(world: World) -> None:
+def test_two_gpus_work_at_once(world: World) -> None:
     world.ask(SEEDS)
     world.settle(env={"STANDIN_STEP_S": "0.05"})
     together = Together()
@@ -195,13 +199,13 @@ class Large(Host):
 
 
 def drive(world: World, ctx: Context, *cards: str, perform: Perform = sweep.perform, host: Host | None = None) -> None:
-    """All trainings, and not the floor."""
+    """All trainings, without the baseline."""
     runs = world.plan().runs("seed*")
     with LocalExecutor.open(ctx, cards, perform, runs, host or Large()) as team:
         sweep.run_sweep_on(team, runs, ctx)
 
 
-def test_what_was_measured_is_packed(world: World) -> None:
+def test_runs_with_known_vram_are_colocated(world: World) -> None:
     world.ask(SEEDS)
     world.settle(env={"STANDIN_STEP_S": "0.1"}, vram=PACKED)
     together = Together()
@@ -209,13 +213,13 @@ def test_what_was_measured_is_packed(world: World) -> None:
     drive(world, ctx, "GPU-A")
     assert set(world.states().values()) == {State.FINISHED, State.PENDING}
     trained = {one.point.params["seed"]: one.attempts("train")[0] for one in world.plan().runs("seed*")}
-    assert not trained[1].colocated, "the first of its kind is measured alone"
+    assert not trained[1].colocated, "the first run of a memory profile is alone"
     assert all(trained[seed].colocated for seed in (2, 3, 4))
-    assert together.most["train"] == 2, "three of them would not fit"
+    assert together.most["train"] == 2, "three would not fit"
 
 
 @pytest.mark.parametrize("host", [Large(cores=3), Large(memory_gib=7)])
-def test_a_small_machine_packs_nothing(world: World, host: Host) -> None:
+def test_a_small_machine_does_not_colocate(world: World, host: Host) -> None:
     world.ask(SEEDS)
     world.settle(env={"STANDIN_STEP_S": "0.05"}, vram=PACKED)
     together = Together()
@@ -223,7 +227,7 @@ def test_a_small_machine_packs_nothing(world: World, host: Host) -> None:
     assert together.most["train"] == 1
 
 
-def test_what_runs_out_of_memory_beside_others_is_made_again_alone(world: World) -> None:
+def test_a_colocated_run_that_runs_out_of_memory_is_repeated_alone(world: World) -> None:
     world.ask(SEEDS)
     rung = '[[oom_fallback]]\nname = "gradient checkpointing"\nset = { gradient_checkpointing = true }\n'
     env = {"STANDIN_STEP_S": "0.05", "STANDIN_TRAIN": "oom:seed=3#1"}
@@ -235,9 +239,9 @@ def test_what_runs_out_of_memory_beside_others_is_made_again_alone(world: World)
     assert world.rows()["seed=3"]["degraded"] == "False"
 
 
-def test_a_poisoned_card_is_left_and_the_other_goes_on(world: World) -> None:
+def test_a_broken_gpu_is_retired_and_the_other_continues(world: World) -> None:
     world.ask("[dims]\nseed = [1, 2, 3, 4, 5, 6]\n")
-    world.settle(env={"STANDIN_STEP_S": "0.1"})  # the bad card is the quicker one
+    world.settle(env={"STANDIN_STEP_S": "0.1"})  # the broken GPU is the faster one
     ctx = world.context(probe=Cards())
     env = {**ctx.settings.trainer.env, "STANDIN_TRAIN": "gpu_lost", "STANDIN_STEP_S": "0"}
     bad = replace(ctx.settings.trainer, env=env)
@@ -253,7 +257,7 @@ def test_a_poisoned_card_is_left_and_the_other_goes_on(world: World) -> None:
     assert cards.count("GPU-A") == 3
 
 
-def test_an_error_ends_it_all_and_leaves_nothing_unwatched(world: World) -> None:
+def test_an_error_stops_the_sweep_after_running_attempts_have_ended(world: World) -> None:
     world.ask(SEEDS)
     ctx = world.context(probe=Cards())
 
@@ -264,15 +268,15 @@ def test_an_error_ends_it_all_and_leaves_nothing_unwatched(world: World) -> None
 
     with pytest.raises(NotReady, match="no disk"):
         drive(world, ctx, "GPU-A", "GPU-B", perform=perform)
-    assert world.run("seed=1*").done("train"), "what was going on was seen to its end"
-    assert not world.run("seed=4*").attempts("train")
+    assert world.run("seed=1*").done("train"), "a running attempt ends normally"
+    # --- locks of GPUs -----------------------------------------------------------------------------------------------------
     assert world.living() == []
 
 
-# --- whose card -------------------------------------------------------------------------------------------------------
+# --- locks of GPUs -----------------------------------------------------------------------------------------------------
 
 
-def test_a_card_is_held_by_one_sweep(tmp_path: Path) -> None:
+def test_a_gpu_is_locked_by_one_sweep(tmp_path: Path) -> None:
     one, other = Sweep(tmp_path / "one"), Sweep(tmp_path / "other")
     with one.lock_cards(["A", "B"]) as held:
         assert held == ["A", "B"]
@@ -284,12 +288,12 @@ def test_a_card_is_held_by_one_sweep(tmp_path: Path) -> None:
         assert held == ["A"]
 
 
-def test_no_card_needs_no_holding(tmp_path: Path) -> None:
+def test_no_gpu_needs_no_lock(tmp_path: Path) -> None:
     with Sweep(tmp_path / "one").lock_cards([]) as held:
         assert held == []
 
 
-def test_what_a_killed_sweep_left_running_keeps_its_card(tmp_path: Path) -> None:
+def test_an_attempt_of_a_killed_sweep_keeps_its_gpu(tmp_path: Path) -> None:
     attempt = layout.Attempt(tmp_path / "killed" / "run" / "train" / "1")
     attempt.path.mkdir(parents=True)
     attempt.open({"card": "A"})
@@ -303,7 +307,7 @@ def test_what_a_killed_sweep_left_running_keeps_its_card(tmp_path: Path) -> None
         ):
             pass
         with Sweep(tmp_path / "killed").lock_cards(["A"]) as held:
-            assert held == ["A"], "it is its own"
+            assert held == ["A"], "it is its own attempt"
     finally:
         process.stop(attempt.path, 0)
     with Sweep(tmp_path / "other").lock_cards(["A"]) as held:
@@ -315,7 +319,7 @@ def hold(world: World) -> AbstractContextManager[list[str]]:
     return session.lock_cards(session.sweep, ["A"])
 
 
-def test_a_card_is_shared_only_by_those_who_say_so(world: World) -> None:
+def test_a_gpu_is_shared_only_with_ignore_other_sweeps(world: World) -> None:
     with (
         hold(world),
         pytest.raises(Conflict, match="ignore_other_sweeps = true"),

@@ -1,4 +1,4 @@
-"""What an attempt to train is started from."""
+"""The files that a training attempt is started from."""
 
 import tomllib
 
@@ -14,13 +14,13 @@ def rendered(world: World, grid: str) -> dict[str, str]:
     return train.rendered(run, run.new_attempt("train"), world.context())
 
 
-def test_previews_are_drawn_only_when_they_are_asked_for(world):
+def test_previews_are_drawn_only_with_a_sample_argument(world):
     files = rendered(world, "[dims]\nnetwork_dim = [2]\n")
     assert set(files) == {"config.toml", "dataset.toml"}
     assert "sample_prompts" not in files["config.toml"]
 
 
-def test_previews_are_of_the_settings_prompts_at_the_size_that_is_scored(world):
+def test_previews_use_the_prompts_and_the_size_of_the_settings(world):
     files = rendered(world, "[dims]\nnetwork_dim = [2]\n[fixed]\nsample_every_n_steps = 2\n")
     lines = [line for line in files["prompts.txt"].splitlines() if line and not line.startswith("#")]
     assert lines[0] == "photo of ohwx person --w 1024 --h 1024 --d 1 --s 28 --l 6"
@@ -29,7 +29,7 @@ def test_previews_are_of_the_settings_prompts_at_the_size_that_is_scored(world):
     assert config["arguments"]["sample_every_n_steps"] == 2
 
 
-def test_each_attempt_is_named_in_its_checkpoints(world):
+def test_checkpoints_name_their_attempt(world):
     config = tomllib.loads(rendered(world, "[dims]\nnetwork_dim = [2]\n")["config.toml"])
     point = world.plan().points[0]
     assert config["output"]["training_comment"] == f"orchestrate {point.id} 1"

@@ -1,4 +1,4 @@
-"""Whole sweeps with stand-in programs: the ladder, the lock, what is retried, what pauses, what is done again."""
+"""Whole sweeps with stand-in programs: OOM fallback, lock, retries, pauses, and what is not repeated."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from orchestrator.store import layout
 ONE = '[dims]\nnetwork_dim = [2]\n[fixed]\noptimizer_type = "{optimizer}"\nlearning_rate = 1.0\n'
 THREE = "[dims]\nnetwork_dim = [2, 4, 8]\n"
 TRAININGS = "network_dim*"
-LADDER = """
+FALLBACK = """
 [[oom_fallback]]
 name = "gradient checkpointing"
 set = { gradient_checkpointing = true }
@@ -33,7 +33,7 @@ set = { optimizer_type = "AdamW8bit", learning_rate = 1e-3, optimizer_args = [] 
 # --- to the end -------------------------------------------------------------------------------------------------------
 
 
-def test_everything_is_done_once_and_nothing_twice(world: World) -> None:
+def test_every_stage_runs_once(world: World) -> None:
     world.drive()
     assert set(world.states().values()) == {State.FINISHED}
     assert [line.split()[0] for line in world.ledger()] == ["began", "ended"] * 2
@@ -47,7 +47,7 @@ def test_everything_is_done_once_and_nothing_twice(world: World) -> None:
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_a_grown_grid_reuses_what_is_finished(world: World) -> None:
+def test_an_extended_grid_keeps_finished_runs(world: World) -> None:
     world.drive(only=TRAININGS)
     world.ask(THREE)
     world.drive(only=TRAININGS)
@@ -64,7 +64,7 @@ def test_a_grown_grid_reuses_what_is_finished(world: World) -> None:
         (lambda world: (world.folder / "images" / "0002.png").unlink(), "dataset portraits"),
     ],
 )
-def test_a_changed_dataset_is_refused_and_nothing_is_touched(
+def test_a_changed_dataset_is_rejected_and_nothing_changes(
     world: World, change: Callable[[World], object], told: str
 ) -> None:
     world.drive(only=TRAININGS)
@@ -75,7 +75,7 @@ def test_a_changed_dataset_is_refused_and_nothing_is_touched(
     assert world.rows() == before
 
 
-def test_other_generation_settings_are_refused(world: World) -> None:
+def test_changed_generation_settings_are_rejected(world: World) -> None:
     world.context()
     world.settings.write_text(world.settings.read_text().replace("seeds = [1]", "seeds = [1, 2]"))
     with pytest.raises(Conflict, match=r"generate.seeds has changed since .*\n.*--name"):
@@ -85,9 +85,9 @@ def test_other_generation_settings_are_refused(world: World) -> None:
 # --- the ladder -------------------------------------------------------------------------------------------------------
 
 
-def test_out_of_memory_goes_down_the_ladder_to_a_degraded_row(world: World) -> None:
+def test_out_of_memory_applies_the_fallback_up_to_a_degraded_run(world: World) -> None:
     world.ask(ONE.format(optimizer="Prodigy"))
-    world.settle(env={"STANDIN_TRAIN": "oom:optimizer_type=Prodigy"}, sections=LADDER)
+    world.settle(env={"STANDIN_TRAIN": "oom:optimizer_type=Prodigy"}, sections=FALLBACK)
     heard = Heard()
     world.drive(world.context(listener=heard), only=TRAININGS)
     row = world.rows()["network_dim=2"]
@@ -108,24 +108,24 @@ def test_out_of_memory_goes_down_the_ladder_to_a_degraded_row(world: World) -> N
     ]
 
 
-def test_a_rung_that_keeps_the_result_does_not_degrade(world: World) -> None:
-    world.settle(env={"STANDIN_TRAIN": "oom#1"}, sections=LADDER)
+def test_a_fallback_step_that_keeps_the_result_does_not_degrade(world: World) -> None:
+    world.settle(env={"STANDIN_TRAIN": "oom#1"}, sections=FALLBACK)
     world.drive(only="network_dim=2*")
     row = world.rows()["network_dim=2"]
     assert (row["state"], row["attempts"], row["degraded"]) == ("finished", "2", "False")
     assert json.loads(row["overrides"]) == {"gradient_checkpointing": True}
 
 
-def test_a_ladder_that_is_used_up_is_a_failed_run_and_the_others_go_on(world: World) -> None:
-    world.settle(env={"STANDIN_TRAIN": "oom:network_dim=2"}, sections=LADDER)
+def test_a_run_fails_without_further_fallback_steps_and_the_others_continue(world: World) -> None:
+    world.settle(env={"STANDIN_TRAIN": "oom:network_dim=2"}, sections=FALLBACK)
     world.drive(only=TRAININGS)
     assert world.states()["network_dim=2"] is State.FAILED
     assert world.states()["network_dim=4"] is State.FINISHED
     assert len(world.run("network_dim=2*").attempts("train")) == 3
 
 
-def test_over_the_budget_concedes_like_out_of_memory(world: World) -> None:
-    world.settle(env={"STANDIN_STEP_S": "0.1"}, vram="[vram]\nbudget_gib = 8\npoll_seconds = 0.05\n", sections=LADDER)
+def test_exceeding_the_budget_applies_the_fallback(world: World) -> None:
+    world.settle(env={"STANDIN_STEP_S": "0.1"}, vram="[vram]\nbudget_gib = 8\npoll_seconds = 0.05\n", sections=FALLBACK)
     run = world.run("network_dim=2*")
 
     def answer(_pids: object) -> object:
@@ -155,7 +155,7 @@ def test_over_the_budget_concedes_like_out_of_memory(world: World) -> None:
         ("gpu_lost", "gpu_lost", "CUDA error: unspecified launch failure"),
     ],
 )
-def test_a_training_that_fails_says_why_in_the_report(world: World, fault: str, failure: str, reason: str) -> None:
+def test_the_report_has_the_reason_of_a_failed_training(world: World, fault: str, failure: str, reason: str) -> None:
     world.settle(env={"STANDIN_TRAIN": f"{fault}:network_dim=2"})
     world.drive(only="network_dim=2*")
     row = world.rows()["network_dim=2"]
@@ -164,14 +164,14 @@ def test_a_training_that_fails_says_why_in_the_report(world: World, fault: str, 
     assert row["similarity_median"] == ""
 
 
-def test_a_grandchild_and_a_log_that_is_no_text_do_no_harm(world: World) -> None:
+def test_a_grandchild_process_and_a_binary_log_do_no_harm(world: World) -> None:
     world.settle(env={"STANDIN_TRAIN": "grandchild not_utf8", "STANDIN_GENERATE": "grandchild"})
     world.drive(only="network_dim=2*")
     assert world.states()["network_dim=2"] is State.FINISHED
     assert world.living() == []
 
 
-def test_a_crash_is_tried_again_and_told(world: World) -> None:
+def test_a_crash_is_retried_and_reported(world: World) -> None:
     world.settle(env={"STANDIN_TRAIN": "segfault#2", "STANDIN_GENERATE": "killed#1"})
     heard = Heard()
     world.drive(world.context(listener=heard), only="network_dim=2*")
@@ -183,7 +183,7 @@ def test_a_crash_is_tried_again_and_told(world: World) -> None:
     ]
 
 
-def test_pictures_that_are_there_are_not_made_again(world: World) -> None:
+def test_existing_images_are_not_generated_again(world: World) -> None:
     world.settle(env={"STANDIN_GENERATE": "torn#1"})
     world.drive(only="network_dim=2*")
     assert world.states()["network_dim=2"] is State.FAILED
@@ -195,7 +195,7 @@ def test_pictures_that_are_there_are_not_made_again(world: World) -> None:
     assert json.loads((world.run("network_dim=2*").path / "generate" / "2" / "attempt.json").read_text())["images"] == 1
 
 
-def test_a_picture_that_kills_the_scorer_costs_its_row_and_no_other(world: World, tmp_path: Path) -> None:
+def test_an_image_that_crashes_the_scorer_costs_only_its_own_row(world: World, tmp_path: Path) -> None:
     text = world.settings.read_text().replace("seeds = [1]", f"seeds = {list(range(1, 16))}")
     world.settings.write_text(text)
     (tmp_path / "site").mkdir()
@@ -224,7 +224,7 @@ if "orchestrator.scoring" in sys.orig_argv:
 # --- what pauses, and what is tried again -----------------------------------------------------------------------------
 
 
-def test_a_poisoned_card_does_not_drain_the_queue(world: World) -> None:
+def test_a_broken_gpu_pauses_the_sweep_before_all_runs_fail(world: World) -> None:
     world.ask("[dims]\nnetwork_dim = [1, 2, 4, 8]\n")
     world.settle(env={"STANDIN_TRAIN": "gpu_lost"})
     with pytest.raises(NotReady, match=r"3 runs in a row failed with gpu_lost.*\n.*--retry failed"):
@@ -236,14 +236,14 @@ def test_a_poisoned_card_does_not_drain_the_queue(world: World) -> None:
     assert [state for name, state in world.states().items() if "baseline" not in name] == [State.FINISHED] * 4
 
 
-def test_failures_of_the_points_go_on(world: World) -> None:
+def test_failures_of_points_do_not_pause_the_sweep(world: World) -> None:
     world.ask("[dims]\nnetwork_dim = [1, 2, 4, 8]\n")
     world.settle(env={"STANDIN_TRAIN": "bad_config"})
     world.drive(only=TRAININGS)
     assert [state for name, state in world.states().items() if "baseline" not in name] == [State.FAILED] * 4
 
 
-def test_failed_runs_are_left_alone_until_asked_for_and_finished_ones_always(world: World) -> None:
+def test_failed_runs_are_retried_only_with_retry_and_finished_runs_never(world: World) -> None:
     world.settle(env={"STANDIN_TRAIN": "bad_config:network_dim=2"})
     world.drive(only=TRAININGS)
     heard = Heard()
@@ -255,9 +255,9 @@ def test_failed_runs_are_left_alone_until_asked_for_and_finished_ones_always(wor
     assert len(world.run("network_dim=2*").attempts("train")) == 2
 
 
-def test_a_degraded_run_is_left_alone_by_retry(world: World) -> None:
+def test_retry_does_not_repeat_a_degraded_run(world: World) -> None:
     world.ask(ONE.format(optimizer="Prodigy"))
-    world.settle(env={"STANDIN_TRAIN": "oom:optimizer_type=Prodigy"}, sections=LADDER)
+    world.settle(env={"STANDIN_TRAIN": "oom:optimizer_type=Prodigy"}, sections=FALLBACK)
     world.drive(only=TRAININGS)
     heard = Heard()
     world.drive(world.context(listener=heard), only=TRAININGS, retry=True)
@@ -274,7 +274,7 @@ def test_fail_fast_stops_at_the_first_failure(world: World) -> None:
 # --- two at once, and orphans -----------------------------------------------------------------------------------------
 
 
-def test_two_sweeps_side_by_side_share_pictures_faces_and_hashes(world: World) -> None:
+def test_concurrent_sweeps_share_datasets_faces_and_hashes(world: World) -> None:
     world.settle(env={"STANDIN_STEP_S": "0.05"})
     both = [
         subprocess.Popen(world.command("--name", name, "--only", "network_dim=2*"), cwd=world.folder)
@@ -288,12 +288,12 @@ def test_two_sweeps_side_by_side_share_pictures_faces_and_hashes(world: World) -
 
 @pytest.fixture
 def driven(world: World) -> Iterator["subprocess.Popen[str]"]:
-    """`orchestrate run` in the middle of its first training."""
+    """`orchestrate run` during its first training."""
     world.settle(env={"STANDIN_STEP_S": "0.3"})
     child = subprocess.Popen(world.command(), cwd=world.folder, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not world.ledger():
-        assert time.monotonic() < deadline, "it never began to train"
+        assert time.monotonic() < deadline, "no training started"
         assert child.poll() is None, child.stderr.read() if child.stderr else ""
         time.sleep(0.01)
     yield child
@@ -304,23 +304,23 @@ def driven(world: World) -> Iterator["subprocess.Popen[str]"]:
 def test_an_orphan_is_adopted_by_the_next_run(world: World, driven: "subprocess.Popen[str]") -> None:
     driven.send_signal(signal.SIGKILL)
     driven.wait()
-    assert world.living(), "the trainer lives on"
+    assert world.living(), "the trainer still runs"
     world.drive()
     assert [line.split()[0] for line in world.ledger()] == ["began", "ended"] * 2
     assert {row["attempts"] for row in world.rows().values()} == {"1", ""}
 
 
-def test_a_second_run_is_told_who_drives(world: World, driven: "subprocess.Popen[str]") -> None:
+def test_a_second_run_is_rejected_with_the_holder_of_the_lock(world: World, driven: "subprocess.Popen[str]") -> None:
     second = world.call()
     assert second.returncode == 5
     assert f"sweep grid is already running in process {driven.pid} on " in second.stderr
     assert world.sweep.is_locked()
     driven.kill()
     driven.wait()
-    assert not world.sweep.is_locked(), "a stale lock is no lock"
+    assert not world.sweep.is_locked(), "the lock ends with its process"
 
 
-def test_a_sweep_that_is_asked_to_stop_at_once_leaves_nothing_running(world: World) -> None:
+def test_a_sweep_that_is_stopped_at_once_leaves_no_process(world: World) -> None:
     ctx = world.context()
     ctx.stop.asked = 1
     sweep.run_sweep(world.plan().runs(), ctx)

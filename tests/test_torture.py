@@ -1,4 +1,4 @@
-"""The short version of `make torture`: some kills of each kind, and the same end."""
+"""The short version of `make torture`: some kills of each kind, and the same result."""
 
 import random
 from pathlib import Path
@@ -13,7 +13,7 @@ PLACES = (
     ("shim", "process.json", "before"),
     ("trainer", "lora.safetensors", "torn"),
 )
-"""The first write of that kind by that role."""
+"""The first write of this kind by this role."""
 
 
 @pytest.fixture(scope="module")
@@ -27,13 +27,13 @@ def test_a_kill_at_a_write_loses_nothing(
 ) -> None:
     event = next(event for event in wanted.events if event.who.startswith(f"{role} ") and what in event.what)
     world = trial.build(tmp_path / "world", shared)
-    assert trial.kill_at(world, event, how), "it was never killed"
+    assert trial.kill_at(world, event, how), "it was not killed"
     assert trial.losses(world, wanted) == []
 
 
 @pytest.mark.parametrize("seed", [3])
 def test_random_kills_lose_nothing(tmp_path: Path, shared: Path, wanted: Reference, seed: int) -> None:
     world = trial.build(tmp_path / "world", shared, faults="launcher" if seed % 2 else "")
-    early = min(wanted.seconds, 1.5)  # the reference may have been slow, and this sweep over before its kill
+    early = min(wanted.seconds, 1.5)  # the reference may have been slower than this sweep
     assert trial.kill_at_random(world, random.Random(seed), early)
     assert trial.losses(world, wanted) == []

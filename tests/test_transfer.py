@@ -1,4 +1,4 @@
-"""LoRAs on another base model than they were trained on."""
+"""LoRAs on a base model that they were not trained on."""
 
 import csv
 import json
@@ -21,7 +21,7 @@ def call(world: World, *arguments: str) -> Result:
 
 @pytest.fixture
 def scored(world: World) -> World:
-    """A finished sweep on the doll, and a second base model in the settings."""
+    """A finished sweep on one base model, and a second one in the settings."""
     shutil.copyfile(BASE, world.folder / "puppet.safetensors")
     text = world.settings.read_text(encoding="utf-8")
     puppet = '[defaults]\nbase_model = "doll"\n[base_models.puppet]\npath = "puppet.safetensors"\n'
@@ -30,7 +30,7 @@ def scored(world: World) -> World:
     return world
 
 
-def test_pictures_on_another_base_are_read_against_that_bases_floor(scored: World) -> None:
+def test_images_on_another_base_model_are_compared_with_its_baseline(scored: World) -> None:
     frozen = (scored.sweep.path / "sweep.json").read_bytes()
     done = call(scored, "--to", "puppet", "--only", "network_dim=2*")
     assert done.exit_code == 0, done.output
@@ -49,7 +49,7 @@ def test_pictures_on_another_base_are_read_against_that_bases_floor(scored: Worl
     assert float(row["gain_at_home"]) == pytest.approx(facts_of_it.gain, abs=1e-3)
 
 
-def test_the_generator_gets_the_other_base_and_the_trained_lora(scored: World) -> None:
+def test_the_generator_receives_the_other_base_model_and_the_lora(scored: World) -> None:
     call(scored, "--to", "puppet", "--only", "network_dim=2*")
     attempt = next(scored.run("network_dim=2*").path.glob("on/*/generate/1"))
     command = (attempt / "command.json").read_text(encoding="utf-8")
@@ -71,7 +71,7 @@ def plan_of(attempt: Path) -> dict[str, list[str]]:
         (["--to", "puppet", "--only", "nothing*"], 3, "no scored run of grid matches"),
     ],
 )
-def test_what_cannot_be_moved_is_told(scored: World, arguments: list[str], code: int, message: str) -> None:
+def test_runs_without_a_transfer_are_reported(scored: World, arguments: list[str], code: int, message: str) -> None:
     refused = call(scored, *arguments)
     assert refused.exit_code == code
     assert message in " ".join(refused.stderr.split())

@@ -57,7 +57,8 @@ class RayExecutor:
     ) -> None:
         self._ray, self._ctx, self._perform, self._peaks = ray, ctx, perform, peaks
         self._smallest_mib = smallest_mib
-        self._events = ray.remote(num_cpus=0)(EventActor).options(scheduling_strategy=_this_node(ray)).remote()
+        here = _on_node(ray, ray.get_runtime_context().get_node_id())
+        self._events = ray.remote(num_cpus=0)(EventActor).options(scheduling_strategy=here).remote()
         self._run_task = ray.remote(max_retries=0)(_run_task)
         self._running: dict[Any, _RunningTask] = {}
         self._lost: Counter[Path] = Counter()
@@ -230,10 +231,6 @@ def _check_machines(ray: Any, ctx: Context, check: Check) -> list[int]:
     if problems:
         raise NotReady(*problems)
     return [mib for sizes, _ in found for mib in sizes]
-
-
-def _this_node(ray: Any) -> Any:
-    return _on_node(ray, ray.get_runtime_context().get_node_id())
 
 
 def _on_node(ray: Any, node: str, *, soft: bool = False) -> Any:

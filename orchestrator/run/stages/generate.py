@@ -6,9 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from orchestrator import images as media
+from orchestrator import images as image_files
 from orchestrator.config.schema import Generation
-from orchestrator.kohya import argv as command
+from orchestrator.kohya import argv as trainer_argv
 from orchestrator.kohya import generate
 from orchestrator.kohya.outputs import log
 from orchestrator.model import Checkpoint, Failure, Image, Result
@@ -35,10 +35,9 @@ def perform(run: Run, ctx: Context) -> Result:
 
 def wanted(run: Run, generation: Generation, prompts: Sequence[str]) -> list[Image]:
     """All images of a run, grouped by checkpoint and strength; every run has the same prompts and seeds."""
-    chosen = (
-        [""] if run.point.is_baseline else [item.file for item in choose(run.checkpoints(), generation.checkpoints)]
-    )
-    strengths = (0.0,) if run.point.is_baseline else generation.strengths
+    baseline = run.point.is_baseline
+    checkpoints = [""] if baseline else [one.file for one in choose(run.checkpoints(), generation.checkpoints)]
+    strengths = (0.0,) if baseline else generation.strengths
     return [
         Image(
             file=f"images/c{index}_s{strength:g}_p{prompt:03d}_{seed}.png",
@@ -48,7 +47,7 @@ def wanted(run: Run, generation: Generation, prompts: Sequence[str]) -> list[Ima
             seed=seed,
             text=text,
         )
-        for index, checkpoint in enumerate(chosen)
+        for index, checkpoint in enumerate(checkpoints)
         for strength in strengths
         for prompt, text in enumerate(prompts)
         for seed in generation.seeds
@@ -80,14 +79,14 @@ def _prepare(run: Run, attempt: Attempt, images: Sequence[Image], ctx: Context) 
         lora=Path(str(loras[0])) if isinstance(loras, list) and loras else None,
         params=run.point.params,
     )
-    return Command(argv=argv, env=command.environment(settings.trainer, card=ctx.card or None), cwd=attempt.path)
+    return Command(argv=argv, env=trainer_argv.environment(settings.trainer, card=ctx.card or None), cwd=attempt.path)
 
 
 def _is_complete(path: Path) -> bool:
     """Whether the image exists and decodes; a truncated one is generated again."""
     try:
-        media.load(path)
-    except media.Unreadable:
+        image_files.load(path)
+    except image_files.Unreadable:
         return False
     return True
 
@@ -96,9 +95,6 @@ def _record(run: Run, images: Sequence[Image], outcome: Outcome) -> Mapping[str,
     missing = [image.file for image in images if not _is_complete(run.path / image.file)]
     if not missing:
         return {"images": [asdict(image) for image in images]}
-    failed = log.classify(outcome.log, outcome.exit.code) if outcome.exit else None
-    if failed:
-        return FailureReason(*failed)
-    return FailureReason(
-        Failure.NO_PRODUCT, f"{len(missing)} of {len(images)} images are missing, the first is {missing[0]}"
-    )
+    logged = log.classify(outcome.log, outcome.exit.code) if outcome.exit else None
+    what = f"{len(missing)} of {len(images)} images are missing, the first is {missing[0]}"
+    return FailureReason(*(logged or (Failure.NO_PRODUCT, what)))
