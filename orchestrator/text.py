@@ -6,6 +6,9 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 
 _GIB = 1024**3
+_MAX_NAME_BYTES = 60
+_RESERVED_NAMES = ("calibration.json", "calibration.svg")
+"""Files in the folder of all sweeps; others begin with a dot."""
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH", re.IGNORECASE)
 
 
@@ -76,3 +79,18 @@ def redact(text: str, environ: Mapping[str, str]) -> str:
         if len(value) > 5 and _SECRET.search(name):
             text = text.replace(value, f"[{name}]")
     return text
+
+
+def bad_name(name: str) -> str:
+    """Why a sweep, dataset, base model or question cannot have this name; empty when it can.
+
+    Names become file names and appear in tables, so that all of them follow one rule. The limit of 60 bytes leaves room
+    for dims and ids in the names of exported files.
+    """
+    if not name or len(name.encode("utf-8", "surrogateescape")) > _MAX_NAME_BYTES:
+        return f"must have 1 to {_MAX_NAME_BYTES} bytes"
+    if not name.isprintable() or set(name) & set('/\\<>:"|?*`'):
+        return 'must not contain line breaks, control or direction marks, or any of / \\ < > : " | ? * `'
+    if name[0] in ".- " or name[-1] in ". ":
+        return "must not start with a dot, a hyphen or a space, nor end with a dot or a space"
+    return "is reserved" if name.casefold() in _RESERVED_NAMES else ""

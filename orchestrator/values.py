@@ -37,7 +37,7 @@ def toml_repr(value: Value) -> str:
     if isinstance(value, tuple):
         return "[" + ", ".join(map(toml_repr, value)) + "]"
     if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
+        return json.dumps(value, ensure_ascii=not value.isprintable())
     return str(value).lower() if isinstance(value, bool) else repr(value)
 
 

@@ -23,6 +23,7 @@ POINT = {"network_dim": 16, "seed": 1, "lr": 1e-4, "flag": True, "name": "x {{ s
         ("{{ 'big' if network_dim > 8 else 'small' }}", "big"),
         ("{% if flag %}on{% else %}off{% endif %}", "on"),
         ("{{ [network_dim, 32] | max }}", 32),
+        ("{{ (network_dim / 3) | round(2) }}", 5.33),
     ],
 )
 def test_result_and_its_type(written, meant):
@@ -32,7 +33,7 @@ def test_result_and_its_type(written, meant):
 
 
 @pytest.mark.parametrize("literal", ["a", "{a|b}", "50%", "} }", "{# no #}", 3, True, ("x", 1.5)])
-def test_what_is_no_expression_stays(literal):
+def test_other_text_stays_unchanged(literal):
     assert not is_expression(literal)
     assert Expressions().evaluate(literal, POINT) == literal
 
@@ -43,12 +44,12 @@ def test_an_expression_inside_a_list():
         Expressions().evaluate(("{{ many }}",), POINT)
 
 
-def test_what_a_param_holds_is_data():
+def test_values_of_params_are_data():
     assert Expressions().evaluate("{{ name }}", POINT) == "x {{ seed }} y"
     assert Expressions().evaluate("<{{ name }}>", POINT) == "<x {{ seed }} y>"
 
 
-def test_equal_looking_inputs_are_told_apart():
+def test_inputs_of_different_types_are_distinct():
     expressions = Expressions()
     results = [expressions.evaluate("{{ a }}", {"a": value}) for value in (1, True, 1.0, "1", 1)]
     assert [(type(result), result) for result in results] == [
@@ -60,7 +61,7 @@ def test_equal_looking_inputs_are_told_apart():
     ]
 
 
-def test_names_are_those_it_looks_at():
+def test_names_of_the_params_used():
     assert Expressions().names(("{{ a + b }}", "{% if c %}{{ a }}{% endif %}", "d")) == {"a", "b", "c"}
 
 
@@ -90,6 +91,10 @@ def test_a_missing_param_is_named():
         "{{ 2.0**99999 }}",
         "{{ '%999999999d' % 1 }}",
         "{{ 'a' | center(999999999) }}",
+        "{{ network_dim | round(30000000, 'ceil') }}",
+        "{{ 10 | round(30000000) }}",
+        "{{ 10 | round(-400) }}",
+        "{{ 'a' | round }}",
         "{{ 1 / 0 }}",
         "{{ 1e308 * 10 }}",
         "{{ 2**200 }}",

@@ -110,7 +110,7 @@ def test_arguments_of_a_grid_without_points_are_checked(desk):
 
 
 def test_points_are_checked_after_each_oom_fallback(desk):
-    desk.change("learning_rate = 1e-4                       # its own", "# learning_rate =")
+    desk.change("learning_rate = 1e-4  ", "# learning_rate = 1e-4  ")
     done = desk.plan("[dims]\nnetwork_dim = [16]\n")
     assert done.exit_code == 2
     assert "[[oom_fallback]]: learning_rate: 1 is too high for AdamW8bit: training diverges" in done.stderr

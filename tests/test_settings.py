@@ -1,10 +1,13 @@
 import json
+import os
 import tomllib
+from dataclasses import asdict
 from pathlib import Path
 
 import jsonschema
 import pytest
 from click.testing import CliRunner
+from pydantic import TypeAdapter
 
 from orchestrator.cli import main
 from orchestrator.config import json_schema, settings
@@ -194,6 +197,88 @@ def test_syntax_errors_have_a_line(tmp_path, text, line):
     assert where in (f"{path}:{line}", str(path))
     if b"[1," not in text:  # for a text that stops too early, tomllib names no line
         assert where == f"{path}:{line}"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "what"),
+    [
+        ("a = 1\nb = " + "[" * 5000 + "]" * 5000, 2, "nests brackets too deeply"),
+        ("a = 1\nb = " + "9" * 5000, 2, "has a number with thousands of digits"),
+        ("[arguments]\nb = " + "[" * 300 + "]" * 300, 2, "flat list"),
+        ("[arguments]\nb = 0x" + "f" * 9000, 2, "beyond 64 bits"),
+        ("[" + ".".join("a" * 5000) + "]", 1, "unknown key"),
+    ],
+)
+def test_extreme_values_are_rejected_with_their_line(problems, text, line, what):
+    found = [problem for problem in problems(text).values() if what in problem.what]
+    assert [problem.where.rpartition(":")[2] for problem in found] == [str(line)]
+
+
+def test_special_files_are_not_read(tmp_path):
+    os.mkfifo(tmp_path / "fifo.toml")
+    for path in (Path("/dev/zero"), tmp_path / "fifo.toml"):
+        with pytest.raises(InputError, match="is not a regular file"):
+            settings.load(path)
+    (tmp_path / "large.toml").write_bytes(b"#" * (10 * 1024**2 + 1))
+    with pytest.raises(InputError, match="more than"):
+        settings.load(tmp_path / "large.toml")
+
+
+def test_a_byte_order_mark_is_accepted(tmp_path):
+    path = tmp_path / "orchestrate.toml"
+    path.write_text(MINIMAL, encoding="utf-8-sig")
+    assert settings.load(path).base_model == "base"
+
+
+@pytest.mark.parametrize(
+    ("written", "remedy"),
+    [
+        (r'"C:\models\x.safetensors"', "single quotes or with forward slashes"),
+        (r'"C:\Users\x.safetensors"', "single quotes or with forward slashes"),
+        (r'"C:\tmp\x.safetensors"', "single quotes or with forward slashes"),
+        (r"'C:\models\x.safetensors'", "under WSL: /mnt/c/models/x.safetensors"),
+        ('"D:/models/x.safetensors"', "under WSL: /mnt/d/models/x.safetensors"),
+    ],
+)
+def test_windows_paths_are_explained(problems, written, remedy):
+    (problem,) = problems(MINIMAL.replace('"/models/base.safetensors"', written)).values()
+    assert remedy in problem.remedy
+    assert problem.where.endswith(":8")
+
+
+@pytest.mark.parametrize("name", ["a\\nb", "a\\u202eb", "../x", "-x", ".x", "x.", "calibration.json", "x" * 61, ""])
+def test_names_follow_one_rule(problems, name):
+    more = f'[base_models."{name}"]\npath = "b"\n[defaults]\nbase_model = "base"\n'
+    (problem,) = problems(MINIMAL + more).values()
+    assert problem.what.startswith("the name ")
+    assert problem.where.endswith(f":{line_of(MINIMAL + more, 'base_models.' + chr(34))}")
+
+
+def test_fields_that_only_records_have_are_unknown_keys(problems):
+    text = MINIMAL.replace('path = "/models', 'name = "x"\npath = "/models') + "[datasets.d]\nsource = 'persona'\n"
+    found = problems(text + "choose = { n = 1, draw = 2 }\n[defaults]\ndataset = 'd'\n")
+    assert {"base_models.base.name", "datasets.d.choose.draw"} == found.keys()
+    assert "draw" not in found["datasets.d.choose.draw"].remedy
+
+
+def test_settings_survive_json(load, tmp_path):
+    loaded = load(MINIMAL + '[vram]\ncard = ["0", "1"]\n')
+    for part in (
+        loaded.trainer,
+        loaded.base_models["base"],
+        loaded.datasets["persona"],
+        loaded.generation,
+        loaded.vram,
+    ):
+        record = json.loads(json.dumps(asdict(part), default=str))
+        assert TypeAdapter(type(part)).validate_python(record) == part
+
+
+@pytest.mark.parametrize(
+    "address", ["ftp://a.b", "http://[::1", "http://a b/", "http://", "http://a:x/", "http://a\\n/"]
+)
+def test_addresses_of_webhooks_are_checked(problems, address):
+    assert "notify.url" in problems(f'{MINIMAL}[notify]\nurl = "{address}"\n')
 
 
 def test_a_missing_file_is_named(tmp_path):

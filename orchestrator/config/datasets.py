@@ -18,6 +18,7 @@ _SET_ELSEWHERE = {
     "batch_size": "set train_batch_size in [arguments]: here it would override every grid",
     "enable_bucket": "set it in [arguments]: here it would override every grid",
 }
+_STEPS = ("frames", "dedupe", "choose", "crop", "mask")
 _MASKED: Params = {"alpha_mask": True, "resize_interpolation": "area"}
 """sd-scripts must not enlarge a picture with weights in its alpha by its own Lanczos: Pillow multiplies the colours by
 the alpha first, and pixels with weight 0 turn black."""
@@ -69,11 +70,9 @@ class _Reading:
             return None
         recipe = Recipe(**{part.name: getattr(table, part.name) for part in fields(Recipe)})
         source, base = recipe.source, None
-        if recipe == Recipe(source=source):
-            parts = ", ".join(
-                f"[{'.'.join(map(str, place))}.{key}]" for key in ("frames", "dedupe", "choose", "crop", "mask")
-            )
-            self._note(place, "source", "does nothing to its source", source, f"add {parts} or equal_steps = true")
+        if recipe == Recipe(source=source) and not any(self._file.has((*place, step)) for step in _STEPS):
+            steps = ", ".join(f"[datasets.{name}.{step}]" for step in _STEPS)
+            self._note(place, "source", "does nothing to its source", source, f"add {steps} or equal_steps = true")
         if source in waiting:
             what = f"is circular: {' -> '.join((*waiting, source))}"
             self._note(place, "source", what, source, "name a dataset with an image_dir in the end")

@@ -15,6 +15,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, PydanticOmit
 from pydantic_core.core_schema import with_info_wrap_validator_function
 
 from orchestrator.model import Scalar, Value
+from orchestrator.text import bad_name
 from orchestrator.values import canonical_json
 
 _WINDOWS_PATH = re.compile(r"[A-Za-z]:[\\/]")
@@ -52,6 +53,8 @@ def kind_of(raw: object) -> str:
     """The TOML type of a value, for messages."""
     if isinstance(raw, float) and not math.isfinite(raw):
         return str(raw)
+    if isinstance(raw, int) and not -(2**63) <= raw < 2**63:
+        return "a whole number beyond 64 bits"
     names: dict[type, str] = {
         str: "text",
         bool: "true or false",
@@ -109,6 +112,12 @@ def _distinct(items: tuple[Any, ...]) -> tuple[Any, ...]:
     return items
 
 
+def _name(raw: str) -> str:
+    if reason := bad_name(raw):
+        raise wrong(f"is not a name: it {reason}", "choose another name")
+    return raw
+
+
 def _web_address(raw: str) -> str:
     try:
         url = urlsplit(raw)
@@ -157,6 +166,7 @@ Unit: TypeAlias = Annotated[Number, Field(ge=0, le=1)]
 Share: TypeAlias = Annotated[Number, Field(gt=0, lt=1)]
 
 FilePath: TypeAlias = Annotated[Path, PlainValidator(_path, json_schema_input_type=str)]
+Name: TypeAlias = Annotated[str, AfterValidator(_name)]
 WebAddress: TypeAlias = Annotated[str, AfterValidator(_web_address)]
 Extension: TypeAlias = Annotated[str, AfterValidator(_extension)]
 Environment: TypeAlias = Annotated[Mapping[str, str], AfterValidator(_environment)]

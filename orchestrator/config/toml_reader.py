@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from orchestrator import files
 from orchestrator.config.fields import Internal, kind_of
 from orchestrator.errors import InputError, Problem
-from orchestrator.text import did_you_mean
+from orchestrator.text import bad_name, did_you_mean
 from orchestrator.values import toml_repr
 
 Place: TypeAlias = tuple[str | int, ...]
@@ -71,11 +71,14 @@ class File:
         return self._at(place, None) is not None
 
     def tables(self, *place: str, array: bool = False) -> list[Place]:
-        """The places of the keys under [place], or with `array` of the tables [[place]]."""
+        """The places of the named tables [place.NAME], or with `array` of the tables [[place]]."""
         found = self._at(place, [] if array else {})
         if array and isinstance(found, list) and all(isinstance(table, dict) for table in found):
             return [(*place, index) for index in range(len(found))]
         if not array and isinstance(found, dict):
+            for name in found:
+                if reason := bad_name(name):
+                    self.note((*place, name), f"the name {toml_repr(name)} {reason}", remedy="choose another name")
             return [(*place, name) for name in found]
         what, remedy = (
             ("an array of tables", f"[[{dotted(place)}]] above each") if array else ("a table", f"[{dotted(place)}]")
@@ -164,8 +167,8 @@ def read(path: Path) -> File:
     except UnicodeDecodeError as error:
         raise refused("not UTF-8", "save the file as UTF-8", raw.count(b"\n", 0, error.start) + 1) from None
     except RecursionError:
-        raise refused("nests brackets too deeply", "write flat lists") from None
-    except ValueError as error:  # a TOMLDecodeError, or a number with thousands of digits
+        raise refused("nests brackets too deeply", "write flat lists", _line_with(rb"[\[{]{50,}", raw)) from None
+    except tomllib.TOMLDecodeError as error:
         what, _, at = str(error).partition(" (at ")
         line = re.search(r"line (\d+)", at)
         place = at.rstrip(")").partition(", ")[2] if line else at.rstrip(")")
@@ -176,11 +179,19 @@ def read(path: Path) -> File:
                 "slashes; under WSL, C:\\models is /mnt/c/models"
             )
         raise refused(f"not TOML: {', '.join(filter(None, (what, place)))}", remedy, line[1] if line else "") from None
+    except ValueError:  # Python's limit of digits
+        remedy = "write a number of at most 64 bits"
+        raise refused("has a number with thousands of digits", remedy, _line_with(rb"[0-9_]{999,}", raw)) from None
 
 
 def dotted(place: Place) -> str:
     """A place as messages write it: `datasets.persona.image_dir`, `when[0].set`."""
     return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in place).lstrip(".")
+
+
+def _line_with(pattern: bytes, raw: bytes) -> object:
+    found = re.search(pattern, raw)
+    return raw.count(b"\n", 0, found.start()) + 1 if found else ""
 
 
 @lru_cache
@@ -206,9 +217,10 @@ def _shown(raw: object) -> str:
 
 # --- lines: best effort, for messages only, because tomllib does not report any ---------------------------------------
 
+_MAX_DEPTH = 20
 _NAME = r"""(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')"""
 _HEADER = re.compile(r"\s*(\[\[?[^=,]*\]\]?)\s*(?:#.*)?$")
-_KEY = re.compile(rf"\s*({_NAME}(?:\s*\.\s*{_NAME}){{0,20}})\s*=")
+_KEY = re.compile(rf"\s*({_NAME}(?:\s*\.\s*{_NAME}){{0,{_MAX_DEPTH}}})\s*=")
 
 
 def _places(source: str) -> Iterator[tuple[int, Place]]:
@@ -219,6 +231,7 @@ def _places(source: str) -> Iterator[tuple[int, Place]]:
         if header := _HEADER.match(line):
             table = _table_place(header[1], counts)
             yield number, table
+            yield from ((number, table[:depth]) for depth in range(1, min(len(table), _MAX_DEPTH)))
         elif key := _KEY.match(line):
             names = _names(f"{key[1]} = 0")
             yield from ((number, table + names[:depth]) for depth in range(1, len(names) + 1))

@@ -14,6 +14,8 @@ from orchestrator.kohya import config_files, generate, prompts
 from orchestrator.model import Params, Point, Question
 from orchestrator.plan import lint, train_config, training_length
 from orchestrator.store.layout import Attempt, Run, Sweep
+from orchestrator.text import bad_name
+from orchestrator.values import toml_repr
 
 T = TypeVar("T")
 
@@ -97,9 +99,10 @@ def example(asked: Plan, only: str) -> str:
 
 
 def _name(name: str) -> str:
-    if not name or name.startswith(".") or any(sign in name for sign in "/\\\0") or len(name) > 100:
-        what, remedy = f'"{name}" cannot name a sweep', "use a file name without a path, at most 100 characters"
-        raise InputError(error("--name", what, remedy))
+    if reason := bad_name(name):
+        raise InputError(
+            error("--name", f"{toml_repr(name)} cannot name a sweep: it {reason}", "give another name with --name")
+        )
     return name
 
 

@@ -107,7 +107,7 @@ class _Expansion:
             remedy = "remove one of the values from its dim"
         else:
             what = f"({_listed(others)}) and ({_listed(levels)}) share the id {identity} by chance"
-            remedy = "add an argument to [fixed], such as training_comment"
+            remedy = 'add `metadata_title = "..."` to [fixed]: it changes the ids, and nothing in the training'
         self._twins.append(Problem(what=what, where=str(self._grid.path), key="dims", remedy=remedy))
 
     def _note(self, what: str, key: str, places: Mapping[str, str], *, value: str = "", remedy: str) -> None:

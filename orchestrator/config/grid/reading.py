@@ -9,7 +9,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from orchestrator.config import toml_reader
-from orchestrator.config.fields import ArgumentName, Arguments, Levels, Positive, Table
+from orchestrator.config.fields import ArgumentName, Arguments, Levels, Name, Positive, Table
 from orchestrator.config.toml_reader import File, Place
 from orchestrator.errors import InputError, Problem
 from orchestrator.model import Params, Question, QuestionKind, Value
@@ -29,7 +29,7 @@ class WhenTable(Table):
 class QuestionTable(Table):
     """A question that the report answers: a contrast of two values of a dim, the VRAM needed, or the pass threshold."""
 
-    id: str
+    id: Name
     ask: str
     kind: QuestionKind = "contrast"
     contrast: Annotated[Mapping[ArgumentName, Levels], Field(min_length=1)] = field(default_factory=dict)
