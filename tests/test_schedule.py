@@ -269,11 +269,11 @@ def test_an_error_stops_the_sweep_after_running_attempts_have_ended(world: World
     with pytest.raises(NotReady, match="no disk"):
         drive(world, ctx, "GPU-A", "GPU-B", perform=perform)
     assert world.run("seed=1*").done("train"), "a running attempt ends normally"
-    # --- locks of GPUs -----------------------------------------------------------------------------------------------------
+    assert not world.run("seed=4*").attempts("train")
     assert world.living() == []
 
 
-# --- locks of GPUs -----------------------------------------------------------------------------------------------------
+# --- locks of GPUs ----------------------------------------------------------------------------------------------------
 
 
 def test_a_gpu_is_locked_by_one_sweep(tmp_path: Path) -> None:

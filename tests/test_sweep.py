@@ -289,7 +289,7 @@ def test_concurrent_sweeps_share_datasets_faces_and_hashes(world: World) -> None
 @pytest.fixture
 def driven(world: World) -> Iterator["subprocess.Popen[str]"]:
     """`orchestrate run` during its first training."""
-    world.settle(env={"STANDIN_STEP_S": "0.3"})
+    world.settle(env={"STANDIN_STEP_S": "1"})
     child = subprocess.Popen(world.command(), cwd=world.folder, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not world.ledger():
