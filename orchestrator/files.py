@@ -28,10 +28,15 @@ def open_regular(path: Path, *, max_bytes: int | None = None) -> BufferedReader:
         raise
 
 
-def read_text(path: Path, *, max_bytes: int = MAX_TEXT_BYTES) -> str:
-    """The text of a UTF-8 file; other bytes become surrogate escapes. Raises OSError as `open_regular`."""
+def read_bytes(path: Path, *, max_bytes: int = MAX_TEXT_BYTES) -> bytes:
+    """The bytes of a file. Raises OSError as `open_regular`."""
     with open_regular(path, max_bytes=max_bytes) as file:
-        return file.read().decode("utf-8", "surrogateescape")
+        return file.read()
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file; other bytes become surrogate escapes. Raises OSError as `open_regular`."""
+    return read_bytes(path).decode("utf-8", "surrogateescape")
 
 
 def read_tail(path: Path, limit: int) -> str:

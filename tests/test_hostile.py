@@ -11,15 +11,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from standins.world import World
 
+from orchestrator import images
 from orchestrator.config import settings as settings_file
 from orchestrator.config.schema import Dataset
 from orchestrator.datasets import prepare, validate
 from orchestrator.errors import InputError, OrchestrateError
 from orchestrator.kohya import prompts
+from orchestrator.kohya.outputs import safetensors_header
 from orchestrator.model import PreparedDataset, State
 from orchestrator.plan import plan
 from orchestrator.scoring import faces
-from orchestrator.store import records
+from orchestrator.store import outcome, records
 from orchestrator.store.hashes import HashCache
 
 few = settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
@@ -190,6 +192,43 @@ def test_a_caption_that_is_not_a_file_is_rejected(place: World, tmp_path: Path, 
         "0000.txt: datasets.odd: is not a file" in str(problem) for problem in validate.validate_dataset(dataset, "x")
     ] == [True]
     assert not (_built(place, dataset, tmp_path).folder / "0000.txt").exists()
+
+
+def _device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def _huge(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(2**33)  # a sparse file of 8 GiB
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, _device, Path.mkdir, _huge])
+def test_only_regular_small_files_are_read(place: World, tmp_path: Path, make: Callable[[Path], None]) -> None:
+    """Opening a FIFO without a writer would block for ever; a device has no end."""
+    path = tmp_path / "file"
+    make(path)
+    with pytest.raises(InputError, match="cannot be read"):
+        plan.read(place.settings, path)
+    with pytest.raises(InputError, match="cannot be read"):
+        plan.read(path, place.grid)
+    with pytest.raises(OrchestrateError, match="cannot be read"):
+        records.read(path)
+    with pytest.raises(images.Unreadable, match=r"not a regular file|more than"):
+        images.load(path)
+    with pytest.raises((OSError, ValueError)):
+        safetensors_header.read_header(path)
+    assert prompts.read_prompts(path)[1]
+    if make is not _huge:
+        assert outcome.tail(path) == ""
+
+
+def test_a_huge_caption_is_rejected(place: World, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    shutil.copytree(place.folder / "images", folder)
+    _huge(folder / "0000.txt")
+    (problem,) = validate.validate_dataset(Dataset(name="odd", image_dir=folder, trigger="ohwx person"), "x")
+    assert "0000.txt: datasets.odd: cannot be read: has 8,589,934,592 bytes" in str(problem)
 
 
 @few

@@ -10,6 +10,9 @@ from orchestrator.config.recipe import Recipe
 from orchestrator.config.schema import Dataset
 from orchestrator.datasets import video
 from orchestrator.errors import Problem, Severity
+from orchestrator.files import read_bytes
+
+_MAX_CAPTION_BYTES = 2**20
 
 
 def validate_dataset(dataset: Dataset, where: str) -> list[Problem]:
@@ -73,7 +76,11 @@ def _image(picture: Path, dataset: Dataset, key: str) -> Iterator[Problem]:
     elif not caption.is_file():
         yield problem("is not a file, or a broken link", "replace it by the caption itself, or remove it")
     else:
-        text = caption.read_bytes().decode("utf-8", errors="replace").strip()
+        try:
+            text = read_bytes(caption, max_bytes=_MAX_CAPTION_BYTES).decode("utf-8", errors="replace").strip()
+        except OSError as error:
+            yield problem(f"cannot be read: {error.strerror}", "write a short text file, or delete the file")
+            return
         if "\ufffd" in text:
             yield problem("is not UTF-8: sd-scripts stops at such a caption", "save it as UTF-8")
         elif not text:

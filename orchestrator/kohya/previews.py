@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from orchestrator.files import open_regular
 from orchestrator.model import Params
 
 EVERY = "sample_every_n_steps"
@@ -31,7 +32,7 @@ def files_at_step(output_dir: Path, step: int, count: int) -> list[Path]:
 
 def _is_complete(image: Path) -> bool:
     """Whether a PNG is complete, by its last bytes."""
-    with image.open("rb") as file:
+    with open_regular(image) as file:
         file.seek(0, 2)
         file.seek(max(0, file.tell() - len(_END)))
         return file.read() == _END

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from orchestrator.config.schema import Generation
 from orchestrator.errors import Problem, Severity
+from orchestrator.files import read_bytes
 
 _TOKENS = 75  # one CLIP chunk; gen_img.py ignores the rest
 
@@ -13,7 +14,7 @@ _TOKENS = 75  # one CLIP chunk; gen_img.py ignores the rest
 def read_prompts(path: Path) -> tuple[tuple[str, ...], list[Problem]]:
     """The prompts of a file in UTF-8, and what is wrong with it."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_bytes(path).decode("utf-8-sig")
     except OSError as error:
         what = f"the prompts file cannot be read: {error.strerror}"
         return (), [Problem(what=what, where=str(path), remedy="write one prompt per line into it")]

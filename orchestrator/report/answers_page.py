@@ -35,7 +35,7 @@ def update(path: Path, blocks: Mapping[str, str]) -> list[Problem]:
     is then left as it was.
     """
     try:
-        before, mode = path.read_bytes().decode("utf-8", errors="surrogateescape"), path.stat().st_mode
+        before, mode = files.read_text(path), path.stat().st_mode
         edited = edit(before, blocks, where=str(path))
         if edited.text != before:
             files.write_text(path.resolve(), edited.text)

@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from orchestrator import images
-from orchestrator.files import write_json
+from orchestrator.files import read_text, write_json
 
 SIDES = (192, 128, 96, 72)
 """In pixels. Opening an original takes most of the time, so smaller copies are made from the largest."""
@@ -46,7 +46,7 @@ def thumbnails(folder: Path, files: Sequence[str], cache: Path, px: int = LARGES
 
 def _load(path: Path) -> dict[str, list[str]]:
     try:
-        known = json.loads(path.read_text(encoding="utf-8"))
+        known = json.loads(read_text(path))
         return dict(known["files"]) if known["quality"] == _QUALITY else {}
     except (OSError, ValueError, KeyError):
         return {}

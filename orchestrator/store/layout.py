@@ -181,7 +181,7 @@ class Sweep:
         self.templates.mkdir(exist_ok=True)
         for name, text in templates.items():
             files.write_text(self.templates / name, text)
-        grids = [path.read_text(encoding="utf-8") for path in self.grids()]
+        grids = [files.read_text(path) for path in self.grids()]
         if grid not in grids:
             files.write_text(self.path / f"grid-{len(grids) + 1}.toml", grid)
         records.write(self.path / "sweep.json", record)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from orchestrator import text
+from orchestrator import files, text
 
 
 @contextlib.contextmanager
@@ -43,7 +43,7 @@ def is_locked(path: Path) -> bool:
 
 def _holder(path: Path) -> str:
     try:
-        return "process {pid} on {host} since {since}".format(**json.loads(path.read_bytes()))
+        return "process {pid} on {host} since {since}".format(**json.loads(files.read_text(path)))
     except (ValueError, KeyError, TypeError):
         return "a process that has just started"
 

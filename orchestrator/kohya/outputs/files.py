@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.files import read_text
 from orchestrator.model import Checkpoint, Params
 
 
@@ -79,7 +80,7 @@ def _state_step(path: Path, output_name: str) -> int | None:
     if not path.name.startswith(f"{output_name}-") or not all((path / part).is_file() for part in parts):
         return None
     try:
-        step = json.loads((path / "train_state.json").read_text(encoding="utf-8"))["current_step"]
+        step = json.loads(read_text(path / "train_state.json"))["current_step"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return step if isinstance(step, int) else None

@@ -1,5 +1,6 @@
 """Reads the headers of untrusted safetensors files: the library checks offsets and shapes, this module sizes."""
 
+import os
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -8,6 +9,8 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
+
+from orchestrator.files import open_regular
 
 MAX_BYTES = 16 * 1024 * 1024
 """Largest accepted header. An SDXL checkpoint's has 0.4 MB; a LoRA's grows with the tags of its dataset."""
@@ -51,9 +54,8 @@ _DTYPES: dict[str, tuple[str, int]] = {
 
 def read_header(path: Path) -> Header:
     """The header of a safetensors file. Raises ValueError saying what is wrong with it, or OSError."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        raw = file.read(8)
+    with open_regular(path) as file:
+        size, raw = os.fstat(file.fileno()).st_size, file.read(8)
     length: int = struct.unpack("<Q", raw)[0] if len(raw) == 8 else -1
     if not 2 <= length <= min(size - 8, MAX_BYTES):
         raise ValueError(f"its header claims {length} bytes in a file of {size}: not a safetensors file, or cut off")
@@ -89,7 +91,7 @@ def all_zero(path: Path, header: Header, *, suffix: str) -> bool:
 
 def _contents(path: Path, header: Header) -> Iterator[tuple[str, Any, int]]:
     """Each tensor's values as unsigned integers, with its mask of exponent bits."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         for name, tensor in header.tensors.items():
             kind, mask = _DTYPES[tensor.dtype]
             file.seek(tensor.begin)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator.errors import Problem
+from orchestrator.files import open_regular
 from orchestrator.kohya import resume
 from orchestrator.kohya.arguments.values import key_values
 from orchestrator.kohya.optimizers import optimizer_of
@@ -120,7 +121,7 @@ def _is_torn(path: Path, header: Header) -> bool:
     recorded = header.metadata.get("sshs_model_hash")
     if recorded is None:
         return False
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         file.seek(min((tensor.begin for tensor in header.tensors.values()), default=0))
         return hashlib.file_digest(file, "sha256").hexdigest() != recorded
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from orchestrator.evidence.calibration.record import CalibrationRecord
 from orchestrator.evidence.summary import AttemptSummary, RunSummary, log_of
+from orchestrator.files import read_bytes
 from orchestrator.model import Failure, Params, State, Value
 from orchestrator.store import outcome
 from orchestrator.store.layout import Run, Sweep
@@ -208,7 +209,7 @@ def _config_files(run: Run) -> dict[str, str]:
     """The trainer's TOML files of the last training attempt."""
     attempts = run.attempts("train")[-1:]
     paths = [one.path / name for one in attempts for name in ("config.toml", "dataset.toml")]
-    return {path.name: path.read_text(encoding="utf-8", errors="replace") for path in paths if path.exists()}
+    return {path.name: read_bytes(path).decode("utf-8", "replace") for path in paths if path.is_file()}
 
 
 def _log(run: Run, environ: Mapping[str, str]) -> str:
@@ -226,5 +227,5 @@ def origin(sweep: Sweep) -> dict[str, Any]:
         "created_at": record.get("created_at", ""),
         "fingerprint": record["fingerprint"],
         "versions": record.get("versions", {}),
-        "grids": {path.name: path.read_text(encoding="utf-8") for path in sweep.grids()},
+        "grids": {path.name: read_bytes(path).decode("utf-8", "replace") for path in sweep.grids()},
     }

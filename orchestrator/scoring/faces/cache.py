@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from orchestrator.files import read_bytes
 from orchestrator.scoring.faces.types import Face, FaceRecord
 from orchestrator.store.hashes import sha256_json
 
@@ -32,7 +33,7 @@ class Cache:
     def get(self, sha256: str) -> FaceRecord | None:
         """None when it is missing or damaged."""
         try:
-            record = json.loads(self._path(sha256).read_bytes())
+            record = json.loads(read_bytes(self._path(sha256)))
             body = record["body"]
             if record["check"] != self._check(sha256, body):
                 return None
