@@ -139,18 +139,27 @@ def test_exit_130_after_two_signals_without_waiting_for_the_program(world: World
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_exit_130_while_preparing(world: World, number: signal.Signals) -> None:
-    os.mkfifo(world.folder / "slow.toml")
-    child = subprocess.Popen(
-        [*world.command()[:-1], str(world.folder / "slow.toml")], cwd=world.folder, stderr=subprocess.PIPE, text=True
-    )
-    writer = os.open(
-        world.folder / "slow.toml", os.O_WRONLY
-    )  # returns when the child reads the grid, after its imports
+def test_exit_130_while_preparing(world: World, tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "sitecustomize.py").write_text(SLOW_GRID)
+    environ = {**os.environ, "PYTHONPATH": str(tmp_path), "READING": str(tmp_path / "reading")}
+    child = subprocess.Popen(world.command(), cwd=world.folder, env=environ, stderr=subprocess.DEVNULL)
+    wait_until(lambda: (tmp_path / "reading").exists())
     child.send_signal(number)
-    child.communicate(timeout=30)
-    os.close(writer)
-    assert child.returncode == 130
+    assert child.wait(timeout=30) == 130
+
+
+SLOW_GRID = """
+import os, time
+from pathlib import Path
+from orchestrator import files
+open_regular = files.open_regular
+def slow(path, **limits):
+    if path.name == "grid.toml":
+        Path(os.environ["READING"]).touch()
+        time.sleep(600)
+    return open_regular(path, **limits)
+files.open_regular = slow
+"""
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)])
