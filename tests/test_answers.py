@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import random
 import re
 from collections.abc import Iterator, Mapping
@@ -418,7 +419,7 @@ def test_two_questions_share_a_heading() -> None:
 
 def test_a_question_without_a_heading_is_told_and_the_others_are_written() -> None:
     found = answers_page.edit(PAGE, {"Q5": "x", "Q8": "y"}, where="page.md")
-    assert [problem.what for problem in found.problems] == ["has no heading for Q5, so its answer is not written there"]
+    assert [problem.what for problem in found.problems] == ["has no heading for Q5, so its answer is not inserted"]
     assert "orchestrate:Q8" in found.text
     assert "orchestrate:Q5" not in found.text
 
@@ -428,7 +429,7 @@ def test_torn_marks_are_refused_and_the_page_stays(tmp_path: Path, torn: str) ->
     page = tmp_path / "page.md"
     page.write_text(f"{PAGE}\n{torn}", encoding="utf-8")
     before = page.read_bytes()
-    with pytest.raises(InputError, match=r"page\.md:19: the marks of Q3 are torn"):
+    with pytest.raises(InputError, match=r"page\.md:19: the marks of Q3 are damaged"):
         answers_page.update(page, {"Q3": "x"})
     assert page.read_bytes() == before
 
@@ -443,6 +444,26 @@ def test_bytes_that_are_no_text_survive(tmp_path: Path) -> None:
         b"\r\n\r\n<!-- orchestrate:Q3 begin -->\r\nx\r\n<!-- orchestrate:Q3 end -->\r\n"
     )
     assert page.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize(
+    "comment", ["<!--\n### Q3: old\n-->", "text <!-- a\n\n### Q3: old\n", "<!-- x --> <!--\n### Q3: old\n--> y"]
+)
+def test_a_heading_inside_a_comment_is_no_heading(comment: str) -> None:
+    page = f"{comment}\n"
+    assert answers_page.edit(page, {"Q3": "x"}, where="page.md").text == page
+    after = edited(f"{comment.removesuffix('-->')}-->\n\n### Q3: new\nbody\n", Q3="x")
+    assert after.index("### Q3: new\nbody") < after.index("orchestrate:Q3 begin")
+
+
+def test_a_page_keeps_its_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("### Q3: ?\n", encoding="utf-8")
+    owners: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "chown", lambda _path, user, group: owners.append((user, group)))
+    answers_page.update(page, {"Q3": "x"})
+    assert owners == [(page.stat().st_uid, page.stat().st_gid)]
 
 
 def test_a_page_that_is_not_there_is_told(tmp_path: Path) -> None:

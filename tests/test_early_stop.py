@@ -85,7 +85,7 @@ def test_answers_compare_a_stopped_run_by_its_previews(stopped: World) -> None:
     assert (told.pairs, told.left_out) == (1, 0)
 
     text = html.write(read, [told]).read_text(encoding="utf-8")
-    assert "1 run was stopped early as hopeless" in text
+    assert "1 run stopped early" in text
     assert "are not finished" not in text
 
 

@@ -1,10 +1,12 @@
-"""The webhook against a real server: what it is told, again after an error, and never in the way."""
+"""Webhook notifications to a real HTTP server: messages, retries, malformed replies, redirects."""
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import pytest
 from standins.world import Heard
@@ -19,11 +21,11 @@ from orchestrator.store.layout import Run
 
 
 class Server(ThreadingHTTPServer):
-    """Answers with the codes of `answers`, in their order, then with 200; keeps what it was told."""
+    """Answers with the codes of `answers`, in their order, then with 200; keeps the requests."""
 
-    def __init__(self, answers: list[int], delay_s: float = 0.0) -> None:
+    def __init__(self, answers: list[int], delay_s: float = 0.0, location: str = "") -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.answers, self.delay_s, self.told, self.agents = answers, delay_s, [], []
+        self.answers, self.delay_s, self.location, self.received, self.agents = answers, delay_s, location, [], []
 
     @property
     def url(self) -> str:
@@ -34,9 +36,10 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         threading.Event().wait(self.server.delay_s)
-        self.server.told.append((self.headers["Content-Type"], json.loads(body)))
+        self.server.received.append((self.headers["Content-Type"], json.loads(body)))
         self.server.agents.append(self.headers["User-Agent"])
         self.send_response(self.server.answers.pop(0) if self.server.answers else 200)
+        self.send_header("Location", self.server.location)
         self.end_headers()
 
     def log_message(self, *_):
@@ -47,8 +50,8 @@ class Handler(BaseHTTPRequestHandler):
 def serve() -> Iterator:
     started = []
 
-    def start(*answers: int, delay_s: float = 0.0) -> Server:
-        server = Server(list(answers), delay_s)
+    def start(*answers: int, **options: Any) -> Server:
+        server = Server(list(answers), **options)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         started.append(server)
         return server
@@ -59,37 +62,83 @@ def serve() -> Iterator:
         server.server_close()
 
 
-def test_a_message_is_where_chat_programs_look_for_it(serve):
+def test_a_message_is_under_text_and_content(serve):
     server, failed = serve(), []
     hook = Webhook(server.url, failed.append)
     hook.send("end", "s", "s: 3 finished")
     hook.close()
     body = {"event": "end", "sweep": "s", "text": "s: 3 finished", "content": "s: 3 finished"}
-    assert server.told == [("application/json", body)]
-    assert server.agents == ["orchestrate"], "urllib's own name is turned away by some"
+    assert server.received == [("application/json", body)]
+    assert server.agents == ["orchestrate"], "some services reject urllib's user agent"
     assert failed == []
 
 
-def test_an_error_is_tried_again_and_the_order_is_kept(serve):
+def test_a_failed_message_is_sent_again_and_the_order_is_kept(serve):
     server, failed = serve(500, 503), []
     hook = Webhook(server.url, failed.append, pauses_s=(0.0, 0.0))
     hook.send("error", "s", "first")
     hook.send("end", "s", "second")
     hook.close()
-    assert [body["text"] for _, body in server.told] == ["first", "first", "first", "second"]
-    assert failed == []
+    assert [body["text"] for _, body in server.received] == ["first", "first", "first", "second"]
+    assert failed == [
+        "[notify] the webhook failed: HTTP Error 500: Internal Server Error; trying again in 0 s",
+        "[notify] the webhook failed: HTTP Error 503: Service Unavailable; trying again in 0 s",
+    ]
 
 
-def test_what_cannot_be_told_is_told_here(serve):
+def test_a_message_is_lost_after_three_tries(serve):
     server, failed = serve(500, 500, 500), []
     hook = Webhook(server.url, failed.append, pauses_s=(0.0, 0.0))
     hook.send("end", "s", "lost")
     hook.close()
-    assert len(server.told) == 3
-    assert failed == ["the webhook of [notify] could not be told: HTTP Error 500: Internal Server Error"]
+    assert len(server.received) == 3
+    assert failed[2] == "[notify] the webhook failed: HTTP Error 500: Internal Server Error; the message is lost"
 
 
-def test_nothing_waits_for_it(serve, tmp_path):
+def test_a_redirect_is_refused(serve):
+    target, failed = serve(), []
+    server = serve(302, 307, location=target.url)
+    hook = Webhook(server.url, failed.append, pauses_s=(0.0,))
+    hook.send("end", "s", "text")
+    hook.close()
+    assert (len(server.received), target.received) == (2, [])
+    assert "302" in failed[0]
+
+
+@pytest.mark.parametrize(
+    "reply", [b"nonsense\r\n\r\n", b"HTTP/1.1 abc\r\n\r\n", b"", b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 200]
+)
+def test_a_malformed_reply_does_not_end_the_thread(reply):
+    failed = []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=reply_with, args=(listening, reply), daemon=True).start()
+        hook = Webhook(f"http://127.0.0.1:{listening.getsockname()[1]}/", failed.append, pauses_s=())
+        hook.send("end", "s", "first")
+        hook.send("end", "s", "second")
+        hook.close()
+    assert len(failed) == 2
+    assert all("\n" not in line for line in failed)
+
+
+def reply_with(listening: socket.socket, reply: bytes) -> None:
+    for _ in range(2):
+        connection, _address = listening.accept()
+        with connection:
+            connection.recv(65536)
+            connection.sendall(reply)
+
+
+@pytest.mark.parametrize("url", ["http://a b/", "http://[::1", "http://\x00/"])
+def test_an_invalid_url_does_not_end_the_thread(url):
+    failed = []
+    hook = Webhook(url, failed.append, pauses_s=())
+    hook.send("end", "s", "first")
+    hook.send("end", "s", "second")
+    hook.close()
+    assert len(failed) == 2
+
+
+def test_training_does_not_wait(serve, tmp_path):
     server = serve(delay_s=5.0)
     hook = Webhook(server.url, lambda _: None)
     run = Run(tmp_path / "s" / "r", Point(id="1", name="r", params={}))
@@ -99,16 +148,16 @@ def test_nothing_waits_for_it(serve, tmp_path):
     assert time.monotonic() - began < 4
 
 
-def test_only_failures_for_good_are_told_and_all_is_passed_on(serve, tmp_path):
+def test_only_final_failures_are_sent_and_all_events_are_passed_on(serve, tmp_path):
     server, heard = serve(), Heard()
     hook = Webhook(server.url, lambda _: None)
-    telling, run = NotifyingListener(heard, hook), Run(tmp_path / "s" / "r", Point(id="1", name="r", params={}))
-    telling.started(run, "train", 1, "")
-    telling.ended(run, "train", Result(failure=Failure.OOM, reason="out of memory", retry=True))
-    telling.ended(run, "train", Result(failure=Failure.NAN, reason="the loss became nan"))
-    telling.ended(run, "train", Result(failure=None))
+    notifying, run = NotifyingListener(heard, hook), Run(tmp_path / "s" / "r", Point(id="1", name="r", params={}))
+    notifying.started(run, "train", 1, "")
+    notifying.ended(run, "train", Result(failure=Failure.OOM, reason="out of memory", retry=True))
+    notifying.ended(run, "train", Result(failure=Failure.NAN, reason="the loss became nan"))
+    notifying.ended(run, "train", Result(failure=None))
     hook.close()
-    assert [body["text"] for _, body in server.told] == ["r: train failed, nan: the loss became nan"]
+    assert [body["text"] for _, body in server.received] == ["r: train failed, nan: the loss became nan"]
     assert [event for _, _, event in heard.events] == ["started 1", "oom", "nan", "done"]
 
 
@@ -122,20 +171,20 @@ def test_the_answers_are_sent_before_the_end(world):
 
 
 @pytest.mark.parametrize("url", ["ftp://example.org/x", "file:///etc/passwd", "hooks.example.org", "https://", 7])
-def test_only_web_addresses_are_taken(world, url):
+def test_only_web_addresses_are_accepted(world, url):
     world.settle(sections=f"[notify]\nurl = {json.dumps(url)}")
-    with pytest.raises(InputError, match="is not a web address"):
+    with pytest.raises(InputError, match=r"is not a web address|must be text"):
         settings.load(world.settings)
 
 
-def test_a_sweep_tells_its_failure_and_its_end(world, serve):
+def test_a_sweep_sends_its_failure_and_its_end(world, serve):
     server = serve()
     world.settle(env={"STANDIN_TRAIN": "bad_config:network_dim=4"}, sections=f'[notify]\nurl = "{server.url}"')
     done = world.call()
     assert done.returncode == 1, done.stderr
-    events = [body["event"] for _, body in server.told]
+    events = [body["event"] for _, body in server.received]
     assert (events[0], events[-1]) == ("error", "end")
-    assert "1 failed" in server.told[-1][1]["text"]
-    count = len(server.told)
+    assert "1 failed" in server.received[-1][1]["text"]
+    count = len(server.received)
     world.call()
-    assert len(server.told) == count, "nothing new, nothing told"
+    assert len(server.received) == count, "a run without changes sends nothing"

@@ -1,12 +1,13 @@
-"""Writes answers into the owner's own page of questions, between marks under each heading; all else stays as it is.
+"""Inserts answers into a Markdown page of questions, between marks under each heading; all other text stays unchanged.
 
 ### Q3: Is network_dim 16 too low?
 ...
 <!-- orchestrate:Q3 begin -->
-replaced on the next run
+replaced by the next run
 <!-- orchestrate:Q3 end -->
 """
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,77 +17,87 @@ from orchestrator import files
 from orchestrator.errors import InputError, Problem, Severity
 
 _HEADING = re.compile(r"#{1,6}[ \t]")
-_LINE = re.compile(r"[^\n]*\n|[^\n]+")
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EditResult:
-    """The page with its answers, and what found no place in it."""
+    """The page with its answers, and a warning for each question without a heading."""
 
     text: str
     problems: tuple[Problem, ...]
 
 
 def update(path: Path, blocks: Mapping[str, str]) -> list[Problem]:
-    """Put the blocks, by the id of their question, into the page; warnings for those without a heading.
+    """Insert the blocks (question id -> Markdown) into the page; returns a warning for each one without a heading.
 
-    Bytes that are not UTF-8 survive. Raises InputError when the page cannot be read, or when marks in it are torn; it
-    is then left as it was.
+    Bytes that are not UTF-8, the file's mode and its owner stay. Raises InputError if the page cannot be read or its
+    marks are damaged; the page is then unchanged.
     """
     try:
-        before, mode = files.read_text(path), path.stat().st_mode
+        before, status = files.read_text(path), path.stat()
         edited = edit(before, blocks, where=str(path))
         if edited.text != before:
             files.write_text(path.resolve(), edited.text)
-            path.chmod(mode)
+            path.chmod(status.st_mode)
+            if os.geteuid() == 0:
+                os.chown(path, status.st_uid, status.st_gid)
     except OSError as error:
-        remedy = "name the page with your questions, one under each heading `### Q1: ...`"
+        remedy = "name a page with a heading such as `### Q1: ...` for each question"
         raise InputError(Problem(what=f"cannot be edited: {error.strerror}", where=str(path), remedy=remedy)) from None
     return list(edited.problems)
 
 
 def edit(text: str, blocks: Mapping[str, str], *, where: str) -> EditResult:
-    """The text of a page with each block in its place: where its marks are, else at the end of its section."""
+    """The page with each block between its marks, or else at the end of its section."""
     problems = []
+    newline = "\r\n" if "\r\n" in text else "\n"
     for name, block in blocks.items():
-        place = _marked(text, name, where) or _section_end(text, name)
+        place = _between_marks(text, name, where) or _section_end(text, name)
         if place is None:
-            problems.append(_homeless(name, where))
+            heading = f"### {_heading_of(name)}: ..."
+            what, remedy = f"has no heading for {name}, so its answer is not inserted", f"add a heading `{heading}`"
+            problems.append(Problem(what=what, where=where, remedy=remedy, severity=Severity.WARNING))
             continue
+        first, last = _marks(name)
         begin, end = place
-        text = text[:begin] + _with_marks(text, begin, end, name, block) + text[end:]
+        gap = newline * 2 if begin == end else ""
+        text = text[:begin] + gap + newline.join([first, *block.strip().splitlines(), last]) + text[end:]
     return EditResult(text=text, problems=tuple(problems))
-
-
-def _marked(text: str, name: str, where: str) -> tuple[int, int] | None:
-    """From the first mark to the end of the last; None where there are none."""
-    begins, ends = ([m.start() for m in re.finditer(re.escape(mark), text)] for mark in _marks(name))
-    if not begins and not ends:
-        return None
-    if len(begins) != 1 or len(ends) != 1 or begins[0] > ends[0]:
-        what = f"the marks of {name} are torn: {len(begins)} begin, {len(ends)} end"
-        remedy = "delete what is left of the block; it is written anew"
-        raise InputError(Problem(what=what, where=f"{where}:{_line(text, (begins or ends)[0])}", remedy=remedy))
-    return begins[0], ends[0] + len(_marks(name)[1])
 
 
 def _marks(name: str) -> tuple[str, str]:
     return f"<!-- orchestrate:{name} begin -->", f"<!-- orchestrate:{name} end -->"
 
 
+def _between_marks(text: str, name: str, where: str) -> tuple[int, int] | None:
+    """Begin and end of the block with its marks; None without marks."""
+    begins, ends = ([match.start() for match in re.finditer(re.escape(mark), text)] for mark in _marks(name))
+    if not begins and not ends:
+        return None
+    if len(begins) != 1 or len(ends) != 1 or begins[0] > ends[0]:
+        what = f"the marks of {name} are damaged: {len(begins)} begin, {len(ends)} end"
+        line = text.count("\n", 0, (begins or ends)[0]) + 1
+        remedy = "delete the rest of the block and its marks; the next run inserts it again"
+        raise InputError(Problem(what=what, where=f"{where}:{line}", remedy=remedy))
+    return begins[0], ends[0] + len(_marks(name)[1])
+
+
 def _section_end(text: str, name: str) -> tuple[int, int] | None:
-    """Behind the last line with text in the section of a question, twice."""
-    wanted = re.compile(rf"###[ \t]+{re.escape(_heading_of(name))}\b(?!-)")
-    inside, end, fence = False, None, ""
-    at = 0
-    for number, line in enumerate(_LINE.findall(text)):
-        words = line if number else line.removeprefix("\ufeff")
-        fence = _fence_after(fence, words)
-        if not fence and _HEADING.match(words):
+    """The end of the last non-empty line in a question's section, twice; None without the section."""
+    heading = re.compile(rf"###[ \t]+{re.escape(_heading_of(name))}\b(?!-)")
+    inside, end, fence, comment, at = False, None, "", False, 0
+    for line in re.findall(r"[^\n]*\n|[^\n]+", text):
+        words = line if at else line.removeprefix("\ufeff")
+        if not comment:
+            fence = _fence_after(fence, words)
+        is_heading = not fence and not comment and bool(_HEADING.match(words))
+        if not fence:
+            comment = words.rfind("<!--") > words.rfind("-->") or (comment and "-->" not in words)
+        if is_heading:
             if inside:
                 break
-            inside = bool(wanted.match(words))
+            inside = bool(heading.match(words))
         if inside and line.strip():
             end = at + len(line.rstrip("\r\n"))
         at += len(line)
@@ -94,7 +105,7 @@ def _section_end(text: str, name: str) -> tuple[int, int] | None:
 
 
 def _fence_after(fence: str, line: str) -> str:
-    """The fence that is open behind a line; empty when none is. As long a one, at least, closes it."""
+    """The code fence that is open after a line; empty for none. A fence ends with one that is at least as long."""
     found = _FENCE.match(line)
     if not found:
         return fence
@@ -106,25 +117,3 @@ def _fence_after(fence: str, line: str) -> str:
 def _heading_of(name: str) -> str:
     """`Q6-12` is a second question under the heading Q6."""
     return name.partition("-")[0]
-
-
-def _with_marks(text: str, begin: int, end: int, name: str, block: str) -> str:
-    """The block as the page writes its lines; a new one stands apart from what is before it."""
-    newline = "\r\n" if "\r\n" in text else "\n"
-    first, last = _marks(name)
-    lines = [first, *block.strip().splitlines(), last]
-    return (newline * 2 if begin == end else "") + newline.join(lines)
-
-
-def _line(text: str, at: int) -> int:
-    return text.count("\n", 0, at) + 1
-
-
-def _homeless(name: str, where: str) -> Problem:
-    heading = f"### {_heading_of(name)}: ..."
-    return Problem(
-        what=f"has no heading for {name}, so its answer is not written there",
-        where=where,
-        remedy=f"add a heading `{heading}`",
-        severity=Severity.WARNING,
-    )

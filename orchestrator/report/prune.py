@@ -1,4 +1,4 @@
-"""What a sweep's disk can spare: checkpoints that nobody chose, and training states; never what a report reads."""
+"""Lists and deletes files that no report needs: unselected checkpoints and training states of finished runs."""
 
 import shutil
 from collections.abc import Iterator, Sequence
@@ -11,43 +11,41 @@ from orchestrator.model import State
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrunableFile:
-    """A file, or a folder of training states, that may go."""
+    """A checkpoint file or a folder with a training state. size: in bytes."""
 
     run: str
     path: Path
     size: int
 
 
-def spare(ranked: Sequence[RunSummary], keep_best: int) -> list[PrunableFile]:
-    """What may go of these runs, which come best first: nothing of the first `keep_best`, nothing of an unfinished one.
+def find_prunable(ranked: Sequence[RunSummary], keep_best: int) -> list[PrunableFile]:
+    """What can be deleted of these runs (best first), except the first `keep_best` and unfinished ones.
 
-    The chosen checkpoint of every run stays, and so do its records, logs and pictures: the report is made from them.
+    The selected checkpoint of every run stays, as do records, logs and images.
     """
     return [
         PrunableFile(run=one.run.point.name, path=path, size=_size(path))
         for one in ranked[keep_best:]
         if one.status.state is State.FINISHED and one.choice
-        for path in _unneeded(one)
+        for path in _unneeded(one, one.run.path / one.choice.checkpoint)
     ]
 
 
-def remove(spares: Sequence[PrunableFile]) -> None:
-    """Delete them; OSError when the machine refuses."""
-    for one in spares:
+def remove(prunable: Sequence[PrunableFile]) -> None:
+    """Delete them. Raises OSError."""
+    for one in prunable:
         if one.path.is_dir():
             shutil.rmtree(one.path)
         else:
             one.path.unlink()
 
 
-def _unneeded(one: RunSummary) -> Iterator[Path]:
-    """sd-scripts' own products in the output folders of every attempt: LoRA files, and states as folders."""
-    chosen = (one.run.path / one.choice.checkpoint) if one.choice else None
+def _unneeded(one: RunSummary, selected: Path) -> Iterator[Path]:
+    """The outputs of sd-scripts in all attempts, except the selected checkpoint and links."""
     for attempt in one.run.attempts("train"):
         for path in sorted((attempt.path / "output").glob("*")):
-            if path.is_symlink() or path == chosen:
-                continue
-            if path.suffix == ".safetensors" or (path.is_dir() and path.name.endswith("-state")):
+            is_state = path.is_dir() and path.name.endswith("-state")
+            if (path.suffix == ".safetensors" or is_state) and path != selected and not path.is_symlink():
                 yield path
 
 

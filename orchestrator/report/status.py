@@ -1,4 +1,4 @@
-"""What a person sees of a sweep now, read from its records: by whoever drives it, and by anybody else."""
+"""The state of a sweep now, read from its records by any process."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ _READERS = {"train": log.read_progress, "generate": log.read_images}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatusRow:
-    """One run as it stands. `left_s`: seconds to the end of its running stage, by its present pace."""
+    """One run. left_s: seconds until its current stage ends, at the current pace."""
 
     run: Run
     status: Status
@@ -31,7 +31,7 @@ class StatusRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepStatus:
-    """A sweep as it stands. `left_s`: to its end, by the pace of its finished trainings; None before the first."""
+    """A sweep. left_s: seconds until it ends, estimated from finished trainings; None before the first."""
 
     name: str
     rows: tuple[StatusRow, ...]
@@ -42,7 +42,7 @@ class SweepStatus:
 
 
 def read_status(sweep: Sweep) -> SweepStatus:
-    """Read the sweep as it is now."""
+    """The current state of all runs, in the order of the grid."""
     rows = tuple(_row(run) for run in sweep.runs())
     return SweepStatus(name=sweep.name, rows=rows, left_s=_left(rows))
 
@@ -58,7 +58,7 @@ def _row(run: Run) -> StatusRow:
 
 
 def _left(rows: Sequence[StatusRow]) -> float | None:
-    """Seconds: the mean of the finished trainings for each one not begun, and what the running ones still need."""
+    """Seconds: the mean of the finished trainings for each pending one, plus the rest of the running ones."""
     spent = [seconds for row in rows if (seconds := _trained_s(row.run)) is not None]
     if not spent:
         return None

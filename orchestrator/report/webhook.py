@@ -1,4 +1,4 @@
-"""Tells one URL how a sweep goes: in a thread of its own, a few times at most, and nothing waits for it but the end."""
+"""Webhook notifications: a thread POSTs failures, answers and the end of a sweep to one URL; training never waits."""
 
 import json
 import queue
@@ -7,6 +7,7 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from http.client import HTTPException
 
 from orchestrator.model import Failure, Result
 from orchestrator.report.answers.answer import Answer
@@ -16,16 +17,16 @@ from orchestrator.store.layout import Run
 
 TIMEOUT_S = 10.0
 PAUSES_S = (1.0, 4.0)
-"""Before the second try and before the third, which is the last."""
+"""Before the second and the third try."""
 _HEADERS = {"Content-Type": "application/json", "User-Agent": "orchestrate"}
-"""Some services, Discord's among them, turn away urllib's own name."""
+"""Some services, for example Discord, reject urllib's default user agent."""
 
 
 class Webhook:
-    """POSTs JSON with the message under `text` and `content`, where Slack, Mattermost and Discord look for it."""
+    """POSTs JSON with the message under `text` (Slack, Mattermost) and `content` (Discord)."""
 
     def __init__(self, url: str, failed: Callable[[str], None], pauses_s: Sequence[float] = PAUSES_S) -> None:
-        """`failed` is told, in a sentence, of a message that could not be delivered."""
+        """failed: gets one line about each failed try."""
         self._url, self._failed, self._pauses_s = url, failed, pauses_s
         self._waiting: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._deliver, daemon=True)
@@ -37,34 +38,39 @@ class Webhook:
         self._waiting.put(json.dumps(body, ensure_ascii=False).encode())
 
     def close(self, within_s: float = 2 * TIMEOUT_S) -> None:
-        """Wait for what is under way, but no longer than this."""
+        """Deliver the waiting messages, for at most this time."""
         self._waiting.put(None)
         self._thread.join(within_s)
 
     def _deliver(self) -> None:
         while (body := self._waiting.get()) is not None:
-            reason = ""
-            for pause in (0.0, *self._pauses_s):
-                time.sleep(pause)
-                reason = _post(self._url, body)
-                if not reason:
+            for pause in (*self._pauses_s, None):
+                if not (reason := _post(self._url, body)):
                     break
-            if reason:
-                self._failed(f"the webhook of [notify] could not be told: {reason}")
+                then = "the message is lost" if pause is None else f"trying again in {pause:g} s"
+                self._failed(f"[notify] the webhook failed: {reason}; {then}")
+                time.sleep(pause or 0)
 
 
 def _post(url: str, body: bytes) -> str:
-    """Why it was not delivered; empty when it was."""
-    request = urllib.request.Request(url, body, _HEADERS)  # noqa: S310 (settings: http(s))
+    """The reason of a failure on one line; empty after success."""
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S):  # noqa: S310
+        request = urllib.request.Request(url, body, _HEADERS)  # noqa: S310 (settings: http(s))
+        with urllib.request.build_opener(_NoRedirects).open(request, timeout=TIMEOUT_S):
             return ""
-    except (OSError, ValueError) as error:
-        return str(error)
+    except (OSError, ValueError, HTTPException) as error:
+        return " ".join(str(error).split()) or type(error).__name__
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A redirect is a failure: the message is for the configured host only."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
 
 
 class NotifyingListener:
-    """A Listener that passes everything on, and tells a webhook of runs that have failed for good."""
+    """A Listener that also sends failures without another attempt to a webhook."""
 
     def __init__(self, listener: Listener, webhook: Webhook) -> None:
         self._listener, self._webhook = listener, webhook

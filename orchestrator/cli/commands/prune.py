@@ -31,7 +31,7 @@ def prune(settings_file: Path, sweep: str, keep_best: int, yes: bool) -> None:
 
     console, found = common.console(), common.find_sweep(settings_file, sweep)
     with found.lock():
-        files = pruning.spare(summary.rank_runs(summary.gather(found)), keep_best)
+        files = pruning.find_prunable(summary.rank_runs(summary.gather(found)), keep_best)
         for one in files:
             console.result(f"{one.size / 1e6:10.1f} MB  {one.path.relative_to(found.path)}")
         if yes:
