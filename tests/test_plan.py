@@ -59,6 +59,20 @@ def desk(tmp_path: Path) -> Desk:
 # --- all errors at once ----------------------------------------------------------------------------------------------
 
 
+def test_mistakes_of_both_files_are_reported_together(desk):
+    desk.change("poll_seconds = 1", "poll_secnods = 1")
+    desk.change("sdpa = true", "sdap = true")
+    desk.change("width = 1024", 'width = "wide"')
+    done = desk.plan("[dims]\nnetwork_dmi = [16, 32]\nseed = 3\n[fixed]\nlearning_rate = 'fast'\n")
+    assert done.exit_code == 2
+    lines = desk.settings.read_text(encoding="utf-8").splitlines()
+    for key in ("poll_secnods", "sdap", "width"):
+        line = 1 + next(number for number, text in enumerate(lines) if text.startswith(key))
+        assert any(f"{desk.settings}:{line}: " in one and key in one for one in done.stderr.splitlines())
+    for line, key in ((2, "network_dmi"), (3, "dims.seed"), (5, "learning_rate")):
+        assert f"{desk.grid}:{line}: {key}: " in done.stderr
+
+
 def test_errors_of_settings_and_grid_are_reported_together_with_their_lines(desk):
     desk.change("steps = 28", "stepz = 28")
     done = desk.plan("[dimz]\nnetwork_dim = [16]\n")

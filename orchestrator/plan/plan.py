@@ -43,11 +43,13 @@ class Plan:
 def read(settings_file: Path, grid_file: Path, name: str = "") -> Plan:
     """Read and check settings, grid and prompts. `name`: of the sweep. Raises InputError with all errors."""
     problems: list[Problem] = []
-    used = _tried(lambda: settings.load(settings_file), problems)
-    asked = _tried(lambda: grid.load(grid_file), problems)
+    used, wrong_settings = _tried(lambda: settings.read(settings_file), problems) or (None, [])
+    asked, wrong_grid = _tried(lambda: grid.read(grid_file), problems) or (None, [])
+    problems += [*wrong_settings, *wrong_grid]
+    expandable = not problems
     name = _tried(lambda: _name(name or grid_file.stem), problems) or ""
     texts = _prompts(used, problems) if used else ()
-    points = _points(asked, used, problems) if used and asked else ()
+    points = _points(asked, used, problems, expandable) if used and asked else ()
     problems += lint.lint_early_stop(points, asked, used, len(texts)) if used and asked and points else []
     if used is None or asked is None or errors_of(problems):
         raise InputError(*problems)
@@ -79,8 +81,9 @@ def _prompts(used: Settings, problems: list[Problem]) -> tuple[str, ...]:
     return texts
 
 
-def _points(asked: Grid, used: Settings, problems: list[Problem]) -> tuple[Point, ...]:
-    points = _tried(lambda: grid.expand(asked, used), problems)
+def _points(asked: Grid, used: Settings, problems: list[Problem], expandable: bool) -> tuple[Point, ...]:
+    """The points, checked. Unless they are `expandable`, only the arguments as written are checked."""
+    points = _tried(lambda: grid.expand(asked, used), problems) if expandable else None
     if points is None:
         problems += lint.lint_arguments(asked, used)
         return ()

@@ -2,6 +2,6 @@
 
 from orchestrator.config.grid.expand import MAX_POINTS, expand
 from orchestrator.config.grid.identity import canonical, point_id, point_name
-from orchestrator.config.grid.reading import Exclude, Grid, When, load
+from orchestrator.config.grid.reading import Exclude, Grid, When, load, read
 
-__all__ = ["MAX_POINTS", "Exclude", "Grid", "When", "canonical", "expand", "load", "point_id", "point_name"]
+__all__ = ["MAX_POINTS", "Exclude", "Grid", "When", "canonical", "expand", "load", "point_id", "point_name", "read"]

@@ -89,15 +89,21 @@ class Grid:
 
 def load(path: Path) -> Grid:
     """Read a grid file and what it includes; InputError with every mistake in all of them."""
+    grid, problems = read(path)
+    if problems:
+        raise InputError(*problems)
+    return grid
+
+
+def read(path: Path) -> tuple[Grid, list[Problem]]:
+    """The grid without what is wrong in it, and all problems. InputError when a file is not TOML."""
     files = list(_files(path, path.parent.resolve(), trail=(), seen=set()))
     grid = _Merger().merged(path, files)
     problems = [problem for file in files for problem in file.problems]
     if not (problems or grid.fixed or grid.dims or grid.zips):
         remedy = "add [dims] with what to vary, or [fixed] for a single point"
         problems = [Problem(what="the grid is empty", where=str(path), key="dims", remedy=remedy)]
-    if problems:
-        raise InputError(*problems)
-    return grid
+    return grid, problems
 
 
 def _files(path: Path, folder: Path, trail: tuple[Path, ...], seen: set[Path]) -> Iterator[File]:
