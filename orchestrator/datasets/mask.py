@@ -54,5 +54,5 @@ def _ellipse(across: Array, down: Array, half: tuple[float, float], feather: flo
 
 
 def _edge(inside: Array, feather: float, unit: float) -> Array:
-    """1 inside, 0 outside, with a ramp of width `feather`, at least one pixel. inside: distance in sides of the face."""
+    """1 inside, 0 outside, with a ramp of width `feather`, at least one pixel. inside: in sides of the face."""
     return np.asarray(np.clip(inside / max(feather, 1 / unit) + 0.5, 0, 1))

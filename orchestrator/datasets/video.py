@@ -34,7 +34,7 @@ def files(path: Path) -> list[Path]:
 
 
 def sharpest(path: Path, *, window_s: float) -> Iterator[Still]:
-    """The sharpest frame of each window, in order. Raises images.Unreadable, for a damaged video after its good part."""
+    """The sharpest frame of each window, in order. Raises images.Unreadable, after the readable part of a video."""
     best: Still | None = None
     window = -1
     for time_s, frame in _frames(path):

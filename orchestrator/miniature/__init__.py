@@ -1,1 +1,1 @@
-"""A doll's house of SDXL: a trainer, a generator, a face pack and portraits, small enough for two CPU cores."""
+"""A small stand-in for SDXL: a trainer, a generator, a face pack and portraits that run on two CPU cores."""

@@ -1,4 +1,4 @@
-"""`python -m orchestrator.miniature FOLDER` writes the miniature world there; its sweeps go beside it."""
+"""`python -m orchestrator.miniature FOLDER` writes the miniature world into FOLDER; sweeps go beside it."""
 
 import sys
 from pathlib import Path

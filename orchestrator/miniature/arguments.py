@@ -1,4 +1,4 @@
-"""Reads `--config_file` as sd-scripts does: one level of tables counts, unknown keys and wrong types are swallowed."""
+"""Reads `--config_file` as sd-scripts does: one level of tables is read, unknown keys and wrong types are ignored."""
 
 import argparse
 import ast
@@ -33,7 +33,7 @@ _DEFAULTS: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arguments:
-    """sd-scripts' arguments, as written; `arguments["name"]` is None where nothing was said and there is no default."""
+    """sd-scripts' arguments, as written; `arguments["name"]` is None without a value and without a default."""
 
     values: Mapping[str, Any]
 
@@ -50,7 +50,7 @@ class Arguments:
 
     @property
     def text_rate(self) -> Any:
-        """The text encoders' own learning rate, if they have one; of several, networks.lora takes the first."""
+        """The text encoders' learning rate, if it is set; of several, networks.lora uses the first."""
         rate = self["text_encoder_lr"]
         return (rate[0] if rate else None) if isinstance(rate, list) else rate
 
@@ -62,7 +62,7 @@ class Arguments:
 
     @property
     def output(self) -> Path:
-        """The folder, and the name in it that checkpoints and states begin with."""
+        """The output folder, and the prefix of checkpoint and state names."""
         return Path(self["output_dir"]) / str(self["output_name"])
 
 

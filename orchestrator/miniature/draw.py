@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array: TypeAlias = NDArray[Any]
-"""Of floats: numpy's own types lose the precision in arithmetic."""
+"""Of floats: numpy's types lose the precision in arithmetic."""
 Picture: TypeAlias = NDArray[np.uint8]
 """Height x width x 3, RGB."""
 
@@ -17,7 +17,7 @@ LANDMARKS = ((38.29, 51.70), (73.53, 51.50), (56.03, 71.74), (41.55, 92.37), (70
 """ArcFace's template in its 112 x 112 crop: left eye, right eye, nose, left and right corner of the mouth."""
 TEMPLATE = 112
 MARKER_COLOURS = ((0, 255, 0), (0, 0, 255), (255, 0, 0), (255, 0, 255), (0, 255, 255))
-"""One saturated colour per landmark: what the detector looks for."""
+"""One saturated colour per landmark, which the detector searches for."""
 _MARKER_RADIUS = 5.0
 _SKIN = (185.0, 150.0, 130.0)
 _SKIN_CONTRAST = 22.0
@@ -26,7 +26,7 @@ _OVAL = (56.0, 66.0, 46.0, 58.0)  # centre x, centre y, half width, half height 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pose:
-    """Where a face is: its middle and the template's width as shares of the picture's width; tilt in degrees."""
+    """Position of a face: its middle and the template's width as shares of the image's width; tilt in degrees."""
 
     x: float = 0.5
     y: float = 0.53
@@ -36,7 +36,7 @@ class Pose:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backdrop:
-    """What is behind the faces: the colours (RGB, 0..255) at the top and the bottom; light multiplies the photo."""
+    """The background: its colours (RGB, 0..255) at the top and the bottom; `light` multiplies the photo."""
 
     top: tuple[int, int, int] = (150, 150, 150)
     bottom: tuple[int, int, int] = (110, 110, 110)
@@ -50,7 +50,7 @@ def person(identity: int) -> Array:
 
 
 def resembling(someone: Array, other: Array, share: float) -> Array:
-    """A person whose face has a cosine of about `share` to `someone`'s."""
+    """A person whose face has a cosine of about `share` with `someone`'s."""
     return np.asarray(share * someone + max(0.0, 1 - share**2) ** 0.5 * other)
 
 
@@ -90,7 +90,7 @@ def _background(backdrop: Backdrop, px: int) -> Array:
 
 
 def _paste(canvas: Array, pattern: Array, pose: Pose) -> None:
-    """Draws over `canvas`: every pixel is carried back into the template and coloured there."""
+    """Draws over `canvas`: every pixel is mapped into the template and coloured there."""
     px = canvas.shape[0]
     unit_px = pose.size * px / TEMPLATE
     across, down = (float(mean) for mean in np.mean(LANDMARKS, axis=0))
@@ -118,14 +118,14 @@ def _coverage(u: Array, v: Array, unit_px: float) -> Array:
 
 
 def _smooth(grid: Array, u: Array, v: Array) -> Array:
-    """`grid` (rows x columns x channels) at u, v in 0..1, interpolated by Keys' cubic as picture editors do."""
+    """`grid` (rows x columns x channels) at u, v in 0..1, interpolated by Keys' cubic."""
     rows, columns, channels = grid.shape
     at_v = _cubic(v, rows) @ grid.reshape(rows, columns * channels)
     return np.asarray(np.einsum("...j,...jc->...c", _cubic(u, columns), at_v.reshape(*v.shape, columns, channels)))
 
 
 def _cubic(position: Array, n: int) -> Array:
-    """The weight of each of `n` nodes, spread evenly over 0..1, at `position`; the outermost go on for ever."""
+    """The weight of each of `n` nodes, spread evenly over 0..1, at `position`; the outermost extend."""
     at = np.clip(position * n - 0.5, 0, n - 1)
     distance = np.abs(at[..., None] - np.arange(n, dtype=np.float32))
     near = (1.25 * distance - 2.25) * distance**2 + 1

@@ -1,7 +1,7 @@
-"""Makes pictures as gen_img.py does, from a prompter's plan or a file of prompt lines, with the small model.
+"""Generates images as gen_img.py does, from a prompter's plan or a file of prompt lines, with the small model.
 
-Steps, size, seeds, prompts, LoRA files and strengths count. Sampler, scale and negative prompt are taken and have no
-effect: the model draws what the caption says without guidance.
+Steps, size, seeds, prompts, LoRA files and strengths have an effect. Sampler, scale and negative prompt are accepted
+without effect, because the model uses no guidance.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from orchestrator.miniature import log, lora, picture_model
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One picture, the `number`th of all; `lora` is None for the base model alone."""
+    """One image, number `number` of all; `lora` is None for the base model alone."""
 
     number: int
     file: str
@@ -36,7 +36,7 @@ class Request:
 def main(argv: Sequence[str]) -> None:
     """The whole program."""
     options = _parser().parse_args(argv)
-    torch.set_num_threads(1)  # a seed's picture must not depend on the number of cores
+    torch.set_num_threads(1)  # an image must not depend on the number of cores
     requests = _planned(options) if options.prompter_module_args else _listed(options)
     log.info(f"load StableDiffusion checkpoint: {options.ckpt}")
     model = picture_model.load(options.ckpt)
@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _planned(options: argparse.Namespace) -> list[Request]:
-    """The pictures of a plan, see orchestrator/kohya/gen_img_plugin.py."""
+    """The images of a plan, see orchestrator/kohya/gen_img_plugin.py."""
     plan = json.loads(options.prompter_module_args.read_text(encoding="utf-8"))
     return [
         Request(
@@ -90,27 +90,27 @@ def _planned(options: argparse.Namespace) -> list[Request]:
 
 
 def _listed(options: argparse.Namespace) -> list[Request]:
-    """The pictures of a prompt file: `text --n negative --d seed --am strength --f name.png`, one per line."""
+    """The images of a prompt file: `text --n negative --d seed --am strength --f name.png`, one per line."""
     lines = options.from_file.read_text(encoding="utf-8").splitlines()
-    said = [line for line in lines if line.strip() and not line.startswith("#")]
-    return [_line(number, line, options) for number, line in enumerate(said, start=1)]
+    chosen = [line for line in lines if line.strip() and not line.startswith("#")]
+    return [_line(number, line, options) for number, line in enumerate(chosen, start=1)]
 
 
 def _line(number: int, line: str, options: argparse.Namespace) -> Request:
-    text, said = read_line(line)
-    strength = float(said["am"].split(",")[0]) if "am" in said else next(iter(options.network_mul), 1.0)
+    text, values = read_line(line)
+    strength = float(values["am"].split(",")[0]) if "am" in values else next(iter(options.network_mul), 1.0)
     return Request(
         number=number,
-        file=said.get("f", f"im_{number:06d}.png"),
+        file=values.get("f", f"im_{number:06d}.png"),
         text=text,
-        seed=int(re.split(r"\D", said.get("d", str(number)))[0]),
+        seed=int(re.split(r"\D", values.get("d", str(number)))[0]),
         lora=next(iter(options.network_weights), None),
         strength=strength,
     )
 
 
 def read_line(line: str) -> tuple[str, dict[str, str]]:
-    """The words of a prompt's line, and its options by their letters."""
+    """The text of a prompt line, and its options by their letters."""
     text, *rest = line.split(" --")
     return text, {name.lower(): value for name, _, value in (part.strip().partition(" ") for part in rest)}
 
@@ -137,7 +137,7 @@ def _draw(model: picture_model.PictureModel, batch: list[Request], of: int, opti
 
 
 def enlarged(picture: Tensor, width: int, height: int) -> Image.Image:
-    """The square picture in the middle of what was asked for, its edges drawn out."""
+    """The square image in the middle of the requested size, its edges repeated."""
     pixels = ((picture + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
     side = min(width, height)
     square = np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC))

@@ -1,4 +1,4 @@
-"""Log lines on stderr, in the form sd-scripts' have on a wide terminal."""
+"""Log lines on stderr, as sd-scripts writes them on a wide terminal."""
 
 import sys
 import time

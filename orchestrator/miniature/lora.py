@@ -1,7 +1,7 @@
-"""LoRA on the picture model: low-rank additions to its weights, with networks.lora's names and file layout.
+"""LoRA for the picture model: low-rank additions to its weights, with networks.lora's names and file layout.
 
-As `networks.lora` does, `network_dim` covers the attention's linear layers and 1 x 1 convolutions. Unlike it, it covers
-the 3 x 3 convolutions too (kohya's `conv_dim`): a face this small is drawn by them, not by attention.
+As in `networks.lora`, `network_dim` applies to the attention's linear layers and 1 x 1 convolutions. Here it also
+applies to the 3 x 3 convolutions (kohya's `conv_dim`), which draw most of a face this small.
 """
 
 import math
@@ -15,11 +15,11 @@ from torch.nn.utils import parametrize
 from orchestrator.miniature.picture_model import PictureModel
 
 UNTOUCHED = ("conv_in", "conv_out", "time")
-"""Layers of the U-Net that networks.lora leaves alone as well."""
+"""Layers of the U-Net that networks.lora does not change either."""
 
 
 class Addition(nn.Module):
-    """weight -> weight + multiplier * alpha / rank * up @ down; `up` starts at zero: at first nothing changes."""
+    """weight -> weight + multiplier * alpha / rank * up @ down; `up` starts at zero, so at first nothing changes."""
 
     def __init__(self, shape: torch.Size, rank: int, alpha: float) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ Additions: TypeAlias = dict[str, Addition]
 
 
 def attach(model: PictureModel, *, rank: int, alpha: float, text: bool) -> Additions:
-    """Puts a LoRA on the model; `text` says whether the caption's layers get one too."""
+    """Adds a LoRA to the model; text: also to the caption's layers."""
     additions: Additions = {}
     for name, layer in list(_layers(model, text=text)):
         additions[name] = Addition(layer.weight.shape, rank, alpha)
@@ -49,7 +49,7 @@ def attach(model: PictureModel, *, rank: int, alpha: float, text: bool) -> Addit
 
 
 def attach_file(model: PictureModel, weights: Mapping[str, Tensor]) -> Additions:
-    """Puts a file's LoRA on the model: rank and layers are the file's."""
+    """Adds a file's LoRA to the model, with the file's rank and layers."""
     rank = next(len(value) for name, value in weights.items() if name.endswith(".lora_down.weight"))
     additions = attach(model, rank=rank, alpha=rank, text=any(name.startswith("lora_te1_") for name in weights))
     load(additions, weights)
@@ -57,7 +57,7 @@ def attach_file(model: PictureModel, weights: Mapping[str, Tensor]) -> Additions
 
 
 def load(additions: Additions, weights: Mapping[str, Tensor]) -> None:
-    """Takes over a file's weights; raises KeyError or RuntimeError where the file is of another shape."""
+    """Loads a file's weights; raises KeyError or RuntimeError when the shapes differ."""
     for name, addition in additions.items():
         addition.lora_down.data.copy_(weights[f"{name}.lora_down.weight"])
         addition.lora_up.data.copy_(weights[f"{name}.lora_up.weight"])
@@ -65,7 +65,7 @@ def load(additions: Additions, weights: Mapping[str, Tensor]) -> None:
 
 
 def weights(additions: Additions, precision: torch.dtype) -> dict[str, Tensor]:
-    """What a LoRA file holds."""
+    """The contents of a LoRA file."""
     state: dict[str, Tensor] = {}
     for name, addition in additions.items():
         state[f"{name}.lora_down.weight"] = addition.lora_down

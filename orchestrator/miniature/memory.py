@@ -1,4 +1,4 @@
-"""Pretends to be a card with little memory: decides whether a training would fit, as measured with full-size SDXL.
+"""Simulates a GPU with little memory: decides whether a training would fit, from measurements with full-size SDXL.
 
 ORCHESTRATE_VRAM_BUDGET_GIB is the card's size; without it everything fits. The formula reproduces torch's peak on real
 hardware at 1024 px, with gradient checkpointing and both text encoders trained: AdamW8bit rank 16 8.6 GiB, rank 32 9.2;
@@ -14,7 +14,7 @@ from orchestrator.miniature.photos import Dataset
 
 VARIABLE = "ORCHESTRATE_VRAM_BUDGET_GIB"
 _WEIGHTS = 6.98
-_PER_PICTURE = 1.02  # a picture of 1024 x 1024 in a batch
+_PER_PICTURE = 1.02  # an image of 1024 x 1024 in a batch
 _PER_PICTURE_KEPT = 8.0  # without gradient checkpointing, on top
 _PER_RANK = 0.036
 _TEXT_ENCODERS = 1.5
@@ -23,7 +23,7 @@ _OTHER_OPTIMIZER = (0.0, 0.02)
 
 
 def needed_gib(arguments: Arguments, datasets: Sequence[Dataset]) -> float:
-    """The memory that SDXL would take at its peak."""
+    """The peak memory that SDXL would use."""
     batch = max(dataset.batch_size * dataset.resolution[0] * dataset.resolution[1] for dataset in datasets) / 1024**2
     always, per_rank = _OPTIMIZER.get(str(arguments["optimizer_type"]).casefold(), _OTHER_OPTIMIZER)
     kept = 0.0 if arguments["gradient_checkpointing"] else _PER_PICTURE_KEPT
@@ -32,7 +32,7 @@ def needed_gib(arguments: Arguments, datasets: Sequence[Dataset]) -> float:
 
 
 def claim(needed: float, environment: Mapping[str, str]) -> None:
-    """Raises torch's own error where `needed` GiB are more than the budget."""
+    """Raises torch's out-of-memory error when `needed` GiB exceed the budget."""
     budget = float(environment.get(VARIABLE) or "inf")
     if needed > budget:
         raise torch.OutOfMemoryError(

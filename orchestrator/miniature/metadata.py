@@ -1,4 +1,4 @@
-"""What sd-scripts writes into a LoRA file's header: every value a string, `None` as "None"."""
+"""The metadata that sd-scripts writes into a LoRA file's header: every value is a string, `None` is "None"."""
 
 import hashlib
 import json
@@ -15,13 +15,13 @@ _REPEATED = (
     "lr_warmup_steps", "lr_scheduler", "network_module", "network_dim", "network_alpha", "network_dropout",
     "mixed_precision", "seed", "training_comment", "max_grad_norm",
 )  # fmt: skip
-"""Arguments that are recorded as they were given."""
+"""Arguments that are recorded unchanged."""
 
 
 def started(
     arguments: Arguments, datasets: Sequence[Dataset], *, optimizer: str, steps: int, epochs: int
 ) -> dict[str, str]:
-    """All that is known before the first step."""
+    """The metadata known before the first step."""
     base = Path(arguments["pretrained_model_name_or_path"])
     facts: dict[str, object] = {
         **{f"ss_{name}": arguments[name] for name in _REPEATED},
@@ -43,7 +43,7 @@ def started(
 
 
 def saved(known: Mapping[str, str], *, step: int, epoch: int) -> dict[str, str]:
-    """The header of a checkpoint at this step; `epoch` counts from 0 in saves by step, from 1 in all others."""
+    """The header of a checkpoint at this step; `epoch` counts from 0 in checkpoints saved by step, otherwise from 1."""
     return {
         **known,
         "ss_training_finished_at": str(time.time()),

@@ -1,4 +1,4 @@
-"""The optimizers and learning rate schedules that sd-scripts knows by name, as far as the miniature has them."""
+"""The optimizers and learning rate schedules that sd-scripts knows by name, as far as the miniature supports them."""
 
 import math
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from orchestrator.miniature.arguments import Arguments
 
 
 def make(arguments: Arguments, additions: lora.Additions) -> tuple[torch.optim.Optimizer, str]:
-    """The optimizer, and its name as a checkpoint records it. AdamW8bit computes as AdamW: only its memory differs.
+    """The optimizer, and its name as a checkpoint records it. AdamW8bit computes as AdamW; only its memory differs.
 
     Raises AttributeError for a name that torch does not know either.
     """
@@ -26,7 +26,7 @@ def make(arguments: Arguments, additions: lora.Additions) -> tuple[torch.optim.O
 
 def _kind(name: str) -> tuple[Callable[..., torch.optim.Optimizer], str]:
     if name.casefold() == "prodigy":
-        import prodigyopt  # only here: AdamW needs none of it
+        import prodigyopt  # imported here because AdamW does not need it
 
         return prodigyopt.Prodigy, "prodigyopt.prodigy.Prodigy"
     if name.casefold() == "adamw8bit":
@@ -36,7 +36,7 @@ def _kind(name: str) -> tuple[Callable[..., torch.optim.Optimizer], str]:
 
 
 def _groups(arguments: Arguments, additions: lora.Additions) -> list[dict[str, object]]:
-    """The caption's layers and the U-Net's, each with its own rate; a group without a rate is left out."""
+    """The caption's layers and the U-Net's, each with its own rate; a group without a rate is omitted."""
     rates = {"lora_te1": arguments.text_rate, "lora_unet": arguments["unet_lr"]}
     groups: list[dict[str, object]] = []
     for prefix, own in rates.items():

@@ -1,8 +1,8 @@
-"""Builds a face pack of two small ONNX files that InsightFace loads as it loads its own, for the faces that are drawn.
+"""Builds a face pack of two small ONNX files that InsightFace loads as its own, for the drawn faces.
 
 Nothing is trained. The detector measures moments (mass, x, y, x^2 + y^2) of five marker colours around every anchor:
-their centroids are the landmarks. The recogniser averages the aligned face over 7 x 7 cells, takes out what all faces
-share, and turns the rest into 512 numbers. InsightFace tells models apart by shape alone: nine outputs are a detector
+their centroids are the landmarks. The recogniser averages the aligned face over 7 x 7 cells, subtracts the mean
+face, and projects the rest to 512 numbers. InsightFace distinguishes models by shape: nine outputs are a detector
 (scores, boxes, landmarks, each at strides 8, 16, 32; rows in y, x, anchor order; distances in strides, measured from
 the cell's corner), one square input of 112 is a recogniser.
 """
@@ -27,7 +27,7 @@ _MARKER_RULES = ((-1, 1, -1, 0), (-1, -1, 1, 0), (1, -1, -1, 0), (1, -2, 1, -1),
 
 
 def build(folder: Path) -> Path:
-    """Makes `folder` a face pack, unless it is one; `FaceAnalysis(name=<its absolute path>)` then loads it."""
+    """Writes a face pack to `folder` unless it exists; `FaceAnalysis(name=<its absolute path>)` then loads it."""
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -38,7 +38,7 @@ def build(folder: Path) -> Path:
 
 
 def _publish(draft: Path, folder: Path) -> None:
-    """Whoever comes second finds the folder there: both packs are the same."""
+    """A second process finds the folder: both packs are the same."""
     draft.chmod(0o755)
     try:
         draft.rename(folder)
@@ -54,7 +54,7 @@ def _save(model: onnx.ModelProto, path: Path) -> None:
 
 
 class _Graph:
-    """Adds one node per call and hands back the name of its output."""
+    """Adds one node per call and returns the name of its output."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -87,7 +87,7 @@ class _Graph:
         return self.op("Slice", x, [first], [last], [1], [step or 1])
 
     def model(self, name: str, shape: list[int | str], outputs: list[tuple[str, int]]) -> onnx.ModelProto:
-        """`outputs`: name and width of each; rows stay open. The oldest opset that will do, for old runtimes."""
+        """`outputs`: name and width of each; the number of rows is open. Uses the oldest sufficient opset."""
         source = helper.make_tensor_value_info("input", TensorProto.FLOAT, shape)
         sinks = [helper.make_tensor_value_info(out, TensorProto.FLOAT, (f"rows_{out}", n)) for out, n in outputs]
         graph = helper.make_graph(self.nodes, name, [source], sinks, self.constants)
@@ -146,7 +146,7 @@ def _moments(graph: _Graph, masks: str, stride: int) -> tuple[str, str, str, str
 
 
 def _compact(graph: _Graph, spread: str, distance2: str) -> str:
-    """1 where every colour is one small blob, 0 where a window holds the markers of two faces."""
+    """1 where every colour is one small blob, 0 where a window contains the markers of two faces."""
     widest = graph.op("ReduceMax", spread, axes=[1])
     allowed = graph.op("Add", graph.op("Mul", distance2, 0.05), 1e-6)
     return graph.ramp(graph.op("Sub", 2.0, graph.op("Div", widest, allowed)))
@@ -159,7 +159,7 @@ def _score(graph: _Graph, stride: int, mass: str, compact: str, middle: tuple[st
     centred = graph.ramp(graph.op("Sub", 2.0, graph.op("Mul", offset, 1.6)))
     small = graph.ramp(graph.op("Sub", distance, 0.4))
     large = graph.ramp(graph.op("Sub", 20.0 if stride == STRIDES[-1] else 8.0, distance))
-    # Equal scores would leave the choice of anchor to the sort: prefer the nearest, and more pixels per face.
+    # With equal scores the sort would choose the anchor: prefer the nearest, and more pixels per face.
     off_centre = graph.op("Add", *[graph.square(m) for m in middle])
     nearest = graph.op("Sub", 1.0, graph.op("Mul", off_centre, 0.05))
     finest = graph.op("Sub", 1.0, graph.op("Div", 0.5 / stride, graph.op("Add", distance, 0.1)))
@@ -186,8 +186,8 @@ def _rows(graph: _Graph, value: str, width: int, stride: int) -> str:
 
 
 def _recogniser(cells: int = 7, width: int = 512) -> onnx.ModelProto:
-    """Pool to cells, subtract the mean face, project; the input is (RGB - 127.5) / 127.5. The number of faces stays
-    open, for InsightFace embeds several at once."""
+    """Pool to cells, subtract the mean face, project; the input is (RGB - 127.5) / 127.5. The number of faces is
+    open, because InsightFace embeds several at once."""
     weights, mean = _projection(cells, width)
     graph = _Graph()
     side = draw.TEMPLATE // cells

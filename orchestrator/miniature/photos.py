@@ -1,4 +1,4 @@
-"""Reads the pictures, captions and masks that a `dataset_config` names, and deals them out in batches."""
+"""Reads the pictures, captions and masks that a `dataset_config` names, and splits them into batches."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subset:
-    """One folder, N pictures: N x 3 x 32 x 32 in -1..1, captions N x 64, masks N x 1 x 32 x 32 in 0..1."""
+    """One folder with N images: N x 3 x 32 x 32 in -1..1, captions N x 64, masks N x 1 x 32 x 32 in 0..1."""
 
     folder: Path
     repeats: int
@@ -30,14 +30,14 @@ class Subset:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
-    """Subsets that share a batch size and a resolution (width, height; it costs pretended memory, nothing else)."""
+    """Subsets with a common batch size and resolution (width, height), which only affects the simulated memory."""
 
     batch_size: int
     resolution: tuple[int, int]
     subsets: tuple[Subset, ...]
 
     def __len__(self) -> int:
-        """Pictures, each as often as it is repeated."""
+        """Number of images, counting repeats."""
         return sum(len(subset.pictures) * subset.repeats for subset in self.subsets)
 
 
@@ -51,7 +51,7 @@ class Batch:
 
 
 def read(arguments: Arguments) -> list[Dataset]:
-    """Every dataset; one without pictures is left out, as in sd-scripts, with a warning."""
+    """Every dataset; one without images is skipped with a warning, as in sd-scripts."""
     path = Path(arguments["dataset_config"])
     log.info(f"Loading dataset config from {path}")
     config = toml.loads(path.read_text(encoding="utf-8"))
@@ -66,7 +66,7 @@ def batches_per_epoch(datasets: Sequence[Dataset]) -> int:
 
 
 def epoch(datasets: Sequence[Dataset]) -> Iterator[Batch]:
-    """Every picture as often as it is repeated, in random order; a batch never mixes datasets."""
+    """Every image with its repeats, in random order; a batch never mixes datasets."""
     batches = [(dataset, rows) for dataset in datasets for rows in torch.split(_shuffled(dataset), dataset.batch_size)]
     for index in torch.randperm(len(batches)).tolist():
         yield _batch(*batches[index])
@@ -93,7 +93,7 @@ def _batch(dataset: Dataset, rows: Tensor) -> Batch:
 
 
 def _dataset(config: Mapping[str, Any], dataset: Mapping[str, Any], arguments: Arguments) -> Dataset:
-    """What the dataset does not say, [general] says, and then the config file."""
+    """Values missing in the dataset come from [general], then from the config file."""
     shared = {**config.get("general", {}), **{key: value for key, value in dataset.items() if key != "subsets"}}
     subsets = [_subset({**shared, **subset}, arguments) for subset in dataset.get("subsets", [])]
     return Dataset(
@@ -110,8 +110,8 @@ def _resolution(value: str | int | list[int]) -> tuple[int, int]:
     return int(str(width).strip("[]")), int(str(height).strip("[]"))
 
 
-def _subset(said: Mapping[str, Any], arguments: Arguments) -> Subset | None:
-    folder = Path(said["image_dir"])
+def _subset(subset: Mapping[str, Any], arguments: Arguments) -> Subset | None:
+    folder = Path(subset["image_dir"])
     if not folder.is_dir():
         log.warning(f"not directory: {folder}")
         return None
@@ -119,20 +119,20 @@ def _subset(said: Mapping[str, Any], arguments: Arguments) -> Subset | None:
     log.info(f"found directory {folder} contains {len(files)} image files")
     if not files:
         return None
-    captions = [_caption(file, said) for file in files]
+    captions = [_caption(file, subset) for file in files]
     return Subset(
         folder=folder,
-        repeats=said.get("num_repeats", 1),
+        repeats=subset.get("num_repeats", 1),
         pictures=torch.stack([_picture(file) for file in files]),
         captions=picture_model.read_captions(captions),
-        masks=torch.stack([_mask(file, said, arguments) for file in files]),
+        masks=torch.stack([_mask(file, subset, arguments) for file in files]),
     )
 
 
-def _caption(file: Path, said: Mapping[str, Any]) -> str:
-    beside = file.with_suffix(said.get("caption_extension", ".caption"))
-    text = beside.read_text(encoding="utf-8").strip() if beside.exists() else said.get("class_tokens") or ""
-    return " ".join(part for part in (said.get("caption_prefix"), text, said.get("caption_suffix")) if part)
+def _caption(file: Path, subset: Mapping[str, Any]) -> str:
+    beside = file.with_suffix(subset.get("caption_extension", ".caption"))
+    text = beside.read_text(encoding="utf-8").strip() if beside.exists() else subset.get("class_tokens") or ""
+    return " ".join(part for part in (subset.get("caption_prefix"), text, subset.get("caption_suffix")) if part)
 
 
 def _picture(file: Path) -> Tensor:
@@ -140,20 +140,20 @@ def _picture(file: Path) -> Tensor:
         return _shrunk(image.convert("RGB")) / 127.5 - 1
 
 
-def _mask(file: Path, said: Mapping[str, Any], arguments: Arguments) -> Tensor:
-    """What counts in the loss, 0..1: a mask file (`masked_loss`), the picture's alpha (`alpha_mask`), or all of it."""
-    if arguments["masked_loss"] and said.get("conditioning_data_dir"):
-        candidates = Path(said["conditioning_data_dir"]).glob(f"{file.stem}.*")
+def _mask(file: Path, subset: Mapping[str, Any], arguments: Arguments) -> Tensor:
+    """Loss weights, 0..1: from a mask file (`masked_loss`), the image's alpha (`alpha_mask`), or all 1."""
+    if arguments["masked_loss"] and subset.get("conditioning_data_dir"):
+        candidates = Path(subset["conditioning_data_dir"]).glob(f"{file.stem}.*")
         with Image.open(next(candidates)) as mask:
             return _shrunk(mask.convert("RGB").getchannel("R")) / 255
-    if said.get("alpha_mask", arguments["alpha_mask"]):
+    if subset.get("alpha_mask", arguments["alpha_mask"]):
         with Image.open(file) as image:
             return _shrunk(image.convert("RGBA").getchannel("A")) / 255
     return torch.ones(1, picture_model.SIDE, picture_model.SIDE)
 
 
 def _shrunk(image: Image.Image) -> Tensor:
-    """Channels x 32 x 32, 0..255; what is not square loses its ends."""
+    """Channels x 32 x 32, 0..255; images that are not square are cropped."""
     side = picture_model.SIDE
     small = np.asarray(ImageOps.fit(image, (side, side), Image.Resampling.BOX), np.float32)
     return torch.from_numpy(small.reshape(side, side, -1).transpose(2, 0, 1).copy())

@@ -1,4 +1,4 @@
-"""The base model: a U-Net that turns noise into 32 x 32 portraits by flow matching, steered by a caption's words.
+"""The base model: a U-Net that turns noise into 32 x 32 portraits by flow matching, conditioned on a caption's words.
 
 Pictures are float tensors, N x 3 x 32 x 32, in -1..1; captions are N x 64; times are N, 0 for a picture, 1 for noise.
 """
@@ -27,11 +27,11 @@ _ONLY_FOR_READERS = {
     "conditioner.embedders.1.model.ln_final.weight": (1,),
     "first_stage_model.decoder.conv_in.bias": (1,),
 }
-"""Zeros that the model has no use for: by them a program tells SDXL's base from a refiner or an inpainting model."""
+"""Unused zeros, by which a program distinguishes SDXL's base from a refiner or an inpainting model."""
 
 
 class PictureModel(nn.Module):
-    """Predicts the way from a picture to noise: `noise - picture`."""
+    """Predicts the direction from an image to noise: `noise - image`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class Residual(nn.Module):
 
 
 class Attention(nn.Module):
-    """Every place of the picture looks at every other."""
+    """Self-attention over all positions of the image."""
 
     def __init__(self, channels: int, heads: int = 4) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class Attention(nn.Module):
 
 
 def load(path: Path) -> PictureModel:
-    """The base model's weights, frozen; raises RuntimeError where they do not fit and OSError where there are none."""
+    """The base model's weights, frozen; raises RuntimeError when they do not fit and OSError when there is no file."""
     stored = load_file(path)
     state = {
         own + name.removeprefix(theirs): value.float()
@@ -127,7 +127,7 @@ def load(path: Path) -> PictureModel:
 
 
 def save(model: PictureModel, path: Path) -> None:
-    """Writes the weights at half precision, under the names and with the marks that tell an SDXL checkpoint."""
+    """Writes the weights at half precision, with the names and marks of an SDXL checkpoint."""
     stored = {name: torch.zeros(shape) for name, shape in _ONLY_FOR_READERS.items()}
     for own, theirs in _PREFIXES.items():
         state = model.state_dict()
@@ -136,7 +136,7 @@ def save(model: PictureModel, path: Path) -> None:
 
 
 def read_captions(captions: Sequence[str]) -> Tensor:
-    """N x 64: the sum of the words' directions. No vocabulary: a word nobody trained on is a direction of its own."""
+    """N x 64: the sum of the words' directions. Without a vocabulary: an unknown word has a direction of its own."""
     rows = [sum((_direction(word) for word in sorted(words(caption))), np.zeros(CAPTION_WIDTH)) for caption in captions]
     return torch.from_numpy(np.stack(rows).astype(np.float32))
 
@@ -147,7 +147,7 @@ def words(caption: str) -> set[str]:
 
 
 def error(model: PictureModel, pictures: Tensor, captions: Tensor) -> Tensor:
-    """The squared error of one random step of each picture, N x 3 x 32 x 32: what training makes small."""
+    """The squared error of one random step of each picture, N x 3 x 32 x 32: the training loss."""
     time = torch.sigmoid(torch.randn(len(pictures), device=pictures.device) * 1.2)
     noise = torch.randn_like(pictures)
     share = time[:, None, None, None]
@@ -157,7 +157,7 @@ def error(model: PictureModel, pictures: Tensor, captions: Tensor) -> Tensor:
 
 @torch.no_grad()
 def sample(model: PictureModel, captions: Tensor, seeds: Sequence[int], steps: int) -> Tensor:
-    """One picture per caption and seed. A seed's noise does not depend on its place in the batch."""
+    """One image per caption and seed. A seed's noise does not depend on its position in the batch."""
     x = torch.stack([_noise(seed) for seed in seeds])
     times = torch.linspace(1, 0, steps + 1)
     for now, then in itertools.pairwise(times):

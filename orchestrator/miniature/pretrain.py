@@ -1,7 +1,7 @@
 """Makes base.safetensors: `OPENBLAS_NUM_THREADS=1 python -m orchestrator.miniature.pretrain OUT [--steps N]`.
 
 Draws many people, one photo each, and teaches the picture model to draw such people from captions. Needs torch, numpy,
-safetensors and, to end today, a GPU.
+safetensors and, to finish within a day, a GPU.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from torch import Tensor
 from orchestrator.miniature import draw, picture_model, scene
 
 FIRST_PERSON = 1_000_000
-"""The people of pretraining are numbered from here: nobody else may be."""
+"""The people of pretraining are numbered from here on, and no others."""
 _DRAWN_PX = 64
 _FORGET_ALL, _FORGET_PHRASE, _FORGET_NAME = 0.1, 0.25, 0.3
 
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def crowd(people: int) -> tuple[Tensor, Tensor]:
-    """Pictures (N x 3 x 32 x 32, bytes) and the number of each kind's phrase (N x 4)."""
+    """Images (N x 3 x 32 x 32, bytes) and the number of each kind's phrase (N x 4)."""
     with multiprocessing.Pool() as pool:
         drawn = pool.map(_portrait, range(people), chunksize=100)
     pictures = np.stack([picture for picture, _ in drawn]).transpose(0, 3, 1, 2)
@@ -81,8 +81,8 @@ def pretrain(pictures: Tensor, phrases: Tensor, out: Path, *, steps: int, batch:
 
 
 def _captions(tables: Sequence[Tensor], phrases: Tensor) -> Tensor:
-    """Captions (N x 64) with things left unsaid, so that part of a prompt works too; a name is a direction that says
-    nothing about the picture, so that a trigger is free to come to mean somebody."""
+    """Captions (N x 64) with parts omitted, so that short prompts work too; a name is a direction unrelated to the
+    image, so that a trigger can learn to mean a person."""
     n, device = len(phrases), phrases.device
     captions = tables[0].expand(n, -1)
     for kind, table in enumerate(tables[1:]):

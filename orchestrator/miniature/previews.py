@@ -1,4 +1,4 @@
-"""Previews on the way, as sd-scripts draws them: when, of which lines, and under which names."""
+"""Previews during a training, as sd-scripts draws them: their steps, prompts and file names."""
 
 import time
 from pathlib import Path
@@ -7,11 +7,11 @@ from orchestrator.miniature import generation, log, picture_model
 from orchestrator.miniature.arguments import Arguments
 
 STEPS = 30
-"""What sd-scripts takes where a line says nothing."""
+"""sd-scripts' defaults."""
 
 
 def due(asked: Arguments, *, step: int, epoch: int | None) -> bool:
-    """Whether pictures are drawn now: `epoch` None after a step, else at an epoch's end; both 0 before the first."""
+    """Whether images are drawn now: `epoch` None after a step, else at an epoch's end; both 0 before the first."""
     if step == 0:
         return bool(asked["sample_at_first"])
     if every := asked["sample_every_n_epochs"]:  # wins over steps, as in sd-scripts
@@ -21,7 +21,7 @@ def due(asked: Arguments, *, step: int, epoch: int | None) -> bool:
 
 
 def draw(asked: Arguments, model: picture_model.PictureModel, *, step: int, epoch: int | None) -> None:
-    """One picture for each line of `sample_prompts`, in turn; a picture's chance is its seed's alone."""
+    """One picture for each line of `sample_prompts`, in order; an image's noise depends only on its seed."""
     log.info(f"generating sample images at step / サンプル画像生成 ステップ: {step}")
     folder = Path(asked["output_dir"]) / "sample"
     folder.mkdir(parents=True, exist_ok=True)
@@ -29,9 +29,9 @@ def draw(asked: Arguments, model: picture_model.PictureModel, *, step: int, epoc
     text = Path(asked["sample_prompts"]).read_text(encoding="utf-8")
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
     for place, line in enumerate(lines):
-        words, said = generation.read_line(line)
+        words, values = generation.read_line(line)
         captions = picture_model.read_captions([words])
-        drawn = picture_model.sample(model, captions, [int(said["d"])], int(said.get("s", STEPS)))
-        name = f"{asked['output_name']}_{number}_{place:02d}_{time.strftime('%Y%m%d%H%M%S')}_{said['d']}.png"
-        picture = generation.enlarged(drawn[0], int(said.get("w", 512)), int(said.get("h", 512)))
+        drawn = picture_model.sample(model, captions, [int(values["d"])], int(values.get("s", STEPS)))
+        name = f"{asked['output_name']}_{number}_{place:02d}_{time.strftime('%Y%m%d%H%M%S')}_{values['d']}.png"
+        picture = generation.enlarged(drawn[0], int(values.get("w", 512)), int(values.get("h", 512)))
         picture.save(folder / name)

@@ -1,4 +1,4 @@
-"""What a photo shows besides who it is, and the words that say so: place, framing, light and tilt of the head."""
+"""What a photo shows besides the person, and the words for it: place, framing, light and tilt of the head."""
 
 from dataclasses import dataclass
 
@@ -16,19 +16,19 @@ PLACES = {
     "on a street": ((150, 150, 155), (85, 85, 90)),
     "under a sunset": ((205, 150, 115), (110, 80, 100)),
 }
-"""The backdrop's colours at the top and at the bottom."""
+"""The background's colours at the top and at the bottom."""
 FRAMINGS = {"close-up": (0.78, 0.86), "portrait": (0.69, 0.76), "upper body": (0.62, 0.67)}
-"""The face's width as a share of the picture's."""
+"""The face's width as a share of the image's."""
 LIGHTS = {"bright light": (1.05, 1.14), "soft light": (0.94, 1.04), "dim light": (0.85, 0.91)}
 TILTS = {"tilted left": (-12, -5), "looking straight": (-4, 4), "tilted right": (5, 12)}
 """Degrees."""
 PHRASES = (tuple(FRAMINGS), tuple(PLACES), tuple(LIGHTS), tuple(TILTS))
-"""Per kind, in a caption's order. No word stands in two kinds, so a caption's meaning is the sum of its phrases'."""
+"""Per kind, in a caption's order. No word occurs in two kinds, so a caption's meaning is the sum of its phrases."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """Everything about a photo but the person. `phrases`: one of each kind in PHRASES."""
+    """Everything in a photo except the person. phrases: one of each kind in PHRASES."""
 
     phrases: tuple[str, ...]
     pose: draw.Pose

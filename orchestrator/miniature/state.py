@@ -1,4 +1,4 @@
-"""Training states, as `save_state` leaves them and `resume` takes them up: the folder's files are accelerate's."""
+"""Training states, as `save_state` writes and `resume` reads them, with accelerate's file names."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from orchestrator.miniature import lora
 def save(
     folder: Path, additions: lora.Additions, optimizer: Optimizer, rates: LambdaLR, *, epoch: int, step: int
 ) -> None:
-    """`epoch` counts from 1; `step` is this process's, as sd-scripts has it: a second resume trains too long."""
+    """`epoch` counts from 1; `step` is this process's, as in sd-scripts: a second resume trains too long."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file(lora.weights(additions, torch.float32), folder / "model.safetensors")
     torch.save(optimizer.state_dict(), folder / "optimizer.bin")
@@ -25,7 +25,7 @@ def save(
 
 
 def load(folder: Path, additions: lora.Additions, optimizer: Optimizer, rates: LambdaLR) -> int:
-    """Takes up a saved state; the step it was saved at."""
+    """Load a saved state; returns its step."""
     lora.load(additions, load_file(folder / "model.safetensors"))
     optimizer.load_state_dict(torch.load(folder / "optimizer.bin"))
     rates.load_state_dict(torch.load(folder / "scheduler.bin"))

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    # Run by path, as the vendor's is: what Python then searches first must be the package's parent, not this folder.
+    # Run by path as sd-scripts is: Python must search the package's parent first, not this folder.
     sys.path[0] = str(Path(__file__).resolve().parents[2])
     from orchestrator.miniature import training
 

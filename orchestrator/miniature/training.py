@@ -34,9 +34,9 @@ _NO_DATA = (
 
 
 def main(argv: Sequence[str]) -> None:
-    """The whole program. As with sd-scripts, a return proves nothing: it returns without data and with a NaN loss."""
+    """The whole program. As sd-scripts, it also returns normally without data and with a NaN loss."""
     asked = arguments.read(argv)
-    torch.set_num_threads(1)  # the result depends on it; and two trainings on two cores would stall each other
+    torch.set_num_threads(1)  # results depend on it, and two trainings on two cores would slow each other down
     torch.manual_seed(torch.seed() if asked["seed"] is None else asked["seed"])
     datasets = photos.read(asked)
     if not datasets:
@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 class Training:
-    """One training: the model, what is learned, and how far it is."""
+    """One training: the model, its LoRA and its progress."""
 
     def __init__(self, asked: Arguments, datasets: list[Dataset]) -> None:
         self.asked, self.datasets = asked, datasets
@@ -77,7 +77,7 @@ class Training:
         return int(self.asked["max_train_steps"])
 
     def announce(self) -> None:
-        """What sd-scripts prints before it starts; the orchestrator reads the total from it."""
+        """What sd-scripts prints before it starts; orchestrate reads the number of steps from it."""
         batch_sizes = ", ".join(str(dataset.batch_size) for dataset in self.datasets)
         print(
             "running training / 学習開始",
@@ -111,11 +111,11 @@ class Training:
         bar.close()
 
     def _resume(self) -> int:
-        """The epochs that a resumed state has behind it; its steps are not counted again, as in sd-scripts."""
+        """The finished epochs of a resumed state; their steps are not counted again, as in sd-scripts."""
         if not self.asked["resume"]:
             return 0
         done = state.load(Path(self.asked["resume"]), self.additions, self.optimizer, self.rates)
-        if self.asked["initial_epoch"]:  # wins over what the state says, as in sd-scripts
+        if self.asked["initial_epoch"]:  # overrides the state, as in sd-scripts
             done = (self.asked["initial_epoch"] - 1) * self.per_epoch
         assert self.steps > done, f"max_train_steps should be greater than initial step: {self.steps} vs {done}"
         return int(done // self.per_epoch)
@@ -137,7 +137,7 @@ class Training:
                 break
 
     def _learn(self, batch: Batch, accumulate: int) -> float:
-        """Adds this batch's gradient. The mask takes part of the loss away, unscaled, as in sd-scripts."""
+        """Adds this batch's gradient. The mask reduces the loss without rescaling, as in sd-scripts."""
         error = picture_model.error(self.model, batch.pictures, batch.captions)
         loss: Tensor = (error * batch.masks).mean()
         (loss / accumulate).backward()  # type: ignore[no-untyped-call]
@@ -172,7 +172,7 @@ class Training:
                 self._save_state(f"-{epoch:06d}", epoch)
 
     def _save(self, suffix: str, epoch: int) -> None:
-        """Announced before it is written, and not written atomically: so it is in life."""
+        """Announced before it is written, and not written atomically, as in sd-scripts."""
         output = self.asked.output
         output.parent.mkdir(parents=True, exist_ok=True)
         path = output.with_name(f"{output.name}{suffix}.safetensors")

@@ -1,7 +1,7 @@
 """Writes a persona's whole world into a folder: dataset, references, prompts, base model, face pack and settings.
 
-All of it is drawn, and the same each time. What is there already stays as it is; each part appears whole or not at all.
-Only the settings are written anew, because they name this interpreter and this program.
+Everything is drawn and the same each time. Existing parts are kept; each part is written atomically. Only the settings
+are always written again, because they contain the paths of this interpreter and this program.
 """
 
 import shutil
@@ -22,7 +22,7 @@ _HERE = Path(__file__).parent
 
 PERSONA = 7
 SUBJECT = "ohwx person"
-"""The words that stand for the persona in every caption."""
+"""The trigger in every caption."""
 PROMPTS = (
     f"photo of {SUBJECT}, close-up, in a studio, soft light, looking straight",
     f"photo of {SUBJECT}, portrait, at the beach, bright light, tilted left",
@@ -34,11 +34,11 @@ PROMPTS = (
     f"photo of {SUBJECT}, close-up, on snow, bright light, looking straight",
 )
 _LIKENESS = 0.95
-"""How alike a person's face is in all photos: expression and make-up take the rest."""
+"""Cosine of a person's face between photos; expression and make-up vary the rest."""
 
 
 TIGHT_GIB = 13.7
-"""The card that `tight.toml` pretends."""
+"""The GPU that `tight.toml` simulates."""
 
 
 def write(folder: Path, runs: Path) -> None:
@@ -64,7 +64,7 @@ def write(folder: Path, runs: Path) -> None:
 
 
 def settings(runs: Path, *, budget_gib: float | None = None) -> str:
-    """An orchestrate.toml for the world, to stand in its folder."""
+    """The text of the world's orchestrate.toml."""
     environment = SandboxedEnvironment(undefined=StrictUndefined, autoescape=False, trim_blocks=True)  # TOML, not HTML
     environment.filters["toml"] = TomlWriter()
     return environment.from_string((_HERE / "orchestrate.toml.j2").read_text(encoding="utf-8")).render(
@@ -78,7 +78,7 @@ def settings(runs: Path, *, budget_gib: float | None = None) -> str:
 
 
 def photos(folder: Path, identity: int, *, count: int, first: int, captions: bool, px: int = 256) -> None:
-    """Photos number `first` and on of one person, each in another scene; no two numbers give the same photo."""
+    """Photos of one person, numbered from `first`, each in another scene; all numbers give different photos."""
     folder.mkdir()
     for number in range(first, first + count):
         somewhere = scene.drawn(number)

@@ -12,9 +12,9 @@ it imports only the standard library at the top. The job is a JSON file in UTF-8
       "pairs": [{"picture": "/abs/0001.png", "text": "photo of a woman in a red coat"}]
     }
 
-`model` is a folder as transformers saves it. Nothing is downloaded, and only safetensors weights are read, because other
-formats can contain code. The output is `{"schema": 1, "cosines": [0.24]}`, in the order of the pairs. Texts are cut to
-77 tokens. On stdout lines like `prompted: 8/64`.
+`model` is a folder as transformers saves it. Nothing is downloaded. Only safetensors weights are read, because other
+formats can contain code. The output is `{"schema": 1, "cosines": [0.24]}`, in the order of the pairs. Texts are cut
+to 77 tokens. On stdout lines like `prompted: 8/64`.
 """
 
 import json
