@@ -105,6 +105,27 @@ def more(parser):
 
 
 @pytest.mark.parametrize(
+    ("imports", "call"),
+    [
+        ("import library.deep.more as more_util", "more_util.add_them(parser)"),
+        ("import library.deep.more", "library.deep.more.add_them(parser)"),
+        ("from library import deep", "deep.add_all(parser)"),
+        ("from library.deep import more as m", "m.add_them(parser)"),
+        ("from library.deep.more import add_them as add", "add(parser)"),
+        ("from library.deep import add_all", "add_all(parser)"),
+    ],
+)
+def test_imports_of_every_form_are_followed(tmp_path: Path, imports: str, call: str) -> None:
+    deep = tmp_path / "library" / "deep"
+    deep.mkdir(parents=True)
+    (deep / "__init__.py").write_text("from .more import add_them\ndef add_all(parser):\n    add_them(parser)\n")
+    (deep / "more.py").write_text('def add_them(parser):\n    parser.add_argument("--found", type=int)\n')
+    (tmp_path / "sdxl_train_network.py").write_text(f"{imports}\ndef setup_parser():\n    {call}\n")
+    found = schema.load_schema(tmp_path).by_name
+    assert found == {"found": Argument(name="found", kind=Kind.INT, where="more.add_them")}
+
+
+@pytest.mark.parametrize(
     "argument",
     [
         'parser.add_argument("--x", action="append")',

@@ -109,19 +109,28 @@ class _Reader:
         self._seen.add((module, function))
         tree = self._module(module)
         for call in _calls(_function(tree, module, function)):
-            if _called(call)[1] == "add_argument":
-                key = _argument(call, tree)
-                yield replace(key, where=f"{module}.{function}")
-            elif _adds_arguments(call):
-                yield from self.arguments(*self._target(call, module, tree))
+            owner, _, name = ast.unparse(call.func).rpartition(".")
+            if name == "add_argument":
+                yield replace(_argument(call, tree), where=f"{module.rpartition('.')[2]}.{function}")
+            elif name == "setup_parser" or any(isinstance(arg, ast.Name) and arg.id == "parser" for arg in call.args):
+                yield from self.arguments(*self._target(owner, name, module))
 
-    def _target(self, call: ast.Call, module: str, tree: ast.Module) -> tuple[str, str]:
-        owner, name = _called(call)
-        return owner or _imported_from(tree, name) or module, name
+    def _target(self, owner: str, name: str, module: str) -> tuple[str, str]:
+        """The module and function that `owner.name`, or `name`, means in a module."""
+        package = module if self._path(module).name == "__init__.py" else module.rpartition(".")[0]
+        imported = _imports(self._module(module), package)
+        if not owner:
+            source, _, original = imported.get(name, f"{module}.{name}").rpartition(".")
+            return source, original
+        first, dot, rest = owner.partition(".")
+        return f"{imported.get(first, first)}{dot}{rest}", name
+
+    def _path(self, module: str) -> Path:
+        path = self._root.joinpath(*module.split("."))
+        return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
     def _parse(self, module: str) -> ast.Module:
-        at_root = self._root / f"{module}.py"
-        path = at_root if at_root.is_file() else self._root / "library" / f"{module}.py"
+        path = self._path(module)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of sd-scripts' own escape sequences
             return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
@@ -140,27 +149,17 @@ def _calls(function: ast.FunctionDef) -> list[ast.Call]:
     return sorted(found, key=lambda call: (call.lineno, call.col_offset))
 
 
-def _called(call: ast.Call) -> tuple[str, str]:
-    """`train_util.add_x(...)` -> ("train_util", "add_x"); `add_x(...)` -> ("", "add_x")."""
-    match call.func:
-        case ast.Attribute(value=ast.Name(id=owner), attr=name):
-            return owner, name
-        case ast.Name(id=name):
-            return "", name
-    return "", ""
-
-
-def _adds_arguments(call: ast.Call) -> bool:
-    gets_parser = any(isinstance(arg, ast.Name) and arg.id == "parser" for arg in call.args)
-    return _called(call)[1] == "setup_parser" or gets_parser
-
-
-def _imported_from(tree: ast.Module, name: str) -> str:
-    """The module that `from package.module import name` names, or ""."""
+def _imports(tree: ast.Module, package: str) -> dict[str, str]:
+    """What each imported name stands for, as a dotted path from the root of sd-scripts."""
+    found: dict[str, str] = {}
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and any((alias.asname or alias.name) == name for alias in node.names):
-            return (node.module or "").rpartition(".")[2]
-    return ""
+        if isinstance(node, ast.Import):
+            found |= {alias.asname: alias.name for alias in node.names if alias.asname}
+        elif isinstance(node, ast.ImportFrom):
+            around = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*around, *([node.module] if node.module else [])])
+            found |= {alias.asname or alias.name: f"{base}.{alias.name}" for alias in node.names}
+    return found
 
 
 def _argument(call: ast.Call, tree: ast.Module) -> Argument:
