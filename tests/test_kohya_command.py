@@ -196,18 +196,51 @@ def test_a_prompts_file_has_one_prompt_per_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["a --s 10", "a\t--n b", "--w 512", "{a|b}", "a {b}", "a } b", "a\0b", "a\x1b[0m", "a\u2028b", "a\nb"],
+    [
+        *("a --s 10", "a\t--n b", "--w 512", "{a|b}", "a {b}", "a } b", "a\0b", "a\x1b[0m", "a\u2028b", "a\nb"),
+        *("in a BLACK AND WHITE film still", "a BREAK b", "BREAKFAST at a window", "an OUTBREAK"),
+        *("(version:1.5.2)", "(a, (b:.))", "(a:+.)"),
+    ],
 )
-def test_what_gen_img_would_read_as_syntax_is_refused(text: str) -> None:
+def test_what_gen_img_reads_as_syntax_is_an_error(text: str) -> None:
     found = prompts.unusable(text, where="p.txt:1")
-    assert found
+    assert [problem.severity for problem in found] == [Severity.ERROR]
     assert all(problem.remedy and problem.where == "p.txt:1" for problem in found)
 
 
 @pytest.mark.parametrize(
-    "text", ["a well-lit photo", "a photo - smiling", "50% (a:1.2) [b] BREAK c", "日本 'x' \"y\" \\(z\\)"]
+    ("text", "what"),
+    [
+        ("ohwx person smiling, <lora:detail:0.6>", "<lora:...>"),
+        ("a <LyCORIS:x:1>", "<lora:...>"),
+        ("a <lyco:x:1>", "<lora:...>"),
+        ("a photo, embedding:EasyNegative", "embedding:..."),
+        ("a __color__ coat", "__wildcard__"),
+        ("a [red:blue:0.5] coat", "[a:b:0.5]"),
+        ("a [red|blue] coat", "[a:b:0.5]"),
+        ("a photo (aspect ratio 16:9)", "the weight 9"),
+        ("a photo (blurry:-5)", "the weight -5"),
+    ],
 )
-def test_plain_words_are_taken(text: str) -> None:
+def test_syntax_of_other_programs_is_a_warning(text: str, what: str) -> None:
+    found = prompts.unusable(text, where="p.txt:1")
+    assert [problem.severity for problem in found] == [Severity.WARNING]
+    assert all(what in problem.what for problem in found)
+
+
+def test_a_negative_prompt_is_not_split_into_regions() -> None:
+    assert prompts.unusable("BLACK AND WHITE", where="s", key="generate.negative_prompt") == []
+    assert prompts.unusable("a BREAK b", where="s", key="generate.negative_prompt") != []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("a well-lit photo", "a photo - smiling", "50% (a:1.2) [b] c", "日本 'x' \"y\" \\(z\\)", "a [b:c] d"),
+        *("black and white", "BLACK-AND-WHITE", "AND so on", "(a:1.5)", "\\(16:9\\)", "at 10:30) yes", "a :) (b)"),
+    ],
+)
+def test_plain_words_are_accepted(text: str) -> None:
     assert prompts.unusable(text, where="") == []
 
 

@@ -42,12 +42,14 @@ def preview(text: str, generation: Generation, seed: int) -> str:
 
 
 def unusable(text: str, *, where: str, key: str = "") -> list[Problem]:
-    """What gen_img.py would not read as plain words in a prompt or negative prompt."""
-    return [
-        Problem(what=what, where=where, key=key, value=text, remedy=remedy)
-        for pattern, what, remedy in _SYNTAX
+    """What gen_img.py would not read as plain words in a prompt or, with `key`, in the negative prompt."""
+    rules = [*_SYNTAX, *_LITERAL] if key else [*_SYNTAX, *_LITERAL, _REGIONS]
+    found = [
+        Problem(what=what, where=where, key=key, value=text, remedy=remedy, severity=severity)
+        for pattern, what, remedy, severity in rules
         if re.search(pattern, text)
     ]
+    return [*found, *_weights(text, where, key)]
 
 
 _SYNTAX = (
@@ -55,10 +57,57 @@ _SYNTAX = (
         r"(^|\s)--",
         "gen_img.py reads text after -- as an option",
         "remove it: size, steps, scale, seeds and negative prompt are set under [generate]",
+        Severity.ERROR,
     ),
-    (r"[{}]", "gen_img.py reads {a|b} as a random choice", "write each variant as a separate prompt"),
-    (r"[\x00-\x08\x0a-\x1f\x7f\x85\u2028\u2029]", "a prompt is one line without control characters", "remove them"),
+    (r"[{}]", "gen_img.py reads {a|b} as a random choice", "write each variant as a separate prompt", Severity.ERROR),
+    (
+        r"[\x00-\x08\x0a-\x1f\x7f\x85\u2028\u2029]",
+        "a prompt is one line without control characters",
+        "remove them",
+        Severity.ERROR,
+    ),
+    (
+        r"BREAK",
+        "gen_img.py reads BREAK, also inside a word, as the end of the prompt and ignores the rest",
+        "remove it, or write the word in lower case",
+        Severity.ERROR,
+    ),
 )
+_REGIONS = (
+    r" AND ",
+    'gen_img.py splits a prompt at " AND " into image regions, and fails',
+    'write "and" in lower case, or "-AND-" with hyphens',
+    Severity.ERROR,
+)
+_LITERAL = tuple(
+    (pattern, f"gen_img.py reads {name} as plain words", remedy, Severity.WARNING)
+    for pattern, name, remedy in (
+        (r"(?i)<(lora|lyco|lycoris|hypernet):", "<lora:...>", "remove it: each run uses its own LoRA and strength"),
+        (r"(?i)\bembedding:", "embedding:...", "remove it: embeddings are not loaded"),
+        (r"__[\w/*-]+__", "__wildcard__", "write each variant as a separate prompt"),
+        (r"\[[^\[\]]*(\||:[^\[\]]*:\s*[\d.]+\s*)[^\[\]]*\]", "[a:b:0.5] and [a|b]", "write one of the words"),
+    )
+)
+"""Syntax of other programs, which has no effect in gen_img.py."""
+
+
+def _weights(text: str, where: str, key: str) -> Iterator[Problem]:
+    """`(word:1.2)` weights a word: gen_img.py fails if the number is malformed, and a ratio (16:9) is a weight of 9."""
+    escaped = re.sub(r"\\.", "", text)
+    for match in re.finditer(r":([+-]?[.\d]+)\)", escaped):
+        wrong = not re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)", match[1])
+        if "(" in escaped[: match.start()] and (wrong or abs(float(match[1])) > _MAX_WEIGHT):
+            yield Problem(
+                what=f"gen_img.py {'fails at' if wrong else 'reads'} the weight {match[1]} in (...:{match[1]})",
+                where=where,
+                key=key,
+                value=text,
+                remedy=f"write a weight like 1.2, or remove the {'colon' if wrong else 'parentheses'}",
+                severity=Severity.ERROR if wrong else Severity.WARNING,
+            )
+
+
+_MAX_WEIGHT = 2
 
 
 def _repeated(prompts: list[tuple[int, str]], where: str) -> Iterator[Problem]:
