@@ -1,14 +1,18 @@
 """The output of `plan`, `status` and `check` for scripts: one JSON object each; unknown values are null."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import Problem
-from orchestrator.plan.check.report import CheckReport
-from orchestrator.plan.forecast import Forecast, Profile, RunForecast
-from orchestrator.report.status import StatusRow, SweepStatus
+
+if TYPE_CHECKING:  # `status` needs none of these packages
+    from orchestrator.plan.check.report import CheckReport
+    from orchestrator.plan.forecast import Forecast, Profile, RunForecast
+    from orchestrator.report.status import StatusRow, SweepStatus
 
 
 def plan(costs: Forecast, warnings: Iterable[Problem], toml: str = "") -> str:

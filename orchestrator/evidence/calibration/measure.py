@@ -16,10 +16,8 @@ from orchestrator.evidence.calibration.record import CalibrationRecord
 from orchestrator.evidence.calibration.statistics import FloatArray, KnownPair
 from orchestrator.scoring import embedding, faces
 from orchestrator.scoring.embedding import FaceEmbedding
+from orchestrator.scoring.faces.similarity import SAME_PHOTO
 from orchestrator.store.hashes import HashCache
-
-SAME_PHOTO = 0.98
-"""Images with at least this face cosine are the same photo, re-saved or cropped: InsightFace's own constant."""
 
 _KEY = "score.references"
 _MIN_PHOTOS = 3

@@ -9,10 +9,10 @@ from orchestrator import images as media
 from orchestrator import scoring as scorer
 from orchestrator.config.schema import Dataset, Settings
 from orchestrator.errors import OrchestrateError, Problem
-from orchestrator.evidence.calibration.measure import SAME_PHOTO
 from orchestrator.model import FaceStatus, Score
 from orchestrator.plan.check.report import CheckReport
 from orchestrator.scoring import embedding
+from orchestrator.scoring.faces.similarity import SAME_PHOTO
 from orchestrator.text import first_names
 
 
