@@ -73,14 +73,19 @@ class Session:
     def settings(self) -> Settings:
         return self.plan.settings
 
-    def forecast(self, only: str = "*") -> Forecast:
-        """Steps, seconds, VRAM and disk of what is left of the selected runs. Starts nothing."""
+    def forecast(self, only: str = "*", *, probes_first: bool = False) -> Forecast:
+        """Steps, seconds, VRAM and disk of what is left of the selected runs. Starts nothing.
+
+        Known costs come from earlier runs before probes, or the other way round with `probes_first`.
+        """
         from orchestrator.plan import forecast, preflight
 
         cards = preflight.choose_cards(self.gpus.cards(), self.settings.vram.card)
         sizes = [card.total_mib / 1024 for card in cards]
         runs, prompts = self.plan.runs(only), len(self.plan.prompts)
-        return forecast.forecast(self.sweep, runs, self.settings, prompts=prompts, cards_gib=sizes)
+        return forecast.forecast(
+            self.sweep, runs, self.settings, prompts=prompts, cards_gib=sizes, probes_first=probes_first
+        )
 
     def check(self) -> CheckReport:
         """What this machine lacks for the sweep, and facts about it. Trains nothing; takes up to a minute."""
@@ -104,6 +109,7 @@ class Session:
         from orchestrator.run import sweep
 
         runs = self.plan.runs(only)
+        self._note_retry(runs, retry)
         cards = self.preflight(cluster)
         with self.sweep.lock(), self.lock_cards(self.sweep, cards) as held:
             ctx = self.context(held)
@@ -123,6 +129,7 @@ class Session:
         from orchestrator.run import probe
 
         probes, sweep = probe.wanted(self.plan, only), layout.probe_sweep(self.settings.runs)
+        self._note_retry(probes, retry)
         cards = self.preflight()
         with sweep.lock(), self.lock_cards(sweep, cards) as held:
             ctx = self.context(held, frozen=False)
@@ -215,6 +222,10 @@ class Session:
             return local_executor.LocalExecutor.open(ctx, cards or [ctx.card], sweep.perform, runs)
         check = partial(preflight.findings, self.settings, self.plan.points, Nvml())  # pickled: a new one
         return ray_executor.RayExecutor.open(cluster, ctx, sweep.perform, runs, check)
+
+    def _note_retry(self, runs: list[Run], retry: bool) -> None:
+        if retry and not any(state.status(run).state is State.FAILED for run in runs):
+            self.listener.message("none of the selected runs has failed, so there is nothing to retry")
 
     @contextmanager
     def _notified(self, ctx: Context) -> Iterator[Context]:

@@ -7,10 +7,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from standins.world import World
 
 from orchestrator import cli
@@ -245,6 +246,43 @@ def test_status_as_json_has_one_record_per_run_and_null_for_unknown_values(world
     assert (bad["state"], bad["stage"], bad["attempt"], bad["failure"]) == ("failed", "train", 1, "unknown")
     assert bad["reason"]
     assert baseline["state"] == "finished"
+
+
+# --- arguments --------------------------------------------------------------------------------------------------------
+
+
+def invoke(world: World, *args: str) -> Result:
+    with chdir(world.folder):
+        return CliRunner().invoke(cli.main, args)
+
+
+def test_a_sweep_is_found_by_its_name_and_by_its_folder(world: World) -> None:
+    world.context()
+    for name in ("grid", "runs/grid", "runs/grid/", str(world.sweep.path)):
+        done = invoke(world, "status", name, "--json")
+        assert json.loads(done.stdout)["sweep"] == "grid"
+    done = invoke(world, "status", "runs/grit")
+    assert done.exit_code == 2
+    assert "did you mean grid?" in done.stderr
+
+
+def test_plan_prints_the_configuration_file_if_only_is_given_even_as_a_star(world: World) -> None:
+    assert "network_dim = 2" in invoke(world, "plan", "grid.toml", "--only", "*").stdout
+    assert "network_dim = 2" not in invoke(world, "plan", "grid.toml").stdout
+
+
+def test_retry_without_a_failed_run_says_so(world: World) -> None:
+    message = "none of the selected runs has failed, so there is nothing to retry"
+    assert message in invoke(world, "run", "grid.toml", "--only", "network_dim=2*", "--retry", "failed").stderr
+    assert message not in invoke(world, "run", "grid.toml", "--only", "network_dim=2*").stderr
+
+
+def test_probe_shows_its_own_measurements_although_the_sweep_has_some(world: World) -> None:
+    assert invoke(world, "run", "grid.toml").exit_code == 0
+    done = invoke(world, "probe", "grid.toml")
+    assert done.exit_code == 0, done.stderr
+    assert " probe " in done.stdout
+    assert "this sweep" not in done.stdout
 
 
 # --- errors of the operating system -----------------------------------------------------------------------------------

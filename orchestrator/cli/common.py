@@ -81,16 +81,18 @@ def console() -> Console:
 
 
 def find_sweep(settings_file: Path, name: str) -> Sweep:
-    """The sweep of this name. Raises InputError with the known names."""
+    """The sweep of this name or folder. Raises InputError with the known names."""
     from orchestrator.config import settings
     from orchestrator.store import layout
+    from orchestrator.text import did_you_mean
 
-    sweep = layout.Sweep(settings.load(settings_file).runs / name)
-    if not sweep.exists():
-        known = ", ".join(one.name for one in layout.sweeps(sweep.path.parent)) or "none yet"
-        remedy = f"known sweeps: {known}"
-        raise InputError(Problem(what=f'there is no sweep "{name}"', where=str(sweep.path.parent), remedy=remedy))
-    return sweep
+    runs = settings.load(settings_file).runs
+    for folder in (runs / name, Path(name).resolve()):
+        if layout.Sweep(folder).exists():
+            return layout.Sweep(folder)
+    known = [one.name for one in layout.sweeps(runs)]
+    remedy = did_you_mean(Path(name).name, known, "run one: `orchestrate run grids/demo.toml`")
+    raise InputError(Problem(what=f'there is no sweep "{name}"', where=str(runs), remedy=remedy))
 
 
 def leave(stop: Stop, finished: bool) -> None:

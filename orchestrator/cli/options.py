@@ -24,6 +24,7 @@ seed = click.option("--seed", default=1, show_default=True, help="The seed of a 
 only = click.option("--only", default="*", metavar="GLOB", help="Only runs whose name or id matches.")
 retry = click.option("--retry", type=click.Choice(["failed"]), help="Give failed runs another attempt.")
 sweep = click.argument("sweep")
+"""The name of a sweep or its folder, `demo` or `runs/demo`."""
 
 
 def grid(*, required: bool = True) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -111,13 +111,19 @@ class Forecast:
 
 
 def forecast(
-    sweep: Sweep, runs: Sequence[Run], settings: Settings, *, prompts: int, cards_gib: Sequence[float] = ()
+    sweep: Sweep,
+    runs: Sequence[Run],
+    settings: Settings,
+    *,
+    prompts: int,
+    cards_gib: Sequence[float] = (),
+    probes_first: bool = False,
 ) -> Forecast:
     """Forecast the remaining work of these runs from earlier runs and probes, else from assumptions.
 
-    prompts: their number. cards_gib: the sizes of this machine's GPUs.
+    prompts: their number. cards_gib: the sizes of this machine's GPUs. probes_first: prefer probes to earlier runs.
     """
-    known, lengths = history.gather(sweep), LengthEstimator(settings.datasets)
+    known, lengths = history.gather(sweep, probes_first=probes_first), LengthEstimator(settings.datasets)
     return Forecast(
         name=sweep.name,
         runs=tuple(_run(run, settings, prompts, known, lengths) for run in runs),

@@ -49,8 +49,8 @@ def key_of(params: Params) -> str:
     return grid.point_id(resource_profile.profile(params))
 
 
-def gather(sweep: Sweep) -> RunHistory:
-    """Costs from this sweep, else from other sweeps in `runs`, else from probes."""
+def gather(sweep: Sweep, *, probes_first: bool = False) -> RunHistory:
+    """Costs from this sweep, else from other sweeps in `runs`, else from probes; or from probes before all others."""
     runs = sweep.path.parent
     own = list(_trained(sweep.runs() if sweep.exists() else (), "this sweep"))
     others = [one for one in layout.sweeps(runs) if one.path != sweep.path]
@@ -58,7 +58,11 @@ def gather(sweep: Sweep) -> RunHistory:
     probed = list(_trained(layout.probes(runs), "probe"))
     finished = [run for one in (sweep, *others) if one.exists() for run in one.runs()]
     return RunHistory(
-        by_profile={**_mean_by_key(probed), **_mean_by_key(known), **_mean_by_key(own)},
+        by_profile={
+            key: stats
+            for source in ((known, own, probed) if probes_first else (probed, known, own))
+            for key, stats in _mean_by_key(source).items()
+        },
         sweep=replace(_mean([stats for _, stats in own]), **_OTHER_PROFILES) if own else None,
         image_s=_seconds_per_image(finished, "generate"),
         score_s=_seconds_per_image(finished, "score"),

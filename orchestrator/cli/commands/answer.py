@@ -39,7 +39,7 @@ def answer(settings_file: Path, sweeps: tuple[str, ...], into: Path | None, smal
     from orchestrator.report import answers, answers_page
     from orchestrator.report.answers import answer as answer_text
 
-    console, found = common.console(), [common.find_sweep(settings_file, name) for name in dict.fromkeys(sweeps)]
+    console, found = common.console(), list(dict.fromkeys(common.find_sweep(settings_file, name) for name in sweeps))
     read = [summary.read(sweep) for sweep in found]
     console.problems(dict.fromkeys(problem for one in read for problem in one.problems))
     answered = answers.answer_questions(read, TestSettings(smallest=smallest))

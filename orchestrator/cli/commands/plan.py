@@ -37,7 +37,8 @@ def plan(settings_file: Path, grid_file: Path, name: str, only: str, as_json: bo
     session = Session.open(settings_file, grid_file, name)
     costs = session.forecast(only)
     warnings = [*session.plan.warnings, *forecast.shortage(costs)]
-    toml = planning.example(session.plan, only) if only != "*" else ""
+    source = click.get_current_context().get_parameter_source("only")
+    toml = "" if source is click.core.ParameterSource.DEFAULT else planning.example(session.plan, only)
     if as_json:
         console.result(json_output.plan(costs, warnings, toml))
         return

@@ -35,5 +35,5 @@ def probe(settings_file: Path, grid_file: Path, only: str, retry: str | None) ->
     for profile in session.forecast(only).profiles:
         console.message(f"{profile.key}: {tables.label(profile.settings) or 'all'}")
     failed = session.probe(only, retry=retry is not None)
-    console.page(tables.profiles(session.forecast(only)))
+    console.page(tables.profiles(session.forecast(only, probes_first=True)))
     common.leave(session.stop, not failed)
