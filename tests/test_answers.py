@@ -78,6 +78,10 @@ def run(
     )
 
 
+def trained_with(*, degraded: bool) -> AttemptSummary:
+    return AttemptSummary(number=1, result=Result(failure=None), fallbacks=("x",), overrides={}, degraded=degraded)
+
+
 def grid(
     effect: float, *, seeds: int = 4, dim: str = "network_dim", levels: tuple[Value, Value] = (16, 32)
 ) -> Iterator[RunSummary]:

@@ -1,0 +1,133 @@
+"""Configurations: the runs of a sweep that differ only in the training seed, with their means, ranked."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from orchestrator.evidence import run_metrics
+from orchestrator.evidence.run_metrics import RunMetrics
+from orchestrator.evidence.stats import estimates
+from orchestrator.evidence.stats.estimates import Estimate, Interval
+from orchestrator.evidence.stats.pairs import REPLICATE
+from orchestrator.evidence.summary import RunSummary
+from orchestrator.model import Params, State, Value
+from orchestrator.values import canonical_json, toml_repr
+
+
+@dataclass(frozen=True, kw_only=True)
+class Configuration:
+    """Runs with equal params except the training seed. dims: the varied ones, without the seed.
+
+    All numbers are means over `counted`: the finished runs with the requested settings, or the finished degraded runs
+    if there are no others. None means unknown.
+    """
+
+    runs: tuple[RunSummary, ...]
+    dims: Params
+    is_baseline: bool
+
+    @cached_property
+    def label(self) -> str:
+        """Names the varied dims: `network_dim 32, optimizer_type Prodigy`."""
+        if self.is_baseline:
+            return f"baseline {self.runs[0].run.point.params['base_model']}"
+        return ", ".join(f"{key} {_text(value)}" for key, value in self.dims.items()) or "all runs"
+
+    @cached_property
+    def counted(self) -> tuple[RunSummary, ...]:
+        finished = [one for one in self.runs if one.metrics and one.status.state is State.FINISHED]
+        return tuple([one for one in finished if not one.degraded] or finished)
+
+    @property
+    def degraded(self) -> int:
+        """Number of runs whose settings an OOM fallback changed."""
+        return sum(one.degraded for one in self.runs)
+
+    @cached_property
+    def value(self) -> float | None:
+        """Mean image value, where an image without a face counts -1: the ranking is by this."""
+        return _mean(mean_value(one) for one in self.counted)
+
+    @cached_property
+    def interval(self) -> Interval | None:
+        """95 % interval of `value` over training seeds; None below two seeds."""
+        found = estimates.over_seeds((_seed(one), values_by_prompt(one)) for one in self.counted)
+        return found.interval() if found and not self.is_baseline else None
+
+    @property
+    def gain(self) -> float | None:
+        return _mean(one.gain for one in self.counted)
+
+    def metric(self, name: str) -> float | None:
+        """Mean over the counted runs of a number of `RunMetrics`."""
+        return _mean(getattr(one.metrics, name) for one in self.counted if isinstance(one.metrics, RunMetrics))
+
+
+def group(runs: Sequence[RunSummary]) -> list[Configuration]:
+    """The configurations, best first; unscored and degraded ones follow, in the order of the grid."""
+    varied = _varied(runs)
+    groups: dict[tuple[str, ...], list[RunSummary]] = {}
+    for one in runs:
+        point = one.run.point
+        key = (
+            str(point.is_baseline),
+            *(f"{k}={canonical_json(v)}" for k, v in sorted(point.params.items()) if k != REPLICATE),
+        )
+        groups.setdefault(key, []).append(one)
+    found = [
+        Configuration(
+            runs=tuple(members),
+            dims={key: value for key, value in members[0].run.point.params.items() if key in varied},
+            is_baseline=members[0].run.point.is_baseline,
+        )
+        for members in groups.values()
+    ]
+    return sorted(found, key=_rank)
+
+
+def lead(best: Configuration, other: Configuration) -> Estimate | None:
+    """The difference of two configurations over their common training seeds and prompts; None below two seeds.
+
+    A baseline has no training seeds and is compared with each of them.
+    """
+    others = {_seed(one): values_by_prompt(one) for one in other.counted}
+    baseline = values_by_prompt(other.counted[0]) if other.is_baseline and other.counted else {}
+    pairs = [(one, others.get(_seed(one), baseline)) for one in best.counted]
+    return estimates.over_seeds(
+        (_seed(one), run_metrics.gain(values_by_prompt(one), values)) for one, values in pairs if values
+    )
+
+
+def values_by_prompt(one: RunSummary) -> Mapping[int, float]:
+    """Mean image value of each prompt; empty without scores."""
+    return run_metrics.by_prompt(one.choice.reported) if one.choice else {}
+
+
+def mean_value(one: RunSummary) -> float | None:
+    """Mean image value over prompts; None without scores."""
+    return _mean(values_by_prompt(one).values())
+
+
+def _rank(one: Configuration) -> tuple[bool, bool, float]:
+    return (one.value is None, bool(one.counted and one.counted[0].degraded), -(one.value or 0.0))
+
+
+def _varied(runs: Sequence[RunSummary]) -> list[str]:
+    """The dims with several values; all dims if none has."""
+    points = [one.run.point for one in runs if not one.run.point.is_baseline]
+    dims = [dim for dim in dict.fromkeys(dim for point in points for dim in point.dims) if dim != REPLICATE]
+    values = {dim: {canonical_json(point.params[dim]) for point in points if dim in point.params} for dim in dims}
+    return [dim for dim in dims if len(values[dim]) > 1] or dims
+
+
+def _seed(one: RunSummary) -> Value | None:
+    return one.run.point.params.get(REPLICATE)
+
+
+def _text(value: Value) -> str:
+    return value if isinstance(value, str) else toml_repr(value)
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
