@@ -171,15 +171,15 @@ class Workshop:
     def _direction(self, picture: media.Picture) -> NDArray[np.float64] | None:
         large = np.asarray(Image.fromarray(picture).resize((256, 256), Image.Resampling.BICUBIC))
         sighting = self._model.find(large)
-        if sighting.crop is None:
+        if not sighting.crops:
             return None
-        embedding = self._model.embed([sighting.crop])[0].astype(np.float64)
+        embedding = self._model.embed(sighting.crops[:1])[0].astype(np.float64)
         return np.asarray(embedding / np.linalg.norm(embedding))
 
     def _embedding(self, picture: media.Picture) -> faces.Embedding:
         """Of a picture that has a face; a direction without one says nothing."""
-        crop = self._model.find(picture).crop
-        return self._model.embed([crop])[0] if crop is not None else np.full(512, 1e-6, np.float32)
+        crops = self._model.find(picture).crops[:1]
+        return self._model.embed(crops)[0] if crops else np.full(512, 1e-6, np.float32)
 
 
 def _pictures(weights: Path) -> list[media.Picture]:

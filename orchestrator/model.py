@@ -180,8 +180,10 @@ class FaceStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """One picture's similarity to the persona: cosine to the references' centroid; None where there is no face.
+    """One image's similarity to the persona: cosine to the references' centroid; None where there is no face.
 
+    With several faces, the face most similar to the persona is scored. largest_similarity: of the largest face.
+    rotation: degrees anticlockwise by which the image was turned to find the face.
     nearest_reference, nearest_training: cosine to the most similar single picture; high values mean copying.
     face_px: shorter side of the scored face's box, pixels.
     yaw: distance of the nose from the middle of the eyes, in eye distances; 0.35 or more is a side view.
@@ -198,6 +200,8 @@ class Score:
     nearest_reference: float | None = None
     nearest_training: float | None = None
     yaw: float | None = None
+    largest_similarity: float | None = None
+    rotation: int = 0
     second_similarity: float | None = None
     adherence: float | None = None
     note: str = ""

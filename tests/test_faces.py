@@ -13,7 +13,8 @@ from orchestrator.errors import NotReady, Problem
 from orchestrator.miniature import draw, pack
 from orchestrator.model import FaceStatus, Image, Score
 from orchestrator.scoring import faces
-from orchestrator.scoring.faces.pack import Signature, read_signature
+from orchestrator.scoring.faces import insight
+from orchestrator.scoring.faces.pack import DetectorPass, Signature, read_signature
 
 PX = 256
 
@@ -147,7 +148,24 @@ def test_faces_come_largest_first_with_their_place(model: faces.Faces) -> None:
 def test_no_face_is_a_finding(model: faces.Faces) -> None:
     sighting = model.find(_photo())
     assert sighting.faces == ()
-    assert sighting.crop is None
+    assert sighting.crops == ()
+
+
+@pytest.mark.parametrize("quarter", [1, 2, 3])
+def test_a_rotated_face_is_found_with_the_embedding_of_the_upright_one(quarter: int) -> None:
+    """Stands in for a detector that finds upright faces only, as real ones do: markers in the image are landmarks."""
+    photo = np.zeros((60, 40, 3), np.uint8)
+    for number, (x, y) in enumerate(((10, 20), (30, 20), (20, 30), (12, 40), (28, 40)), start=1):
+        photo[y, x] = number
+    detection = _upright_only().find(np.ascontiguousarray(np.rot90(photo, -quarter)))
+    assert detection.rotation == 90 * quarter
+    (face,) = detection.faces
+    turned = np.rot90(photo, -quarter)
+    assert [int(turned[round(y), round(x), 0]) for x, y in face.landmarks] == [1, 2, 3, 4, 5]
+    left, top, right, bottom = face.box
+    assert left <= min(x for x, _ in face.landmarks) < max(x for x, _ in face.landmarks) <= right
+    assert top <= min(y for _, y in face.landmarks) < max(y for _, y in face.landmarks) <= bottom
+    assert _upright_only().find(photo).rotation == 0
 
 
 def test_embeddings_are_the_same_bits_as_faceanalysis_gives(folder: Path, model: faces.Faces) -> None:
@@ -156,7 +174,7 @@ def test_embeddings_are_the_same_bits_as_faceanalysis_gives(folder: Path, model:
     app = FaceAnalysis(name=str(folder), providers=["CPUExecutionProvider"])
     app.prepare(ctx_id=-1, det_size=(PX, PX))
     photos = [_photo((draw.person(number), draw.Pose(size=0.5 + 0.05 * number))) for number in range(4)]
-    ours = model.embed([crop for photo in photos if (crop := model.find(photo).crop) is not None])
+    ours = model.embed([model.find(photo).crops[0] for photo in photos])
     theirs = [app.get(photo[..., ::-1])[0].embedding for photo in photos]
     np.testing.assert_array_equal(ours, theirs)
 
@@ -210,20 +228,21 @@ def test_two_onnxruntimes_are_noticed(tmp_path: Path) -> None:
 
 KEY = "ab" * 32
 FACE = faces.Face(box=(1.5, 2.0, 30.25, 41.0), landmarks=((1.0, 2.0),) * 5, det_score=0.875)
-FINDING = faces.FaceRecord(faces=(FACE,), embedding=np.linspace(-3, 3, 512, dtype=np.float32), fallback="320 px")
+VECTOR = np.linspace(-3, 3, 512, dtype=np.float32)
+FINDING = faces.FaceRecord(faces=(FACE,), embeddings=(VECTOR,), fallback="320 px", rotation=90)
 
 
 def test_what_is_put_comes_back(tmp_path: Path) -> None:
     faces.Cache(tmp_path, "f" * 64).put(KEY, FINDING)
     found = faces.Cache(tmp_path, "f" * 64).get(KEY)
     assert found is not None
-    assert (found.faces, found.fallback, found.status) == ((FACE,), "320 px", FaceStatus.OK)
+    assert (found.faces, found.fallback, found.rotation, found.status) == ((FACE,), "320 px", 90, FaceStatus.OK)
     assert found.embedding is not None
-    np.testing.assert_array_equal(found.embedding, FINDING.embedding)
+    np.testing.assert_array_equal(found.embedding, VECTOR)
 
 
 def test_no_face_is_worth_remembering(tmp_path: Path) -> None:
-    faces.Cache(tmp_path, "f").put(KEY, faces.FaceRecord(faces=(), embedding=None))
+    faces.Cache(tmp_path, "f").put(KEY, faces.FaceRecord(faces=(), embeddings=()))
     found = faces.Cache(tmp_path, "f").get(KEY)
     assert found is not None
     assert found.status is FaceStatus.NO_FACE
@@ -273,7 +292,7 @@ def test_leave_one_out_compares_with_the_others_only() -> None:
 
 
 def test_a_score_tells_of_the_face_that_was_scored() -> None:
-    two = faces.FaceRecord(faces=(FACE, FACE), embedding=_vector(1, 0), fallback="320 px")
+    two = faces.FaceRecord(faces=(FACE, FACE), embeddings=(_vector(1, 0), _vector(0, 1)), fallback="320 px")
     score = _score(two, faces.persona([_vector(1, 0)]))
     assert (score.status, score.faces, score.face_px, score.det_score) == (FaceStatus.MULTI_FACE, 2, 28.75, 0.875)
     assert score.nearest_training is None
@@ -284,9 +303,19 @@ def test_a_score_tells_of_the_face_that_was_scored() -> None:
 def test_without_a_face_there_is_no_similarity(status: FaceStatus) -> None:
     outcome: faces.Outcome = faces.ReadError(status=status, note="why")
     if status is FaceStatus.NO_FACE:
-        outcome = faces.FaceRecord(faces=(), embedding=None)
+        outcome = faces.FaceRecord(faces=(), embeddings=())
     score = _score(outcome, faces.persona([_vector(1, 0)]))
     assert (score.status, score.similarity, score.nearest_reference, score.faces) == (status, None, None, 0)
+
+
+def test_the_face_most_similar_to_the_persona_is_scored() -> None:
+    other = faces.Face(box=(0.0, 0.0, 20.0, 20.0), landmarks=((1.0, 2.0),) * 5, det_score=0.75)
+    record = faces.FaceRecord(faces=(FACE, other), embeddings=(_vector(0.6, 0.8), _vector(1, 0)))
+    score = _score(record, faces.persona([_vector(1, 0)]))
+    assert (score.similarity, score.largest_similarity) == (pytest.approx(1.0), pytest.approx(0.6))
+    assert (score.face_px, score.det_score) == (20.0, 0.75)
+    assert [one.tolist() for one in faces.embeddings([record])] == [pytest.approx([0.6, 0.8])]
+    assert [one.tolist() for one in faces.embeddings([record], faces.persona([_vector(1, 0)]))] == [[1.0, 0.0]]
 
 
 def test_likeness_is_measured_in_the_right_order(model: faces.Faces) -> None:
@@ -302,6 +331,20 @@ def test_likeness_is_measured_in_the_right_order(model: faces.Faces) -> None:
 
 
 # --- helpers ----------------------------------------------------------------------------------------------------------
+
+
+def _upright_only() -> faces.Faces:
+    class Detector:
+        def detect(self, image: np.ndarray, input_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+            points = np.array([np.argwhere(image[..., 0] == number)[0][::-1] for number in range(1, 6)], float)
+            upright = points[3, 1] > points[0, 1] + 10 and points[1, 0] > points[0, 0] + 10
+            box = [*(points.min(axis=0) - 2), *(points.max(axis=0) + 2), 0.9 if upright else 0.6]
+            return np.array([box]), points[None]
+
+    class Recogniser:
+        input_shape, input_size = ("N", 3, 112, 112), (112, 112)
+
+    return insight.InsightFace(Detector(), Recogniser(), [DetectorPass(size=640)])
 
 
 def _inspect(folder: Path) -> faces.Pack:
@@ -320,9 +363,7 @@ def _photo(*shown: tuple[draw.Array, draw.Pose], seed: int = 0) -> faces.Picture
 
 
 def _embedding(model: faces.Faces, who: draw.Array, seed: int) -> faces.Embedding:
-    crop = model.find(_photo((who, draw.Pose()), seed=seed)).crop
-    assert crop is not None
-    return model.embed([crop])[0]
+    return model.embed(model.find(_photo((who, draw.Pose()), seed=seed)).crops)[0]
 
 
 def _vector(*values: float) -> faces.Embedding:
@@ -330,7 +371,7 @@ def _vector(*values: float) -> faces.Embedding:
 
 
 def _found(embedding: faces.Embedding) -> faces.FaceRecord:
-    return faces.FaceRecord(faces=(FACE,), embedding=embedding)
+    return faces.FaceRecord(faces=(FACE,), embeddings=(embedding,))
 
 
 def _score(outcome: faces.Outcome, someone: faces.Persona) -> Score:

@@ -204,7 +204,7 @@ class Fake:
         if colour == 1:
             raise RuntimeError("the detector does not like it\nat all")
         face = faces.Face(box=(0.0, 0.0, 1.0, 1.0), landmarks=(), det_score=1.0)
-        return faces.Detection(faces=(face,) if colour else (), crop=picture if colour else None)
+        return faces.Detection(faces=(face,) if colour else (), crops=(picture,) if colour else ())
 
     def embed(self, crops: Sequence[faces.Picture]) -> list[faces.Embedding]:
         colours = [float(crop[0, 0, 0]) for crop in crops]

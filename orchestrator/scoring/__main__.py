@@ -60,11 +60,12 @@ def _score_faces(folder: Path, job: scoring.Job, *, embeddings: Path | None = No
         alone=[job.root / name for name in job.alone],
     )
     references, rejected = _references(embedder, job.references)
-    training = faces.embeddings(embedder.embed(job.training))
+    persona = faces.persona(list(references.values())) if references else None
+    training = faces.embeddings(embedder.embed(job.training), persona)
     persona = faces.persona(list(references.values()), training) if references else None
     outcomes = embedder.embed([job.root / image.file for image in job.images], lambda done: _progress(done, job))
     if embeddings:
-        _write_embeddings(embeddings, outcomes)
+        _write_embeddings(embeddings, outcomes, persona)
     left_out = faces.leave_one_out(persona) if persona else []
     return scoring.Scored(
         fingerprint=pack.fingerprint,
@@ -101,8 +102,8 @@ def _references(embedder: BatchEmbedder, paths: Sequence[Path]) -> tuple[dict[st
     return used, rejected
 
 
-def _write_embeddings(path: Path, outcomes: Sequence[faces.Outcome]) -> None:
-    found = [outcome.embedding if isinstance(outcome, faces.FaceRecord) else None for outcome in outcomes]
+def _write_embeddings(path: Path, outcomes: Sequence[faces.Outcome], persona: faces.Persona | None) -> None:
+    found = [next(iter(faces.embeddings([outcome], persona)), None) for outcome in outcomes]
     width = next((len(embedding) for embedding in found if embedding is not None), 1)
     missing = np.full(width, np.nan, np.float32)
     np.save(path, np.array([missing if one is None else one for one in found], np.float32).reshape(-1, width))

@@ -56,7 +56,7 @@ class InProgressFile:
 
 @dataclass(kw_only=True)
 class BatchEmbedder:
-    """Finds and embeds the largest face of each image.
+    """Finds and embeds the faces of images.
 
     load: returns the model; called once, and only when an image is not in the cache.
     workers: threads, each with its own images. skip: images never opened. alone: images processed one at a time, after
@@ -147,23 +147,25 @@ class BatchEmbedder:
 
 
 def _embed(model: faces.Faces, found: Mapping[str, faces.Detection | faces.ReadError]) -> dict[str, faces.Outcome]:
-    """All faces in one run of the recogniser; one at a time when that fails, to find the one that it fails on."""
-    crops = {key: one.crop for key, one in found.items() if isinstance(one, faces.Detection) and one.crop is not None}
+    """All faces in one run of the recogniser; one image at a time when that fails, to find the one that it fails on."""
+    crops = [crop for one in found.values() if isinstance(one, faces.Detection) for crop in one.crops]
     try:
-        embeddings = dict(zip(crops, model.embed(list(crops.values())), strict=True)) if crops else {}
+        embeddings = iter(model.embed(crops) if crops else [])
     except Exception as error:  # as in _find
         if len(found) == 1:
             return dict.fromkeys(found, _error(error))
         return {key: outcome for key, one in found.items() for outcome in _embed(model, {key: one}).values()}
-    return {key: _outcome(one, embeddings.get(key)) for key, one in found.items()}
+    return {key: _outcome(one, embeddings) for key, one in found.items()}
 
 
-def _outcome(found: faces.Detection | faces.ReadError, embedding: faces.Embedding | None) -> faces.Outcome:
+def _outcome(found: faces.Detection | faces.ReadError, embeddings: Iterator[faces.Embedding]) -> faces.Outcome:
+    """embeddings: those of the image's crops come next."""
     if isinstance(found, faces.ReadError):
         return found
-    if embedding is not None and not (np.isfinite(embedding).all() and embedding.any()):
+    own = tuple(next(embeddings) for _ in found.crops)
+    if not all(np.isfinite(one).all() and one.any() for one in own):
         return faces.ReadError(status=FaceStatus.ERROR, note="the recogniser returned zeros or no finite numbers")
-    return faces.FaceRecord(faces=found.faces, embedding=embedding, fallback=found.fallback)
+    return faces.FaceRecord(faces=found.faces, embeddings=own, fallback=found.fallback, rotation=found.rotation)
 
 
 def _error(error: Exception) -> faces.ReadError:

@@ -3,13 +3,13 @@
 pack = faces.inspect(folder, det_size=640)    checks the files, runs nothing
 model = faces.load(pack, device="cpu")        loads and tests the models; fails if not on the device
 detection = model.find(image)                 the faces, largest first
-embeddings = model.embed([detection.crop])    of many images at once
+embeddings = model.embed(detection.crops)     of many faces at once
 """
 
 from orchestrator.scoring.faces.cache import Cache
 from orchestrator.scoring.faces.insight import load, runtime_problems
 from orchestrator.scoring.faces.pack import Pack, inspect
-from orchestrator.scoring.faces.similarity import Persona, embeddings, leave_one_out, persona, score
+from orchestrator.scoring.faces.similarity import Persona, embeddings, leave_one_out, most_similar, persona, score
 from orchestrator.scoring.faces.types import Detection, Embedding, Face, FaceRecord, Faces, Outcome, Picture, ReadError
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "inspect",
     "leave_one_out",
     "load",
+    "most_similar",
     "persona",
     "runtime_problems",
     "score",

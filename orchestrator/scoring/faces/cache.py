@@ -20,7 +20,7 @@ from orchestrator.files import read_bytes
 from orchestrator.scoring.faces.types import Face, FaceRecord
 from orchestrator.store.hashes import sha256_json
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 class Cache:
@@ -65,16 +65,15 @@ class Cache:
 
 
 def _body(found: FaceRecord) -> dict[str, Any]:
-    embedding = found.embedding
     return {
         "faces": [asdict(face) for face in found.faces],
-        "embedding": None if embedding is None else base64.b64encode(embedding.astype("<f4").tobytes()).decode(),
+        "embeddings": [base64.b64encode(one.astype("<f4").tobytes()).decode() for one in found.embeddings],
         "fallback": found.fallback,
+        "rotation": found.rotation,
     }
 
 
 def _record(body: dict[str, Any]) -> FaceRecord:
-    text = body["embedding"]
     return FaceRecord(
         faces=tuple(
             Face(
@@ -84,6 +83,7 @@ def _record(body: dict[str, Any]) -> FaceRecord:
             )
             for face in body["faces"]
         ),
-        embedding=None if text is None else np.frombuffer(base64.b64decode(text), "<f4"),
+        embeddings=tuple(np.frombuffer(base64.b64decode(text), "<f4") for text in body["embeddings"]),
         fallback=body["fallback"],
+        rotation=body["rotation"],
     )

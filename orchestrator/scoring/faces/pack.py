@@ -12,6 +12,9 @@ from orchestrator.store.hashes import sha256, sha256_json
 DET_THRESH = 0.5
 """InsightFace's default: detections below it are ignored."""
 
+FIND_RULE = "2: rotations when the face is not found, unlikely or on its side; up to 8 faces"
+"""Part of every fingerprint: change it when the same pack finds other faces."""
+
 KEY = "score.pack"
 
 SOURCES = (
@@ -169,5 +172,5 @@ def _passes(det_size: int, *, fixed: bool) -> tuple[DetectorPass, ...]:
 def _fingerprint(models: tuple[Path, Path], passes: tuple[DetectorPass, ...], decode_rule: str) -> str:
     """A hash of what changes an embedding. The version of onnxruntime does so only by rounding, and is left out."""
     major = importlib.metadata.version("insightface").split(".")[0]
-    parts = [*map(sha256, models), [asdict(one) for one in passes], DET_THRESH, decode_rule, major]
+    parts = [*map(sha256, models), [asdict(one) for one in passes], DET_THRESH, FIND_RULE, decode_rule, major]
     return sha256_json(parts)

@@ -50,24 +50,37 @@ def leave_one_out(persona: Persona) -> list[float | None]:
 
 
 def score(image: Image, outcome: Outcome, persona: Persona | None) -> Score:
-    """The image's largest face against the persona; without a face, or a persona, there is no similarity."""
+    """The image's face that is most similar to the persona; the largest one without a persona.
+
+    Without a face or without a persona there is no similarity.
+    """
     if not isinstance(outcome, FaceRecord):
         return Score(image=image, status=outcome.status, note=outcome.note)
-    if outcome.embedding is None:
+    if not outcome.embeddings:
         return Score(image=image, status=outcome.status)
-    direction = _unit(outcome.embedding)
+    chosen = most_similar(outcome, persona)
+    face, direction = outcome.faces[chosen], _unit(outcome.embeddings[chosen])
     return Score(
         image=image,
         status=outcome.status,
         similarity=float(direction @ persona.centroid) if persona else None,
+        largest_similarity=float(_unit(outcome.embeddings[0]) @ persona.centroid) if persona else None,
         nearest_reference=_nearest(direction, persona.references) if persona else None,
         nearest_training=_nearest(direction, persona.training) if persona else None,
         faces=len(outcome.faces),
-        face_px=outcome.faces[0].px,
-        det_score=outcome.faces[0].det_score,
-        yaw=_yaw(outcome.faces[0]),
+        face_px=face.px,
+        det_score=face.det_score,
+        yaw=_yaw(face),
+        rotation=outcome.rotation,
         note=f"found by the detector's fallback: {outcome.fallback}" if outcome.fallback else "",
     )
+
+
+def most_similar(record: FaceRecord, persona: Persona | None) -> int:
+    """Index of the face most similar to the persona, 0 (the largest) without a persona or with only one face."""
+    if persona is None or len(record.embeddings) < 2:
+        return 0
+    return int(np.argmax([_unit(one) @ persona.centroid for one in record.embeddings]))
 
 
 def _yaw(face: Face) -> float | None:
@@ -80,10 +93,10 @@ def _yaw(face: Face) -> float | None:
     return abs(float((nose - (left + right) / 2) @ across)) / width if width else None
 
 
-def embeddings(outcomes: Iterable[Outcome]) -> list[Embedding]:
-    """Those of the images that show a face."""
-    records = [outcome for outcome in outcomes if isinstance(outcome, FaceRecord)]
-    return [record.embedding for record in records if record.embedding is not None]
+def embeddings(outcomes: Iterable[Outcome], persona: Persona | None = None) -> list[Embedding]:
+    """Of each image that shows a face, the face most similar to the persona; the largest one without a persona."""
+    records = [outcome for outcome in outcomes if isinstance(outcome, FaceRecord) and outcome.embeddings]
+    return [record.embeddings[most_similar(record, persona)] for record in records]
 
 
 def _rows(embeddings: Sequence[Embedding]) -> Rows:
