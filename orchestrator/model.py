@@ -184,6 +184,7 @@ class Score:
 
     With several faces, the face most similar to the persona is scored. largest_similarity: of the largest face.
     rotation: degrees anticlockwise by which the image was turned to find the face.
+    seed_distance: mean of one minus cosine to the faces of the other seeds of the same prompt, checkpoint and strength.
     nearest_reference, nearest_training: cosine to the most similar single picture; high values mean copying.
     face_px: shorter side of the scored face's box, pixels.
     yaw: distance of the nose from the middle of the eyes, in eye distances; 0.35 or more is a side view.
@@ -202,6 +203,7 @@ class Score:
     yaw: float | None = None
     largest_similarity: float | None = None
     rotation: int = 0
+    seed_distance: float | None = None
     second_similarity: float | None = None
     adherence: float | None = None
     note: str = ""

@@ -4,6 +4,7 @@ import csv
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from standins.world import Probe, World
 
@@ -14,12 +15,14 @@ from orchestrator.plan import preflight
 from orchestrator.scoring import prompt_adherence
 
 PROGRAM = """#!{python}
-import json, os, sys
+import array, base64, json, os, sys
 if not sys.argv[1].endswith("adherence.py"):
     os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 job = json.load(open(sys.argv[2], encoding="utf-8"))
 cosines = [len(pair["text"]) / 100 for pair in job["pairs"] if os.path.isfile(pair["picture"])]
-json.dump({{"schema": job["schema"], "cosines": cosines}}, open(sys.argv[3], "w", encoding="utf-8"))
+embeddings = [base64.b64encode(array.array("f", [1.0, 0.0])).decode() for _ in cosines]
+output = {{"schema": job["schema"], "cosines": cosines, "embeddings": embeddings}}
+json.dump(output, open(sys.argv[3], "w", encoding="utf-8"))
 """
 """An interpreter whose CLIP finds a picture the nearer to its prompt the longer that is."""
 
@@ -97,14 +100,16 @@ def test_pictures_that_cannot_be_read_and_prompts_of_triggers_alone_have_none(tm
     (tmp_path / "a.png").touch()
     scores = [score("a hill", FaceStatus.ERROR), score("ohwx"), score("ohwx on a hill", FaceStatus.NO_FACE)]
     python = interpreter(tmp_path / "python")
-    found = prompt_adherence.with_adherence(scores, asked(python, "ohwx"), root=tmp_path, folder=tmp_path)
+    found, embeddings = prompt_adherence.measure(scores, asked(python, "ohwx"), root=tmp_path, folder=tmp_path)
     assert [one.adherence for one in found] == [None, None, len("on a hill") / 100]
+    assert np.isnan(embeddings[0]).all()
+    assert embeddings[1:].tolist() == [[1.0, 0.0]] * 2
 
 
 def test_a_program_that_fails_is_told_with_its_last_words(tmp_path: Path) -> None:
     python = interpreter(tmp_path / "python", "#!/bin/sh\necho first >&2; echo no torch here >&2; exit 1\n")
     with pytest.raises(NotReady, match=r"clip: score\.clip: CLIP failed: no torch here"):
-        prompt_adherence.with_adherence([score("a hill")], asked(python), root=tmp_path, folder=tmp_path)
+        prompt_adherence.measure([score("a hill")], asked(python), root=tmp_path, folder=tmp_path)
 
 
 def test_what_the_folder_lacks_is_said_before_anything_starts(world: World) -> None:

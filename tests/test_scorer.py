@@ -17,7 +17,7 @@ from orchestrator.config.schema import Scoring
 from orchestrator.errors import OrchestrateError
 from orchestrator.miniature import draw, pack
 from orchestrator.model import FaceStatus, Image, Score
-from orchestrator.scoring import faces
+from orchestrator.scoring import embedding, faces
 from orchestrator.scoring.batch_embedder import BatchEmbedder, InProgressFile
 
 ME = draw.person(1)
@@ -151,7 +151,7 @@ def test_more_than_five_in_a_hundred_errors_are_too_many(errors: int, too_many: 
 _CRASHING = """
 import os, sys
 from pathlib import Path
-from orchestrator.scoring import faces
+from orchestrator.scoring import embedding, faces
 from orchestrator.scoring.batch_embedder import BatchEmbedder, InProgressFile
 from tests.test_scorer import Fake
 
@@ -269,6 +269,45 @@ def test_a_cache_that_cannot_be_written_costs_no_score(tmp_path: Path, capsys: p
     (outcome,) = _embedder(tmp_path, Fake(), workers=1).embed([_plain(tmp_path / "a.png", 10)])
     assert outcome.status is FaceStatus.OK
     assert "not cached" in capsys.readouterr().err
+
+
+# --- embeddings -------------------------------------------------------------------------------------------------------
+
+
+def test_embeddings_are_written_beside_the_scores(job: scoring.Job, tmp_path: Path) -> None:
+    with_file = replace(job, images=job.images[:4], out=tmp_path / "scored.json", embeddings=tmp_path / embedding.NAME)
+    assert _run(with_file).returncode == 0
+    found = embedding.read(tmp_path / embedding.NAME)
+    assert found
+    assert (found.faces.shape, found.clip.shape) == ((4, 512), (4, 0))
+    assert np.isfinite(found.faces).all(axis=1).tolist() == [True, True, True, False]
+    assert embedding.drift(scoring.read_scores(with_file.out), found, (), found_nothing()) == [None] * 4
+    (tmp_path / embedding.NAME).write_bytes(b"PK\x03\x04 damaged")
+    assert embedding.read(tmp_path / embedding.NAME) is None
+    assert embedding.read(tmp_path / "absent.npz") is None
+
+
+def found_nothing() -> embedding.Embeddings:
+    return embedding.Embeddings(faces=np.empty((0, 1), np.float32), clip=np.empty((0, 0), np.float32))
+
+
+def test_seed_distance_is_the_mean_distance_to_the_other_seeds_of_the_same_prompt() -> None:
+    cells = [("a", 0, 0.5), ("a", 0, 0.4), ("a", 0, None), ("a", 0, 0.1), ("a", 1, 0.5), ("b", 0, 0.5)]
+    scores = [
+        Score(image=replace(_image("x.png"), checkpoint=file, prompt=p), status=FaceStatus.OK, similarity=cosine)
+        for file, p, cosine in cells
+    ]
+    rows = np.array([[1, 0], [0, 2], [np.nan] * 2, [0.6, 0.8], [1, 0], [1, 0]], np.float32)
+    found = [one.seed_distance for one in faces.with_seed_distances(scores, rows)]
+    assert found == [pytest.approx(0.7), pytest.approx(0.6), None, pytest.approx(0.3), None, None]
+
+
+def test_drift_compares_images_of_the_same_prompt_and_seed() -> None:
+    scores = [Score(image=_image("x.png", seed=seed), status=FaceStatus.OK) for seed in (1, 2, 3)]
+    own = embedding.Embeddings(faces=np.empty((3, 1), np.float32), clip=np.array([[1, 0], [0.6, 0.8], [1, 0]], "f4"))
+    baseline = embedding.Embeddings(faces=np.empty((2, 1), np.float32), clip=np.array([[0, 1], [np.nan] * 2], "f4"))
+    swapped = [scores[1], scores[0]]
+    assert embedding.drift(scores, own, swapped, baseline) == [None, pytest.approx(0.2), None]
 
 
 # --- helpers ----------------------------------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ class Job:
     settings: face pack, second pack, device. references: the persona's photos; without any, faces are only embedded.
     training: images that a LoRA was trained on, for `nearest_training`. skip: images that are not opened and score as
     `error`. alone: images processed one at a time, after the others. thumbnails: folder for small copies of the
-    images for the report. embeddings: .npy file for the scored faces, one row per image, NaN without a face.
+    images for the report. embeddings: file for the embeddings of the images, see `embedding.Embeddings`.
     """
 
     settings: Scoring

@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from orchestrator import scoring
 from orchestrator.errors import NotReady, OrchestrateError, Problem, Severity
 from orchestrator.model import Image
-from orchestrator.scoring import faces, prompt_adherence, thumbnails
+from orchestrator.scoring import embedding, faces, prompt_adherence, thumbnails
 from orchestrator.scoring.batch_embedder import BatchEmbedder, InProgressFile
 
 _REFERENCES = "score.references"
@@ -36,20 +37,25 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _score(job: scoring.Job) -> scoring.Scored:
-    scored = _score_faces(job.settings.pack, job, embeddings=job.embeddings)
+    scored, face_embeddings = _score_faces(job.settings.pack, job)
     if job.settings.second_pack:
-        second = _score_faces(job.settings.second_pack, job)
+        second, _ = _score_faces(job.settings.second_pack, job)
         pairs = zip(scored.scores, second.scores, strict=True)
         scores = tuple(replace(one, second_similarity=other.similarity) for one, other in pairs)
         scored = replace(scored, scores=scores, second_fingerprint=second.fingerprint)
+    clip_embeddings = np.empty((len(job.images), 0), np.float32)
     if job.clip:
-        scores = prompt_adherence.with_adherence(scored.scores, job.clip, root=job.root, folder=job.out.parent)
+        scores, clip_embeddings = prompt_adherence.measure(
+            scored.scores, job.clip, root=job.root, folder=job.out.parent
+        )
         scored = replace(scored, scores=scores)
+    if job.embeddings:
+        embedding.write(job.embeddings, embedding.Embeddings(faces=face_embeddings, clip=clip_embeddings))
     return scored
 
 
-def _score_faces(folder: Path, job: scoring.Job, *, embeddings: Path | None = None) -> scoring.Scored:
-    """The scores by one face pack. embeddings: where the images' embeddings are written."""
+def _score_faces(folder: Path, job: scoring.Job) -> tuple[scoring.Scored, NDArray[np.float32]]:
+    """The scores by one face pack, and the embeddings of the scored faces."""
     pack = faces.inspect(folder, det_size=job.settings.det_size)
     embedder = BatchEmbedder(
         load=lambda: faces.load(pack, device=job.settings.device),
@@ -64,16 +70,17 @@ def _score_faces(folder: Path, job: scoring.Job, *, embeddings: Path | None = No
     training = faces.embeddings(embedder.embed(job.training), persona)
     persona = faces.persona(list(references.values()), training) if references else None
     outcomes = embedder.embed([job.root / image.file for image in job.images], lambda done: _progress(done, job))
-    if embeddings:
-        _write_embeddings(embeddings, outcomes, persona)
+    embeddings = _embeddings(outcomes, persona)
+    scores = [faces.score(*pair, persona) for pair in zip(job.images, outcomes, strict=True)]
     left_out = faces.leave_one_out(persona) if persona else []
-    return scoring.Scored(
+    scored = scoring.Scored(
         fingerprint=pack.fingerprint,
         provider=embedder.provider,
         references=scoring.References(leave_one_out=dict(zip(references, left_out, strict=True)), rejected=rejected),
         training=len({embedding.tobytes() for embedding in training}),  # repeated images count once
-        scores=tuple(faces.score(*pair, persona) for pair in zip(job.images, outcomes, strict=True)),
+        scores=faces.with_seed_distances(scores, embeddings),
     )
+    return scored, embeddings
 
 
 def _references(embedder: BatchEmbedder, paths: Sequence[Path]) -> tuple[dict[str, faces.Embedding], dict[str, str]]:
@@ -102,11 +109,12 @@ def _references(embedder: BatchEmbedder, paths: Sequence[Path]) -> tuple[dict[st
     return used, rejected
 
 
-def _write_embeddings(path: Path, outcomes: Sequence[faces.Outcome], persona: faces.Persona | None) -> None:
+def _embeddings(outcomes: Sequence[faces.Outcome], persona: faces.Persona | None) -> NDArray[np.float32]:
+    """(images, width): of the scored face, NaN without a face."""
     found = [next(iter(faces.embeddings([outcome], persona)), None) for outcome in outcomes]
     width = next((len(embedding) for embedding in found if embedding is not None), 1)
     missing = np.full(width, np.nan, np.float32)
-    np.save(path, np.array([missing if one is None else one for one in found], np.float32).reshape(-1, width))
+    return np.array([missing if one is None else one for one in found], np.float32).reshape(-1, width)
 
 
 def _progress(done: int, job: scoring.Job) -> None:

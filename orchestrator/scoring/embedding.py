@@ -1,7 +1,8 @@
-"""Runs the scorer on images that no run made, and waits for it: `check` scores training images, `calibrate` embeds."""
+"""Embeddings of images: those that the scorer leaves beside a run's scores, and those of other images."""
 
 import subprocess
 import tempfile
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,47 @@ from orchestrator.errors import NotReady, Problem
 from orchestrator.model import Image, Score
 
 TIMEOUT_S = 3600
+
+NAME = "embeddings.npz"
+"""The file beside a run's scores."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Embeddings:
+    """Of a run's images in the order of its scores, (images, width); rows are NaN where there is no embedding.
+
+    faces: of the scored face, as the recogniser returned it. clip: of the whole image, of length 1; no columns without
+    a CLIP model.
+    """
+
+    faces: NDArray[np.float32]
+    clip: NDArray[np.float32]
+
+
+def write(path: Path, embeddings: Embeddings) -> None:
+    """Write the file atomically. Raises OSError."""
+    draft = path.with_name(f".{path.name}.tmp.npz")
+    np.savez(draft, faces=embeddings.faces, clip=embeddings.clip)
+    draft.replace(path)
+
+
+def read(path: Path) -> Embeddings | None:
+    """None when the file is missing or damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return Embeddings(faces=arrays["faces"], clip=arrays["clip"])
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return None
+
+
+def drift(
+    scores: Sequence[Score], own: Embeddings, baseline_scores: Sequence[Score], baseline: Embeddings
+) -> list[float | None]:
+    """Per image, one minus the CLIP cosine to the baseline's image of the same prompt and seed; None without one."""
+    known = {(one.image.prompt, one.image.seed): row for one, row in zip(baseline_scores, baseline.clip, strict=True)}
+    cells = [(one.image.prompt, one.image.seed) for one in scores]
+    found = [float(row @ known[cell]) if cell in known else np.nan for cell, row in zip(cells, own.clip, strict=True)]
+    return [1 - cosine if own.clip.shape[1] and np.isfinite(cosine) else None for cosine in found]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +73,10 @@ class FaceEmbedding:
 def embed(settings: Scoring, images: Sequence[Path], *, cache: Path) -> list[FaceEmbedding]:
     """One result per image, in order, by the settings' face pack. Raises NotReady with the scorer's message."""
     scored, rows = score(settings, images, cache=cache)
-    return [_face_embedding(*pair) for pair in zip(scored.scores, rows, strict=True)]
+    return [
+        FaceEmbedding(embedding=None if np.isnan(row).any() else tuple(row.tolist()), unfit=scoring.unfit(one))
+        for one, row in zip(scored.scores, rows, strict=True)
+    ]
 
 
 def score(
@@ -50,13 +95,15 @@ def score(
             out=folder / "scored.json",
             cache=cache or folder / "faces",
             references=tuple(references),
-            embeddings=folder / "embeddings.npy",
+            embeddings=folder / NAME,
         )
         argv = scoring.write_job(folder, job)
         done = subprocess.run(argv, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S, check=False)
         if done.returncode:
             raise NotReady(_failure(done, scoring.in_progress(job.out)))
-        return scoring.read_scored(job.out), np.load(folder / "embeddings.npy", allow_pickle=False)
+        found = read(folder / NAME)
+        assert found
+        return scoring.read_scored(job.out), found.faces
 
 
 def _failure(done: subprocess.CompletedProcess[str], images: Sequence[str]) -> Problem:
@@ -65,7 +112,3 @@ def _failure(done: subprocess.CompletedProcess[str], images: Sequence[str]) -> P
         return Problem(what=what, remedy="remove that image and run the same command again")
     output = done.stderr.strip() or f"exit code {done.returncode}"
     return Problem(what=f"the scorer failed: {output}")
-
-
-def _face_embedding(one: Score, row: NDArray[np.float32]) -> FaceEmbedding:
-    return FaceEmbedding(embedding=None if np.isnan(row).any() else tuple(row.tolist()), unfit=scoring.unfit(one))

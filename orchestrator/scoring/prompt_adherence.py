@@ -1,5 +1,6 @@
-"""Adds the adherence to the prompt, by CLIP, to scores. CLIP runs in the trainer's interpreter: see `adherence`."""
+"""Runs CLIP in the trainer's interpreter (see `adherence`): adherence to the prompts, and embeddings of the images."""
 
+import base64
 import json
 import re
 import subprocess
@@ -7,6 +8,10 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from orchestrator import scoring
 from orchestrator.errors import NotReady, Problem
@@ -29,20 +34,30 @@ def without(triggers: Iterable[str], text: str) -> str:
     return " ".join(text.split())
 
 
-def with_adherence(scores: Sequence[Score], clip: scoring.ClipConfig, *, root: Path, folder: Path) -> tuple[Score, ...]:
-    """The scores with their adherence; None for unreadable images and prompts that contain only triggers.
+def measure(
+    scores: Sequence[Score], clip: scoring.ClipConfig, *, root: Path, folder: Path
+) -> tuple[tuple[Score, ...], NDArray[np.float32]]:
+    """The scores with their adherence, and (images, width) CLIP embeddings of the images, of length 1.
 
-    root: the images' files are relative to it. folder: for the program's input and output. Raises NotReady.
+    Unreadable images have neither; prompts that contain only triggers have no adherence. root: the images' files are
+    relative to it. folder: for the program's input and output. Raises NotReady.
     """
-    texts = [without(clip.triggers, score.image.text) for score in scores]
     unreadable = (FaceStatus.UNREADABLE, FaceStatus.ERROR)
-    chosen = [index for index, score in enumerate(scores) if texts[index] and score.status not in unreadable]
-    pairs = [{"picture": str(root / scores[index].image.file), "text": texts[index]} for index in chosen]
-    cosines = dict(zip(chosen, _cosines(pairs, clip, folder) if pairs else [], strict=True))
-    return tuple(replace(score, adherence=cosines.get(index)) for index, score in enumerate(scores))
+    chosen = [index for index, score in enumerate(scores) if score.status not in unreadable]
+    texts = [without(clip.triggers, scores[index].image.text) for index in chosen]
+    pairs = [{"picture": str(root / scores[i].image.file), "text": text} for i, text in zip(chosen, texts, strict=True)]
+    output = _run(pairs, clip, folder) if pairs else {"cosines": [], "embeddings": []}
+    found = list(scores)
+    for index, text, cosine in zip(chosen, texts, output["cosines"], strict=True):
+        found[index] = replace(found[index], adherence=cosine if text else None)
+    rows = [np.frombuffer(base64.b64decode(text), "<f4") for text in output["embeddings"]]
+    embeddings = np.full((len(scores), len(rows[0]) if rows else 0), np.nan, np.float32)
+    for index, row in zip(chosen, rows, strict=True):
+        embeddings[index] = row
+    return tuple(found), embeddings
 
 
-def _cosines(pairs: list[dict[str, str]], clip: scoring.ClipConfig, folder: Path) -> list[float]:
+def _run(pairs: list[dict[str, str]], clip: scoring.ClipConfig, folder: Path) -> dict[str, Any]:
     job, out = folder / "adherence-job.json", folder / "adherence.json"
     record = {"schema": adherence.SCHEMA, "model": str(clip.model), "device": clip.device, "pairs": pairs}
     job.write_text(json.dumps(record), encoding="utf-8")
@@ -52,5 +67,4 @@ def _cosines(pairs: list[dict[str, str]], clip: scoring.ClipConfig, folder: Path
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise NotReady(Problem(what=f"CLIP failed: {last}", where=str(clip.model), key="score.clip"))
-    cosines: list[float] = json.loads(out.read_text(encoding="utf-8"))["cosines"]
-    return cosines
+    return dict(json.loads(out.read_text(encoding="utf-8")))

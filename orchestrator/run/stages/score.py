@@ -13,6 +13,7 @@ from orchestrator.model import Failure, Progress, Result
 from orchestrator.run import attempt
 from orchestrator.run.context import Context
 from orchestrator.run.stages import Command, Stage
+from orchestrator.scoring import embedding
 from orchestrator.store import layout, records
 from orchestrator.store.layout import Attempt, Run
 from orchestrator.store.outcome import FailureReason, Outcome
@@ -41,6 +42,7 @@ def _prepare(run: Run, attempt: Attempt, ctx: Context) -> Command:
         training=_training_images(run, ctx),
         skip=tuple(skip),
         alone=tuple(alone),
+        embeddings=run.path / embedding.NAME,
         # None for follow-up images, which no report shows.
         thumbnails=layout.thumbnails(run.path) if layout.Sweep(run.path.parent).exists() else None,
     )

@@ -9,7 +9,15 @@ embeddings = model.embed(detection.crops)     of many faces at once
 from orchestrator.scoring.faces.cache import Cache
 from orchestrator.scoring.faces.insight import load, runtime_problems
 from orchestrator.scoring.faces.pack import Pack, inspect
-from orchestrator.scoring.faces.similarity import Persona, embeddings, leave_one_out, most_similar, persona, score
+from orchestrator.scoring.faces.similarity import (
+    Persona,
+    embeddings,
+    leave_one_out,
+    most_similar,
+    persona,
+    score,
+    with_seed_distances,
+)
 from orchestrator.scoring.faces.types import Detection, Embedding, Face, FaceRecord, Faces, Outcome, Picture, ReadError
 
 __all__ = [
@@ -32,4 +40,5 @@ __all__ = [
     "persona",
     "runtime_problems",
     "score",
+    "with_seed_distances",
 ]

@@ -1,7 +1,8 @@
 """Compares faces with a persona: with the centroid of its references, and with the nearest single image."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -74,6 +75,26 @@ def score(image: Image, outcome: Outcome, persona: Persona | None) -> Score:
         rotation=outcome.rotation,
         note=f"found by the detector's fallback: {outcome.fallback}" if outcome.fallback else "",
     )
+
+
+def with_seed_distances(scores: Sequence[Score], embeddings: NDArray[np.float32]) -> tuple[Score, ...]:
+    """The scores with their mean distance (one minus cosine) to the other seeds' faces of the same prompt.
+
+    Only images of the same checkpoint and strength are compared. embeddings: (images, width), NaN without a face.
+    """
+    groups: dict[tuple[str, float, int], list[int]] = defaultdict(list)
+    for index, one in enumerate(scores):
+        if one.similarity is not None:
+            groups[one.image.checkpoint, one.image.strength, one.image.prompt].append(index)
+    found = list(scores)
+    for group in groups.values():
+        rows = np.stack([_unit(embeddings[index]) for index in group])
+        cosines = rows @ rows.T
+        for place, index in enumerate(group):
+            if len(group) > 1:
+                mean = (cosines[place].sum() - cosines[place, place]) / (len(group) - 1)
+                found[index] = replace(found[index], seed_distance=1 - float(mean))
+    return tuple(found)
 
 
 def most_similar(record: FaceRecord, persona: Persona | None) -> int:
