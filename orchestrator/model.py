@@ -1,7 +1,7 @@
 """Run-time values that packages pass to each other: frozen, typed, without behaviour of their own."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -76,12 +76,16 @@ class Question:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """One combination of a grid. `params` are effective: defaults, fixed, dims and rules, all evaluated."""
+    """One combination of a grid. `params` are effective: defaults, fixed, dims and rules, all evaluated.
+
+    written: the values of the dims as the grid writes them, before rules and expressions.
+    """
 
     id: str
     name: str
     params: Params
     dims: tuple[str, ...] = ()
+    written: Params = field(default_factory=dict)
     is_baseline: bool = False
     """True for the base model without any LoRA: nothing is trained, only generated and scored."""
 

@@ -191,10 +191,10 @@ def test_included_files_are_copied_with_the_grid(world):
     assert GRID in kept.read_text(encoding="utf-8")
 
 
-def test_a_smaller_grid_removes_no_point(world):
+def test_a_smaller_grid_replaces_the_points_of_the_sweep(world):
     before = frozen(world)
     world.ask(GRID.replace("[2, 4]", "[4]"))
-    assert frozen(world)["points"] == before["points"]
+    assert frozen(world)["points"] == before["points"][1:]
 
 
 def test_finished_runs_of_a_grown_grid_are_not_trained_again(world):

@@ -21,21 +21,22 @@ from orchestrator.store.layout import Sweep
 
 
 def freeze(plan: Plan, prepared: Mapping[str, PreparedDataset], hashes: HashCache) -> None:
-    """Create the sweep or add points to it. Raises Conflict when its inputs have changed. Needs the sweep's lock."""
+    """Create the sweep, or replace its points and questions by those of the plan, unless the plan is a follow-up.
+
+    Raises Conflict when the inputs of the sweep have changed. Needs the sweep's lock.
+    """
     fingerprint = _fingerprint(plan, prepared, hashes)
     old = plan.sweep.record() if plan.sweep.exists() else {"fingerprint": {}, "points": [], "questions": []}
     frozen = {key: old["fingerprint"].get(key, value) for key, value in fingerprint.items()}
     if changed := [key for key, value in fingerprint.items() if frozen[key] != value]:
         raise Conflict(*(_changed(key, frozen[key], fingerprint[key], plan.sweep) for key in changed))
-    points = {record["id"]: record for record in [*old["points"], *_json([asdict(point) for point in plan.points])]}
-    questions = {record["id"]: record for record in [*old["questions"], *_json([asdict(q) for q in plan.questions])]}
+    current = {key: _json([asdict(one) for one in getattr(plan, key)]) for key in ("points", "questions")}
     record = {
         "name": plan.sweep.name,
         "created_at": old.get("created_at", formatting.now()),
         "fingerprint": {**old["fingerprint"], **fingerprint},
         "versions": provenance.versions(),
-        "points": sorted(points.values(), key=lambda point: bool(point["is_baseline"])),
-        "questions": list(questions.values()),
+        **({key: old[key] for key in current} if plan.is_followup else current),
     }
     if any(old[key] != record[key] for key in ("fingerprint", "points", "questions")):
         plan.sweep.freeze(record, grid=plan.grid_text, templates=_templates(plan.settings.templates))

@@ -52,11 +52,11 @@ def key_of(params: Params) -> str:
 def gather(sweep: Sweep, *, probes_first: bool = False) -> RunHistory:
     """Costs from this sweep, else from other sweeps in `runs`, else from probes; or from probes before all others."""
     runs = sweep.path.parent
-    own = list(_trained(sweep.runs() if sweep.exists() else (), "this sweep"))
+    own = list(_trained(sweep.all_runs() if sweep.exists() else (), "this sweep"))
     others = [one for one in layout.sweeps(runs) if one.path != sweep.path]
-    known = [one for other in others for one in _trained(other.runs(), f"sweep {other.name}")]
+    known = [one for other in others for one in _trained(other.all_runs(), f"sweep {other.name}")]
     probed = list(_trained(layout.probes(runs), "probe"))
-    finished = [run for one in (sweep, *others) if one.exists() for run in one.runs()]
+    finished = [run for one in (sweep, *others) if one.exists() for run in one.all_runs()]
     return RunHistory(
         by_profile={
             key: stats

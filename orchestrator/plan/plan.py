@@ -9,12 +9,12 @@ from typing import TypeVar
 from orchestrator.config import grid, settings
 from orchestrator.config.grid import Grid
 from orchestrator.config.schema import Settings
-from orchestrator.errors import InputError, NothingSelected, Problem, error, errors_of
+from orchestrator.errors import InputError, NothingSelected, Problem, error, errors_of, warning
 from orchestrator.kohya import config_files, generate, prompts
 from orchestrator.model import Params, Point, Question
 from orchestrator.plan import lint, train_config, training_length
 from orchestrator.store.layout import Attempt, Run, Sweep
-from orchestrator.text import bad_name
+from orchestrator.text import bad_name, pluralize
 from orchestrator.values import toml_repr
 
 T = TypeVar("T")
@@ -22,7 +22,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A validated grid under its settings. `prompts`: for generation. `warnings`: problems that are no errors."""
+    """A validated grid under its settings. `prompts`: for generation. `warnings`: problems that are no errors.
+
+    is_followup: `points` are some points of a frozen sweep, whose grid stays as it is.
+    """
 
     sweep: Sweep
     settings: Settings
@@ -31,6 +34,7 @@ class Plan:
     questions: tuple[Question, ...]
     prompts: tuple[str, ...]
     warnings: tuple[Problem, ...]
+    is_followup: bool = False
 
     def runs(self, only: str = "*") -> list[Run]:
         """The runs whose name or id matches a glob, baselines last. Raises NothingSelected when none does."""
@@ -56,11 +60,14 @@ def read(settings_file: Path, grid_file: Path, name: str = "") -> Plan:
     sweep = Sweep(used.runs / name)
     if wrong := lint.lint_templates([sweep.run(point) for point in points], used):
         raise InputError(*wrong)
+    baselines = map(baseline_point, dict.fromkeys(str(point.params["base_model"]) for point in points))
+    points = (*points, *baselines)
+    problems += _dropped(sweep, points)
     return Plan(
         sweep=sweep,
         settings=used,
         grid_text="\n".join(path.read_text(encoding="utf-8") for path in asked.files),
-        points=(*points, *map(baseline_point, dict.fromkeys(str(point.params["base_model"]) for point in points))),
+        points=points,
         questions=asked.questions,
         prompts=texts,
         warnings=tuple(problems),
@@ -89,6 +96,15 @@ def _points(asked: Grid, used: Settings, problems: list[Problem], expandable: bo
         return ()
     problems += lint.lint_points(points, asked, used, training_length.LengthEstimator(used.datasets).steps(points))
     return points
+
+
+def _dropped(sweep: Sweep, points: tuple[Point, ...]) -> list[Problem]:
+    """A warning if the sweep has runs that are not in the grid."""
+    if not (dropped := sweep.dropped(points)):
+        return []
+    what = f"{pluralize(len(dropped), 'run')} of {sweep.name} {'is' if len(dropped) == 1 else 'are'} no longer in the grid"
+    remedy = f"they stay on disk and are not reported; `orchestrate prune {sweep.name} --dropped` lists them after a run"
+    return [warning("", what, remedy, where=str(sweep.path))]
 
 
 def example(asked: Plan, only: str) -> str:

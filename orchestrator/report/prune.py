@@ -1,4 +1,7 @@
-"""Lists and deletes files that no report needs: unselected checkpoints and training states of finished runs."""
+"""Lists and deletes files that no report needs.
+
+These are unselected checkpoints and training states of finished runs, and runs that left the grid.
+"""
 
 import shutil
 from collections.abc import Iterator, Sequence
@@ -7,11 +10,13 @@ from pathlib import Path
 
 from orchestrator.evidence.summary import RunSummary
 from orchestrator.model import State
+from orchestrator.store import state
+from orchestrator.store.layout import Sweep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrunableFile:
-    """A checkpoint file or a folder with a training state. size: in bytes."""
+    """A checkpoint file, a folder with a training state, or the folder of a run. size: in bytes."""
 
     run: str
     path: Path
@@ -29,6 +34,12 @@ def find_prunable(ranked: Sequence[RunSummary], keep_best: int) -> list[Prunable
         if one.status.state is State.FINISHED and one.choice
         for path in _unneeded(one, one.run.path / one.choice.checkpoint)
     ]
+
+
+def find_dropped(sweep: Sweep) -> list[PrunableFile]:
+    """The folders of the runs that left the grid, without those that are still running."""
+    runs = [run for run in sweep.all_runs()[len(sweep.runs()) :] if state.status(run).state is not State.RUNNING]
+    return [PrunableFile(run=run.path.name, path=run.path, size=_size(run.path)) for run in runs]
 
 
 def remove(prunable: Sequence[PrunableFile]) -> None:

@@ -42,6 +42,7 @@ def plan(settings: Settings, sweep: Sweep, points: Sequence[Point]) -> Plan:
         questions=(),
         prompts=texts,
         warnings=tuple(problems),
+        is_followup=True,
     )
 
 

@@ -12,7 +12,8 @@
             confirm/<key>/  on/<base>-<key>/  further images of the run's checkpoint, with the records of a run
         on/baseline-.../       the baseline of a base model that no run of the sweep was trained on
 
-A record is written once, atomically, and never edited. Only `sweep.json` is replaced, when its grid grows.
+A record is written once, atomically, and never edited. Only `sweep.json` is replaced, when its grid changes: it lists
+the points of the current grid. Runs that left the grid stay on disk until `orchestrate prune --dropped`.
 The state of a run is derived from its records (store/state), never stored.
 """
 
@@ -199,11 +200,20 @@ class Sweep:
         return own if point in (run.point for run in self.runs()) else Run(self.path / "on" / point.name, point)
 
     def runs(self) -> list[Run]:
-        """Every run of the frozen sweep in the order of its grid; some may have no folder yet."""
+        """Every run of the current grid in its order; some may have no folder yet."""
         return [self.run(point_of(record)) for record in self.record()["points"]]
 
+    def dropped(self, points: Iterable[Point] | None = None) -> list[Path]:
+        """The folders of runs that are not among `points` (default: the current grid), by name."""
+        names = {point.name for point in points} if points is not None else {run.path.name for run in self.runs()}
+        return [path.parent for path in sorted(self.path.glob("*/point.json")) if path.parent.name not in names]
+
+    def all_runs(self) -> list[Run]:
+        """The runs of the current grid, then those that left it."""
+        return [*self.runs(), *(_open(folder / "point.json") for folder in self.dropped())]
+
     def questions(self) -> list[Question]:
-        """The questions of the frozen grids."""
+        """The questions of the current grid."""
         found = self.record()["questions"]
         return [Question(**{**record, "levels": tuple(map(from_json, record["levels"]))}) for record in found]
 
@@ -269,8 +279,10 @@ def _open(record: Path) -> Run:
 
 def point_of(record: Mapping[str, Any]) -> Point:
     """The Point of its record."""
-    params = {key: from_json(value) for key, value in record["params"].items()}
-    return Point(**{**record, "params": params, "dims": tuple(record["dims"])})
+    params, written = (
+        {key: from_json(value) for key, value in record.get(name, {}).items()} for name in ("params", "written")
+    )
+    return Point(**{**record, "params": params, "dims": tuple(record["dims"]), "written": written})
 
 
 def calibration(runs: Path) -> Path:

@@ -12,26 +12,33 @@ from orchestrator.cli import common, options
 @click.command()
 @options.settings
 @options.sweep
-@click.option("--keep-best", required=True, type=click.IntRange(min=0), help="Keep everything of this many best runs.")
+@click.option("--keep-best", type=click.IntRange(min=0), help="Keep everything of this many best runs.")
+@click.option("--dropped", is_flag=True, help="Delete the runs that are no longer in the grid.")
 @click.option("--yes", is_flag=True, help="Delete the files. Without it they are only listed.")
-def prune(settings_file: Path, sweep: str, keep_best: int, yes: bool) -> None:
-    """Delete training states and checkpoints that were not chosen.
+def prune(settings_file: Path, sweep: str, keep_best: int | None, dropped: bool, yes: bool) -> None:
+    """Delete what reports do not need: unchosen checkpoints and training states, or runs that left the grid.
 
-    Reports, records, images and the chosen checkpoint of every run stay.
+    With --keep-best, reports, records, images and the chosen checkpoint of every run stay. With --dropped, the folders
+    of the runs that are no longer in the grid are deleted completely.
 
     \b
     Example:
       orchestrate prune demo --keep-best 1
       orchestrate prune demo --keep-best 1 --yes
+      orchestrate prune demo --dropped
 
-    Writes nothing. With --yes it deletes files of finished runs.
+    Writes nothing. With --yes it deletes the listed files and folders.
     """
     from orchestrator.evidence import summary
     from orchestrator.report import prune as pruning
 
+    if keep_best is None and not dropped:
+        raise click.UsageError("name what to delete: --keep-best N, --dropped, or both")
     console, found = common.console(), common.find_sweep(settings_file, sweep)
     with found.lock():
-        files = pruning.find_prunable(summary.rank_runs(summary.gather(found)), keep_best)
+        files = pruning.find_dropped(found) if dropped else []
+        if keep_best is not None:
+            files += pruning.find_prunable(summary.rank_runs(summary.gather(found)), keep_best)
         for one in files:
             console.result(f"{one.size / 1e6:10.1f} MB  {one.path.relative_to(found.path)}")
         if yes:

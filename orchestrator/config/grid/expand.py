@@ -77,7 +77,8 @@ class _Expansion:
             return None
         identity = point_id(params)
         self._check_twin(identity, params, levels)
-        return Point(id=identity, name=point_name(params, levels, identity), params=params, dims=tuple(levels))
+        name = point_name(params, levels, identity)
+        return Point(id=identity, name=name, params=params, dims=tuple(levels), written=levels)
 
     def problems(self) -> list[Problem]:
         """The problems, each once; consequences of other problems are left out."""

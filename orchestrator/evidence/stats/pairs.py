@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.model import Params, State, Value
+from orchestrator.values import canonical_json, same
 
 REPLICATE = "seed"
 """The sd-scripts argument whose values are replicates."""
@@ -14,7 +15,8 @@ REPLICATE = "seed"
 class RunRow:
     """The input of a comparison from one run.
 
-    params: effective. dims: those that the grid varied (Point.dims). by_prompt: mean image value of each prompt over
+    params: effective. dims: those that the grid varied (Point.dims); written: their values as the grid writes them.
+    by_prompt: mean image value of each prompt over
     the reported images (run_metrics.by_prompt); empty without scores. similarity: mean over detected faces.
     no_face_rate: share of images without a face. previews: step -> the run as its previews at that step score.
     """
@@ -23,6 +25,7 @@ class RunRow:
     params: Params
     dims: tuple[str, ...]
     state: State
+    written: Params = field(default_factory=dict)
     degraded: bool = False
     by_prompt: Mapping[int, float] = field(default_factory=dict)
     similarity: float | None = None
@@ -68,15 +71,18 @@ class Matching:
 def match(rows: Sequence[RunRow], dim: str, levels: tuple[Value, Value], moves_with: Collection[str] = ()) -> Matching:
     """Pairs of usable runs at the two levels of `dim` with equal values of every other dim, including the seed.
 
-    moves_with: dims zipped to this one, which therefore differ within pairs. Params that are not dims are not compared:
-    they differ only if they follow from the dims.
+    moves_with: dims zipped to this one, which therefore differ within pairs. Dims are compared as the grid writes them,
+    and params that are not dims are not compared: what differs within a pair besides the dim follows from it by a rule
+    or an expression of the grid.
     """
     others = sorted({name for row in rows for name in row.dims} - {dim, *moves_with})
-    at_levels = [row for row in rows if row.params.get(dim) in levels]
-    cells: dict[tuple[Value | None, ...], tuple[list[RunRow], list[RunRow]]] = defaultdict(lambda: ([], []))
+    at_levels = [row for row in rows if level_of(row, dim, levels) is not None]
+    cells: dict[tuple[str, ...], tuple[list[RunRow], list[RunRow]]] = defaultdict(lambda: ([], []))
     for row in at_levels:
         if not unusable(row):
-            cells[tuple(row.params.get(name) for name in others)][row.params[dim] == levels[1]].append(row)
+            written = {**row.params, **row.written}
+            key = tuple(canonical_json(written[name]) if name in written else "" for name in others)
+            cells[key][level_of(row, dim, levels) == 1].append(row)
     pairs = tuple(Pair(first=a[0], second=b[0]) for a, b in cells.values() if len(a) == len(b) == 1)
     failed = [LeftOut(run=row.run, reason=unusable(row)) for row in at_levels if unusable(row)]
     return Matching(
@@ -85,6 +91,11 @@ def match(rows: Sequence[RunRow], dim: str, levels: tuple[Value, Value], moves_w
         varied_with=_varied_with(pairs, dim),
         common_params=_common_params(pairs),
     )
+
+
+def level_of(row: RunRow, dim: str, levels: tuple[Value, Value]) -> int | None:
+    """0 or 1: the level of the run; None at neither."""
+    return next((at for at, level in enumerate(levels) if dim in row.params and same(row.params[dim], level)), None)
 
 
 def unusable(row: RunRow) -> str:

@@ -125,6 +125,7 @@ def _facts(
     runs, concerned = {run.run.point.name: run for run in sweep.runs}, _concerned(sweep, question)
     also = f"; changed with it: {', '.join(matching.varied_with)}" if matching.varied_with else ""
     yield "Compared", f"{question.dim}: {' against '.join(map(_code, question.levels))}{also}"
+    yield "Runs", _used(result, len(concerned))
     yield "Difference", _effect(result)
     yield "Parts of it", _parts(result)
     yield "Stopped early", _stopped(sweep, result)
@@ -150,6 +151,11 @@ def _facts(
                 for name, one in named
             ),
         )
+
+
+def _used(result: ContrastResult, concerned: int) -> str:
+    """How many of the runs of the current grid at the two levels the answer uses."""
+    return f"{2 * len(result.matching.pairs)} of {pluralize(concerned, 'run')}" if concerned else "none"
 
 
 def _code(value: Value) -> str:

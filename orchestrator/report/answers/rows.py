@@ -41,6 +41,7 @@ def _row(run: RunSummary, convert: Callable[[Score], Score]) -> RunRow:
         run=run.run.point.name,
         params=run.run.point.params,
         dims=run.run.point.dims,
+        written=run.run.point.written,
         state=run.status.state,
         degraded=run.degraded,
     )
