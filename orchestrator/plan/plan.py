@@ -102,8 +102,12 @@ def _dropped(sweep: Sweep, points: tuple[Point, ...]) -> list[Problem]:
     """A warning if the sweep has runs that are not in the grid."""
     if not (dropped := sweep.dropped(points)):
         return []
-    what = f"{pluralize(len(dropped), 'run')} of {sweep.name} {'is' if len(dropped) == 1 else 'are'} no longer in the grid"
-    remedy = f"they stay on disk and are not reported; `orchestrate prune {sweep.name} --dropped` lists them after a run"
+    what = (
+        f"{pluralize(len(dropped), 'run')} of {sweep.name} {'is' if len(dropped) == 1 else 'are'} no longer in the grid"
+    )
+    remedy = (
+        f"they stay on disk and are not reported; `orchestrate prune {sweep.name} --dropped` lists them after a run"
+    )
     return [warning("", what, remedy, where=str(sweep.path))]
 
 
