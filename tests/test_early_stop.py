@@ -182,7 +182,7 @@ def test_compared_runs_share_the_training_seed_and_the_length(world: World) -> N
     """Each of four trainings per seed is compared with three others once, so `p` is divided by three."""
     world.settle(sections="[early_stop]\np = 0.0002\npictures = 12\n")
     world.ask("[dims]\nnetwork_dim = [2, 4]\nlearning_rate = [1e-4, 1e-3]\nseed = [1, 2]\n")
-    with pytest.raises(InputError, match="looks at 4 runs, 1 each, share p") as refused:
+    with pytest.raises(InputError, match="1 checks of 4 runs share p") as refused:
         world.plan()
     assert "at least 14" in str(refused.value)
 

@@ -81,7 +81,7 @@ def test_a_missing_image_in_the_copy_is_reported_with_a_remedy(world: World) -> 
     ctx = world.context()
     copy = ctx.datasets["portraits"].folder
     (copy / "0001.png").unlink()
-    with pytest.raises(NotReady, match=r"changed, added or removed\n.*delete this folder: it is made again"):
+    with pytest.raises(NotReady, match=r"changed, added or removed\n.*delete this folder: it is built again"):
         world.context()
     shutil.rmtree(copy.parent)
     world.drive(world.context(), only="network_dim=2*")
