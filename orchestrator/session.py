@@ -23,6 +23,7 @@ from orchestrator.gpu import Nvml, VramProbe
 from orchestrator.model import State
 from orchestrator.plan import plan as planning
 from orchestrator.plan.plan import Plan
+from orchestrator.report.labels import labels
 from orchestrator.report.listener import SessionListener
 from orchestrator.run.context import Context, Stop
 from orchestrator.store import layout, state
@@ -113,6 +114,7 @@ class Session:
         cards = self.preflight(cluster)
         with self.sweep.lock(), self.lock_cards(self.sweep, cards) as held:
             ctx = self.context(held)
+            self.listener.labels.update(labels([run.point for run in self.sweep.runs()]))
             try:
                 with (
                     self._notified(ctx) as notified,
@@ -121,7 +123,7 @@ class Session:
                 ):
                     sweep.run_sweep_on(executor, runs, notified, retry=retry, fail_fast=fail_fast)
             finally:
-                self.listener.reported(files.write_if_outdated(self.sweep, self._secrets()))
+                self.listener.reported(files.write(self.sweep, self._secrets(), if_outdated=True))
         return {run.point.name: state.status(run) for run in runs}
 
     def probe(self, only: str = "*", *, retry: bool = False) -> list[Run]:

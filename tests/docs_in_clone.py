@@ -84,7 +84,7 @@ FEW_TESTS = "PYTEST_ADDOPTS='-k test_expressions'"
 COMMANDS = (
     Command(said="make setup", more="&& orchestrate --help", told="Usage"),
     Command(said="make demo", told="runs/demo/report/results.csv"),
-    Command(said="make demo-oom", told="changed after out of memory: gradient checkpointing, AdamW8bit"),
+    Command(said="make demo-oom", told="with gradient checkpointing, AdamW8bit"),
     Command(said="make test", more=FEW_TESTS, told=" passed"),
     Command(said="make check", more=FEW_TESTS, told=" passed"),
     Command(said="make torture", more="TORTURE='--writes 3 --random 2'", told=" 0 losses"),

@@ -101,4 +101,4 @@ def test_the_oom_fallback_ends_with_another_optimizer_and_its_learning_rate(here
     assert overrides["optimizer_type"] == "AdamW8bit"
     assert overrides["learning_rate"] == 1e-3
     assert row["attempts"] == "3"
-    assert "changed after out of memory: gradient checkpointing, AdamW8bit" in result.stderr
+    assert "with gradient checkpointing, AdamW8bit" in result.stderr

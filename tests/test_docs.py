@@ -23,7 +23,21 @@ _MODULE = re.compile(r"python -m ([\w.]+)")
 _LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
 
 IN_ORDER = (
-    *("--help", "schema", "check", "dataset", "calibrate", "plan", "probe", "run", "status", "report", "answer"),
+    *(
+        "--help",
+        "schema",
+        "check",
+        "dataset",
+        "calibrate",
+        "plan",
+        "probe",
+        "run",
+        "status",
+        "results",
+        "list",
+        "report",
+        "answer",
+    ),
     *("confirm", "transfer", "export", "prune"),
 )
 """The order in which a reader runs them."""

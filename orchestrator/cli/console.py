@@ -29,6 +29,7 @@ class Console(SessionListener):
     """A live table on a terminal, plain lines elsewhere."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._err = Terminal(stderr=True, highlight=False, soft_wrap=True)
 
     def message(self, text: str) -> None:
@@ -57,8 +58,15 @@ class Console(SessionListener):
             yield
 
     def reported(self, report: Report) -> None:
+        """The summary of the sweep, then the paths of its report."""
+        from orchestrator.cli import results_table
+
+        self.page(results_table.summary(report.summary, report.answers))
+        self.paths(report)
+
+    def paths(self, report: Report) -> None:
         """The paths of the report; that of results.csv is the last line on stdout."""
-        self.problems(report.problems)
+        self.problems(report.summary.problems)
         self.result(str(report.page))
         self.result(str(report.table))
 

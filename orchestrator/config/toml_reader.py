@@ -205,7 +205,8 @@ def _keys(kind: Any, loc: Place) -> set[str]:
         hint = get_type_hints(kind)[str(step)]
         kind = next(one for one in (hint, *get_args(hint)) if is_dataclass(one))
     hints = get_type_hints(kind, include_extras=True)
-    return {name for name, hint in hints.items() if not any(isinstance(one, Internal) for one in get_args(hint))}
+    internal = {name for name, hint in hints.items() if any(isinstance(one, Internal) for one in get_args(hint))}
+    return {name for name in hints.keys() - internal if not name.startswith("_")}
 
 
 def _shown(raw: object) -> str:

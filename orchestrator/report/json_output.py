@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.errors import Problem
 
 if TYPE_CHECKING:  # `status` needs none of these packages
+    import pandas as pd
+
     from orchestrator.plan.check.report import CheckReport
     from orchestrator.plan.forecast import Forecast, Profile, RunForecast
     from orchestrator.report.status import StatusRow, SweepStatus
@@ -42,6 +44,12 @@ def check(found: CheckReport, *, ready: bool) -> str:
 def status(view: SweepStatus) -> str:
     """Runs are in the order of the grid."""
     return _text({"sweep": view.name, "left_s": view.left_s, "runs": [_status_row(row) for row in view.rows]})
+
+
+def results(sweep: str, by: str, frame: pd.DataFrame) -> str:
+    """The rows of a table of results, in its order."""
+    rows = json.loads(frame.to_json(orient="records", double_precision=6))
+    return _text({"sweep": sweep, "by": by, "rows": rows})
 
 
 def problem(one: Problem) -> dict[str, str]:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import Problem, Severity
-from orchestrator.model import Failure, Result
+from orchestrator.model import MEMORY_FAILURES, Failure, Result
 from orchestrator.text import duration
 
 if TYPE_CHECKING:
@@ -20,7 +20,13 @@ _log = logging.getLogger("orchestrator")
 
 
 class SessionListener:
-    """Receives the events of a session and logs them under the name `orchestrator`. Subclass it to show them."""
+    """Receives the events of a session and logs them under the name `orchestrator`. Subclass it to show them.
+
+    labels: short names of runs by the id of their point, set when the first attempt can start.
+    """
+
+    def __init__(self) -> None:
+        self.labels: dict[str, str] = {}
 
     def message(self, text: str) -> None:
         """One line about what happens now."""
@@ -40,21 +46,28 @@ class SessionListener:
             raise
 
     def started(self, run: Run, stage: str, attempt: int, note: str) -> None:
-        again = f" (attempt {attempt})" if attempt > 1 else ""
-        self.message(f"{run.point.name}: {stage}{again}" + (f", changed after out of memory: {note}" if note else ""))
+        details = [f"attempt {attempt}"] if attempt > 1 else []
+        details += [f"with {note}"] if note else []
+        self.message(f"{self._label(run)}: {stage}" + (f" ({', '.join(details)})" if details else ""))
 
     def ended(self, run: Run, stage: str, result: Result) -> None:
         if result.failure is None:
             peak = f", peak {result.peak_vram_mib / 1024:.1f} GiB" if result.peak_vram_mib else ""
-            self.message(f"{run.point.name}: {stage} done in {duration(result.seconds)}{peak}")
+            text = f"{stage} done in {duration(result.seconds)}{peak}"
         elif result.failure is Failure.STOPPED_EARLY:
-            self.message(f"{run.point.name}: {stage} stopped early: {result.reason}")
+            text = f"{stage} stopped early: {result.reason}"
         else:
-            then = "another attempt follows" if result.retry else "given up"
-            self.message(f"{run.point.name}: {stage} failed, {result.failure}: {result.reason}; {then}")
+            known = result.failure in MEMORY_FAILURES and result.reason.startswith("out of memory")
+            text = (result.reason if known else f"{stage} failed: {result.reason}") + (
+                "" if result.retry else "; given up"
+            )
+        self.message(f"{self._label(run)}: {text}")
+
+    def _label(self, run: Run) -> str:
+        return self.labels.get(run.point.id, run.point.name)
 
     def reported(self, report: Report) -> None:
         """The report is written."""
-        self.problems(report.problems)
+        self.problems(report.summary.problems)
         self.message(str(report.page))
         self.message(str(report.table))

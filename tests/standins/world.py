@@ -105,6 +105,7 @@ class Heard(SessionListener):
     """Records the events of attempts."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.events: list[tuple[str, str, str]] = []
 
     def started(self, run: Run, stage: str, attempt: int, note: str) -> None:

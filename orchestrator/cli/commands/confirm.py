@@ -39,5 +39,5 @@ def confirm(settings_file: Path, sweep: str, top: int) -> None:
     finished = session.run_followup(lambda ctx: followup.prepare_confirmation(best, ctx))
     for line in report_confirmations(found):
         console.result(line)
-    console.reported(session.report())
+    console.paths(session.report())
     common.leave(session.stop, finished)

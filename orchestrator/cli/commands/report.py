@@ -35,7 +35,7 @@ def report(settings_file: Path, sweep: str, watch: bool) -> None:
 
     console, found = common.console(), common.find_sweep(settings_file, sweep)
     secrets = {**os.environ, **settings.load(settings_file).trainer.env}
-    console.reported(files.write(found, secrets))
+    console.paths(files.write(found, secrets))
     while watch and found.is_locked():
         time.sleep(_INTERVAL_S)
-        console.reported(files.write(found, secrets))
+        console.paths(files.write(found, secrets))

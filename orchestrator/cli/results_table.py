@@ -1,0 +1,82 @@
+"""Results of a sweep as tables, and the summary at the end of a run."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pandas as pd
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+from orchestrator.evidence import configurations
+from orchestrator.evidence.summary import SweepSummary
+from orchestrator.model import State
+from orchestrator.report import overview, results_view
+from orchestrator.report.answers.answer import Answer
+from orchestrator.text import pluralize
+
+_HEADINGS = {"similarity_mean": "similarity", "no_face_rate": "no face", "peak_vram_mib": "VRAM MiB"}
+_SIGNED, _SHARES = ("gain",), ("no_face_rate", "pass_rate", "above_band_rate")
+
+
+def summary(read: SweepSummary, answers: Sequence[Answer]) -> RenderableType:
+    """The outcome of a sweep: configurations, the best one, the answers, failures and the next command."""
+    trained = [run for run in read.runs if not run.run.point.is_baseline]
+    done = sum(run.status.state is State.FINISHED for run in trained)
+    parts: list[RenderableType] = [
+        "",
+        f"[bold]{escape(read.sweep.name)}[/]: {done} of {pluralize(len(trained), 'training')} finished",
+    ]
+    if any(run.choice for run in read.runs):
+        parts += ["", table(results_view.table(read, "config"), default_columns(read, "config")), ""]
+    return Group(*parts, *map(escape, _sentences(read, answers)))
+
+
+def _sentences(read: SweepSummary, answers: Sequence[Answer]) -> Iterator[str]:
+    yield from filter(None, [overview.best(configurations.group(read.runs))])
+    yield from (f"{one.id}: {one.sentence}" for one in answers)
+    for failed in overview.failures(read):
+        yield f"{failed.text}\n    -> {failed.remedy}"
+    yield from filter(None, [overview.next_step(read)])
+
+
+def default_columns(read: SweepSummary, by: str) -> list[str]:
+    """The label and the main metrics; adherence and the confirmed similarity only if they were measured."""
+    metrics = [run.metrics for run in read.runs if run.metrics]
+    columns = [
+        results_view.LABEL[by],
+        *(["runs"] if by == "config" else ["state"]),
+        "similarity_mean",
+        "gain",
+        "no_face_rate",
+    ]
+    columns += ["adherence"] if any(one.adherence is not None for one in metrics) else []
+    columns += ["confirmed_similarity"] if any(run.confirmation for run in read.runs) else []
+    return columns + (["degraded"] if any(run.degraded for run in read.runs) else [])
+
+
+def table(frame: pd.DataFrame, columns: Sequence[str]) -> Table:
+    """The columns of the frame; long labels continue on the next line."""
+    shown = Table(box=None, pad_edge=False)
+    for name in columns:
+        number = pd.api.types.is_numeric_dtype(frame[name]) and not pd.api.types.is_bool_dtype(frame[name])
+        shown.add_column(_HEADINGS.get(name, name), justify="right" if number else "left", overflow="fold")
+    for _, row in frame.iterrows():
+        shown.add_row(*(escape(_runs(row) if name == "runs" else _cell(name, row[name])) for name in columns))
+    return shown
+
+
+def _runs(row: Any) -> str:
+    return f"{row['runs']}" if row["scored"] == row["runs"] else f"{row['scored']} of {row['runs']}"
+
+
+def _cell(name: str, value: Any) -> str:
+    if pd.isna(value):
+        return ""
+    if pd.api.types.is_bool(value):
+        return "yes" if value else ""
+    if name in _SHARES:
+        return f"{100 * value:.0f} %"
+    if not pd.api.types.is_float(value):
+        return str(value)
+    return f"{value:+.3f}" if name in _SIGNED else f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"

@@ -1,0 +1,85 @@
+"""The outcome of a sweep in sentences: the best configuration, the failures with remedies, the next command."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from orchestrator.evidence import configurations
+from orchestrator.evidence.configurations import Configuration
+from orchestrator.evidence.summary import RunSummary, SweepSummary, log_of
+from orchestrator.model import Failure, State
+from orchestrator.report.labels import labels
+from orchestrator.text import pluralize
+
+_MEMORY = "set a smaller `train_batch_size` or `resolution`, or add an [[oom_fallback]] step to the settings"
+_REMEDIES = {
+    Failure.OOM: _MEMORY,
+    Failure.SPILL: _MEMORY,
+    Failure.HOST_OOM: "close other programs, or set a smaller `max_data_loader_n_workers`",
+    Failure.DISK_FULL: "free disk space; `orchestrate prune {sweep} --keep-best 1` lists files that can go",
+    Failure.NAN: 'set a smaller `learning_rate`, or `mixed_precision = "bf16"`',
+    Failure.DATASET: "`orchestrate check` lists what is wrong with the dataset",
+    Failure.GPU_LOST: "`nvidia-smi` must list the GPU again, if necessary after a reboot",
+    Failure.STALLED: "raise `limits.stall_minutes` if the program was only slow",
+    Failure.TIMEOUT: "raise `limits.wall_hours`",
+    Failure.LOG_FLOOD: "raise `limits.log_mib` if the log is in order",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailedRuns:
+    """Runs that failed for the same reason, and what to do."""
+
+    text: str
+    remedy: str
+
+
+def best(ranked: Sequence[Configuration]) -> str:
+    """The best configuration with a LoRA and its lead over the second; empty before one is scored.
+
+    The 95 % interval is corrected for the number of configurations (Bonferroni): the best of many leads by chance, too.
+    """
+    scored = [one for one in ranked if one.value is not None and not one.is_baseline]
+    baselines = [one.value for one in ranked if one.value is not None and one.is_baseline]
+    if scored and baselines and max(baselines) >= (scored[0].value or 0):
+        return f"No configuration is better than the baseline. The best is {scored[0].label}."
+    if len(scored) < 2:
+        return "".join(f"Best: {one.label}. No other configuration is scored." for one in scored)
+    first, second = scored[:2]
+    text = f"Best: {first.label}. It leads {second.label} by "
+    found = configurations.lead(first, second)
+    if not found:
+        difference = (first.value or 0) - (second.value or 0)
+        return f"{text}{difference:+.3f} similarity; add seeds to see whether that is chance."
+    interval = found.interval(1 - 0.05 / (len(scored) - 1))
+    bounds = f"95 % interval {interval.low:+.3f} to {interval.high:+.3f}, {pluralize(found.replicates, 'seed')}"
+    return f"{text}{found.mean:+.3f} similarity ({bounds})" + ("." if interval.low > 0 else ": that may be chance.")
+
+
+def failures(summary: SweepSummary) -> Iterator[FailedRuns]:
+    """The failed runs, those with the same reason together."""
+    names = labels([run.run.point for run in summary.runs])
+    groups: dict[tuple[str, Failure | None, str], list[RunSummary]] = {}
+    for run in summary.runs:
+        if run.status.state is State.FAILED:
+            groups.setdefault((run.status.stage, run.status.failure, run.status.reason), []).append(run)
+    for (stage, failure, reason), runs in groups.items():
+        shown = "; ".join(names[run.run.point.id] for run in runs[:4])
+        who = f"{shown}; and {len(runs) - 4} more" if len(runs) > 4 else shown
+        remedy = _REMEDIES.get(failure or Failure.UNKNOWN, "") or f"the cause is in {log_of(runs[0].run)}"
+        retry = "then repeat the command with `--retry failed`"
+        yield FailedRuns(
+            text=f"{who}: {stage} failed, {failure}: {reason}",
+            remedy=f"{remedy.format(sweep=summary.sweep.name)}; {retry}",
+        )
+
+
+def next_step(summary: SweepSummary) -> str:
+    """The command that is useful now."""
+    name, states = summary.sweep.name, {run.status.state for run in summary.runs}
+    if states & {State.PENDING, State.RUNNING, State.CRASHED, State.KILLED}:
+        return "Next: repeat the command to resume the sweep."
+    if not any(run.choice for run in summary.runs if not run.run.point.is_baseline):
+        return ""
+    if not any(run.confirmation for run in summary.runs):
+        return f"Next: `orchestrate confirm {name}` scores the best runs on new images."
+    return f"Next: `orchestrate export {name}` copies the best LoRA with a model card."

@@ -1,0 +1,47 @@
+"""Results as tables: one row per run, or one per configuration with means over its seeds; best first."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from orchestrator.errors import InputError, Problem
+from orchestrator.evidence import configurations
+from orchestrator.evidence.stats.pairs import REPLICATE
+from orchestrator.evidence.summary import SweepSummary, rank_runs
+from orchestrator.report import results_csv
+from orchestrator.text import did_you_mean
+
+LABEL = {"run": "run", "config": "configuration"}
+"""The column that names a row, by the kind of the rows."""
+
+
+def table(summary: SweepSummary, by: str) -> pd.DataFrame:
+    """by: `run` or `config`. The columns of results.csv, after the label of the row.
+
+    A configuration has the mean of each number over its counted runs (see `Configuration`), and the values that all its
+    runs share. `runs`: how many it has; `scored`: how many are counted; `degraded`: how many an OOM fallback changed.
+    """
+    frame = results_csv.results(summary).set_index("id", drop=False)
+    if by == "run":
+        ranked_ids = [run.run.point.id for run in rank_runs(summary.runs)]
+        return frame.loc[[*ranked_ids, *(identity for identity in frame["id"] if identity not in ranked_ids)]]
+    rows = []
+    for one in configurations.group(summary.runs):
+        runs, counted = (frame.loc[[run.run.point.id for run in group]] for group in (one.runs, one.counted))
+        shared = {column: runs[column].iloc[0] for column in runs if runs[column].nunique(dropna=False) == 1}
+        means = counted.select_dtypes("number").mean().to_dict()
+        counts = {"runs": len(runs), "scored": len(counted), "degraded": one.degraded}
+        rows.append({LABEL["config"]: one.label, **counts, **shared, **means, **counts})
+    return pd.DataFrame(rows).convert_dtypes().drop(columns=["run", "id", f"params_{REPLICATE}"], errors="ignore")
+
+
+def select(frame: pd.DataFrame, columns: Sequence[str], sort: str) -> pd.DataFrame:
+    """The named columns, all without names; sorted by a column, highest first, or lowest first as `-COLUMN`."""
+    ascending, key = sort.startswith("-"), sort.removeprefix("-")
+    for name in (*columns, *([key] if key else [])):
+        if name not in frame:
+            known = did_you_mean(name, list(frame.columns), "`--json` lists all columns")
+            raise InputError(Problem(what=f'there is no column "{name}"', key="--columns, --sort", remedy=known))
+    if key:
+        frame = frame.sort_values(key, ascending=ascending, na_position="last", kind="stable")
+    return frame[list(columns)] if columns else frame
