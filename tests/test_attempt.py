@@ -201,6 +201,16 @@ def test_exceeding_the_budget_is_out_of_memory_even_with_a_product(world: World,
     assert not run.done("train")
 
 
+def test_an_out_of_memory_names_the_use_of_the_gpu_and_the_next_fallback(world: World, run: Run) -> None:
+    probe = patient(run, lambda _pids: used(23962))
+    code = f"{WAITS}raise SystemExit('CUDA out of memory')"
+    fallback = "gradient checkpointing (fallback 1 of 3)"
+    result = carry_out(run, code, world.context(probe=probe), fallback=fallback)
+    assert (result.failure, result.retry) == (Failure.OOM, True)
+    assert result.reason == "out of memory at 23.4 of 24 GiB; trying gradient checkpointing (fallback 1 of 3)"
+    assert carry_out(run, "raise SystemExit('CUDA out of memory')", world.context()).reason == "CUDA out of memory"
+
+
 def test_vram_of_other_processes_does_not_count_against_the_budget(world: World, run: Run) -> None:
     world.settle(vram="[vram]\nbudget_gib = 8\npoll_seconds = 0.05\n")
     probe = patient(run, lambda _pids: used(20000, own=4000))

@@ -1,5 +1,6 @@
 """The retry policy: what follows a failed attempt."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -81,12 +82,8 @@ def decide(attempt: FailedAttempt) -> Action:
 
 def _crashes_in_a_row(attempt: FailedAttempt) -> int:
     """Including this attempt."""
-    count = 1
-    for failure in reversed([failure for failure in attempt.earlier if failure is not Failure.KILLED]):
-        if failure is None or Action.SAME not in RULES[failure].actions:
-            break
-        count += 1
-    return count
+    failures = reversed([failure for failure in attempt.earlier if failure is not Failure.KILLED])
+    return 1 + len(list(itertools.takewhile(lambda one: one and Action.SAME in RULES[one].actions, failures)))
 
 
 def needs_gpu_alone(attempt: Attempt) -> bool:
