@@ -12,6 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from orchestrator import files
 from orchestrator.errors import Problem, warning
+from orchestrator.text import first_names
 
 DECODE_RULE = "1: first frame, EXIF orientation, alpha over white, 16 bit to 8, RGB"
 """Part of the key of every cached embedding: change the text when `load` changes."""
@@ -24,6 +25,11 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif"})
 
 MAX_BYTES = 2**29
 """8192 x 8192 pixels of four 16-bit samples without compression."""
+
+_LOOKALIKES = frozenset(
+    {".tif", ".tiff", ".gif", ".jfif", ".jpe", ".jp2", ".heic", ".heif", ".jxl", ".psd", ".tga", ".dng", ".cr2", ".nef"}
+)
+"""Suffixes of images that sd-scripts does not read."""
 
 # No others, because Pillow also opens formats that start other programs (EPS runs Ghostscript).
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "AVIF", "GIF", "TIFF")
@@ -96,13 +102,29 @@ def _rotated(image: Image.Image) -> bool:
 def pictures(folder: Path) -> Listing:
     """The images directly in `folder`, as sd-scripts finds them.
 
-    Ignores links that lead out of the folder, and names of images that are not files.
+    Ignores links that lead out of the folder, names of images that are not files, and other suffixes, also `.Jpg`.
     """
     if not folder.is_dir():
         return Listing(pictures=(), problems=(Problem(what="is not a folder", where=str(folder)),))
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    named = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES | _LOOKALIKES)
+    found = [
+        path
+        for path in named
+        if path.suffix.lower() in SUFFIXES and path.suffix in (path.suffix.lower(), path.suffix.upper())
+    ]
     problems = {path: problem for path in found if (problem := _unfit(path))}
-    return Listing(pictures=tuple(path for path in found if path not in problems), problems=tuple(problems.values()))
+    unused = [path.name for path in named if path not in found]
+    return Listing(
+        pictures=tuple(path for path in found if path not in problems),
+        problems=(*problems.values(), *([_unused(folder, unused)] if unused else ())),
+    )
+
+
+def _unused(folder: Path, names: list[str]) -> Problem:
+    suffixes = ", ".join(sorted({Path(name).suffix for name in names}))
+    what = f"{len(names)} files look like images and are not used: {first_names(names)} (suffixes {suffixes})"
+    remedy = "convert them to PNG or JPEG; write a suffix in lower case"
+    return warning("", what, remedy, where=str(folder))
 
 
 def _unfit(path: Path) -> Problem | None:

@@ -105,13 +105,13 @@ def test_a_base_model_that_is_another_file(here):
 def test_an_empty_dataset(here):
     for path in (here / "images").iterdir():
         path.unlink()
-    assert_refused(run(), 4, "datasets.portraits.image_dir", "holds no pictures", str(here / "images"))
+    assert_refused(run(), 4, "datasets.portraits.image_dir", "contains no images", str(here / "images"))
 
 
 def test_a_broken_picture(here):
     broken = here / "images" / "0003.png"
     broken.write_bytes(broken.read_bytes()[:3000])
-    assert_refused(run(), 4, str(broken), "cannot be read", "replace the picture")
+    assert_refused(run(), 4, str(broken), "cannot be read", "replace the image")
 
 
 def test_a_missing_face_pack(here):

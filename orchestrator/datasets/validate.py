@@ -1,22 +1,30 @@
-"""Checks a dataset before it is trained on: every image is decoded, every caption is read."""
+"""Checks a dataset before it is trained on: every image is decoded, every caption is read as sd-scripts reads it."""
 
 import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+import re
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from orchestrator import images
+from orchestrator import errors, images
 from orchestrator.config.recipe import Recipe
 from orchestrator.config.schema import Dataset
 from orchestrator.datasets import video
-from orchestrator.errors import Problem, Severity
+from orchestrator.errors import Problem
 from orchestrator.files import read_bytes
+from orchestrator.text import first_names
 
 _MAX_CAPTION_BYTES = 2**20
 
+_MAX_TOKENS = 75
+"""Of a caption, where `max_token_length` is not set."""
 
-def validate_dataset(dataset: Dataset, where: str) -> list[Problem]:
-    """The problems of a dataset. where: the settings file.
+# CLIP's tokenizer splits a text like this, then every part into one token or more.
+_PART = re.compile(r"'(?:s|t|re|ve|m|ll|d)\b|[^\W\d_]+|\d|(?:[^\s\w]|_)+")
+_KOHYA_FOLDER = re.compile(r"(\d+)_(.+)")
+
+
+def validate_dataset(dataset: Dataset, where: str, arguments: Mapping[str, object] | None = None) -> list[Problem]:
+    """The problems of a dataset. where: the settings file. arguments: of a training that uses it.
 
     For a recipe, only what does not depend on its source's images; these are checked as the source's.
     """
@@ -25,16 +33,14 @@ def validate_dataset(dataset: Dataset, where: str) -> list[Problem]:
     if dataset.recipe:
         return list(_recipe(dataset.recipe, listing.pictures, where, key))
     if not listing.pictures:
-        what = "contains no images" if dataset.image_dir.is_dir() else "there is no such folder"
-        remedy = f"put the images into {dataset.image_dir}, or correct {key}.image_dir"
-        return [Problem(what=what, where=where, key=f"{key}.image_dir", value=str(dataset.image_dir), remedy=remedy)]
-    problems = list(listing.problems)
+        return [*listing.problems, _no_images(dataset, where, key)]
+    problems = [*listing.problems, *_same_stem(listing.pictures, key), *_subfolders(dataset.image_dir, key)]
     if dataset.pictures and len(listing.pictures) != dataset.pictures:
         what, remedy = f"contains {len(listing.pictures)} images, not {dataset.pictures}", f"correct {key}.pictures"
         problems.append(_warning(what, dataset.image_dir, key, f"find what is missing, or {remedy}"))
     for picture in listing.pictures:
-        problems += list(_image(picture, dataset, key)) or _transparency(picture, dataset, key)
-    return problems
+        problems += _image(picture, dataset, key)
+    return [*problems, *_captions(listing.pictures, dataset, key, arguments or {})]
 
 
 def _recipe(recipe: Recipe, pictures: Sequence[Path], where: str, key: str) -> Iterator[Problem]:
@@ -45,58 +51,155 @@ def _recipe(recipe: Recipe, pictures: Sequence[Path], where: str, key: str) -> I
     if recipe.choose and not recipe.frames and recipe.choose.n > len(pictures):
         what, remedy = f"asks for {recipe.choose.n} of {len(pictures)} images", f"n = {len(pictures)} or less"
         yield Problem(what=what, where=where, key=f"{key}.choose.n", remedy=remedy)
+    yield from _same_stem(pictures, key)
+
+
+def _same_stem(pictures: Sequence[Path], key: str) -> Iterator[Problem]:
     for one, other in itertools.pairwise(sorted(pictures, key=lambda picture: picture.stem)):
         if one.stem == other.stem:
-            what = f"{one.name} and {other.name} share a name and a caption: a recipe makes one image per name"
-            yield Problem(what=what, where=str(one), key=key, remedy="rename one of the two, and its caption")
+            what = f"{one.name} and {other.name} share a name: sd-scripts reads one caption and one cache for both"
+            yield errors.error(key, what, "rename one of the two, and its caption", where=str(one))
 
 
-def _image(picture: Path, dataset: Dataset, key: str) -> Iterator[Problem]:
-    """The first problem of an image or its caption."""
-    caption = picture.with_suffix(dataset.caption_extension)
+def _no_images(dataset: Dataset, where: str, key: str) -> Problem:
+    """Names the subfolder that has images, where there is one: kohya's own layout is `10_ohwx person/`."""
+    folder, key = dataset.image_dir, f"{key}.image_dir"
+    if not folder.is_dir():
+        return errors.error(key, "there is no such folder", f"correct {key}", where=where, value=str(folder))
+    for name, count in _image_folders(folder).items():
+        remedy = f'image_dir = "{(folder / name).as_posix()}"'
+        if match := _KOHYA_FOLDER.fullmatch(name):
+            remedy += f", num_repeats = {int(match[1])}" + ("" if dataset.trigger else f', trigger = "{match[2]}"')
+        what = f'contains no images itself; its subfolder "{name}" contains {count}, and subfolders are not read'
+        return errors.error(key, what, f"{remedy} (a [datasets.NAME] for each folder)", where=where, value=str(folder))
+    remedy = f"put the images into {folder}, or correct {key}"
+    return errors.error(key, "contains no images", remedy, where=where, value=str(folder))
 
-    def problem(what: str, remedy: str, path: Path = caption) -> Problem:
-        return Problem(what=what, where=str(path), key=key, remedy=remedy)
 
+def _subfolders(folder: Path, key: str) -> Iterator[Problem]:
+    if found := _image_folders(folder):
+        what = f"{sum(found.values())} images in its subfolders are not used: {first_names(list(found))}"
+        yield _warning(what, folder, key, "move them into the folder, or make a [datasets.NAME] for each subfolder")
+
+
+def _image_folders(folder: Path) -> dict[str, int]:
+    """Subfolder -> number of its images."""
+    inner = sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
+    counts = {path.name: len(images.pictures(path).pictures) for path in inner if not path.name.startswith(".")}
+    return {name: count for name, count in counts.items() if count}
+
+
+def _image(picture: Path, dataset: Dataset, key: str) -> list[Problem]:
     try:
         images.load(picture)
     except images.Unreadable as error:
-        yield problem(f"cannot be read: {error.reason}", "replace the image or remove it", picture)
-        return
+        what, remedy = f"cannot be read: {error.reason}", "replace the image or remove it"
+        return [errors.error(key, what, remedy, where=str(picture))]
     if images.has_exif_rotation(picture):
         what = "is rotated by its EXIF data, which sd-scripts does not read: it would be trained rotated"
-        yield problem(what, "save it upright, for example with `mogrify -auto-orient`", picture)
-    elif images.escapes_folder(caption):
-        what = f"is a link to a file outside its folder ({caption.resolve()})"
+        remedy = "save it upright, for example with `mogrify -auto-orient`"
+        return [errors.error(key, what, remedy, where=str(picture))]
+    if images.has_transparency(picture) and not dataset.subset.get("alpha_mask"):
+        # Recipes make transparent parts white: their datasets would differ from this one in more than the recipe.
+        what = "has transparent parts: sd-scripts trains the colours hidden under them, recipes make them white"
+        remedy = "save it without, for example with `mogrify -background white -alpha remove`"
+        return [_warning(what, picture, key, remedy)]
+    return []
+
+
+def _captions(
+    pictures: Sequence[Path], dataset: Dataset, key: str, arguments: Mapping[str, object]
+) -> Iterator[Problem]:
+    subset = {**arguments, **dataset.subset}
+    affixes = f"{subset.get('caption_prefix', '')} {subset.get('caption_suffix', '')}"
+    trigger = "" if subset.get("is_reg") or dataset.trigger in affixes else dataset.trigger
+    limit = int(str(subset.get("max_token_length") or _MAX_TOKENS))
+    missing, ignored, long, cut = [], [], [], []
+    for picture in pictures:
+        caption = picture.with_suffix(dataset.caption_extension)
+        if not caption.exists() and not caption.is_symlink():
+            missing.append(picture)
+            continue
+        text = yield from _caption(caption, trigger, key, wildcard=bool(subset.get("enable_wildcard")))
+        if "\n" in text and not subset.get("enable_wildcard"):
+            ignored.append(caption.name)
+        read = text if subset.get("enable_wildcard") else text.split("\n")[0]
+        if len(_PART.findall(read)) > limit:
+            long.append(caption.name)
+            if trigger and trigger in read and len(_PART.findall(read[: read.index(trigger) + len(trigger)])) > limit:
+                cut.append(caption.name)
+    if missing:
+        yield _missing(missing, len(pictures), dataset, key)
+    folder = dataset.image_dir
+    if ignored:
+        what = f"{len(ignored)} captions have text after their first line, which sd-scripts does not read"
+        yield _warning(f"{what}: {first_names(ignored)}", folder, key, "write each caption in one line")
+    if cut:
+        what = (
+            f"the trigger of {len(cut)} captions is cut: it comes after the first {limit} tokens, which alone are read"
+        )
+        yield _warning(f"{what}: {first_names(cut)}", folder, key, "write the trigger first")
+    if long:
+        what = f"{len(long)} captions have more than {limit} tokens, and the rest is cut: {first_names(long)}"
+        remedy = "shorten them" if limit >= 225 else "shorten them, or max_token_length = 225 under [arguments]"
+        yield _warning(what, folder, key, remedy)
+
+
+def _caption(path: Path, trigger: str, key: str, *, wildcard: bool) -> Generator[Problem, None, str]:
+    """Yields at most one problem; returns the text without surrounding blank lines, or nothing if it is unusable."""
+
+    def problem(what: str, remedy: str) -> Problem:
+        return errors.error(key, what, remedy, where=str(path))
+
+    if images.escapes_folder(path):
+        what = f"is a link to a file outside its folder ({path.resolve()})"
         yield problem(what, "replace the link by the caption itself")
-    elif not caption.exists() and not caption.is_symlink():
-        if not dataset.trigger:
-            what = f"has no caption {caption.name}, and the dataset has no trigger to use instead"
-            yield problem(what, f"write the caption, or set {key}.trigger", picture)
-    elif not caption.is_file():
+        return ""
+    if not path.is_file():
         yield problem("is not a file, or a broken link", "replace it by the caption itself, or remove it")
-    else:
-        try:
-            text = read_bytes(caption, max_bytes=_MAX_CAPTION_BYTES).decode("utf-8", errors="replace").strip()
-        except OSError as error:
-            yield problem(f"cannot be read: {error.strerror}", "write a short text file, or delete the file")
-            return
-        if "\ufffd" in text:
-            yield problem("is not UTF-8: sd-scripts stops at such a caption", "save it as UTF-8")
-        elif not text:
-            yield problem("is empty: sd-scripts stops at an empty caption", "write the caption or delete the file")
-        elif dataset.trigger not in text:
-            yield replace(_warning("lacks the trigger", caption, key, "add it to the caption"), value=dataset.trigger)
+        return ""
+    try:
+        raw = read_bytes(path, max_bytes=_MAX_CAPTION_BYTES).decode("utf-8")
+    except OSError as error:
+        yield problem(f"cannot be read: {error.strerror}", "replace it, or remove it")
+        return ""
+    except UnicodeDecodeError:
+        yield problem("is not UTF-8: sd-scripts stops at such a caption", "save it as UTF-8")
+        return ""
+    text = re.sub(r"\r\n?", "\n", raw)
+    first = text.split("\n")[0].strip()
+    if not text.strip():
+        yield problem("is empty: sd-scripts stops at an empty caption", "write the caption or delete the file")
+    elif not first and not wildcard:
+        yield problem("has a blank first line, and sd-scripts reads no other", "write the caption into the first line")
+    elif trigger and trigger not in text:
+        yield errors.warning(key, "lacks the trigger", "add it to the caption", where=str(path), value=trigger)
+    elif trigger and trigger not in first and not wildcard:
+        what = "has the trigger only after its first line, and sd-scripts reads no other line"
+        yield problem(what, "write the caption in one line")
+    return text.strip()
 
 
-def _transparency(picture: Path, dataset: Dataset, key: str) -> list[Problem]:
-    """Recipes make transparent parts white, so their datasets would differ from this one in more than the recipe."""
-    if dataset.subset.get("alpha_mask") or not images.has_transparency(picture):
-        return []
-    what = "has transparent parts: sd-scripts trains the colours hidden under them, recipes make them white"
-    remedy = "save it without, for example with `mogrify -background white -alpha remove`"
-    return [_warning(what, picture, key, remedy)]
+def _missing(missing: Sequence[Path], count: int, dataset: Dataset, key: str) -> Problem:
+    """An error when no image has a caption or there is no trigger to use instead, otherwise a warning."""
+    names = first_names([path.name for path in missing])
+    remedy = f"write {missing[0].with_suffix(dataset.caption_extension).name}" + (", ..." if len(missing) > 1 else "")
+    for path in sorted(dataset.image_dir.iterdir()):
+        if path.stem == missing[0].stem and path.suffix.lower() in (".caption", ".txt") and path != missing[0]:
+            remedy = f'caption_extension = "{path.suffix}" under [{key}]'
+        elif path.name.startswith(f"{missing[0].name}."):
+            remedy = f"rename {path.name} to {missing[0].stem}{dataset.caption_extension}, and the others likewise"
+    if not dataset.trigger:
+        what = (
+            f"{len(missing)} of {count} images have no caption, and the dataset has no trigger to use instead: {names}"
+        )
+        return errors.error(key, what, f"{remedy}, or set {key}.trigger", where=str(dataset.image_dir))
+    used = f"and would be trained on the trigger alone: {names}"
+    if len(missing) == count and not dataset.subset.get("is_reg"):
+        what = f"no image has a caption ({dataset.caption_extension}); all {count} have none {used}"
+        return errors.error(key, what, remedy, where=str(dataset.image_dir))
+    return _warning(f"{len(missing)} of {count} images have no caption {used}", dataset.image_dir, key, remedy)
 
 
 def _warning(what: str, path: Path, key: str, remedy: str) -> Problem:
-    return Problem(what=what, where=str(path), key=key, remedy=remedy, severity=Severity.WARNING)
+    return errors.warning(key, what, remedy, where=str(path))

@@ -12,7 +12,7 @@ from orchestrator.errors import NotReady, Problem, error, warning
 from orchestrator.gpu import Card, VramProbe
 from orchestrator.kohya import argv, base_model
 from orchestrator.kohya.arguments import schema
-from orchestrator.model import TREATMENTS, Point
+from orchestrator.model import TREATMENTS, Point, Value
 from orchestrator.scoring import faces, prompt_adherence
 from orchestrator.store import provenance
 
@@ -26,8 +26,18 @@ def findings(settings: Settings, points: Iterable[Point], probe: VramProbe) -> l
     for name in used["base_model"]:
         problems += _base(settings.base_models[name], where)
     for name in datasets.with_ancestors(used["dataset"], settings.datasets):
-        problems += validate.validate_dataset(settings.datasets[name], where)
+        problems += validate.validate_dataset(settings.datasets[name], where, _common_arguments(chosen))
     return [*problems, *_faces(settings, where), *_disk(settings, where)]
+
+
+def _common_arguments(points: Iterable[Point]) -> dict[str, Value]:
+    """The arguments that have the same value in all trainings."""
+    trained = [point.params for point in points if not point.is_baseline]
+    return (
+        {key: value for key, value in trained[0].items() if all(o.get(key) == value for o in trained)}
+        if trained
+        else {}
+    )
 
 
 def _trainer(settings: Settings, where: str) -> Iterator[Problem]:
@@ -96,7 +106,7 @@ def _faces(settings: Settings, where: str) -> Iterator[Problem]:
     except NotReady as error:
         yield from error.problems
     listing = images.pictures(scoring.references)
-    yield from listing.problems if listing.pictures else ()
+    yield from listing.problems if scoring.references.is_dir() else ()
     if not listing.pictures:
         remedy = "copy at least 8, better 20 photos of the persona there that are not in a dataset"
         yield _missing("has no pictures", where, "score.references", scoring.references, remedy)
