@@ -37,6 +37,7 @@ IN_ORDER = (
         "list",
         "report",
         "answer",
+        "sheet",
     ),
     *("confirm", "transfer", "export", "prune"),
 )

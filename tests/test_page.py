@@ -5,19 +5,20 @@ from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from itertools import product
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from benchmarks import page as paper
-from orchestrator.evidence import run_metrics, summary
+from orchestrator.evidence import configurations, run_metrics, summary
 from orchestrator.evidence.calibration import statistics
 from orchestrator.evidence.calibration.record import CalibrationRecord
 from orchestrator.evidence.confirmation import Confirmation, ConfirmationResult
-from orchestrator.report import html
+from orchestrator.report import answers, html
 from orchestrator.report.answers.answer import Answer
-from orchestrator.report.html import figures, image_sheets
+from orchestrator.report.html import figures, image_matrix, overview, rows
 from orchestrator.scoring import thumbnails
 from orchestrator.store import layout, records
 from orchestrator.store.layout import Run, Sweep
@@ -78,7 +79,6 @@ def test_what_is_missing_in_the_middle_of_a_sweep_is_said(tmp_path, album):
     text = written(made(tmp_path, album, pending=3))
     assert "4 of 17 runs are not finished (1 failed, 3 pending)" in text
     assert "1 run degraded" in text
-    assert "Each run has one scored checkpoint" in text
     assert "The grid has no <code>[[question]]</code>" in text
 
 
@@ -87,8 +87,9 @@ def test_a_sweep_of_which_nothing_is_there_yet_has_a_page(tmp_path, album):
     for name in ("scores.json", "images.json"):
         (sweep.runs()[-1].path / name).unlink()
     text = written(sweep)
-    assert "No run is scored yet" in text
     assert "There are no images yet" in text
+    assert "Similarity by" not in text, "no figure without data"
+    assert "Best configuration" not in text
 
 
 def test_answers_are_told_with_their_verdict(tmp_path, album):
@@ -148,10 +149,10 @@ def test_the_number_to_quote_stands_beside_the_reported_one(tmp_path, album):
     runs = (first, replace(second, confirmation=ConfirmationResult(scores=(), comparison=told)), floor)
     html.write(replace(summary.read(sweep), runs=runs))
     text = (sweep.report / html.PAGE).read_text(encoding="utf-8")
-    headings = re.findall(r'class="number">([\w ]+)</th>', text)
-    assert headings[headings.index("gain") + 1] == "confirmed_similarity"
+    headings = re.findall(r'class="number \w*">([\w ]+)</th>', text)
+    assert headings[headings.index("gain") + 1] == "confirmed"
     assert ">0.432<" in text
-    assert "confirmed_similarity: the number to quote" in text
+    assert "confirmed: the number to quote" in text
 
 
 def test_the_file_needs_nothing_else_and_its_policy_allows_nothing_else(tmp_path, album):
@@ -176,8 +177,8 @@ def test_hostile_names_and_prompts_are_text(tmp_path, album):
     text = written(sweep, told)
     seen = Seen(text)
     assert seen.with_class("li", "answer") == 1
-    assert not [tag for tag, _ in seen.tags if tag == "img"]
-    assert sum(tag == "script" for tag, _ in seen.tags) == 3, "two sheets of data, and the page's own"
+    assert [attrs for tag, attrs in seen.tags if tag == "img"] == [{"alt": ""}], "the one for the full size"
+    assert sum(tag == "script" for tag, _ in seen.tags) == 4, "rows, the images of two prompts, and the page's own"
     assert "\x00" not in text
     assert "\x1b" not in text
 
@@ -196,7 +197,7 @@ def test_the_same_numbers_give_the_same_plots(tmp_path, album):
     plots = [str(figure.svg) for figure in figures.figures(found)]
     assert plots == [str(figure.svg) for figure in figures.figures(found)]
     assert all(plot.startswith("<svg") for plot in plots)
-    assert len(plots) == 6
+    assert len(plots) == 6, [figure.title for figure in figures.figures(found)]
 
 
 def test_every_scored_run_is_a_dot_with_its_name_and_leads_to_it(tmp_path, album):
@@ -222,8 +223,8 @@ def test_checkpoints_that_were_saved_by_step_lie_where_their_steps_are(tmp_path,
 
 def test_what_more_pictures_would_be_worth_is_drawn(tmp_path, album):
     """Runs on datasets of three sizes, each under two seeds."""
-    rows = [one for one in summary.gather(made(tmp_path, album, runs=14)) if one.metrics and not one.degraded]
-    trained = [one for one in rows if not one.run.point.is_baseline][:6]
+    scored = [one for one in summary.gather(made(tmp_path, album, runs=14)) if one.metrics and not one.degraded]
+    trained = [one for one in scored if not one.run.point.is_baseline][:6]
     sized = [
         replace(one, trained_faces=size, run=_on(one.run, f"images-{size}", seed))
         for one, (seed, size) in zip(trained, product((1, 2), (12, 24, 36)), strict=True)
@@ -249,33 +250,95 @@ def test_ladder_events_stand_in_the_memory_plot(tmp_path, album):
     assert ">AdamW8bit<" in str(memory.svg)
 
 
-def test_a_sheet_shows_the_same_seeds_of_every_run(tmp_path, album):
+def test_figures_without_data_are_left_out(tmp_path, album):
+    sweep = made(tmp_path, album, runs=4)
+    for path in sweep.path.glob("*/train/*/vram.csv"):
+        path.unlink()
+    titles = [figure.title for figure in figures.figures(summary.gather(sweep))]
+    assert titles == ["Similarity by network_dim", "Similarity by optimizer_type", "Time per run"]
+
+
+def test_the_losses_of_all_runs_are_in_one_figure(tmp_path, album):
+    sweep = made(tmp_path, album, runs=2)
+    bars = "\r".join(
+        f"steps: 1%|# | {step}/90 [00:01<00:01, 1.0it/s, avr_loss={1 / step:.3f}]" for step in range(1, 91)
+    )
+    for path in sweep.path.glob("*/train/*/log"):
+        path.write_text(bars, encoding="utf-8")
+    (loss,) = [figure for figure in figures.figures(summary.gather(sweep)) if figure.title == "Loss"]
+    assert loss.alt == "network_dim 8: 2 runs, mean 1.000 to 0.011 from step 1 to 90"
+
+
+def test_the_matrix_has_a_row_for_every_run_and_checkpoint_and_the_baseline_first(tmp_path, album):
     sweep = made(tmp_path, album, runs=4, checkpoints=2)
-    found = summary.gather(sweep)
-    (first, *_rest) = image_sheets.sheets(found)
-    assert first.seeds == (1, 2)
-    assert set(first.runs) == {run.point.id for run in sweep.runs()}
-    for one in found:
-        for file, small, word in first.runs[one.run.point.id].values():
-            assert (one.run.path / file).exists()
-            assert small
-            assert word == "no face" or -1 <= float(word) <= 1
-        chosen = {
-            image.file for image in one.run.pictures() if one.choice and image.checkpoint == one.choice.checkpoint
-        }
-        assert {file for file, _, _ in first.runs[one.run.point.id].values()} <= chosen
+    found = image_matrix.matrix(summary.read(sweep))
+    first, *others = found.rows
+    assert first.run.run.point.is_baseline
+    assert [row.place for row in found.rows] == sorted(row.place for row in found.rows)
+    assert {row.run.run.point.id for row in found.rows} == {run.point.id for run in sweep.runs()}
+    for row in others:
+        assert set(row.cells) == set(found.columns)
+        one = row.run
+        chosen = (one.choice.checkpoint, one.choice.strength)
+        assert row.selected is (
+            {(cell.image.checkpoint, cell.image.strength) for cell in row.cells.values()} == {chosen}
+        )
+        assert "strength 1" in row.variant
+    heads, images = image_matrix.for_page(found)
+    assert len({head["id"] for head in heads}) == len(heads) == 1 + 2 * 4
+    for cells in images[0].values():
+        for file, small, value, word in cells.values():
+            assert small, file
+            assert (value == -1) is (word == "no face")
 
 
-def test_a_torn_picture_is_shown_as_missing(tmp_path, album):
+def test_a_damaged_image_is_shown_as_missing(tmp_path, album):
     sweep = made(tmp_path, album, runs=2)
     run = sweep.runs()[0]
-    torn = run.path / run.pictures()[0].file
-    content = torn.read_bytes()
-    torn.unlink()
-    torn.write_bytes(content[:50])
-    (first, *_rest) = image_sheets.sheets(summary.gather(sweep))
-    smalls = [small for _, small, _ in first.runs[run.point.id].values()]
-    assert [bool(small) for small in smalls] == [False, True]
+    damaged = run.path / run.pictures()[0].file
+    content = damaged.read_bytes()
+    damaged.unlink()
+    damaged.write_bytes(content[:50])
+    _, images = image_matrix.for_page(image_matrix.matrix(summary.read(sweep)))
+    assert [bool(small) for _, small, _, _ in images[0][run.point.id].values()] == [False, True]
+
+
+def test_an_answer_shows_its_interval_and_two_pairs_of_images(tmp_path, album):
+    sweep = made(tmp_path, album, runs=32)
+    read = summary.read(sweep)
+    text = html.write(read, answers.answer_questions([read])[0]).read_text(encoding="utf-8")
+    assert re.search(r'class="interval".*?aria-label="difference \+0\.\d+, interval [+-]\d.*? to \+', text)
+    pairs = re.findall(r"<figcaption>(typical|largest) difference: ([+-][\d.]+)</figcaption>", text)
+    assert [name for name, _ in pairs] == ["typical", "largest"]
+    assert abs(float(pairs[1][1])) >= abs(float(pairs[0][1]))
+    links = re.findall(r'<a href="(\.\./[^"]+\.png)"', text)
+    assert len(links) == 4
+    shown = [unquote(link) for link in links]
+    assert all((sweep.report / link).resolve().exists() for link in shown)
+    assert [link.rpartition("_p")[2] for link in shown[::2]] == [link.rpartition("_p")[2] for link in shown[1::2]]
+
+
+def test_the_first_screen_names_the_best_configuration_and_its_lead(tmp_path, album):
+    read = summary.read(made(tmp_path, album, runs=32))
+    ranked = configurations.group(read.runs)
+    sentence = overview.winner(ranked)
+    assert re.match(rf"[+-]0\.\d+ image value compared with {ranked[1].label} \(95 % interval ", sentence)
+    assert "training seeds" in sentence
+    rows = overview.ranking(ranked)
+    assert [row.label for row in rows if row.is_best] == [rows[0].label]
+    assert [row.rank for row in rows if row.is_baseline] == [""]
+    values = [float(row.value) for row in rows if "degraded" not in " ".join(row.marks)]
+    assert values == sorted(values, reverse=True)
+
+
+def test_runs_are_listed_best_first_with_links_to_their_files(tmp_path, album):
+    read = summary.read(made(tmp_path, album, runs=16, pending=1))
+    table = rows.table(read, {})
+    assert table[0].label.startswith("network_dim 64")
+    assert table[-1].state == "pending"
+    assert set(table[0].links) == {"folder", "config", "log", "checkpoint"}
+    assert all((read.sweep.report / link).resolve().exists() for link in table[0].links.values())
+    assert len({row.label for row in table}) == len(table)
 
 
 def test_thumbnails_are_made_once_and_again_when_the_picture_changes(tmp_path, album):

@@ -22,6 +22,7 @@ from orchestrator.cli.commands import (
     results,
     run,
     schema,
+    sheet,
     status,
     transfer,
 )
@@ -37,5 +38,5 @@ common.add_section(
     main, "Prepare", init.init, schema.schema, check.check, calibrate.calibrate, dataset.dataset, plan.plan, probe.probe
 )
 common.add_section(main, "Run", run.run, status.status)
-common.add_section(main, "Look at results", results.results, report.report, answer.answer)
+common.add_section(main, "Look at results", results.results, report.report, answer.answer, sheet.sheet)
 common.add_section(main, "Use the winner", confirm.confirm, transfer.transfer, export.export, prune.prune)

@@ -47,6 +47,12 @@ def read_progress(text: str) -> Progress | None:
     )
 
 
+def read_losses(text: str) -> dict[int, float]:
+    """Step -> average loss of every progress bar of a training."""
+    bars = ((int(bar["step"]), _number(bar["loss"])) for bar in _BAR.finditer(text))
+    return {step: loss for step, loss in bars if loss is not None and math.isfinite(loss)}
+
+
 def read_images(text: str) -> Progress | None:
     """How many prompts gen_img.py has started, of how many."""
     line = _last(_PROMPT, text)

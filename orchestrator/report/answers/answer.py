@@ -7,6 +7,7 @@ from pathlib import Path
 from orchestrator import files
 from orchestrator.evidence.stats.estimates import Interval
 from orchestrator.report import csv_files
+from orchestrator.report.answers.rows import ImagePair
 from orchestrator.text import escape_markdown
 
 MARKDOWN, TABLE = "answers.md", "answers.csv"
@@ -24,7 +25,8 @@ class Answer:
     verdict: yes, no or undecided. sentence: the answer, readable without statistics. contrast: the question that yes
     and no refer to. needs: the runs that are missing for a decision. facts: further lines, each with a heading;
     details: the same for test statistics. Both may contain Markdown code spans; all other text is plain.
-    difference, interval: in similarity, second level minus first. p: of the test that the verdict is based on.
+    difference, interval: in similarity, second level minus first; smallest: the smallest relevant one. images: one
+    pair with a typical and one with the largest difference. p: of the test that the verdict is based on.
     """
 
     id: str
@@ -36,12 +38,14 @@ class Answer:
     needs: str = ""
     difference: float | None = None
     interval: Interval | None = None
+    smallest: float | None = None
     p: float | None = None
     replicates: int | None = None
     pairs: int | None = None
     left_out: int | None = None
     gpu_hours: float | None = None
     peak_gib: float | None = None
+    images: tuple[ImagePair, ...] = ()
     facts: tuple[tuple[str, str], ...] = ()
     details: tuple[tuple[str, str], ...] = ()
 

@@ -48,6 +48,8 @@ def _answer(sweep: SweepSummary, result: ContrastResult, second: ContrastResult)
         needs=_needs(result),
         difference=result.difference,
         interval=result.interval,
+        smallest=result.settings.smallest,
+        images=rows.image_pairs(matching.pairs, {run.run.point.name: run for run in sweep.runs}, question.dim),
         p=_tested(result)[0],
         replicates=result.replicates,
         pairs=len(matching.pairs),
@@ -142,15 +144,7 @@ def _facts(
     yield "Needed to decide", _needs(result)
     yield "Out of memory", rows.memory(concerned)
     yield "Cost", str(cost)
-    if found := rows.image_pairs(matching.pairs, runs):
-        named = zip(("typical difference", "largest difference"), found, strict=True)
-        yield (
-            "Images to compare",
-            "; ".join(
-                f"{name} ({one.difference:+.3f}): {code_span(one.first)} and {code_span(one.second)}"
-                for name, one in named
-            ),
-        )
+    yield "Images to compare", "; ".join(map(str, rows.image_pairs(matching.pairs, runs, question.dim)))
 
 
 def _used(result: ContrastResult, concerned: int) -> str:

@@ -13,7 +13,7 @@ from orchestrator.evidence.stats.learning_curve import CurvePoint, LearningCurve
 from orchestrator.evidence.stats.pairs import REPLICATE, Pair, RunRow, unusable
 from orchestrator.evidence.summary import RunSummary
 from orchestrator.model import MEMORY_FAILURES, Score, State
-from orchestrator.text import pluralize
+from orchestrator.text import code_span, pluralize
 from orchestrator.values import canonical_json
 
 # --- rows of a comparison ---------------------------------------------------------------------------------------------
@@ -80,35 +80,49 @@ def _change_together(found: Sequence[RunRow], one: str, other: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImagePair:
-    """Two images of one prompt and seed, one per level. Paths are relative to the folder of all sweeps."""
+    """Two images of one prompt and seed, one per level. Files are relative to the folder of their run."""
 
-    difference: float
-    first: str
-    second: str
+    title: str
+    labels: tuple[str, str]
+    first: tuple[RunSummary, Score]
+    second: tuple[RunSummary, Score]
+
+    @property
+    def difference(self) -> float:
+        before, after = (run_metrics.picture_value(score) or 0.0 for _, score in (self.first, self.second))
+        return after - before
+
+    def __str__(self) -> str:
+        first, second = (
+            code_span(f"{run.run.path.parent.name}/{run.run.path.name}/{score.image.file}")
+            for run, score in (self.first, self.second)
+        )
+        return f"{self.title} ({self.difference:+.3f}): {first} and {second}"
 
 
-def image_pairs(pairs: Sequence[Pair], runs: Mapping[str, RunSummary]) -> tuple[ImagePair, ImagePair] | None:
-    """Images with the typical difference (median) and with the largest one; None without common images."""
-    found = [one for pair in pairs for one in _common_images(runs[pair.first.run], runs[pair.second.run])]
+def image_pairs(pairs: Sequence[Pair], runs: Mapping[str, RunSummary], dim: str) -> tuple[ImagePair, ...]:
+    """The images with the typical (median) and with the largest difference; empty without common images."""
+    found = [one for pair in pairs for one in _common_images(runs[pair.first.run], runs[pair.second.run], dim)]
+    found.sort(key=lambda one: one.difference)
     if not found:
-        return None
-    found.sort(key=lambda one: (one.difference, one.first))
-    return found[len(found) // 2], max(found, key=lambda one: abs(one.difference))
+        return ()
+    largest = max(found, key=lambda one: abs(one.difference))
+    return replace(found[len(found) // 2], title="typical difference"), replace(largest, title="largest difference")
 
 
-def _common_images(first: RunSummary, second: RunSummary) -> list[ImagePair]:
+def _common_images(first: RunSummary, second: RunSummary, dim: str) -> list[ImagePair]:
     before, after = _by_cell(first), _by_cell(second)
+    labels = f"{dim} {first.run.point.params[dim]}", f"{dim} {second.run.point.params[dim]}"
     return [
-        ImagePair(difference=after[cell][0] - before[cell][0], first=before[cell][1], second=after[cell][1])
+        ImagePair(title="", labels=labels, first=(first, before[cell]), second=(second, after[cell]))
         for cell in sorted(before.keys() & after.keys())
     ]
 
 
-def _by_cell(run: RunSummary) -> dict[Cell, tuple[float, str]]:
-    """(prompt, seed) -> value and path of the image."""
-    folder = f"{run.run.path.parent.name}/{run.run.path.name}"
-    values = ((score, run_metrics.picture_value(score)) for score in (run.choice.reported if run.choice else ()))
-    return {choice.cell(score): (value, f"{folder}/{score.image.file}") for score, value in values if value is not None}
+def _by_cell(run: RunSummary) -> dict[Cell, Score]:
+    """(prompt, seed) -> score of the readable images."""
+    reported = run.choice.reported if run.choice else ()
+    return {choice.cell(score): score for score in reported if run_metrics.picture_value(score) is not None}
 
 
 # --- number of training images ----------------------------------------------------------------------------------------

@@ -11,10 +11,11 @@ from markupsafe import Markup
 
 import orchestrator
 from orchestrator import files, text
+from orchestrator.evidence import configurations
 from orchestrator.evidence.summary import SweepSummary, log_of
 from orchestrator.model import State
 from orchestrator.report.answers.answer import Answer
-from orchestrator.report.html import figures, image_sheets, rows
+from orchestrator.report.html import figures, image_matrix, overview, rows
 from orchestrator.store import outcome
 
 PAGE = "report.html"
@@ -56,7 +57,9 @@ def _html(summary: SweepSummary, answers: Sequence[Answer], environ: Mapping[str
         lstrip_blocks=True,
     )
     runs, calibration = summary.runs, summary.calibration
-    table = [rows.row(one, calibration, environ) for one in runs]
+    table, ranked = rows.table(summary, environ), configurations.group(runs)
+    matrix = image_matrix.matrix(summary)
+    heads, images = image_matrix.for_page(matrix)
     style, script = ((_TEMPLATES / f"report.{ending}").read_text(encoding="utf-8") for ending in ("css", "js"))
     return environment.get_template("report.html.j2").render(
         name=summary.sweep.name,
@@ -66,24 +69,29 @@ def _html(summary: SweepSummary, answers: Sequence[Answer], environ: Mapping[str
         policy=policy(style, script),
         style=Markup(style),  # noqa: S704 (a file of this package)
         script=Markup(script),  # noqa: S704
-        answers=answers,
+        cards=[overview.card(one) for one in answers],
+        winner=overview.winner(ranked),
+        ranking=overview.ranking(ranked),
         missing=rows.missing(runs, calibration),
         doubt=rows.DOUBT,
         caveats=calibration.caveats if calibration else (),
         dims=rows.dims(runs),
         rows=table,
         columns=rows.columns(table),
+        extra=rows.EXTRA,
         figures=figures.figures(runs, calibration),
-        sheets=image_sheets.sheets(runs),
+        matrix={"rows": heads, "prompts": matrix.prompts, "columns": matrix.columns},
+        images=images,
+        reference=image_matrix.reference_thumbnail(summary),
         origin=rows.origin(summary.sweep),
     )
 
 
 def policy(style: str, script: str) -> str:
-    """A Content-Security-Policy that allows this style sheet, this script and embedded images, and nothing else."""
+    """A Content-Security-Policy that allows this style sheet, this script and images of the sweep, and nothing else."""
     hashes = (base64.b64encode(hashlib.sha256(one.encode()).digest()).decode() for one in (style, script))
     allowed_style, allowed_script = (f"'sha256-{one}'" for one in hashes)
     return (
-        f"default-src 'none'; img-src data:; style-src {allowed_style}; script-src {allowed_script}; "
+        f"default-src 'none'; img-src data: 'self' file:; style-src {allowed_style}; script-src {allowed_script}; "
         "base-uri 'none'; form-action 'none'"
     )

@@ -13,36 +13,38 @@ from orchestrator.evidence.stats.estimates import Interval
 from orchestrator.evidence.stats.learning_curve import CurvePoint
 from orchestrator.evidence.stats.pairs import REPLICATE
 from orchestrator.evidence.summary import RunSummary
+from orchestrator.kohya.outputs import log
 from orchestrator.model import Failure, Score, State, Value
 from orchestrator.report.answers import rows as evidence
 from orchestrator.report.html import plots, rows
 from orchestrator.report.html.plots import Bars, Dot, Level, Line
-from orchestrator.store import vram_log
+from orchestrator.store import outcome, vram_log
 from orchestrator.store.layout import Attempt
 from orchestrator.text import duration, pluralize
 from orchestrator.values import toml_repr
 
 _SHOWN_BARS = 40
+_LOG_BYTES = 4 * 1024**2
 _SAMPLES = 120
 """Per attempt; more are not visible at this width."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """A plot with its text alternative, or `absent`: why there is none."""
+    """A plot with its text alternative."""
 
     title: str
     caption: str
-    svg: Markup | None = None
-    alt: str = ""
-    absent: str = ""
+    svg: Markup
+    alt: str
     wide: bool = False
 
 
 def figures(found: Sequence[RunSummary], kept: CalibrationRecord | None = None) -> list[Figure]:
-    """All figures in the order of the page. kept: the calibration to draw with the scores."""
+    """The figures for which there are data, in the order of the page. kept: the calibration to draw with the scores."""
     learned = [*_over_pictures(found), _over_checkpoints(found), _over_strengths(found)]
-    return [*_by_dim(found, kept), *learned, _memory(found), _time(found)]
+    every = [*_by_dim(found, kept), *learned, _loss(found), _memory(found), _time(found)]
+    return [one for one in every if one]
 
 
 # --- similarity by dim ------------------------------------------------------------------------------------------------
@@ -60,7 +62,6 @@ def _by_dim(found: Sequence[RunSummary], kept: CalibrationRecord | None) -> Iter
         )
         levels = [_level(value, scored, dim) for value in _values(scored, dim)]
         if not levels:
-            yield Figure(title=title, caption="", absent="No run is scored yet.")
             continue
         alt = "; ".join(_in_words(dim, one) for one in levels)
         yield Figure(
@@ -162,28 +163,24 @@ def _floats(heights: Mapping[int, float]) -> tuple[tuple[float, float], ...]:
     return tuple((float(size), height) for size, height in heights.items())
 
 
-def _over_checkpoints(found: Sequence[RunSummary]) -> Figure:
-    title = "Learning curves"
+def _over_checkpoints(found: Sequence[RunSummary]) -> Figure | None:
     trained = [one for one in found if one.choice and not one.run.point.is_baseline]
     by = "epoch" if all(item.epoch for one in trained for item in one.run.checkpoints()) else "step"
     lines = [line for one in trained if (line := _curve(one, by=by))]
     if not lines:
-        absent = "Each run has one scored checkpoint. Set `checkpoints` in [generate] to score more."
-        return Figure(title=title, caption="", absent=absent)
-    caption = "Mean image value of each scored checkpoint of a run at the selected strength."
+        return None
+    caption = "Mean image value of each scored checkpoint of a run at the selected strength. A dot marks the best."
     svg = plots.lines(lines, x=by, y="similarity")
-    return Figure(title=title, caption=caption, svg=svg, alt=_ends(lines, by))
+    return Figure(title="Learning curves", caption=caption, svg=svg, alt=_ends(lines, by))
 
 
-def _over_strengths(found: Sequence[RunSummary]) -> Figure:
-    title = "Strength"
+def _over_strengths(found: Sequence[RunSummary]) -> Figure | None:
     lines = [line for one in found if not one.run.point.is_baseline and (line := _curve(one, by="strength"))]
     if not lines:
-        absent = "One strength is scored. Set `strengths` in [generate] to score more."
-        return Figure(title=title, caption="", absent=absent)
-    caption = "Mean image value at each scored strength of the selected checkpoint."
+        return None
+    caption = "Mean image value at each scored strength of the selected checkpoint. A dot marks the best."
     svg = plots.lines(lines, x="strength of the LoRA", y="similarity")
-    return Figure(title=title, caption=caption, svg=svg, alt=_ends(lines, "strength"))
+    return Figure(title="Strength", caption=caption, svg=svg, alt=_ends(lines, "strength"))
 
 
 def _curve(one: RunSummary, *, by: str) -> Line | None:
@@ -202,7 +199,8 @@ def _curve(one: RunSummary, *, by: str) -> Line | None:
             groups[image.strength].append(score)
     means = {x: _mean(list(run_metrics.by_prompt(scores).values())) for x, scores in sorted(groups.items())}
     points = tuple((x, y) for x, y in means.items() if y is not None)
-    return Line(group=_first_level(one), points=points) if len(points) > 1 else None
+    best = max(points, key=lambda point: point[1], default=None)
+    return Line(group=_first_level(one), points=points, marked=best) if len(points) > 1 else None
 
 
 def _first_level(one: RunSummary) -> str:
@@ -223,20 +221,36 @@ def _ends(lines: Sequence[Line], x: str) -> str:
     return "; ".join(parts)
 
 
-# --- memory and time --------------------------------------------------------------------------------------------------
+# --- loss, VRAM and time ----------------------------------------------------------------------------------------------
 
 
-def _memory(found: Sequence[RunSummary]) -> Figure:
-    title = "VRAM over time"
+def _loss(found: Sequence[RunSummary]) -> Figure | None:
+    """The average loss that the trainer prints, of all runs; None without at least two values of a run."""
+    lines = []
+    for one in found:
+        logs = (outcome.tail(attempt.path / "log", _LOG_BYTES) for attempt in one.run.attempts("train"))
+        losses = {step: loss for text in logs for step, loss in log.read_losses(text).items()}
+        if len(losses) > 1:
+            stretch = -(-len(losses) // _SAMPLES)
+            points = [(float(step), loss) for step, loss in sorted(losses.items())]
+            lines.append(Line(group=_first_level(one), points=(*points[:-1:stretch], points[-1])))
+    if not lines:
+        return None
+    caption = "Average loss during training, as the trainer prints it. Losses of different datasets do not compare."
+    svg = plots.lines(lines, x="step", y="loss", wide=True)
+    return Figure(title="Loss", caption=caption, svg=svg, alt=_ends(lines, "step"), wide=True)
+
+
+def _memory(found: Sequence[RunSummary]) -> Figure | None:
     lines = [line for one in found for attempt in one.run.attempts("train") if (line := _vram(attempt))]
     if not lines:
-        return Figure(title=title, caption="", absent="VRAM was not monitored.")
+        return None
     out = sum(line.bad for line in lines)
     peak = max(y for line in lines for _, y in line.points)
     caption = "A line is a training attempt; a cross marks out of memory, the label an OOM fallback."
     alt = f"{len(lines)} attempts, peak {peak:.1f} GiB, {out} out of memory"
     svg = plots.lines(lines, x="minutes", y="GiB", wide=True)
-    return Figure(title=title, caption=caption, svg=svg, alt=alt, wide=True)
+    return Figure(title="VRAM over time", caption=caption, svg=svg, alt=alt, wide=True)
 
 
 def _vram(attempt: Attempt) -> Line | None:
@@ -261,19 +275,19 @@ def _thinned(points: Sequence[tuple[float, float]]) -> Iterator[tuple[float, flo
         yield max(points[begin : begin + stretch], key=lambda point: point[1])
 
 
-def _time(found: Sequence[RunSummary]) -> Figure:
-    title = "Time per run"
-    spent = {one.run.point.name: seconds for one in found if (seconds := rows.stage_seconds(one.run))}
+def _time(found: Sequence[RunSummary]) -> Figure | None:
+    labels = rows.labels(found)
+    spent = {labels[one.run.point.id]: seconds for one in found if (seconds := rows.stage_seconds(one.run))}
     if not spent:
-        return Figure(title=title, caption="", absent="No attempt has ended yet.")
+        return None
     longest = sorted(spent, key=lambda name: -sum(spent[name].values()))[:_SHOWN_BARS]
     total = sum(sum(seconds.values()) for seconds in spent.values())
     lost = sum(seconds.get(rows.LOST, 0.0) for seconds in spent.values())
     some = f" The {_SHOWN_BARS} longest of {len(spent)} runs." if len(spent) > _SHOWN_BARS else ""
     caption = f"{duration(total)} in total, {duration(lost)} of it in failed attempts.{some}"
     kinds = [kind for kind in ("train", "generate", "score", rows.LOST) if any(kind in one for one in spent.values())]
-    bars = Bars(
-        labels=tuple(longest),
-        kinds={kind: tuple(spent[name].get(kind, 0.0) / 60 for name in longest) for kind in kinds},
-    )
-    return Figure(title=title, caption=caption, svg=plots.bars(bars, x="minutes"), alt=caption, wide=True)
+    most = sum(spent[longest[0]].values())
+    unit, scale = ("seconds", 1) if most < 180 else ("minutes", 60) if most < 3 * 3600 else ("hours", 3600)
+    lengths = {kind: tuple(spent[name].get(kind, 0.0) / scale for name in longest) for kind in kinds}
+    svg = plots.bars(Bars(labels=tuple(longest), kinds=lengths), x=unit)
+    return Figure(title="Time per run", caption=caption, svg=svg, alt=caption, wide=True)

@@ -72,12 +72,16 @@ class Level:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """One line; lines of a group share a colour. bad: it ends with a cross. note: label at its end."""
+    """One line; lines of a group share a colour. bad: it ends with a cross. note: label at its end.
+
+    marked: a point that gets a dot.
+    """
 
     group: str
     points: tuple[tuple[float, float], ...]
     bad: bool = False
     note: str = ""
+    marked: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +114,7 @@ def levels(dim: str, shown: Sequence[Level], *, baseline: float | None, band: In
 
 
 def lines(shown: Sequence[Line], *, x: str, y: str, wide: bool = False) -> Markup:
-    """Thin lines, one colour per group. The y axis of a wide plot begins at zero."""
+    """Thin lines, one colour per group."""
     groups = list(dict.fromkeys(line.group for line in shown))
     colours = {group: _SERIES[at % len(_SERIES)] for at, group in enumerate(groups)}
     with _style(f"lines {x}"):
@@ -126,8 +130,6 @@ def lines(shown: Sequence[Line], *, x: str, y: str, wide: bool = False) -> Marku
             axes.set_xticks(places, [f"{place:g}" for place in places])
         axes.set_xlabel(x)
         axes.set_ylabel(y)
-        if wide:
-            axes.set_ylim(bottom=0)
         return _svg(figure, {})
 
 
@@ -183,6 +185,9 @@ def _lines(axes: Any, group: Sequence[Line], colour: str) -> None:
     axes.autoscale_view()
     for line in group:
         _event(axes, line)
+    marked = [line.marked for line in group if line.marked]
+    if marked:
+        axes.scatter(*zip(*marked, strict=True), s=22, color=colour, zorder=3)
 
 
 def _event(axes: Any, line: Line) -> None:

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.evidence import configurations
 from orchestrator.evidence.calibration.record import CalibrationRecord
-from orchestrator.evidence.summary import AttemptSummary, RunSummary, log_of
+from orchestrator.evidence.stats.pairs import REPLICATE
+from orchestrator.evidence.summary import AttemptSummary, RunSummary, SweepSummary, log_of
 from orchestrator.files import read_bytes
 from orchestrator.model import Failure, Params, State, Value
 from orchestrator.store import outcome
@@ -19,6 +21,8 @@ from orchestrator.values import toml_repr
 DOUBT = "*"
 """Follows a number that depends on a calibration with caveats."""
 LOST = "lost in failed attempts"
+EXTRA = ("images", "checkpoint", "strength", "VRAM", "s/step")
+"""Columns that the page hides until all are asked for."""
 
 _LOG_BYTES, _LOG_LINES, _LINE_CHARS = 6000, 24, 240
 _CONTROLS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x09\x0b\x0c\x0e-\x1f\x7f]")
@@ -43,10 +47,15 @@ class Override:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRow:
-    """One run: its table row and its details. files: name -> text of the trainer's config files."""
+    """One run: its table row and its details.
+
+    label: the varied dims and the seed. links: name -> path relative to the report's folder. files: name -> text of the
+    trainer's config files.
+    """
 
     id: str
     name: str
+    label: str
     folder: str
     is_baseline: bool
     state: str
@@ -59,6 +68,7 @@ class RunRow:
     numbers: dict[str, TableCell]
     params: dict[str, str]
     attempts: tuple[str, ...]
+    links: dict[str, str]
     files: dict[str, str]
     log: str
 
@@ -113,12 +123,37 @@ def _uncalibrated(record: CalibrationRecord | None) -> str:
 # --- the table --------------------------------------------------------------------------------------------------------
 
 
-def row(one: RunSummary, record: CalibrationRecord | None, environ: Mapping[str, str]) -> RunRow:
-    """The row of a run. environ: of child processes; the secrets in it are redacted."""
+def labels(runs: Sequence[RunSummary]) -> dict[str, str]:
+    """Run id -> its configuration and training seed, or its name if they are ambiguous; best configuration first."""
+    found = {}
+    for one in configurations.group(runs):
+        for run in one.runs:
+            seed = f", seed {run.run.point.params[REPLICATE]}" if REPLICATE in run.run.point.dims else ""
+            found[run.run.point.id] = one.label + seed
+    counts = Counter(found.values())
+    names = {one.run.point.id: one.run.point.name for one in runs}
+    return {identity: label if counts[label] == 1 else names[identity] for identity, label in found.items()}
+
+
+def table(summary: SweepSummary, environ: Mapping[str, str]) -> list[RunRow]:
+    """All runs, best first, unscored ones last. environ: of child processes; the secrets in it are redacted."""
+    by_label = labels(summary.runs)
+
+    def order(one: RunSummary) -> tuple[bool, bool, float]:
+        value = configurations.mean_value(one)
+        return value is None, one.degraded, -(value or 0.0)
+
+    return [
+        _row(one, by_label[one.run.point.id], summary.calibration, environ) for one in sorted(summary.runs, key=order)
+    ]
+
+
+def _row(one: RunSummary, label: str, record: CalibrationRecord | None, environ: Mapping[str, str]) -> RunRow:
     point, trained = one.run.point, one.trained or (one.training[-1] if one.training else None)
     return RunRow(
         id=point.id,
         name=point.name,
+        label=label,
         folder=one.run.path.name,
         is_baseline=point.is_baseline,
         state=one.status.state.value,
@@ -131,6 +166,7 @@ def row(one: RunSummary, record: CalibrationRecord | None, environ: Mapping[str,
         numbers=_numbers(one, mark=DOUBT if record and record.caveats else ""),
         params={key: toml_repr(value) for key, value in point.params.items()},
         attempts=tuple(_attempt(attempt) for attempt in one.training),
+        links=_links(one),
         files=_config_files(one.run),
         log=_log(one.run, environ),
     )
@@ -179,7 +215,7 @@ def _numbers(one: RunSummary, mark: str) -> dict[str, TableCell]:
     return {
         "similarity": _number(metrics.similarity_median if metrics else None, "{:.3f}"),
         "gain": _number(one.gain, "{:+.3f}"),
-        "confirmed_similarity": _number(confirmed, "{:.3f}"),
+        "confirmed": _number(confirmed, "{:.3f}"),
         "no face": _number(metrics.no_face_rate if metrics else None, "{:.0%}"),
         "passing": _number(metrics.pass_rate if metrics else None, f"{{:.0%}}{mark}"),
         "images": _number(metrics.images if metrics else None, "{:d}"),
@@ -203,6 +239,17 @@ def _attempt(attempt: AttemptSummary) -> str:
     end = "completed" if result.failure is None else f"{result.failure}: {result.reason}"
     changed = f" with {', '.join(attempt.fallbacks)}" if attempt.fallbacks else ""
     return f"attempt {attempt.number}{changed}: {end} ({duration(result.seconds)})"
+
+
+def _links(one: RunSummary) -> dict[str, str]:
+    """The folder, the trainer's config, the last log and the selected checkpoint, if they exist."""
+    attempts, log = one.run.attempts("train")[-1:], log_of(one.run)
+    found = {"folder": one.run.path}
+    found |= {"config": attempts[0].path / "config.toml"} if attempts else {}
+    found |= {"log": log} if log else {}
+    found |= {"checkpoint": one.run.path / one.choice.checkpoint} if one.choice and one.choice.checkpoint else {}
+    sweep = one.run.path.parent
+    return {name: f"../{path.relative_to(sweep).as_posix()}" for name, path in found.items() if path.exists()}
 
 
 def _config_files(run: Run) -> dict[str, str]:

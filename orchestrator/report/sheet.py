@@ -1,0 +1,111 @@
+"""Writes the image matrix as a PNG: configurations as rows, prompts and image seeds as columns, baseline first."""
+
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from orchestrator import images
+from orchestrator.errors import InputError, NothingSelected, Problem
+from orchestrator.evidence.summary import SweepSummary
+from orchestrator.report.html import image_matrix
+from orchestrator.report.html.image_matrix import Cell, Matrix, MatrixRow
+
+NAME = "sheet.png"
+_MAX_SIDE = 30_000
+_LABEL, _GAP, _LINE = 220, 4, 16
+"""Pixels: width of the row labels, space between images, height of a line of text."""
+_INK, _FAINT, _BAD = "black", "#666666", "#b3261e"
+
+
+def write(summary: SweepSummary, path: Path, *, px: int, seed: str = "") -> Path:
+    """Draw the sheet. px: side of an image. seed: of the trainings, `all` for every one; by default the first.
+
+    Raises NothingSelected without images, InputError for an unknown seed or a sheet that would be too large.
+    """
+    found = image_matrix.matrix(summary)
+    rows = _select(found, seed)
+    width = _LABEL + (px + _GAP) * len(found.columns)
+    height = 3 * _LINE + (px + _LINE + _GAP) * len(rows)
+    if max(width, height) > _MAX_SIDE:
+        what = f"would have {width} x {height} pixels, at most {_MAX_SIDE} are possible"
+        remedy = f"use a smaller --px, such as {max(16, px * _MAX_SIDE // max(width, height) - 1)}"
+        raise InputError(Problem(what=what, where=str(path), remedy=remedy))
+    sheet = Image.new("RGB", (width, height), "white")
+    _draw(sheet, found, rows, px, image_matrix.reference_photo(summary))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    encoded = io.BytesIO()
+    sheet.save(encoded, "PNG")
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    draft.write_bytes(encoded.getvalue())
+    return draft.replace(path)
+
+
+def _select(found: Matrix, seed: str) -> list[MatrixRow]:
+    """The selected checkpoints of one training seed, or of all."""
+    selected = [row for row in found.rows if row.selected]
+    if not selected:
+        raise NothingSelected(Problem(what="there are no images yet", remedy="`orchestrate run` makes them"))
+    seeds = sorted({row.seed for row in selected if row.seed}, key=lambda one: (len(one), one))
+    if seed and seed != "all" and seed not in seeds:
+        what, remedy = "no training has this seed", f"use one of {', '.join(seeds)}, or all"
+        raise InputError(Problem(what=what, key="--seed", value=seed, remedy=remedy))
+    if seed != "all":
+        first = {row.configuration: row.seed for row in reversed(selected)}
+        selected = [row for row in selected if row.seed == (seed if seed and row.seed else first[row.configuration])]
+    return selected
+
+
+def _draw(sheet: Image.Image, found: Matrix, rows: Sequence[MatrixRow], px: int, reference: Path | None) -> None:
+    draw, top = ImageDraw.Draw(sheet), 3 * _LINE
+    left = {cell: _LABEL + (px + _GAP) * at for at, cell in enumerate(found.columns)}
+    for prompt, text in found.prompts.items():
+        columns = [cell for cell in found.columns if cell[0] == prompt]
+        _text(draw, (left[columns[0]], 0), text, (px + _GAP) * len(columns))
+        for cell in columns:
+            _text(draw, (left[cell], _LINE), f"seed {cell[1]}", px, _FAINT)
+    if reference:
+        sheet.paste(_thumbnail(reference, 3 * _LINE - 2), (0, 0))
+        _text(draw, (3 * _LINE + 2, _LINE), "reference photo", _LABEL - 3 * _LINE, _FAINT)
+    for at, row in enumerate(rows):
+        y = top + (px + _LINE + _GAP) * at
+        words = row.configuration.split(", ")
+        lines = [*words, *([f"training seed {row.seed}"] if row.seed else [])]
+        for number, line in enumerate(lines[: max(1, px // _LINE)]):
+            _text(draw, (2, y + _LINE * number), line, _LABEL - 4, _INK if number < len(words) else _FAINT)
+        for cell, x in left.items():
+            _tile(sheet, draw, row, cell, (x, y), px)
+
+
+def _tile(
+    sheet: Image.Image, draw: ImageDraw.ImageDraw, row: MatrixRow, cell: Cell, at: tuple[int, int], px: int
+) -> None:
+    found = row.cells.get(cell)
+    if found is None:
+        return
+    sheet.paste(_thumbnail(row.run.run.path / found.image.file, px), at)
+    bad = found.value is None or found.value <= -1
+    _text(draw, (at[0], at[1] + px), found.word, px, _BAD if bad else _INK)
+
+
+def _thumbnail(path: Path, px: int) -> Image.Image:
+    """px x px; a grey square for an unreadable image."""
+    try:
+        image = Image.fromarray(images.load(path))
+    except images.Unreadable:
+        return Image.new("RGB", (px, px), "#cccccc")
+    image.thumbnail((px, px))
+    square = Image.new("RGB", (px, px), "white")
+    square.paste(image, ((px - image.width) // 2, (px - image.height) // 2))
+    return square
+
+
+def _text(draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, width: int, colour: str = _INK) -> None:
+    """One line, shortened to the width."""
+    font = ImageFont.load_default(_LINE - 4)
+    line = " ".join(text.split())
+    while line and draw.textlength(line, font=font) > width:
+        line = line[:-2].rstrip("…") + "…" if len(line) > 2 else ""
+    draw.text(at, line, fill=colour, font=font)
