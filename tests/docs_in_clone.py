@@ -105,6 +105,7 @@ COMMANDS = (
     Command(said="make setup-trainer", needs=sd_scripts_at_its_home),
     Command(said="make test-vendor", more="PYTEST_ADDOPTS='-k arguments'", told=" passed", needs=trainer),
     Command(said="make bench-gpu", more="BENCH='--part train --minutes 1'", needs=card),
+    Command(said="python -m benchmarks.gpu --part limit --part networks --part threads", needs=card),
     Command(said="python -m benchmarks.gpu --part sweeps", more="--minutes 1", needs=card),
     Command(said="python -m benchmarks.gpu --part versus", told="the loop", needs=card),
     Command(said="python -m benchmarks.gpu.fit runs/bench-gpu/gpu.json", told="cells "),

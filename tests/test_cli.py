@@ -92,7 +92,7 @@ def test_exit_4_when_the_machine_makes_runs_fail_and_the_report_is_written(world
     world.settle(env={"STANDIN_TRAIN": "gpu_lost"})
     done = world.call("--only", "network_dim*")
     assert done.returncode == 4
-    assert "the machine" in done.stderr
+    assert "so the machine may be the cause" in done.stderr
     assert "--retry failed" in done.stderr
     assert world.rows()["network_dim=1"]["failure"] == "gpu_lost"
 
