@@ -11,6 +11,7 @@ Value: TypeAlias = Scalar | tuple[Scalar, ...]
 Params: TypeAlias = Mapping[str, Value]
 """sd-scripts arguments under their own names, and the dims `base_model` and `dataset`."""
 
+Measure: TypeAlias = Literal["similarity", "gain"]
 QuestionKind: TypeAlias = Literal["contrast", "memory", "threshold"]
 
 TREATMENTS = ("base_model", "dataset")
@@ -61,7 +62,8 @@ MEMORY_FAILURES = frozenset({Failure.OOM, Failure.SPILL})
 class Question:
     """A question that a grid declares. `kind` selects the answer; the other fields belong to one kind each.
 
-    contrast: is the second of two `levels` of `dim` better than the first, all else equal?
+    contrast: is the second of two `levels` of `dim` better than the first, all else equal? By `measure`: similarity, or
+    gain over the baseline.
     memory: do the trainings fit `within_gib` of VRAM (None: the card that they ran on)?
     threshold: which runs reach the pass threshold of the calibration?
     """
@@ -72,6 +74,12 @@ class Question:
     dim: str = ""
     levels: tuple[Value, Value] = ("", "")
     within_gib: float | None = None
+    measure: Measure | None = None
+
+    @property
+    def compared(self) -> Measure:
+        """The measure, or its default: base models are compared by gain, because each has its own baseline."""
+        return self.measure or ("gain" if self.dim == "base_model" else "similarity")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -126,7 +126,11 @@ def test_details_give_the_p_value_of_the_test_that_the_verdict_is_based_on(effec
 @pytest.mark.parametrize(
     ("effect", "sentence"),
     [
-        (0.1, r"network_dim 32 is better than 16: \+0\.\d{3} similarity on the same prompts, in all 4 seeds\."),
+        (
+            0.1,
+            r"network_dim 32 is better than 16: estimated \+0\.\d{3} similarity on the same prompts "
+            r"\(\+0\.\d{3} to \+0\.\d{3}\), in all 4 seeds\. The difference is larger than 0\.02\.",
+        ),
         (-0.1, r"network_dim 32 is worse than 16: -0\.\d{3} similarity on the same prompts, in all 4 seeds\."),
         (0.0, r"network_dim 32 is not better than 16 by 0\.02 or more: [+-]0\.00\d similarity on the same prompts\."),
         (0.016, r"Not decided whether network_dim 32 is better than 16: \+0\.01\d similarity on the same prompts, .*"),

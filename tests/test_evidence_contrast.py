@@ -1,6 +1,7 @@
 """Pairs, estimates and verdicts on small sweeps with known results."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -291,3 +292,116 @@ def test_the_main_effect_is_none_if_the_levels_are_confounded() -> None:
     confounded = [run(rank, seed, 0.5 + rank / 100 + seed / 10, lr=rank) for rank in (16, 32) for seed in (1, 2, 3)]
     assert main_effect.main_effect(confounded, "network_dim", (16, 32)) is None
     assert main_effect.main_effect([run(16, 1, 0.5), run(16, 2, 0.6)], "network_dim", (16, 32)) is None
+
+
+# --- nothing to compare -----------------------------------------------------------------------------------------------
+
+
+def test_loras_that_changed_nothing_get_no_verdict() -> None:
+    """All gains are at most 0.00014: the interval is narrow, but there is no training to judge."""
+    rows = [replace(row, change=0.00014) for row in seeds([0.0001, -0.0001, 0.00014, 0.0])]
+    assert answer(seeds([0.0001, -0.0001, 0.00014, 0.0])).verdict is Verdict.NO
+    found = answer(rows)
+    assert (found.verdict, found.interval, found.p_no) == (Verdict.UNDECIDED, None, None)
+    assert "the LoRAs changed nothing" in found.reason
+    assert "at most 0.00014" in found.reason
+    assert found.difference == pytest.approx(0.000035)
+
+
+def test_one_arm_that_changed_nothing_is_compared() -> None:
+    rows = [replace(row, change=0.0 if row.params["network_dim"] == 16 else 0.1) for row in seeds([0.08, 0.10, 0.12])]
+    assert answer(rows).verdict is Verdict.YES
+
+
+def test_images_without_any_face_get_no_verdict() -> None:
+    rows = [replace(run(rank, s, -1.0), no_face_rate=1.0, change=0.0) for rank in (16, 32) for s in (1, 2, 3)]
+    found = answer(rows)
+    assert found.verdict is Verdict.UNDECIDED
+    assert found.reason == "no image contains a face"
+    assert "seed" not in found.reason
+
+
+def test_equal_results_say_that_the_seed_is_ignored_only_if_training_had_an_effect() -> None:
+    equal = [run(rank, seed, 0.5) for rank in (16, 32) for seed in (1, 2, 3)]
+    assert "without a baseline the cause is unknown" in answer(equal).reason
+    assert "does not reach the training" in answer([replace(row, change=0.2) for row in equal]).reason
+    assert "changed nothing" in answer([replace(row, change=0.0) for row in equal]).reason
+    shifted = [run(rank, seed, 0.5 + seed / 8 + (rank == 32) / 4) for rank in (16, 32) for seed in (1, 2, 3)]
+    assert "its variance is unknown" in answer(shifted).reason
+
+
+# --- what is tested ---------------------------------------------------------------------------------------------------
+
+
+def test_yes_and_exceeding_the_smallest_relevant_difference_are_separate() -> None:
+    clear, slight = answer(seeds([0.08, 0.10, 0.12])), answer(seeds([0.020, 0.026, 0.032, 0.025]))
+    assert (clear.verdict, clear.exceeds) == (Verdict.YES, True)
+    assert (slight.verdict, slight.exceeds) == (Verdict.YES, False)
+    assert slight.reason == "better, estimated +0.026 (+0.018 to +0.034)"
+
+
+def test_a_question_of_gains_subtracts_the_baseline_of_each_run() -> None:
+    """The second base model starts 0.3 higher; its LoRAs add 0.1 less."""
+    base = Question(id="Q1", ask="?", dim="base_model", levels=("a", "b"))
+    rows = [
+        RunRow(
+            run=f"{level}{seed}",
+            params={"base_model": level, "seed": seed},
+            dims=("base_model", "seed"),
+            state=State.FINISHED,
+            by_prompt={0: 0.5 + 0.2 * (level == "b") + noise},
+            gain_by_prompt={0: 0.4 - 0.1 * (level == "b") + noise},
+            change=0.4,
+        )
+        for level, sign in (("a", 0), ("b", 1))
+        for seed in (1, 2, 3)
+        for noise in [sign * 0.002 * (seed - 2)]
+    ]
+    gain, similarity = contrast.evaluate_questions(rows, [base, replace(base, measure="similarity")])
+    assert (gain.verdict, gain.difference) == (Verdict.NO, pytest.approx(-0.1))
+    assert gain.interval is not None
+    expected = stats.t.interval(0.95, 2, loc=-0.1, scale=0.002 / 3**0.5)
+    assert (gain.interval.low, gain.interval.high) == pytest.approx(expected)
+    assert (similarity.verdict, similarity.difference) == (Verdict.YES, pytest.approx(0.2))
+    without = contrast.evaluate_questions([replace(row, gain_by_prompt={}) for row in rows], [base])[0]
+    assert {one.reason for one in without.matching.left_out} == {"no baseline to subtract"}
+
+
+# --- violated assumptions ---------------------------------------------------------------------------------------------
+
+
+def spread(values: Mapping[int, float], prompts: int = 8) -> dict[int, float]:
+    return dict.fromkeys(range(prompts), values[0])
+
+
+def test_few_prompts_are_reported_beside_the_verdict() -> None:
+    assert answer(seeds([0.08, 0.10, 0.12])).warnings == (
+        "only 1 prompt: for other prompts the interval is too narrow; use at least 8",
+    )
+    assert answer([replace(row, by_prompt=spread(row.by_prompt)) for row in seeds([0.08, 0.10, 0.12])]).warnings == ()
+
+
+def test_one_collapsed_run_is_named() -> None:
+    rng = np.random.default_rng(0)
+    rows = [
+        run(rank, seed, spread({0: 0.6 + rng.normal(0, 0.02) - 0.5 * (rank == 32 and seed == 3)}))
+        for rank in (16, 32)
+        for seed in range(5)
+    ]
+    (warning,) = answer(rows).warnings
+    assert warning.startswith("r32s3 lies 0.")
+    assert "may have collapsed" in warning
+
+
+def test_equal_noise_rarely_looks_collapsed_or_skewed() -> None:
+    rng, flagged = np.random.default_rng(1), 0
+    for _ in range(200):
+        rows = [run(rank, seed, spread({0: rng.normal(0.6, 0.07)})) for rank in (16, 32) for seed in range(4)]
+        flagged += bool(answer(rows).warnings)
+    assert flagged <= 10
+
+
+def test_skewed_differences_are_reported_from_eight_seeds_on() -> None:
+    skewed = [0.01, 0.0, 0.01, 0.02, 0.0, 0.01, 0.02, 0.01, 0.01, 0.09]
+    rows = [replace(row, by_prompt=spread(row.by_prompt)) for row in seeds(skewed)]
+    assert "skewed" in answer(rows).warnings[-1]

@@ -12,7 +12,7 @@ from orchestrator.config import toml_reader
 from orchestrator.config.fields import ArgumentName, Arguments, Levels, Name, Positive, Table
 from orchestrator.config.toml_reader import File, Place
 from orchestrator.errors import InputError, Problem
-from orchestrator.model import Params, Question, QuestionKind, Value
+from orchestrator.model import Measure, Params, Question, QuestionKind, Value
 from orchestrator.text import did_you_mean
 from orchestrator.values import same, toml_repr
 
@@ -34,6 +34,8 @@ class QuestionTable(Table):
     kind: QuestionKind = "contrast"
     contrast: Annotated[Mapping[ArgumentName, Levels], Field(min_length=1)] = field(default_factory=dict)
     """kind = "contrast": one dim, and two of its values."""
+    measure: Measure | None = None
+    """kind = "contrast": compare similarity, or gain over the base model without LoRA. Default: gain for base_model."""
     within_gib: Positive | None = None
     """kind = "memory": the VRAM to fit; without it, the size of the card."""
 
@@ -213,6 +215,9 @@ def _question(table: QuestionTable, file: File, place: Place, dims: Mapping[str,
     if table.kind != "memory" and table.within_gib:
         what = f"a {table.kind} question has no memory limit"
         file.note((*place, "within_gib"), what, remedy='remove it, or write kind = "memory"')
+    if table.kind != "contrast" and table.measure:
+        what = f"a {table.kind} question has no measure"
+        file.note((*place, "measure"), what, remedy='remove it, or write kind = "contrast"')
     question = Question(id=table.id, ask=table.ask, kind=table.kind, within_gib=table.within_gib)
     if table.kind != "contrast":
         return question
@@ -232,4 +237,4 @@ def _question(table: QuestionTable, file: File, place: Place, dims: Mapping[str,
         if not any(same(level, value) for value in dims[dim]):
             remedy = f"its values: {', '.join(map(toml_repr, dims[dim]))}"
             file.note((*place, "contrast", dim), f"{toml_repr(level)} is not a value of {dim}", remedy=remedy)
-    return replace(question, dim=dim, levels=(pair[0], pair[1]))
+    return replace(question, dim=dim, levels=(pair[0], pair[1]), measure=table.measure)

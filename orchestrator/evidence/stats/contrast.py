@@ -6,11 +6,12 @@ from enum import StrEnum
 
 import numpy as np
 
-from orchestrator.evidence.stats import early_stop_rule, estimates
+from orchestrator.evidence.stats import assumptions, early_stop_rule, estimates
 from orchestrator.evidence.stats.estimates import Estimate, FloatArray, Interval
 from orchestrator.evidence.stats.main_effect import main_effect
-from orchestrator.evidence.stats.pairs import Matching, Pair, RunRow, match
+from orchestrator.evidence.stats.pairs import REPLICATE, Matching, Pair, RunRow, match
 from orchestrator.model import Question, Value
+from orchestrator.values import canonical_json
 
 MIN_REPLICATES = 3
 """With two seeds the 95 % interval extends 12.7 standard errors to each side, too wide for any decision."""
@@ -26,11 +27,15 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TestSettings:
-    """smallest: the smallest relevant difference, in similarity. confidence and power lie between 0 and 1."""
+    """smallest: the smallest relevant difference, in similarity. confidence and power lie between 0 and 1.
+
+    unchanged: a LoRA whose images differ from those of the baseline by less, on average, has changed nothing.
+    """
 
     __test__ = False  # not a test class of pytest
 
     smallest: float = 0.02
+    unchanged: float = 0.002
     confidence: float = 0.95
     power: float = 0.8
 
@@ -57,11 +62,13 @@ class ContrastResult:
 
     difference, estimate, interval: mean image value (a missing face counts -1); a single training seed gives a
     difference without an interval. p_yes: p-value of no difference. p_no: p-value of a difference of
-    `settings.smallest`. Both are two-sided and Holm-corrected over the questions evaluated together. sign_flip_p: p_yes
-    without assuming a normal distribution, uncorrected. main_effect: estimate from all runs. similarity_difference
-    (over detected faces) and no_face_difference: the two parts of `difference`. step: training step of the comparison
-    if runs were stopped early; None for finished runs. ended: the finished pairs in that case. needs: None unless
-    undecided, or if no reasonable number of runs decides. detectable: the smallest difference these data can show.
+    `settings.smallest`. Both are two-sided and Holm-corrected over the questions evaluated together. exceeds: whether
+    the difference is larger than `settings.smallest` with the requested confidence, corrected in the same way.
+    sign_flip_p: p_yes without assuming a normal distribution, uncorrected. main_effect: estimate from all runs.
+    similarity_difference (over detected faces) and no_face_difference: the two parts of `difference`. step: training
+    step of the comparison if runs were stopped early; None for finished runs. ended: the finished pairs in that case.
+    needs: None unless undecided, or if no reasonable number of runs decides. detectable: the smallest difference these
+    data can show. warnings: violated assumptions of the interval.
     """
 
     question: Question
@@ -76,6 +83,7 @@ class ContrastResult:
     interval: Interval | None = None
     p_yes: float | None = None
     p_no: float | None = None
+    exceeds: bool | None = None
     sign_flip_p: float | None = None
     main_effect: Estimate | None = None
     similarity_difference: float | None = None
@@ -84,6 +92,7 @@ class ContrastResult:
     ended: FinishedPairs | None = None
     needs: RequiredReplicates | None = None
     detectable: float | None = None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,9 +113,11 @@ def evaluate_questions(
 ) -> tuple[ContrastResult, ...]:
     """One result for each question, corrected together. `zips`: dims that change together, as in the grid.
 
-    yes        the interval lies above zero, also after Holm's correction, and the difference is at least `smallest`;
+    yes        the interval lies above zero, also after Holm's correction, and the estimate is at least `smallest`: the
+               second level is better; `exceeds` says whether by more than `smallest`;
     no         the interval lies below `smallest`, also after the correction: no relevant difference, or a loss;
-    undecided  otherwise, and always if all pairs have the same training seed.
+    undecided  otherwise, and always if all pairs have the same training seed, if the LoRAs changed nothing, or if no
+               image contains a face.
     """
     family = QuestionFamily(rows=rows, questions=questions, zips=zips)
     return evaluate_together([family], settings=settings or TestSettings())[0]
@@ -144,28 +155,52 @@ def _compare(
     """The undecided result and its table of differences; without an estimate there is nothing to test."""
     dim, levels = question.dim, question.levels
     zipped = {name for group in zips if dim in group for name in group} - {dim}
-    compared, step = early_stop_rule.comparable(rows, dim, levels, zipped)
+    measured = [_by_gain(row) for row in rows] if question.compared == "gain" else rows
+    compared, step = early_stop_rule.comparable(measured, dim, levels, zipped)
     matching = match(compared, dim, levels, zipped)
     table, pairs = _difference_table(matching.pairs), matching.pairs
     present = len(table)
+    nothing = _nothing_to_compare(pairs, rows, settings)
     result = ContrastResult(
         question=question,
         verdict=Verdict.UNDECIDED,
-        reason=_why_untested(matching, present) + _as_of(step),
+        reason=(nothing or _why_untested(matching, present, dim)) + _as_of(step),
         settings=settings,
         matching=matching,
         replicates=present,
         prompts=table.shape[1],
         difference=float(table.mean()) if table.size else None,
-        estimate=estimates.estimate(table),
+        estimate=None if nothing else estimates.estimate(table),
         main_effect=main_effect(compared, dim, levels, zipped),
         similarity_difference=_mean_difference((p.first.similarity, p.second.similarity) for p in pairs),
         no_face_difference=_mean_difference((p.first.no_face_rate, p.second.no_face_rate) for p in pairs),
         step=step,
-        ended=_finished_pairs(match(rows, dim, levels, zipped).pairs) if step else None,
+        ended=_finished_pairs(match(measured, dim, levels, zipped).pairs) if step else None,
         needs=_missing(MIN_REPLICATES, present, len(pairs)) if present == 1 or not pairs else None,
+        warnings=() if nothing else assumptions.warnings(pairs, table),
     )
     return result, table
+
+
+def _by_gain(row: RunRow) -> RunRow:
+    """The run compared by its gain over the baseline. Previews have no baseline."""
+    missing = "no baseline to subtract" if row.by_prompt else row.missing
+    return replace(row, by_prompt=row.gain_by_prompt, similarity=None, no_face_rate=None, previews={}, missing=missing)
+
+
+def _nothing_to_compare(pairs: Sequence[Pair], rows: Sequence[RunRow], settings: TestSettings) -> str:
+    """The reason if the images of no compared run show an effect of training; else empty."""
+    names = {row.run for pair in pairs for row in (pair.first, pair.second)}
+    compared = [row for row in rows if row.run in names]
+    if compared and all(row.no_face_rate == 1 for row in compared):
+        return "no image contains a face"
+    changes = [row.change for row in compared if row.change is not None]
+    if compared and len(changes) == len(compared) and max(changes) < settings.unchanged:
+        return (
+            "the LoRAs changed nothing: their images score like those of the base model without a LoRA "
+            f"(mean difference at most {max(changes):.2g})"
+        )
+    return ""
 
 
 def _finished_pairs(pairs: Sequence[Pair]) -> FinishedPairs | None:
@@ -199,6 +234,7 @@ def _decide(
         interval=found.interval(settings.confidence),
         p_yes=p_yes,
         p_no=p_no,
+        exceeds=p_no < 1 - settings.confidence and found.mean > settings.smallest,
         sign_flip_p=estimates.sign_flip_p(table.mean(axis=1)),
         needs=_needs(found, pairs, confidence, settings) if verdict is Verdict.UNDECIDED else None,
         detectable=estimates.detectable(found, confidence, settings.power),
@@ -213,7 +249,7 @@ def _verdict(found: Estimate, p_yes: float, p_no: float, settings: TestSettings)
     alpha, bounds, smallest = 1 - settings.confidence, found.interval(settings.confidence), settings.smallest
     size = f"{found.mean:+.3f} ({bounds.low:+.3f} to {bounds.high:+.3f})"
     if p_yes < alpha and found.mean > 0 and found.mean >= smallest:
-        return Verdict.YES, f"better by {size}"
+        return Verdict.YES, f"better, estimated {size}"
     if p_no < alpha and found.mean < smallest:
         if bounds.high < 0:
             return Verdict.NO, f"worse by {size}"
@@ -240,14 +276,30 @@ def _missing(total: int, present: int, pairs: int) -> RequiredReplicates:
     return RequiredReplicates(replicates=more, runs_per_arm=more * round(max(pairs, 1) / max(present, 1)))
 
 
-def _why_untested(matching: Matching, present: int) -> str:
+def _why_untested(matching: Matching, present: int, dim: str) -> str:
     if not matching.pairs:
         return "no two finished runs differ in this dim alone"
     if present == 0:
         return "the runs have no prompt in common"
     if present == 1:
         return "all pairs have the same training seed: add seeds to separate the effect from seed variance"
-    return "the training seeds gave equal results to the last bit: the seed does not reach the training"
+    return _why_without_variance(matching, dim)
+
+
+def _why_without_variance(matching: Matching, dim: str) -> str:
+    """The differences of all seeds are equal to the last bit."""
+    runs: dict[str, list[RunRow]] = {}
+    for pair in matching.pairs:
+        for row in (pair.first, pair.second):
+            dims = [f"{name}={canonical_json(row.params[name])}" for name in sorted(row.dims) if name != REPLICATE]
+            runs.setdefault(" ".join(dims), []).append(row)
+    equal = all(row.by_prompt == group[0].by_prompt for group in runs.values() for row in group)
+    if not equal:
+        return "the difference is equal to the last bit in all training seeds, so its variance is unknown"
+    differ = dim != "base_model" and any(pair.first.by_prompt != pair.second.by_prompt for pair in matching.pairs)
+    if differ or any(row.change for group in runs.values() for row in group):
+        return "all training seeds gave equal results to the last bit: the seed does not reach the training"
+    return "all training seeds gave equal results to the last bit, and without a baseline the cause is unknown"
 
 
 def _mean_difference(values: Iterable[tuple[float | None, float | None]]) -> float | None:

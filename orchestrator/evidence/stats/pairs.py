@@ -18,7 +18,9 @@ class RunRow:
     params: effective. dims: those that the grid varied (Point.dims); written: their values as the grid writes them.
     by_prompt: mean image value of each prompt over
     the reported images (run_metrics.by_prompt); empty without scores. similarity: mean over detected faces.
-    no_face_rate: share of images without a face. previews: step -> the run as its previews at that step score.
+    no_face_rate: share of images without a face. gain_by_prompt: as by_prompt, minus the baseline on the same images;
+    change: mean absolute difference from the baseline over these images; both unknown without a baseline.
+    missing: why by_prompt is empty, if it is. previews: step -> the run as its previews at that step score.
     """
 
     run: str
@@ -30,6 +32,9 @@ class RunRow:
     by_prompt: Mapping[int, float] = field(default_factory=dict)
     similarity: float | None = None
     no_face_rate: float | None = None
+    gain_by_prompt: Mapping[int, float] = field(default_factory=dict)
+    change: float | None = None
+    missing: str = "no scores"
     previews: Mapping[int, "RunRow"] = field(default_factory=dict)
 
 
@@ -104,7 +109,7 @@ def unusable(row: RunRow) -> str:
         return "stopped early" if row.state is State.STOPPED else row.state.value
     if row.degraded:
         return "degraded: an attempt changed its settings"
-    return "" if row.by_prompt else "no scores"
+    return "" if row.by_prompt else row.missing
 
 
 def _unmatched(cells: Iterable[tuple[list[RunRow], list[RunRow]]]) -> list[LeftOut]:

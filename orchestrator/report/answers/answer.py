@@ -14,7 +14,7 @@ MARKDOWN, TABLE = "answers.md", "answers.csv"
 
 _COLUMNS = (
     *("sweep", "id", "ask", "contrast", "verdict", "sentence", "difference", "low", "high", "p", "replicates", "pairs"),
-    *("left_out", "gpu_hours", "peak_gib", "needs"),
+    *("left_out", "gpu_hours", "peak_gib", "needs", "exceeds", "warnings"),
 )
 
 
@@ -25,8 +25,9 @@ class Answer:
     verdict: yes, no or undecided. sentence: the answer, readable without statistics. contrast: the question that yes
     and no refer to. needs: the runs that are missing for a decision. facts: further lines, each with a heading;
     details: the same for test statistics. Both may contain Markdown code spans; all other text is plain.
-    difference, interval: in similarity, second level minus first; smallest: the smallest relevant one. images: one
-    pair with a typical and one with the largest difference. p: of the test that the verdict is based on.
+    difference, interval: in similarity or gain, second level minus first; smallest: the smallest relevant one. images:
+    one pair with a typical and one with the largest difference. p: of the test that the verdict is based on. exceeds:
+    "yes" or "not shown": whether the difference is larger than `smallest`. warnings: violated assumptions.
     """
 
     id: str
@@ -46,6 +47,8 @@ class Answer:
     gpu_hours: float | None = None
     peak_gib: float | None = None
     images: tuple[ImagePair, ...] = ()
+    exceeds: str | None = None
+    warnings: str = ""
     facts: tuple[tuple[str, str], ...] = ()
     details: tuple[tuple[str, str], ...] = ()
 

@@ -8,7 +8,7 @@ import numpy as np
 from orchestrator.evidence.stats import contrast, estimates
 from orchestrator.evidence.stats.contrast import ContrastResult, QuestionFamily, TestSettings, Verdict
 from orchestrator.evidence.stats.estimates import Interval
-from orchestrator.evidence.stats.pairs import Matching, Pair, RunRow
+from orchestrator.evidence.stats.pairs import REPLICATE, Matching, Pair, RunRow
 from orchestrator.evidence.summary import RunSummary, SweepSummary
 from orchestrator.model import Question, State, Value
 from orchestrator.report.answers import rows
@@ -56,6 +56,8 @@ def _answer(sweep: SweepSummary, result: ContrastResult, second: ContrastResult)
         left_out=len(matching.left_out),
         gpu_hours=cost.gpu_hours,
         peak_gib=cost.peak_gib,
+        exceeds=None if result.exceeds is None else "yes" if result.exceeds else "not shown",
+        warnings="; ".join(result.warnings),
         facts=tuple(fact for fact in _facts(sweep, result, second, cost) if fact[1]),
         details=tuple(fact for fact in _details(result) if fact[1]),
     )
@@ -81,14 +83,17 @@ def _sentence(result: ContrastResult) -> str:
     subject = f"{result.question.dim} {second}"
     if result.difference is None or result.interval is None:
         return f"Not decided whether {subject} is better than {first}: {result.reason}."
-    size = f"{result.difference:+.3f} similarity on the same prompts"
+    size = f"{result.difference:+.3f} {result.question.compared} on the same prompts"
+    smallest = f"{result.settings.smallest:g}"
     if result.verdict is Verdict.YES:
-        return f"{subject} is better than {first}: {size}, {_agreement(result)}."
+        exceeds = "is larger than" if result.exceeds else "is not shown to be larger than"
+        estimated = f"estimated {size} ({_bounds(result.interval)}), {_agreement(result)}"
+        return f"{subject} is better than {first}: {estimated}. The difference {exceeds} {smallest}."
     if result.verdict is Verdict.UNDECIDED:
         return f"Not decided whether {subject} is better than {first}: {size}, {_agreement(result)}."
     if result.interval.high < 0:
         return f"{subject} is worse than {first}: {size}, {_agreement(result)}."
-    return f"{subject} is not better than {first} by {result.settings.smallest:g} or more: {size}."
+    return f"{subject} is not better than {first} by {smallest} or more: {size}."
 
 
 def _label(value: Value) -> str:
@@ -126,9 +131,11 @@ def _facts(
     question, matching = result.question, result.matching
     runs, concerned = {run.run.point.name: run for run in sweep.runs}, _concerned(sweep, question)
     also = f"; changed with it: {', '.join(matching.varied_with)}" if matching.varied_with else ""
+    yield "Warning", "; ".join(result.warnings)
     yield "Compared", f"{question.dim}: {' against '.join(map(_code, question.levels))}{also}"
     yield "Runs", _used(result, len(concerned))
     yield "Difference", _effect(result)
+    yield f"Larger than {result.settings.smallest:g}", _exceeds(result)
     yield "Parts of it", _parts(result)
     yield "Stopped early", _stopped(sweep, result)
     yield "Nearest training image", _nearest(matching, runs)
@@ -161,7 +168,14 @@ def _effect(result: ContrastResult) -> str:
         return ""
     bounds = f"95 % interval {_bounds(result.interval)}" if result.interval else "no interval"
     pairs, seeds = pluralize(len(result.matching.pairs), "pair"), pluralize(result.replicates, "training seed")
-    return f"{result.difference:+.3f} similarity ({bounds}), {pairs}, {seeds}, {pluralize(result.prompts, 'prompt')}"
+    size = f"{result.difference:+.3f} {result.question.compared} ({bounds})"
+    return f"{size}, {pairs}, {seeds}, {pluralize(result.prompts, 'prompt')}"
+
+
+def _exceeds(result: ContrastResult) -> str:
+    if result.exceeds is None:
+        return ""
+    return "yes, with the confidence of the verdict" if result.exceeds else "not shown"
 
 
 def _bounds(interval: Interval) -> str:
@@ -219,13 +233,18 @@ def _second(result: ContrastResult, second: ContrastResult) -> str:
 
 
 def _gains(sweep: SweepSummary, question: Question) -> str:
-    """Mean gain at each base model, because each has its own baseline."""
-    if question.dim != "base_model":
+    """Mean gain at each level with its interval over training seeds, if the question compares gains."""
+    if question.compared != "gain":
         return ""
-    gains = {
-        level: [run.gain for run in _at(sweep, question, level) if run.gain is not None] for level in question.levels
-    }
-    return ", ".join(f"{sum(known) / len(known):+.3f} at {_code(level)}" for level, known in gains.items() if known)
+    found = []
+    for level in question.levels:
+        names = {run.run.point.name for run in _at(sweep, question, level)}
+        gains = [row for row in rows.rows(sweep.runs) if row.run in names and row.gain_by_prompt]
+        estimate = estimates.over_seeds((row.params.get(REPLICATE), row.gain_by_prompt) for row in gains)
+        means = [sum(row.gain_by_prompt.values()) / len(row.gain_by_prompt) for row in gains]
+        bounds = f" ({_bounds(estimate.interval())})" if estimate else ""
+        found += [f"{sum(means) / len(means):+.3f}{bounds} at {_code(level)}"] if means else []
+    return ", ".join(found)
 
 
 def _passing(sweep: SweepSummary, question: Question) -> str:

@@ -21,7 +21,7 @@ from orchestrator.values import canonical_json
 
 def rows(runs: Sequence[RunSummary]) -> list[RunRow]:
     """One row per run with a LoRA."""
-    return [_row(run, lambda score: score) for run in runs if not run.run.point.is_baseline]
+    return _rows(runs, lambda score: score)
 
 
 def rows_by_second_pack(runs: Sequence[RunSummary]) -> list[RunRow]:
@@ -29,14 +29,20 @@ def rows_by_second_pack(runs: Sequence[RunSummary]) -> list[RunRow]:
     scored = [run for run in runs if run.choice and not run.run.point.is_baseline]
     if not scored or any(run.metrics is None or run.metrics.second_similarity is None for run in scored):
         return []
-    return [
-        _row(run, lambda score: replace(score, similarity=score.second_similarity))
+    return _rows(runs, lambda score: replace(score, similarity=score.second_similarity))
+
+
+def _rows(runs: Sequence[RunSummary], convert: Callable[[Score], Score]) -> list[RunRow]:
+    baselines = {
+        str(run.run.point.params.get("base_model")): list(map(convert, run.scores))
         for run in runs
-        if not run.run.point.is_baseline
-    ]
+        if run.run.point.is_baseline
+    }
+    trained = (run for run in runs if not run.run.point.is_baseline)
+    return [_row(run, convert, baselines.get(str(run.run.point.params.get("base_model")), ())) for run in trained]
 
 
-def _row(run: RunSummary, convert: Callable[[Score], Score]) -> RunRow:
+def _row(run: RunSummary, convert: Callable[[Score], Score], baseline: Sequence[Score]) -> RunRow:
     bare = RunRow(
         run=run.run.point.name,
         params=run.run.point.params,
@@ -47,7 +53,32 @@ def _row(run: RunSummary, convert: Callable[[Score], Score]) -> RunRow:
     )
     finished = replace(bare, state=State.FINISHED)
     previews = {step: _scored(finished, list(map(convert, scores))) for step, scores in run.previews.items()}
-    return replace(_scored(bare, list(map(convert, run.choice.reported)) if run.choice else ()), previews=previews)
+    scores = list(map(convert, run.choice.reported)) if run.choice else []
+    gains = _gains(scores, baseline)
+    return replace(
+        _scored(bare, scores),
+        gain_by_prompt=_mean_by_prompt(gains),
+        change=float(np.mean(np.abs(list(gains.values())))) if gains else None,
+        previews=previews,
+    )
+
+
+def _gains(scores: Sequence[Score], baseline: Sequence[Score]) -> dict[Cell, float]:
+    """(prompt, seed) -> image value minus that of the baseline, where both are known."""
+    before = {choice.cell(score): run_metrics.picture_value(score) for score in baseline}
+    after = {choice.cell(score): run_metrics.picture_value(score) for score in scores}
+    return {
+        cell: value - below
+        for cell, value in after.items()
+        if value is not None and (below := before.get(cell)) is not None
+    }
+
+
+def _mean_by_prompt(values: Mapping[Cell, float]) -> dict[int, float]:
+    prompts = sorted({prompt for prompt, _ in values})
+    return {
+        prompt: float(np.mean([value for cell, value in values.items() if cell[0] == prompt])) for prompt in prompts
+    }
 
 
 def _scored(row: RunRow, scores: Sequence[Score]) -> RunRow:

@@ -1,0 +1,58 @@
+"""Detects data that violate the assumptions of an interval: few prompts, a collapsed run, skewed differences."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from scipy import stats
+
+from orchestrator.evidence.stats.estimates import FloatArray
+from orchestrator.evidence.stats.pairs import REPLICATE, Pair, RunRow
+from orchestrator.values import canonical_json
+
+MIN_PROMPTS = 8
+"""With four to seven prompts, 95 % intervals contain the difference of further prompts in 87 to 92 % of sweeps."""
+_COLLAPSE = 0.1
+"""A run this much below its level's other seeds may have collapsed, if that is also `_COLLAPSE_SPREADS` of them."""
+_COLLAPSE_SPREADS = 5.0
+_MIN_SKEW = 8
+"""The fewest values that show a skewed distribution."""
+
+
+def warnings(pairs: Sequence[Pair], table: FloatArray) -> tuple[str, ...]:
+    """What makes the interval of these pairs unreliable. table: (training seeds, prompts) differences."""
+    return tuple(_warnings(pairs, table))
+
+
+def _warnings(pairs: Sequence[Pair], table: FloatArray) -> Iterator[str]:
+    if 0 < table.shape[1] < MIN_PROMPTS:
+        yield (
+            f"only {table.shape[1]} {'prompt' if table.shape[1] == 1 else 'prompts'}: for other prompts the interval "
+            f"is too narrow; use at least {MIN_PROMPTS}"
+        )
+    for name, drop in collapsed(pairs):
+        yield (
+            f"{name} lies {drop:.2f} below the other seeds of its level and may have collapsed: the result depends on "
+            "how often trainings collapse, which these seeds do not show"
+        )
+    means = table.mean(axis=1) if table.size else np.empty(0)
+    if len(means) >= _MIN_SKEW and stats.skewtest(means).pvalue < 0.05:
+        yield "the differences of the seeds are skewed: the error level of the verdict is not exact"
+
+
+def collapsed(pairs: Sequence[Pair]) -> list[tuple[str, float]]:
+    """Runs far below the median of the runs that differ from them in the seed only, with the distance."""
+    groups: dict[str, dict[str, tuple[RunRow, float]]] = defaultdict(dict)
+    for pair in pairs:
+        for row in (pair.first, pair.second):
+            dims = [f"{name}={canonical_json(row.params[name])}" for name in sorted(row.dims) if name != REPLICATE]
+            groups[" ".join(dims)][row.run] = (row, float(np.mean(list(row.by_prompt.values()))))
+    residuals: dict[str, float] = {}
+    for group in groups.values():
+        middle = float(np.median([value for _, value in group.values()]))
+        residuals |= {name: value - middle for name, (_, value) in group.items()} if len(group) > 2 else {}
+    sizes = sorted(abs(residual) for residual in residuals.values() if residual)
+    if len(sizes) < 3:  # two have no spread to compare with
+        return []
+    limit = max(_COLLAPSE, _COLLAPSE_SPREADS * 1.4826 * float(np.median(sizes)))
+    return [(name, -residual) for name, residual in residuals.items() if residual < -limit]
