@@ -101,7 +101,7 @@ def test_wrong_arguments_of_both_files_are_reported_with_their_lines(desk):
         f"{desk.settings}:{line}: sdpq": "did you mean sdpa?",
         f"{desk.grid}:2: netwrk_dim": "did you mean network_dim?",
         f"{desk.grid}:5: learning_rate": "write 1e-4 without quotes",
-        f"{desk.grid}:6: max_grad_norm": "must not be negative",
+        f"{desk.grid}:6: max_grad_norm": "must be 0 or more, not -1",
     }.items():
         assert place in done.stderr
         assert text in done.stderr

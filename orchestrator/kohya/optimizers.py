@@ -1,8 +1,13 @@
 """The optimizers that sd-scripts accepts: what each one records, imports, and how it treats the learning rate."""
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from orchestrator.kohya import signatures
+from orchestrator.kohya.signatures import Signature
 from orchestrator.model import Params
+from orchestrator.text import did_you_mean
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,14 +68,14 @@ TORCH_CLASSES = tuple(optimizer.name for optimizer in _TORCH.values())
 """Classes of torch.optim, which `optimizer_type` may also name, in exactly this case."""
 
 
+_NEEDS_CLOSURE = ("LBFGS", "SparseAdam")
+"""Classes of torch.optim that need a closure or sparse gradients, which sd-scripts does not provide."""
+
+
 def optimizer_of(params: Params) -> Optimizer:
     """The optimizer of a training; a class that is not in the table is described by its module and name."""
-    written = str(params.get("optimizer_type") or "")
-    if not written:
-        written = (
-            "AdamW8bit" if params.get("use_8bit_adam") else "Lion" if params.get("use_lion_optimizer") else "AdamW"
-        )
-    module, _, name = written.rpartition(".")
+    flagged = "AdamW8bit" if params.get("use_8bit_adam") else "Lion" if params.get("use_lion_optimizer") else "AdamW"
+    module, _, name = str(params.get("optimizer_type") or flagged).rpartition(".")
     folded = name.casefold()
     known = {**_TORCH, **_SHORT, **_OTHER}.get(folded)
     if known and not module:
@@ -82,3 +87,38 @@ def optimizer_of(params: Params) -> Optimizer:
         name=name, recorded=name, adaptive=adaptive, one_rate=adaptive, schedule_free=folded.endswith("schedulefree")
     )
     return replace(known or other, packages=tuple(dict.fromkeys(p for p in packages if p not in ("", "torch"))))
+
+
+def name_issues(written: str) -> Iterator[tuple[str, str]]:
+    """An issue and its remedy if sd-scripts cannot create the optimizer that `optimizer_type` names."""
+    root, _, name = written.partition(".")[0], *written.rpartition(".")[1:]
+    paths = list(signatures.table("optimizers"))
+    siblings = [path for path in paths if path.partition(".")[0] == root]
+    short = {known.casefold() for known in SHORT_NAMES}
+    if name in _NEEDS_CLOSURE or name.endswith("Closure"):
+        yield f"{name} needs a closure or sparse gradients, which sd-scripts does not provide", 'write "AdamW"'
+    elif "." not in written and (written.casefold() in short or written in TORCH_CLASSES or not written):
+        return
+    elif "." not in written:
+        same = [path for path in paths if path.rpartition(".")[2].casefold() == written.casefold()]
+        same.sort(key=lambda path: (not path.startswith("torch."), path.startswith("pytorch_optimizer.")))
+        remedy = did_you_mean(written, SHORT_NAMES + TORCH_CLASSES, _FULL_PATH)
+        yield (
+            f'sd-scripts has no optimizer "{written}"',
+            f'write "{same[0].removeprefix("torch.optim.")}"' if same else remedy,
+        )
+    elif not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", written):
+        yield f'"{written}" is not the path of a class', _FULL_PATH
+    elif siblings and not any(path.rpartition(".")[2] == name for path in siblings):
+        yield f"{root} has no optimizer {name}", did_you_mean(written, siblings, "correct the name of the class")
+
+
+_FULL_PATH = "name a class by its full path, package.module.Class"
+
+
+def signature_of(optimizer: Optimizer) -> Signature | None:
+    """The arguments of an optimizer's class; None if it is not in the table."""
+    root = (
+        optimizer.packages[-1] if optimizer.packages else "transformers" if optimizer.name == "Adafactor" else "torch"
+    )
+    return signatures.find("optimizers", root, optimizer.recorded)

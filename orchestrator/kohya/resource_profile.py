@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from orchestrator.kohya.arguments.values import key_values
+from orchestrator.kohya.arguments import key_values
 from orchestrator.kohya.optimizers import optimizer_of
 from orchestrator.kohya.outputs import files
 from orchestrator.kohya.outputs.files import TrainingLength
@@ -23,7 +23,7 @@ def trained_numbers(params: Params) -> int:
         size = _TEXT_PER_RANK
     elif not params.get("network_train_unet_only"):
         size += _TEXT_PER_RANK
-    conv_rank = key_values(params, "network_args").get("conv_dim", "")
+    conv_rank = key_values.pairs(params, "network_args").get("conv_dim", "")
     return size * (rank if isinstance(rank, int) else 4) + _CONV_PER_RANK * (
         int(conv_rank) if conv_rank.isdecimal() else 0
     )

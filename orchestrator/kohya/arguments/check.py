@@ -1,6 +1,5 @@
 """Checks each argument by itself: its name, type and value. sd-scripts ignores unknown keys and wrong types."""
 
-import ast
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -8,13 +7,11 @@ from pathlib import Path
 
 from orchestrator.errors import Problem
 from orchestrator.kohya import base_model, optimizers
-from orchestrator.kohya.arguments import values
+from orchestrator.kohya.arguments import key_values, ranges, values
 from orchestrator.kohya.arguments.schema import Argument, ArgumentSchema, Kind
 from orchestrator.model import TREATMENTS, Params, Value
 from orchestrator.text import did_you_mean
 from orchestrator.values import toml_repr
-
-_DEFAULT = "leave it out for sd-scripts' default"
 
 
 def check(points: Iterable[Params], schema: ArgumentSchema, *, where: str = "") -> list[Problem]:
@@ -132,66 +129,23 @@ def _value_issues(argument: Argument, value: Value) -> Iterator[tuple[str, str]]
         choices = [str(choice) for choice in argument.choices]
         remedy = did_you_mean(value, choices) if isinstance(value, str) else f"write {' or '.join(choices)}"
         yield f"{name} must be one of {', '.join(choices)}", remedy
-    if argument.kind is not Kind.STR:
+    elif argument.kind is not Kind.STR:
         yield from _number_issues(argument, value)
-    if name in values.KEY_VALUE_LISTS and isinstance(value, tuple):
-        yield from _key_value_issues(name, [str(item) for item in value])
+    if name in key_values.NAMES and isinstance(value, tuple):
+        yield from key_values.issues(name, [str(item) for item in value])
     elif name in _RULES and isinstance(value, str):
         yield from _RULES[name](value)
 
 
 def _number_issues(argument: Argument, value: Value) -> Iterator[tuple[str, str]]:
     name = argument.name
-    numbers = [item for item in (value if isinstance(value, tuple) else (value,)) if not isinstance(item, str)]
-    if name in values.POSITIVE and any(number <= 0 for number in numbers):
-        yield f"{name} must be positive", _DEFAULT
-    if name in values.NOT_NEGATIVE and any(number < 0 for number in numbers):
-        yield f"{name} must not be negative", _DEFAULT
+    numbers = [float(item) for item in (value if isinstance(value, tuple) else (value,)) if not isinstance(item, str)]
+    yield from ranges.issues("arguments", name, numbers)
     if argument.kind is Kind.INT_OR_FLOAT and isinstance(value, float) and value >= 1:
         what = f"{name} = {value} means {value:g} times all steps: a float is a share of the training"
         yield what, f"write {int(value)} for steps, or a fraction below 1"
     if name == "bucket_reso_steps" and any(number % 32 for number in numbers):
         yield "bucket_reso_steps must be a multiple of 32 for SDXL", "write 64"
-
-
-def _key_value_issues(name: str, items: list[str]) -> Iterator[tuple[str, str]]:
-    """`key=value`: optimizer_args and lr_scheduler_args hold Python literals, network_args what networks.lora reads."""
-    for item in items:
-        key, equals, text = item.partition("=")
-        if not (equals and key.isidentifier() and text):
-            yield f'"{item}" is not of the form key=value', 'write it like "weight_decay=0.01", without spaces'
-        elif name == "network_args":
-            yield from _network_arg_issues(key, text)
-        elif not _is_literal(text) or "=" in text:
-            yield f'the value in "{item}" is not a Python literal', "write True, 0.01, 0.9,0.99 or a quoted 'text'"
-
-
-def _network_arg_issues(key: str, text: str) -> Iterator[tuple[str, str]]:
-    if key not in values.NETWORK_ARGS:
-        what = f"{values.NETWORK_MODULE} has no `{key}` in network_args and would ignore it"
-        yield what, did_you_mean(key, values.NETWORK_ARGS)
-        return
-    read_as = values.NETWORK_ARGS[key]
-    try:
-        read_as(text)
-    except ValueError:
-        yield f'"{key}={text}": {key} takes {read_as.__name__}', f"write {key} as {read_as.__name__}"
-
-
-def _is_literal(text: str) -> bool:
-    try:
-        ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return False
-    return True
-
-
-def _optimizer_issues(value: str) -> Iterator[tuple[str, str]]:
-    short = {name.casefold() for name in optimizers.SHORT_NAMES}
-    dotted = re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", value)
-    if not dotted and value.casefold() not in short and value not in optimizers.TORCH_CLASSES:
-        remedy = did_you_mean(value, optimizers.SHORT_NAMES + optimizers.TORCH_CLASSES, _FULL_PATH)
-        yield f'sd-scripts has no optimizer "{value}"', remedy
 
 
 _FULL_PATH = "name a class by its full path, package.module.Class"
@@ -225,7 +179,7 @@ def _format_issues(value: str) -> Iterator[tuple[str, str]]:
 
 
 _RULES: Mapping[str, Callable[[str], Iterator[tuple[str, str]]]] = {
-    "optimizer_type": _optimizer_issues,
+    "optimizer_type": optimizers.name_issues,
     "lr_scheduler": _scheduler_issues,
     "resolution": _resolution_issues,
     "face_crop_aug_range": _face_crop_issues,

@@ -1,7 +1,5 @@
 """Names and ranges that sd-scripts' argument parser does not check: schedulers, network arguments, samplers."""
 
-from orchestrator.model import Params
-
 SCHEDULERS = (
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
     "cosine_with_min_lr", "warmup_stable_decay", "piecewise_constant", "adafactor",
@@ -10,36 +8,6 @@ SCHEDULERS = (
 
 NETWORK_MODULE = "networks.lora"
 """The only network whose checkpoints orchestrate verifies and generates with."""
-
-NETWORK_ARGS = {
-    "conv_dim": int, "conv_alpha": float, "rank_dropout": float, "module_dropout": float,
-    "block_dims": str, "block_alphas": str, "conv_block_dims": str, "conv_block_alphas": str,
-    "down_lr_weight": str, "mid_lr_weight": str, "up_lr_weight": str, "block_lr_zero_threshold": float,
-    "loraplus_lr_ratio": float, "loraplus_unet_lr_ratio": float, "loraplus_text_encoder_lr_ratio": float,
-}  # fmt: skip
-"""What networks.lora reads from `network_args`, and its types; it ignores other keys."""
-
-KEY_VALUE_LISTS = ("optimizer_args", "lr_scheduler_args", "network_args")
-"""Lists of `key=value` strings."""
-
-
-def key_values(params: Params, name: str) -> dict[str, str]:
-    """The `key=value` strings of one argument as a dict; empty if it is not a list."""
-    value = params.get(name, ())
-    pairs = [str(item).partition("=") for item in (value if isinstance(value, tuple) else ())]
-    return {key: text for key, _, text in pairs}
-
-
-POSITIVE = (
-    "network_dim", "train_batch_size", "gradient_accumulation_steps", "max_train_steps", "max_train_epochs",
-    "save_every_n_epochs", "save_every_n_steps", "save_n_epoch_ratio", "vae_batch_size", "bucket_reso_steps",
-    "min_bucket_reso", "max_bucket_reso",
-)  # fmt: skip
-
-NOT_NEGATIVE = (
-    "learning_rate", "unet_lr", "text_encoder_lr", "network_alpha", "max_grad_norm", "seed", "noise_offset",
-    "max_data_loader_n_workers", "lr_warmup_steps", "lr_decay_steps",
-)  # fmt: skip
 
 SAMPLERS = (
     "ddim", "pndm", "lms", "euler", "euler_a", "heun", "dpm_2", "dpm_2_a", "dpmsolver", "dpmsolver++", "dpmsingle",

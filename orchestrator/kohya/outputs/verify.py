@@ -13,7 +13,7 @@ from pathlib import Path
 from orchestrator.errors import Problem
 from orchestrator.files import open_regular
 from orchestrator.kohya import resume
-from orchestrator.kohya.arguments.values import key_values
+from orchestrator.kohya.arguments import key_values
 from orchestrator.kohya.optimizers import optimizer_of
 from orchestrator.kohya.outputs import files, log, safetensors_header
 from orchestrator.kohya.outputs.files import TrainingLength
@@ -111,7 +111,7 @@ def _file_issues(path: Path, params: Params) -> Iterator[tuple[str, str, str]]:
         yield what, "", "lower the learning rate, or use mixed_precision bf16"
     if untrained:
         yield "nothing was learned: every trained weight is still zero", "", "raise the learning rate or the steps"
-    rank, by_block = params.get("network_dim"), "block_dims" in key_values(params, "network_args")
+    rank, by_block = params.get("network_dim"), "block_dims" in key_values.pairs(params, "network_args")
     if rank is not None and not by_block and rank not in ranks(header):
         yield f"its weights have rank {sorted(ranks(header))}, not {rank}", "network_dim", again
 

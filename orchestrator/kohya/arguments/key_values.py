@@ -1,0 +1,151 @@
+"""Lists of `key=value` strings: optimizer_args and lr_scheduler_args hold Python literals, network_args plain text."""
+
+import ast
+import contextlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+from orchestrator.kohya.arguments import ranges
+from orchestrator.model import Params
+from orchestrator.text import did_you_mean
+from orchestrator.values import toml_repr
+
+NAMES = ("optimizer_args", "lr_scheduler_args", "network_args")
+
+CURVES = ("cosine", "sine", "linear", "reverse_linear", "zeros")
+"""What down_lr_weight and up_lr_weight accept instead of numbers, as in `cosine+0.25`. Source: networks/lora.py."""
+
+NETWORK_ARGS: Mapping[str, tuple[str, int]] = {
+    **dict.fromkeys(("conv_dim",), ("int", 1)),
+    **dict.fromkeys(("conv_alpha", "rank_dropout", "module_dropout", "block_lr_zero_threshold"), ("float", 1)),
+    **dict.fromkeys(("loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio"), ("float", 1)),
+    **dict.fromkeys(("block_dims", "conv_block_dims"), ("int", 23)),
+    **dict.fromkeys(("block_alphas", "conv_block_alphas"), ("float", 23)),
+    **dict.fromkeys(("down_lr_weight", "up_lr_weight"), ("float", 9)),
+    "mid_lr_weight": ("float", 3),
+}
+"""What networks.lora reads from `network_args` for SDXL: type and number of values; it ignores other keys."""
+
+
+def pairs(params: Params, name: str) -> dict[str, str]:
+    """The `key=value` strings of one argument as a dict; empty if it is not a list."""
+    value = params.get(name, ())
+    split = [str(item).partition("=") for item in (value if isinstance(value, tuple) else ())]
+    return {key: text for key, _, text in split}
+
+
+def literals(params: Params, name: str) -> dict[str, object]:
+    """The values of `key=value` strings as Python literals, without malformed ones, which `issues` reports."""
+    found = {}
+    for key, text in pairs(params, name).items():
+        with contextlib.suppress(ValueError):
+            found[key] = literal(text)
+    return {key: value for key, value in found.items() if key.isidentifier()}
+
+
+def literal(text: str) -> object:
+    """The Python literal that sd-scripts reads; ValueError if there is none."""
+    try:
+        found: object = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
+        raise ValueError(text) from error
+    return found
+
+
+def issues(name: str, items: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """What is wrong with the form of the items, or with the values of network_args; with the corrected spelling."""
+    seen: set[str] = set()
+    for item in items:
+        key, _, text = item.partition("=")
+        written = _rewritten(item, python=name != "network_args")
+        if written != [item]:
+            yield f"{name} has a malformed item {toml_repr(item)}", _remedy(written)
+        elif key in seen:
+            yield f"{name} sets {key} twice", "remove one of the two"
+        elif name == "network_args":
+            yield from _network_arg_issues(key, text)
+        seen.add(key)
+
+
+def _remedy(written: list[str]) -> str:
+    return f"write {', '.join(map(toml_repr, written))}" if written else 'write it like "weight_decay=0.01"'
+
+
+def _rewritten(item: str, *, python: bool) -> list[str]:
+    """The items that were probably intended: the same one if it is valid, none if it cannot be guessed."""
+    parts = re.split(r"[\s,;]+(?=[A-Za-z_]\w*\s*=)", item.strip().strip(",; "))
+    found = []
+    for part in parts:
+        key, equals, text = (side.strip() for side in part.strip(" -").partition("="))
+        text = text.rstrip(",; ")
+        if not (equals and key.isidentifier() and text) or "=" in text:
+            return []
+        if python:
+            text = text.capitalize() if text.lower() in ("true", "false", "none") else text
+            try:
+                literal(text)
+            except ValueError:
+                if not re.fullmatch(r"[A-Za-z_][\w.-]*", text):
+                    return []
+                text = f"'{text}'"
+        found.append(f"{key}={text}")
+    return found
+
+
+def _network_arg_issues(key: str, text: str) -> Iterator[tuple[str, str]]:
+    if key not in NETWORK_ARGS:
+        what = f"networks.lora has no `{key}` in network_args and would ignore it"
+        yield what, did_you_mean(key, NETWORK_ARGS)
+        return
+    kind, count = NETWORK_ARGS[key]
+    if count == 9 and "," not in text:
+        yield from _curve_issues(key, text)
+        return
+    parts = [part.strip() for part in text.split(",")]
+    noun = {"int": "integer", "float": "number"}[kind] + "s" * (count > 1)
+    try:
+        numbers = [float(int(part) if kind == "int" else float(part)) for part in parts]
+    except ValueError:
+        example = ",".join(["1"] * count)
+        yield f'"{key}={text}": {key} takes {count} {noun}', f'write it like "{key}={example}"'
+        return
+    if len(parts) != count:
+        what = f"{key} takes {count} {noun} for SDXL, not {len(parts)}"
+        all_same = len(set(parts)) == 1
+        yield what, f'write "{key}={",".join(parts[:1] * count)}"' if all_same else f"write {count} {noun}"
+    yield from ranges.issues("network_args", key, numbers)
+
+
+def _curve_issues(key: str, text: str) -> Iterator[tuple[str, str]]:
+    """A single word is the name of a curve; networks.lora fails at a single number."""
+    name, plus, base = text.partition("+")
+    if re.fullmatch(r"[+-]?[\d.]+(e[+-]?\d+)?", text.strip(), re.IGNORECASE):
+        what = f"{key} takes 9 numbers for SDXL, or the name of a curve"
+        yield what, f'write "{key}={",".join([text.strip()] * 9)}"'
+    elif name not in CURVES:
+        yield f'{key} has no curve "{name}"', did_you_mean(name, CURVES)
+    elif plus and not re.fullmatch(r"\d+\.?\d*|\.\d+", base):
+        yield f'"{base}" after + is not a number', f'write "{key}={name}+0.25"'
+
+
+def block_weights(params: Params) -> list[float] | None:
+    """The factors of the U-Net's learning rate by block, down, mid and up; None without block weights.
+
+    Malformed weights count as 1: `issues` reports them.
+    """
+    arguments = pairs(params, "network_args")
+    names = [name for name in ("down_lr_weight", "mid_lr_weight", "up_lr_weight") if name in arguments]
+    if not names:
+        return None
+    found: list[float] = []
+    for name in ("down_lr_weight", "mid_lr_weight", "up_lr_weight"):
+        text, count = arguments.get(name, ""), NETWORK_ARGS[name][1]
+        curve, _, base = text.partition("+")
+        parts = [part.strip() for part in text.split(",")]
+        if len(parts) == count and all(re.fullmatch(r"\d*\.?\d+", part) for part in parts):
+            found += map(float, parts)
+        elif curve == "zeros":
+            found += [float(base or 0)] * count if re.fullmatch(r"(\d*\.?\d+)?", base) else [1.0]
+        else:
+            found += [0.25, 0.5] if curve in CURVES else [1.0]
+    return found

@@ -1,0 +1,118 @@
+"""Lint rules for the learning rate schedule. Source: sd-scripts v0.10.1, train_util.get_scheduler_fix."""
+
+from collections.abc import Iterator
+
+from orchestrator.errors import Problem, error, warning
+from orchestrator.kohya import signatures
+from orchestrator.kohya.arguments import key_values
+from orchestrator.kohya.optimizers import optimizer_of
+from orchestrator.kohya.signatures import Signature
+from orchestrator.model import Params
+from orchestrator.text import did_you_mean
+
+_TORCH = "torch.optim.lr_scheduler."
+
+USED_BY = {
+    "lr_decay_steps": ("warmup_stable_decay",),
+    "lr_scheduler_num_cycles": ("cosine_with_restarts", "cosine_with_min_lr", "warmup_stable_decay"),
+    "lr_scheduler_power": ("polynomial",),
+    "lr_scheduler_timescale": ("inverse_sqrt",),
+    "lr_scheduler_min_lr_ratio": ("cosine_with_min_lr", "warmup_stable_decay"),
+}
+"""Arguments that only these schedulers read."""
+
+_WITHOUT_WARMUP = ("constant", "adafactor", "piecewise_constant")
+
+_NEED_METRICS = ("ReduceLROnPlateau",)
+
+
+def lint(params: Params, *, ignored: str) -> Iterator[Problem]:
+    """The problems of the schedule. `ignored`: the optimizer that makes sd-scripts ignore it, or empty."""
+    if ignored:
+        if optimizer_of(params).schedule_free:
+            yield from _without_effect(params, ignored)
+        return
+    yield from _warmup(params)
+    custom = str(params.get("lr_scheduler_type") or "")
+    scheduler = custom or str(params.get("lr_scheduler", "constant"))
+    if custom and params.get("lr_scheduler"):
+        yield error("lr_scheduler", "lr_scheduler_type overrides lr_scheduler", "remove one of the two")
+    if custom:
+        yield from _class_issues(custom)
+    yield from _arguments(params, scheduler)
+    for key, users in USED_BY.items():
+        if params.get(key) and scheduler not in users:
+            yield warning(key, f"the scheduler {scheduler} does not use {key}", "remove it")
+    optimizer = optimizer_of(params)
+    if scheduler == "adafactor":
+        what = "this scheduler works with the optimizer Adafactor and relative_step=True only"
+        yield error("lr_scheduler", what, 'set lr_scheduler = "cosine"')
+    if optimizer.name == "Prodigy" and scheduler == "cosine_with_restarts":
+        what = "restarts interfere with Prodigy's estimate of the step size"
+        yield warning("lr_scheduler", what, 'set lr_scheduler = "cosine" or "constant"')
+
+
+def _without_effect(params: Params, optimizer: str) -> Iterator[Problem]:
+    for key in ("lr_scheduler", "lr_warmup_steps", "lr_scheduler_type", "lr_scheduler_args"):
+        if params.get(key) and params[key] != "constant":
+            yield error(key, f"sd-scripts ignores {key} with {optimizer}", f"remove {key}")
+
+
+def _warmup(params: Params) -> Iterator[Problem]:
+    custom = params.get("lr_scheduler_type")
+    scheduler, steps = params.get("lr_scheduler", "constant"), _number(params, "max_train_steps")
+    warmup, decay = _number(params, "lr_warmup_steps"), _number(params, "lr_decay_steps")
+    if warmup and (custom or scheduler in _WITHOUT_WARMUP):
+        what = f"sd-scripts rejects or ignores a warmup with the scheduler {custom or scheduler}"
+        yield error("lr_warmup_steps", what, 'set lr_scheduler = "constant_with_warmup", or remove the warmup')
+    if steps and warmup >= steps:
+        yield error("lr_warmup_steps", "the warmup is as long as the training", "set fewer warmup steps")
+    elif steps and (warmup if warmup >= 1 else warmup * steps) + (decay if decay >= 1 else decay * steps) > steps:
+        yield error(
+            "lr_decay_steps", "warmup and decay are longer than the training", "set fewer steps for one of them"
+        )
+
+
+def _number(params: Params, key: str) -> float:
+    value = params.get(key, 0)
+    return value if isinstance(value, int | float) else 0
+
+
+def _class_issues(written: str) -> Iterator[Problem]:
+    root, name = written.partition(".")[0], written.rpartition(".")[2]
+    known = [path for path in signatures.table("schedulers") if path.startswith(_TORCH if "." not in written else root)]
+    if name in _NEED_METRICS:
+        what = f"{name} needs the loss at every step, which sd-scripts does not pass"
+        yield error("lr_scheduler_type", what, 'remove it, and set lr_scheduler = "cosine"')
+    elif known and not any(path.rpartition(".")[2] == name for path in known):
+        names = [path.removeprefix(_TORCH) for path in known]
+        what = f"{'torch.optim.lr_scheduler' if '.' not in written else root} has no scheduler {name}"
+        yield error("lr_scheduler_type", what, did_you_mean(written, names, "correct the name of the class"))
+
+
+def _arguments(params: Params, scheduler: str) -> Iterator[Problem]:
+    given, signature = key_values.literals(params, "lr_scheduler_args"), _signature(params, scheduler)
+    key = "lr_scheduler_type" if params.get("lr_scheduler_type") else "lr_scheduler"
+    if signature is None or scheduler in _NEED_METRICS:
+        return
+    for what, remedy in signatures.issues(scheduler, signature, given):
+        where = "lr_scheduler_args" if "lr_scheduler_args" in params else key
+        yield error(where, what, remedy.replace("add ", "set lr_scheduler_args with ") if where == key else remedy)
+    if scheduler == "cosine_with_min_lr" and ("min_lr" in given) is ("lr_scheduler_min_lr_ratio" in params):
+        what = "cosine_with_min_lr needs either lr_scheduler_min_lr_ratio or min_lr in lr_scheduler_args"
+        yield error("lr_scheduler", what, "set lr_scheduler_min_lr_ratio = 0.1, without min_lr")
+    if scheduler.endswith("OneCycleLR") and not (
+        given.get("total_steps") or {"epochs", "steps_per_epoch"} <= set(given)
+    ):
+        yield error(key, f"{scheduler} needs total_steps", 'add "total_steps=..." with max_train_steps')
+    total = given.get("total_steps")
+    if isinstance(total, int) and total < _number(params, "max_train_steps"):
+        what = f"{scheduler} ends after {total} steps, before the training: sd-scripts fails there"
+        yield error("lr_scheduler_args", what, f"set total_steps={params['max_train_steps']}")
+
+
+def _signature(params: Params, scheduler: str) -> Signature | None:
+    if not params.get("lr_scheduler_type"):
+        return signatures.table("schedulers").get(scheduler)
+    root, dot, _ = scheduler.partition(".")
+    return signatures.find("schedulers", root if dot else "torch", scheduler.rpartition(".")[2])
