@@ -1,6 +1,7 @@
 """Resuming a training from its last complete epoch, up to the right step; the report has the epoch."""
 
 import json
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -83,11 +84,11 @@ def test_without_the_setting_nothing_is_resumed_and_no_state_is_saved(ten: World
     assert list(ten.run(ONLY).path.rglob("*-state")) == []
 
 
-def test_only_the_last_state_and_no_extra_checkpoint_is_kept(ten: World) -> None:
+def test_the_last_two_states_and_no_extra_checkpoint_are_kept(ten: World) -> None:
     settle(ten, "")
     ten.drive(only=ONLY)
     output = ten.run(ONLY).path / "train" / "1" / "output"
-    assert [path.name for path in output.glob("*-state")] == ["lora-000009-state"]
+    assert sorted(path.name for path in output.glob("*-state")) == ["lora-000008-state", "lora-000009-state"]
     assert len(ten.run(ONLY).checkpoints()) == 1
 
 
@@ -108,14 +109,62 @@ def test_a_training_by_steps_is_not_resumed(world: World) -> None:
     assert not resume.possible({"max_train_epochs": 10, "save_every_n_steps": 50})
 
 
-def test_a_truncated_state_is_ignored(ten: World, tmp_path: Path) -> None:
+def zero(path: Path) -> None:
+    """As after a power cut: a block in the middle was not written, the length and the end are right."""
+    content = bytearray(path.read_bytes())
+    content[100:400] = bytes(300)
+    path.write_bytes(content)
+
+
+@pytest.fixture
+def saved(ten: World) -> Path:
+    """The output folder of a training that saved the states of epochs 8 and 9."""
     settle(ten, "")
     ten.drive(only=ONLY)
     output = ten.run(ONLY).path / "train" / "1" / "output"
+    resume.record_states(output, "lora")
     assert resume.last_state(output, "lora") == 9
-    part = output / "lora-000009-state" / "optimizer.bin"
+    return output
+
+
+@pytest.mark.parametrize(
+    "name", ["optimizer.bin", "model.safetensors", "scheduler.bin", "random_states_0.pkl", "train_state.json"]
+)
+def test_a_damaged_state_is_renamed_and_the_one_before_it_is_resumed(saved: Path, name: str) -> None:
+    zero(saved / "lora-000009-state" / name)
+    assert resume.last_state(saved, "lora") == 8
+    if name != "train_state.json":  # without it, a folder is not a state
+        assert resume.damaged_states(saved) == ["damaged-lora-000009-state"]
+    zero(saved / "lora-000008-state" / name)
+    assert resume.last_state(saved, "lora") is None
+
+
+def test_a_truncated_or_unrecorded_state_is_not_resumed(saved: Path) -> None:
+    part = saved / "lora-000009-state" / "optimizer.bin"
     part.write_bytes(part.read_bytes()[:-10])
-    assert resume.last_state(output, "lora") is None
+    (saved.parent / "lora-000008-state.json").unlink()
+    assert resume.last_state(saved, "lora") is None
+
+
+@pytest.mark.parametrize("name", ["optimizer.bin", "scheduler.bin", "random_states_0.pkl"])
+def test_a_state_that_is_damaged_when_it_is_recorded_is_not_recorded(saved: Path, name: str) -> None:
+    record = saved.parent / "lora-000009-state.json"
+    record.unlink()
+    zero(saved / "lora-000009-state" / name)
+    resume.record_states(saved, "lora")
+    assert not record.exists()
+
+
+def test_after_a_power_cut_the_training_resumes_from_the_undamaged_state(ten: World) -> None:
+    settle(ten, "killed#1")
+    ten.drive(only=ONLY)
+    run = ten.run(ONLY)
+    for path in (*run.path.glob("*s.json"), *(run.path / "train").glob("[2-9]")):
+        path.unlink() if path.is_file() else shutil.rmtree(path)
+    zero(run.path / "train" / "1" / "output" / "lora-000005-state" / "optimizer.bin")
+    ten.drive(only=ONLY)
+    assert (config(ten, 2)["initial_epoch"], Path(str(config(ten, 2)["resume"])).name) == (5, "lora-000004-state")
+    assert (ten.states()["network_dim=2"], ten.rows()["network_dim=2"]["resumed"]) == (State.FINISHED, "4")
 
 
 def test_an_invalid_state_costs_one_attempt(ten: World) -> None:

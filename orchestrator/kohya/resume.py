@@ -3,16 +3,26 @@
 A resumed sd-scripts counts steps from zero again and saves that count in the next state: a second resume would start at
 the wrong epoch and train too long. So states are identified by the epoch in their name, and `initial_epoch` is always
 given.
+
+A power cut may lose pages of a state that looked complete. So each state is flushed to the disk, and the hashes of its
+files are recorded beside the output folder; only a state whose files still have these hashes is resumed.
 """
 
+import contextlib
 import re
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.errors import OrchestrateError
+from orchestrator.files import open_regular, sync
 from orchestrator.kohya.outputs import files, safetensors_header
 from orchestrator.model import Params
+from orchestrator.store import hashes, records
+
+_PARTS = ("optimizer.bin", "scheduler.bin", "random_states_0.pkl")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,11 +39,11 @@ def possible(params: Params) -> bool:
 
 
 def save_state_args(params: Params) -> Params:
-    """Arguments that save a state at the end of each epoch and keep the last one.
+    """Arguments that save a state at the end of each epoch and keep the last two: the last may be damaged.
 
     States are saved with checkpoints: where no earlier checkpoints are requested, only the last one is kept, too.
     """
-    kept: Params = {"save_state": True, "save_last_n_epochs_state": 1}
+    kept: Params = {"save_state": True, "save_last_n_epochs_state": 2}
     if params.get("save_every_n_epochs") or params.get("save_n_epoch_ratio"):
         return kept
     return {**kept, "save_every_n_epochs": 1, "save_last_n_epochs": 1}
@@ -44,10 +54,37 @@ def resume_args(state: Path, epoch: int) -> Params:
     return {"resume": str(state), "initial_epoch": epoch + 1}
 
 
-def last_state(output_dir: Path, output_name: str) -> int | None:
-    """The last epoch with a complete state; None without any."""
-    epochs = [_epoch(path) for path in files.states(output_dir, output_name) if _is_complete(path)]
-    return max((epoch for epoch in epochs if epoch), default=None)
+def record_states(output_dir: Path, output_name: str) -> None:
+    """Flush each complete state to the disk and record the hashes of its files, once. Call it while states are saved.
+
+    A state that is removed meanwhile, or cannot be recorded, is left for the next call.
+    """
+    for state in files.states(output_dir, output_name):
+        if _epoch(state) and not _record_of(state).exists() and _is_complete(state):
+            with contextlib.suppress(OSError):
+                for path in (*state.iterdir(), state, output_dir):
+                    sync(path)
+                records.write(_record_of(state), {"files": _hashes(state)})
+
+
+def last_state(output_dir: Path, output_name: str, until: int | None = None) -> int | None:
+    """The last epoch, at most `until`, with a state that is as recorded; None without any.
+
+    Damaged states after it are renamed to `damaged-...`, so that they are not examined again.
+    """
+    for state in reversed(files.states(output_dir, output_name)):
+        epoch = _epoch(state)
+        if epoch and (until is None or epoch <= until):
+            if _is_as_recorded(state):
+                return epoch
+            with contextlib.suppress(OSError):
+                state.rename(state.with_name(f"damaged-{state.name}"))
+    return None
+
+
+def damaged_states(output_dir: Path) -> list[str]:
+    """The states that `last_state` has renamed."""
+    return sorted(path.name for path in output_dir.glob("damaged-*-state"))
 
 
 def state_of(output_dir: Path, output_name: str, epoch: int) -> Path:
@@ -59,13 +96,39 @@ def _epoch(state: Path) -> int | None:
     return int(named[1]) if named else None
 
 
+def _record_of(state: Path) -> Path:
+    """Not in the state's folder: the trainer removes it, and must not meet another writer there."""
+    return state.parent.with_name(f"{state.name}.json")
+
+
+def _is_as_recorded(state: Path) -> bool:
+    try:
+        return bool(records.read(_record_of(state)).get("files") == _hashes(state))
+    except (OSError, OrchestrateError):
+        return False
+
+
+def _hashes(state: Path) -> dict[str, str]:
+    """By file name. Raises OSError."""
+    return {path.name: hashes.sha256(path) for path in sorted(state.iterdir())}
+
+
 def _is_complete(state: Path) -> bool:
-    """sd-scripts writes a state in several steps, so it may be incomplete."""
+    """Whether every part is whole, read to its end; nothing is unpickled. sd-scripts writes a state in several steps."""
     try:
         safetensors_header.read_header(state / "model.safetensors")
+        return all(_is_whole_zip(state / name) for name in _PARTS)
     except (OSError, ValueError):
         return False
-    return all(zipfile.is_zipfile(state / name) for name in ("optimizer.bin", "scheduler.bin", "random_states_0.pkl"))
+
+
+def _is_whole_zip(path: Path) -> bool:
+    """Whether every member of a zip file (the format of `torch.save`) has its checksum."""
+    try:
+        with open_regular(path) as file, zipfile.ZipFile(file) as members:
+            return members.testzip() is None
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError):
+        return False
 
 
 def segment_of(segments: Sequence[ResumeSegment], epoch: int) -> ResumeSegment:

@@ -132,8 +132,9 @@ def _save_state(folder: Path, arguments: Mapping[str, Any], wrong: set[str], *, 
     _save(folder / "model.safetensors", arguments, wrong, step=step, epoch=epoch)
     for name in ("optimizer.bin", "scheduler.bin", "random_states_0.pkl"):
         with zipfile.ZipFile(folder / name, "w") as file:
-            file.writestr("data", "")
-    for old in sorted(folder.parent.glob("*-state"))[:-1]:
+            file.writestr("data", bytes(range(256)) * 64)
+    kept = arguments.get("save_last_n_epochs_state", 1)
+    for old in sorted(folder.parent.glob(f"{arguments['output_name']}-*-state"))[:-kept]:
         shutil.rmtree(old)
 
 

@@ -69,7 +69,7 @@ def _number(params: Params, key: str) -> int | None:
 
 
 def states(output_dir: Path, output_name: str) -> list[Path]:
-    """The complete training states (`save_state`) in the folder, by step; incomplete ones are left out."""
+    """The training states (`save_state`) in the folder that have all files, by step; others are left out."""
     found = [(step, path) for path in output_dir.glob("*-state") if (step := _state_step(path, output_name))]
     return [path for _, path in sorted(found)]
 

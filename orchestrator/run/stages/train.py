@@ -28,15 +28,16 @@ def perform(run: Run, ctx: Context) -> Result:
     """Run one attempt to train the run's point."""
     fallback = choose_fallback(run, ctx.settings)
     resumed = resume_from(run, fallback, ctx.settings)
+    damaged = [name for past in run.attempts(NAME) for name in resume.damaged_states(past.path / "output")]
     watcher = EarlyStopWatcher(run, ctx)
     stage = Stage(
         name=NAME,
         prepare=lambda attempt: _prepare(run, attempt, {**asdict(fallback), "resumed": resumed}, ctx),
         progress=lambda text: _progress(run, text),
-        record=lambda attempt, outcome: _record(run, attempt, outcome),
-        check=watcher.check,
+        record=lambda attempt, outcome: _record(run, attempt, outcome, ctx.settings),
+        check=lambda attempt: _check(attempt, watcher, ctx.settings),
         fallback=_describe_next(run, fallback, ctx.settings),
-        note=", ".join(fallback.fallbacks),
+        note=", ".join([*fallback.fallbacks, *(f"{name} is not resumed" for name in damaged)]),
     )
     result = attempt.run_attempt(run, stage, ctx)
     watcher.score(run.attempts(NAME)[-1])
@@ -70,16 +71,20 @@ def _describe_next(run: Run, fallback: Fallback, settings: Settings) -> str:
 def resume_from(run: Run, fallback: Fallback, settings: Settings) -> dict[str, int] | None:
     """The attempt and epoch that the next attempt resumes from; None to start from the first step.
 
-    Only an attempt with the same arguments whose failure left its states valid is resumed.
+    Only an attempt with the same arguments whose failure left its states valid is resumed. A damaged state is renamed,
+    and the one before it is used, if need be of an earlier attempt.
     """
     attempts = run.attempts(NAME)
     result = attempts[-1].result() if attempts else None
     valid = result is not None and result.failure is not None and retry.RULES[result.failure].resume
     if not (settings.trainer.resume and valid and train_config.last_fallback(run).overrides == fallback.overrides):
         return None
-    epoch = resume.last_state(attempts[-1].path / "output", train_config.OUTPUT_NAME)
-    origin: dict[str, int] | None = attempts[-1].request().get("resumed")
-    return {"attempt": attempts[-1].number, "epoch": epoch} if epoch else origin
+    until = None
+    for segment in reversed(train_config.resume_chain(run, attempts[-1])):
+        if epoch := resume.last_state(segment.folder, train_config.OUTPUT_NAME, until):
+            return {"attempt": int(segment.folder.parent.name), "epoch": epoch}
+        until = segment.epoch
+    return None
 
 
 # --- one attempt ------------------------------------------------------------------------------------------------------
@@ -136,7 +141,13 @@ def _progress(run: Run, text: str) -> Progress | None:
     return replace(shown, step=shown.step + epoch * shown.total // int(epochs)) if isinstance(epochs, int) else shown
 
 
-def _record(run: Run, attempt: Attempt, outcome: Outcome) -> Mapping[str, Any] | FailureReason:
+def _check(attempt: Attempt, watcher: EarlyStopWatcher, settings: Settings) -> FailureReason | None:
+    if settings.trainer.resume:
+        resume.record_states(attempt.path / "output", train_config.OUTPUT_NAME)
+    return watcher.check(attempt)
+
+
+def _record(run: Run, attempt: Attempt, outcome: Outcome, settings: Settings) -> Mapping[str, Any] | FailureReason:
     """The verified checkpoints count even if the program failed after it saved them."""
     *earlier, this = train_config.resume_chain(run, attempt)
     verified = verify.verify(
@@ -149,6 +160,8 @@ def _record(run: Run, attempt: Attempt, outcome: Outcome) -> Mapping[str, Any] |
         begun=this.epoch,
     )
     if verified.failure:
+        if settings.trainer.resume and outcome.same_boot:  # since a restart, a state may lack pages
+            resume.record_states(this.folder, train_config.OUTPUT_NAME)
         logged = log.classify(outcome.log, outcome.exit.code) if outcome.exit else None
         problems = "; ".join(str(problem) for problem in verified.problems)
         return FailureReason(*(logged or (verified.failure, problems)))
