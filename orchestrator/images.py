@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,9 @@ MAX_PIXELS = 2**26
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif"})
 """The files that sd-scripts reads as images of a dataset."""
 
+UNSUPPORTED_SUFFIXES = frozenset({".jfif", ".heic", ".heif", ".jxl", ".jp2", ".tif", ".tiff", ".gif", ".jpe"})
+"""Image files that are not used, because sd-scripts ignores them too."""
+
 MAX_BYTES = 2**29
 """8192 x 8192 pixels of four 16-bit samples without compression."""
 
@@ -38,6 +41,12 @@ _SIDEWAYS = (5, 6, 7, 8)
 
 Picture = NDArray[np.uint8]
 """Height x width x 3, RGB."""
+
+PerceptualHash = NDArray[np.bool_]
+"""(64,) bits."""
+
+SAME_HASH = 4
+"""Bits of 64 in which the perceptual hashes of two copies of an image may differ: re-encoded or resized."""
 
 
 class Unreadable(Exception):
@@ -127,6 +136,11 @@ def _unused(folder: Path, names: list[str]) -> Problem:
     return warning("", what, remedy, where=str(folder))
 
 
+def unsupported(folder: Path) -> list[Path]:
+    """The image files in `folder` that are ignored because of their suffix."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in UNSUPPORTED_SUFFIXES)
+
+
 def _unfit(path: Path) -> Problem | None:
     if escapes_folder(path):
         what, value = "is ignored: this link leads out of its folder", os.path.realpath(path)
@@ -174,3 +188,17 @@ def reason(error: Exception) -> str:
         return f"is not an image in one of the formats {', '.join(_FORMATS)}"
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return text or type(error).__name__
+
+
+def perceptual_hashes(picture: Picture) -> tuple[PerceptualHash, PerceptualHash]:
+    """The 64-bit pHash of an image and of its mirror image; re-saved, resized and grey copies have nearly the same."""
+    import imagehash
+
+    sides = (picture, np.ascontiguousarray(picture[:, ::-1]))
+    one, mirrored = (imagehash.phash(Image.fromarray(side)).hash.ravel() for side in sides)
+    return one, mirrored
+
+
+def hash_distance(one: Sequence[PerceptualHash], other: Sequence[PerceptualHash]) -> int:
+    """Number of different bits, 0 to 64: the smallest over the hashes of `other`, mirrored or not."""
+    return min(int(np.count_nonzero(one[0] != side)) for side in other)

@@ -197,7 +197,8 @@ class Score:
     With several faces, the face most similar to the persona is scored. largest_similarity: of the largest face.
     rotation: degrees anticlockwise by which the image was turned to find the face.
     seed_distance: mean of one minus cosine to the faces of the other seeds of the same prompt, checkpoint and strength.
-    nearest_reference, nearest_training: cosine to the most similar single picture; high values mean copying.
+    nearest_reference, nearest_training: cosine to the most similar single image. next_training: mean cosine to the next
+    five training images; None with fewer than two.
     face_px: shorter side of the scored face's box, pixels.
     yaw: distance of the nose from the middle of the eyes, in eye distances; 0.35 or more is a side view.
     second_similarity: by the second face pack. adherence: CLIP cosine to the prompt without triggers. Both are None
@@ -212,6 +213,7 @@ class Score:
     det_score: float | None = None
     nearest_reference: float | None = None
     nearest_training: float | None = None
+    next_training: float | None = None
     yaw: float | None = None
     largest_similarity: float | None = None
     rotation: int = 0

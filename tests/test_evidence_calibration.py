@@ -36,7 +36,6 @@ def test_leave_one_out_excludes_the_photo_itself() -> None:
     assert statistics.leave_one_out(faces) == pytest.approx([0, 0, 0])
     found = statistics.calibrate(dict(zip("abc", np.array([[1, 0], [1, 0], [0, 1.0]]), strict=True)))
     assert [r.similarity for r in found.references] == pytest.approx([np.sqrt(0.5), np.sqrt(0.5), 0])
-    assert [r.nearest for r in found.references] == pytest.approx([1, 1, 0])
 
 
 def test_a_photo_of_another_person_is_an_outlier() -> None:
@@ -59,9 +58,7 @@ def test_the_threshold_lies_in_its_interval_and_the_interval_narrows() -> None:
     for found in (few, many):
         assert found.threshold_interval.low <= found.threshold == found.band.low <= found.threshold_interval.high
         assert found.band.low < found.band.high <= 1
-        assert found.thresholds == Thresholds(
-            threshold=found.threshold, band_high=found.band.high, nearest_high=found.nearest_band.high
-        )
+        assert found.thresholds == Thresholds(threshold=found.threshold, band_high=found.band.high)
     width = [c.threshold_interval.high - c.threshold_interval.low for c in (few, many)]
     assert width[1] < width[0] / 2
     assert few == statistics.calibrate(persona(10))

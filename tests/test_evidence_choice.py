@@ -118,22 +118,20 @@ def test_metrics_of_a_run() -> None:
         score(2, 1, None, status=FaceStatus.UNREADABLE),
         score(2, 2, None, status=FaceStatus.ERROR),
     ]
-    found = run_metrics.summary(scores, run_metrics.Thresholds(threshold=0.55, band_high=0.65, nearest_high=0.75))
+    found = run_metrics.summary(scores, run_metrics.Thresholds(threshold=0.55, band_high=0.65))
     assert (found.images, found.unreadable, found.no_face, found.multi_face) == (4, 2, 1, 1)
     assert (found.similarity_median, found.similarity_mean, found.similarity_p25) == pytest.approx((0.6, 0.6, 0.55))
     assert (found.no_face_rate, found.pass_rate) == (0.25, 0.5)
     assert found.pass_interval == estimates.wilson(2, 4)
     assert found.diversity == pytest.approx(np.std([0.5, 0.7], ddof=1))
-    assert (found.nearest_training, found.copying, found.face_px) == (0.8, True, 200)
+    assert (found.nearest_training, found.copying, found.face_px) == (0.8, None, 200)
     assert found.above_band_rate == pytest.approx(1 / 3)
 
 
 def test_unknown_metrics_are_none() -> None:
     nothing = run_metrics.summary([])
     assert (nothing.images, nothing.similarity_median, nothing.no_face_rate, nothing.pass_rate) == (0, None, None, None)
-    faceless = run_metrics.summary(
-        [score(0, 1, None)], run_metrics.Thresholds(threshold=0.5, band_high=0.6, nearest_high=0.7)
-    )
+    faceless = run_metrics.summary([score(0, 1, None)], run_metrics.Thresholds(threshold=0.5, band_high=0.6))
     assert (faceless.no_face_rate, faceless.pass_rate, faceless.similarity_mean) == (1.0, 0.0, None)
     assert (faceless.copying, faceless.above_band_rate, faceless.diversity, faceless.face_px) == (None,) * 4
     uncalibrated = run_metrics.summary([score(0, 1, 0.5, nearest_training=0.99)])

@@ -9,7 +9,7 @@ from PIL import Image
 
 from orchestrator import images
 from orchestrator.config.recipe import Frames
-from orchestrator.datasets import dedupe, video
+from orchestrator.datasets import video
 from orchestrator.datasets.samples import DroppedSample, FindFaces, Sample, SampleSet, drop
 from orchestrator.scoring import faces
 
@@ -67,16 +67,17 @@ def _most_different(
     stills: Sequence[Sample], others: Sequence[Sample], least: int, limit: int
 ) -> tuple[list[Sample], list[DroppedSample]]:
     """Up to `limit` stills, each time the one most different from all images so far, by at least `least` bits."""
-    hashes = {still.name: dedupe.perceptual_hash(still.pixels(), mirror=True) for still in stills}
-    known = [dedupe.perceptual_hash(sample.pixels(), mirror=True) for sample in others]
+    hashes = {still.name: images.perceptual_hashes(still.pixels()) for still in stills}
+    known = [images.perceptual_hashes(sample.pixels()) for sample in others]
     bits = {
-        still.name: min((dedupe.distance(hashes[still.name], one) for one in known), default=64) for still in stills
+        still.name: min((images.hash_distance(hashes[still.name], one) for one in known), default=64)
+        for still in stills
     }
     left, chosen = list(stills), list[Sample]()
     while left and len(chosen) < limit and bits[(best := max(left, key=lambda one: bits[one.name])).name] >= least:
         left.remove(best)
         chosen.append(best.with_note(f"{bits[best.name]} bits from the nearest image"))
-        bits |= {s.name: min(bits[s.name], dedupe.distance(hashes[s.name], hashes[best.name])) for s in left}
+        bits |= {s.name: min(bits[s.name], images.hash_distance(hashes[s.name], hashes[best.name])) for s in left}
     dropped = []
     for still in left:
         near = bits[still.name] < least

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from orchestrator.evidence.stats import copying
+from orchestrator.evidence.stats.copying import CopyTest
 from orchestrator.evidence.stats.estimates import Interval, wilson
 from orchestrator.model import FaceStatus, Score
+from orchestrator.scoring import References
 
 FAILURE = -1.0
 """The image value of an image without a face: the lowest possible cosine."""
@@ -19,12 +22,10 @@ _UNREADABLE = frozenset({FaceStatus.UNREADABLE, FaceStatus.ERROR})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thresholds:
-    """Limits from a calibration: the pass threshold, the upper end of the photos' similarity to the centroid of the
-    others, and the upper end of their similarity to the nearest other photo."""
+    """From a calibration: the pass threshold, and the upper end of the natural band."""
 
     threshold: float
     band_high: float
-    nearest_high: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +35,8 @@ class RunMetrics:
     images: images that were scored. unreadable: images that could not be read; they count in no other metric.
     similarity_*: over detected faces. no_face_rate, pass_rate: over `images`; a missing face does not pass.
     diversity: standard deviation of similarity over seeds, mean over prompts. nearest_training: median cosine to the
-    most similar training image. copying: it exceeds what the persona's own photos reach among each other.
+    most similar training image. copying: most images are copies of training images (stats.copying); None if there are
+    too few images or references. near_copies: number of images with the lead of a copy.
     above_band_rate: share of faces more similar to the centroid than 95 % of the persona's own photos.
     face_yaw: median of Score.yaw. second_similarity: mean by the second face pack. second_agreement: Spearman's rank
     correlation of the two packs over the images; low means that the result depends on the pack.
@@ -53,6 +55,7 @@ class RunMetrics:
     diversity: float | None
     nearest_training: float | None
     copying: bool | None
+    near_copies: int | None
     above_band_rate: float | None
     face_px: float | None
     face_yaw: float | None = None
@@ -61,13 +64,15 @@ class RunMetrics:
     adherence: float | None = None
 
 
-def summary(scores: Sequence[Score], thresholds: Thresholds | None = None) -> RunMetrics:
-    """The metrics of one run's reported images; those that need thresholds are None without them."""
+def summary(
+    scores: Sequence[Score], thresholds: Thresholds | None = None, references: References | None = None
+) -> RunMetrics:
+    """The metrics of one run's reported images; those that need thresholds or references are None without them."""
     readable = [s for s in scores if s.status not in _UNREADABLE]
     found = [s.similarity for s in readable if s.similarity is not None]
     no_face = sum(s.status is FaceStatus.NO_FACE for s in readable)
     passed = sum(x >= thresholds.threshold for x in found) if thresholds else None
-    nearest = _median(s.nearest_training for s in readable)
+    copied = _copy_test(readable, references) if references else None
     return RunMetrics(
         images=len(readable),
         unreadable=len(scores) - len(readable),
@@ -80,8 +85,9 @@ def summary(scores: Sequence[Score], thresholds: Thresholds | None = None) -> Ru
         pass_rate=passed / len(readable) if readable and passed is not None else None,
         pass_interval=None if passed is None else wilson(passed, len(readable)),
         diversity=_seed_spread(readable),
-        nearest_training=nearest,
-        copying=nearest > thresholds.nearest_high if thresholds and nearest is not None else None,
+        nearest_training=_median(s.nearest_training for s in readable),
+        copying=copied.copying if copied else None,
+        near_copies=copied.near_copies if copied else None,
         above_band_rate=float(np.mean([x > thresholds.band_high for x in found])) if thresholds and found else None,
         face_px=_median(s.face_px for s in readable),
         face_yaw=_median(s.yaw for s in readable),
@@ -111,6 +117,15 @@ def by_prompt(scores: Iterable[Score]) -> dict[int, float]:
 def gain(values: Mapping[int, float], baseline: Mapping[int, float]) -> dict[int, float]:
     """Prompt -> `values` minus the values of the baseline, where both are known."""
     return {prompt: value - baseline[prompt] for prompt, value in values.items() if prompt in baseline}
+
+
+def _copy_test(scores: Sequence[Score], references: References) -> CopyTest | None:
+    pairs = [(s.nearest_training, s.next_training) for s in scores]
+    images = [(nearest, following) for nearest, following in pairs if nearest is not None and following is not None]
+    if not images or references.average_training is None:
+        return None
+    groups = (images, list(references.training.values()), [references.average_training])
+    return copying.detect_copying(*map(copying.closeness, groups))
 
 
 def _median(values: Iterable[float | None]) -> float | None:

@@ -15,6 +15,7 @@ from orchestrator.evidence.confirmation import ConfirmationResult
 from orchestrator.evidence.run_metrics import RunMetrics, Thresholds
 from orchestrator.evidence.stats import pareto
 from orchestrator.model import Question, Result, Score
+from orchestrator.scoring import References
 from orchestrator.store import layout, state
 from orchestrator.store.layout import Run, Sweep
 from orchestrator.store.state import Status
@@ -48,6 +49,7 @@ class RunSummary:
     status: Status
     training: tuple[AttemptSummary, ...]
     scores: tuple[Score, ...]
+    references: References | None = None
     previews: Mapping[int, tuple[Score, ...]] = field(default_factory=dict)
     trained_faces: int | None = None
     choice: Choice | None = None
@@ -82,7 +84,8 @@ class SweepSummary:
     def pareto_best(self) -> Collection[str]:
         """Names of the trained runs that no other run beats on all criteria at once."""
         trained = [one for one in self.runs if not one.run.point.is_baseline]
-        return pareto.pareto_set({one.run.point.name: _criteria(one.metrics) for one in trained if one.metrics})
+        equal = len({one.trained_faces for one in trained if one.metrics}) <= 1
+        return pareto.pareto_set({one.run.point.name: _criteria(one.metrics, equal) for one in trained if one.metrics})
 
 
 def read(sweep: Sweep) -> SweepSummary:
@@ -141,6 +144,7 @@ def _read(run: Run) -> RunSummary:
         status=state.status(run),
         training=tuple(_attempts(run)),
         scores=scored.scores if scored else (),
+        references=scored.references if scored else None,
         previews=preview_scores.of_run(run),
         trained_faces=scored.training if scored and not run.point.is_baseline else None,
     )
@@ -173,7 +177,7 @@ def _with_metrics(
     return replace(
         one,
         choice=chosen,
-        metrics=run_metrics.summary(chosen.reported, thresholds),
+        metrics=run_metrics.summary(chosen.reported, thresholds, one.references),
         gain=None if one.run.point.is_baseline else confirmation.gain(chosen.reported, baseline),
     )
 
@@ -185,11 +189,12 @@ def _with_confirmation(one: RunSummary, baseline: Sequence[Score]) -> RunSummary
     return replace(one, confirmation=confirmation.confirmation_for(one.run, one.choice, compared))
 
 
-def _criteria(metrics: RunMetrics) -> dict[str, float | None]:
+def _criteria(metrics: RunMetrics, equal_training: bool) -> dict[str, float | None]:
+    """equal_training: whether all runs have the same number of training images; the nearest of many is nearer."""
     return {
         "similarity": metrics.similarity_mean,
         "no_face_rate": metrics.no_face_rate,
-        "nearest_training": metrics.nearest_training,
+        "nearest_training": metrics.nearest_training if equal_training else None,
     }
 
 

@@ -71,11 +71,15 @@ class References:
     """The persona's reference photos, by path.
 
     leave_one_out: cosine of each used photo to the centroid of the others; None when there are no others.
-    rejected: why a photo is not used.
+    rejected: why a photo is not used. training: (cosine to the most similar training image, mean cosine to the next
+    five) of each used photo, and average_training: of the average training face; none with fewer than two training
+    images.
     """
 
     leave_one_out: Mapping[str, float | None]
     rejected: Mapping[str, str] = field(default_factory=dict)
+    training: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    average_training: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from orchestrator import scoring
 from orchestrator.errors import NotReady, OrchestrateError, Problem, Severity
 from orchestrator.model import Image
-from orchestrator.scoring import embedding, faces, prompt_adherence, thumbnails
+from orchestrator.scoring import embedding, faces, prompt_adherence, same_photo, thumbnails
 from orchestrator.scoring.batch_embedder import BatchEmbedder, InProgressFile
 
 _REFERENCES = "score.references"
@@ -73,10 +73,16 @@ def _score_faces(folder: Path, job: scoring.Job) -> tuple[scoring.Scored, NDArra
     embeddings = _embeddings(outcomes, persona)
     scores = [faces.score(*pair, persona) for pair in zip(job.images, outcomes, strict=True)]
     left_out = faces.leave_one_out(persona) if persona else []
+    nearest, average = faces.reference_closeness(persona) if persona else ([], None)
     scored = scoring.Scored(
         fingerprint=pack.fingerprint,
         provider=embedder.provider,
-        references=scoring.References(leave_one_out=dict(zip(references, left_out, strict=True)), rejected=rejected),
+        references=scoring.References(
+            leave_one_out=dict(zip(references, left_out, strict=True)),
+            rejected=rejected,
+            training=dict(zip(references, nearest, strict=False)),
+            average_training=average,
+        ),
         training=len({embedding.tobytes() for embedding in training}),  # repeated images count once
         scores=faces.with_seed_distances(scores, embeddings),
     )
@@ -85,12 +91,17 @@ def _score_faces(folder: Path, job: scoring.Job) -> tuple[scoring.Scored, NDArra
 
 def _references(embedder: BatchEmbedder, paths: Sequence[Path]) -> tuple[dict[str, faces.Embedding], dict[str, str]]:
     """The photos in use, and why the others are not; raises NotReady when none is usable."""
-    used, rejected = {}, {}
+    used, rejected, photos = {}, {}, list[same_photo.Photo]()
     for path, outcome in zip(paths, embedder.embed(paths), strict=True):
         image = Image(file=str(path), checkpoint="", strength=0.0, prompt=0, seed=0)
         why = scoring.unfit(faces.score(image, outcome, None))
         if isinstance(outcome, faces.FaceRecord) and outcome.embedding is not None and not why:
-            used[str(path)] = outcome.embedding
+            photo = same_photo.photo(path, outcome.embedding)
+            if twin := same_photo.first_same(photo, photos):
+                rejected[str(path)] = f"is the same photo as {twin.path.name}"
+            else:
+                used[str(path)] = outcome.embedding
+                photos.append(photo)
         else:
             rejected[str(path)] = why
     problems = [
@@ -98,7 +109,7 @@ def _references(embedder: BatchEmbedder, paths: Sequence[Path]) -> tuple[dict[st
             what=f"is not used as a reference: {why}",
             where=name,
             key=_REFERENCES,
-            remedy="replace it with a photo that shows exactly one face",
+            remedy="replace it with another photo that shows exactly one face",
             severity=Severity.WARNING if used else Severity.ERROR,
         )
         for name, why in rejected.items()

@@ -36,11 +36,8 @@ def read_pairs(path: Path) -> tuple[PicturePair, ...]:
     return tuple(pairs)
 
 
-def impostor_pictures(folders: Iterable[Path], sweeps: Iterable[Sweep]) -> dict[str, tuple[Path, ...]]:
-    """Name of a set -> its images: the given folders, and the baseline images of the given sweeps.
-
-    Raises InputError for a folder without images, NothingSelected for a sweep without baseline images.
-    """
+def impostor_pictures(folders: Iterable[Path]) -> dict[str, tuple[Path, ...]]:
+    """Name of a set -> the images of a folder. Raises InputError for a folder without images."""
     found: dict[str, tuple[Path, ...]] = {}
     for folder in folders:
         name = str(folder) if folder.name in found else folder.name
@@ -48,22 +45,21 @@ def impostor_pictures(folders: Iterable[Path], sweeps: Iterable[Sweep]) -> dict[
         if not found[name]:
             remedy = "give a folder of images with one face each"
             raise InputError(Problem(what="contains no images", where=str(folder), key="--impostors", remedy=remedy))
-    for sweep in sweeps:
-        found |= _baseline_pictures(sweep)
     return found
 
 
-def _baseline_pictures(sweep: Sweep) -> dict[str, tuple[Path, ...]]:
-    baselines = [run for run in sweep.runs() if run.point.is_baseline and run.done("generate")]
-    if not baselines:
-        what = f"sweep {sweep.name} has no images of a base model without a LoRA yet"
-        raise NothingSelected(Problem(what=what, key="--against", remedy="run its baseline-... runs first"))
-    return {
-        f"{run.point.params['base_model']} without a LoRA, {sweep.name}": tuple(
-            run.path / image.file for image in run.pictures()
-        )
-        for run in baselines
-    }
+def baseline_pictures(sweeps: Iterable[Sweep]) -> dict[str, tuple[Path, ...]]:
+    """Name of a set -> the images of a base model without LoRA. Raises NothingSelected for a sweep without any."""
+    found: dict[str, tuple[Path, ...]] = {}
+    for sweep in sweeps:
+        baselines = [run for run in sweep.runs() if run.point.is_baseline and run.done("generate")]
+        if not baselines:
+            what = f"sweep {sweep.name} has no images of a base model without a LoRA yet"
+            raise NothingSelected(Problem(what=what, key="--against", remedy="run its baseline-... runs first"))
+        for run in baselines:
+            name = f"{run.point.params['base_model']} without a LoRA, {sweep.name}"
+            found[name] = tuple(run.path / image.file for image in run.pictures())
+    return found
 
 
 def _toml_pairs(path: Path) -> tuple[list[PicturePair], list[Problem]]:

@@ -13,10 +13,9 @@ from orchestrator.errors import InputError, NotReady, Problem
 from orchestrator.evidence.calibration import statistics
 from orchestrator.evidence.calibration.inputs import PicturePair
 from orchestrator.evidence.calibration.record import CalibrationRecord
-from orchestrator.evidence.calibration.statistics import FloatArray, KnownPair
-from orchestrator.scoring import embedding, faces
+from orchestrator.evidence.calibration.statistics import Calibration, FloatArray, Impostors, KnownPair
+from orchestrator.scoring import embedding, faces, same_photo
 from orchestrator.scoring.embedding import FaceEmbedding
-from orchestrator.scoring.faces.similarity import SAME_PHOTO
 from orchestrator.store.hashes import HashCache
 
 _KEY = "score.references"
@@ -25,35 +24,46 @@ _MIN_PHOTOS = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationRequest:
-    """What to measure besides the references of the settings. impostors: name of a set -> its images."""
+    """What to measure besides the references of the settings.
+
+    impostors: name of a set -> images of other people. baselines: the same of base models without LoRA, whose faces may
+    resemble the persona.
+    """
 
     pairs: tuple[PicturePair, ...] = ()
     impostors: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
+    baselines: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
     allow_training_references: bool = False
 
 
 def measure(settings: Settings, request: CalibrationRequest) -> CalibrationRecord:
     """Calibrate from the references of the settings.
 
-    Raises NotReady without a pack or photos, InputError for a reference that is also a training image (unless allowed)
-    and for a known-good pair without exactly one face in each image.
+    Raises NotReady without a pack or photos, InputError for a reference that is also a training image (unless allowed),
+    for impostors as similar as the persona, and for a known-good pair without exactly one face in each image.
     """
+    others = {**request.baselines, **request.impostors}
     references = images.pictures(settings.scoring.references).pictures
     training = [path for one in settings.datasets.values() for path in images.pictures(one.image_dir).pictures]
     members = [path for pair in request.pairs for path in (pair.first, pair.second)]
-    paths = list(dict.fromkeys([*references, *training, *members, *chain(*request.impostors.values())]))
+    paths = list(dict.fromkeys([*references, *training, *members, *chain(*others.values())]))
     embedded = embedding.embed(settings.scoring, paths, cache=settings.runs / scoring.FACE_CACHE)
     found = dict(zip(paths, embedded, strict=True))
-    rejected = {path.name: found[path].unfit for path in references if found[path].unfit}
-    used = [path for path in references if path.name not in rejected]
+    used, rejected = _usable(references, found)
+    for path in images.unsupported(settings.scoring.references) if references else ():
+        rejected[path.name] = f"has the unsupported suffix {path.suffix}: convert it to .jpg or .png"
     if len(used) < _MIN_PHOTOS:
         raise NotReady(_too_few(settings, len(used), rejected))
-    trained_on = _trained_on(settings, used, training, found)
+    trained_on = _trained_on(used, training, found)
     if trained_on and not request.allow_training_references:
         raise InputError(*(_leaked(settings, name, copy) for name, copy in trained_on.items()))
-    photos, impostors = _faces(used, found), {name: _faces(paths, found) for name, paths in request.impostors.items()}
+    photos, impostors = _faces(used, found), {name: _faces(paths, found) for name, paths in others.items()}
     names = [path.name for path in used]
     calibration = statistics.calibrate(dict(zip(names, photos, strict=True)), impostors)
+    people = [one for one in calibration.impostors if one.name in request.impostors]
+    inseparable = [one for one in people if one.separation < statistics.MIN_SEPARATION]
+    if inseparable:
+        raise InputError(*(_inseparable(settings, calibration, one) for one in inseparable))
     known = _known_pairs(request.pairs, found)
     baseline = statistics.pair_baseline(known) if known else None
     return CalibrationRecord(
@@ -64,7 +74,6 @@ def measure(settings: Settings, request: CalibrationRequest) -> CalibrationRecor
         rejected=rejected,
         trained_on=tuple(trained_on),
         faceless=tuple(name for name, faces_of in impostors.items() if not len(faces_of)),
-        twins=tuple((names[one], names[other]) for one, other in _same_photos(photos)),
         known_pairs=known,
         baseline=baseline,
         expected_from_pairs=statistics.expected_centroid_similarity(baseline.mean, len(used)) if baseline else None,
@@ -87,25 +96,40 @@ def _too_few(settings: Settings, count: int, rejected: Mapping[str, str]) -> Pro
 
 
 def _trained_on(
-    settings: Settings, references: Sequence[Path], training: Sequence[Path], found: Mapping[Path, FaceEmbedding]
+    references: Sequence[Path], training: Sequence[Path], found: Mapping[Path, FaceEmbedding]
 ) -> dict[str, Path]:
-    """Name of a reference -> the training image that has the same bytes or shows the same photo."""
-    hashes = HashCache(settings.runs)
-    by_hash = {hashes.of(path): path for path in training}
-    copies = {path.name: by_hash[hashes.of(path)] for path in references if hashes.of(path) in by_hash}
-    with_face = [path for path in training if found[path].embedding]
-    if with_face:
-        cosines = statistics.unit(_faces(references, found)) @ statistics.unit(_faces(with_face, found)).T
-        for path, row in zip(references, cosines, strict=True):
-            if row.max() >= SAME_PHOTO:
-                copies.setdefault(path.name, with_face[int(row.argmax())])
-    return copies
+    """Name of a reference -> the training image that is the same photo."""
+    trained = [same_photo.photo(path, found[path].embedding) for path in training]
+    matches = {
+        path.name: same_photo.first_same(same_photo.photo(path, found[path].embedding), trained) for path in references
+    }
+    return {name: match.path for name, match in matches.items() if match}
 
 
-def _same_photos(photos: FloatArray) -> list[tuple[int, int]]:
-    """Index pairs of references that are the same photo."""
-    unit = statistics.unit(photos)
-    return [(int(one), int(other)) for one, other in np.argwhere(np.triu(unit @ unit.T >= SAME_PHOTO, 1))]
+def _usable(references: Sequence[Path], found: Mapping[Path, FaceEmbedding]) -> tuple[list[Path], dict[str, str]]:
+    """The references that count, each photo once as in scoring, and name -> reason for the others."""
+    used, rejected = list[same_photo.Photo](), dict[str, str]()
+    for path in references:
+        photo = same_photo.photo(path, found[path].embedding)
+        if found[path].unfit:
+            rejected[path.name] = found[path].unfit
+        elif twin := same_photo.first_same(photo, used):
+            rejected[path.name] = f"is the same photo as {twin.path.name}"
+        else:
+            used.append(photo)
+    return [photo.path for photo in used], rejected
+
+
+def _inseparable(settings: Settings, calibration: Calibration, one: Impostors) -> Problem:
+    genuine = np.median([reference.similarity for reference in calibration.references])
+    return Problem(
+        what=f"does not separate the persona from {one.name}: the median similarity is {genuine:.3f} for the persona's "
+        f"photos and {np.median(one.similarities):.3f} for the other faces",
+        where=str(settings.scoring.pack),
+        key="score.pack",
+        remedy="check that these images show other people; otherwise the recogniser does not fit InsightFace's input "
+        "normalisation: use another face pack",
+    )
 
 
 def _leaked(settings: Settings, name: str, copy: Path) -> Problem:

@@ -16,9 +16,8 @@ class CalibrationRecord:
     """A calibration and its conditions.
 
     face_pack, references: as in a sweep's fingerprint. rejected: photo -> reason. trained_on: references that are
-    also training images, allowed by the user. faceless: sets of impostors without a face. twins: pairs of references
-    that are the same photo. known_pairs, baseline: the user's known-good pairs. expected_from_pairs: their mean on the
-    scale of centroid scores.
+    also training images, allowed by the user. faceless: sets of impostors without a face.
+    known_pairs, baseline: the user's known-good pairs. expected_from_pairs: their mean on the scale of scores.
     """
 
     face_pack: str
@@ -28,7 +27,6 @@ class CalibrationRecord:
     rejected: dict[str, str]
     trained_on: tuple[str, ...] = ()
     faceless: tuple[str, ...] = ()
-    twins: tuple[tuple[str, str], ...] = ()
     known_pairs: tuple[KnownPair, ...] = ()
     baseline: PairBaseline | None = None
     expected_from_pairs: float | None = None

@@ -3,7 +3,14 @@
 from collections.abc import Iterator
 
 from orchestrator.evidence.calibration.record import CalibrationRecord
-from orchestrator.evidence.calibration.statistics import FIRM_PHOTOS, PUBLISHED_PAIR_THRESHOLDS, Calibration, Impostors
+from orchestrator.evidence.calibration.statistics import (
+    FIRM_PHOTOS,
+    HELD_OUT_PASS,
+    LOW_THRESHOLD,
+    PUBLISHED_PAIR_THRESHOLDS,
+    Calibration,
+    Impostors,
+)
 
 
 def format_verdict(calibration: CalibrationRecord) -> str:
@@ -33,14 +40,18 @@ def format_details(calibration: CalibrationRecord) -> Iterator[str]:
 def _photos(calibration: CalibrationRecord) -> Iterator[str]:
     found = calibration.calibration
     yield f"natural band of {found.photos} photos: {found.band.low:.3f} to {found.band.high:.3f}"
-    yield f"nearest other photo: up to {found.nearest_band.high:.3f}; a LoRA nearer to a training image is copying"
     for one in found.references:
         if one.outlier:
             yield f"outlier: {one.name} at {one.similarity:.3f}; check for another person, a profile or a tiny face"
     for name, why in calibration.rejected.items():
         yield f"not used: {name} {why}"
-    for first, second in calibration.twins:
-        yield f"{first} and {second} are the same photo, which counts twice: remove one"
+    achieved = ", ".join(f"{share} with {count}" for count, share in HELD_OUT_PASS.items())
+    yield f"share of new photos that pass such a threshold on real people: {achieved} references"
+    if found.threshold < LOW_THRESHOLD and not found.impostors:
+        yield (
+            "the threshold is low: other people may reach it. Measure how many with --impostors FOLDER (photos of "
+            "other people) or --against SWEEP"
+        )
     if found.provisional:
         yield (
             f"provisional: add {found.more_photos} photos ({FIRM_PHOTOS} in all); of {found.photos} photos, the lowest "

@@ -1,23 +1,15 @@
 """Checks of a dataset's pictures: duplicates, also mirrored ones, small pictures, and pictures used as references."""
 
-import contextlib
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import imagehash
-
 from orchestrator import errors, images
 from orchestrator.config.schema import Dataset
-from orchestrator.datasets import dedupe
 from orchestrator.errors import Problem
 from orchestrator.kohya import step_count
 from orchestrator.model import Params
-from orchestrator.store.hashes import sha256
 from orchestrator.text import first_names
-
-_TWINS = 4
-"""Bits of 64 in which the perceptual hashes of two copies of a picture may differ: re-encoded or resized."""
 
 _ENOUGH = 0.95
 """Share of the resolution's area from which a picture is large enough: a smaller gap is not visible."""
@@ -38,13 +30,16 @@ def problems(dataset: Dataset, params: Params) -> Iterator[Problem]:
 
 
 def trained_on(dataset: Dataset, references: Path) -> Iterator[Problem]:
-    """A warning for each reference that is also in the dataset, with the same bytes."""
-    trained = {sha256(path): path.name for path, _ in _readable(dataset)}
+    """A warning for each reference that is also in the dataset: equal, re-saved, grey or mirrored."""
+    trained = [(path.name, sides) for path, _ in _readable(dataset) if (sides := _hashes(path))]
     for path in images.pictures(references).pictures:
-        with contextlib.suppress(OSError):  # reported by preflight
-            if twin := trained.get(sha256(path)):
-                what = f"is also in the dataset {dataset.name}, as {twin}: this inflates the score"
+        if not (sides := _hashes(path)):
+            continue  # reported by preflight
+        for name, others in trained:
+            if images.hash_distance(sides, others) <= images.SAME_HASH:
+                what = f"is also in the dataset {dataset.name}, as {name}: this inflates the score"
                 yield errors.warning("score.references", what, "remove it from one of the two", where=str(path))
+                break
 
 
 def _readable(dataset: Dataset) -> list[tuple[Path, step_count.Size]]:
@@ -62,12 +57,12 @@ def _twins(paths: Sequence[Path]) -> Iterator[tuple[Path, Path, bool]]:
     """Pairs of copies, and whether one is mirrored."""
     hashes = [(path, hashed) for path in paths if (hashed := _hashes(path))]
     for (one, sides), (other, others) in itertools.combinations(hashes, 2):
-        if dedupe.distance(sides, others) <= _TWINS:
-            yield one, other, dedupe.distance(sides, others[:1]) > _TWINS
+        if images.hash_distance(sides, others) <= images.SAME_HASH:
+            yield one, other, images.hash_distance(sides, others[:1]) > images.SAME_HASH
 
 
-def _hashes(path: Path) -> tuple[imagehash.ImageHash, ...]:
+def _hashes(path: Path) -> tuple[images.PerceptualHash, ...]:
     try:
-        return dedupe.perceptual_hash(images.load(path), mirror=True)
+        return images.perceptual_hashes(images.load(path))
     except images.Unreadable:
         return ()

@@ -208,11 +208,17 @@ def _stopped(sweep: SweepSummary, result: ContrastResult) -> str:
 
 
 def _nearest(matching: Matching, runs: Mapping[str, RunSummary]) -> str:
-    """How much more similar the second level is to its nearest training image."""
+    """How much more similar the second level is to its nearest training image.
+
+    Only for equal numbers of training images: the nearest of many is nearer than the nearest of few.
+    """
 
     def change(pair: Pair) -> float | None:
-        first, second = (runs[row.run].metrics for row in (pair.first, pair.second))
-        if not first or not second or first.nearest_training is None or second.nearest_training is None:
+        one, other = (runs[row.run] for row in (pair.first, pair.second))
+        first, second = one.metrics, other.metrics
+        if one.trained_faces != other.trained_faces or not first or not second:
+            return None
+        if first.nearest_training is None or second.nearest_training is None:
             return None
         return second.nearest_training - first.nearest_training
 

@@ -15,6 +15,7 @@ from orchestrator.scoring.faces.similarity import (
     leave_one_out,
     most_similar,
     persona,
+    reference_closeness,
     score,
     with_seed_distances,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "load",
     "most_similar",
     "persona",
+    "reference_closeness",
     "runtime_problems",
     "score",
     "with_seed_distances",

@@ -18,11 +18,18 @@ Rows: TypeAlias = NDArray[np.float64]
 """Images x width; each row has length 1."""
 
 
+SAME_PHOTO = 0.98
+"""Images with at least this face cosine are the same photo, re-saved or cropped: InsightFace's own constant."""
+
+NEXT = 5
+"""A copy is compared with this number of next training images."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Persona:
     """Embeddings of length 1. centroid: (width,), the references' mean direction.
 
-    training: of the images that a LoRA was trained on; no rows when they are not known.
+    training: of the images that a LoRA was trained on, each photo once; no rows when they are not known.
     """
 
     references: Rows
@@ -32,9 +39,11 @@ class Persona:
 
 def persona(references: Sequence[Embedding], training: Sequence[Embedding] = ()) -> Persona:
     """Takes at least one reference; all embeddings must be from the same pack."""
-    rows = _rows(references)
+    rows, trained = _rows(references), _rows(training)
     return Persona(
-        references=rows, training=_rows(training).reshape(-1, rows.shape[1]), centroid=_unit(rows.mean(axis=0))
+        references=rows,
+        training=trained[distinct(trained)].reshape(-1, rows.shape[1]),
+        centroid=unit(rows.mean(axis=0)),
     )
 
 
@@ -47,7 +56,42 @@ def leave_one_out(persona: Persona) -> list[float | None]:
     rows = persona.references
     if len(rows) < 2:
         return [None] * len(rows)
-    return [float(row @ _unit(rows.sum(axis=0) - row)) for row in rows]
+    return [float(row @ unit(rows.sum(axis=0) - row)) for row in rows]
+
+
+def distinct(rows: Rows) -> list[int]:
+    """Indices of the rows that are not the same photo as an earlier row."""
+    kept: list[int] = []
+    for number, row in enumerate(rows):
+        if not kept or float((rows[kept] @ row).max()) < SAME_PHOTO:
+            kept.append(number)
+    return kept
+
+
+def closeness(rows: Rows, training: Rows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Cosine of each row to its most similar training image, and the mean cosine to the next five.
+
+    With fewer than six training images the mean is over the others. Takes at least two training images.
+    """
+    cosines = np.sort(rows @ training.T, axis=1)[:, ::-1]
+    return cosines[:, 0], cosines[:, 1 : NEXT + 1].mean(axis=1)
+
+
+def reference_closeness(persona: Persona) -> tuple[list[tuple[float, float]], tuple[float, float] | None]:
+    """`closeness` of each reference, and of the average training face; nothing with fewer than two training images."""
+    if len(persona.training) < 2:
+        return [], None
+    rows = np.vstack([persona.references, unit(persona.training.mean(axis=0))])
+    *references, average = [
+        (float(near), float(far)) for near, far in zip(*closeness(rows, persona.training), strict=True)
+    ]
+    return references, average
+
+
+def unit(vector: NDArray[Any]) -> NDArray[np.float64]:
+    """The vector scaled to length one."""
+    exact = vector.astype(np.float64)
+    return exact / np.linalg.norm(exact)
 
 
 def score(image: Image, outcome: Outcome, persona: Persona | None) -> Score:
@@ -60,14 +104,16 @@ def score(image: Image, outcome: Outcome, persona: Persona | None) -> Score:
     if not outcome.embeddings:
         return Score(image=image, status=outcome.status)
     chosen = most_similar(outcome, persona)
-    face, direction = outcome.faces[chosen], _unit(outcome.embeddings[chosen])
+    face, direction = outcome.faces[chosen], unit(outcome.embeddings[chosen])
+    nearest, following = _training_closeness(direction, persona.training) if persona else (None, None)
     return Score(
         image=image,
         status=outcome.status,
         similarity=float(direction @ persona.centroid) if persona else None,
-        largest_similarity=float(_unit(outcome.embeddings[0]) @ persona.centroid) if persona else None,
+        largest_similarity=float(unit(outcome.embeddings[0]) @ persona.centroid) if persona else None,
         nearest_reference=_nearest(direction, persona.references) if persona else None,
-        nearest_training=_nearest(direction, persona.training) if persona else None,
+        nearest_training=nearest,
+        next_training=following,
         faces=len(outcome.faces),
         face_px=face.px,
         det_score=face.det_score,
@@ -101,7 +147,7 @@ def most_similar(record: FaceRecord, persona: Persona | None) -> int:
     """Index of the face most similar to the persona, 0 (the largest) without a persona or with only one face."""
     if persona is None or len(record.embeddings) < 2:
         return 0
-    return int(np.argmax([_unit(one) @ persona.centroid for one in record.embeddings]))
+    return int(np.argmax([unit(one) @ persona.centroid for one in record.embeddings]))
 
 
 def _yaw(face: Face) -> float | None:
@@ -121,12 +167,14 @@ def embeddings(outcomes: Iterable[Outcome], persona: Persona | None = None) -> l
 
 
 def _rows(embeddings: Sequence[Embedding]) -> Rows:
-    return np.stack([_unit(one) for one in embeddings]) if embeddings else np.empty((0, 0))
+    return np.stack([unit(one) for one in embeddings]) if embeddings else np.empty((0, 0))
 
 
-def _unit(vector: NDArray[Any]) -> NDArray[np.float64]:
-    exact = vector.astype(np.float64)
-    return exact / np.linalg.norm(exact)
+def _training_closeness(direction: NDArray[np.float64], training: Rows) -> tuple[float | None, float | None]:
+    if len(training) < 2:
+        return _nearest(direction, training), None
+    nearest, following = closeness(direction[None], training)
+    return float(nearest[0]), float(following[0])
 
 
 def _nearest(direction: NDArray[np.float64], rows: Rows) -> float | None:
