@@ -134,7 +134,7 @@ def with_seed_distances(scores: Sequence[Score], embeddings: NDArray[np.float32]
             groups[one.image.checkpoint, one.image.strength, one.image.prompt].append(index)
     found = list(scores)
     for group in groups.values():
-        rows = np.stack([_unit(embeddings[index]) for index in group])
+        rows = np.stack([unit(embeddings[index]) for index in group])
         cosines = rows @ rows.T
         for place, index in enumerate(group):
             if len(group) > 1:
