@@ -16,9 +16,9 @@ from orchestrator.evidence import configurations, run_metrics, summary
 from orchestrator.evidence.calibration import statistics
 from orchestrator.evidence.calibration.record import CalibrationRecord
 from orchestrator.evidence.confirmation import Confirmation, ConfirmationResult
-from orchestrator.report import answers, html
+from orchestrator.report import answers, html, overview
 from orchestrator.report.answers.answer import Answer
-from orchestrator.report.html import figures, image_matrix, overview, rows
+from orchestrator.report.html import figures, first_screen, image_matrix, rows
 from orchestrator.scoring import thumbnails
 from orchestrator.store import layout, records
 from orchestrator.store.layout import Run, Sweep
@@ -321,10 +321,10 @@ def test_an_answer_shows_its_interval_and_two_pairs_of_images(tmp_path, album):
 def test_the_first_screen_names_the_best_configuration_and_its_lead(tmp_path, album):
     read = summary.read(made(tmp_path, album, runs=32))
     ranked = configurations.group(read.runs)
-    sentence = overview.winner(ranked)
-    assert re.match(rf"[+-]0\.\d+ image value compared with {ranked[1].label} \(95 % interval ", sentence)
-    assert "training seeds" in sentence
-    rows = overview.ranking(ranked)
+    assert ranked[0].label in overview.best(ranked)
+    assert "95 % interval" in overview.best(ranked)
+    assert overview.best(ranked) in html.write(read).read_text(encoding="utf-8")
+    rows = first_screen.ranking(ranked)
     assert [row.label for row in rows if row.is_best] == [rows[0].label]
     assert [row.rank for row in rows if row.is_baseline] == [""]
     values = [float(row.value) for row in rows if "degraded" not in " ".join(row.marks)]

@@ -52,6 +52,8 @@ def best(ranked: Sequence[Configuration]) -> str:
         return f"{text}{difference:+.3f} similarity; add seeds to see whether that is chance."
     interval = found.interval(1 - 0.05 / (len(scored) - 1))
     bounds = f"95 % interval {interval.low:+.3f} to {interval.high:+.3f}, {pluralize(found.replicates, 'seed')}"
+    if found.mean <= 0:  # seeds that only one of the two has make it the best
+        return f"Best on average: {first.label}. On the common seeds {second.label} is not worse ({bounds})."
     return f"{text}{found.mean:+.3f} similarity ({bounds})" + ("." if interval.low > 0 else ": that may be chance.")
 
 

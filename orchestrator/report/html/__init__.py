@@ -14,8 +14,9 @@ from orchestrator import files, text
 from orchestrator.evidence import configurations
 from orchestrator.evidence.summary import SweepSummary, log_of
 from orchestrator.model import State
+from orchestrator.report import overview
 from orchestrator.report.answers.answer import Answer
-from orchestrator.report.html import figures, image_matrix, overview, rows
+from orchestrator.report.html import figures, first_screen, image_matrix, rows
 from orchestrator.store import outcome
 
 PAGE = "report.html"
@@ -69,9 +70,9 @@ def _html(summary: SweepSummary, answers: Sequence[Answer], environ: Mapping[str
         policy=policy(style, script),
         style=Markup(style),  # noqa: S704 (a file of this package)
         script=Markup(script),  # noqa: S704
-        cards=[overview.card(one) for one in answers],
-        winner=overview.winner(ranked),
-        ranking=overview.ranking(ranked),
+        cards=[first_screen.card(one) for one in answers],
+        winner=overview.best(ranked),
+        ranking=first_screen.ranking(ranked),
         missing=rows.missing(runs, calibration),
         doubt=rows.DOUBT,
         caveats=calibration.caveats if calibration else (),

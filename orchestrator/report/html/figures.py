@@ -18,6 +18,7 @@ from orchestrator.model import Failure, Score, State, Value
 from orchestrator.report.answers import rows as evidence
 from orchestrator.report.html import plots, rows
 from orchestrator.report.html.plots import Bars, Dot, Level, Line
+from orchestrator.report.labels import labels
 from orchestrator.store import outcome, vram_log
 from orchestrator.store.layout import Attempt
 from orchestrator.text import duration, pluralize
@@ -276,8 +277,8 @@ def _thinned(points: Sequence[tuple[float, float]]) -> Iterator[tuple[float, flo
 
 
 def _time(found: Sequence[RunSummary]) -> Figure | None:
-    labels = rows.labels(found)
-    spent = {labels[one.run.point.id]: seconds for one in found if (seconds := rows.stage_seconds(one.run))}
+    names = labels([one.run.point for one in found])
+    spent = {names[one.run.point.id]: seconds for one in found if (seconds := rows.stage_seconds(one.run))}
     if not spent:
         return None
     longest = sorted(spent, key=lambda name: -sum(spent[name].values()))[:_SHOWN_BARS]

@@ -9,10 +9,10 @@ from typing import Any
 
 from orchestrator.evidence import configurations
 from orchestrator.evidence.calibration.record import CalibrationRecord
-from orchestrator.evidence.stats.pairs import REPLICATE
 from orchestrator.evidence.summary import AttemptSummary, RunSummary, SweepSummary, log_of
 from orchestrator.files import read_bytes
 from orchestrator.model import Failure, Params, State, Value
+from orchestrator.report.labels import labels
 from orchestrator.store import outcome
 from orchestrator.store.layout import Run, Sweep
 from orchestrator.text import duration, pluralize, redact
@@ -123,21 +123,9 @@ def _uncalibrated(record: CalibrationRecord | None) -> str:
 # --- the table --------------------------------------------------------------------------------------------------------
 
 
-def labels(runs: Sequence[RunSummary]) -> dict[str, str]:
-    """Run id -> its configuration and training seed, or its name if they are ambiguous; best configuration first."""
-    found = {}
-    for one in configurations.group(runs):
-        for run in one.runs:
-            seed = f", seed {run.run.point.params[REPLICATE]}" if REPLICATE in run.run.point.dims else ""
-            found[run.run.point.id] = one.label + seed
-    counts = Counter(found.values())
-    names = {one.run.point.id: one.run.point.name for one in runs}
-    return {identity: label if counts[label] == 1 else names[identity] for identity, label in found.items()}
-
-
 def table(summary: SweepSummary, environ: Mapping[str, str]) -> list[RunRow]:
     """All runs, best first, unscored ones last. environ: of child processes; the secrets in it are redacted."""
-    by_label = labels(summary.runs)
+    by_label = labels([one.run.point for one in summary.runs])
 
     def order(one: RunSummary) -> tuple[bool, bool, float]:
         value = configurations.mean_value(one)

@@ -1,11 +1,10 @@
-"""The first screen of the page: the best configuration, the answers with their intervals and images, the ranking."""
+"""The first screen of the page: the answers with their intervals and images, and the ranking of configurations."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from orchestrator.evidence import configurations
 from orchestrator.evidence.configurations import Configuration
 from orchestrator.evidence.run_metrics import picture_value
 from orchestrator.evidence.stats.estimates import Interval
@@ -15,7 +14,6 @@ from orchestrator.report.answers.answer import Answer
 from orchestrator.report.answers.rows import ImagePair
 from orchestrator.scoring import thumbnails
 from orchestrator.store import layout
-from orchestrator.text import pluralize
 
 _WIDTH = 360
 
@@ -53,31 +51,6 @@ class AnswerCard:
     answer: Answer
     interval: Markup
     pairs: tuple[tuple[str, ShownImage, ShownImage], ...]
-
-
-# --- the best configuration -------------------------------------------------------------------------------------------
-
-
-def winner(ranked: Sequence[Configuration]) -> str:
-    """The best configuration, its lead and how certain that is, in a sentence; empty before two have scores."""
-    scored = [one for one in ranked if one.value is not None]
-    trained = [one for one in scored if not one.is_baseline]
-    if not trained or len(scored) < 2:
-        return ""
-    best = trained[0]
-    others = [one for one in scored if one is not best]
-    second = others[0]
-    difference, found = (best.value or 0) - (second.value or 0), configurations.lead(best, second)
-    size = f"{difference:+.3f} image value compared with {second.label}"
-    seeds = pluralize(len(best.counted), "training seed")
-    if found is None:
-        return f"{size}, {seeds}. The lead is uncertain: at least two seeds are needed for an interval."
-    bounds = found.interval()
-    certain = (
-        "The lead is certain" if bounds.low > 0 else "The loss is certain" if bounds.high < 0 else "No certain lead"
-    )
-    several = ", not corrected for choosing the best of several" if len(trained) > 2 else ""
-    return f"{size} (95 % interval {bounds.low:+.3f} to {bounds.high:+.3f}{several}), {seeds}. {certain}."
 
 
 def ranking(ranked: Sequence[Configuration]) -> list[Ranked]:
