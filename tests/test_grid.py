@@ -256,7 +256,7 @@ def test_braces_in_the_value_of_an_expression_are_data(expand):
         ("[[zip]]\na = [1, 2]\nb = [1]", 1, "zip[0]", "a has 2, b has 1"),
         ("[[zip]]\na = [1]\n[[zip]]\na = [2]", 4, "zip[1].a", "already set at"),
         ("[zip]\na = [1]", 1, "zip", "array of tables"),
-        ("[dims]\na=[1]\n[[when]]\nmatch={a=1}", 3, "when[0].set", "is missing"),
+        ("[dims]\na=[1]\n[[when]]\nmatch={a=1}", 3, "when[0]", "must set or unset something"),
         ("[dims]\na=[1]\n[[when]]\nset={b=1}", 3, "when[0].match", "is missing"),
         ("[dims]\na=[1]\n[[when]]\nmatch={a=1}\nset={b=1}\nnote=1", 6, "when[0].note", "unknown key"),
         ("[dims]\na=[1]\n[[exclude]]", 3, "exclude[0]", "every point"),

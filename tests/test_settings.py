@@ -293,7 +293,7 @@ def test_the_example_is_the_file_of_the_repository():
     assert set(loaded.base_models) == {"realvisxl-v5", "juggernautxl-v9", "helloworldxl"}
     assert all(model.url.startswith("https://") for model in loaded.base_models.values())
     assert loaded.arguments["optimizer_type"] == "Prodigy"
-    assert loaded.oom_fallback[-1].set["learning_rate"] == 1e-4
+    assert loaded.oom_fallback[-1].set == {"optimizer_type": "AdamW8bit"}
     assert not loaded.oom_fallback[-1].keeps_result
 
 

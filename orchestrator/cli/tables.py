@@ -1,6 +1,7 @@
 """The output of `plan`, `probe` and `check` for people."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -23,14 +24,17 @@ _COMMON = (
 """Arguments that are listed if all trainings share them."""
 
 
-def plan(costs: Forecast, questions: Sequence[Question]) -> RenderableType:
+def plan(
+    costs: Forecast, questions: Sequence[Question], replaced: Mapping[str, Sequence[str]] = MappingProxyType({})
+) -> RenderableType:
     """The runs of a grid with their reasons and costs, the memory profiles, and the sums."""
     trained = [run for run in costs.runs if not run.run.point.is_baseline]
     done = sum(run.status.state is State.FINISHED for run in costs.runs)
     baselines = len(costs.runs) - len(trained)
     more = f" and {pluralize(baselines, 'baseline')} (base model without LoRA)" if baselines else ""
     head = f"[bold]{escape(costs.name)}[/]: {pluralize(len(trained), 'training')}{more}; {done} finished"
-    parts: list[RenderableType] = [head, *_questions(costs, questions), *_common(trained), "", _runs(costs)]
+    replacing = [f"  {escape(cause)} replaces {', '.join(keys)} of the settings" for cause, keys in replaced.items()]
+    parts: list[RenderableType] = [head, *_questions(costs, questions), *_common(trained), *replacing, "", _runs(costs)]
     if costs.profiles:
         parts += ["", profiles(costs)]
     return Group(*parts, "", *_sums(costs))

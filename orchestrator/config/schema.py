@@ -212,6 +212,8 @@ class Settings:
     scoring: Scoring
     arguments: Arguments = field(default_factory=dict)
     """sd-scripts arguments of every grid, unless the grid sets them."""
+    optimizers: Mapping[str, Arguments] = field(default_factory=dict)
+    """Arguments of trainings with an optimizer, by the value of optimizer_type; they replace those above."""
     vram: Vram = field(default_factory=Vram)
     limits: Limits = field(default_factory=Limits)
     oom_fallback: tuple[FallbackStep, ...] = ()

@@ -42,6 +42,7 @@ class SettingsFile(TypedDict):
     datasets: Mapping[str, Dataset | DerivedDataset]
     defaults: NotRequired[Defaults]
     arguments: NotRequired[Arguments]
+    optimizers: NotRequired[Mapping[str, Arguments]]
     generate: Generation
     score: Scoring
     vram: NotRequired[Vram]
@@ -77,7 +78,8 @@ def read(path: Path) -> tuple[Settings | None, list[Problem]]:
         "datasets": datasets.read(file),
         "base_model": _default(file, "base_model", defaults.base_model),
         "dataset": _default(file, "dataset", defaults.dataset),
-        "arguments": _arguments(file),
+        "arguments": _arguments(file, ("arguments",)),
+        "optimizers": _optimizers(file),
         "generation": file.parse(("generate",), Generation),
         "scoring": file.parse(("score",), Scoring),
         "vram": file.parse(("vram",), Vram),
@@ -126,14 +128,24 @@ def _default(file: File, key: str, name: str) -> str | None:
     return name or None
 
 
-def _arguments(file: File) -> Params:
-    arguments: Params = file.parse(("arguments",), Arguments) or {}
+def _arguments(file: File, place: Place) -> Params:
+    arguments: Params = file.parse(place, Arguments) or {}
     for key in arguments.keys() & set(TREATMENTS):
-        file.note(
-            ("arguments", key), f"{key} is not an sd-scripts argument", remedy=f"write `{key} = ...` in [defaults]"
-        )
-    _check_expressions(file, ("arguments",), arguments)
+        file.note((*place, key), f"{key} is not an sd-scripts argument", remedy=f"write `{key} = ...` in [defaults]")
+    _check_expressions(file, place, arguments)
     return arguments
+
+
+def _optimizers(file: File) -> dict[str, Params]:
+    """[optimizers.NAME] by name. sd-scripts ignores the case of names, so two tables must not differ in it alone."""
+    tables = {str(place[-1]): _arguments(file, place) for place in file.tables("optimizers")}
+    for name, table in tables.items():
+        place = ("optimizers", name)
+        if "optimizer_type" in table:
+            file.note((*place, "optimizer_type"), "the table's name is the optimizer", remedy="remove the key")
+        if same := [other for other in tables if other != name and other.casefold() == name.casefold()]:
+            file.note(place, f"[optimizers.{same[0]}] is the same optimizer", remedy="remove one of the two tables")
+    return tables
 
 
 def _oom_fallback(file: File) -> tuple[FallbackStep, ...]:

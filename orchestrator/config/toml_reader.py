@@ -102,7 +102,7 @@ class File:
         for one in errors:
             self._note_error(place, kind, one)
         try:  # checks of several keys go on with what is right
-            broken = {one["loc"][0] for one in errors if one["loc"]}
+            broken = {one["loc"][0] for one in errors if one["loc"]} if isinstance(raw, dict) else set()
             return self._validated(kind, {key: raw[key] for key in raw if key not in broken}) if broken else None
         except (ValidationError, TypeError):
             return None

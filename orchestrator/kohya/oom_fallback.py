@@ -1,11 +1,12 @@
 """The OOM fallback: which arguments a training changes after it ran out of memory, step by step."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from orchestrator.config.expressions import ExpressionError, Expressions
 from orchestrator.config.schema import FallbackStep
 from orchestrator.errors import InputError, Problem
+from orchestrator.kohya import inheritance
 from orchestrator.model import Params, Value
 from orchestrator.text import did_you_mean
 from orchestrator.values import matches, same, toml_repr
@@ -29,19 +30,31 @@ class Fallback:
 NO_FALLBACK = Fallback(overrides={}, fallbacks=(), degraded=False)
 
 
-def next_fallback(params: Params, tried: Sequence[Params], steps: Sequence[FallbackStep]) -> Fallback | None:
+_NO_TABLES: Mapping[str, Params] = {}
+
+
+def next_fallback(
+    params: Params,
+    tried: Sequence[Params],
+    steps: Sequence[FallbackStep],
+    optimizers: Mapping[str, Params] = _NO_TABLES,
+) -> Fallback | None:
     """The first fallback of a point whose overrides are not among `tried`; None when none is left.
 
+    optimizers: the tables of the settings, for steps that change the optimizer.
     Raises InputError when the expression of a step cannot be evaluated for `params`.
     """
-    for fallback in fallbacks(params, steps):
+    for fallback in fallbacks(params, steps, optimizers):
         if not any(_equal(fallback.overrides, overrides) for overrides in tried):
             return fallback
     return None
 
 
 def fallbacks(
-    params: Params, steps: Sequence[FallbackStep], expressions: Expressions | None = None
+    params: Params,
+    steps: Sequence[FallbackStep],
+    optimizers: Mapping[str, Params] = _NO_TABLES,
+    expressions: Expressions | None = None,
 ) -> Iterator[Fallback]:
     """All fallbacks of a point in order. A step applies while its `when` matches and its `set` changes something."""
     expressions = expressions or Expressions()
@@ -50,7 +63,7 @@ def fallbacks(
     degraded = False
     for step in steps:
         for _ in range(_MAX_REPEATS):
-            changes = _changes(step, {**params, **overrides}, expressions)
+            changes = _changes(step, {**params, **overrides}, optimizers, expressions)
             if not changes:
                 break
             overrides = overrides | changes
@@ -59,10 +72,15 @@ def fallbacks(
             yield Fallback(overrides=overrides, fallbacks=names, degraded=degraded)
 
 
-def _changes(step: FallbackStep, effective: Params, expressions: Expressions) -> dict[str, Value]:
+def _changes(
+    step: FallbackStep, effective: Params, optimizers: Mapping[str, Params], expressions: Expressions
+) -> dict[str, Value]:
     """What a step changes in the effective arguments; empty where it does not apply."""
     if not matches(effective, step.when):
         return {}
+    chosen = str(_evaluate(step, "optimizer_type", effective, expressions)) if "optimizer_type" in step.set else ""
+    if chosen and chosen.casefold() != str(effective.get("optimizer_type", "")).casefold():
+        step = replace(step, set={**inheritance.for_optimizer(chosen, optimizers, effective), **step.set})
     wanted = {key: _evaluate(step, key, effective, expressions) for key in step.set}
     return {key: value for key, value in wanted.items() if key not in effective or not same(value, effective[key])}
 

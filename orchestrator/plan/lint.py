@@ -1,5 +1,6 @@
 """Checks of a grid under its settings, from the files alone: every problem with its file and line."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -11,12 +12,13 @@ from orchestrator.config.schema import Settings
 from orchestrator.errors import InputError, Problem, Severity, error
 from orchestrator.evidence import preview_scores
 from orchestrator.evidence.stats import early_stop_rule
-from orchestrator.kohya import base_model, config_files, oom_fallback, previews
+from orchestrator.kohya import base_model, config_files, inheritance, oom_fallback, previews
 from orchestrator.kohya.arguments import check, lint, schema
 from orchestrator.kohya.arguments.schema import ArgumentSchema
 from orchestrator.model import Params, Point, Value
 from orchestrator.plan import train_config
 from orchestrator.store.layout import Attempt, Run
+from orchestrator.text import did_you_mean, pluralize
 from orchestrator.values import toml_repr
 
 
@@ -32,11 +34,56 @@ def lint_points(points: Sequence[Point], grid: Grid, settings: Settings, steps: 
     steps: optimizer steps by point id, where they are known.
     """
     params, accepted = _without_replicates(points), _accepted(settings)
-    traps = lint.lint_points(params, datasets=settings.datasets)
     seeds: list[Params] = [{"seed": point.params["seed"]} for point in points if "seed" in point.params]
-    found = [*check.check([*params, *seeds], accepted), *traps, *lint.lint_sweep(points, steps=steps)]
-    of_fallbacks = _lint_fallbacks(params, {trap.what for trap in traps}, settings, accepted)
-    return [*_placed(found, grid, settings), *of_fallbacks, *_lint_base_models(params, settings)]
+    wrong = check.check([*params, *seeds], accepted)
+    broken = _broken(wrong)
+    traps = [trap for trap in lint.lint_points(params, datasets=settings.datasets) if trap.key not in broken]
+    found = [*wrong, *traps, *lint.lint_sweep(points, steps=steps)]
+    of_fallbacks = [] if broken else _lint_fallbacks(params, {trap.what for trap in traps}, settings, accepted)
+    return [
+        *_merged(_placed(found, grid, settings)),
+        *_merged(of_fallbacks),
+        *_lint_tables(grid, settings, accepted),
+        *_lint_base_models(params, settings),
+    ]
+
+
+def _broken(wrong: Iterable[Problem]) -> set[str]:
+    """Keys about which nothing can be said before these problems are solved: wrong ones, and those that depend."""
+    keys = {problem.key for problem in wrong}
+    keys |= {match[1] for problem in wrong if (match := re.search(r"did you mean (\w+)\?", problem.remedy))}
+    if keys & {"optimizer_type", "optimizer_args"}:
+        keys |= {*inheritance.OF_OPTIMIZER, "lr_scheduler", "lr_warmup_steps", "network_args"}
+    return keys
+
+
+def _merged(problems: Iterable[Problem]) -> list[Problem]:
+    """One problem for each place, key and remedy: the first, with the number of other values."""
+    groups: dict[tuple[object, ...], list[Problem]] = {}
+    for one in problems:
+        groups.setdefault((one.where, one.key, one.remedy, one.severity), []).append(one)
+    merged = []
+    for first, *others in groups.values():
+        if distinct := {one.what for one in others} - {first.what}:
+            first = replace(first, what=f"{first.what} (and {pluralize(len(distinct), 'case')} more like it)")
+        merged.append(first)
+    return merged
+
+
+def _lint_tables(grid: Grid, settings: Settings, accepted: ArgumentSchema) -> list[Problem]:
+    """Mistakes in [optimizers.NAME], and keys of `unset` that sd-scripts does not have."""
+    file = toml_reader.read(settings.path)
+    found = []
+    for name, table in settings.optimizers.items():
+        plain = {key: value for key, value in table.items() if not is_expression(value)}
+        for one in check.check([{"optimizer_type": name, **plain}], accepted):
+            place = ("optimizers", name) if one.key == "optimizer_type" else ("optimizers", name, one.key)
+            found.append(replace(one, where=file.where(place), key=toml_reader.dotted(place)))
+    for key in (*grid.unset, *[key for rule in grid.whens for key in rule.unset]):
+        if key not in accepted.by_name:
+            remedy, where = did_you_mean(key, accepted.by_name), grid.places.get(key, str(grid.path))
+            found.append(error("unset", f"{key} is not an argument", remedy, where=where, value=key))
+    return found
 
 
 def _lint_base_models(points: Iterable[Params], settings: Settings) -> Iterator[Problem]:
@@ -145,7 +192,7 @@ def _lint_fallbacks(
         steps = [
             (params, step.overrides)
             for params in points
-            for step in oom_fallback.fallbacks(params, settings.oom_fallback, expressions)
+            for step in oom_fallback.fallbacks(params, settings.oom_fallback, settings.optimizers, expressions)
         ]
     except InputError as failed:
         return [replace(problem, where=where) for problem in failed.problems]
@@ -168,6 +215,9 @@ def _placed(problems: Iterable[Problem], grid: Grid, settings: Settings) -> list
         rules = (rule.where for rule in grid.whens if key in rule.set and toml_repr(rule.set[key]) == value)
         if place := next(rules, grid.places.get(key, "")):
             return place
+        for name, table in settings.optimizers.items():
+            if key in table and toml_repr(table[key]) == value:
+                return file.where(("optimizers", name, key))
         return file.where(("arguments", key)) if key in settings.arguments else str(grid.path)
 
     return list(dict.fromkeys(replace(problem, where=where(problem)) for problem in problems))

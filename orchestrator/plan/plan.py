@@ -1,7 +1,7 @@
 """Reads settings and grid into a validated plan; reports all errors at once."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TypeVar
@@ -11,6 +11,7 @@ from orchestrator.config.grid import Grid
 from orchestrator.config.schema import Settings
 from orchestrator.errors import InputError, NothingSelected, Problem, error, errors_of, warning
 from orchestrator.kohya import config_files, generate, prompts
+from orchestrator.kohya.inheritance import Inheritance
 from orchestrator.model import Params, Point, Question
 from orchestrator.plan import lint, train_config, training_length
 from orchestrator.store.layout import Attempt, Run, Sweep
@@ -35,6 +36,8 @@ class Plan:
     prompts: tuple[str, ...]
     warnings: tuple[Problem, ...]
     is_followup: bool = False
+    replaced: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """What the grid sets -> the arguments of the settings that it replaces."""
 
     def runs(self, only: str = "*") -> list[Run]:
         """The runs whose name or id matches a glob, baselines last. Raises NothingSelected when none does."""
@@ -53,7 +56,8 @@ def read(settings_file: Path, grid_file: Path, name: str = "") -> Plan:
     expandable = not problems
     name = _tried(lambda: _name(name or grid_file.stem), problems) or ""
     texts = _prompts(used, problems) if used else ()
-    points = _points(asked, used, problems, expandable) if used and asked else ()
+    inherited = Inheritance(used, asked.unset) if used and asked else None
+    points = _points(asked, used, inherited, problems, expandable) if used and asked and inherited else ()
     problems += lint.lint_early_stop(points, asked, used, len(texts)) if used and asked and points else []
     if used is None or asked is None or errors_of(problems):
         raise InputError(*problems)
@@ -71,6 +75,7 @@ def read(settings_file: Path, grid_file: Path, name: str = "") -> Plan:
         questions=asked.questions,
         prompts=texts,
         warnings=tuple(problems),
+        replaced=inherited.replaced if inherited else {},
     )
 
 
@@ -88,9 +93,11 @@ def _prompts(used: Settings, problems: list[Problem]) -> tuple[str, ...]:
     return texts
 
 
-def _points(asked: Grid, used: Settings, problems: list[Problem], expandable: bool) -> tuple[Point, ...]:
+def _points(
+    asked: Grid, used: Settings, inherited: Inheritance, problems: list[Problem], expandable: bool
+) -> tuple[Point, ...]:
     """The points, checked. Unless they are `expandable`, only the arguments as written are checked."""
-    points = _tried(lambda: grid.expand(asked, used), problems) if expandable else None
+    points = _tried(lambda: grid.expand(asked, used, inherited.params), problems) if expandable else None
     if points is None:
         problems += lint.lint_arguments(asked, used)
         return ()

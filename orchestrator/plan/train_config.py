@@ -36,7 +36,7 @@ def last_fallback(run: Run) -> Fallback:
 def next_fallback(run: Run, settings: Settings, current: Fallback = NO_FALLBACK) -> Fallback | None:
     """The first OOM fallback that is not `current` and that no attempt was started with; None when none is left."""
     tried = [current.overrides, *(fallback_of(attempt).overrides for attempt in run.attempts(STAGE))]
-    return oom_fallback.next_fallback(run.point.params, tried, settings.oom_fallback)
+    return oom_fallback.next_fallback(run.point.params, tried, settings.oom_fallback, settings.optimizers)
 
 
 def effective_params(run: Run, attempt: Attempt) -> Params:

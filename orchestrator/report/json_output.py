@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import Problem
@@ -17,7 +18,12 @@ if TYPE_CHECKING:  # `status` needs none of these packages
     from orchestrator.report.status import StatusRow, SweepStatus
 
 
-def plan(costs: Forecast, warnings: Iterable[Problem], toml: str = "") -> str:
+def plan(
+    costs: Forecast,
+    warnings: Iterable[Problem],
+    toml: str = "",
+    replaced: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> str:
     """Runs are in the order of the grid. Units: seconds, bytes, GiB."""
     return _text(
         {
@@ -31,6 +37,7 @@ def plan(costs: Forecast, warnings: Iterable[Problem], toml: str = "") -> str:
             "runs": [_run(run) for run in costs.runs],
             "profiles": [_profile(profile) for profile in costs.profiles],
             "warnings": [problem(one) for one in warnings],
+            "replaced": {cause: list(keys) for cause, keys in replaced.items()},
             "toml": toml or None,
         }
     )

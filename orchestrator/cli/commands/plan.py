@@ -40,9 +40,9 @@ def plan(settings_file: Path, grid_file: Path, name: str, only: str, as_json: bo
     source = click.get_current_context().get_parameter_source("only")
     toml = "" if source is click.core.ParameterSource.DEFAULT else planning.example(session.plan, only)
     if as_json:
-        console.result(json_output.plan(costs, warnings, toml))
+        console.result(json_output.plan(costs, warnings, toml, session.plan.replaced))
         return
     console.problems(warnings)
-    console.page(tables.plan(costs, session.plan.questions))
+    console.page(tables.plan(costs, session.plan.questions, session.plan.replaced))
     if toml:
         console.result("\n" + toml)

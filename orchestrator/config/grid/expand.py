@@ -2,7 +2,8 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TypeAlias
 
 from orchestrator.config.expressions import ExpressionError, Expressions, is_expression
 from orchestrator.config.grid.identity import canonical, point_id, point_name
@@ -17,13 +18,19 @@ from orchestrator.values import toml_repr
 MAX_POINTS = 100_000
 
 
-def expand(grid: Grid, settings: Settings) -> tuple[Point, ...]:
+Inherit: TypeAlias = Callable[[Params], Params]
+"""What a point inherits from the settings, given what the grid sets; the same object for equal results."""
+
+
+def expand(grid: Grid, settings: Settings, inherit: Inherit | None = None) -> tuple[Point, ...]:
     """All points, the first dim changing slowest. InputError with every problem, each named once.
 
-    Later words win: settings' arguments, [fixed], [dims] and [[zip]], [[when]]; then expressions; then [[exclude]].
+    Later words win: what points inherit (by default the settings' arguments), [fixed], [dims] and [[zip]], [[when]];
+    then expressions; then [[exclude]].
     """
     _refuse_too_many(grid)
-    expansion = _Expansion(grid, settings)
+    arguments = {key: value for key, value in settings.arguments.items() if key not in grid.unset}
+    expansion = _Expansion(grid, settings, inherit or (lambda _: arguments))
     points = tuple(point for levels in _combinations(grid) if (point := expansion.point(levels)))
     if problems := expansion.problems():
         raise InputError(*problems)
@@ -54,12 +61,13 @@ def _axes(grid: Grid) -> list[list[tuple[tuple[str, Value], ...]]]:
 class _Expansion:
     """Makes points of combinations, and collects the problems and the points made."""
 
-    def __init__(self, grid: Grid, settings: Settings) -> None:
+    def __init__(self, grid: Grid, settings: Settings, inherit: Inherit) -> None:
         self._grid = grid
         self._settings = settings
-        treatments = {"base_model": settings.base_model, "dataset": settings.dataset}
-        self._base: dict[str, Value] = {**treatments, **settings.arguments, **grid.fixed}
-        computed = _keys_with_expressions(grid, self._base)
+        self._inherit = inherit
+        self._treatments: Params = {"base_model": settings.base_model, "dataset": settings.dataset}
+        tables = (settings.arguments, *settings.optimizers.values(), grid.fixed)
+        computed = _keys_with_expressions(grid, [item for table in tables for item in table.items()])
         self._evaluation = _Evaluation(computed)
         self._rules = Rules(grid, computed)
         self._problems: dict[Problem, None] = {}
@@ -68,17 +76,32 @@ class _Expansion:
 
     def point(self, levels: Params) -> Point | None:
         """The point of one combination; None where it is excluded or has a problem."""
-        params = {**self._base, **levels}
-        places = self._rules.apply(params, levels)
-        failures = self._evaluation.evaluate(params)
+        params, places, failures = self._computed({**self._grid.fixed, **levels}, levels)
         for key, error in failures.items():
             self._note_failure(key, error, places, params)
-        if failures or not self._knows_treatments(params, places) or self._rules.exclude(params):
+        if failures or not levels.keys() <= params.keys() or not self._knows_treatments(params, places) or self._rules.exclude(params):
             return None
         identity = point_id(params)
         self._check_twin(identity, params, levels)
         name = point_name(params, levels, identity)
         return Point(id=identity, name=name, params=params, dims=tuple(levels), written=levels)
+
+    def _computed(
+        self, asked: Params, levels: Params
+    ) -> tuple[dict[str, Value], Mapping[str, str], dict[str, ExpressionError]]:
+        """The arguments of one combination, where rules set them, and what could not be computed.
+
+        What a point inherits depends on what the grid sets, which rules and expressions can change: then once more.
+        """
+        inherited = self._inherit(asked)
+        for last in (False, True):
+            params = {**self._treatments, **inherited, **asked}
+            places = self._rules.apply(params, levels)
+            failures = self._evaluation.evaluate(params)
+            own = {key: params[key] for key in (*asked, *places) if key in params}
+            if last or failures or inherited is (inherited := self._inherit(own)):
+                break
+        return params, places, failures
 
     def problems(self) -> list[Problem]:
         """The problems, each once; consequences of other problems are left out."""
@@ -162,9 +185,9 @@ class _Evaluation:
             return iter(())  # evaluating it raises the error again
 
 
-def _keys_with_expressions(grid: Grid, base: Params) -> list[str]:
+def _keys_with_expressions(grid: Grid, inherited: Iterable[tuple[str, Value]]) -> list[str]:
     """The arguments that have an expression anywhere."""
-    written = [*base.items(), *((key, value) for rule in grid.whens for key, value in rule.set.items())]
+    written = [*inherited, *((key, value) for rule in grid.whens for key, value in rule.set.items())]
     written += [(key, value) for dims in (grid.dims, *grid.zips) for key in dims for value in dims[key]]
     return list(dict.fromkeys(key for key, value in written if is_expression(value)))
 

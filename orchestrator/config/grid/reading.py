@@ -12,17 +12,18 @@ from orchestrator.config import toml_reader
 from orchestrator.config.fields import ArgumentName, Arguments, Levels, Name, Positive, Table
 from orchestrator.config.toml_reader import File, Place
 from orchestrator.errors import InputError, Problem
-from orchestrator.model import Measure, Params, Question, QuestionKind, Value
+from orchestrator.model import TREATMENTS, Measure, Params, Question, QuestionKind, Value
 from orchestrator.text import did_you_mean
 from orchestrator.values import same, toml_repr
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WhenTable(Table):
-    """A rule: points that match `match` get the arguments of `set`."""
+    """A rule: points that match `match` get the arguments of `set` and lose those of `unset`."""
 
     match: Annotated[Arguments, Field(min_length=1)]
-    set: Annotated[Arguments, Field(min_length=1)]
+    set: Arguments = field(default_factory=dict)
+    unset: tuple[ArgumentName, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +45,7 @@ class GridFile(TypedDict, total=False):
     """A grid: what to vary, what to keep fixed, and the questions to answer."""
 
     include: list[str]
+    unset: list[ArgumentName]
     fixed: Arguments
     dims: Mapping[ArgumentName, Levels]
     zip: list[Mapping[ArgumentName, Levels]]
@@ -54,10 +56,14 @@ class GridFile(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class When:
-    """A rule: the points that match get these arguments. `where` and `key` name its place in the file."""
+    """A rule: the points that match get these arguments, and lose those of `unset`.
+
+    `where` and `key` name its place in the file.
+    """
 
     match: Params
     set: Params
+    unset: tuple[str, ...] = ()
     where: str
     key: str = "when"
 
@@ -73,7 +79,7 @@ class Exclude:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:
-    """A grid as written: expressions are still text. Every argument is in one of fixed, dims and zips.
+    """A grid as written: expressions are still text. Every argument is in one of fixed, dims, zips and unset.
 
     files: the grid's own file last, before it those that it includes; places: `file:line` of each argument.
     """
@@ -87,6 +93,8 @@ class Grid:
     excludes: tuple[Exclude, ...]
     questions: tuple[Question, ...]
     places: Mapping[str, str]
+    unset: tuple[str, ...] = ()
+    """Arguments that the points do not inherit."""
 
 
 def load(path: Path) -> Grid:
@@ -102,7 +110,7 @@ def read(path: Path) -> tuple[Grid, list[Problem]]:
     files = list(_files(path, path.parent.resolve(), trail=(), seen=set()))
     grid = _Merger().merged(path, files)
     problems = [problem for file in files for problem in file.problems]
-    if not (problems or grid.fixed or grid.dims or grid.zips):
+    if not (problems or grid.fixed or grid.dims or grid.zips or grid.unset):
         remedy = "add [dims] with what to vary, or [fixed] for a single point"
         problems = [Problem(what="the grid is empty", where=str(path), key="dims", remedy=remedy)]
     return grid, problems
@@ -137,6 +145,7 @@ class _Merger:
         self._fixed: dict[str, Value] = {}
         self._dims: dict[str, Sequence[Value]] = {}
         self._zips: list[Mapping[str, Sequence[Value]]] = []
+        self._unset: dict[str, None] = {}
         self._places: dict[str, str] = {}
 
     def merged(self, path: Path, files: Sequence[File]) -> Grid:
@@ -154,6 +163,7 @@ class _Merger:
             excludes=tuple(rule for file in files for rule in _excludes(file)),
             questions=_questions(files, dims),
             places=self._places,
+            unset=tuple(self._unset),
         )
 
     def _add(self, file: File) -> None:
@@ -169,6 +179,20 @@ class _Merger:
                 what = f"dims that move together need equally many values: {counts}"
                 file.note(place, what, remedy="give each the same number of values")
             self._zips.append(group)
+        self._remove(file, own)
+
+    def _remove(self, file: File, own: set[str]) -> None:
+        """Remove what `unset` names from the arguments of the files below, and from what the settings give."""
+        place = ("unset",)
+        for key in (file.parse(place, list[ArgumentName]) or ()) if file.has(place) else ():
+            if key in own or any(key in levels for levels in self._zips):
+                file.note(place, f"{key} is set at {self._places[key]}", value=key, remedy="either set it or unset it")
+            elif key in TREATMENTS:
+                file.note(place, f"every point needs a {key}", value=key, remedy=f"set {key} in [fixed] instead")
+            self._fixed.pop(key, None)
+            self._dims.pop(key, None)
+            self._unset[key] = None
+            self._places[key] = file.where(place)
 
     def _claimed(self, file: File, place: Place, kind: object, own: set[str]) -> Iterator[tuple[str, Any]]:
         """The arguments of a table, which replace those of earlier files; `own` are those that this file has set."""
@@ -178,6 +202,7 @@ class _Merger:
             own.add(key)
             self._fixed.pop(key, None)
             self._dims.pop(key, None)
+            self._unset.pop(key, None)
             self._places[key] = file.where((*place, key))
             yield key, value
 
@@ -185,7 +210,13 @@ class _Merger:
 def _whens(file: File) -> Iterator[When]:
     for place in file.tables("when", array=True):
         if table := file.parse(place, WhenTable):
-            yield When(match=table.match, set=table.set, where=file.where(place))
+            if not (table.set or table.unset):
+                file.note(place, "a rule must set or unset something", remedy="add set = { ... } or unset = [ ... ]")
+            for key in table.unset:
+                if key in table.set or key in TREATMENTS:
+                    what = f"the rule sets {key}, too" if key in table.set else f"every point needs a {key}"
+                    file.note((*place, "unset"), what, value=key, remedy=f"remove {key} from unset")
+            yield When(match=table.match, set=table.set, unset=table.unset, where=file.where(place))
 
 
 def _excludes(file: File) -> Iterator[Exclude]:

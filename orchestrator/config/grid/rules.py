@@ -25,7 +25,10 @@ class Rules:
         self._problems: dict[Problem, None] = {}
 
     def apply(self, params: dict[str, Value], levels: Params) -> Mapping[str, str]:
-        """Apply the [[when]] rules to `params`; `levels` are the values of the dims. Returns where each was set."""
+        """Apply the [[when]] rules to `params`; `levels` are the values of the dims.
+
+        Returns where each argument was set or removed.
+        """
         places: dict[str, str] = {}
         self._seen |= params.keys()
         for number, rule in self._whens.items():
@@ -34,7 +37,9 @@ class Rules:
                 self._unmatched.pop(number, None)
                 self._check_contradiction(rule, levels)
                 params |= rule.set
-                places |= dict.fromkeys(rule.set, rule.where)
+                for key in rule.unset:
+                    params.pop(key, None)
+                places |= dict.fromkeys([*rule.set, *rule.unset], rule.where)
         return places
 
     def exclude(self, params: Params) -> bool:
@@ -59,6 +64,8 @@ class Rules:
                 what = f"sets {key} to {toml_repr(rule.set[key])} where the dim {key} is {toml_repr(levels[key])}"
                 remedy = f"remove {key} from this rule or from the dims, or narrow the match"
                 self._note(what, rule, f"set.{key}", remedy)
+        for key in levels.keys() & set(rule.unset):
+            self._note(f"removes the dim {key}", rule, "unset", f"remove {key} from unset or from the dims")
 
     def _check_computable(self, rule: When, params: Params) -> None:
         for key in rule.match.keys() & self._computed:

@@ -8,6 +8,7 @@ from orchestrator.errors import Problem
 from orchestrator.gpu import VramProbe
 from orchestrator.kohya import step_count
 from orchestrator.kohya.arguments import schema
+from orchestrator.kohya.inheritance import Inheritance
 from orchestrator.model import Point
 from orchestrator.plan import forecast, preflight
 from orchestrator.plan.check import card, interpreter, persona, pictures, tokenizers
@@ -18,7 +19,7 @@ from orchestrator.store import provenance
 
 def inspect(settings: Settings, probe: VramProbe, asked: Plan | None = None) -> CheckReport:
     """Check this machine and the inputs of a plan; without a plan, the defaults of the settings."""
-    default = {**settings.arguments, "base_model": settings.base_model, "dataset": settings.dataset}
+    default = {**Inheritance(settings).params({}), "base_model": settings.base_model, "dataset": settings.dataset}
     points = asked.points if asked else (Point(id="", name="", params=default),)
     trained = [point for point in points if not point.is_baseline]
     datasets = _user_datasets(settings, trained)

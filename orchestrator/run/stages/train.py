@@ -64,7 +64,8 @@ def _describe_next(run: Run, fallback: Fallback, settings: Settings) -> str:
     following = train_config.next_fallback(run, settings, fallback)
     if following is None:
         return ""
-    count = len(list(oom_fallback.fallbacks(run.point.params, settings.oom_fallback)))
+    steps = oom_fallback.fallbacks(run.point.params, settings.oom_fallback, settings.optimizers)
+    count = len(list(steps))
     return f"{following.fallbacks[-1]} (fallback {len(following.fallbacks)} of {count})"
 
 
