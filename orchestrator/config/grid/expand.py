@@ -79,7 +79,12 @@ class _Expansion:
         params, places, failures = self._computed({**self._grid.fixed, **levels}, levels)
         for key, error in failures.items():
             self._note_failure(key, error, places, params)
-        if failures or not levels.keys() <= params.keys() or not self._knows_treatments(params, places) or self._rules.exclude(params):
+        if (
+            failures
+            or not levels.keys() <= params.keys()
+            or not self._knows_treatments(params, places)
+            or self._rules.exclude(params)
+        ):
             return None
         identity = point_id(params)
         self._check_twin(identity, params, levels)
