@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from orchestrator.config.schema import Settings
-from orchestrator.kohya.arguments.values import key_values
+from orchestrator.kohya.arguments import key_values
 from orchestrator.kohya.optimizers import Optimizer, optimizer_of
 from orchestrator.model import Params
 
@@ -179,8 +179,7 @@ def _rivals(layer: Params, optimizer: Optimizer) -> Iterator[tuple[str, str]]:
                 yield key, "lr_decay_steps"
     if optimizer.schedule_free and _names_optimizer(layer):
         yield from (("optimizer_type", key) for key in _SCHEDULE)
-    relative = key_values(layer, "optimizer_args").get("relative_step")
-    if optimizer.name == "Adafactor" and relative == "True":
+    if optimizer.name == "Adafactor" and key_values.literals(layer, "optimizer_args").get("relative_step"):
         yield from (
             ("optimizer_args", key) for key in ("lr_scheduler", "lr_warmup_steps", "unet_lr", "text_encoder_lr")
         )
