@@ -3,18 +3,17 @@
 from collections.abc import Sequence
 
 from orchestrator.evidence.calibration import text
+from orchestrator.evidence.stats import pass_rate
 from orchestrator.evidence.stats.contrast import Verdict
+from orchestrator.evidence.stats.pass_rate import PassCount
 from orchestrator.evidence.summary import RunSummary, SweepSummary
 from orchestrator.model import Question
 from orchestrator.report.answers.answer import Answer
 from orchestrator.text import escape_markdown, pluralize
 
-_MAJORITY = 0.5
-"""A run reaches the threshold if the lower bound of its pass rate exceeds this."""
-
 
 def answer(sweep: SweepSummary, question: Question) -> Answer:
-    """Yes if a run reaches the threshold. Undecided without a calibration, or with one that has caveats."""
+    """The verdict of `pass_rate.judge`; undecided without a calibration, or with one that has caveats."""
     record = sweep.calibration
     if record is None:
         return Answer(
@@ -24,29 +23,37 @@ def answer(sweep: SweepSummary, question: Question) -> Answer:
             verdict=Verdict.UNDECIDED.value,
             sentence="There is no calibration for this sweep. Run `orchestrate calibrate`, then this command again.",
         )
-    trained = [run for run in sweep.runs if run.metrics and not run.run.point.is_baseline]
-    passing = [run for run in trained if _lower_bound(run) > _MAJORITY]
-    verdict = Verdict.UNDECIDED if record.caveats else Verdict.YES if passing else Verdict.NO
+    trained = [run for run in sweep.runs if run.metrics and run.choice and not run.run.point.is_baseline]
+    judged = pass_rate.judge([_count(run) for run in trained])
+    passing = [trained[number] for number in judged.reaching]
+    verdict = Verdict.UNDECIDED if record.caveats else judged.verdict
     caveats = f" The threshold is uncertain ({'; '.join(record.caveats)})." if record.caveats else ""
     return Answer(
         id=question.id,
         ask=question.ask,
         sweep=sweep.sweep.name,
         verdict=verdict.value,
-        sentence=f"{len(passing)} of {pluralize(len(trained), 'scored run')} reach the threshold of "
-        f"{record.calibration.threshold:.3f} in most of their images.{caveats}",
+        sentence=f"Of {pluralize(len(trained), 'scored run')} against the threshold of "
+        f"{record.calibration.threshold:.3f}, {judged.reason}.{caveats}",
         interval=record.calibration.threshold_interval,
         facts=(
             ("Runs that pass", _named(passing)),
+            ("Pass rates of all runs", _named(trained)),
             ("Pareto-best runs", escape_markdown(", ".join(sweep.pareto_best)) or "no run is scored yet"),
             *(("Calibration", line) for line in text.format_details(record)),
         ),
     )
 
 
-def _lower_bound(run: RunSummary) -> float:
-    rate = run.metrics.pass_interval if run.metrics else None
-    return rate.low if rate else 0.0
+def _count(run: RunSummary) -> PassCount:
+    assert run.metrics, "only scored runs are counted"
+    assert run.choice, "only scored runs are counted"
+    images = run.metrics.images
+    return PassCount(
+        passed=round((run.metrics.pass_rate or 0.0) * images),
+        images=images,
+        candidates=1 if run.choice.disjoint else len(run.choice.candidates),
+    )
 
 
 def _named(runs: Sequence[RunSummary]) -> str:
