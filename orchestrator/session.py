@@ -119,7 +119,7 @@ class Session:
                 with (
                     self._notified(ctx) as notified,
                     self._executor(runs, notified, held, cluster) as executor,
-                    self.listener.running(self.sweep, self.stop),
+                    self.listener.running(self.sweep, self.stop, partial(self.forecast, only)),
                 ):
                     sweep.run_sweep_on(executor, runs, notified, retry=retry, fail_fast=fail_fast)
             finally:

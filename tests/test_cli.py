@@ -118,6 +118,7 @@ def test_exit_130_after_one_signal_and_the_run_is_recorded_as_killed(world: Worl
     _, errors = child.communicate(timeout=30)
     assert child.returncode == 130
     assert "interrupted by the user" in errors
+    assert "press Ctrl-C again to end them immediately" in errors
     assert world.living() == []
     assert world.states()["network_dim=2"] is State.KILLED
     assert world.rows()["network_dim=2"]["state"] == "killed"

@@ -3,21 +3,28 @@
 import csv
 import io
 import json
+import re
+import time
 from collections.abc import Iterable
 from contextlib import chdir
 from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner, Result
+from rich.console import Console as Terminal
 from standins.world import World
 from test_answers import grid, read, run
 
 from orchestrator import cli
+from orchestrator.cli import console, status_table
 from orchestrator.evidence import configurations
 from orchestrator.evidence.summary import RunSummary
-from orchestrator.model import Failure, Params, Point, State
+from orchestrator.model import Failure, Params, Point, Progress, State
 from orchestrator.report import overview, results_view
+from orchestrator.report import status as status_module
 from orchestrator.report.labels import labels
+from orchestrator.report.progress import ProgressReader
+from orchestrator.report.status import StatusRow, SweepStatus
 from orchestrator.store.state import Status
 
 
@@ -152,3 +159,59 @@ def test_run_prints_the_summary_and_then_the_paths(world: World) -> None:
     lines = invoke(world, "run", "grid.toml").stdout.splitlines()
     assert any(line.startswith("configuration") for line in lines)
     assert lines[-2:] == [str(world.sweep.report / "report.html"), str(world.sweep.report / "results.csv")]
+
+
+def test_list_shows_every_sweep_with_its_best_configuration(finished: World) -> None:
+    assert invoke(finished, "plan", "grid.toml", "--name", "other").exit_code == 0
+    (listed,) = json.loads(invoke(finished, "list", "--json").stdout)["sweeps"]
+    assert (listed["name"], listed["state"], listed["runs"], listed["finished"]) == ("grid", "failed", 5, 3)
+    assert listed["best"] == "network_dim 2"
+    assert listed["size_bytes"] > 10_000
+    assert 0 <= listed["age_s"] < 600
+    heading, row = invoke(finished, "list").stdout.splitlines()
+    assert heading.split() == ["sweep", "state", "runs", "best", "similarity", "size", "last", "run"]
+    assert row.split()[:3] == ["grid", "failed", "3/5"]
+
+
+# --- progress ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_remaining_time_comes_from_the_forecast_from_the_start(world: World) -> None:
+    session = world.session()
+    session.context([])
+    progress = ProgressReader(session.sweep, session.forecast).read()
+    assert progress.left_s == pytest.approx(session.forecast().seconds, abs=1)
+    assert 0 <= progress.share < 0.5
+    assert progress.counts() == "0 of 3 runs finished"
+
+
+def test_a_running_stage_counts_with_what_its_progress_leaves(world: World) -> None:
+    session = world.session()
+    session.context([])
+    (run, *_), costs = session.sweep.runs(), session.forecast()
+    status = Status(state=State.RUNNING, stage="train", attempt=1)
+    row = StatusRow(run=run, status=status, progress=Progress(step=1, total=4, seconds_per_step=100.0, loss=0.25))
+    view = SweepStatus(name="grid", rows=(row,), left_s=None)
+    reader = ProgressReader(session.sweep, lambda: costs)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(status_module, "read_status", lambda _: view)
+        progress = reader.read()
+    assert progress.left_s == pytest.approx(costs.seconds - costs.runs[0].train_s + 300, abs=1)
+    assert "network_dim 2: train 1/4" in status_table.heartbeat(progress)
+    shown = io.StringIO()
+    Terminal(file=shown, width=80).print(status_table.live(progress))
+    for part in ("network_dim 2", "1/4", "0.2500", "100.00", "0 of 1 runs finished"):
+        assert part in shown.getvalue()
+    assert "VRAM" not in shown.getvalue()
+
+
+def test_without_a_terminal_a_timestamped_line_is_repeated(world: World, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(console, "_HEARTBEAT_S", 0.05)
+    session = world.session()
+    session.context([])
+    with console.Console().live(session.sweep, session.forecast):
+        time.sleep(0.5)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) >= 3
+    for line in lines:
+        assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d grid: 0 of 3 runs finished; elapsed .+, about .+ left$", line)

@@ -15,6 +15,7 @@ from orchestrator.cli.commands import (
     dataset,
     export,
     init,
+    list,
     plan,
     probe,
     prune,
@@ -38,5 +39,7 @@ common.add_section(
     main, "Prepare", init.init, schema.schema, check.check, calibrate.calibrate, dataset.dataset, plan.plan, probe.probe
 )
 common.add_section(main, "Run", run.run, status.status)
-common.add_section(main, "Look at results", results.results, report.report, answer.answer, sheet.sheet)
+common.add_section(
+    main, "Look at results", list.list_sweeps, results.results, report.report, answer.answer, sheet.sheet
+)
 common.add_section(main, "Use the winner", confirm.confirm, transfer.transfer, export.export, prune.prune)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console as Terminal
 from rich.console import RenderableType
@@ -15,14 +16,24 @@ from rich.markup import escape
 
 from orchestrator.cli import status_table
 from orchestrator.errors import Problem, Severity
-from orchestrator.report import status
+from orchestrator.report.labels import labels
 from orchestrator.report.listener import SessionListener
+from orchestrator.report.progress import ProgressReader
 
 if TYPE_CHECKING:
+    from orchestrator.plan.forecast import Forecast
     from orchestrator.report.files import Report
     from orchestrator.report.status import SweepStatus
     from orchestrator.run.context import Stop
     from orchestrator.store.layout import Sweep
+
+
+_HEARTBEAT_S = 180.0
+_STOPPING = {
+    1: "Stopping: waiting for the running programs to end; press Ctrl-C again to end them immediately. "
+    "The same command resumes the sweep.",
+    2: "Ending the running programs immediately.",
+}
 
 
 class Console(SessionListener):
@@ -30,11 +41,13 @@ class Console(SessionListener):
 
     def __init__(self) -> None:
         super().__init__()
+        self._lock: AbstractContextManager[Any] = nullcontext()
         self._err = Terminal(stderr=True, highlight=False, soft_wrap=True)
 
     def message(self, text: str) -> None:
         """An event, on stderr."""
-        self._err.print(escape(text))
+        with self._lock:
+            self._err.print(escape(text), soft_wrap=not self._err.is_terminal)
 
     def result(self, text: str) -> None:
         """A result, on stdout."""
@@ -46,15 +59,18 @@ class Console(SessionListener):
             self._err.print(f"[{colour}]{problem.severity}[/]: {escape(str(problem))}")
 
     @contextmanager
-    def running(self, sweep: Sweep, stop: Stop) -> Iterator[None]:
-        """SIGINT and SIGTERM end the sweep: once after the running attempts have been stopped, twice immediately."""
+    def running(self, sweep: Sweep, stop: Stop, forecast: Callable[[], Forecast] | None = None) -> Iterator[None]:
+        """SIGINT and SIGTERM end the sweep: once when the running programs have ended, twice immediately."""
 
         def ask(_number: int, _frame: object) -> None:
             stop.asked += 1
+            text = _STOPPING.get(stop.asked)
+            if text:  # a thread, because the handler may have interrupted a print
+                threading.Thread(target=self.message, args=(text,)).start()
 
         signal.signal(signal.SIGINT, ask)
         signal.signal(signal.SIGTERM, ask)
-        with self.live(sweep):
+        with self.live(sweep, forecast):
             yield
 
     def reported(self, report: Report) -> None:
@@ -71,21 +87,39 @@ class Console(SessionListener):
         self.result(str(report.table))
 
     @contextmanager
-    def live(self, sweep: Sweep) -> Iterator[None]:
-        """Show the status of the sweep while the block runs, if this is a terminal."""
-        if not self._err.is_terminal or not sweep.exists():
+    def live(self, sweep: Sweep, forecast: Callable[[], Forecast] | None = None) -> Iterator[None]:
+        """Show the progress of a frozen sweep while the block runs; without a terminal a line every few minutes."""
+        if not sweep.exists():
             yield
             return
+        reader = ProgressReader(sweep, forecast)
+        if self._err.is_terminal:
 
-        def table() -> RenderableType:
-            return status_table.table(status.read_status(sweep))
+            def show() -> RenderableType:
+                return status_table.live(reader.read())
 
-        with Live(get_renderable=table, console=self._err, refresh_per_second=1, transient=True):
+            with Live(get_renderable=show, console=self._err, refresh_per_second=1, transient=True) as live:
+                self._lock = live._lock  # a message must not come between the lines of a refresh
+                yield
+            return
+        ended = threading.Event()
+
+        def beat() -> None:
+            self.message(status_table.heartbeat(reader.read()))
+            while not ended.wait(_HEARTBEAT_S):
+                self.message(status_table.heartbeat(reader.read()))
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
             yield
+        finally:
+            ended.set()
+            thread.join()
 
     def table(self, view: SweepStatus) -> None:
         """The status of a sweep, on stdout."""
-        Terminal(highlight=False).print(status_table.table(view, limit=status_table.PRINTED_ROWS))
+        self.page(status_table.table(view, labels([row.run.point for row in view.rows])))
 
     def page(self, page: RenderableType) -> None:
         """A table on stdout; in a file or a pipe lines are not wrapped."""

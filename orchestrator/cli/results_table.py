@@ -13,7 +13,8 @@ from orchestrator.evidence.summary import SweepSummary
 from orchestrator.model import State
 from orchestrator.report import overview, results_view
 from orchestrator.report.answers.answer import Answer
-from orchestrator.text import pluralize
+from orchestrator.report.sweep_list import ListedSweep
+from orchestrator.text import duration, pluralize, size
 
 _HEADINGS = {"similarity_mean": "similarity", "no_face_rate": "no face", "peak_vram_mib": "VRAM MiB"}
 _SIGNED, _SHARES = ("gain",), ("no_face_rate", "pass_rate", "above_band_rate")
@@ -80,3 +81,18 @@ def _cell(name: str, value: Any) -> str:
     if not pd.api.types.is_float(value):
         return str(value)
     return f"{value:+.3f}" if name in _SIGNED else f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+
+
+def sweeps(found: Sequence[ListedSweep]) -> Table:
+    """One row per sweep."""
+    shown = Table(box=None, pad_edge=False)
+    for heading in ("sweep", "state", "runs", "best", "similarity", "size", "last run"):
+        number = heading in ("runs", "similarity", "size", "last run")
+        shown.add_column(heading, justify="right" if number else "left", overflow="fold", no_wrap=number)
+    for one in found:
+        similarity = "" if one.similarity is None else f"{one.similarity:.3f}"
+        runs, age = f"{one.finished}/{one.runs}", f"{duration(one.age_s)} ago"
+        shown.add_row(
+            escape(one.name), escape(one.state), runs, escape(one.best), similarity, size(one.size_bytes), age
+        )
+    return shown

@@ -1,9 +1,15 @@
-"""The status of a sweep as a table."""
+"""The status of a sweep as a table, and its progress while it runs."""
 
+import time
+from collections.abc import Mapping, Sequence
+
+from rich.console import Group, RenderableType
 from rich.markup import escape
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from orchestrator.model import State
+from orchestrator.report.progress import SweepProgress
 from orchestrator.report.status import StatusRow, SweepStatus
 from orchestrator.text import duration
 
@@ -17,42 +23,88 @@ _COLOURS = {
     State.STOPPED: "blue",
 }
 _ORDER = [State.RUNNING, State.CRASHED, State.KILLED, State.FAILED, State.PENDING, State.STOPPED, State.FINISHED]
-_LIVE_ROWS, PRINTED_ROWS = 25, 200
+_PROGRESS = ("step", "loss", "s/step", "VRAM", "left")
+_ROWS, _RUNNING_ROWS = 200, 16
 
 
-def table(view: SweepStatus, limit: int = _LIVE_ROWS) -> Table:
-    """One row per run; of a large sweep at most `limit`, active and failed runs first."""
+def table(view: SweepStatus, labels: Mapping[str, str]) -> Table:
+    """One row per run; of a large sweep at most 200, active and failed runs first."""
     left = f", about {duration(view.left_s)} left" if view.left_s else ""
     done = f"{view.count(State.FINISHED)}/{len(view.rows)} finished"
-    shown = Table(title=f"{view.name}: {done}{left}", title_justify="left", box=None, pad_edge=False)
-    for heading in ("run", "state", "stage", "step", "loss", "s/step", "VRAM", "left"):
-        shown.add_column(heading, justify="left" if heading in ("run", "state", "stage", "VRAM") else "right")
     by_state = sorted(view.rows, key=lambda row: _ORDER.index(row.status.state))
-    for row in (by_state if limit < len(view.rows) else view.rows)[:limit]:
-        shown.add_row(*_cells(row))
-    if len(view.rows) > limit:
-        shown.caption = f"and {len(view.rows) - limit} more"
+    rows = (by_state if len(view.rows) > _ROWS else view.rows)[:_ROWS]
+    cells = [[escape(labels[row.run.point.id]), _state(row), _stage(row), *_progress(row)] for row in rows]
+    shown = _table(("run", "state", "stage", *_PROGRESS), cells)
+    shown.title, shown.title_justify = f"{escape(view.name)}: {done}{left}", "left"
+    if len(view.rows) > _ROWS:
+        shown.caption = f"and {len(view.rows) - _ROWS} more"
     return shown
 
 
-def _cells(row: StatusRow) -> list[str]:
-    status, done = row.status, row.progress
-    state = f"[{_COLOURS[status.state]}]{status.state}[/]"
+def live(progress: SweepProgress) -> RenderableType:
+    """One line for each running stage, and a bar for the sweep.
+
+    The last line is short: the terminal appends ^C to it, and a line break would confuse the next refresh.
+    """
+    head = Table.grid(padding=(0, 2))
+    bar = ProgressBar(total=1.0, completed=progress.share, width=24)
+    head.add_row(bar, f"{100 * progress.share:.0f} %", progress.times())
+    rows = [
+        [escape(progress.labels[row.run.point.id]), _stage(row), _bar(row), *_progress(row)]
+        for row in progress.running[:_RUNNING_ROWS]
+    ]
+    shown = _table(("running", "stage", "", *_PROGRESS), rows)
+    more = len(progress.running) - _RUNNING_ROWS
+    parts: list[RenderableType] = [shown] if rows else []
+    parts += [f"and {more} more"] if more > 0 else []
+    return Group(*parts, head, f"{escape(progress.view.name)}: {progress.counts()}")
+
+
+def heartbeat(progress: SweepProgress) -> str:
+    """The same on one line, with the time."""
+    running = [
+        f"{progress.labels[row.run.point.id]}: {row.status.stage}"
+        + (f" {row.progress.step}/{row.progress.total}" if row.progress else "")
+        for row in progress.running
+    ]
+    now = time.strftime("%Y-%m-%d %H:%M:%S")
+    return "; ".join([f"{now} {progress.view.name}: {progress.counts()}", progress.times(), *running])
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[RenderableType]]) -> Table:
+    """Without the columns that are empty."""
+    used = [index for index in range(len(headings)) if any(row[index] != "" for row in rows)]
+    shown = Table(box=None, pad_edge=False)
+    for index in used:
+        right = headings[index] in ("step", "loss", "s/step", "left")
+        shown.add_column(headings[index], justify="right" if right else "left", overflow="fold", no_wrap=index > 0)
+    for row in rows:
+        shown.add_row(*(row[index] for index in used))
+    return shown
+
+
+def _state(row: StatusRow) -> str:
+    failure = row.status.failure
+    shown = f" ({failure})" if failure and failure.value != row.status.state.value else ""
+    return f"[{_COLOURS[row.status.state]}]{row.status.state}[/]{shown}"
+
+
+def _bar(row: StatusRow) -> RenderableType:
+    done = row.progress
+    return ProgressBar(total=done.total or 1, completed=done.step, width=10) if done else ""
+
+
+def _stage(row: StatusRow) -> str:
+    return row.status.stage + (f" {row.status.attempt}" if row.status.attempt > 1 else "")
+
+
+def _progress(row: StatusRow) -> list[str]:
+    """The cells of _PROGRESS."""
+    done, vram = row.progress, row.vram
     return [
-        escape(row.run.point.name),
-        state + (f" ({status.failure})" if status.failure else ""),
-        status.stage + (f" {status.attempt}" if status.attempt > 1 else ""),
         f"{done.step}/{done.total}" if done else "",
         f"{done.loss:.4f}" if done and done.loss is not None else "",
         f"{done.seconds_per_step:.2f}" if done and done.seconds_per_step else "",
-        _vram_bar(row),
+        f"{vram.used_mib / 1024:.1f}/{vram.total_mib / 1024:.0f} GiB" if vram else "",
         duration(row.left_s) if row.left_s is not None else "",
     ]
-
-
-def _vram_bar(row: StatusRow) -> str:
-    if row.vram is None:
-        return ""
-    used, total = row.vram.used_mib, row.vram.total_mib
-    full = round(8 * used / total)
-    return f"{'█' * full}{'░' * (8 - full)} {used / 1024:.1f}/{total / 1024:.0f} GiB"

@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # `status` needs none of these packages
     from orchestrator.plan.check.report import CheckReport
     from orchestrator.plan.forecast import Forecast, Profile, RunForecast
     from orchestrator.report.status import StatusRow, SweepStatus
+    from orchestrator.report.sweep_list import ListedSweep
 
 
 def plan(
@@ -57,6 +58,11 @@ def results(sweep: str, by: str, frame: pd.DataFrame) -> str:
     """The rows of a table of results, in its order."""
     rows = json.loads(frame.to_json(orient="records", double_precision=6))
     return _text({"sweep": sweep, "by": by, "rows": rows})
+
+
+def sweeps(found: Iterable[ListedSweep]) -> str:
+    """Last run first."""
+    return _text({"sweeps": [asdict(one) for one in found]})
 
 
 def problem(one: Problem) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from orchestrator.model import MEMORY_FAILURES, Failure, Result
 from orchestrator.text import duration
 
 if TYPE_CHECKING:
+    from orchestrator.plan.forecast import Forecast
     from orchestrator.report.files import Report
     from orchestrator.run.context import Stop
     from orchestrator.store.layout import Run, Sweep
@@ -37,8 +38,11 @@ class SessionListener:
             _log.log(logging.ERROR if problem.severity is Severity.ERROR else logging.WARNING, str(problem))
 
     @contextmanager
-    def running(self, sweep: Sweep, stop: Stop) -> Iterator[None]:  # noqa: ARG002
-        """Entered before the first attempt starts, left after the last has ended. Ctrl-C ends the running attempts."""
+    def running(self, sweep: Sweep, stop: Stop, forecast: Callable[[], Forecast] | None = None) -> Iterator[None]:  # noqa: ARG002
+        """Entered before the first attempt starts, left after the last has ended. Ctrl-C ends the running attempts.
+
+        forecast: of the remaining runs, if the sweep itself is run.
+        """
         try:
             yield
         except KeyboardInterrupt:
@@ -56,6 +60,8 @@ class SessionListener:
             text = f"{stage} done in {duration(result.seconds)}{peak}"
         elif result.failure is Failure.STOPPED_EARLY:
             text = f"{stage} stopped early: {result.reason}"
+        elif result.failure is Failure.KILLED:
+            text = f"{stage}: {result.reason}"
         else:
             known = result.failure in MEMORY_FAILURES and result.reason.startswith("out of memory")
             text = (result.reason if known else f"{stage} failed: {result.reason}") + (

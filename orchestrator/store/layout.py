@@ -256,6 +256,11 @@ class Sweep:
                 raise Conflict(Problem(what=what, where=str(self.path.parent), key="vram.card", remedy=remedy))
             yield free
 
+    def started_at(self) -> float:
+        """When its lock was last acquired, in seconds since the epoch; now if it never was."""
+        lock = self.path / ".lock"
+        return lock.stat().st_mtime if lock.exists() else time.time()
+
     def is_locked(self) -> bool:
         """Whether a process has the lock now."""
         return locks.is_locked(self.path / ".lock")

@@ -16,7 +16,9 @@ from orchestrator.cli import common, options
 @click.option("--dropped", is_flag=True, help="Delete the runs that are no longer in the grid.")
 @click.option("--yes", is_flag=True, help="Delete the files. Without it they are only listed.")
 def prune(settings_file: Path, sweep: str, keep_best: int | None, dropped: bool, yes: bool) -> None:
-    """Delete what reports do not need: unchosen checkpoints and training states, or runs that left the grid.
+    """Delete files that no report needs.
+
+    These are checkpoints that were not chosen and training states, or runs that left the grid.
 
     With --keep-best, reports, records, images and the chosen checkpoint of every run stay. With --dropped, the folders
     of the runs that are no longer in the grid are deleted completely.

@@ -32,7 +32,12 @@ def status(settings_file: Path, sweep: str, as_json: bool, watch: bool) -> None:
 
     console, found = common.console(), common.find_sweep(settings_file, sweep)
     if watch:
-        with console.live(found):
+        from orchestrator.config import settings
+        from orchestrator.run import followup
+        from orchestrator.session import Session
+
+        plan = followup.plan(settings.load(settings_file), found, [run.point for run in found.runs()])
+        with console.live(found, Session(plan=plan).forecast):
             while found.is_locked():
                 time.sleep(_INTERVAL_S)
     now = view.read_status(found)
