@@ -103,6 +103,18 @@ def test_a_successful_process_has_no_cause(name: str) -> None:
         ("RuntimeError: DataLoader worker (pid 4242) is killed by signal: Killed.", Failure.HOST_OOM),
         ("RuntimeError: DataLoader worker (pid(s) 4242) is killed by signal: Bus error.", Failure.HOST_OOM),
         ("MemoryError", Failure.HOST_OOM),
+        ("numpy.core._exceptions._ArrayMemoryError: Unable to allocate 36.0 MiB for an array with", Failure.HOST_OOM),
+        (
+            "cv2.error: OpenCV(4.10.0) alloc.cpp:73: error: (-4:Insufficient memory) Failed to allocate",
+            Failure.HOST_OOM,
+        ),
+        ("RuntimeError: unable to write to file </torch_71_3>: No space left on device (28)", Failure.HOST_OOM),
+        ("RuntimeError: unable to mmap 64 bytes from the file </torch_71_3>: Cannot allocate", Failure.HOST_OOM),
+        ("OSError: [Errno 28] No space left on device: '/dev/shm/x'", Failure.HOST_OOM),
+        (
+            "ERROR: Unexpected bus error in worker. It might be caused by insufficient shared memory (shm).",
+            Failure.HOST_OOM,
+        ),
         ("OSError: [Errno 28] No space left on device: '/runs/x'", Failure.DISK_FULL),
         ("safetensors_rust.SafetensorError: I/O error: No space left on device (os error 28)", Failure.DISK_FULL),
         ("RuntimeError: CUDA error: unspecified launch failure", Failure.GPU_LOST),
@@ -149,6 +161,52 @@ def test_causes_by_exit_code_alone(code: int | None, failure: Failure) -> None:
     assert found is not None
     assert found[0] is failure
     assert found[1]
+
+
+BAR = "steps:  {step}0%|####      | {step}/10 [00:04<00:06,  1.00s/it, avr_loss={loss}]\n"
+TRITON = "ModuleNotFoundError: No module named 'triton'\n"
+SIGKILL = "subprocess.CalledProcessError: Command '[...]' died with <Signals.SIGKILL: 9>.\n"
+OUT_OF_MEMORY = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB\n"
+CHAIN = "During handling of the above exception, another exception occurred:\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "failure", "reason"),
+    [
+        (TRITON + BAR.format(step=4, loss=0.1) + BAR.format(step=5, loss="nan"), 1, Failure.NAN, "the loss is nan"),
+        (TRITON + BAR.format(step=4, loss=0.1) + SIGKILL, 1, Failure.HOST_OOM, "killed by SIGKILL"),
+        (TRITON + SIGKILL, 1, Failure.HOST_OOM, "killed by SIGKILL"),
+        (TRITON, -9, Failure.HOST_OOM, "killed by SIGKILL"),
+        (TRITON + OUT_OF_MEMORY, 1, Failure.OOM, "torch.OutOfMemoryError"),
+        (TRITON + "RuntimeError: something new\n", 1, Failure.UNKNOWN, "RuntimeError: something new"),
+        (TRITON + BAR.format(step=4, loss=0.1) + "RuntimeError: new\n", 1, Failure.UNKNOWN, "RuntimeError: new"),
+        (TRITON, 1, Failure.BAD_CONFIG, "ModuleNotFoundError"),
+        (OUT_OF_MEMORY + "OSError: [Errno 28] No space left on device\n", 1, Failure.DISK_FULL, "OSError"),
+        (OUT_OF_MEMORY + CHAIN + "KeyError: 'x'\n", 1, Failure.OOM, "torch.OutOfMemoryError"),
+        ("RuntimeError:\n  \n  the decisive line\n", 1, Failure.UNKNOWN, "RuntimeError: the decisive line"),
+        ("first\nsecond\nthird\nfourth\n", 3, Failure.UNKNOWN, "exit code 3; its last lines: second | third | fourth"),
+        ("prompt 1/4: a photo\n" + OUT_OF_MEMORY, 1, Failure.OOM, "torch.OutOfMemoryError"),
+        (TRITON + "prompt 1/4: a photo\n", 1, Failure.UNKNOWN, "exit code 1"),
+    ],
+)
+def test_the_last_cause_after_the_first_step_decides(text: str, code: int, failure: Failure, reason: str) -> None:
+    found = log.classify(text, code)
+    assert found is not None
+    assert found[0] is failure
+    assert found[1].startswith(reason)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "RuntimeError: GET was unable to find an engine to execute this computation",
+        "RuntimeError: cuDNN error: CUDNN_STATUS_EXECUTION_FAILED",
+        "RuntimeError: CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx`",
+    ],
+)
+def test_errors_of_cudnn_are_out_of_memory_if_the_gpu_was_full(line: str) -> None:
+    assert log.classify(line, 1, gpu_full=True) == (Failure.OOM, line)
+    assert log.classify(line, 1) == (Failure.UNKNOWN, line)
 
 
 def test_an_error_after_the_first_step_is_not_a_bad_config() -> None:

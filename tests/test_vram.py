@@ -109,3 +109,11 @@ def test_the_last_sample_of_a_long_log_is_read_from_its_end(tmp_path: Path) -> N
     for used in range(100):
         vram_log.append(tmp_path, VramSample(used_mib=used, total_mib=9000))
     assert vram_log.last(tmp_path) == VramSample(used_mib=99, total_mib=9000)
+
+
+@pytest.mark.parametrize(("used", "full"), [(9400, False), (9500, True), (10000, True)])
+def test_a_gpu_is_full_from_95_percent_on(tmp_path: Path, used: int, full: bool) -> None:
+    assert not vram_log.was_full(tmp_path)
+    for mib in (100, used, 100):
+        vram_log.append(tmp_path, VramSample(used_mib=mib, total_mib=10000))
+    assert vram_log.was_full(tmp_path) is full

@@ -49,6 +49,11 @@ def peak(folder: Path, *, colocated: bool) -> int | None:
     return max((mib for mib in used if mib is not None), default=None)
 
 
+def was_full(folder: Path) -> bool:
+    """Whether at least 95 % of the GPU's memory were in use, by any process, at one of the samples."""
+    return any(sample.used_mib >= 0.95 * sample.total_mib for _, sample in series(folder))
+
+
 def used_by_attempt(sample: VramSample, *, colocated: bool) -> int | None:
     """MiB of the attempt's processes; of the whole GPU where the driver hides processes and no other run is on it."""
     return sample.used_mib if sample.own_mib is None and not colocated else sample.own_mib

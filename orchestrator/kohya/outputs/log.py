@@ -19,14 +19,22 @@ _BAR = re.compile(
 )
 _TOTAL = re.compile(r"total optimization steps[^:\r\n]{0,100}:[ ]{0,20}(\d{1,12})")
 _PROMPT = re.compile(r"prompt (\d{1,9})/(\d{1,9}):")
-_EXCEPTION = re.compile(r"^(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:Error|Exception|Invalid|Interrupt)(?::|$)")
+_EXCEPTION = re.compile(
+    r"^(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:Error|Exception|Invalid|Interrupt|BadZipFile|StopIteration)(?::|$)"
+)
 _FRAME = re.compile(r"^([ \t]{0,20}File \"[^\"\n]{1,500}\", line \d{1,9}.{0,500})\n[ \t]{1,200}\S.*$", re.MULTILINE)
 _RICH = re.compile(r"(?:\d{4}-\d\d-\d\d \d\d:\d\d:\d\d )?(?:INFO|WARNING|ERROR) (.*?)(?: \w+\.py:\d+)?")
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _REASON_LENGTH = 300
 
 _MESSAGES = tomllib.loads(Path(__file__).with_name("failures.toml").read_text(encoding="utf-8"))
-_CAUSES = {Failure(cause): re.compile("|".join(patterns)) for cause, patterns in _MESSAGES.items()}
+_FULL = "oom_if_gpu_full"
+_CAUSES = {Failure(cause): re.compile("|".join(found)) for cause, found in _MESSAGES.items() if cause != _FULL}
+_OOM_IF_FULL = re.compile("|".join([*_MESSAGES["oom"], *_MESSAGES[_FULL]]))
+_KNOWN = re.compile("|".join(pattern for found in _MESSAGES.values() for pattern in found))
+_CHAINED = re.compile(r"During handling of the above exception|the direct cause of the following exception")
+_QUOTED = 3
+"""Lines of an unknown failure without an error message that are quoted."""
 _SIGNALS = {
     "SIGKILL": Failure.HOST_OOM,  # sent by the kernel; orchestrate records its own kills separately
     **dict.fromkeys(("SIGINT", "SIGTERM", "SIGHUP"), Failure.KILLED),
@@ -89,21 +97,50 @@ def _number(text: str | None) -> float | None:
 # --- why it ended -----------------------------------------------------------------------------------------------------
 
 
-def classify(text: str, exit_code: int | None) -> tuple[Failure, str] | None:
+def classify(text: str, exit_code: int | None, *, gpu_full: bool = False) -> tuple[Failure, str] | None:
     """The cause of a failure and one line that explains it; None if the process exited with 0 and the log is clean.
 
     `exit_code` is minus the signal for a killed process, None if its end was not observed. An exit code of 0 still
     needs verification: sd-scripts also exits with 0 without data. accelerate's launcher turns every exit code into 1,
-    so the text takes precedence over the code.
+    so the text takes precedence over the code. `gpu_full`: its memory was full, which explains errors of cuDNN.
     """
-    lines = _lines(text)
-    whole = "\n".join(lines)
     if exit_code == 0:
-        return _quiet_failure(whole)
-    for failure, pattern in _CAUSES.items():
-        if match := pattern.search(whole):
-            return failure, _message(_line_at(whole, match.start()))
-    return _by_signal(whole, exit_code) or _by_loss(text) or _by_shape(lines, text, exit_code)
+        return _quiet_failure("\n".join(_lines(text)))
+    lines = _lines(text[_first_step(text) :])
+    killed = _by_signal("\n".join(lines), exit_code)
+    if killed and killed[0] is not Failure.CRASHED:
+        return killed
+    return _by_message(lines, gpu_full=gpu_full) or killed or _by_loss(text) or _by_shape(lines, text, exit_code)
+
+
+def _first_step(text: str) -> int:
+    """Where the first completed step or the first prompt is logged: what precedes it explains no later failure."""
+    bars = (bar.start() for bar in _BAR.finditer(text) if int(bar["step"]) > 0)
+    prompt = _PROMPT.search(text)
+    return next(bars, prompt.start() if prompt else 0)
+
+
+def _by_message(lines: list[str], *, gpu_full: bool) -> tuple[Failure, str] | None:
+    """By the last known message, unless a later error that has another cause follows it."""
+    causes = {**_CAUSES, Failure.OOM: _OOM_IF_FULL} if gpu_full else _CAUSES
+    known = [index for index, line in enumerate(lines) if _KNOWN.search(line)]
+    for index in reversed(known):
+        failure = next((cause for cause, pattern in causes.items() if pattern.search(lines[index])), None)
+        if failure is not None:
+            is_last = not any(map(_is_error, lines[index + 1 :])) or any(map(_CHAINED.search, lines[index + 1 :]))
+            return (failure, _reason(lines, index)) if is_last or not _is_error(lines[index]) else None
+    return None
+
+
+def _is_error(line: str) -> bool:
+    return bool(_EXCEPTION.match(line)) and "CalledProcessError" not in line
+
+
+def _reason(lines: list[str], index: int) -> str:
+    """The message at a line; an error whose first line has no text goes on in the next one."""
+    head = _message(lines[index])
+    more = lines[index + 1] if head.endswith(":") and index + 1 < len(lines) and "%|" not in lines[index + 1] else ""
+    return _message(f"{head} {more}".strip())
 
 
 def _quiet_failure(whole: str) -> tuple[Failure, str] | None:
@@ -131,11 +168,11 @@ def _by_loss(text: str) -> tuple[Failure, str] | None:
 
 
 def _by_shape(lines: list[str], text: str, exit_code: int | None) -> tuple[Failure, str]:
-    """A Python error before the first step means that the arguments did not fit together."""
-    exceptions = [line for line in lines if _EXCEPTION.match(line) and "CalledProcessError" not in line]
-    messages = [line for line in lines if "%|" not in line]
-    last = f"; its last line: {messages[-1]}" if messages else ""
-    reason = _message(exceptions[-1] if exceptions else f"exit code {exit_code}{last}")
+    """A Python error before the first step means that the arguments did not fit together; else the last lines."""
+    errors = [index for index, line in enumerate(lines) if _is_error(line)]
+    messages = [_message(line) for line in lines if "%|" not in line][-_QUOTED:]
+    quoted = f"; its last lines: {' | '.join(messages)}" if messages else ""
+    reason = _reason(lines, errors[-1]) if errors else f"exit code {exit_code}{quoted}"[:_REASON_LENGTH]
     progress = read_progress(text)
     started = progress is not None and progress.step > 0
     if exit_code == 2 or (not started and re.match(r"(Assertion|Attribute|Key|Type|Value)Error", reason)):
@@ -147,11 +184,6 @@ def _lines(text: str) -> list[str]:
     """The lines of the log and its progress bars, without colours, rich's padding and quoted source lines."""
     plain = _FRAME.sub(r"\1", _ANSI.sub("", text).replace("\r", "\n"))
     return [" ".join(line.split()) for line in plain.split("\n") if line.strip()]
-
-
-def _line_at(whole: str, position: int) -> str:
-    end = whole.find("\n", position)
-    return whole[whole.rfind("\n", 0, position) + 1 : end if end >= 0 else None]
 
 
 def _message(line: str) -> str:

@@ -15,6 +15,7 @@ from orchestrator.model import Checkpoint, Failure, Image, Result
 from orchestrator.run import attempt
 from orchestrator.run.context import Context
 from orchestrator.run.stages import Command, Stage
+from orchestrator.store import vram_log
 from orchestrator.store.layout import Attempt, Run
 from orchestrator.store.outcome import FailureReason, Outcome
 
@@ -28,7 +29,7 @@ def perform(run: Run, ctx: Context) -> Result:
         name=NAME,
         prepare=lambda attempt: _prepare(run, attempt, images, ctx),
         progress=log.read_images,
-        record=lambda _attempt, outcome: _record(run, images, outcome),
+        record=lambda attempt, outcome: _record(run, attempt, images, outcome),
     )
     return attempt.run_attempt(run, stage, ctx)
 
@@ -91,10 +92,11 @@ def _is_complete(path: Path) -> bool:
     return True
 
 
-def _record(run: Run, images: Sequence[Image], outcome: Outcome) -> Mapping[str, Any] | FailureReason:
+def _record(run: Run, attempt: Attempt, images: Sequence[Image], outcome: Outcome) -> Mapping[str, Any] | FailureReason:
     missing = [image.file for image in images if not _is_complete(run.path / image.file)]
     if not missing:
         return {"images": [asdict(image) for image in images]}
-    logged = log.classify(outcome.log, outcome.exit.code) if outcome.exit else None
+    full = vram_log.was_full(attempt.path)
+    logged = log.classify(outcome.log, outcome.exit.code, gpu_full=full) if outcome.exit else None
     what = f"{len(missing)} of {len(images)} images are missing, the first is {missing[0]}"
     return FailureReason(*(logged or (Failure.NO_PRODUCT, what)))

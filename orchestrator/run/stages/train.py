@@ -17,7 +17,7 @@ from orchestrator.run.context import Context
 from orchestrator.run.early_stop import EarlyStopWatcher
 from orchestrator.run.retry import Action, FailedAttempt
 from orchestrator.run.stages import Command, Stage
-from orchestrator.store import process
+from orchestrator.store import process, vram_log
 from orchestrator.store.layout import Attempt, Run
 from orchestrator.store.outcome import FailureReason, Outcome
 
@@ -163,7 +163,8 @@ def _record(run: Run, attempt: Attempt, outcome: Outcome, settings: Settings) ->
     if verified.failure:
         if settings.trainer.resume and outcome.same_boot:  # since a restart, a state may lack pages
             resume.record_states(this.folder, train_config.OUTPUT_NAME)
-        logged = log.classify(outcome.log, outcome.exit.code) if outcome.exit else None
+        full = vram_log.was_full(attempt.path)
+        logged = log.classify(outcome.log, outcome.exit.code, gpu_full=full) if outcome.exit else None
         problems = "; ".join(str(problem) for problem in verified.problems)
         return FailureReason(*(logged or (verified.failure, problems)))
     checkpoints = [_checkpoint_record(run, checkpoint, [*earlier, this]) for checkpoint in verified.checkpoints]
