@@ -10,6 +10,7 @@ frame = session.results()
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.config.schema import NO_CARD, Settings
-from orchestrator.errors import NotReady, errors_of
+from orchestrator.errors import NotReady, errors_of, warning
 from orchestrator.gpu import Nvml, VramProbe
 from orchestrator.model import State
 from orchestrator.plan import plan as planning
@@ -26,9 +27,10 @@ from orchestrator.plan.plan import Plan
 from orchestrator.report.labels import labels
 from orchestrator.report.listener import SessionListener
 from orchestrator.run.context import Context, Stop
-from orchestrator.store import layout, state
+from orchestrator.store import layout, provenance, state
 from orchestrator.store.layout import Run, Sweep
 from orchestrator.store.state import Status
+from orchestrator.text import pluralize
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -106,7 +108,6 @@ class Session:
         several runs in a row fail, Conflict if another process runs the sweep or its inputs have changed, and
         NothingSelected if no run matches. The report is written in every case once a run could start.
         """
-        from orchestrator.report import files
         from orchestrator.run import sweep
 
         runs = self.plan.runs(only)
@@ -114,6 +115,8 @@ class Session:
         cards = self.preflight(cluster)
         with self.sweep.lock(), self.lock_cards(self.sweep, cards) as held:
             ctx = self.context(held)
+            if not cluster:
+                self._note_upgrade(runs, ctx)
             self.listener.labels.update(labels([run.point for run in self.sweep.runs()]))
             try:
                 with (
@@ -123,7 +126,7 @@ class Session:
                 ):
                     sweep.run_sweep_on(executor, runs, notified, retry=retry, fail_fast=fail_fast)
             finally:
-                self.listener.reported(files.write(self.sweep, self._secrets(), if_outdated=True))
+                self.listener.reported(self._report(if_outdated=True))
         return {run.point.name: state.status(run) for run in runs}
 
     def probe(self, only: str = "*", *, retry: bool = False) -> list[Run]:
@@ -154,16 +157,14 @@ class Session:
 
     def report(self) -> Report:
         """(Re)write report.html, results.csv and images.csv; the sweep need not be finished."""
-        from orchestrator.report import files
-
-        return files.write(self.sweep, self._secrets())
+        return self._report()
 
     def answers(self) -> tuple[Answer, ...]:
         """The answers to the grid's questions, from the runs that are finished."""
         from orchestrator.evidence import summary
         from orchestrator.report import answers
 
-        return answers.answer_questions([summary.read(self.sweep)])[0]
+        return answers.answer_questions([summary.read(self.sweep, self.settings.comparison)])[0]
 
     def results(self) -> pd.DataFrame:
         """The table results.csv: one row per run."""
@@ -229,6 +230,23 @@ class Session:
         if retry and not any(state.status(run).state is State.FAILED for run in runs):
             self.listener.message("none of the selected runs has failed, so there is nothing to retry")
 
+    def _note_upgrade(self, runs: list[Run], ctx: Context) -> None:
+        """Warn if unfinished runs would be made under other conditions than those that have been trained."""
+        if all(state.status(run).state is State.FINISHED for run in runs):
+            return
+        trained = [run.attempts("train")[-1] for run in self.sweep.runs() if run.done("train")]
+        made = [attempt.request().get("environment") for attempt in trained]
+        now = provenance.comparable(ctx.environment())
+        changed = Counter(name for one in made for name in provenance.differences(provenance.comparable(one), now))
+        if not changed:
+            return
+        names = ", ".join(f"{name} now ({pluralize(count, 'run')})" for name, count in changed.items())
+        remedy = "restore the versions, or train all runs under a new --name"
+        if not self.settings.comparison.allow_different_hardware:
+            remedy += "; `allow_different_hardware = true` in [comparison] compares them all the same"
+        what = f"was trained with other hardware or versions: {names}; such runs are not compared with new ones"
+        self.listener.problems([warning("", what, remedy, where=str(self.sweep.path))])
+
     @contextmanager
     def _notified(self, ctx: Context) -> Iterator[Context]:
         """The context whose failures, answers and end also go to the webhook of the settings, if there is one."""
@@ -247,6 +265,11 @@ class Session:
                 for event, text in webhook.ending(after, self.answers()):
                     hook.send(event, self.sweep.name, text)
             hook.close()
+
+    def _report(self, *, if_outdated: bool = False) -> Report:
+        from orchestrator.report import files
+
+        return files.write(self.sweep, self._secrets(), comparison=self.settings.comparison, if_outdated=if_outdated)
 
     def _secrets(self) -> dict[str, str]:
         """The environment of child processes: the report hides the secrets in it."""

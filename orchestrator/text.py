@@ -9,6 +9,7 @@ _GIB = 1024**3
 _MAX_NAME_BYTES = 60
 _RESERVED_NAMES = ("calibration.json", "calibration.svg")
 """Files in the folder of all sweeps; others begin with a dot."""
+_PASSWORD = re.compile(r"//[^/@\s]+@")
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH", re.IGNORECASE)
 
 
@@ -73,6 +74,11 @@ def code_span(text: str) -> str:
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
     pad = " " if "`" in line else ""
     return f"{fence}{pad}{line}{pad}{fence}"
+
+
+def hide(name: str, value: str) -> str:
+    """The value of a variable; `[HF_TOKEN]` for a secret, and without a password in an address."""
+    return f"[{name}]" if _SECRET.search(name) else _PASSWORD.sub("//[hidden]@", value)
 
 
 def redact(text: str, environ: Mapping[str, str]) -> str:

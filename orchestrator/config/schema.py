@@ -197,6 +197,14 @@ class Notify(Table):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison(Table):
+    """Which runs are compared."""
+
+    allow_different_hardware: Flag = False
+    """Also compare runs that were made on another GPU model, or with other versions of the driver or of a package."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """orchestrate.toml. All paths are absolute."""
 
@@ -219,5 +227,6 @@ class Settings:
     oom_fallback: tuple[FallbackStep, ...] = ()
     early_stop: EarlyStop | None = None
     """None: every training runs to its end."""
+    comparison: Comparison = field(default_factory=Comparison)
     notify: str = ""
     """The address for notifications; empty: none are sent."""

@@ -14,6 +14,7 @@ from orchestrator.config.expressions import ExpressionError, Expressions
 from orchestrator.config.fields import Arguments, FilePath
 from orchestrator.config.schema import (
     BaseModel,
+    Comparison,
     Dataset,
     Defaults,
     EarlyStop,
@@ -49,6 +50,7 @@ class SettingsFile(TypedDict):
     limits: NotRequired[Limits]
     oom_fallback: NotRequired[list[FallbackStep]]
     early_stop: NotRequired[EarlyStop]
+    comparison: NotRequired[Comparison]
     notify: NotRequired[Notify]
 
 
@@ -85,6 +87,7 @@ def read(path: Path) -> tuple[Settings | None, list[Problem]]:
         "vram": file.parse(("vram",), Vram),
         "limits": file.parse(("limits",), Limits),
         "oom_fallback": _oom_fallback(file),
+        "comparison": file.parse(("comparison",), Comparison),
         "notify": notify.url if (notify := file.parse(("notify",), Notify)) else "",
     }
     early_stop = file.parse(("early_stop",), EarlyStop) if file.has(("early_stop",)) else None

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 from orchestrator import scoring
+from orchestrator.config.schema import Comparison
 from orchestrator.errors import Problem
 from orchestrator.evidence import choice, confirmation, preview_scores, run_metrics
 from orchestrator.evidence.calibration import record
@@ -16,7 +17,7 @@ from orchestrator.evidence.run_metrics import RunMetrics, Thresholds
 from orchestrator.evidence.stats import pareto
 from orchestrator.model import Question, Result, Score
 from orchestrator.scoring import References
-from orchestrator.store import layout, state
+from orchestrator.store import layout, provenance, state
 from orchestrator.store.layout import Run, Sweep
 from orchestrator.store.state import Status
 
@@ -42,7 +43,8 @@ class RunSummary:
 
     previews: step -> scores of its previews; empty without early stopping. trained_faces: number of different training
     images with a face; None until the run is scored, and for a baseline. gain: mean over prompts of the image value
-    minus that of the baseline on the same prompts and seeds; None without a baseline.
+    minus that of the baseline on the same prompts and seeds; None without a baseline. environment: GPU model, driver
+    and versions of the successful attempts, those of the generation as `images: NAME`; empty if unknown.
     """
 
     run: Run
@@ -56,6 +58,7 @@ class RunSummary:
     metrics: RunMetrics | None = None
     gain: float | None = None
     confirmation: ConfirmationResult | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def trained(self) -> AttemptSummary | None:
@@ -78,6 +81,7 @@ class SweepSummary:
     questions: tuple[Question, ...]
     runs: tuple[RunSummary, ...]
     calibration: CalibrationRecord | None = None
+    comparison: Comparison = field(default_factory=Comparison)
     problems: tuple[Problem, ...] = ()
 
     @cached_property
@@ -88,14 +92,15 @@ class SweepSummary:
         return pareto.pareto_set({one.run.point.name: _criteria(one.metrics, equal) for one in trained if one.metrics})
 
 
-def read(sweep: Sweep) -> SweepSummary:
-    """The summary of a frozen sweep, finished or not. Reads every record once."""
+def read(sweep: Sweep, comparison: Comparison | None = None) -> SweepSummary:
+    """The summary of a frozen sweep, finished or not. Reads every record once. comparison: of the settings."""
     kept, problems = calibration(sweep)
     return SweepSummary(
         sweep=sweep,
         questions=tuple(sweep.questions()),
         runs=tuple(_gather(sweep, kept)),
         calibration=kept,
+        comparison=comparison or Comparison(),
         problems=tuple(problems),
     )
 
@@ -147,7 +152,17 @@ def _read(run: Run) -> RunSummary:
         references=scored.references if scored else None,
         previews=preview_scores.of_run(run),
         trained_faces=scored.training if scored and not run.point.is_baseline else None,
+        environment=_environment(run),
     )
+
+
+def _environment(run: Run) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for stage, prefix in (("train", ""), ("generate", provenance.IMAGES)):
+        attempts = run.attempts(stage) if run.done(stage) else []
+        known = provenance.comparable(attempts[-1].request().get("environment")) if attempts else {}
+        found |= {f"{prefix}{name}": value for name, value in known.items()}
+    return found
 
 
 def _attempts(run: Run) -> list[AttemptSummary]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.config.schema import Comparison
 from orchestrator.evidence import summary
 from orchestrator.evidence.summary import SweepSummary
 from orchestrator.report import answers, html, results_csv
@@ -21,12 +22,14 @@ class Report:
     answers: tuple[Answer, ...]
 
 
-def write(sweep: Sweep, environ: Mapping[str, str], *, if_outdated: bool = False) -> Report:
+def write(
+    sweep: Sweep, environ: Mapping[str, str], *, comparison: Comparison | None = None, if_outdated: bool = False
+) -> Report:
     """(Re)write the report of a frozen sweep, finished or not. environ: of child processes; its secrets are hidden.
 
-    if_outdated: leave a report that is younger than all records of its finished sweep as it is.
+    comparison: of the settings. if_outdated: leave a report that is younger than all records of its finished sweep.
     """
-    read = summary.read(sweep)
+    read = summary.read(sweep, comparison)
     answered = answers.answer_questions([read])[0]
     if if_outdated and (current := sweep.current_report()):
         page, table = current

@@ -11,6 +11,7 @@ import pandas as pd
 from orchestrator import files
 from orchestrator.evidence.summary import AttemptSummary, RunSummary, SweepSummary
 from orchestrator.model import Value
+from orchestrator.store import provenance
 from orchestrator.text import escape_formula
 
 RESULTS, IMAGES = "results.csv", "images.csv"
@@ -53,6 +54,12 @@ def _calibrated(name: str, meaning: str, value: Callable[[Any], Any]) -> Column:
 def _overrides(run: RunSummary) -> str | None:
     used = run.training[-1].overrides if run.training else {}
     return json.dumps(used, ensure_ascii=False) if used else None
+
+
+def _versions(run: RunSummary) -> str | None:
+    of_training = (one for one in run.environment.items() if not one[0].startswith(provenance.IMAGES))
+    found = {name: value for name, value in of_training if name != "GPU"}
+    return json.dumps(found) if found else None
 
 
 def _attempts(run: RunSummary) -> int | None:
@@ -113,6 +120,8 @@ COLUMNS = (
     _metric("second_agreement", "rank correlation between the two face packs"),
     _metric("adherence", "mean CLIP similarity of image and prompt without triggers (needs `score.clip`)"),
     _trained("steps", "number of training steps", lambda done: done.result.steps),
+    _run("gpu", "GPU model of the training; empty without a GPU", lambda run: run.environment.get("GPU") or None),
+    _run("versions", "GPU driver and package versions of the trainer, as JSON", _versions),
     _trained("resumed", "epochs that were complete when the last attempt resumed", lambda done: done.resumed),
     _run("reason", "reason of the failure", lambda run: run.status.reason or None),
 )

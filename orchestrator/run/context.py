@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from orchestrator.config.schema import Settings
 from orchestrator.gpu import VramProbe
 from orchestrator.model import PreparedDataset, Result
+from orchestrator.store import provenance
 from orchestrator.store.layout import Run
 
 
@@ -51,3 +52,11 @@ class Context:
     card: str = ""
     colocated: bool = False
     stop: Stop = field(default_factory=Stop)
+
+    def environment(self) -> dict[str, Any]:
+        """The GPU model, versions and `trainer.env` of an attempt that starts now, for its record."""
+        card = next((card for card in self.probe.cards() if card.uuid == self.card), None)
+        trainer = self.settings.trainer
+        return provenance.environment(
+            card.name if card else "", card.driver if card else "", trainer.python, trainer.env
+        )

@@ -34,13 +34,15 @@ def answer(settings_file: Path, sweeps: tuple[str, ...], into: Path | None, smal
     Writes:
       runs/SWEEP/report/  answers.md and answers.csv
     """
+    from orchestrator.config import settings
     from orchestrator.evidence import summary
     from orchestrator.evidence.stats.contrast import TestSettings
     from orchestrator.report import answers, answers_page
     from orchestrator.report.answers import answer as answer_text
 
     console, found = common.console(), list(dict.fromkeys(common.find_sweep(settings_file, name) for name in sweeps))
-    read = [summary.read(sweep) for sweep in found]
+    comparison = settings.load(settings_file).comparison
+    read = [summary.read(sweep, comparison) for sweep in found]
     console.problems(dict.fromkeys(problem for one in read for problem in one.problems))
     answered = answers.answer_questions(read, TestSettings(smallest=smallest))
     for sweep, of_sweep in zip(found, answered, strict=True):

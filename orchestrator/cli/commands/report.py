@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from functools import partial
 from pathlib import Path
 
 import click
@@ -34,8 +35,9 @@ def report(settings_file: Path, sweep: str, watch: bool) -> None:
     from orchestrator.report import files
 
     console, found = common.console(), common.find_sweep(settings_file, sweep)
-    secrets = {**os.environ, **settings.load(settings_file).trainer.env}
-    console.paths(files.write(found, secrets))
+    used = settings.load(settings_file)
+    write = partial(files.write, found, {**os.environ, **used.trainer.env}, comparison=used.comparison)
+    console.paths(write())
     while watch and found.is_locked():
         time.sleep(_INTERVAL_S)
-        console.paths(files.write(found, secrets))
+        console.paths(write())

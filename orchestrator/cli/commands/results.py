@@ -32,12 +32,14 @@ def results(settings_file: Path, sweep: str, by: str, sort: str, columns: str, a
     Writes nothing.
     """
     from orchestrator.cli import results_table
+    from orchestrator.config import settings
     from orchestrator.evidence import summary
     from orchestrator.report import answers, json_output, results_view
 
     if as_json and as_csv:
         raise click.UsageError("Choose one of --json and --csv.")
-    console, read = common.console(), summary.read(common.find_sweep(settings_file, sweep))
+    console, found = common.console(), common.find_sweep(settings_file, sweep)
+    read = summary.read(found, settings.load(settings_file).comparison)
     console.problems(read.problems)
     named = [name.strip() for name in columns.split(",") if name.strip()]
     frame = results_view.select(results_view.table(read, by), named, sort)

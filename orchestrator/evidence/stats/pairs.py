@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.model import Params, State, Value
+from orchestrator.store import provenance
 from orchestrator.values import canonical_json, same
 
 REPLICATE = "seed"
@@ -20,7 +21,8 @@ class RunRow:
     the reported images (run_metrics.by_prompt); empty without scores. similarity: mean over detected faces.
     no_face_rate: share of images without a face. gain_by_prompt: as by_prompt, minus the baseline on the same images;
     change: mean absolute difference from the baseline over these images; both unknown without a baseline.
-    missing: why by_prompt is empty, if it is. previews: step -> the run as its previews at that step score.
+    missing: why by_prompt is empty, if it is. environment: GPU model and versions; empty if unknown
+    or if differences are allowed. previews: step -> the run as its previews at that step score.
     """
 
     run: str
@@ -35,6 +37,7 @@ class RunRow:
     gain_by_prompt: Mapping[int, float] = field(default_factory=dict)
     change: float | None = None
     missing: str = "no scores"
+    environment: Mapping[str, str] = field(default_factory=dict)
     previews: Mapping[int, "RunRow"] = field(default_factory=dict)
 
 
@@ -88,11 +91,14 @@ def match(rows: Sequence[RunRow], dim: str, levels: tuple[Value, Value], moves_w
             written = {**row.params, **row.written}
             key = tuple(canonical_json(written[name]) if name in written else "" for name in others)
             cells[key][level_of(row, dim, levels) == 1].append(row)
-    pairs = tuple(Pair(first=a[0], second=b[0]) for a, b in cells.values() if len(a) == len(b) == 1)
+    matched = [Pair(first=a[0], second=b[0]) for a, b in cells.values() if len(a) == len(b) == 1]
+    differing = [(pair, found) for pair in matched if (found := _differences(pair))]
+    pairs = tuple(pair for pair in matched if not _differences(pair))
+    others_made = [LeftOut(run=row.run, reason=found) for pair, found in differing for row in (pair.first, pair.second)]
     failed = [LeftOut(run=row.run, reason=unusable(row)) for row in at_levels if unusable(row)]
     return Matching(
         pairs=pairs,
-        left_out=(*failed, *_unmatched(cells.values())),
+        left_out=(*failed, *others_made, *_unmatched(cells.values())),
         varied_with=_varied_with(pairs, dim),
         common_params=_common_params(pairs),
     )
@@ -110,6 +116,12 @@ def unusable(row: RunRow) -> str:
     if row.degraded:
         return "degraded: an attempt changed its settings"
     return "" if row.by_prompt else row.missing
+
+
+def _differences(pair: Pair) -> str:
+    """Why the two runs were made under different conditions; empty if they were not, or if it is unknown."""
+    found = provenance.differences(pair.first.environment, pair.second.environment)
+    return f"made under different conditions than the partner: {', '.join(found)}" if found else ""
 
 
 def _unmatched(cells: Iterable[tuple[list[RunRow], list[RunRow]]]) -> list[LeftOut]:

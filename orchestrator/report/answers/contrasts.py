@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from orchestrator.evidence.summary import RunSummary, SweepSummary
 from orchestrator.model import Question, State, Value
 from orchestrator.report.answers import rows
 from orchestrator.report.answers.answer import Answer
+from orchestrator.store import provenance
 from orchestrator.text import code_span, pluralize
 from orchestrator.values import same, toml_repr
 
@@ -31,6 +33,8 @@ def answer(sweeps: Sequence[SweepSummary], settings: TestSettings) -> list[tuple
 
 def _family(sweep: SweepSummary, found: Sequence[RunRow]) -> QuestionFamily:
     compared = [question for question in sweep.questions if question.kind == "contrast"]
+    if sweep.comparison.allow_different_hardware:
+        found = [replace(row, environment={}) for row in found]
     return QuestionFamily(rows=found, questions=compared, zips=rows.zips(found))
 
 
@@ -134,6 +138,7 @@ def _facts(
     yield "Warning", "; ".join(result.warnings)
     yield "Compared", f"{question.dim}: {' against '.join(map(_code, question.levels))}{also}"
     yield "Runs", _used(result, len(concerned))
+    yield "Different conditions", _conditions(sweep, result)
     yield "Difference", _effect(result)
     yield f"Larger than {result.settings.smallest:g}", _exceeds(result)
     yield "Parts of it", _parts(result)
@@ -157,6 +162,17 @@ def _facts(
 def _used(result: ContrastResult, concerned: int) -> str:
     """How many of the runs of the current grid at the two levels the answer uses."""
     return f"{2 * len(result.matching.pairs)} of {pluralize(concerned, 'run')}" if concerned else "none"
+
+
+def _conditions(sweep: SweepSummary, result: ContrastResult) -> str:
+    """What differs within the compared pairs, where the settings allow it."""
+    made = {run.run.point.name: run.environment for run in sweep.runs}
+    found = Counter(
+        difference
+        for pair in result.matching.pairs
+        for difference in provenance.differences(made[pair.first.run], made[pair.second.run])
+    )
+    return "; ".join(f"{name} in {pluralize(count, 'pair')}" for name, count in found.items())
 
 
 def _code(value: Value) -> str:

@@ -48,6 +48,7 @@ def _row(run: RunSummary, convert: Callable[[Score], Score], baseline: Sequence[
         params=run.run.point.params,
         dims=run.run.point.dims,
         written=run.run.point.written,
+        environment=run.environment,
         state=run.status.state,
         degraded=run.degraded,
     )

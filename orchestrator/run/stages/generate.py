@@ -69,7 +69,8 @@ def _prepare(run: Run, attempt: Attempt, images: Sequence[Image], ctx: Context) 
     missing = [image for image in images if not _is_complete(run.path / image.file)]
     plan = generate.plan(missing, folder=run.path, negative=settings.generation.negative_prompt)
     (attempt.path / "plan.json").write_text(json.dumps(plan, ensure_ascii=False, indent=1), encoding="utf-8")
-    attempt.open({"images": len(missing), "card": ctx.card, "colocated": ctx.colocated})
+    record = {"images": len(missing), "card": ctx.card, "colocated": ctx.colocated}
+    attempt.open({**record, "environment": ctx.environment()})
     loras = plan["loras"]
     argv = generate.generate_argv(
         settings.trainer,
