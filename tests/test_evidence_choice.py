@@ -1,5 +1,7 @@
 """Checkpoint choice, metrics of a run, Pareto set, confirmation."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -111,9 +113,11 @@ def test_selection_among_equals_does_not_bias_the_reported_mean() -> None:
 
 def test_metrics_of_a_run() -> None:
     scores = [
-        score(0, 1, 0.5, nearest_training=0.9, face_px=100),
+        replace(score(0, 1, 0.5, nearest_training=0.9, face_px=100), seed_distance=0.3, rotation=90),
         score(0, 2, 0.7, nearest_training=0.7, face_px=200),
-        score(1, 1, 0.6, status=FaceStatus.MULTI_FACE, nearest_training=0.8, face_px=300),
+        replace(
+            score(1, 1, 0.6, status=FaceStatus.MULTI_FACE, nearest_training=0.8, face_px=300), largest_similarity=0.1
+        ),
         score(1, 2, None),
         score(2, 1, None, status=FaceStatus.UNREADABLE),
         score(2, 2, None, status=FaceStatus.ERROR),
@@ -123,7 +127,8 @@ def test_metrics_of_a_run() -> None:
     assert (found.similarity_median, found.similarity_mean, found.similarity_p25) == pytest.approx((0.6, 0.6, 0.55))
     assert (found.no_face_rate, found.pass_rate) == (0.25, 0.5)
     assert found.pass_interval == estimates.wilson(2, 4)
-    assert found.diversity == pytest.approx(np.std([0.5, 0.7], ddof=1))
+    assert found.diversity == pytest.approx(0.3)
+    assert (found.other_face, found.rotated) == (pytest.approx(1 / 3), 1)
     assert (found.nearest_training, found.copying, found.face_px) == (0.8, None, 200)
     assert found.above_band_rate == pytest.approx(1 / 3)
 

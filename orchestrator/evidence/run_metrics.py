@@ -34,9 +34,10 @@ class RunMetrics:
 
     images: images that were scored. unreadable: images that could not be read; they count in no other metric.
     similarity_*: over detected faces. no_face_rate, pass_rate: over `images`; a missing face does not pass.
-    diversity: standard deviation of similarity over seeds, mean over prompts. nearest_training: median cosine to the
-    most similar training image. copying: most images are copies of training images (stats.copying); None if there are
-    too few images or references. near_copies: number of images with the lead of a copy.
+    diversity: mean distance (one minus cosine) between the faces of the seeds of one prompt. other_face: share of
+    images whose scored face is not the largest one. rotated: images with a face rotated by 90 degrees or more.
+    nearest_training: median cosine to the most similar training image. copying: most images are copies of training
+    images (stats.copying); None if there are too few images or references. near_copies: number of images with the lead of a copy.
     above_band_rate: share of faces more similar to the centroid than 95 % of the persona's own photos.
     face_yaw: median of Score.yaw. second_similarity: mean by the second face pack. second_agreement: Spearman's rank
     correlation of the two packs over the images; low means that the result depends on the pack.
@@ -53,6 +54,8 @@ class RunMetrics:
     pass_rate: float | None
     pass_interval: Interval | None
     diversity: float | None
+    other_face: float | None
+    rotated: int
     nearest_training: float | None
     copying: bool | None
     near_copies: int | None
@@ -84,7 +87,11 @@ def summary(
         no_face_rate=no_face / len(readable) if readable else None,
         pass_rate=passed / len(readable) if readable and passed is not None else None,
         pass_interval=None if passed is None else wilson(passed, len(readable)),
-        diversity=_seed_spread(readable),
+        diversity=_mean(s.seed_distance for s in readable),
+        other_face=_mean(
+            float(s.largest_similarity not in (None, s.similarity)) for s in readable if s.similarity is not None
+        ),
+        rotated=sum(s.rotation != 0 for s in readable),
         nearest_training=_median(s.nearest_training for s in readable),
         copying=copied.copying if copied else None,
         near_copies=copied.near_copies if copied else None,
@@ -145,12 +152,3 @@ def _agreement(scores: Iterable[Score]) -> float | None:
     if len(known) < _MIN_FOR_CORRELATION or not np.ptp(known, axis=0).all():
         return None
     return float(stats.spearmanr(known).statistic)
-
-
-def _seed_spread(scores: Iterable[Score]) -> float | None:
-    groups: dict[int, list[float]] = defaultdict(list)
-    for score in scores:
-        if score.similarity is not None:
-            groups[score.image.prompt].append(score.similarity)
-    spreads = [np.std(group, ddof=1) for group in groups.values() if len(group) > 1]
-    return float(np.mean(spreads)) if spreads else None
