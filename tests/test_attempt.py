@@ -347,6 +347,18 @@ def test_an_orphan_is_adopted_and_its_vram_polled(world: World, run: Run) -> Non
     assert probe.polled > 2
 
 
+def test_an_orphan_without_an_environment_is_adopted_through_another_path(world: World, run: Run) -> None:
+    orphan = run.new_attempt("train")
+    argv = ["env", "-i", "setsid", "--wait", sys.executable, "-c", f"{WAITS}{MADE}"]
+    process.start(orphan.path, argv, env=os.environ, cwd=orphan.path)
+    link = world.folder / "link"
+    link.symlink_to(run.path.parent, target_is_directory=True)
+    same = Run(link / run.path.name, run.point)
+    assert state.status(same).state == "running"
+    result = carry_out(same, "raise SystemExit('a second one')", world.context(probe=patient(run, lambda _pids: None)))
+    assert (result.failure, len(run.attempts("train"))) == (None, 1)
+
+
 def test_an_attempt_without_an_exit_record_is_evaluated_by_its_product(world: World, run: Run) -> None:
     orphan = begun(run, MADE)
     while process.running(orphan.path):

@@ -116,6 +116,115 @@ def test_a_child_is_found_after_its_shim_was_killed(folder):
     assert process.exited(folder) is None
 
 
+SLEEP = "import time; print('up', flush=True); time.sleep(600)"
+PROGRAMS = {
+    "without an environment": ["env", "-i", sys.executable, "-c", SLEEP],
+    "in another session": ["env", "-i", "setsid", "--wait", sys.executable, "-c", SLEEP],
+    "daemonised": ["sh", "-c", f'env -i setsid "{sys.executable}" -c "{SLEEP}" & exec sleep 600'],
+    "silent daemon": ["sh", "-c", "echo up; (env -i setsid sleep 600 >/dev/null 2>&1 &) ; exec sleep 600"],
+}
+
+
+def start_hidden(folder: Path, program: str) -> set[int]:
+    """Start a program whose processes have no marker; returns all of them but the shim."""
+    folder.mkdir()
+    process.start(folder, PROGRAMS[program], env=dict(os.environ), cwd=folder)
+    until(lambda: (folder / "log").exists() and "up" in (folder / "log").read_text())
+    if "daemon" in program:
+        until(lambda: len(process.pids_of(folder)) >= 3)
+    shim_pid = json.loads((folder / "process.json").read_text())["pid"]
+    return set(process.pids_of(folder)) - {shim_pid}
+
+
+def alive(pids: set[int]) -> set[int]:
+    return {pid for pid in pids if not process._zombie(pid)}
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_processes_without_a_marker_are_found_and_stopped(folder: Path, program: str) -> None:
+    hidden = start_hidden(folder, program)
+    assert hidden
+    process.stop(folder, 5)
+    assert not process.running(folder)
+    assert alive(hidden) == set()
+    assert process.exited(folder) is not None, "the shim ends after it has recorded the exit"
+
+
+@pytest.mark.parametrize("program", ["without an environment", "in another session"])
+def test_processes_without_a_marker_are_found_after_their_shim_was_killed(folder: Path, program: str) -> None:
+    hidden = start_hidden(folder, program)
+    os.kill(json.loads((folder / "process.json").read_text())["pid"], signal.SIGKILL)
+    until(lambda: process._shim(folder) is None)
+    assert process.running(folder)
+    process.stop(folder, 5)
+    assert alive(hidden) == set()
+
+
+def test_the_child_that_a_program_leaves_behind_keeps_the_attempt_running(folder: Path) -> None:
+    folder.mkdir()
+    program = ["sh", "-c", "env -i setsid sleep 600 >/dev/null 2>&1 &"]
+    process.start(folder, program, env=dict(os.environ), cwd=folder)
+    until(lambda: process.exited(folder) is not None)
+    assert process.running(folder)
+    left = set(process.pids_of(folder))
+    process.stop(folder, 5)
+    assert alive(left) == set()
+
+
+def test_a_process_of_another_user_is_reported_as_still_running(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    (hidden,) = start_hidden(folder, "without an environment")
+    with monkeypatch.context() as patched:
+        patched.setattr(signal, "pidfd_send_signal", refuse)
+        patched.setattr(process, "_may_signal", lambda _pid: False)
+        with pytest.raises(NotReady, match=f"(?s)is still running: process {hidden} .*sudo kill {hidden}"):
+            process.stop(folder, 0.1)
+    assert process.running(folder), "the shim lives on, so the process is found again"
+
+
+def test_an_attempt_is_found_through_another_path(folder: Path, tmp_path: Path) -> None:
+    hidden = start_hidden(folder, "without an environment")
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path, target_is_directory=True)
+    assert set(process.pids_of(link / "attempt")) == set(process.pids_of(folder)) > hidden
+    process.stop(link / "attempt", 5)
+    assert not process.running(folder)
+
+
+def test_an_attempt_is_found_after_its_folder_was_moved(folder: Path, tmp_path: Path) -> None:
+    start(folder, SLEEP)
+    until(lambda: (folder / "log").exists() and "up" in (folder / "log").read_text())
+    moved = tmp_path / "moved"
+    folder.rename(moved)
+    assert len(process.pids_of(moved)) == 2
+    assert process.pids_of(folder) == []
+    assert moved in process.live_attempts()
+    process.stop(moved, 5)
+    assert process.exited(moved) is not None
+
+
+def test_a_changed_host_name_does_not_hide_a_live_process(folder: Path) -> None:
+    hidden = start_hidden(folder, "without an environment")
+    record = json.loads((folder / "process.json").read_text())
+    files.write_json(folder / "process.json", {**record, "host": "renamed"})
+    assert process.same_boot(folder)
+    assert not process.on_other_host(folder)
+    assert process.running(folder)
+    process.stop(folder, 5)
+    assert alive(hidden) == set()
+
+
+def test_another_container_on_the_same_machine_is_another_host(tmp_path: Path) -> None:
+    folder = tmp_path / "attempt"
+    folder.mkdir()
+    record = {"schema": 1, **shim.identity(os.getpid()), "pid_namespace": "pid:[1]"}
+    files.write_json(folder / "process.json", record)
+    assert process.on_other_host(folder)
+    assert process.running(folder)
+
+
 def test_a_reused_pid_is_not_mistaken_for_the_child(folder):
     folder.mkdir()
     mine = shim.identity(os.getpid())
@@ -166,9 +275,12 @@ def test_stop_does_nothing_before_the_start(folder):
 # --- other machines ---------------------------------------------------------------------------------------------------
 
 
+ELSEWHERE = {"host": "another", "boot": "another"}
+
+
 def elsewhere(folder: Path, silent_s: float) -> None:
     folder.mkdir()
-    files.write_json(folder / "process.json", {"schema": 1, **shim.identity(os.getpid()), "host": "another"})
+    files.write_json(folder / "process.json", {"schema": 1, **shim.identity(os.getpid()), **ELSEWHERE})
     then = time.time() - silent_s
     os.utime(folder / "process.json", (then, then))
 

@@ -272,8 +272,8 @@ def _modified_ns(path: Path) -> int:
 
 def _orphans_by_card(sweep: Sweep) -> dict[str, str]:
     """By GPU, the running attempt of another sweep, even if that sweep's orchestrator has ended."""
-    others = [path for path in process.live_attempts() if sweep.path.parent in path.parents]
-    others = [path for path in others if sweep.path not in path.parents]
+    own = sweep.path.resolve()
+    others = [path for path in process.live_attempts() if own.parent in path.parents and own not in path.parents]
     return {str(Attempt(path).request().get("card", "")): f"the attempt in {path}" for path in others}
 
 

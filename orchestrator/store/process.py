@@ -1,7 +1,9 @@
 """Child processes that outlive the orchestrator: start, find, wait for and stop them (Linux, /proc).
 
-A child runs under the shim in its own session. An environment variable with the attempt's folder marks the child and
-everything it starts, so a later orchestrator finds them. Processes are never found or killed by name.
+A child runs under the shim in a session of its own. The processes of an attempt are those with the attempt's marker in
+their environment, those in the shim's session, those whose output goes to the attempt's log, and all descendants of
+these; the shim is the subreaper, so processes that leave their parent stay its descendants. An attempt is identified by
+the device and inode of its folder, whatever its path is. Processes are never found or killed by name.
 """
 
 import contextlib
@@ -13,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,10 @@ from orchestrator.model import ProcessExit
 from orchestrator.store import records, shim
 
 MARKER = "ORCHESTRATE_ATTEMPT"
+"""The variable with the path of the attempt's folder when the process started."""
+
+_ID = "ORCHESTRATE_ATTEMPT_ID"
+"""The variable with the folder's identity."""
 
 SILENT_S = 12 * shim.BEAT_S
 """A shim on another machine without a heartbeat for this long is dead; the value allows for clock differences."""
@@ -31,15 +38,16 @@ def start(folder: Path, argv: Sequence[str], *, env: Mapping[str, str], cwd: Pat
     """Start `argv` under the shim; its records and its log go to `folder`. `env` is the child's whole environment."""
     records.write(folder / "command.json", {"argv": list(argv), "cwd": str(cwd)})
     child = subprocess.Popen(
-        [sys.executable, "-I", "-S", shim.__file__, str(folder)],
-        env={**env, MARKER: str(folder)},
+        [sys.executable, "-I", "-S", shim.__file__, os.path.realpath(folder)],
+        env={**env, MARKER: os.path.realpath(folder), _ID: _identity(folder)},
+        cwd=folder,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
     # During its exec a process has no environment and would look like an ended one.
-    while not _environ(child.pid) and child.poll() is None:
+    while not _read_proc(child.pid, "environ") and child.poll() is None:
         time.sleep(0.0005)
 
 
@@ -49,9 +57,16 @@ def started(folder: Path) -> bool:
 
 
 def same_boot(folder: Path) -> bool:
-    """Whether the child was started on this machine since its last boot."""
-    record, here = _read(folder / "process.json"), shim.identity(os.getpid())
-    return record is not None and all(record.get(key) == here[key] for key in ("boot", "host"))
+    """Whether the child was started on this machine (in this container) since its last boot."""
+    record = _read(folder / "process.json")
+    return record is not None and _is_here(record)
+
+
+def _is_here(record: Mapping[str, Any]) -> bool:
+    """Whether a process that has this identity is visible here. The machine's name does not matter: it may change."""
+    here = shim.identity(os.getpid())
+    namespace = record.get("pid_namespace", here["pid_namespace"])  # absent from records of earlier versions
+    return bool(record.get("boot") == here["boot"] and namespace == here["pid_namespace"])
 
 
 def host(folder: Path) -> str:
@@ -60,8 +75,14 @@ def host(folder: Path) -> str:
 
 
 def on_other_host(folder: Path) -> bool:
-    """Whether the child was started on another machine, whose processes are not visible here."""
-    return host(folder) not in ("", os.uname().nodename)
+    """Whether the child was started on another machine or in another container, whose processes are not visible here.
+
+    After a restart this machine has another boot id and the same name.
+    """
+    record, here = _read(folder / "process.json"), shim.identity(os.getpid())
+    if not record or "host" not in record or _is_here(record):
+        return False
+    return bool(record.get("boot") == here["boot"] or record["host"] != here["host"])
 
 
 def running(folder: Path) -> bool:
@@ -83,16 +104,65 @@ def exited(folder: Path) -> ProcessExit | None:
 
 
 def pids_of(folder: Path) -> list[int]:
-    """The running processes with this folder's marker: shim, child, and what they started."""
-    want = f"{MARKER}={folder}".encode()
-    return [pid for pid in _pids() if _has(pid, want) and not _zombie(pid)]
+    """The running processes of the attempt: shim, child, and what they started."""
+    processes = _processes()
+    own = _roots(folder, processes)
+    children: dict[int, list[int]] = {}
+    for pid, stat in processes.items():
+        children.setdefault(stat.parent, []).append(pid)
+    new = list(own)
+    while new:
+        new = [child for pid in new for child in children.get(pid, ()) if child not in own]
+        own.update(new)
+    return sorted(pid for pid in own if not processes[pid].ended)
+
+
+def _roots(folder: Path, processes: Mapping[int, "_Stat"]) -> set[int]:
+    """The processes that show by themselves that they belong to the attempt."""
+    identity, log = _identity(folder), os.path.realpath(folder / "log")
+    own = {pid for pid in processes if _variable(pid, _ID) == identity or _output_of(pid) == log} if identity else set()
+    record = _read(folder / "process.json") or {}
+    session, started = record.get("pid"), record.get("started")
+    leader = processes.get(session) if isinstance(session, int) else None
+    if not isinstance(started, int) or not _is_here(record) or (leader and leader.started != started):
+        return own  # before the start, of another machine, or the number belongs to another process now
+    return own | {pid for pid, stat in processes.items() if session in (pid, stat.session) and stat.started >= started}
+
+
+@dataclass(frozen=True, slots=True)
+class _Stat:
+    """A process of /proc. started: in clock ticks. ended: it only waits for its parent."""
+
+    parent: int
+    session: int
+    started: int
+    ended: bool
+
+
+def _processes() -> dict[int, _Stat]:
+    found = {}
+    for pid in _pids():
+        if raw := _read_proc(pid, "stat"):
+            words = raw.rpartition(b")")[2].split()
+            found[pid] = _Stat(int(words[1]), int(words[3]), int(words[19]), words[0] in b"ZX")
+    return found
+
+
+def _output_of(pid: int) -> str:
+    """The log that the process's stdout or stderr goes to, with its present path; empty if it is none."""
+    paths = (_link(pid, "fd/1"), _link(pid, "fd/2"))
+    return next((path for path in paths if path.endswith("/log")), "")
 
 
 def live_attempts() -> set[Path]:
-    """The folders of all attempts that run on this machine, started by any orchestrator."""
-    start = f"{MARKER}=".encode()
-    values = [part for pid in _pids() for part in _environ(pid).split(b"\0") if part.startswith(start)]
-    return {Path(os.fsdecode(value.removeprefix(start))) for value in values}
+    """The folders of all attempts that run on this machine, started by any orchestrator, without symbolic links."""
+    found = set()
+    for pid in _pids():
+        if identity := _variable(pid, _ID):
+            # The shim's working directory is the folder, also after a move.
+            paths = [Path(_variable(pid, MARKER)), Path(_link(pid, "cwd")), Path(_output_of(pid)).parent]
+            found.add(next((path for path in paths if _identity(path) == identity), paths[0]))
+    return found
 
 
 def is_exiting(pid: int) -> bool:
@@ -129,61 +199,84 @@ def _pidfd(pid: int) -> Iterator[int]:
 
 
 def stop(folder: Path, grace_s: float, hurry: Callable[[], bool] = lambda: False) -> None:
-    """Stop everything marked with this folder: TERM, wait `grace_s` or until `hurry` is true, then KILL.
+    """Stop all processes of the attempt: TERM, wait `grace_s` or until `hurry` is true, then KILL.
 
-    The shim ignores TERM and is killed last, because it ends by itself once it has written the child's exit.
-    Raises NotReady when a process survives KILL, or runs on another machine.
+    The shim ignores TERM and ends after all others. It is killed only when it is the last one: without it, its
+    descendants would not be found again. Raises NotReady when a process goes on, or runs on another machine.
     """
     if on_other_host(folder):
-        what, remedy = (
-            f"runs on {host(folder)} and can only be stopped there",
-            "run the same command there, then Ctrl-C",
-        )
-        raise NotReady(Problem(what=what, where=str(folder), remedy=remedy))
+        what = f"runs on {host(folder)} and can only be stopped there"
+        raise NotReady(Problem(what=what, where=str(folder), remedy="run the same command there, then Ctrl-C"))
     _signal_all(folder, signal.SIGTERM)
     _wait_gone(folder, grace_s, hurry)
-    _signal_all(folder, signal.SIGKILL, spare=_shim(folder))
-    _wait_gone(folder, 1.0, lambda: False)
-    for _ in range(_UNKILLABLE_S):
-        if not _running_pids(folder):
-            return
-        _signal_all(folder, signal.SIGKILL)
+    for second in range(_UNKILLABLE_S):
+        refused = _signal_all(folder, signal.SIGKILL, even_shim=second > 0)
         _wait_gone(folder, 1.0, lambda: False)
-    if left := _running_pids(folder):
-        what = f"process {', '.join(map(str, left))} cannot be killed: it waits for a driver"
-        raise NotReady(Problem(what=what, where=str(folder), remedy="restart the machine, then run the same command"))
+        left = pids_of(folder)
+        if not left:
+            return
+        if second and refused:
+            break
+    raise NotReady(_not_stopped(folder, left))
 
 
 _UNKILLABLE_S = 30
 """A process that waits for a lost GPU cannot be killed."""
 
 
+def _not_stopped(folder: Path, pids: Sequence[int]) -> Problem:
+    left = [pid for pid in pids if pid != _shim(folder)] or pids
+    names = ", ".join(f"{pid} ({_read_proc(pid, 'comm').decode(errors='replace').strip()})" for pid in left)
+    foreign = " ".join(str(pid) for pid in left if not _may_signal(pid))
+    remedy = "a driver may hold it: restart the machine, then run the same command"
+    if foreign:
+        remedy = f"it belongs to another user: `sudo kill {foreign}`, then run the same command"
+    return Problem(what=f"could not be stopped and is still running: process {names}", where=str(folder), remedy=remedy)
+
+
+def _may_signal(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def _wait_gone(folder: Path, seconds: float, hurry: Callable[[], bool]) -> None:
     deadline = time.monotonic() + seconds
-    while _running_pids(folder) and time.monotonic() < deadline and not hurry():
-        time.sleep(0.02)
+    while pids_of(folder) and time.monotonic() < deadline and not hurry():
+        time.sleep(0.05)
 
 
-def _running_pids(folder: Path) -> list[int]:
-    """As `pids_of`, and the shim while it exits: an exiting process loses its environment before it is gone."""
-    shim_pid = _shim(folder)
-    return pids_of(folder) or ([shim_pid] if shim_pid else [])
-
-
-def _signal_all(folder: Path, number: signal.Signals, spare: int | None = None) -> None:
-    for pid in set(pids_of(folder)) - {spare}:
-        with contextlib.suppress(OSError), _pidfd(pid) as process:  # it may have ended meanwhile
-            if _has(pid, f"{MARKER}={folder}".encode()):
-                signal.pidfd_send_signal(process, number)
+def _signal_all(folder: Path, number: signal.Signals, *, even_shim: bool = False) -> set[int]:
+    """Signal all processes but the shim, or the shim if it is the last one. Returns those that may not be signalled."""
+    pids, shim_pid = pids_of(folder), _shim(folder)
+    chosen = [pid for pid in pids if pid != shim_pid] or (pids if even_shim else [])
+    refused = set()
+    with contextlib.ExitStack() as stack:
+        opened = {}
+        for pid in chosen:
+            with contextlib.suppress(OSError):  # it may have ended meanwhile
+                opened[pid] = stack.enter_context(_pidfd(pid))
+        for pid in opened.keys() & set(pids_of(folder)):  # these numbers still belong to the attempt
+            try:
+                signal.pidfd_send_signal(opened[pid], number)
+            except PermissionError:
+                refused.add(pid)
+            except OSError:
+                continue
+    return refused
 
 
 def _shim(folder: Path) -> int | None:
     """The pid of the attempt's shim while it runs."""
     record = _read(folder / "process.json")
-    if not record or not isinstance(pid := record.get("pid"), int):
+    if not record or not isinstance(pid := record.get("pid"), int) or not _is_here(record):
         return None
     with contextlib.suppress(OSError, ValueError, IndexError):
-        return pid if {**shim.identity(pid), "schema": 1} == record and not _zombie(pid) else None
+        return pid if shim.identity(pid)["started"] == record.get("started") and not _zombie(pid) else None
     return None
 
 
@@ -191,14 +284,34 @@ def _pids() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
 
-def _has(pid: int, variable: bytes) -> bool:
-    environ = _environ(pid)
-    return variable in environ and variable in environ.split(b"\0")
-
-
-def _environ(pid: int) -> bytes:
+def _identity(folder: Path) -> str:
+    """Device and inode of an attempt's folder; empty if there is none."""
     try:
-        file = os.open(f"/proc/{pid}/environ", os.O_RDONLY)  # fast: called for every process several times a second
+        status = folder.stat()
+    except OSError:
+        return ""
+    return f"{status.st_dev}:{status.st_ino}"
+
+
+def _variable(pid: int, name: str) -> str:
+    """A variable in the environment of a process; empty without it."""
+    start, environ = f"{name}=".encode(), _read_proc(pid, "environ")
+    found = (part for part in environ.split(b"\0") if part.startswith(start)) if start in environ else iter(())
+    return os.fsdecode(next(found, b"").removeprefix(start))
+
+
+def _link(pid: int, name: str) -> str:
+    """Where a link of /proc leads to; empty if it cannot be read."""
+    try:
+        return str(Path(f"/proc/{pid}/{name}").readlink())
+    except OSError:
+        return ""
+
+
+def _read_proc(pid: int, name: str) -> bytes:
+    """A file of /proc, empty if it cannot be read."""
+    try:
+        file = os.open(f"/proc/{pid}/{name}", os.O_RDONLY)  # fast: called for every process several times a second
     except OSError:
         return b""
     try:
@@ -213,11 +326,8 @@ def _zombie(pid: int) -> bool:
     """Whether the process has ended and waits to be reaped."""
     with contextlib.suppress(OSError):  # not our child: started by an earlier orchestrator
         os.waitpid(pid, os.WNOHANG)
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return True
-    return stat.rpartition(")")[2].split()[0] in "ZX"
+    words = _read_proc(pid, "stat").rpartition(b")")[2].split()
+    return not words or words[0] in b"ZX"
 
 
 def _read(path: Path) -> dict[str, Any] | None:

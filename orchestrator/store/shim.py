@@ -4,6 +4,9 @@
 
 Reads FOLDER/command.json. Writes FOLDER/process.json (its own identity) before the child starts, FOLDER/log (the
 child's stdout and stderr) and FOLDER/exit.json after the child ended. The environment is inherited, never written.
+
+It is the subreaper of everything the child starts: a process that leaves its parent and session becomes a child of the
+shim. The shim ends after the last of them, so that all of them are found among its descendants.
 """
 
 import contextlib
@@ -20,31 +23,46 @@ from typing import Any
 BEAT_S = 5.0
 """Seconds between two heartbeats."""
 
+_PR_SET_CHILD_SUBREAPER = 36
+
 
 def main(folder: Path) -> None:
     """Run the command of `folder` to its end."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _ignore)
+    os.chdir(folder)  # from now on the working directory is its path, also after a move
     command = json.loads((folder / "command.json").read_text(encoding="utf-8", errors="surrogateescape"))
     _write(folder / "process.json", {"schema": 1, **identity(os.getpid())})
-    _start_heartbeat(folder / "process.json")
+    _start_heartbeat()
+    _become_subreaper()
     began, kills = time.monotonic(), _oom_kills()
     code, error = _run(command["argv"], command["cwd"], folder / "log")
     killed = code == -signal.SIGKILL and _oom_kills() > kills
     seconds = round(time.monotonic() - began, 3)
-    _write(folder / "exit.json", {"schema": 1, "code": code, "error": error, "seconds": seconds, "host_oom": killed})
+    record = {"schema": 1, "code": code, "error": error, "seconds": seconds, "host_oom": killed}
+    _write(Path.cwd() / "exit.json", record)
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            os.wait()
+
+
+def _become_subreaper() -> None:
+    with contextlib.suppress(ImportError, OSError, AttributeError):  # then fewer of its descendants are found
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def _ignore(_signal: int, _frame: FrameType | None) -> None:
     """A handler instead of SIG_IGN: the child would inherit an ignored signal, but not a handler."""
 
 
-def _start_heartbeat(file: Path) -> None:
-    """Touch the file every few seconds, for machines that do not see this one's /proc. The child inherits no timer."""
+def _start_heartbeat() -> None:
+    """Touch process.json every few seconds, for machines without access to this /proc. The child inherits no timer."""
 
     def touch(_signal: int, _frame: FrameType | None) -> None:
         with contextlib.suppress(OSError):  # a network folder may be away for a while
-            os.utime(file)
+            os.utime("process.json")
 
     signal.signal(signal.SIGALRM, touch)
     signal.setitimer(signal.ITIMER_REAL, BEAT_S, BEAT_S)
@@ -56,7 +74,10 @@ def _run(argv: list[str], cwd: str, log: Path) -> tuple[int, str]:
             child = subprocess.Popen(argv, cwd=cwd, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
         except OSError as error:
             return 127, str(error)
-        return child.wait(), ""
+    while (ended := os.wait())[0] != child.pid:
+        pass  # one that the child has left behind
+    child.returncode = os.waitstatus_to_exitcode(ended[1])
+    return child.returncode, ""
 
 
 def _oom_kills() -> int:
@@ -69,11 +90,15 @@ def _oom_kills() -> int:
 
 
 def identity(pid: int) -> dict[str, Any]:
-    """What identifies a process for ever: pid, start in clock ticks, boot id and machine. Raises OSError."""
+    """What identifies a process: pid, start in clock ticks, boot id and PID namespace; and the machine's name.
+
+    Raises OSError.
+    """
     stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     ticks = int(stat.rpartition(")")[2].split()[19])
     boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    return {"pid": pid, "started": ticks, "boot": boot, "host": os.uname().nodename}
+    namespace = str(Path("/proc/self/ns/pid").readlink())
+    return {"pid": pid, "started": ticks, "boot": boot, "pid_namespace": namespace, "host": os.uname().nodename}
 
 
 def _write(path: Path, record: dict[str, Any]) -> None:
