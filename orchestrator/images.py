@@ -23,16 +23,13 @@ MAX_PIXELS = 2**26
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif"})
 """The files that sd-scripts reads as images of a dataset."""
 
-UNSUPPORTED_SUFFIXES = frozenset({".jfif", ".heic", ".heif", ".jxl", ".jp2", ".tif", ".tiff", ".gif", ".jpe"})
+UNSUPPORTED_SUFFIXES = frozenset(
+    {".jfif", ".heic", ".heif", ".jxl", ".jp2", ".tif", ".tiff", ".gif", ".jpe", ".psd", ".tga", ".dng", ".cr2", ".nef"}
+)
 """Image files that are not used, because sd-scripts ignores them too."""
 
 MAX_BYTES = 2**29
 """8192 x 8192 pixels of four 16-bit samples without compression."""
-
-_LOOKALIKES = frozenset(
-    {".tif", ".tiff", ".gif", ".jfif", ".jpe", ".jp2", ".heic", ".heif", ".jxl", ".psd", ".tga", ".dng", ".cr2", ".nef"}
-)
-"""Suffixes of images that sd-scripts does not read."""
 
 # No others, because Pillow also opens formats that start other programs (EPS runs Ghostscript).
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "AVIF", "GIF", "TIFF")
@@ -115,14 +112,9 @@ def pictures(folder: Path) -> Listing:
     """
     if not folder.is_dir():
         return Listing(pictures=(), problems=(Problem(what="is not a folder", where=str(folder)),))
-    named = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES | _LOOKALIKES)
-    found = [
-        path
-        for path in named
-        if path.suffix.lower() in SUFFIXES and path.suffix in (path.suffix.lower(), path.suffix.upper())
-    ]
+    unused = [path.name for path in unsupported(folder)]
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name not in unused)
     problems = {path: problem for path in found if (problem := _unfit(path))}
-    unused = [path.name for path in named if path not in found]
     return Listing(
         pictures=tuple(path for path in found if path not in problems),
         problems=(*problems.values(), *([_unused(folder, unused)] if unused else ())),
@@ -137,8 +129,13 @@ def _unused(folder: Path, names: list[str]) -> Problem:
 
 
 def unsupported(folder: Path) -> list[Path]:
-    """The image files in `folder` that are ignored because of their suffix."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in UNSUPPORTED_SUFFIXES)
+    """The image files in `folder` that are ignored because of their suffix, also in mixed case (`.Jpg`)."""
+
+    def is_ignored(suffix: str) -> bool:
+        mixed = suffix.lower() in SUFFIXES and suffix not in (suffix.lower(), suffix.upper())
+        return mixed or suffix.lower() in UNSUPPORTED_SUFFIXES
+
+    return sorted(path for path in folder.iterdir() if is_ignored(path.suffix))
 
 
 def _unfit(path: Path) -> Problem | None:

@@ -14,7 +14,7 @@ from orchestrator.evidence.calibration import statistics
 from orchestrator.evidence.calibration.inputs import PicturePair
 from orchestrator.evidence.calibration.record import CalibrationRecord
 from orchestrator.evidence.calibration.statistics import Calibration, FloatArray, Impostors, KnownPair
-from orchestrator.scoring import embedding, faces, same_photo
+from orchestrator.scoring import copies, embedding, faces, same_photo
 from orchestrator.scoring.embedding import FaceEmbedding
 from orchestrator.store.hashes import HashCache
 
@@ -54,7 +54,7 @@ def measure(settings: Settings, request: CalibrationRequest) -> CalibrationRecor
         rejected[path.name] = f"has the unsupported suffix {path.suffix}: convert it to .jpg or .png"
     if len(used) < _MIN_PHOTOS:
         raise NotReady(_too_few(settings, len(used), rejected))
-    trained_on = _trained_on(used, training, found)
+    trained_on = _trained_on(used, training, found, settings.runs / scoring.FACE_CACHE)
     if trained_on and not request.allow_training_references:
         raise InputError(*(_leaked(settings, name, copy) for name, copy in trained_on.items()))
     photos, impostors = _faces(used, found), {name: _faces(paths, found) for name, paths in others.items()}
@@ -96,14 +96,15 @@ def _too_few(settings: Settings, count: int, rejected: Mapping[str, str]) -> Pro
 
 
 def _trained_on(
-    references: Sequence[Path], training: Sequence[Path], found: Mapping[Path, FaceEmbedding]
+    references: Sequence[Path], training: Sequence[Path], found: Mapping[Path, FaceEmbedding], cache: Path
 ) -> dict[str, Path]:
-    """Name of a reference -> the training image that is the same photo."""
+    """Name of a reference -> the training image that is the same photo, or a crop of it, or of which it is a crop."""
+    copied = {path.name: original for path, original in copies.copies_of(training, references, cache=cache).items()}
     trained = [same_photo.photo(path, found[path].embedding) for path in training]
     matches = {
         path.name: same_photo.first_same(same_photo.photo(path, found[path].embedding), trained) for path in references
     }
-    return {name: match.path for name, match in matches.items() if match}
+    return copied | {name: match.path for name, match in matches.items() if match}
 
 
 def _usable(references: Sequence[Path], found: Mapping[Path, FaceEmbedding]) -> tuple[list[Path], dict[str, str]]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from orchestrator import datasets as recipes
+from orchestrator import scoring
 from orchestrator.config.schema import Dataset, Settings
 from orchestrator.errors import Problem
 from orchestrator.gpu import VramProbe
@@ -52,5 +53,5 @@ def _user_datasets(settings: Settings, points: Iterable[Point]) -> list[Dataset]
 def _pictures(settings: Settings, points: Iterable[Point], datasets: Sequence[Dataset]) -> list[Problem]:
     largest = max((point.params for point in points), key=step_count.area)
     found = [problem for one in datasets for problem in pictures.problems(one, largest)]
-    references = [problem for one in datasets for problem in pictures.trained_on(one, settings.scoring.references)]
-    return [*found, *references]
+    references, cache = settings.scoring.references, settings.runs / scoring.FACE_CACHE
+    return [*found, *(problem for one in datasets for problem in pictures.trained_on(one, references, cache))]

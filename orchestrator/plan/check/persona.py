@@ -29,13 +29,10 @@ def check_persona(settings: Settings, datasets: Sequence[Dataset]) -> CheckRepor
         what, pack = f"scoring does not work: {error}", str(settings.scoring.pack)
         return CheckReport(problems=(errors.error("score", what, remedy, where=str(settings.path), value=pack),))
     faces = f"{settings.scoring.pack.name} on {scored.provider}"
-    return CheckReport(facts={"face pack": faces}, problems=tuple(_problems(settings, scored, trained)))
+    return CheckReport(facts={"face pack": faces}, problems=tuple(_problems(scored, trained)))
 
 
-def _problems(settings: Settings, scored: scorer.Scored, trained: Mapping[Path, Dataset]) -> Iterator[Problem]:
-    for path in media.unsupported(settings.scoring.references):
-        what = f"is not used as a reference: the suffix {path.suffix} is not supported"
-        yield errors.warning("score.references", what, "convert it to .jpg or .png", where=str(path))
+def _problems(scored: scorer.Scored, trained: Mapping[Path, Dataset]) -> Iterator[Problem]:
     for name, why in scored.references.rejected.items():
         remedy = "replace it with another photo that shows exactly one face"
         yield errors.warning("score.references", f"is not used as a reference: {why}", remedy, where=name)

@@ -9,6 +9,7 @@ from orchestrator.config.schema import Dataset
 from orchestrator.errors import Problem
 from orchestrator.kohya import step_count
 from orchestrator.model import Params
+from orchestrator.scoring import copies
 from orchestrator.text import first_names
 
 _ENOUGH = 0.95
@@ -29,17 +30,12 @@ def problems(dataset: Dataset, params: Params) -> Iterator[Problem]:
         yield errors.warning(key, what, remedy, where=where)
 
 
-def trained_on(dataset: Dataset, references: Path) -> Iterator[Problem]:
-    """A warning for each reference that is also in the dataset: equal, re-saved, grey or mirrored."""
-    trained = [(path.name, sides) for path, _ in _readable(dataset) if (sides := _hashes(path))]
-    for path in images.pictures(references).pictures:
-        if not (sides := _hashes(path)):
-            continue  # reported by preflight
-        for name, others in trained:
-            if images.hash_distance(sides, others) <= images.SAME_HASH:
-                what = f"is also in the dataset {dataset.name}, as {name}: this inflates the score"
-                yield errors.warning("score.references", what, "remove it from one of the two", where=str(path))
-                break
+def trained_on(dataset: Dataset, references: Path, cache: Path | None = None) -> Iterator[Problem]:
+    """A warning for each reference that is a copy of an image of the dataset, or a crop of one. cache: see `copies`."""
+    trained = images.pictures(dataset.image_dir).pictures
+    for path, original in copies.copies_of(trained, images.pictures(references).pictures, cache=cache).items():
+        what = f"is also in the dataset {dataset.name}, as {original.name}: this inflates the score"
+        yield errors.warning("score.references", what, "remove it from one of the two", where=str(path))
 
 
 def _readable(dataset: Dataset) -> list[tuple[Path, step_count.Size]]:

@@ -11,9 +11,6 @@ from numpy.typing import NDArray
 from orchestrator.model import Image, Score
 from orchestrator.scoring.faces.types import Embedding, Face, FaceRecord, Outcome
 
-SAME_PHOTO = 0.98
-"""Images with at least this face cosine are the same photo, re-saved or cropped."""
-
 Rows: TypeAlias = NDArray[np.float64]
 """Images x width; each row has length 1."""
 
