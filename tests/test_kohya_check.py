@@ -47,8 +47,8 @@ def test_a_valid_point_has_no_problem() -> None:
     ("key", "value", "what", "remedy"),
     [
         ("netwrok_dim", 16, "no argument `netwrok_dim`", "did you mean network_dim?"),
-        ("text_encoder_lr1", 1e-4, "no argument", "did you mean text_encoder_lr?"),
-        ("batch_size", 4, "no argument", "did you mean train_batch_size?"),
+        ("text_encoder_lr1", 1e-4, "no argument", "write text_encoder_lr instead"),
+        ("batch_size", 4, "no argument", "write train_batch_size instead"),
         ("xyzzy", 1, "no argument", "--help"),
         ("learning_rate", "1e-4", "takes a number, not a string", "write 1e-4 without quotes"),
         ("learning_rate", True, "takes a number, not true or false", "write a number"),
@@ -149,9 +149,14 @@ def test_an_optimizers_packages_follow_from_its_name(name: str, packages: tuple[
 
 
 def test_the_tables_name_real_arguments() -> None:
-    for name in (*key_values.NAMES, *ranges.ranges("arguments"), *values.RESERVED, *values.OTHER_NAMES.values()):
+    for name in (
+        *key_values.NAMES,
+        *ranges.ranges("arguments"),
+        *values.RESERVED,
+        *check.gui_names()["renamed"].values(),
+    ):
         assert name in KEYS.by_name, name
-    for name in values.OTHER_NAMES:
+    for name in (*check.gui_names()["renamed"], *check.gui_names()["other"]):
         assert name not in KEYS.by_name, name
 
 
@@ -236,3 +241,39 @@ def test_values_outside_of_their_range_or_form_are_reported(key: str, value: Val
 )
 def test_valid_network_args_are_accepted(value: Value) -> None:
     assert problems(network_args=value) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "remedy"),
+    [
+        ("epoch", 10, "write max_train_epochs instead of epoch"),
+        ("LoRA_rank", 16, "write network_dim instead"),
+        ("noise_offset_type", "Original", "remove it: noise_offset"),
+        ("dynamo_backend", "no", "remove it"),
+        ("max_token_length", 75, "remove it: 75 is the default"),
+        ("vae_batch_size", 0, "remove it for sd-scripts' default"),
+        ("num_repeats", 10, "set num_repeats in [datasets.NAME]"),
+        ("repeats", 10, "set num_repeats in [datasets.NAME]"),
+        ("class_tokens", "ohwx woman", "set trigger in [datasets.NAME]"),
+        ("LoRA_type", "Standard", 'network_module = "networks.lora"'),
+        ("conv_dim", 8, 'add "conv_dim=..." to network_args'),
+        ("loraplus_lr_ratio", 16, 'add "loraplus_lr_ratio=..." to network_args'),
+        ("num_processes", 2, "one run uses one GPU"),
+        ("sd3_clip_l", "x", "another model family"),
+        ("flux1_cache_text_encoder_outputs", True, "another model family"),
+        ("log_tracker_config", "", "remove it"),
+        ("network_weights", "", "remove it"),
+        ("save_precision", "fp32", 'write save_precision = "float"'),
+        ("mixed_precision", "fp32", 'write mixed_precision = "no"'),
+    ],
+)
+def test_names_and_values_of_guis_have_a_remedy_that_works(key: str, value: Value, remedy: str) -> None:
+    (found,) = problems(**{key: value})
+    assert remedy in found.remedy
+
+
+def test_every_name_of_a_gui_maps_to_an_argument_or_is_removed() -> None:
+    for name, remedy in check.gui_names()["other"].items():
+        assert remedy.startswith(("remove it", "write ")), name
+    for name in ("optimizer_type", "lr_scheduler_type", "keep_tokens_separator"):
+        assert problems(**{name: ""}) == []

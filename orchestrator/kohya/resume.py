@@ -114,7 +114,7 @@ def _hashes(state: Path) -> dict[str, str]:
 
 
 def _is_complete(state: Path) -> bool:
-    """Whether every part is whole, read to its end; nothing is unpickled. sd-scripts writes a state in several steps."""
+    """Whether every part is whole, read to its end without unpickling. sd-scripts writes a state in several steps."""
     try:
         safetensors_header.read_header(state / "model.safetensors")
         return all(_is_whole_zip(state / name) for name in _PARTS)

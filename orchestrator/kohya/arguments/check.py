@@ -2,8 +2,11 @@
 
 import math
 import re
+import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from orchestrator.errors import Problem
 from orchestrator.kohya import base_model, optimizers
@@ -34,12 +37,33 @@ def _issues(name: str, value: Value, schema: ArgumentSchema) -> Iterator[tuple[s
         yield f"orchestrate sets {name} itself", values.RESERVED[name]
     elif name not in schema.by_name:
         what = f"sdxl_train_network.py has no argument `{name}` and would ignore it"
-        meant = values.OTHER_NAMES.get(name, name)
-        yield what, did_you_mean(meant, schema.by_name, "remove it; `sdxl_train_network.py --help` lists the arguments")
+        yield what, _intended(name) or did_you_mean(name, schema.by_name, _REMOVE)
+    elif value == "" and schema.by_name[name].default != "":
+        yield f"{name} is empty, which sd-scripts does not read as absent", "remove it"
     elif issue := _type_issue(schema.by_name[name], value):
         yield issue
     else:
         yield from _value_issues(schema.by_name[name], value)
+
+
+def _intended(name: str) -> str:
+    """The remedy for a name of kohya_ss' GUI or another trainer; empty for other names."""
+    if name in gui_names()["renamed"]:
+        return f"write {gui_names()['renamed'][name]} instead of {name}"
+    if name in key_values.NETWORK_ARGS:
+        return f'remove it, and add "{name}=..." to network_args'
+    if name.startswith(tuple(gui_names()["other_models"]["names"])):
+        return "remove it: it belongs to another model family, and orchestrate trains SDXL"
+    return str(gui_names()["other"].get(name, ""))
+
+
+@cache
+def gui_names() -> Mapping[str, Mapping[str, Any]]:
+    """Names of GUIs and other trainers: `renamed` to an argument, `other` with its remedy, `other_models`."""
+    return tomllib.loads(Path(__file__).with_name("gui_names.toml").read_text(encoding="utf-8"))
+
+
+_REMOVE = "remove it; `sdxl_train_network.py --help` lists the arguments"
 
 
 # --- types ------------------------------------------------------------------------------------------------------------
@@ -128,6 +152,7 @@ def _value_issues(argument: Argument, value: Value) -> Iterator[tuple[str, str]]
     if argument.choices and value not in argument.choices:
         choices = [str(choice) for choice in argument.choices]
         remedy = did_you_mean(value, choices) if isinstance(value, str) else f"write {' or '.join(choices)}"
+        remedy = _GUI_VALUES.get((name, value), remedy)
         yield f"{name} must be one of {', '.join(choices)}", remedy
     elif argument.kind is not Kind.STR:
         yield from _number_issues(argument, value)
@@ -135,6 +160,17 @@ def _value_issues(argument: Argument, value: Value) -> Iterator[tuple[str, str]]
         yield from key_values.issues(name, [str(item) for item in value])
     elif name in _RULES and isinstance(value, str):
         yield from _RULES[name](value)
+
+
+_GUI_VALUES = {
+    ("max_token_length", 75): "remove it: 75 is the default",
+    ("dynamo_backend", "no"): "remove it: it has no effect without torch_compile",
+    ("save_precision", "fp32"): 'write save_precision = "float"',
+    ("save_precision", "float32"): 'write save_precision = "float"',
+    ("mixed_precision", "fp32"): 'write mixed_precision = "no"',
+    ("mixed_precision", "none"): 'write mixed_precision = "no"',
+}
+"""Values that GUIs write, and what sd-scripts accepts instead."""
 
 
 def _number_issues(argument: Argument, value: Value) -> Iterator[tuple[str, str]]:

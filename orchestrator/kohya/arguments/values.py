@@ -41,11 +41,3 @@ RESERVED = {
 """Arguments that orchestrate sets itself or that would break its guarantees, and what to do instead."""
 
 SECRETS = ("wandb_api_key", "huggingface_token")
-
-OTHER_NAMES = {
-    "text_encoder_lr1": "text_encoder_lr", "text_encoder_lr2": "text_encoder_lr", "lr": "learning_rate",
-    "rank": "network_dim", "dim": "network_dim", "alpha": "network_alpha", "optimizer": "optimizer_type",
-    "scheduler": "lr_scheduler", "batch_size": "train_batch_size", "epochs": "max_train_epochs",
-    "steps": "max_train_steps",
-}  # fmt: skip
-"""Names from other trainers, and two that sd-scripts' own documents mention but its parser does not accept."""
