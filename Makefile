@@ -25,8 +25,8 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 $(WORLD)/orchestrate.toml: $(VENV)/.ready
 	$(BIN)/python -m orchestrator.miniature $(WORLD)
 
-demo: $(WORLD)/orchestrate.toml ## the whole job on a miniature SDXL, on any machine, in minutes
-	$(BIN)/orchestrate run --settings $(WORLD)/orchestrate.toml --grid grids/demo.toml
+demo: $(VENV)/.ready ## a whole sweep on a miniature of SDXL, on any machine, in under three minutes
+	$(BIN)/orchestrate demo
 
 demo-oom: $(WORLD)/orchestrate.toml ## the same on a card that is too small: down the ladder to AdamW8bit
 	$(BIN)/orchestrate run --settings $(WORLD)/tight.toml --grid grids/demo-oom.toml

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.config.schema import NO_CARD, Settings
-from orchestrator.errors import NotReady, errors_of, warning
+from orchestrator.errors import NotReady, Problem, errors_of, warning
 from orchestrator.gpu import Nvml, VramProbe
 from orchestrator.model import State
 from orchestrator.plan import plan as planning
@@ -89,6 +89,12 @@ class Session:
         return forecast.forecast(
             self.sweep, runs, self.settings, prompts=prompts, cards_gib=sizes, probes_first=probes_first
         )
+
+    def missing(self) -> list[Problem]:
+        """What `run` needs and this machine lacks, from files and settings alone. Starts nothing."""
+        from orchestrator.plan import preflight
+
+        return errors_of(preflight.findings(self.settings, self.plan.points, self.gpus))
 
     def check(self) -> CheckReport:
         """What this machine lacks for the sweep, and facts about it. Trains nothing; takes up to a minute."""

@@ -286,8 +286,7 @@ def test_a_missing_file_is_named(tmp_path):
         settings.load(tmp_path / "nothing.toml")
 
 
-def test_the_example_is_the_file_of_the_repository():
-    assert settings.example() == (REPO / "orchestrate.toml").read_text(encoding="utf-8")
+def test_the_shipped_settings_load():
     loaded = settings.load(REPO / "orchestrate.toml")
     assert loaded.templates == REPO / "templates"
     assert set(loaded.base_models) == {"realvisxl-v5", "juggernautxl-v9", "helloworldxl"}
@@ -295,16 +294,6 @@ def test_the_example_is_the_file_of_the_repository():
     assert loaded.arguments["optimizer_type"] == "Prodigy"
     assert loaded.oom_fallback[-1].set == {"optimizer_type": "AdamW8bit"}
     assert not loaded.oom_fallback[-1].keeps_result
-
-
-def test_init_writes_the_example_once(tmp_path):
-    path = tmp_path / "orchestrate.toml"
-    settings.init(path)
-    assert settings.load(path).base_model == "realvisxl-v5"
-    path.write_text("mine")
-    with pytest.raises(InputError, match="not overwritten"):
-        settings.init(path)
-    assert path.read_text() == "mine"
 
 
 def test_schema_describes_settings_and_grids(tmp_path):
@@ -326,7 +315,7 @@ def test_schema_describes_settings_and_grids(tmp_path):
 
 def test_schemas_accept_the_files_of_this_repository():
     found = json_schema.schemas(["seed"])
-    jsonschema.validate(tomllib.loads(settings.example()), found["orchestrate.schema.json"])
+    jsonschema.validate(tomllib.loads((REPO / "orchestrate.toml").read_text(encoding="utf-8")), found["orchestrate.schema.json"])
     for path in (REPO / "grids").glob("*.toml"):
         jsonschema.validate(tomllib.loads(path.read_text(encoding="utf-8")), found["grid.schema.json"])
     with pytest.raises(jsonschema.ValidationError):

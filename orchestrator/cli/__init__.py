@@ -13,6 +13,7 @@ from orchestrator.cli.commands import (
     check,
     confirm,
     dataset,
+    demo,
     export,
     init,
     list,
@@ -36,7 +37,16 @@ def main() -> None:
 
 
 common.add_section(
-    main, "Prepare", init.init, schema.schema, check.check, calibrate.calibrate, dataset.dataset, plan.plan, probe.probe
+    main,
+    "Prepare",
+    init.init,
+    demo.demo,
+    schema.schema,
+    check.check,
+    calibrate.calibrate,
+    dataset.dataset,
+    plan.plan,
+    probe.probe,
 )
 common.add_section(main, "Run", run.run, status.status)
 common.add_section(

@@ -1,6 +1,5 @@
 """orchestrate.toml -> Settings. The files that it names need not exist: `orchestrate check` looks for them."""
 
-import importlib.resources
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -95,26 +94,6 @@ def read(path: Path) -> tuple[Settings | None, list[Problem]]:
         len(found[key]) == len(file.tables(key)) for key in ("base_models", "datasets")
     )
     return Settings(**found, early_stop=early_stop) if complete else None, file.problems
-
-
-def init(path: Path) -> None:
-    """Write a commented orchestrate.toml to start from; InputError when there is a file already."""
-    try:
-        with path.open("x", encoding="utf-8", newline="\n") as file:
-            file.write(example())
-    except FileExistsError:
-        remedy = "edit it, or move it away first"
-        raise InputError(Problem(what="exists and is not overwritten", where=str(path), remedy=remedy)) from None
-    except OSError as error:
-        remedy = "name a file in a folder that you can write to"
-        raise InputError(Problem(what=f"cannot be written: {error.strerror}", where=str(path), remedy=remedy)) from None
-
-
-def example() -> str:
-    """The settings to start from: orchestrate.toml of the repository, which a wheel carries in the package."""
-    package = importlib.resources.files("orchestrator")
-    packed = package / "orchestrate.toml"
-    return (packed if packed.is_file() else package / ".." / "orchestrate.toml").read_text(encoding="utf-8")
 
 
 def _default(file: File, key: str, name: str) -> str | None:

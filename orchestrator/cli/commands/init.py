@@ -8,19 +8,30 @@ from orchestrator.cli import common
 
 
 @click.command()
-@click.argument("path", type=click.Path(path_type=Path, dir_okay=False), default="orchestrate.toml")
-def init(path: Path) -> None:
-    """Write a commented settings file.
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default=".")
+@click.option("--yes", is_flag=True, help="Use the defaults and ask nothing.")
+def init(folder: Path, yes: bool) -> None:
+    """Create a project that can be planned at once.
+
+    Asks for the trigger and paths on a terminal. Existing files are kept.
 
     \b
     Example:
-      orchestrate init
+      orchestrate init my-persona
+      orchestrate plan grids/sweep-v3.toml    (in my-persona)
 
     \b
     Writes:
-      PATH, by default orchestrate.toml; an existing file is not overwritten
+      orchestrate.toml, grids/, templates/, persona/ and .gitignore in FOLDER, by default the current one
     """
-    from orchestrator.config import settings
+    import sys
 
-    settings.init(path)
-    common.console().result(str(path))
+    from orchestrator.config import project
+
+    values = project.defaults()
+    if not yes and sys.stdin.isatty():
+        values = {key: click.prompt(question, values[key]) for key, question in project.QUESTIONS.items()}
+    for path in project.create(folder, values):
+        common.console().result(str(path))
+    where = "" if folder == Path() else f"cd {folder}; "
+    click.echo(f"Next: {where}orchestrate plan grids/sweep-v3.toml", err=True)

@@ -44,5 +44,9 @@ def plan(settings_file: Path, grid_file: Path, name: str, only: str, as_json: bo
         return
     console.problems(warnings)
     console.page(tables.plan(costs, session.plan.questions, session.plan.replaced))
+    if missing := session.missing():
+        console.result("\nBefore `orchestrate run` (remedies: `orchestrate check`):")
+        for problem in missing:
+            console.result(f"  {problem.key or problem.where}: {problem.what}")
     if toml:
         console.result("\n" + toml)

@@ -1,0 +1,43 @@
+"""`orchestrate demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default="runs")
+@click.pass_context
+def demo(context: click.Context, folder: Path) -> None:
+    """Run a whole sweep on a miniature of SDXL, without a GPU.
+
+    Draws a persona, calibrates the pass threshold on its photos, trains two ranks with four seeds each, and reports.
+    Run it again to resume.
+
+    \b
+    Example:
+      orchestrate demo
+
+    \b
+    Writes:
+      FOLDER/.miniature/  the persona, base model and settings
+      FOLDER/demo/        the sweep and its report
+    """
+    from orchestrator.cli.commands import calibrate, run
+    from orchestrator.config import project
+    from orchestrator.errors import NotReady, Problem
+    from orchestrator.store import layout
+
+    try:
+        from orchestrator.miniature import world
+    except ImportError as error:
+        remedy = "install it: `pip install 'lora-orchestrator[miniature]'`"
+        raise NotReady(Problem(what=f"the miniature needs {error.name}", remedy=remedy)) from None
+    world.write(folder / ".miniature", runs=folder)
+    settings = folder / ".miniature" / "orchestrate.toml"
+    if not layout.calibration(folder).exists():
+        context.invoke(calibrate.calibrate, settings_file=settings)
+    grid = str(project.shipped("grids/demo.toml"))
+    run.run.main(["--settings", str(settings), grid], standalone_mode=False)
