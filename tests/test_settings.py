@@ -315,7 +315,9 @@ def test_schema_describes_settings_and_grids(tmp_path):
 
 def test_schemas_accept_the_files_of_this_repository():
     found = json_schema.schemas(["seed"])
-    jsonschema.validate(tomllib.loads((REPO / "orchestrate.toml").read_text(encoding="utf-8")), found["orchestrate.schema.json"])
+    jsonschema.validate(
+        tomllib.loads((REPO / "orchestrate.toml").read_text(encoding="utf-8")), found["orchestrate.schema.json"]
+    )
     for path in (REPO / "grids").glob("*.toml"):
         jsonschema.validate(tomllib.loads(path.read_text(encoding="utf-8")), found["grid.schema.json"])
     with pytest.raises(jsonschema.ValidationError):
