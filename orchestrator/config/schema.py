@@ -1,10 +1,10 @@
 """The settings, typed: one class for each table of orchestrate.toml. docs/settings.md explains every key."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -62,6 +62,17 @@ class BaseModel(Table):
     path: FilePath
     vae: FilePath | None = None
     url: str = ""
+    scale: Positive | None = None
+    """With the next three: generation settings of this base model, instead of those in [generate]."""
+    sampler: str | None = None
+    steps: Count | None = None
+    negative_prompt: str | None = None
+
+    @property
+    def generation(self) -> dict[str, Any]:
+        """The generation settings that this base model overrides."""
+        own = {name: getattr(self, name) for name in ("scale", "sampler", "steps", "negative_prompt")}
+        return {name: value for name, value in own.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,3 +241,7 @@ class Settings:
     comparison: Comparison = field(default_factory=Comparison)
     notify: str = ""
     """The address for notifications; empty: none are sent."""
+
+    def generation_of(self, base_model: str) -> Generation:
+        """How images of this base model are made: [generate], with what the base model overrides."""
+        return replace(self.generation, **self.base_models[base_model].generation)

@@ -152,11 +152,12 @@ def _read(run: Run) -> RunSummary:
         references=scored.references if scored else None,
         previews=preview_scores.of_run(run),
         trained_faces=scored.training if scored and not run.point.is_baseline else None,
-        environment=_environment(run),
+        environment=environment_of(run),
     )
 
 
-def _environment(run: Run) -> dict[str, str]:
+def environment_of(run: Run) -> dict[str, str]:
+    """GPU model and versions of the run's successful attempts, as in RunSummary."""
     found: dict[str, str] = {}
     for stage, prefix in (("train", ""), ("generate", provenance.IMAGES)):
         attempts = run.attempts(stage) if run.done(stage) else []

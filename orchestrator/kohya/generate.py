@@ -1,6 +1,6 @@
 """The command line of `gen_img.py` and the plan that its plugin reads: one process makes all images of a run."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from orchestrator.config.schema import BaseModel, Generation, Trainer
@@ -79,14 +79,20 @@ def plan(images: Sequence[Image], *, folder: Path, negative: str) -> dict[str, o
     }
 
 
-def check(generation: Generation, *, where: str) -> list[Problem]:
-    """What gen_img.py would reject or misread of these settings; `where` is the settings' file."""
-    found = prompts.unusable(generation.negative_prompt, where=where, key="generate.negative_prompt")
+def check(
+    generation: Generation, *, where: str, key: str = "generate", only: Collection[str] | None = None
+) -> list[Problem]:
+    """What gen_img.py would reject or misread of these settings. `where`: the settings' file; `key`: the table in it.
+
+    only: the settings to check, by default all.
+    """
+    found = []
+    if only is None or "negative_prompt" in only:
+        found = prompts.unusable(generation.negative_prompt, where=where, key=f"{key}.negative_prompt")
     return found + [
-        Problem(
-            what=what, where=where, key=f"generate.{name}", value=toml_repr(getattr(generation, name)), remedy=remedy
-        )
+        Problem(what=what, where=where, key=f"{key}.{name}", value=toml_repr(getattr(generation, name)), remedy=remedy)
         for name, what, remedy in _issues(generation)
+        if only is None or name in only
     ]
 
 

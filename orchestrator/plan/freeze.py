@@ -63,6 +63,7 @@ def _fingerprint(plan: Plan, prepared: Mapping[str, PreparedDataset], hashes: Ha
         **({"early_stop": json.dumps(asdict(settings.early_stop))} if settings.early_stop else {}),
         "references": hashes.of_all(images.pictures(settings.scoring.references).pictures),
         **{f"base_model {name}": _base(settings.base_models[name], hashes) for name in bases},
+        **{f"base_models.{name} generation": json.dumps(settings.base_models[name].generation) for name in bases},
         **{f"dataset {name}": one.key for name, one in prepared.items()},
     }
 

@@ -90,6 +90,9 @@ def _tried(read: Callable[[], T], problems: list[Problem]) -> T | None:
 def _prompts(used: Settings, problems: list[Problem]) -> tuple[str, ...]:
     texts, wrong = prompts.read_prompts(used.generation.prompts)
     problems += [*wrong, *generate.check(used.generation, where=str(used.path))]
+    for name, base in used.base_models.items():
+        key = f"base_models.{name}"
+        problems += generate.check(used.generation_of(name), where=str(used.path), key=key, only=base.generation)
     return texts
 
 

@@ -104,7 +104,7 @@ def _preview_args(run: Run, attempt: Attempt, settings: Settings) -> Params:
 
 def preview_lines(run: Run, attempt: Attempt, settings: Settings, texts: Sequence[str]) -> list[str]:
     """The lines of the prompt file for previews: those that early stopping scores, or those that the point asks for."""
-    generation = settings.generation
+    generation = settings.generation_of(str(run.point.params["base_model"]))
     if settings.early_stop:
         cells = preview_scores.cells(len(texts), settings)
     elif previews.enabled(effective_params(run, attempt)):

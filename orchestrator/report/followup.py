@@ -1,17 +1,23 @@
 """Reports of follow-up images: confirm.csv and transfer.csv, and one sentence for each run."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from orchestrator import scoring
 from orchestrator.evidence import choice, confirmation, run_metrics, summary
 from orchestrator.evidence.confirmation import ConfirmationResult
+from orchestrator.evidence.stats import contrast
+from orchestrator.evidence.stats.contrast import ContrastResult, QuestionFamily, TestSettings
 from orchestrator.evidence.stats.estimates import Interval
+from orchestrator.evidence.stats.pairs import RunRow
 from orchestrator.evidence.summary import RunSummary
-from orchestrator.model import Score
+from orchestrator.model import Question, Score
 from orchestrator.plan import plan
 from orchestrator.report import csv_files
-from orchestrator.store import layout
+from orchestrator.report.answers import rows as answer_rows
+from orchestrator.store import layout, state
 from orchestrator.store.layout import Run, Sweep
+from orchestrator.text import pluralize
 
 CONFIRM = "confirm.csv"
 TRANSFER = "transfer.csv"
@@ -60,15 +66,87 @@ def _confirm_sentence(one: RunSummary, result: ConfirmationResult) -> str:
 
 
 def report_transfers(sweep: Sweep) -> list[str]:
-    """Write transfer.csv; returns a sentence for each LoRA and base model."""
-    rows = [row for one in summary.gather(sweep) if one.choice for row in _transfer_rows(one, sweep)]
+    """Write transfer.csv; returns a sentence for each LoRA and base model, then one for each pair of base models."""
+    found = [one for one in summary.gather(sweep) if one.choice]
+    results = {(result.question.levels): result for result in compare_transfers(found, sweep)}
+    rows = [row for one in found for row in _transfer_rows(one, sweep)]
+    for row in rows:
+        result = results[row["trained_on"], row["made_on"]]
+        row |= {
+            "verdict": result.verdict.value,
+            "difference": _number(result.difference),
+            "low": _number(result.interval.low if result.interval else None),
+            "high": _number(result.interval.high if result.interval else None),
+        }
     csv_files.write(sweep.report / TRANSFER, list(rows[0]) if rows else ["run"], rows)
-    return [
+    sentences = [
         f"{row['run']} on {row['made_on']}: similarity {row['similarity_mean']}, gain over the baseline "
         f"{row['gain'] or 'unknown'}; on {row['trained_on']}, where it was trained: {row['similarity_at_home']}, "
         f"{row['gain_at_home'] or 'unknown'}"
         for row in rows
     ]
+    return [*sentences, *map(_transfer_sentence, results.values())]
+
+
+def compare_transfers(found: Sequence[RunSummary], sweep: Sweep) -> list[ContrastResult]:
+    """For each pair of base models: is the gain of the LoRAs better on the other base model than where it was trained?
+
+    Paired by run; the training seeds are the replicates. All pairs of base models are corrected together.
+    """
+    groups: dict[tuple[str, str], list[RunSummary]] = {}
+    for one in found:
+        home = str(one.run.point.params["base_model"])
+        done = sorted((run for run in one.run.transfers() if run.done("score")), key=_scored_at)
+        for base, transfer in {str(run.point.params["base_model"]): run for run in done}.items():
+            if moved := _on(one, transfer):
+                groups.setdefault((home, base), []).extend((one, moved))
+    families = [
+        QuestionFamily(
+            rows=_with_base_as_dim(answer_rows.rows([*members, *(_baseline(name, sweep) for name in bases)])),
+            questions=[Question(id=f"transfer to {bases[1]}", ask="", dim="base_model", levels=bases, measure="gain")],
+        )
+        for bases, members in groups.items()
+    ]
+    return [result for (result,) in contrast.evaluate_together(families, settings=TestSettings())]
+
+
+def _on(one: RunSummary, transfer: Run) -> RunSummary | None:
+    """The run with the images of a transfer: those of the prompts and seeds that the run reports."""
+    reported = {choice.cell(score) for score in one.choice.reported} if one.choice else set()
+    scores = tuple(score for score in _scores(transfer) if choice.cell(score) in reported)
+    if not scores or one.choice is None:
+        return None
+    return replace(
+        one,
+        run=transfer,
+        scores=scores,
+        choice=replace(one.choice, reported=scores),
+        previews={},
+        environment=summary.environment_of(transfer),
+    )
+
+
+def _baseline(base: str, sweep: Sweep) -> RunSummary:
+    run = sweep.baseline_run(plan.baseline_point(base))
+    return RunSummary(run=run, status=state.status(run), training=(), scores=_scores(run))
+
+
+def _with_base_as_dim(rows: Sequence[RunRow]) -> list[RunRow]:
+    """Named apart, because both runs of a pair are the same training."""
+    return [
+        replace(
+            row, run=f"{row.run} on {row.params['base_model']}", dims=tuple(dict.fromkeys((*row.dims, "base_model")))
+        )
+        for row in rows
+    ]
+
+
+def _transfer_sentence(result: ContrastResult) -> str:
+    home, base = result.question.levels
+    return (
+        f"Do LoRAs trained on {home} gain more on {base}? {result.verdict.value}: {result.reason} "
+        f"({pluralize(len(result.matching.pairs), 'LoRA')}, {pluralize(result.replicates, 'training seed')})"
+    )
 
 
 def _transfer_rows(one: RunSummary, sweep: Sweep) -> Iterator[dict[str, str]]:
@@ -90,6 +168,10 @@ def _transfer_rows(one: RunSummary, sweep: Sweep) -> Iterator[dict[str, str]]:
             "similarity_at_home": _number(one.metrics.similarity_mean if one.metrics else None),
             "gain_at_home": _number(one.gain),
         }
+
+
+def _scored_at(run: Run) -> int:
+    return (run.path / layout.PRODUCTS["score"]).stat().st_mtime_ns
 
 
 def _scores(run: Run) -> tuple[Score, ...]:

@@ -35,7 +35,7 @@ def _usage(one: RunSummary, name: str, settings: Settings) -> Iterator[str]:
     yield f"- base model: {escape_markdown(str(one.run.point.params['base_model']))}"
     yield f"- trigger: {trigger}"
     yield f"- strength: {one.choice.strength if one.choice else 1:g}"
-    yield f"- scored images: {_images(settings.generation)}"
+    yield f"- scored images: {_images(settings.generation_of(str(one.run.point.params['base_model'])))}"
     if one.degraded:
         yield "- degraded: the training ran out of memory and continued with other settings than requested (see below)"
 

@@ -27,7 +27,8 @@ def sampler_instead(made: Generation) -> str:
 
 def comfyui(one: RunSummary, name: str, settings: Settings) -> dict[str, Any]:
     """Nodes by number, for ComfyUI's /prompt and its canvas: one image with the sweep's settings."""
-    made, base = settings.generation, settings.base_models[str(one.run.point.params["base_model"])]
+    base = settings.base_models[str(one.run.point.params["base_model"])]
+    made = settings.generation_of(base.name)
     text, seed, strength = _example(one)
     strengths = {"strength_model": strength, "strength_clip": strength}
     sampling = {"sampler_name": _sampler(made)[0], "scheduler": "normal", "denoise": 1.0}
@@ -47,7 +48,8 @@ def comfyui(one: RunSummary, name: str, settings: Settings) -> dict[str, Any]:
 
 def a1111(one: RunSummary, name: str, settings: Settings) -> str:
     """Prompt, negative prompt and settings, in the form that A1111 reads from its prompt field."""
-    made, base = settings.generation, settings.base_models[str(one.run.point.params["base_model"])]
+    base = settings.base_models[str(one.run.point.params["base_model"])]
+    made = settings.generation_of(base.name)
     text, seed, strength = _example(one)
     vae = f", VAE: {base.vae.name}" if base.vae else ""
     return (

@@ -81,7 +81,9 @@ def prepare_confirmation(chosen: Sequence[RunSummary], ctx: Context) -> tuple[li
     """
     new = _with_new_cells(ctx)
     return [
-        _create(one.run.confirmation(_key(choice, new)), one, choice) for one in chosen if (choice := one.choice)
+        _create(one.run.confirmation(_key(choice, new, str(one.run.point.params["base_model"]))), one, choice)
+        for one in chosen
+        if (choice := one.choice)
     ], new
 
 
@@ -140,7 +142,7 @@ def prepare_transfer(
     content = HashCache(ctx.settings.runs).of(ctx.settings.base_models[base].path)
     *points, baseline = transfer_points(chosen, base)
     followups = [
-        _create(one.run.transfer(f"{base}-{_key(choice, ctx, content)}", point), one, choice)
+        _create(one.run.transfer(f"{base}-{_key(choice, ctx, base, content)}", point), one, choice)
         for one, point in zip(chosen, points, strict=True)
         if (choice := one.choice)
     ]
@@ -150,9 +152,9 @@ def prepare_transfer(
 # --- both -------------------------------------------------------------------------------------------------------------
 
 
-def _key(choice: Choice, ctx: Context, *more: str) -> str:
-    """A hash of everything that the images of a checkpoint depend on."""
-    generation = {**asdict(ctx.settings.generation), "strengths": None}
+def _key(choice: Choice, ctx: Context, base: str, *more: str) -> str:
+    """A hash of everything that the images of a checkpoint on the base model depend on."""
+    generation = {**asdict(ctx.settings.generation_of(base)), "strengths": None}
     return sha256_json([(choice.checkpoint, choice.strength), ctx.prompts, generation, more])[:8]
 
 

@@ -64,18 +64,19 @@ def choose(checkpoints: Sequence[Checkpoint], which: str | tuple[int, ...]) -> l
 
 
 def _prepare(run: Run, attempt: Attempt, images: Sequence[Image], ctx: Context) -> Command:
-    settings = ctx.settings
+    settings, base = ctx.settings, str(run.point.params["base_model"])
+    generation = settings.generation_of(base)
     run.images.mkdir(exist_ok=True)
     missing = [image for image in images if not _is_complete(run.path / image.file)]
-    plan = generate.plan(missing, folder=run.path, negative=settings.generation.negative_prompt)
+    plan = generate.plan(missing, folder=run.path, negative=generation.negative_prompt)
     (attempt.path / "plan.json").write_text(json.dumps(plan, ensure_ascii=False, indent=1), encoding="utf-8")
     record = {"images": len(missing), "card": ctx.card, "colocated": ctx.colocated}
     attempt.open({**record, "environment": ctx.environment()})
     loras = plan["loras"]
     argv = generate.generate_argv(
         settings.trainer,
-        settings.base_models[str(run.point.params["base_model"])],
-        settings.generation,
+        settings.base_models[base],
+        generation,
         plan=attempt.path / "plan.json",
         outdir=run.images,
         lora=Path(str(loras[0])) if isinstance(loras, list) and loras else None,
