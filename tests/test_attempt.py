@@ -17,7 +17,7 @@ from standins.world import Heard, Probe, World
 from orchestrator.errors import NotReady
 from orchestrator.kohya.outputs import log
 from orchestrator.model import Failure, Result, VramSample
-from orchestrator.run import attempt
+from orchestrator.run import attempt, sweep
 from orchestrator.run.context import Context, Stop
 from orchestrator.run.stages import Command, Stage
 from orchestrator.store import outcome, process, records, state
@@ -323,6 +323,26 @@ def test_an_attempt_that_never_started_crashed_only_if_this_process_started_it(
     ended = outcome.read(tmp_path, ours=ours)
     assert ended.interrupted is interrupted
     assert outcome.failure_cause(ended, FailureReason(Failure.NO_PRODUCT, "nothing"), tmp_path).failure == failure
+
+
+@pytest.mark.parametrize("where", ["prepare", "progress", "check", "record"])
+def test_an_internal_error_fails_the_run_and_stops_its_program(
+    world: World, run: Run, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> Any:
+        raise IndexError("tuple index out of range")
+
+    code = MADE if where == "record" else "print('up', flush=True)\nimport time\ntime.sleep(600)"
+    stage = replace(job(code), **{where: broken})
+    monkeypatch.setattr(sweep, "_PERFORM", {"train": lambda run, ctx: attempt.run_attempt(run, stage, ctx)})
+    result = sweep.perform(run, "train", world.context())
+    assert (result.failure, result.retry) == ("unknown", False)
+    assert result.reason.startswith("internal error: IndexError: tuple index out of range")
+    text = (last(run) / "log").read_text()
+    assert "Traceback" in text
+    assert "tuple index out of range" in text
+    assert state.status(run).state == "failed"
+    assert not process.running(last(run))
 
 
 # --- what an earlier orchestrator left --------------------------------------------------------------------------------

@@ -7,11 +7,13 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from standins.world import Heard, Probe, World
 
 from orchestrator.errors import Conflict, NotReady
+from orchestrator.kohya.outputs import verify
 from orchestrator.model import State
 from orchestrator.run import sweep
 from orchestrator.store import layout
@@ -142,6 +144,23 @@ def test_exceeding_the_budget_applies_the_fallback(world: World) -> None:
 # --- what fails -------------------------------------------------------------------------------------------------------
 
 
+def test_an_exception_while_one_run_is_judged_does_not_stop_the_others(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verified = verify.verify
+
+    def broken(*args: Any, **more: Any) -> Any:
+        if args[2]["network_dim"] == 2:
+            raise IndexError("tuple index out of range")
+        return verified(*args, **more)
+
+    monkeypatch.setattr(verify, "verify", broken)
+    world.drive()
+    states = world.states()
+    assert (states["network_dim=2"], states["network_dim=4"]) == (State.FAILED, State.FINISHED)
+    assert "internal error: IndexError" in world.rows()["network_dim=2"]["reason"]
+
+
 @pytest.mark.parametrize(
     ("fault", "failure", "reason"),
     [
@@ -150,6 +169,7 @@ def test_exceeding_the_budget_applies_the_fallback(world: World) -> None:
         ("zeroed", "no_product", "was not written to disk"),
         ("nan_weights", "nan", "2 of 3 tensors: the checkpoint has weights that are NaN"),
         ("nan_loss", "nan", "loss"),
+        ("scalar", "no_product", "its weights have rank [0], not 2"),
         ("other_seed", "no_product", "the checkpoint records ss_seed = -1, not 1"),
         ("bad_config", "unknown", "these arguments do not fit together"),
         ("gpu_lost", "gpu_lost", "CUDA error: unspecified launch failure"),

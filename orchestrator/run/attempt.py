@@ -4,6 +4,7 @@ How it ended is read from the attempt's files alone, so that attempts of an earl
 """
 
 import shutil
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from orchestrator.text import redact
 def run_attempt(run: Run, stage: Stage, ctx: Context) -> Result:
     """Run one attempt to its result: the last one if it has no result or its product was not recorded, else a new one.
 
-    Raises NotReady when there is too little disk space to start one.
+    Raises NotReady when there is too little disk space to start one, or a process could not be stopped.
     """
     earlier = run.attempts(stage.name)
     if earlier and (recorded := _record_again(run, earlier[-1], stage)):
@@ -35,6 +36,23 @@ def run_attempt(run: Run, stage: Stage, ctx: Context) -> Result:
     Watcher(attempt, stage, ctx).wait()
     result = _close(run, attempt, earlier, stage, ctx, ours=unfinished is None)
     ctx.listener.ended(run, stage.name, result)
+    return result
+
+
+def fail(run: Run, stage: str, error: Exception, ctx: Context) -> Result:
+    """After an unexpected exception: stop the stage's attempt, add the traceback to its log, record it as failed.
+
+    Raises NotReady when a process could not be stopped.
+    """
+    attempts = run.attempts(stage)
+    attempt = attempts[-1] if attempts and attempts[-1].result() is None else run.new_attempt(stage)
+    process.stop(attempt.path, ctx.settings.limits.grace_seconds, ctx.stop.hurry)
+    with (attempt.path / "log").open("a", encoding="utf-8", errors="backslashreplace") as log:
+        log.write(_redact("".join(traceback.format_exception(error)), ctx))
+    what = _redact(f"internal error: {type(error).__name__}: {error}", ctx)
+    result = Result(failure=Failure.UNKNOWN, reason=f"{what} (the traceback is in the attempt's log; please report it)")
+    attempt.close(result)
+    ctx.listener.ended(run, stage, result)
     return result
 
 
@@ -113,13 +131,17 @@ def _decide(failure: Failure, attempt: Attempt, earlier: Sequence[Attempt], stag
 def _reason(failed: FailureReason, attempt: Attempt, ended: Outcome, ctx: Context) -> str:
     """The reason without secrets, which a program may print; of an out-of-memory, the use of the GPU if it is known."""
     if failed.failure not in MEMORY_FAILURES or ended.stopped:
-        return redact(failed.reason, {**ctx.environ, **ctx.settings.trainer.env})
+        return _redact(failed.reason, ctx)
     sample, others = vram_log.last(attempt.path), attempt.request().get("others") or {}
     used = ", ".join(f"process {pid} with {'?' if mib is None else mib} MiB" for pid, mib in others.items())
     shared = f" (the GPU was shared with {used})" if used else ""
     if ended.peak_vram_mib is None or sample is None:
-        return redact(failed.reason, {**ctx.environ, **ctx.settings.trainer.env}) + shared
+        return _redact(failed.reason, ctx) + shared
     return f"out of memory at {ended.peak_vram_mib / 1024:.1f} of {sample.total_mib / 1024:.0f} GiB{shared}"
+
+
+def _redact(text: str, ctx: Context) -> str:
+    return redact(text, {**ctx.environ, **ctx.settings.trainer.env})
 
 
 def _next(failed: FailureReason, action: Action | None, stage: Stage) -> str:

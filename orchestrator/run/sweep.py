@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from orchestrator.errors import NotReady, Problem
+from orchestrator.errors import NotReady, OrchestrateError, Problem
 from orchestrator.model import Result, State
-from orchestrator.run import schedule
+from orchestrator.run import attempt, schedule
 from orchestrator.run.context import Context
 from orchestrator.run.local_executor import Executor, LocalExecutor, TaskResult
 from orchestrator.run.retry import FailureStreak
@@ -18,9 +18,14 @@ _PERFORM: Mapping[str, Callable[[Run, Context], Result]] = {
 
 
 def perform(run: Run, stage: str, ctx: Context) -> Result:
-    """Run one attempt at a stage of a run."""
+    """Run one attempt at a stage of a run. An unexpected exception fails this run; the others continue."""
     run.create()
-    return _PERFORM[stage](run, ctx)
+    try:
+        return _PERFORM[stage](run, ctx)
+    except (OrchestrateError, OSError):
+        raise
+    except Exception as error:
+        return attempt.fail(run, stage, error, ctx)
 
 
 def run_sweep(

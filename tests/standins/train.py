@@ -1,8 +1,8 @@
 """The trainer: `python train.py --config_file X.toml` as sdxl_train_network.py, but its training is arithmetic.
 
 Two optimizer steps make an epoch. Faults of its own: hopeless (its previews show nobody), no_file, truncated, zeroed
-(its end never reached the disk), nan_weights, nan_loss, other_seed, slow_pace (steps take ever longer), launcher (the
-work is done by a child, as under `accelerate launch`).
+(its end never reached the disk), nan_weights, nan_loss, scalar (a tensor without dimensions), other_seed, slow_pace
+(steps take ever longer), launcher (the work is done by a child, as under `accelerate launch`).
 """
 
 import hashlib
@@ -169,9 +169,12 @@ def _weights(arguments: Mapping[str, Any], wrong: set[str], step: int) -> dict[s
     """What was learned follows from rank, seed and steps, so that the same training gives the same file."""
     rank = arguments["network_dim"]
     value = math.nan if "nan_weights" in wrong else math.sin(arguments.get("seed", 0) + step / 7) + 2
+    down = (
+        [[value]] if "scalar" in wrong else [[value / (row + column + 1) for column in range(4)] for row in range(rank)]
+    )
     return {
         "lora_unet_a.alpha": [[float(arguments.get("network_alpha", 1))]],
-        "lora_unet_a.lora_down.weight": [[value / (row + column + 1) for column in range(4)] for row in range(rank)],
+        "lora_unet_a.lora_down.weight": [[value]] if "scalar" in wrong else down,
         "lora_unet_a.lora_up.weight": [[value * (row - column + 9) for column in range(rank)] for row in range(4)],
     }
 
@@ -201,7 +204,7 @@ def _safetensors(weights: Mapping[str, list[list[float]]], metadata: Mapping[str
     end = 0
     for name, rows in weights.items():
         begin, end = end, end + 4 * len(rows) * len(rows[0])
-        shape = [] if name.endswith("alpha") else [len(rows), len(rows[0])]
+        shape = [] if len(rows) == len(rows[0]) == 1 else [len(rows), len(rows[0])]
         header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)

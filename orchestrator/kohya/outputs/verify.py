@@ -128,7 +128,8 @@ def _is_torn(path: Path, header: Header) -> bool:
 
 def ranks(header: Header) -> set[int]:
     """The ranks of a LoRA's modules, from the header of its file."""
-    return {tensor.shape[0] for name, tensor in header.tensors.items() if name.endswith(".lora_down.weight")}
+    shapes = [tensor.shape for name, tensor in header.tensors.items() if name.endswith(".lora_down.weight")]
+    return {shape[0] if shape else 0 for shape in shapes}
 
 
 def _earlier_checkpoint_problems(
