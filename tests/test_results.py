@@ -17,6 +17,7 @@ from test_answers import grid, read, run
 
 from orchestrator import cli
 from orchestrator.cli import console, status_table
+from orchestrator.errors import Problem
 from orchestrator.evidence import configurations
 from orchestrator.evidence.summary import RunSummary
 from orchestrator.model import Failure, Params, Point, Progress, State
@@ -215,3 +216,13 @@ def test_without_a_terminal_a_timestamped_line_is_repeated(world: World, capsys,
     assert len(lines) >= 3
     for line in lines:
         assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d grid: 0 of 3 runs finished; elapsed .+, about .+ left$", line)
+
+
+def test_messages_on_a_narrow_terminal_break_between_words_and_never_in_a_path() -> None:
+    shown = console.Console()
+    shown._err = Terminal(file=io.StringIO(), force_terminal=True, width=30, color_system=None)
+    path = "/a/very/long/path/that/is/wider/than/the/terminal.toml"
+    shown.problems([Problem(what="is missing", where=path, remedy="create the file with the example of the docs")])
+    lines = shown._err.file.getvalue().splitlines()
+    assert any(path in line for line in lines)
+    assert max(len(line) for line in lines if path not in line) <= 30

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import textwrap
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -42,12 +43,11 @@ class Console(SessionListener):
     def __init__(self) -> None:
         super().__init__()
         self._lock: AbstractContextManager[Any] = nullcontext()
-        self._err = Terminal(stderr=True, highlight=False, soft_wrap=True)
+        self._err = Terminal(stderr=True, highlight=False)
 
     def message(self, text: str) -> None:
         """An event, on stderr."""
-        with self._lock:
-            self._err.print(escape(text), soft_wrap=not self._err.is_terminal)
+        self._print(text)
 
     def result(self, text: str) -> None:
         """A result, on stdout."""
@@ -56,7 +56,17 @@ class Console(SessionListener):
     def problems(self, problems: Iterable[Problem]) -> None:
         for problem in problems:
             colour = "red" if problem.severity is Severity.ERROR else "yellow"
-            self._err.print(f"[{colour}]{problem.severity}[/]: {escape(str(problem))}")
+            self._print(f"{problem.severity}: {problem}", (problem.severity, f"[{colour}]{problem.severity}[/]"))
+
+    def _print(self, text: str, highlight: tuple[str, str] = ("", "")) -> None:
+        """On a terminal lines are broken between words; never within a path, so that it can be copied."""
+        if self._err.is_terminal:
+            wrapper = textwrap.TextWrapper(
+                self._err.width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+            )
+            text = "\n".join(map(wrapper.fill, text.splitlines()))
+        with self._lock:
+            self._err.print(escape(text).replace(*highlight, 1), soft_wrap=True)
 
     @contextmanager
     def running(self, sweep: Sweep, stop: Stop, forecast: Callable[[], Forecast] | None = None) -> Iterator[None]:

@@ -27,18 +27,15 @@ _PROGRESS = ("step", "loss", "s/step", "VRAM", "left")
 _ROWS, _RUNNING_ROWS = 200, 16
 
 
-def table(view: SweepStatus, labels: Mapping[str, str]) -> Table:
+def table(view: SweepStatus, labels: Mapping[str, str]) -> RenderableType:
     """One row per run; of a large sweep at most 200, active and failed runs first."""
     left = f", about {duration(view.left_s)} left" if view.left_s else ""
     done = f"{view.count(State.FINISHED)}/{len(view.rows)} finished"
     by_state = sorted(view.rows, key=lambda row: _ORDER.index(row.status.state))
     rows = (by_state if len(view.rows) > _ROWS else view.rows)[:_ROWS]
     cells = [[escape(labels[row.run.point.id]), _state(row), _stage(row), *_progress(row)] for row in rows]
-    shown = _table(("run", "state", "stage", *_PROGRESS), cells)
-    shown.title, shown.title_justify = f"{escape(view.name)}: {done}{left}", "left"
-    if len(view.rows) > _ROWS:
-        shown.caption = f"and {len(view.rows) - _ROWS} more"
-    return shown
+    more = [f"and {len(view.rows) - _ROWS} more"] if len(view.rows) > _ROWS else []
+    return Group(f"{escape(view.name)}: {done}{left}", _table(("run", "state", "stage", *_PROGRESS), cells), *more)
 
 
 def live(progress: SweepProgress) -> RenderableType:
