@@ -1,4 +1,4 @@
-"""Facts -> answers, and answers -> the owner's page, with scores whose truth is known."""
+"""Run summaries -> answers, and answers -> a page of questions, with scores whose true effect is known."""
 
 import csv
 import io
@@ -51,16 +51,16 @@ def run(
     nearest: float = 0.5,
     trained_faces: int | None = None,
 ) -> RunSummary:
-    """A run whose pictures all have about this similarity: prompts differ, and so does the luck of the seed."""
+    """A run whose pictures all have about this similarity: prompts and seeds differ a little."""
     name = "_".join(f"{key}={value}" for key, value in params.items())
     point = Point(id="0" * 8, name=name, params=params, dims=tuple(params))
-    luck = random.Random(name).uniform(-0.005, 0.005)
+    noise = random.Random(name).uniform(-0.005, 0.005)
     scores = tuple(
         Score(
             image=Image(file=f"images/p{p}_{s}.png", checkpoint="c", strength=1.0, prompt=p, seed=s, text=str(p)),
             status=FaceStatus.OK,
-            similarity=similarity + luck + 0.01 * p,
-            nearest_training=nearest + luck,
+            similarity=similarity + noise + 0.01 * p,
+            nearest_training=nearest + noise,
         )
         for p in range(prompts)
         for s in (1, 2)
@@ -95,32 +95,32 @@ def read(runs: Iterator[RunSummary] | list[RunSummary], *questions: Question, na
 
 
 def only(runs: Iterator[RunSummary] | list[RunSummary], *questions: Question) -> Answer:
-    ((told, *_),) = answers.answer_questions([read(runs, *questions)])
-    return told
+    ((answer, *_),) = answers.answer_questions([read(runs, *questions)])
+    return answer
 
 
-def rows(told: Answer) -> dict[str, str]:
-    return dict((*told.facts, *told.details))
+def rows(answer: Answer) -> dict[str, str]:
+    return dict((*answer.facts, *answer.details))
 
 
 # --- verdicts ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("effect", "verdict"), [(0.1, "yes"), (-0.1, "no"), (0.0, "no"), (0.016, "undecided")])
-def test_an_effect_gets_its_verdict(effect: float, verdict: str) -> None:
-    told = only(grid(effect))
-    assert told.verdict == verdict
-    assert told.difference == pytest.approx(effect, abs=0.01)
-    assert told.interval
-    assert told.interval.low < effect < told.interval.high
+def test_a_known_effect_gets_its_verdict(effect: float, verdict: str) -> None:
+    answer = only(grid(effect))
+    assert answer.verdict == verdict
+    assert answer.difference == pytest.approx(effect, abs=0.01)
+    assert answer.interval
+    assert answer.interval.low < effect < answer.interval.high
 
 
 @pytest.mark.parametrize(("effect", "against"), [(0.1, "no difference"), (0.0, "a difference of 0.02 or more")])
 def test_details_give_the_p_value_of_the_test_that_the_verdict_is_based_on(effect: float, against: str) -> None:
-    told = only(grid(effect))
-    assert told.p is not None
-    assert told.p < 0.05
-    assert dict(told.details)["Test"] == f"p = {told.p:.3f} against {against}, Holm-corrected over all questions"
+    answer = only(grid(effect))
+    assert answer.p is not None
+    assert answer.p < 0.05
+    assert dict(answer.details)["Test"] == f"p = {answer.p:.3f} against {against}, Holm-corrected over all questions"
 
 
 @pytest.mark.parametrize(
@@ -137,40 +137,42 @@ def test_details_give_the_p_value_of_the_test_that_the_verdict_is_based_on(effec
     ],
 )
 def test_an_answer_begins_with_a_sentence_without_statistics(effect: float, sentence: str) -> None:
-    told = only(grid(effect))
-    assert re.fullmatch(sentence, told.sentence)
-    text = answer_text.block([told])
-    assert text.index(f"**{told.verdict.capitalize()}.** {told.sentence}") < text.index("- Difference:")
-    assert "p = " not in answer_text.block([told], details=False)
+    answer = only(grid(effect))
+    assert re.fullmatch(sentence, answer.sentence)
+    text = answer_text.block([answer])
+    assert text.index(f"**{answer.verdict.capitalize()}.** {answer.sentence}") < text.index("- Difference:")
+    assert "p = " not in answer_text.block([answer], details=False)
     assert text.index("- Details:") < text.index("p = ")
 
 
 def test_the_sentence_counts_the_seeds_that_agree() -> None:
     *most, first, second = grid(0.1, seeds=6)
-    told = only([*most, first, run(second.run.point.params, 0.45)])
-    assert "in 5 of 6 seeds" in told.sentence
+    answer = only([*most, first, run(second.run.point.params, 0.45)])
+    assert "in 5 of 6 seeds" in answer.sentence
 
 
-def test_one_unreplicated_pair_is_always_undecided() -> None:
-    told = only(grid(0.4, seeds=1))
-    assert told.verdict == "undecided"
-    assert "same training seed" in told.sentence
-    assert told.interval is None
-    assert told.needs == "about 2 more training seeds (2 runs at each level)"
+def test_one_pair_of_runs_is_undecided() -> None:
+    answer = only(grid(0.4, seeds=1))
+    assert answer.verdict == "undecided"
+    assert "same training seed" in answer.sentence
+    assert answer.interval is None
+    assert answer.needs == "about 2 more training seeds (2 runs at each level)"
 
 
-def test_what_was_degraded_or_failed_is_left_out_and_counted() -> None:
-    conceded = AttemptSummary(
+def test_degraded_and_failed_runs_are_excluded_and_counted() -> None:
+    fallback = AttemptSummary(
         number=1, result=Result(failure=None), fallbacks=("AdamW8bit",), overrides={}, degraded=True
     )
     first, second, *others = grid(0.1)
-    told = only([replace(first, training=(conceded,)), run(second.run.point.params, 0.6, state=State.FAILED), *others])
-    assert told.left_out == 2
-    assert told.pairs == 3
-    assert rows(told)["Excluded runs"] == "1 degraded: an attempt changed its settings; 1 failed"
+    answer = only(
+        [replace(first, training=(fallback,)), run(second.run.point.params, 0.6, state=State.FAILED), *others]
+    )
+    assert answer.left_out == 2
+    assert answer.pairs == 3
+    assert rows(answer)["Excluded runs"] == "1 degraded: an attempt changed its settings; 1 failed"
 
 
-def test_several_sweeps_are_corrected_together_and_never_mixed() -> None:
+def test_several_sweeps_are_corrected_together_but_compared_separately() -> None:
     alone = only(grid(0.03))
     sweeps = [read(grid(0.03), name="a"), *(read(grid(0.0), name=str(n)) for n in range(5))]
     (together, *_), *_ = answers.answer_questions(sweeps)
@@ -180,52 +182,52 @@ def test_several_sweeps_are_corrected_together_and_never_mixed() -> None:
     assert together.interval == alone.interval
 
 
-def test_the_smallest_difference_of_interest_is_the_users() -> None:
+def test_the_smallest_relevant_difference_can_be_set() -> None:
     assert answers.answer_questions([read(grid(0.1))], TestSettings(smallest=0.2))[0][0].verdict == "no"
 
 
-def test_dims_that_move_together_are_compared_together() -> None:
-    """As in [[zip]]; a dim that follows the seed does not count as moving with it."""
+def test_zipped_dims_are_compared_together() -> None:
+    """As in [[zip]]; a dim that follows the seed does not count as zipped with it."""
     zipped = [
         run({"resolution": size, "train_batch_size": batch, "seed": seed}, value)
         for seed in (1, 2, 3)
         for size, batch, value in (("768,768", 2, 0.5), ("1024,1024", 1, 0.6))
     ]
     question = Question(id="Q", ask="?", dim="resolution", levels=("768,768", "1024,1024"))
-    told = only(zipped, question)
-    assert (told.pairs, told.verdict) == (3, "yes")
-    assert "changed with it: train_batch_size" in rows(told)["Compared"]
+    answer = only(zipped, question)
+    assert (answer.pairs, answer.verdict) == (3, "yes")
+    assert "changed with it: train_batch_size" in rows(answer)["Compared"]
 
 
-def test_a_star_of_arms_is_compared_each_with_the_middle() -> None:
+def test_arms_are_compared_with_a_common_middle() -> None:
     middle: Params = {"network_dim": 16, "learning_rate": 1e-3}
     arms = [(middle, 0.6), ({**middle, "network_dim": 1}, 0.3), ({**middle, "learning_rate": 1e-4}, 0.5)]
     runs = [run({**params, "seed": seed}, value) for seed in (1, 2, 3) for params, value in arms]
     question = Question(id="rank", ask="?", dim="network_dim", levels=(1, 16))
-    told = only(runs, question)
-    assert told.pairs == 3
-    assert told.difference == pytest.approx(0.3, abs=0.02)
+    answer = only(runs, question)
+    assert answer.pairs == 3
+    assert answer.difference == pytest.approx(0.3, abs=0.02)
 
 
-def test_coming_nearer_to_the_training_pictures_is_told() -> None:
+def test_a_change_of_the_nearest_training_image_is_reported() -> None:
     runs = [run({"dataset": d, "seed": s}, 0.6, nearest=n) for s in (1, 2, 3) for d, n in (("all", 0.5), ("few", 0.7))]
-    told = only(runs, Question(id="Q6", ask="?", dim="dataset", levels=("all", "few")))
-    assert rows(told)["Nearest training image"].startswith("+0.2")
+    answer = only(runs, Question(id="Q6", ask="?", dim="dataset", levels=("all", "few")))
+    assert rows(answer)["Nearest training image"].startswith("+0.2")
 
 
-def test_what_more_pictures_would_be_worth_comes_from_three_sizes() -> None:
+def test_three_dataset_sizes_give_an_extrapolation() -> None:
     sizes = {"12": (12, 0.40), "24": (24, 0.50), "36": (36, 0.54)}
     runs = [
         run({"dataset": name, "seed": seed}, value, trained_faces=count)
         for seed in (1, 2, 3)
         for name, (count, value) in sizes.items()
     ]
-    told = only(runs, Question(id="Q6", ask="?", dim="dataset", levels=("24", "36")))
-    assert rows(told)["More training images"].startswith("72 instead of 36 images: +0.")
-    assert "extrapolated" in rows(told)["More training images"]
+    answer = only(runs, Question(id="Q6", ask="?", dim="dataset", levels=("24", "36")))
+    assert rows(answer)["More training images"].startswith("72 instead of 36 images: +0.")
+    assert "extrapolated" in rows(answer)["More training images"]
 
 
-def test_pictures_to_look_at_are_of_one_prompt_and_seed() -> None:
+def test_images_to_compare_have_one_prompt_and_seed() -> None:
     typical, largest = rows(only(grid(0.1)))["Images to compare"].split("; ")
     assert typical.startswith("typical difference (+0.")
     first, second = (part.partition("/images/")[2].partition("`")[0] for part in largest.split(" and "))
@@ -257,8 +259,8 @@ def attempt(
 
 def memory(*runs: RunSummary, within_gib: float | None = 24) -> Answer:
     question = Question(id="M", ask="Does it fit?", kind="memory", within_gib=within_gib)
-    ((told,),) = answers.answer_questions([SweepSummary(sweep=Sweep(Path("s")), questions=(question,), runs=runs)])
-    return told
+    ((answer,),) = answers.answer_questions([SweepSummary(sweep=Sweep(Path("s")), questions=(question,), runs=runs)])
+    return answer
 
 
 def oom(gib: float) -> AttemptSummary:
@@ -300,16 +302,16 @@ def oom(gib: float) -> AttemptSummary:
 def test_a_memory_question_is_answered_from_attempts_that_allow_a_conclusion(
     attempts: list[AttemptSummary], state: State, verdict: str, sentence: str
 ) -> None:
-    told = memory(trained(*attempts, state=state))
-    assert (told.id, told.ask, told.verdict) == ("M", "Does it fit?", verdict)
-    assert sentence in told.sentence
+    answer = memory(trained(*attempts, state=state))
+    assert (answer.id, answer.ask, answer.verdict) == ("M", "Does it fit?", verdict)
+    assert sentence in answer.sentence
 
 
 @pytest.mark.parametrize(("within", "verdict"), [(12, "no"), (16, "yes"), (24, "yes")])
 def test_a_memory_question_is_answered_for_the_size_that_it_asks_for(within: float, verdict: str) -> None:
-    told = memory(trained(attempt(peak_gib=14)), within_gib=within)
-    assert told.verdict == verdict
-    assert f"{within} GiB" in told.sentence
+    answer = memory(trained(attempt(peak_gib=14)), within_gib=within)
+    assert answer.verdict == verdict
+    assert f"{within} GiB" in answer.sentence
 
 
 @pytest.mark.parametrize(("card_gib", "verdict"), [(12, "no"), (24, "yes")])
@@ -318,36 +320,36 @@ def test_without_a_size_a_memory_question_is_about_the_card(tmp_path: Path, card
     folder = tmp_path / "train" / "1"
     folder.mkdir(parents=True)
     vram_log.append(folder, VramSample(used_mib=14 * 1024, total_mib=card_gib * 1024))
-    told = memory(replace(one, run=Run(tmp_path, one.run.point)), within_gib=None)
-    assert (told.verdict, f"{card_gib} GiB" in told.sentence) == (verdict, True)
+    answer = memory(replace(one, run=Run(tmp_path, one.run.point)), within_gib=None)
+    assert (answer.verdict, f"{card_gib} GiB" in answer.sentence) == (verdict, True)
 
 
 def test_without_a_size_and_a_monitored_card_a_memory_question_is_undecided() -> None:
-    told = memory(trained(attempt(peak_gib=14)), within_gib=None)
-    assert told.verdict == "undecided"
-    assert "VRAM was not monitored" in told.sentence
+    answer = memory(trained(attempt(peak_gib=14)), within_gib=None)
+    assert answer.verdict == "undecided"
+    assert "VRAM was not monitored" in answer.sentence
 
 
 def test_runs_that_fit_decide_nothing_while_another_tries_a_fallback() -> None:
-    told = memory(trained(attempt(peak_gib=20)), trained(oom(23.6), state=State.PENDING))
-    assert (told.verdict, "of 2 trainings, 1 not finished" in told.sentence) == ("undecided", True)
+    answer = memory(trained(attempt(peak_gib=20)), trained(oom(23.6), state=State.PENDING))
+    assert (answer.verdict, "of 2 trainings, 1 not finished" in answer.sentence) == ("undecided", True)
 
 
 def test_a_report_answers_the_questions_of_its_grid_and_no_others() -> None:
     one = trained(attempt(peak_gib=14))
     assert answers.answer_questions([SweepSummary(sweep=Sweep(Path("s")), questions=(), runs=(one,))]) == [()]
     asked = (Question(id="T", ask="?", kind="threshold"), Q3, Question(id="M", ask="?", kind="memory"))
-    (told,) = answers.answer_questions([read(grid(0.1), *asked)])
-    assert [answer.id for answer in told] == ["T", "Q3", "M"]
-    assert [answer.verdict for answer in told] == ["undecided", "yes", "undecided"]
+    (answer,) = answers.answer_questions([read(grid(0.1), *asked)])
+    assert [one.id for one in answer] == ["T", "Q3", "M"]
+    assert [one.verdict for one in answer] == ["undecided", "yes", "undecided"]
 
 
 # --- as text ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_table_has_one_row_per_answer_and_empty_for_unknown() -> None:
-    (told,) = answers.answer_questions([read(grid(0.1, seeds=1))])
-    (row,) = csv.DictReader(io.StringIO(answer_text.table(told)))
+def test_answers_csv_has_one_row_per_answer_and_empty_unknown_cells() -> None:
+    (answer,) = answers.answer_questions([read(grid(0.1, seeds=1))])
+    (row,) = csv.DictReader(io.StringIO(answer_text.table(answer)))
     assert (row["id"], row["verdict"], row["low"], row["p"]) == ("Q3", "undecided", "", "")
     assert float(row["difference"]) == pytest.approx(0.1, abs=0.01)
 
@@ -389,7 +391,7 @@ def edited(text: str, **blocks: str) -> str:
     return answers_page.edit(text, blocks, where="page.md").text
 
 
-def test_a_block_comes_at_the_end_of_its_section() -> None:
+def test_a_block_is_inserted_at_the_end_of_its_section() -> None:
     after = edited(PAGE, Q3="Yes.")
     marks = "\n\n<!-- orchestrate:Q3 begin -->\nYes.\n<!-- orchestrate:Q3 end -->"
     assert after == PAGE.replace("v3 sweep.", f"v3 sweep.{marks}")
@@ -415,7 +417,7 @@ def test_a_second_run_replaces_the_block_and_nothing_else(newline: str) -> None:
     assert newline == "\n" or "\n" not in twice.replace("\r\n", "")
 
 
-def test_a_block_that_the_owner_moved_stays_where_it_is() -> None:
+def test_a_moved_block_is_replaced_where_it_is() -> None:
     block = "<!-- orchestrate:Q3 begin -->\nold\n<!-- orchestrate:Q3 end -->"
     assert edited(f"{block}\n{PAGE}", Q3="new") == f"{block.replace('old', 'new')}\n{PAGE}"
 
@@ -425,7 +427,7 @@ def test_two_questions_share_a_heading() -> None:
     assert after.index("one") < after.index("other") < after.index("### Q3: Is")
 
 
-def test_a_question_without_a_heading_is_told_and_the_others_are_written() -> None:
+def test_a_question_without_a_heading_is_a_warning() -> None:
     found = answers_page.edit(PAGE, {"Q5": "x", "Q8": "y"}, where="page.md")
     assert [problem.what for problem in found.problems] == ["has no heading for Q5, so its answer is not inserted"]
     assert "orchestrate:Q8" in found.text
@@ -433,7 +435,7 @@ def test_a_question_without_a_heading_is_told_and_the_others_are_written() -> No
 
 
 @pytest.mark.parametrize("torn", ["<!-- orchestrate:Q3 begin -->\nhalf", "<!-- orchestrate:Q3 end -->"])
-def test_torn_marks_are_refused_and_the_page_stays(tmp_path: Path, torn: str) -> None:
+def test_damaged_marks_are_an_error_and_the_page_stays(tmp_path: Path, torn: str) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"{PAGE}\n{torn}", encoding="utf-8")
     before = page.read_bytes()
@@ -442,7 +444,7 @@ def test_torn_marks_are_refused_and_the_page_stays(tmp_path: Path, torn: str) ->
     assert page.read_bytes() == before
 
 
-def test_bytes_that_are_no_text_survive(tmp_path: Path) -> None:
+def test_bytes_that_are_not_utf8_survive(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_bytes(b"\xef\xbb\xbf### Q3: caf\xe9?\r\nbody\x0c\r\n")
     page.chmod(0o640)
@@ -474,7 +476,7 @@ def test_a_page_keeps_its_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert owners == [(page.stat().st_uid, page.stat().st_gid)]
 
 
-def test_a_page_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_page_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"gone\.md: cannot be edited"):
         answers_page.update(tmp_path / "gone.md", {"Q3": "x"})
 
@@ -482,7 +484,7 @@ def test_a_page_that_is_not_there_is_told(tmp_path: Path) -> None:
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
-def test_the_command_prints_keeps_and_writes_back(world: World) -> None:
+def test_the_command_prints_answers_and_inserts_them_into_a_page(world: World) -> None:
     world.ask(
         "[dims]\nnetwork_dim = [2, 4]\nseed = [1, 2]\n"
         '[[question]]\nid = "Q3"\nask = "Too low?"\ncontrast = { network_dim = [2, 4] }\n'
@@ -500,8 +502,8 @@ def test_the_command_prints_keeps_and_writes_back(world: World) -> None:
     assert (world.sweep.report / "answers.csv").exists()
 
 
-def test_facts_choose_on_one_half_and_report_on_the_other(world: World) -> None:
-    """Checkpoints and strengths: the run's numbers are of pictures that took no part in the choice."""
+def test_selection_and_report_use_different_images(world: World) -> None:
+    """The metrics of a run come from images that were not used to select checkpoint and strength."""
     text = world.settings.read_text(encoding="utf-8").replace("max_train_steps = 4", "max_train_epochs = 2")
     text = text.replace("train_batch_size", "save_every_n_epochs = 1\ntrain_batch_size")
     text = text.replace("seeds = [1]", 'seeds = [1, 2, 3]\nstrengths = [0.5, 1.0]\ncheckpoints = "all"')

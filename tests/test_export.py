@@ -1,4 +1,4 @@
-"""What goes home, and what the disk is freed of: real runs of the stand-in trainer, by the command line."""
+"""Export and prune on real runs of the stand-in trainer, through the command line."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ from orchestrator.report import export, model_card, workflow
 from orchestrator.store import state
 
 NODES = json.loads((Path(__file__).parent / "fixtures" / "comfyui-nodes.json").read_text(encoding="utf-8"))["nodes"]
-"""What ComfyUI says of the nodes that we use: inputs with their types, bounds and choices; outputs."""
+"""ComfyUI's definitions of the nodes that we use: inputs with types, bounds and choices; outputs."""
 
 SEVERAL = "[fixed]\nsave_every_n_epochs = 1\n"
 
@@ -39,7 +39,7 @@ def made(tmp_path_factory, shared) -> World:
 
 @pytest.fixture
 def finished(made, tmp_path) -> World:
-    """A copy of them, to spoil."""
+    """A copy of them that a test may change."""
     shutil.copytree(made.folder, tmp_path / "world")
     copy = World(folder=tmp_path / "world", shared=made.shared)
     copy.settle()
@@ -58,7 +58,7 @@ def files(world) -> set[str]:
     }
 
 
-def test_the_best_goes_home_with_its_papers(finished):
+def test_the_best_run_is_exported_with_card_workflow_and_prompt(finished):
     result = call(finished, "export", "grid")
     assert result.exit_code == 0, result.output
     lora, card, comfyui, prompt = (finished.sweep.path / "export" / line for line in result.stdout.splitlines())
@@ -76,19 +76,19 @@ def test_the_best_goes_home_with_its_papers(finished):
     assert f"<lora:{lora.stem}:1>" in prompt.read_text(encoding="utf-8")
 
 
-def test_the_card_says_what_is_the_matter_with_its_threshold_and_what_fresh_pictures_say(finished):
+def test_the_card_has_threshold_caveats_and_the_confirmed_similarity(finished):
     assert call(finished, "calibrate").exit_code == 0
     assert call(finished, "confirm", "grid", "--top", "1").exit_code == 0
     text = Path(call(finished, "export", "grid").stdout.splitlines()[1]).read_text(encoding="utf-8")
-    told = best_of(finished).confirmation.comparison
+    noted = best_of(finished).confirmation.comparison
     assert re.search(r"reach the calibrated threshold of 0\.\d{3} \(provisional: 8 photos\): \d+% \(95 %", text)
-    assert f"the number to quote: mean image value {told.confirmed:.3f} (95 %: " in text
+    assert f"the number to quote: mean image value {noted.confirmed:.3f} (95 %: " in text
 
 
-def test_the_card_has_what_was_conceded_as_toml_would(made):
+def test_the_card_shows_changed_arguments_as_toml(made):
     (one,) = best_of(made).training
-    conceded = {"optimizer_args": ["a|b"], "gradient_checkpointing": True}
-    degraded = replace(best_of(made), training=(replace(one, overrides=conceded, degraded=True),))
+    fallback = {"optimizer_args": ["a|b"], "gradient_checkpointing": True}
+    degraded = replace(best_of(made), training=(replace(one, overrides=fallback, degraded=True),))
     text = model_card.text(
         degraded, "lora", replace(summary.read(made.sweep), runs=(degraded,)), settings.load(made.settings)
     )
@@ -105,7 +105,7 @@ def test_the_card_shows_hostile_text_as_text(made):
 
 
 @pytest.mark.parametrize("sampler", values.SAMPLERS)
-def test_the_workflow_is_what_comfyui_asks_for(made, sampler):
+def test_the_workflow_fits_comfyui_s_node_definitions(made, sampler):
     nodes = workflow.comfyui(best_of(made), "lora", with_vae(made, sampler))
     for node in nodes.values():
         asked = NODES[node["class_type"]]["inputs"]
@@ -115,7 +115,7 @@ def test_the_workflow_is_what_comfyui_asks_for(made, sampler):
 
 
 def fits(value: Any, asked: dict[str, Any], nodes: dict[str, Any]) -> bool:
-    """As ComfyUI's validate_inputs has it; which files are there is the user's machine's."""
+    """As ComfyUI's validate_inputs checks it, except which files exist."""
     if isinstance(value, list):
         source, output = value
         return NODES[nodes[source]["class_type"]]["outputs"][output] == asked["type"]
@@ -125,7 +125,7 @@ def fits(value: Any, asked: dict[str, Any], nodes: dict[str, Any]) -> bool:
     return isinstance(value, str) and (asked["type"] == "STRING" or value in asked.get("choices", [value]))
 
 
-def test_a_base_model_s_own_vae_is_loaded_with_it(made):
+def test_the_vae_of_a_base_model_is_loaded(made):
     one, asked = best_of(made), with_vae(made, "ddim")
     nodes = workflow.comfyui(one, "lora", asked)
     source, _ = nodes["7"]["inputs"]["vae"]
@@ -134,18 +134,18 @@ def test_a_base_model_s_own_vae_is_loaded_with_it(made):
 
 
 @pytest.mark.parametrize(
-    ("sampler", "theirs", "told"),
+    ("sampler", "theirs", "noted"),
     [
         ("k_dpm_2_a", "Sampler: DPM2 a,", False),
         ("pndm", "Sampler: Euler a,", True),
     ],
 )
-def test_another_sampler_than_the_sweep_s_is_told(made, sampler, theirs, told):
+def test_the_card_names_a_replaced_sampler(made, sampler, theirs, noted):
     one, asked = best_of(made), with_vae(made, sampler)
     assert theirs in workflow.a1111(one, "lora", asked)
     text = model_card.text(one, "lora", summary.read(made.sweep), asked)
     assert f"steps of {sampler}, scale" in text
-    assert (f"ComfyUI and A1111 have no {sampler}" in text) is told
+    assert (f"ComfyUI and A1111 have no {sampler}" in text) is noted
 
 
 def best_of(world: World) -> RunSummary:
@@ -167,7 +167,7 @@ def test_a_run_is_named_by_a_glob_of_its_name_or_id(finished):
     assert call(finished, "export", "grid", "--run", "nobody").exit_code == 3
 
 
-def test_a_changed_checkpoint_does_not_go_home(finished):
+def test_a_changed_checkpoint_is_not_exported(finished):
     one = summary.rank_runs(summary.gather(finished.sweep))[0]
     (one.run.path / one.choice.checkpoint).write_bytes(b"another")
     result = call(finished, "export", "grid")
@@ -176,7 +176,7 @@ def test_a_changed_checkpoint_does_not_go_home(finished):
     assert not list((finished.sweep.path / export.FOLDER).glob("*.safetensors"))
 
 
-def test_prune_shows_and_deletes_nothing_until_it_is_told_to(finished):
+def test_prune_only_lists_files_without_yes(finished):
     before = files(finished)
     shown = call(finished, "prune", "grid", "--keep-best", "1")
     assert shown.exit_code == 0, shown.output
@@ -185,7 +185,7 @@ def test_prune_shows_and_deletes_nothing_until_it_is_told_to(finished):
     assert "--yes" in shown.stderr
 
 
-def test_prune_takes_what_nobody_chose_and_the_report_is_as_before(finished):
+def test_prune_deletes_unselected_files_and_the_report_stays(finished):
     _best, other = summary.rank_runs(summary.gather(finished.sweep))
     training_state = other.run.path / "train/1/output/lora-000001-state"
     training_state.mkdir()
@@ -202,12 +202,12 @@ def test_prune_takes_what_nobody_chose_and_the_report_is_as_before(finished):
     assert all(state.status(run).state is State.FINISHED for run in finished.sweep.runs())
 
 
-def test_prune_keeps_its_hands_off_runs_that_are_not_finished(finished):
+def test_prune_keeps_unfinished_runs(finished):
     run = summary.rank_runs(summary.gather(finished.sweep))[-1].run
     (run.path / "scores.json").unlink()
     assert run.path.name not in call(finished, "prune", "grid", "--keep-best", "0").stdout
 
 
-def test_a_sweep_that_is_driven_is_not_pruned(finished):
+def test_a_running_sweep_is_not_pruned(finished):
     with finished.sweep.lock():
         assert call(finished, "prune", "grid", "--keep-best", "0").exit_code == 5

@@ -1,4 +1,4 @@
-"""report.html: what it says of a sweep, finished or not, and what of hostile words comes out of it."""
+"""report.html: its content for finished and unfinished sweeps, and hostile text."""
 
 import re
 from dataclasses import asdict, replace
@@ -38,8 +38,8 @@ def made(folder: Path, album: list[Path], *, runs: int = 16, pending: int = 0, *
     return sweep
 
 
-def written(sweep: Sweep, told=()) -> str:
-    return html.write(summary.read(sweep), told).read_text(encoding="utf-8")
+def written(sweep: Sweep, answered=()) -> str:
+    return html.write(summary.read(sweep), answered).read_text(encoding="utf-8")
 
 
 class Seen(HTMLParser):
@@ -63,7 +63,7 @@ class Seen(HTMLParser):
         return sum(found == tag and name in (attrs.get("class") or "").split() for found, attrs in self.tags)
 
 
-def test_every_run_has_a_row_and_a_place_to_look_closer(tmp_path, album):
+def test_every_run_has_a_row_and_details(tmp_path, album):
     sweep = made(tmp_path, album)
     seen = Seen(written(sweep))
     ids = {run.point.id for run in sweep.runs()}
@@ -75,14 +75,14 @@ def test_every_run_has_a_row_and_a_place_to_look_closer(tmp_path, album):
     assert seen.with_class("tr", "failed") == 1
 
 
-def test_what_is_missing_in_the_middle_of_a_sweep_is_said(tmp_path, album):
+def test_notices_name_unfinished_and_degraded_runs(tmp_path, album):
     text = written(made(tmp_path, album, pending=3))
     assert "4 of 17 runs are not finished (1 failed, 3 pending)" in text
     assert "1 run degraded" in text
     assert "The grid has no <code>[[question]]</code>" in text
 
 
-def test_a_sweep_of_which_nothing_is_there_yet_has_a_page(tmp_path, album):
+def test_a_sweep_without_results_has_a_page(tmp_path, album):
     sweep = made(tmp_path, album, runs=2, pending=2)
     for name in ("scores.json", "images.json"):
         (sweep.runs()[-1].path / name).unlink()
@@ -92,8 +92,8 @@ def test_a_sweep_of_which_nothing_is_there_yet_has_a_page(tmp_path, album):
     assert "Best configuration" not in text
 
 
-def test_answers_are_told_with_their_verdict(tmp_path, album):
-    told = [
+def test_answers_have_a_verdict_a_sentence_and_details(tmp_path, album):
+    answered = [
         Answer(
             id="Q3",
             ask="Too low?",
@@ -104,18 +104,18 @@ def test_answers_are_told_with_their_verdict(tmp_path, album):
             needs="about 2 more seeds",
         )
     ]
-    text = written(made(tmp_path, album, runs=2), told)
+    text = written(made(tmp_path, album, runs=2), answered)
     assert 'class="answer undecided"' in text
     assert text.index("Only one seed.") < text.index("<summary>Details</summary>") < text.index("p = 0.5")
     assert "about 2 more seeds" in text
 
 
-def test_asked_stands_against_used(tmp_path, album):
+def test_requested_and_used_values_are_shown(tmp_path, album):
     text = re.sub(r"\s+", " ", written(made(tmp_path, album, runs=8)))
     assert '<del>Prodigy</del> <span class="arrow">→</span> <ins>AdamW8bit</ins>' in text
 
 
-def test_a_doubtful_yardstick_is_marked_on_every_number_that_is_read_against_it(tmp_path, album):
+def test_numbers_that_depend_on_an_uncertain_threshold_are_marked(tmp_path, album):
     photos = np.random.default_rng(1).normal(size=(9, 16)) + 2
     found = statistics.calibrate({f"{number}.png": photo for number, photo in enumerate(photos)})
     kept = CalibrationRecord(
@@ -142,11 +142,13 @@ def test_copying_is_flagged(tmp_path, album):
     assert Seen((sweep.report / html.PAGE).read_text(encoding="utf-8")).chips.count("copying") == 2, "row and details"
 
 
-def test_the_number_to_quote_stands_beside_the_reported_one(tmp_path, album):
+def test_the_confirmed_similarity_follows_the_gain(tmp_path, album):
     sweep = made(tmp_path, album, runs=2)
-    first, second, floor = summary.gather(sweep)
-    told = Confirmation(reported=0.5, confirmed=0.4321, confirmed_interval=None, change=-0.0679, change_interval=None)
-    runs = (first, replace(second, confirmation=ConfirmationResult(scores=(), comparison=told)), floor)
+    first, second, baseline = summary.gather(sweep)
+    answered = Confirmation(
+        reported=0.5, confirmed=0.4321, confirmed_interval=None, change=-0.0679, change_interval=None
+    )
+    runs = (first, replace(second, confirmation=ConfirmationResult(scores=(), comparison=answered)), baseline)
     html.write(replace(summary.read(sweep), runs=runs))
     text = (sweep.report / html.PAGE).read_text(encoding="utf-8")
     headings = re.findall(r'class="number \w*">([\w ]+)</th>', text)
@@ -155,7 +157,7 @@ def test_the_number_to_quote_stands_beside_the_reported_one(tmp_path, album):
     assert "confirmed: the number to quote" in text
 
 
-def test_the_file_needs_nothing_else_and_its_policy_allows_nothing_else(tmp_path, album):
+def test_the_page_has_no_external_resources_and_a_strict_policy(tmp_path, album):
     text = written(made(tmp_path, album, runs=4))
     sources = [
         attrs[key] for tag, attrs in Seen(text).tags for key in ("src", "srcset", "poster", "data") if attrs.get(key)
@@ -173,8 +175,8 @@ def test_hostile_names_and_prompts_are_text(tmp_path, album):
     run = sweep.runs()[0]
     (run.attempts("score")[-1].path / "log").write_text(f"{HOSTILE}\x1b[31m\x00", encoding="utf-8")
     (run.path / "train/1/config.toml").write_text(HOSTILE, encoding="utf-8")
-    told = [Answer(id="Q1", ask=HOSTILE, sweep="s", verdict="no", sentence=HOSTILE, facts=((HOSTILE, HOSTILE),))]
-    text = written(sweep, told)
+    answered = [Answer(id="Q1", ask=HOSTILE, sweep="s", verdict="no", sentence=HOSTILE, facts=((HOSTILE, HOSTILE),))]
+    text = written(sweep, answered)
     seen = Seen(text)
     assert seen.with_class("li", "answer") == 1
     assert [attrs for tag, attrs in seen.tags if tag == "img"] == [{"alt": ""}], "the one for the full size"
@@ -183,7 +185,7 @@ def test_hostile_names_and_prompts_are_text(tmp_path, album):
     assert "\x1b" not in text
 
 
-def test_an_unchanged_sweep_leaves_its_page_alone(tmp_path, album):
+def test_the_page_of_an_unchanged_sweep_is_not_written_again(tmp_path, album):
     sweep = made(tmp_path, album, runs=4)
     first = html.write(summary.read(sweep))
     before = first.stat()
@@ -200,7 +202,7 @@ def test_the_same_numbers_give_the_same_plots(tmp_path, album):
     assert len(plots) == 6, [figure.title for figure in figures.figures(found)]
 
 
-def test_every_scored_run_is_a_dot_with_its_name_and_leads_to_it(tmp_path, album):
+def test_every_scored_run_is_a_dot_with_a_link(tmp_path, album):
     found = summary.gather(made(tmp_path, album))
     by_dim = next(figure for figure in figures.figures(found) if figure.title == "Similarity by network_dim")
     scored = {one.run.point.id for one in found if one.metrics and not one.run.point.is_baseline}
@@ -209,10 +211,10 @@ def test_every_scored_run_is_a_dot_with_its_name_and_leads_to_it(tmp_path, album
     assert "95 % interval" in by_dim.alt
 
 
-def test_checkpoints_that_were_saved_by_step_lie_where_their_steps_are(tmp_path, album):
-    """Of such a training the last checkpoint alone knows its epoch."""
+def test_checkpoints_saved_by_step_are_plotted_by_step(tmp_path, album):
+    """Only the last checkpoint of such a training has an epoch."""
     sweep = made(tmp_path, album, runs=1, checkpoints=2)
-    (run, _floor) = sweep.runs()
+    (run, _baseline) = sweep.runs()
     known = [asdict(one) for one in run.checkpoints()]
     assert [(one["epoch"], one["step"]) for one in known] == [(9, 1800), (10, 2000)]
     saved = [{**known[0], "epoch": None}, known[1]]
@@ -221,7 +223,7 @@ def test_checkpoints_that_were_saved_by_step_lie_where_their_steps_are(tmp_path,
     assert "from step 1800 to 2000" in curve.alt
 
 
-def test_what_more_pictures_would_be_worth_is_drawn(tmp_path, album):
+def test_the_learning_curve_over_training_images_is_extrapolated(tmp_path, album):
     """Runs on datasets of three sizes, each under two seeds."""
     scored = [one for one in summary.gather(made(tmp_path, album, runs=14)) if one.metrics and not one.degraded]
     trained = [one for one in scored if not one.run.point.is_baseline][:6]
@@ -243,7 +245,7 @@ def _on(run: Run, dataset: str, seed: int) -> Run:
     return replace(run, point=replace(run.point, params=params, dims=("dataset", "seed")))
 
 
-def test_ladder_events_stand_in_the_memory_plot(tmp_path, album):
+def test_the_vram_plot_shows_oom_fallbacks(tmp_path, album):
     found = summary.gather(made(tmp_path, album))
     memory = next(figure for figure in figures.figures(found) if figure.title == "VRAM over time")
     assert "1 out of memory" in memory.alt
@@ -341,7 +343,7 @@ def test_runs_are_listed_best_first_with_links_to_their_files(tmp_path, album):
     assert len({row.label for row in table}) == len(table)
 
 
-def test_thumbnails_are_made_once_and_again_when_the_picture_changes(tmp_path, album):
+def test_thumbnails_are_cached_until_the_image_changes(tmp_path, album):
     (tmp_path / "a.png").write_bytes(album[0].read_bytes())
     memory = tmp_path / "memory"
     first = thumbnails.thumbnails(tmp_path, ["a.png"], memory)
@@ -352,7 +354,7 @@ def test_thumbnails_are_made_once_and_again_when_the_picture_changes(tmp_path, a
     assert thumbnails.thumbnails(tmp_path, ["a.png"], memory) != first
 
 
-def test_the_scorer_leaves_thumbnails_behind(world):
+def test_the_scorer_makes_thumbnails(world):
     world.drive()
     run = next(run for run in world.sweep.runs() if run.done("score"))
     kept = layout.thumbnails(run.path) / f"{thumbnails.LARGEST}.json"

@@ -47,14 +47,14 @@ def browser() -> Iterator["playwright.Browser"]:
 
 @pytest.fixture
 def tab(browser, report) -> Iterator["playwright.Page"]:
-    """The page, opened from disk; afterwards: no error was told, and nothing but the file was asked for."""
-    opened, told, asked = browser.new_page(viewport={"width": 1280, "height": 900}), [], []
-    opened.on("console", lambda message: told.append(message.text))
-    opened.on("pageerror", lambda error: told.append(str(error)))
+    """The page, opened from disk; afterwards: no errors in the console, no requests except the file."""
+    opened, messages, asked = browser.new_page(viewport={"width": 1280, "height": 900}), [], []
+    opened.on("console", lambda message: messages.append(message.text))
+    opened.on("pageerror", lambda error: messages.append(str(error)))
     opened.on("request", lambda request: asked.append(request.url))
     opened.goto(report.as_uri())
     yield opened
-    assert told == []
+    assert messages == []
     assert [url for url in asked if not url.startswith("data:")] == [report.as_uri()]
     opened.close()
 

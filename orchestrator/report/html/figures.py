@@ -41,25 +41,25 @@ class Figure:
     wide: bool = False
 
 
-def figures(found: Sequence[RunSummary], kept: CalibrationRecord | None = None) -> list[Figure]:
-    """The figures for which there are data, in the order of the page. kept: the calibration to draw with the scores."""
+def figures(found: Sequence[RunSummary], calibration: CalibrationRecord | None = None) -> list[Figure]:
+    """The figures for which there are data, in the order of the page. calibration: the calibration to draw with the scores."""
     learned = [*_over_pictures(found), _over_checkpoints(found), _over_strengths(found)]
-    every = [*_by_dim(found, kept), *learned, _loss(found), _memory(found), _time(found)]
+    every = [*_by_dim(found, calibration), *learned, _loss(found), _memory(found), _time(found)]
     return [one for one in every if one]
 
 
 # --- similarity by dim ------------------------------------------------------------------------------------------------
 
 
-def _by_dim(found: Sequence[RunSummary], kept: CalibrationRecord | None) -> Iterator[Figure]:
-    band = kept.calibration.band if kept else None
+def _by_dim(found: Sequence[RunSummary], calibration: CalibrationRecord | None) -> Iterator[Figure]:
+    band = calibration.calibration.band if calibration else None
     scored = [one for one in found if one.metrics and not one.run.point.is_baseline]
     swept = list(dict.fromkeys(dim for one in found for dim in one.run.point.dims if dim != REPLICATE))
     for dim in swept:
         title = f"Similarity by {dim}"
         caption = (
             "A dot is a run: its mean image value (no face counts -1). Bar: mean and 95 % interval over seeds. "
-            f"Hollow: degraded runs, not in the mean. Dashed: baseline.{_band_caption(kept) if kept else ''}"
+            f"Hollow: degraded runs, not in the mean. Dashed: baseline.{_band_caption(calibration) if calibration else ''}"
         )
         levels = [_level(value, scored, dim) for value in _values(scored, dim)]
         if not levels:
@@ -70,8 +70,8 @@ def _by_dim(found: Sequence[RunSummary], kept: CalibrationRecord | None) -> Iter
         )
 
 
-def _band_caption(kept: CalibrationRecord) -> str:
-    caveats = f" ({'; '.join(kept.caveats)})" if kept.caveats else ""
+def _band_caption(calibration: CalibrationRecord) -> str:
+    caveats = f" ({'; '.join(calibration.caveats)})" if calibration.caveats else ""
     return f" Shaded: 90 % of the reference photos{caveats}."
 
 
