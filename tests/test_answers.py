@@ -35,7 +35,7 @@ from orchestrator.report import answers, answers_page
 from orchestrator.report.answers import answer as answer_text
 from orchestrator.report.answers.answer import Answer
 from orchestrator.store import vram_log
-from orchestrator.store.layout import Run, Sweep
+from orchestrator.store.layout import Attempt, Run, Sweep
 from orchestrator.store.state import Status
 
 Q3 = Question(id="Q3", ask="Is network_dim 16 too low?", dim="network_dim", levels=(16, 32))
@@ -322,6 +322,21 @@ def test_without_a_size_a_memory_question_is_about_the_card(tmp_path: Path, card
     vram_log.append(folder, VramSample(used_mib=14 * 1024, total_mib=card_gib * 1024))
     answer = memory(replace(one, run=Run(tmp_path, one.run.point)), within_gib=None)
     assert (answer.verdict, f"{card_gib} GiB" in answer.sentence) == (verdict, True)
+
+
+@pytest.mark.parametrize(
+    ("own_gib", "others", "verdict"), [(23, {}, "no"), (10, {}, "undecided"), (None, {"7": 13 * 1024}, "undecided")]
+)
+def test_vram_that_other_processes_use_allows_no_conclusion(
+    tmp_path: Path, own_gib: int | None, others: dict[str, int], verdict: str
+) -> None:
+    one = trained(attempt(Failure.OOM, reason="out of memory at 23.0 of 24 GiB"), state=State.FAILED)
+    folder = Attempt(tmp_path / "train" / "1")
+    folder.path.mkdir(parents=True)
+    folder.open({"others": others})
+    own = None if own_gib is None else own_gib * 1024
+    vram_log.append(folder.path, VramSample(used_mib=23 * 1024, total_mib=24 * 1024, own_mib=own))
+    assert memory(replace(one, run=Run(tmp_path, one.run.point))).verdict == verdict
 
 
 def test_without_a_size_and_a_monitored_card_a_memory_question_is_undecided() -> None:

@@ -55,6 +55,14 @@ def test_all_seeds_or_one_can_be_shown(made: SweepSummary, tmp_path: Path) -> No
         rows("9")
 
 
+def test_all_checkpoints_and_strengths_can_be_shown(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path / "runs" / "s")
+    album = sweeps.album(tmp_path / "album", px=32, count=2)
+    sweeps.write(sweep, 2, sweeps.Made(album=album, prompts=("a",), seeds=1, checkpoints=2, strengths=(0.5, 1.0)))
+    _, height = size(sheet.write(summary.read(sweep), tmp_path / "sheet.png", px=PX, variants=True))
+    assert (height - 48) // (PX + 20) == 1 + 2 * 2 * 2
+
+
 def test_a_sheet_that_is_too_large_is_refused_with_a_size_that_works(made: SweepSummary, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="use a smaller --px, such as") as refused:
         sheet.write(made, tmp_path / "sheet.png", px=10_000)

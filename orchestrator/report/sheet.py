@@ -20,13 +20,14 @@ _LABEL, _GAP, _LINE = 220, 4, 16
 _INK, _FAINT, _BAD = "black", "#666666", "#b3261e"
 
 
-def write(summary: SweepSummary, path: Path, *, px: int, seed: str = "") -> Path:
+def write(summary: SweepSummary, path: Path, *, px: int, seed: str = "", variants: bool = False) -> Path:
     """Draw the sheet. px: side of an image. seed: of the trainings, `all` for every one; by default the first.
+    variants: all scored checkpoints and strengths, not only the selected ones.
 
     Raises NothingSelected without images, InputError for an unknown seed or a sheet that would be too large.
     """
     found = image_matrix.matrix(summary)
-    rows = _select(found, seed)
+    rows = _select(found, seed, variants=variants)
     width = _LABEL + (px + _GAP) * len(found.columns)
     height = 3 * _LINE + (px + _LINE + _GAP) * len(rows)
     if max(width, height) > _MAX_SIDE:
@@ -43,9 +44,9 @@ def write(summary: SweepSummary, path: Path, *, px: int, seed: str = "") -> Path
     return draft.replace(path)
 
 
-def _select(found: Matrix, seed: str) -> list[MatrixRow]:
-    """The selected checkpoints of one training seed, or of all."""
-    selected = [row for row in found.rows if row.selected]
+def _select(found: Matrix, seed: str, *, variants: bool) -> list[MatrixRow]:
+    """The rows of one training seed, or of all."""
+    selected = [row for row in found.rows if row.selected or variants]
     if not selected:
         raise NothingSelected(Problem(what="there are no images yet", remedy="`orchestrate run` makes them"))
     seeds = sorted({row.seed for row in selected if row.seed}, key=lambda one: (len(one), one))
@@ -72,7 +73,7 @@ def _draw(sheet: Image.Image, found: Matrix, rows: Sequence[MatrixRow], px: int,
     for at, row in enumerate(rows):
         y = top + (px + _LINE + _GAP) * at
         words = row.configuration.split(", ")
-        lines = [*words, *([f"training seed {row.seed}"] if row.seed else [])]
+        lines = [*words, *([f"training seed {row.seed}"] if row.seed else []), row.variant]
         for number, line in enumerate(lines[: max(1, px // _LINE)]):
             _text(draw, (2, y + _LINE * number), line, _LABEL - 4, _INK if number < len(words) else _FAINT)
         for cell, x in left.items():

@@ -14,8 +14,9 @@ from orchestrator.cli import common, options
 @click.argument("sweep")
 @click.option("--seed", default="", help="Training seed to show, or all; the first by default.")
 @click.option("--px", type=click.IntRange(16, 1024), default=192, show_default=True, help="Side of an image in pixels.")
+@click.option("--all-checkpoints", is_flag=True, help="Show all scored checkpoints and strengths.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the image here instead.")
-def sheet(settings_file: Path, sweep: str, seed: str, px: int, out: Path | None) -> None:
+def sheet(settings_file: Path, sweep: str, seed: str, px: int, all_checkpoints: bool, out: Path | None) -> None:
     """Write a sweep's images as one PNG.
 
     Rows are configurations, columns are prompts and image seeds.
@@ -32,5 +33,6 @@ def sheet(settings_file: Path, sweep: str, seed: str, px: int, out: Path | None)
     from orchestrator.report import sheet as sheets
 
     found = common.find_sweep(settings_file, sweep)
-    path = sheets.write(summary.read(found), out or found.report / sheets.NAME, px=px, seed=seed)
+    path = out or found.report / sheets.NAME
+    sheets.write(summary.read(found), path, px=px, seed=seed, variants=all_checkpoints)
     common.console().result(str(path))

@@ -79,12 +79,13 @@ def _available_gib(run: RunSummary, attempt: AttemptSummary) -> float | None:
     """The VRAM that an attempt could use: its budget, or its card without other processes."""
     if limit := _LIMIT.search(attempt.result.reason):
         return float(limit[1])
-    folder = next((one.path for one in run.run.attempts("train") if one.number == attempt.number), None)
-    sample = vram_log.last(folder) if folder else None
-    if sample is None:
+    started = next((one for one in run.run.attempts("train") if one.number == attempt.number), None)
+    sample = vram_log.last(started.path) if started else None
+    if sample is None or started is None:
         return None
-    others = 0 if sample.own_mib is None else sample.used_mib - sample.own_mib
-    return (sample.total_mib - others) / 1024
+    others = sum(mib or 0 for mib in (started.request().get("others") or {}).values())
+    used = others if sample.own_mib is None else sample.used_mib - sample.own_mib
+    return (sample.total_mib - used) / 1024
 
 
 def _verdict(fits: set[_Fit]) -> Verdict:

@@ -42,7 +42,7 @@ class Figure:
 
 
 def figures(found: Sequence[RunSummary], calibration: CalibrationRecord | None = None) -> list[Figure]:
-    """The figures for which there are data, in the order of the page. calibration: the calibration to draw with the scores."""
+    """The figures for which there are data, in the order of the page. calibration: drawn with the scores."""
     learned = [*_over_pictures(found), _over_checkpoints(found), _over_strengths(found)]
     every = [*_by_dim(found, calibration), *learned, _loss(found), _memory(found), _time(found)]
     return [one for one in every if one]
@@ -59,7 +59,7 @@ def _by_dim(found: Sequence[RunSummary], calibration: CalibrationRecord | None) 
         title = f"Similarity by {dim}"
         caption = (
             "A dot is a run: its mean image value (no face counts -1). Bar: mean and 95 % interval over seeds. "
-            f"Hollow: degraded runs, not in the mean. Dashed: baseline.{_band_caption(calibration) if calibration else ''}"
+            f"Hollow: degraded runs, not in the mean. Dashed: baseline.{_band_caption(calibration)}"
         )
         levels = [_level(value, scored, dim) for value in _values(scored, dim)]
         if not levels:
@@ -70,7 +70,9 @@ def _by_dim(found: Sequence[RunSummary], calibration: CalibrationRecord | None) 
         )
 
 
-def _band_caption(calibration: CalibrationRecord) -> str:
+def _band_caption(calibration: CalibrationRecord | None) -> str:
+    if calibration is None:
+        return ""
     caveats = f" ({'; '.join(calibration.caveats)})" if calibration.caveats else ""
     return f" Shaded: 90 % of the reference photos{caveats}."
 
