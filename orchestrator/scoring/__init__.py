@@ -15,15 +15,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from orchestrator.config.schema import Scoring
-from orchestrator.errors import OrchestrateError, Problem
+from orchestrator.errors import OrchestrateError, Problem, error
 from orchestrator.model import FaceStatus, Image, Score
 from orchestrator.store import records
 
 MAX_ERROR_RATE = 0.05
 """A larger share of images with the status `error` means that the model is broken, not the images."""
+
+MIN_SEPARATION = 0.25
+"""Of the cosines of upright and upside-down faces: 0.75 for SFace on real photos, at most 0.09 with wrong scaling."""
 
 FACE_CACHE = ".faces"
 """Name of the folder in `runs/` with the faces found so far; several machines may share it."""
@@ -50,6 +54,7 @@ class Job:
     training: images that a LoRA was trained on, for `nearest_training`. skip: images that are not opened and score as
     `error`. alone: images processed one at a time, after the others. thumbnails: folder for small copies of the
     images for the report. embeddings: file for the embeddings of the images, see `embedding.Embeddings`.
+    test_pack: whether to score the references upside down, see `Scored.upside_down`.
     """
 
     settings: Scoring
@@ -64,6 +69,7 @@ class Job:
     alone: tuple[str, ...] = ()
     thumbnails: Path | None = None
     embeddings: Path | None = None
+    test_pack: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +94,8 @@ class Scored:
 
     provider: onnxruntime's execution provider, empty when every image was in the cache.
     training: number of different training images with a face.
+    upside_down: similarity of the references' faces, turned upside down after alignment. A recogniser sees no person
+    there: they score as strangers do (SFace on real photos: median 0.11, strangers 0.12, the persona 0.86).
     """
 
     fingerprint: str
@@ -96,11 +104,24 @@ class Scored:
     training: int
     scores: tuple[Score, ...]
     second_fingerprint: str = ""
+    upside_down: tuple[float, ...] = ()
 
     @property
     def too_many_errors(self) -> bool:
         errors = sum(score.status is FaceStatus.ERROR for score in self.scores)
         return errors > MAX_ERROR_RATE * len(self.scores)
+
+    def pack_problem(self, pack: Path) -> Problem | None:
+        """An error when the face pack does not separate the persona from strangers: its input is wrongly scaled."""
+        genuine = [cosine for cosine in self.references.leave_one_out.values() if cosine is not None]
+        if not self.upside_down:
+            return None
+        right, wrong = median(genuine or [1.0]), median(self.upside_down)
+        if right - wrong >= MIN_SEPARATION:
+            return None
+        what = f"the face pack does not separate people: the references score {right:.2f}, upside down {wrong:.2f}"
+        remedy = "use another recogniser: this one expects other input values than InsightFace gives it"
+        return error("score.pack", what, remedy, where=str(pack))
 
 
 def write_job(folder: Path, job: Job) -> list[str]:
@@ -152,10 +173,10 @@ def _read(path: Path, kind: Any) -> Any:
 
     try:
         return _adapter(kind).validate_python(records.read(path))
-    except ValidationError as error:
-        first = error.errors()[0]
+    except ValidationError as invalid:
+        first = invalid.errors()[0]
         what = f"cannot be read: {'.'.join(map(str, first['loc']))}: {first['msg']}"
-        raise OrchestrateError(Problem(what=what, where=str(path))) from error
+        raise OrchestrateError(Problem(what=what, where=str(path))) from invalid
 
 
 @cache

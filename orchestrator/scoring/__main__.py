@@ -16,6 +16,8 @@ from orchestrator.scoring import embedding, faces, prompt_adherence, same_photo,
 from orchestrator.scoring.batch_embedder import BatchEmbedder, InProgressFile
 
 _REFERENCES = "score.references"
+_TESTED = 8
+"""Photos that the test of the face pack uses."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -85,6 +87,7 @@ def _score_faces(folder: Path, job: scoring.Job) -> tuple[scoring.Scored, NDArra
         ),
         training=len({embedding.tobytes() for embedding in training}),  # repeated images count once
         scores=faces.with_seed_distances(scores, embeddings),
+        upside_down=_upside_down(embedder, [Path(name) for name in references], persona) if job.test_pack else (),
     )
     return scored, embeddings
 
@@ -118,6 +121,11 @@ def _references(embedder: BatchEmbedder, paths: Sequence[Path]) -> tuple[dict[st
         raise NotReady(*problems, Problem(what="no reference photo is usable", key=_REFERENCES))
     _print(problems)
     return used, rejected
+
+
+def _upside_down(embedder: BatchEmbedder, paths: Sequence[Path], persona: faces.Persona | None) -> tuple[float, ...]:
+    found = embedder.upside_down(paths[:_TESTED]) if persona else []
+    return tuple(float(faces.unit(one) @ persona.centroid) for one in found) if persona else ()
 
 
 def _embeddings(outcomes: Sequence[faces.Outcome], persona: faces.Persona | None) -> NDArray[np.float32]:

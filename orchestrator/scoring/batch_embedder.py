@@ -76,6 +76,13 @@ class BatchEmbedder:
         """The execution provider; empty while every image came from the cache."""
         return self._model.provider if self._model else ""
 
+    def upside_down(self, paths: Iterable[Path]) -> list[faces.Embedding]:
+        """Embeddings of the largest faces, turned upside down after alignment. Loads the model, uses no cache."""
+        self._model = self._model or self.load()
+        detections = [self._find(self._model, path) for path in paths]
+        crops = [one.crops[0] for one in detections if isinstance(one, faces.Detection) and one.crops]
+        return self._model.embed([np.ascontiguousarray(crop[::-1]) for crop in crops]) if crops else []
+
     def embed(self, paths: Sequence[Path], progress: Callable[[int], None] = lambda _: None) -> list[faces.Outcome]:
         """One outcome per image, in order. progress: called with the number of images done so far.
 

@@ -84,7 +84,8 @@ def score(
 ) -> tuple[scoring.Scored, NDArray[np.float32]]:
     """The scores by the settings' face pack, and (images, width) embeddings, NaN without a face.
 
-    cache: without one, every image is processed. Raises NotReady with the scorer's message.
+    cache: without one, every image is processed. With references, the face pack is tested, see `Scored.pack_problem`.
+    Raises NotReady with the scorer's message.
     """
     with tempfile.TemporaryDirectory(prefix="orchestrate-") as name:
         folder = Path(name)
@@ -96,6 +97,7 @@ def score(
             cache=cache or folder / "faces",
             references=tuple(references),
             embeddings=folder / NAME,
+            test_pack=bool(references),
         )
         argv = scoring.write_job(folder, job)
         done = subprocess.run(argv, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S, check=False)

@@ -54,7 +54,11 @@ def measure(settings: Settings, request: CalibrationRequest) -> CalibrationRecor
         rejected[path.name] = f"has the unsupported suffix {path.suffix}: convert it to .jpg or .png"
     if len(used) < _MIN_PHOTOS:
         raise NotReady(_too_few(settings, len(used), rejected))
-    trained_on = _trained_on(used, training, found, settings.runs / scoring.FACE_CACHE)
+    cache = settings.runs / scoring.FACE_CACHE
+    tested, _ = embedding.score(settings.scoring, [], references=used, cache=cache)
+    if broken := tested.pack_problem(settings.scoring.pack):
+        raise NotReady(broken)
+    trained_on = _trained_on(used, training, found, cache)
     if trained_on and not request.allow_training_references:
         raise InputError(*(_leaked(settings, name, copy) for name, copy in trained_on.items()))
     photos, impostors = _faces(used, found), {name: _faces(paths, found) for name, paths in others.items()}

@@ -29,7 +29,9 @@ def check_persona(settings: Settings, datasets: Sequence[Dataset]) -> CheckRepor
         what, pack = f"scoring does not work: {error}", str(settings.scoring.pack)
         return CheckReport(problems=(errors.error("score", what, remedy, where=str(settings.path), value=pack),))
     faces = f"{settings.scoring.pack.name} on {scored.provider}"
-    return CheckReport(facts={"face pack": faces}, problems=tuple(_problems(scored, trained)))
+    broken = scored.pack_problem(settings.scoring.pack)
+    problems = (*([broken] if broken else []), *_problems(scored, trained))
+    return CheckReport(facts={"face pack": faces}, problems=problems)
 
 
 def _problems(scored: scorer.Scored, trained: Mapping[Path, Dataset]) -> Iterator[Problem]:

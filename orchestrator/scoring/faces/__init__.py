@@ -17,6 +17,7 @@ from orchestrator.scoring.faces.similarity import (
     persona,
     reference_closeness,
     score,
+    unit,
     with_seed_distances,
 )
 from orchestrator.scoring.faces.types import Detection, Embedding, Face, FaceRecord, Faces, Outcome, Picture, ReadError
@@ -42,5 +43,6 @@ __all__ = [
     "reference_closeness",
     "runtime_problems",
     "score",
+    "unit",
     "with_seed_distances",
 ]
