@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from orchestrator.evidence.calibration import statistics
-from orchestrator.evidence.stats import contrast, learning_curve, pairs
+from orchestrator.evidence.stats import contrast, estimates, learning_curve, pairs, sequential
 from orchestrator.evidence.stats.estimates import Interval
 from orchestrator.model import Question, State
 
@@ -30,7 +30,8 @@ class World:
     run_sd: of a run's mean around its settings. paired: the share of that variance which a training seed gives to all
     runs. shared: of what remains, the share that a seed repeats at every cell of the other dims. prompt_effect_sd: how
     differently prompts answer to the rank. interaction: how much the effect differs between cells (it sums to zero).
-    no_face: share of pictures without a face, at both ranks.
+    no_face: share of pictures without a face, at both ranks. collapse: share of runs at the second rank whose pictures
+    are 0.3 worse; skewed: their noise is exponential. The truth includes both, so without an effect it is zero.
     """
 
     effect: float = 0.0
@@ -45,6 +46,8 @@ class World:
     picture_sd: float = 0.1
     interaction: float = 0.0
     no_face: float = 0.0
+    collapse: float = 0.0
+    skewed: bool = False
 
     @property
     def truth(self) -> float:
@@ -61,6 +64,10 @@ def sweeps(world: World, count: int, rng: np.random.Generator) -> FloatArray:
     c, s, p, own = world.cells, world.seeds, world.prompts, world.run_sd**2 * (1 - world.paired)
     base = 0.5 + noise(0.05**2, 1, c, 1, 1) + noise(world.run_sd**2 * world.paired, 1, 1, s, 1)
     luck = noise(own * world.shared, 2, 1, s, 1) + noise(own * (1 - world.shared), 2, c, s, 1)
+    if world.skewed:
+        luck[:, 1] = math.sqrt(own) * (1 - rng.exponential(1.0, (count, c, s, 1)))
+    if world.collapse:
+        luck[:, 1] -= 0.3 * ((rng.random((count, c, s, 1)) < world.collapse) - world.collapse)
     prompts = noise(0.08**2, 1, 1, 1, p) + noise(world.prompt_effect_sd**2 / 2, 2, 1, 1, p)
     effect = world.effect + world.interaction * np.linspace(-1, 1, c) if c > 1 else np.full(1, world.effect)
     means = base + luck + prompts + np.multiply.outer([0.0, 1.0], effect)[None, :, :, None, None]
@@ -125,6 +132,64 @@ def kept_promises(world: World, count: int, rng: np.random.Generator) -> tuple[f
         kept.append(next(answer_all(larger, 1, rng)).verdict is wanted)
         added.append(pilot.needs.replicates)
     return float(np.mean(kept)), float(np.median(added)), len(kept)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Looks:
+    """Verdicts of sweeps that are tested after 3 to 12 seeds, and the mean number of seeds.
+
+    uncorrected_yes: with the test of a fixed number of seeds at every look. fixed: the seeds of a sweep with a fixed
+    number of them and the same power for yes; 0 without an effect.
+    """
+
+    yes: float
+    no: float
+    uncorrected_yes: float
+    seeds: float
+    fixed: int
+
+
+def looks(effect: float, count: int, rng: np.random.Generator, *, sd: float = 0.07, smallest: float = 0.02) -> Looks:
+    """Differences of seeds with standard deviation `sd`. Ends when decided, futile, or after 12 seeds."""
+    design = sequential.SequentialDesign(first=3, max=12)
+    nominal = sequential.nominal_level(design, 0.05)
+    yes = no = uncorrected = seeds = 0
+    for row in rng.normal(effect, sd, (count, design.max, 1)):
+        for n in range(design.first, design.max + 1):
+            found = estimates.estimate(row[:n])
+            if found is None:
+                break
+            seeds += 1 + (n == design.first) * (design.first - 1)
+            if found.mean >= smallest and found.p_value(0.0) < nominal:
+                yes += 1
+                break
+            if found.mean < smallest and found.p_value(smallest) < nominal:
+                no += 1
+                break
+            if (
+                sequential.chance_to_decide(found, design, nominal=nominal, smallest=smallest, draws=200)
+                < sequential.MIN_CHANCE
+            ):
+                break
+        uncorrected += any(
+            (at := estimates.estimate(row[:n])) and at.mean >= smallest and at.p_value(0.0) < 0.05
+            for n in range(design.first, design.max + 1)
+        )
+    return Looks(
+        yes=yes / count,
+        no=no / count,
+        uncorrected_yes=uncorrected / count,
+        seeds=seeds / count,
+        fixed=_fixed_seeds(effect / sd, yes / count) if effect else 0,
+    )
+
+
+def _fixed_seeds(standardized: float, power: float) -> int:
+    """The smallest number of seeds with this power of the two-sided t test at 5 %."""
+    for n in range(2, 1000):
+        if stats.nct.sf(stats.t.ppf(0.975, n - 1), n - 1, standardized * math.sqrt(n)) >= power:
+            return n
+    return 1000
 
 
 def others_cover(world: World, count: int, rng: np.random.Generator) -> dict[str, float]:
@@ -219,6 +284,9 @@ WORLDS = {
     "4 seeds, prompts answer differently": World(seeds=4, prompt_effect_sd=0.04),
     "6 seeds x 2 cells, prompts answer differently": World(seeds=6, cells=2, prompt_effect_sd=0.04),
     "4 seeds, 5 % without a face": World(seeds=4, no_face=0.05),
+    "4 seeds, 2 prompts": World(seeds=4, prompts=2, prompt_effect_sd=0.04),
+    "4 seeds, one arm skewed": World(seeds=4, skewed=True),
+    "4 seeds, one in ten runs of an arm collapses": World(seeds=4, collapse=0.1, run_sd=0.03),
 }
 
 
@@ -229,6 +297,7 @@ def main() -> None:
     count = parser.parse_args().sweeps
     rng = np.random.default_rng(20260210)
     _table(f"Contrasts, {count} sweeps each", _contrast_lines(count, rng))
+    _table("Sequential sweeps of 3 to 12 seeds", _sequential_lines(count, rng))
     _table("Promises of 'needs n more', at 80 % power", _promise_lines(count // 2, rng))
     _table("Threshold", _threshold_lines(count // 2, rng))
     _table("Worth of twice the pictures", _curve_lines(count // 2, rng))
@@ -251,6 +320,14 @@ def _contrast_lines(count: int, rng: np.random.Generator) -> Iterator[tuple[str,
         others = others_cover(world, count, rng)
         shares = (null.covered, null.yes), (planted.yes, others["pairs"], others["bootstrap"])
         yield name, *map(_percent, shares[0]), f"{null.half_width:.2f}", *map(_percent, shares[1])
+
+
+def _sequential_lines(count: int, rng: np.random.Generator) -> Iterator[tuple[str, ...]]:
+    yield "true difference", "yes", "no", "yes without correction", "seeds (mean)", "fixed seeds with the same power"
+    for effect in (0.0, 0.02, 0.05, 0.1, 0.2):
+        found = looks(effect, count, rng)
+        shares = map(_percent, (found.yes, found.no, found.uncorrected_yes))
+        yield f"{effect:g}", *shares, f"{found.seeds:.1f}", str(found.fixed or "")
 
 
 def _promise_lines(count: int, rng: np.random.Generator) -> Iterator[tuple[str, ...]]:

@@ -6,10 +6,11 @@ from enum import StrEnum
 
 import numpy as np
 
-from orchestrator.evidence.stats import assumptions, early_stop_rule, estimates
+from orchestrator.evidence.stats import assumptions, early_stop_rule, estimates, sequential
 from orchestrator.evidence.stats.estimates import Estimate, FloatArray, Interval
 from orchestrator.evidence.stats.main_effect import main_effect
 from orchestrator.evidence.stats.pairs import REPLICATE, Matching, Pair, RunRow, match
+from orchestrator.evidence.stats.sequential import SequentialDesign
 from orchestrator.model import Question, Value
 from orchestrator.values import canonical_json
 
@@ -69,6 +70,10 @@ class ContrastResult:
     step of the comparison if runs were stopped early; None for finished runs. ended: the finished pairs in that case.
     needs: None unless undecided, or if no reasonable number of runs decides. detectable: the smallest difference these
     data can show. warnings: violated assumptions of the interval.
+
+    design: of a sequential sweep. Its interval is the repeated confidence interval, which holds at all looks together,
+    and its p-values are corrected for the looks and, by a fixed split, for the questions of the sweep. chance: the
+    probability that an undecided question is decided by the last look; None if more seeds cannot decide it.
     """
 
     question: Question
@@ -93,15 +98,27 @@ class ContrastResult:
     needs: RequiredReplicates | None = None
     detectable: float | None = None
     warnings: tuple[str, ...] = ()
+    design: SequentialDesign | None = None
+    chance: float | None = None
+
+    @property
+    def open(self) -> bool:
+        """Whether more seeds of a sequential sweep can still decide the question."""
+        return self.chance is not None and self.chance >= sequential.MIN_CHANCE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuestionFamily:
-    """The runs of one sweep and its questions. `zips`: dims that change together, as in the grid."""
+    """The runs of one sweep and its questions. `zips`: dims that change together, as in the grid.
+
+    design: of a sequential sweep. extended: seeds were added after results were seen, without such a design.
+    """
 
     rows: Sequence[RunRow]
     questions: Sequence[Question]
     zips: Sequence[Sequence[str]] = ()
+    design: SequentialDesign | None = None
+    extended: bool = False
 
 
 def evaluate_questions(
@@ -126,18 +143,23 @@ def evaluate_questions(
 def evaluate_together(
     families: Sequence[QuestionFamily], *, settings: TestSettings
 ) -> list[tuple[ContrastResult, ...]]:
-    """As `evaluate_questions` for several sweeps: each question from its own sweep's runs, all corrected together."""
-    compared = [_compare(one.rows, question, one.zips, settings) for one in families for question in one.questions]
-    tested = [result.estimate for result, _ in compared if result.estimate]
+    """As `evaluate_questions` for several sweeps: each question from its own sweep's runs, all corrected together.
+
+    Questions of a sequential sweep share its error level in equal parts, and are not part of Holm's correction.
+    """
+    compared = [(*_compare(one, question, settings), one) for one in families for question in one.questions]
+    tested = [found.estimate for found, _, one in compared if found.estimate and not one.design]
     p_yes = iter(holm([found.p_value(0.0) for found in tested]))
     p_no = iter(holm([found.p_value(settings.smallest) for found in tested]))
-    results = iter(
-        [
-            _decide(result, result.estimate, table, next(p_yes), next(p_no), len(tested)) if result.estimate else result
-            for result, table in compared
-        ]
-    )
-    return [tuple(next(results) for _ in one.questions) for one in families]
+    results = []
+    for result, table, family in compared:
+        if result.estimate and family.design:
+            result = _decide_sequentially(result, result.estimate, table, family.design, len(family.questions))
+        elif result.estimate:
+            result = _decide(result, result.estimate, table, next(p_yes), next(p_no), len(tested))
+        results.append(result)
+    following = iter(results)
+    return [tuple(next(following) for _ in one.questions) for one in families]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -149,12 +171,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in corrected]
 
 
-def _compare(
-    rows: Sequence[RunRow], question: Question, zips: Sequence[Sequence[str]], settings: TestSettings
-) -> tuple[ContrastResult, FloatArray]:
+def _compare(family: QuestionFamily, question: Question, settings: TestSettings) -> tuple[ContrastResult, FloatArray]:
     """The undecided result and its table of differences; without an estimate there is nothing to test."""
-    dim, levels = question.dim, question.levels
-    zipped = {name for group in zips if dim in group for name in group} - {dim}
+    rows, dim, levels = family.rows, question.dim, question.levels
+    zipped = {name for group in family.zips if dim in group for name in group} - {dim}
     measured = [_by_gain(row) for row in rows] if question.compared == "gain" else rows
     compared, step = early_stop_rule.comparable(measured, dim, levels, zipped)
     matching = match(compared, dim, levels, zipped)
@@ -177,9 +197,19 @@ def _compare(
         step=step,
         ended=_finished_pairs(match(measured, dim, levels, zipped).pairs) if step else None,
         needs=_missing(MIN_REPLICATES, present, len(pairs)) if present == 1 or not pairs else None,
-        warnings=() if nothing else assumptions.warnings(pairs, table),
+        warnings=() if nothing else (*_extended(family), *assumptions.warnings(pairs, table)),
+        design=family.design,
     )
     return result, table
+
+
+def _extended(family: QuestionFamily) -> tuple[str, ...]:
+    if not family.extended:
+        return ()
+    return (
+        "seeds were added after results were known, without a declared maximum (`[seeds] first, max` in the grid): the "
+        "error level of the verdict no longer holds",
+    )
 
 
 def _by_gain(row: RunRow) -> RunRow:
@@ -224,7 +254,7 @@ def _decide(
     result: ContrastResult, found: Estimate, table: FloatArray, p_yes: float, p_no: float, family: int
 ) -> ContrastResult:
     settings = result.settings
-    verdict, reason = _verdict(found, p_yes, p_no, settings)
+    verdict, reason = _verdict(found, p_yes, p_no, settings, settings.confidence, "Holm")
     confidence = 1 - (1 - settings.confidence) / family
     pairs = len(result.matching.pairs)
     return replace(
@@ -241,12 +271,43 @@ def _decide(
     )
 
 
+def _decide_sequentially(
+    result: ContrastResult, found: Estimate, table: FloatArray, design: SequentialDesign, questions: int
+) -> ContrastResult:
+    """As `_decide`, at one look of a design. `questions`: those that share the error level."""
+    settings = result.settings
+    alpha = 1 - settings.confidence
+    p_yes, p_no = (
+        min(questions * sequential.adjusted_p(found.p_value(null), design), 1.0) for null in (0.0, settings.smallest)
+    )
+    confidence = 1 - sequential.nominal_level(design, alpha)
+    verdict, reason = _verdict(found, p_yes, p_no, settings, confidence, "fixed split")
+    chance = None
+    if verdict is Verdict.UNDECIDED and found.replicates < design.max:
+        nominal = sequential.nominal_level(design, alpha / questions)
+        chance = sequential.chance_to_decide(found, design, nominal=nominal, smallest=settings.smallest)
+    return replace(
+        result,
+        verdict=verdict,
+        reason=f"{reason}, after {found.replicates} of at most {design.max} seeds" + _as_of(result.step),
+        interval=found.interval(confidence),
+        p_yes=p_yes,
+        p_no=p_no,
+        exceeds=p_no < alpha and found.mean > settings.smallest,
+        sign_flip_p=estimates.sign_flip_p(table.mean(axis=1)),
+        chance=chance,
+    )
+
+
 def _as_of(step: int | None) -> str:
     return f", as of step {step}: some runs were stopped early" if step else ""
 
 
-def _verdict(found: Estimate, p_yes: float, p_no: float, settings: TestSettings) -> tuple[Verdict, str]:
-    alpha, bounds, smallest = 1 - settings.confidence, found.interval(settings.confidence), settings.smallest
+def _verdict(
+    found: Estimate, p_yes: float, p_no: float, settings: TestSettings, confidence: float, correction: str
+) -> tuple[Verdict, str]:
+    """The verdict and its reason. confidence: of the reported interval."""
+    alpha, bounds, smallest = 1 - settings.confidence, found.interval(confidence), settings.smallest
     size = f"{found.mean:+.3f} ({bounds.low:+.3f} to {bounds.high:+.3f})"
     if p_yes < alpha and found.mean > 0 and found.mean >= smallest:
         return Verdict.YES, f"better, estimated {size}"
@@ -255,7 +316,8 @@ def _verdict(found: Estimate, p_yes: float, p_no: float, settings: TestSettings)
             return Verdict.NO, f"worse by {size}"
         return Verdict.NO, f"no difference of {smallest:g} or more in its favour: {size}"
     if (bounds.low > 0 and found.mean >= smallest) or bounds.high < smallest:
-        return Verdict.UNDECIDED, f"{size} is decisive alone, but not after the correction for several questions (Holm)"
+        what = f"{size} is decisive alone, but not after the correction for several questions ({correction})"
+        return Verdict.UNDECIDED, what
     return Verdict.UNDECIDED, f"{size} leaves open whether there is a difference of {smallest:g}"
 
 
