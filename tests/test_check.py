@@ -147,17 +147,29 @@ def test_a_missing_package_of_an_oom_fallback_is_a_warning(world):
     )
     used = trainer(world, script="sdxl_train_network.py")
     missing = {
-        problem.what.split()[2]: problem.severity for problem in interpreter.check_interpreter(used, []).problems
+        problem.what.split()[2].strip(":,"): problem.severity
+        for problem in interpreter.check_interpreter(used, []).problems
     }
-    assert missing["accelerate:"] is Severity.ERROR
-    assert missing["bitsandbytes:"] is Severity.WARNING
+    assert missing["accelerate"] is Severity.ERROR
+    assert missing["bitsandbytes"] is Severity.WARNING
     asked = interpreter.check_interpreter(used, [{"optimizer_type": "PagedAdamW8bit"}])
-    assert {problem.what.split()[2]: problem.severity for problem in asked.problems}["bitsandbytes:"] is Severity.ERROR
+    assert {problem.what.split()[2].strip(":,"): problem.severity for problem in asked.problems}[
+        "bitsandbytes"
+    ] is Severity.ERROR
 
 
 def test_the_version_of_an_installed_optimizer_is_a_fact(world):
     used = trainer(world, script="sdxl_train_network.py")
     assert "prodigyopt 1." in interpreter.check_interpreter(used, [{"optimizer_type": "Prodigy"}]).facts["trainer"]
+
+
+def test_a_package_that_an_argument_needs_is_named_with_its_installation(world):
+    used = trainer(world, script="sdxl_train_network.py")
+    found = interpreter.check_interpreter(used, [{"optimizer_type": "AdamW", "deepspeed": True}])
+    (problem,) = [problem for problem in found.problems if "deepspeed" in problem.what]
+    assert problem.severity == "error"
+    assert "which deepspeed needs" in problem.what
+    assert f"`{used.trainer.python} -m pip install deepspeed`" in problem.remedy
 
 
 @pytest.mark.parametrize("text", ["exit 3", "echo no JSON", "kill -9 $$"])

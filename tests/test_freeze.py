@@ -72,6 +72,16 @@ def test_changed_seeds_of_pictures_are_rejected(world):
     assert "generate.seeds has changed since the sweep grid was frozen ([1], now [1, 2])" in refusal(world)
 
 
+def test_a_changed_file_that_an_argument_names_is_rejected(world):
+    tracker = world.folder / "tracker.toml"
+    tracker.write_text("[wandb]\n", encoding="utf-8")
+    text = world.grid.read_text(encoding="utf-8")
+    world.grid.write_text(f'{text}\n[fixed]\nlog_tracker_config = "{tracker}"\n', encoding="utf-8")
+    frozen(world)
+    tracker.write_text("[wandb]\nname = 'other'\n", encoding="utf-8")
+    assert f"file {tracker}" in refusal(world)
+
+
 def test_a_changed_prompt_is_rejected(world):
     prompts = own_copy(world, "prompts", root_of(world, "prompts"), "prompts.txt")
     frozen(world)

@@ -12,6 +12,7 @@ from orchestrator import text as formatting
 from orchestrator.config.schema import BaseModel, Scoring, Settings
 from orchestrator.errors import Conflict, Problem, error
 from orchestrator.kohya import config_files
+from orchestrator.kohya.arguments import network_lint
 from orchestrator.model import PreparedDataset
 from orchestrator.plan.plan import Plan
 from orchestrator.scoring import faces, prompt_adherence
@@ -64,8 +65,16 @@ def _fingerprint(plan: Plan, prepared: Mapping[str, PreparedDataset], hashes: Ha
         "references": hashes.of_all(images.pictures(settings.scoring.references).pictures),
         **{f"base_model {name}": _base(settings.base_models[name], hashes) for name in bases},
         **{f"base_models.{name} generation": json.dumps(settings.base_models[name].generation) for name in bases},
+        **{f"file {path}": hashes.of(path) for path in _named_files(plan)},
         **{f"dataset {name}": one.key for name, one in prepared.items()},
     }
+
+
+def _named_files(plan: Plan) -> list[Path]:
+    """The files that arguments of the points name, such as network_weights."""
+    params = [point.params for point in plan.points if not point.is_baseline]
+    found = [path for one in params for key in network_lint.FILES for path in network_lint.named_files(one, key)]
+    return sorted(dict.fromkeys(found))
 
 
 def _pack(scoring: Scoring, folder: Path) -> str:

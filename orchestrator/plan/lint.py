@@ -51,7 +51,11 @@ def lint_points(points: Sequence[Point], grid: Grid, settings: Settings, steps: 
 def _broken(wrong: Iterable[Problem]) -> set[str]:
     """Keys about which nothing can be said before these problems are solved: wrong ones, and those that depend."""
     keys = {problem.key for problem in wrong}
-    keys |= {match[1] for problem in wrong if (match := re.search(r"did you mean (\w+)\?", problem.remedy))}
+    keys |= {
+        match[1]
+        for problem in wrong
+        if (match := re.search(r"^(?:did you mean|write) (\w+)(?:\?| instead)", problem.remedy))
+    }
     if keys & {"optimizer_type", "optimizer_args"}:
         keys |= {*inheritance.OF_OPTIMIZER, "lr_scheduler", "lr_warmup_steps", "network_args"}
     return keys

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from orchestrator.config.schema import Dataset
 from orchestrator.errors import Problem, error, warning
-from orchestrator.kohya.arguments import dataset_lint, optimizer_lint, training_lint
+from orchestrator.kohya.arguments import dataset_lint, network_lint, optimizer_lint, training_lint
 from orchestrator.model import Params, Point, Value
 from orchestrator.values import toml_repr
 
@@ -42,6 +42,7 @@ def _lint_point(params: Params, dataset: Dataset | None) -> Iterator[Problem]:
     effective = {**params, **subset}
     yield from optimizer_lint.lint(effective)
     yield from training_lint.lint(effective)
+    yield from network_lint.lint(effective)
     yield from dataset_lint.lint(effective, subset=dataset.subset if dataset else None)
 
 

@@ -87,6 +87,23 @@ def _precision(params: Params) -> Iterator[Problem]:
         yield warning("sdpa", what, "set sdpa = true")
 
 
+_ORDERED = (
+    ("min_timestep", "max_timestep", 0, 1000, False),
+    ("min_bucket_reso", "max_bucket_reso", 256, 1024, True),
+    ("initial_epoch", "max_train_epochs", None, None, True),
+    ("initial_step", "max_train_steps", None, None, False),
+)
+"""Pairs of which the first must be below the second, their defaults, and whether they may be equal."""
+
+
+def _pairs(params: Params) -> Iterator[Problem]:
+    for low, high, least, most, equal in _ORDERED:
+        below, above = params.get(low, least), params.get(high, most)
+        if isinstance(below, int) and isinstance(above, int) and (below > above or (below == above and not equal)):
+            key = low if low in params else high
+            yield error(key, f"{low} = {below} is not below {high} = {above}", f"set {low} below {high}")
+
+
 def _noise_and_loss(params: Params) -> Iterator[Problem]:
     if params.get("adaptive_noise_scale") is not None and params.get("noise_offset") is None:
         yield error("adaptive_noise_scale", "it needs noise_offset: sd-scripts exits", "set noise_offset")
@@ -102,5 +119,5 @@ def _noise_and_loss(params: Params) -> Iterator[Problem]:
 
 
 _RULES = (
-    _contradictions, _length, _network, _precision, _noise_and_loss,
+    _contradictions, _length, _network, _precision, _pairs, _noise_and_loss,
 )  # fmt: skip

@@ -10,7 +10,7 @@ from orchestrator.config.schema import NO_CARD, Settings
 from orchestrator.errors import Problem, Severity
 from orchestrator.kohya import argv as command
 from orchestrator.kohya.arguments import schema
-from orchestrator.kohya.optimizers import optimizer_of
+from orchestrator.kohya.packages import install_command, packages
 from orchestrator.model import Params
 from orchestrator.plan.check.report import CheckReport
 
@@ -53,7 +53,7 @@ def check_interpreter(settings: Settings, points: Sequence[Params]) -> CheckRepo
         return CheckReport(problems=(_problem(settings, f"has not imported torch after {TIMEOUT_S} s", _SETUP),))
     except (OSError, ValueError, IndexError) as error:
         return CheckReport(problems=(_problem(settings, f"does not run: {error}", _SETUP),))
-    return CheckReport(facts=_facts(found), problems=tuple(_wrong(found, needed, settings)))
+    return CheckReport(facts=_facts(found), problems=tuple(_wrong(found, needed, settings, points)))
 
 
 def _needed(settings: Settings, points: Sequence[Params]) -> dict[str, Severity]:
@@ -61,9 +61,9 @@ def _needed(settings: Settings, points: Sequence[Params]) -> dict[str, Severity]
     if settings.trainer.train_script != f"{schema.ENTRY}.py":
         return dict.fromkeys(_SMALL, Severity.ERROR)
     needed = dict.fromkeys(_VENDOR, Severity.ERROR)
-    of_points = {package for params in points for package in optimizer_of(params).packages}
+    of_points = {module for params in points for module in packages(params)}
     changes = [step.set for step in settings.oom_fallback if "optimizer_type" in step.set]
-    of_fallbacks = {package for change in changes for package in optimizer_of(change).packages} - of_points
+    of_fallbacks = {module for change in changes for module in packages(change)} - of_points
     optional = dict.fromkeys(sorted(of_fallbacks), Severity.WARNING)
     return {**optional, **needed, **dict.fromkeys(of_points, Severity.ERROR)}
 
@@ -74,10 +74,17 @@ def _facts(found: Mapping[str, Any]) -> dict[str, str]:
     return {"trainer": ", ".join(versions), "torch sees": sees}
 
 
-def _wrong(found: Mapping[str, Any], needed: Mapping[str, Severity], settings: Settings) -> Iterator[Problem]:
+def _wrong(
+    found: Mapping[str, Any], needed: Mapping[str, Severity], settings: Settings, points: Sequence[Params]
+) -> Iterator[Problem]:
+    changed = [step.set for step in settings.oom_fallback if "optimizer_type" in step.set]
+    reasons = {module: key for params in (*changed, *points) for module, key in packages(params).items()}
     for name, severity in needed.items():
         if isinstance(found.get(name), dict):
-            yield _problem(settings, f"cannot import {name}: {found[name]['error']}", _SETUP, severity)
+            key = reasons.get(name)
+            what = f"cannot import {name}{f', which {key} needs' if key else ''}: {found[name]['error']}"
+            remedy = f"run {install_command(settings.trainer.python, name)}, or change {key}" if key else _SETUP
+            yield _problem(settings, what, remedy, severity)
     if str(found.get("transformers", "")).partition(".")[0] not in ("", "4"):
         what = f"has transformers {found['transformers']}: sd-scripts needs 4"
         yield _problem(settings, what, "pip install 'transformers>=4.54,<5' in it")

@@ -1,0 +1,122 @@
+"""Lint rules for the network: network_args that have no effect, and files of weights that do not fit."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from orchestrator.errors import Problem, error, warning
+from orchestrator.kohya import base_model
+from orchestrator.kohya.arguments import key_values
+from orchestrator.kohya.outputs import safetensors_header
+from orchestrator.kohya.outputs.safetensors_header import Header
+from orchestrator.model import Params
+
+FILES = ("network_weights", "base_weights", "log_tracker_config")
+"""Arguments that name files, one or a list of them."""
+
+_OTHER_MODELS = r"lora_te_|lora_unet_(down|up|mid)_block|lora_unet_(single|double|joint)_blocks|lora_te[13]_.*t5"
+
+
+def lint(params: Params) -> Iterator[Problem]:
+    """The problems of the network of this training."""
+    yield from _ignored_arguments(params)
+    for key in FILES:
+        for path in named_files(params, key):
+            yield from _file_problems(key, path, params)
+    if params.get("dim_from_weights") and not params.get("network_weights"):
+        what = "dim_from_weights reads the rank from network_weights, which is not set: sd-scripts exits"
+        yield error("dim_from_weights", what, "set network_weights, or remove dim_from_weights")
+    weights, factors = params.get("base_weights", ()), params.get("base_weights_multiplier", ())
+    if isinstance(factors, tuple) and isinstance(weights, tuple) and len(factors) > len(weights):
+        what = f"{len(factors)} factors for {len(weights)} files: the last ones have no effect"
+        yield error("base_weights_multiplier", what, "give one factor for each file of base_weights")
+
+
+def named_files(params: Params, key: str) -> list[Path]:
+    """The files that an argument names."""
+    value = params.get(key, ())
+    return [Path(str(name)) for name in (value if isinstance(value, tuple) else (value,)) if name]
+
+
+def _ignored_arguments(params: Params) -> Iterator[Problem]:
+    given = key_values.pairs(params, "network_args")
+    weights = [name for name in given if name.endswith("_lr_weight")]
+    needs = {
+        "block_alphas": ("block_dims",),
+        "conv_block_dims": ("block_dims",),
+        "conv_block_alphas": ("conv_block_dims",),
+        "conv_alpha": ("conv_dim", "conv_block_dims"),
+        "block_lr_zero_threshold": (),
+    }
+    for name, needed in needs.items():
+        accepted = (*needed, *([] if name in ("conv_alpha", "conv_block_alphas") else weights))
+        if name in given and not any(other in given for other in accepted):
+            what = f"networks.lora ignores {name} without {' or '.join(needed or ('block weights',))}"
+            yield error("network_args", what, f"remove {name}")
+    unet_only, text_only = params.get("network_train_unet_only"), params.get("network_train_text_encoder_only")
+    if unet_only and "loraplus_text_encoder_lr_ratio" in given:
+        what = "network_train_unet_only is set, so loraplus_text_encoder_lr_ratio has no effect"
+        yield error("network_args", what, "remove loraplus_text_encoder_lr_ratio")
+    if text_only and (unused := [*weights, *(name for name in given if name == "loraplus_unet_lr_ratio")]):
+        what = f"network_train_text_encoder_only is set, so {unused[0]} has no effect"
+        yield error("network_args", what, f"remove {unused[0]}")
+    blocks = key_values.block_weights(params)
+    if blocks is not None and not any(blocks) and unet_only:
+        yield error("network_args", "the weight of every block is 0: nothing is trained", "raise one of the weights")
+    if params.get("dim_from_weights") and (unused := [name for name in given if name not in weights]):
+        what = f"with dim_from_weights, networks.lora ignores {', '.join(unused)}"
+        yield error("network_args", what, "remove them, or remove dim_from_weights and set network_dim")
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def _file_problems(key: str, path: Path, params: Params) -> Iterator[Problem]:
+    full = path.expanduser()
+    if not full.is_file():
+        yield error(key, f"{path} does not exist", "correct the path, or put the file there")
+    elif not path.is_absolute():
+        what = f"{path} is not an absolute path, and the trainer runs in another folder"
+        yield error(key, what, f'write "{full.resolve()}"')
+    elif key != "log_tracker_config":
+        yield from _weights_problems(key, path, params)
+
+
+def _weights_problems(key: str, path: Path, params: Params) -> Iterator[Problem]:
+    if any(base_model.is_pickle(path)):
+        if key != "network_weights":  # checked with the argument itself
+            yield from (error(key, what, remedy) for what, remedy in base_model.is_pickle(path))
+        return
+    try:
+        header = safetensors_header.read_header(path)
+    except (OSError, ValueError) as problem:
+        yield error(key, f"{path} cannot be read: {problem}", "get the file again")
+        return
+    ranks = {tensor.shape[0] for name, tensor in header.tensors.items() if name.endswith(".lora_down.weight")}
+    module = header.metadata.get("ss_network_module", "networks.lora")
+    if not ranks or module != "networks.lora":
+        what = f"{path.name} is not a LoRA of networks.lora" + (f" but of {module}" if ranks else "")
+        yield error(key, what, "use a LoRA that networks.lora trained")
+    elif _is_other_model(header):
+        yield error(key, f"{path.name} is a LoRA of another model family", "use a LoRA that was trained on SDXL")
+    elif key == "network_weights" and not params.get("dim_from_weights"):
+        yield from _rank_problems(path, ranks, header, params)
+
+
+def _is_other_model(header: Header) -> bool:
+    return header.metadata.get("ss_base_model_version", "sdxl")[:4] != "sdxl" or any(
+        re.match(_OTHER_MODELS, name) for name in header.tensors
+    )
+
+
+def _rank_problems(path: Path, ranks: set[int], header: Header, params: Params) -> Iterator[Problem]:
+    rank, alpha = params.get("network_dim", 4), params.get("network_alpha", 1)
+    if rank not in ranks:
+        listed = ", ".join(map(str, sorted(ranks)))
+        what = f"{path.name} has rank {listed}, not network_dim = {rank}: sd-scripts exits"
+        remedy = f"set network_dim = {max(ranks)}" if len(ranks) == 1 else "set dim_from_weights = true"
+        yield error("network_weights", what, remedy)
+    recorded = header.metadata.get("ss_network_alpha", "")
+    if re.fullmatch(r"\d+(\.\d+)?", recorded) and isinstance(alpha, int | float) and float(recorded) != alpha:
+        what = f"{path.name} was trained with network_alpha = {float(recorded):g}, so its scale changes"
+        yield warning("network_weights", what, f"set network_alpha = {float(recorded):g}")

@@ -1,0 +1,179 @@
+"""Arguments of the network that have no effect, files of weights that do not fit, packages that are needed."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from orchestrator.errors import Severity
+from orchestrator.kohya import packages
+from orchestrator.kohya.arguments import lint
+from orchestrator.model import Params, Value
+
+BASE: Params = {
+    "network_dim": 4,
+    "network_alpha": 4,
+    "learning_rate": 1e-4,
+    "optimizer_type": "AdamW",
+    "max_train_steps": 1000,
+    "seed": 1,
+    "mixed_precision": "bf16",
+    "save_precision": "fp16",
+    "sdpa": True,
+}
+
+
+def reported(severity: Severity = Severity.ERROR, **change: Value) -> list[tuple[str, str, str]]:
+    found = lint.lint_points([{**BASE, **change}])
+    return [(problem.key, problem.what, problem.remedy) for problem in found if problem.severity is severity]
+
+
+def one(found: list[tuple[str, str, str]], key: str, what: str, remedy: str = "") -> None:
+    assert len(found) == 1, found
+    assert found[0][0] == key
+    assert what in found[0][1]
+    assert remedy in found[0][2]
+
+
+@pytest.mark.parametrize(
+    ("change", "key", "what"),
+    [
+        ({"min_timestep": 500, "max_timestep": 400}, "min_timestep", "min_timestep = 500 is not below"),
+        ({"min_timestep": 500, "max_timestep": 500}, "min_timestep", "is not below max_timestep = 500"),
+        ({"min_bucket_reso": 2048, "max_bucket_reso": 512}, "min_bucket_reso", "is not below max_bucket_reso"),
+        ({"initial_step": 1000}, "initial_step", "is not below max_train_steps"),
+    ],
+)
+def test_pairs_in_the_wrong_order_are_reported(change: Params, key: str, what: str) -> None:
+    one(reported(**change), key, what)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"min_timestep": 400, "max_timestep": 500}, {"max_timestep": 1}, {"min_bucket_reso": 512, "max_bucket_reso": 512}],
+)
+def test_pairs_in_order_are_accepted(change: Params) -> None:
+    assert reported(**change) == []
+
+
+@pytest.mark.parametrize(
+    ("args", "change", "what"),
+    [
+        (("block_alphas=" + ",".join(["1"] * 23),), {}, "ignores block_alphas without block_dims"),
+        (("conv_alpha=1",), {}, "ignores conv_alpha without conv_dim"),
+        (("conv_block_alphas=" + ",".join(["1"] * 23),), {}, "ignores conv_block_alphas without conv_block_dims"),
+        (("block_lr_zero_threshold=0.1",), {}, "ignores block_lr_zero_threshold without block weights"),
+        (("loraplus_text_encoder_lr_ratio=4",), {"network_train_unet_only": True}, "has no effect"),
+        (("loraplus_unet_lr_ratio=4",), {"network_train_text_encoder_only": True}, "has no effect"),
+        (("mid_lr_weight=1,0,1",), {"network_train_text_encoder_only": True}, "mid_lr_weight has no effect"),
+        (
+            ("down_lr_weight=zeros", "mid_lr_weight=0,0,0", "up_lr_weight=zeros"),
+            {"network_train_unet_only": True},
+            "every block is 0",
+        ),
+    ],
+)
+def test_network_args_without_effect_are_reported(args: Value, change: Params, what: str) -> None:
+    one(reported(network_args=args, **change), "network_args", what)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("conv_dim=4", "conv_alpha=1"),
+        ("block_dims=" + ",".join(["4"] * 23), "block_alphas=" + ",".join(["1"] * 23)),
+        ("loraplus_lr_ratio=4", "mid_lr_weight=1,0,1", "block_lr_zero_threshold=0.1"),
+    ],
+)
+def test_network_args_that_work_are_accepted(args: Value) -> None:
+    assert reported(network_args=args) == []
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def weights(path: Path, *, rank: int = 4, name: str = "lora_unet_input_blocks_1", **metadata: str) -> str:
+    tensors = {
+        f"{name}.lora_down.weight": np.zeros((rank, 8), dtype=np.float16),
+        f"{name}.lora_up.weight": np.zeros((8, rank), dtype=np.float16),
+    }
+    save_file(tensors, path, {"ss_network_module": "networks.lora", **metadata})
+    return str(path)
+
+
+def test_weights_that_fit_are_accepted(tmp_path: Path) -> None:
+    file = weights(tmp_path / "a.safetensors", ss_network_alpha="4.0")
+    assert reported(network_weights=file, base_weights=(file,), base_weights_multiplier=(0.5,)) == []
+    assert reported(Severity.WARNING, network_weights=file) == []
+
+
+@pytest.mark.parametrize("key", ["network_weights", "base_weights", "log_tracker_config"])
+def test_a_file_that_does_not_exist_is_reported(key: str, tmp_path: Path) -> None:
+    name = str(tmp_path / "no-such.safetensors")
+    one(reported(**{key: (name,) if key == "base_weights" else name}), key, "does not exist", "correct the path")
+
+
+def test_a_relative_path_is_reported_with_the_absolute_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = weights(tmp_path / "a.safetensors")
+    monkeypatch.chdir(tmp_path)
+    one(reported(network_weights="a.safetensors"), "network_weights", "not an absolute path", f'write "{file}"')
+
+
+def test_weights_that_do_not_fit_are_reported(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    one(reported(network_weights=weights(path, rank=8)), "network_weights", "rank 8, not network_dim = 4", "= 8")
+    assert reported(network_weights=str(path), dim_from_weights=True) == []
+    one(reported(network_weights=weights(path, name="lora_te_text_model")), "network_weights", "another model family")
+    one(reported(network_weights=weights(path, ss_base_model_version="sd_v1")), "network_weights", "another model")
+    one(reported(network_weights=weights(path, ss_network_module="lycoris.kohya")), "network_weights", "lycoris.kohya")
+    path.write_bytes(b"no")
+    one(reported(base_weights=(str(path),)), "base_weights", "cannot be read", "again")
+    path.with_suffix(".pt").write_bytes(b"no")
+    one(reported(base_weights=(str(path.with_suffix(".pt")),)), "base_weights", "pickle")
+
+
+def test_another_alpha_than_that_of_the_weights_is_a_warning(tmp_path: Path) -> None:
+    file = weights(tmp_path / "a.safetensors", ss_network_alpha="1.0")
+    one(reported(Severity.WARNING, network_weights=file), "network_weights", "network_alpha = 1", "network_alpha = 1")
+
+
+def test_a_rank_from_weights_needs_weights() -> None:
+    one(reported(dim_from_weights=True), "dim_from_weights", "is not set", "set network_weights")
+    one(reported(base_weights_multiplier=(1.0,)), "base_weights_multiplier", "no effect")
+
+
+# --- packages ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "needed"),
+    [
+        ({"optimizer_type": "AdamW"}, {}),
+        ({"optimizer_type": "Prodigy"}, {"prodigyopt": "optimizer_type"}),
+        ({"use_8bit_adam": True, "optimizer_type": ""}, {"bitsandbytes": "use_8bit_adam or use_lion_optimizer"}),
+        ({"xformers": True}, {"xformers": "xformers"}),
+        ({"deepspeed": True}, {"deepspeed": "deepspeed"}),
+        ({"log_with": "wandb"}, {"wandb": "log_with"}),
+        ({"log_with": "all"}, {"wandb": "log_with"}),
+        ({"log_with": "tensorboard"}, {}),
+        ({"torch_compile": True}, {"triton": "torch_compile"}),
+        ({"torch_compile": True, "dynamo_backend": "eager"}, {}),
+        ({"network_module": "lycoris.kohya"}, {"lycoris": "network_module"}),
+        ({"network_module": "networks.lora"}, {}),
+        ({"lr_scheduler_type": "pytorch_optimizer.REXScheduler"}, {"pytorch_optimizer": "lr_scheduler_type"}),
+        ({"lr_scheduler_type": "CosineAnnealingLR"}, {}),
+    ],
+)
+def test_packages_follow_from_the_arguments(change: Params, needed: dict[str, str]) -> None:
+    assert packages.packages({**BASE, **change}) == needed
+
+
+def test_lion_with_triton_needs_triton() -> None:
+    found = packages.packages({"optimizer_type": "Lion", "optimizer_args": ("use_triton=True",)})
+    assert set(found) == {"lion_pytorch", "triton"}
+
+
+def test_a_package_is_installed_under_its_name_on_pypi() -> None:
+    assert packages.install_command("/py", "prodigyplus") == "`/py -m pip install prodigy-plus-schedule-free`"
+    assert packages.install_command("/py", "xformers") == "`/py -m pip install xformers`"
