@@ -1,16 +1,14 @@
-"""Texts for people: quantities, times, lists, suggestions for unknown names; secrets are removed."""
+"""Texts for people: quantities, times, lists, and suggestions for unknown names."""
 
 import difflib
 import re
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 
 _GIB = 1024**3
 _MAX_NAME_BYTES = 60
 _RESERVED_NAMES = ("calibration.json", "calibration.svg")
 """Files in the folder of all sweeps; others begin with a dot."""
-_PASSWORD = re.compile(r"//[^/@\s]+@")
-_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH", re.IGNORECASE)
 
 
 def duration(seconds: float) -> str:
@@ -74,19 +72,6 @@ def code_span(text: str) -> str:
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
     pad = " " if "`" in line else ""
     return f"{fence}{pad}{line}{pad}{fence}"
-
-
-def hide(name: str, value: str) -> str:
-    """The value of a variable; `[HF_TOKEN]` for a secret, and without a password in an address."""
-    return f"[{name}]" if _SECRET.search(name) else _PASSWORD.sub("//[hidden]@", value)
-
-
-def redact(text: str, environ: Mapping[str, str]) -> str:
-    """The text, with the values of variables such as HF_TOKEN replaced by `[HF_TOKEN]`."""
-    for name, value in environ.items():
-        if len(value) > 5 and _SECRET.search(name):
-            text = text.replace(value, f"[{name}]")
-    return text
 
 
 def bad_name(name: str) -> str:

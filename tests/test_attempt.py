@@ -141,10 +141,9 @@ def test_processes_that_the_program_left_running_are_killed(world: World, run: R
 
 def test_secrets_in_the_log_are_redacted_in_the_reason(world: World, run: Run) -> None:
     world.settle(env={"HF_TOKEN": "hf_abcdefgh"})
-    ctx = world.context(environ={**os.environ, "WANDB_API_KEY": "wandb123456", "PLAIN": "not secret"})
-    code = (
-        'from os import environ as e; raise SystemExit(f\'ValueError: {e["WANDB_API_KEY"]} hf_abcdefgh {e["PLAIN"]}\')'
-    )
+    ctx = world.context(environ={**os.environ, "WANDB_API_KEY": "wandb123456", "PYTHON_PLAIN": "not secret"})
+    code = "from os import environ as e\nvalues = e['WANDB_API_KEY'], 'hf_abcdefgh', e['PYTHON_PLAIN']\n"
+    code += "raise SystemExit('ValueError: ' + ' '.join(values))"
     result = carry_out(run, code, ctx)
     assert result.reason == "ValueError: [WANDB_API_KEY] [HF_TOKEN] not secret"
     assert "wandb123456" not in (last(run) / "result.json").read_text()

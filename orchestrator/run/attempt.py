@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from orchestrator import files
 from orchestrator.errors import NotReady, Problem
 from orchestrator.model import MEMORY_FAILURES, Failure, Result
+from orchestrator.redaction import child_environ, redact
 from orchestrator.run import retry
 from orchestrator.run.context import Context
 from orchestrator.run.retry import Action, FailedAttempt
@@ -19,7 +21,8 @@ from orchestrator.run.watcher import Watcher
 from orchestrator.store import outcome, process, vram_log
 from orchestrator.store.layout import Attempt, Run
 from orchestrator.store.outcome import FailureReason, Outcome
-from orchestrator.text import redact
+
+_LOG_BYTES = 16 * 1024
 
 
 def run_attempt(run: Run, stage: Stage, ctx: Context) -> Result:
@@ -51,7 +54,7 @@ def fail(run: Run, stage: str, error: Exception, ctx: Context) -> Result:
         log.write(_redact("".join(traceback.format_exception(error)), ctx))
     what = _redact(f"internal error: {type(error).__name__}: {error}", ctx)
     result = Result(failure=Failure.UNKNOWN, reason=f"{what} (the traceback is in the attempt's log; please report it)")
-    attempt.close(result)
+    _close_attempt(attempt, result, ctx)
     ctx.listener.ended(run, stage, result)
     return result
 
@@ -72,7 +75,7 @@ def _start(run: Run, stage: Stage, ctx: Context) -> Attempt:
     _check_disk(run.path, ctx.settings.limits.free_gib)
     attempt = run.new_attempt(stage.name)
     command = stage.prepare(attempt)
-    process.start(attempt.path, command.argv, env={**ctx.environ, **command.env}, cwd=command.cwd)
+    process.start(attempt.path, command.argv, env={**child_environ(ctx.environ), **command.env}, cwd=command.cwd)
     return attempt
 
 
@@ -100,10 +103,17 @@ def _close(run: Run, attempt: Attempt, earlier: Sequence[Attempt], stage: Stage,
         seconds_per_step=progress.seconds_per_step if progress else None,
         steps=progress.step if progress else None,
     )
-    attempt.close(result)
+    _close_attempt(attempt, result, ctx)
     if not isinstance(product, FailureReason):
         run.finish(stage.name, product)
     return result
+
+
+def _close_attempt(attempt: Attempt, result: Result, ctx: Context) -> None:
+    """Write the result, and the end of the log without secrets: a report may be written from another environment."""
+    text = _redact(outcome.tail(attempt.path / "log", _LOG_BYTES), ctx)
+    files.write_text(attempt.path / outcome.REDACTED_LOG, text)
+    attempt.close(result)
 
 
 def _product(attempt: Attempt, stage: Stage, ended: Outcome) -> Mapping[str, Any] | FailureReason:

@@ -16,6 +16,7 @@ from orchestrator.evidence import preview_scores, run_metrics
 from orchestrator.evidence.stats import early_stop_rule
 from orchestrator.kohya import previews
 from orchestrator.model import Failure, Image
+from orchestrator.redaction import child_environ
 from orchestrator.run.context import Context
 from orchestrator.store import process
 from orchestrator.store.layout import Attempt, Run, Sweep
@@ -134,4 +135,4 @@ def _start_scorer(run: Run, check: Attempt, training: Attempt, previews: list[Im
         references=images.pictures(ctx.settings.scoring.references).pictures,
     )
     argv = scoring.write_job(check.path, job)
-    process.start(check.path, argv, env={**ctx.environ, "PYTHONUNBUFFERED": "1"}, cwd=check.path)
+    process.start(check.path, argv, env={**child_environ(ctx.environ), "PYTHONUNBUFFERED": "1"}, cwd=check.path)

@@ -10,6 +10,9 @@ from orchestrator.store import layout, process, records, vram_log
 
 TAIL_BYTES = 256 * 1024
 
+REDACTED_LOG = "log-end.txt"
+"""The end of the log without the secrets of the environment in which the attempt ended."""
+
 _FULL_MIB = 8
 """MiB free on the disk below which a failure is DISK_FULL: the log may lack the error for the same reason."""
 
@@ -99,6 +102,14 @@ def _without_exit(outcome: Outcome) -> FailureReason:
     if not outcome.same_boot:
         return FailureReason(Failure.KILLED, "its machine was restarted or is unreachable")
     return FailureReason(Failure.CRASHED, "ended without an exit code: the program and its shim are gone")
+
+
+def log_end(log: Path, limit: int = TAIL_BYTES) -> tuple[str, bool]:
+    """The end of a log, and whether it was redacted when its attempt ended; not if the log has changed since."""
+    redacted = log.with_name(REDACTED_LOG)
+    if redacted.exists() and log.exists() and redacted.stat().st_mtime_ns >= log.stat().st_mtime_ns:
+        return tail(redacted, limit), True
+    return tail(log, limit), False
 
 
 def tail(log: Path, limit: int = TAIL_BYTES) -> str:

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from orchestrator import text
+from orchestrator import redaction
 from orchestrator.store import hashes
 
 
@@ -82,7 +82,7 @@ def environment(gpu: str, driver: str, python: Path, env: Mapping[str, str]) -> 
         "gpu": gpu,
         "driver": driver,
         "versions": _trainer_versions(python, times, env.get("PYTHONPATH", "")),
-        "env": {name: text.hide(name, value) for name, value in env.items()},
+        "env": {name: redaction.hide(name, value) for name, value in env.items()},
     }
 
 

@@ -44,6 +44,8 @@ def go_wrong(faults: set[str]) -> None:
     for name, words in _LAST_WORDS.items():
         if name in faults:
             sys.exit(f"\n{words}")
+    if "environment" in faults:
+        sys.exit("\n" + "\n".join(f"{name}={value}" for name, value in sorted(os.environ.items(), reverse=True)))
     for name, number in (("segfault", signal.SIGSEGV), ("killed", signal.SIGKILL)):
         if name in faults:
             os.kill(os.getpid(), number)

@@ -12,10 +12,11 @@ from orchestrator.evidence.calibration.record import CalibrationRecord
 from orchestrator.evidence.summary import AttemptSummary, RunSummary, SweepSummary, log_of
 from orchestrator.files import read_bytes
 from orchestrator.model import Failure, Params, State, Value
+from orchestrator.redaction import redact
 from orchestrator.report.labels import labels
 from orchestrator.store import outcome
 from orchestrator.store.layout import Run, Sweep
-from orchestrator.text import duration, pluralize, redact
+from orchestrator.text import duration, pluralize
 from orchestrator.values import toml_repr
 
 DOUBT = "*"
@@ -250,7 +251,8 @@ def _config_files(run: Run) -> dict[str, str]:
 def _log(run: Run, environ: Mapping[str, str]) -> str:
     """The end of the last log without colours and secrets; of each progress bar, its last state."""
     path = log_of(run)
-    text = redact(outcome.tail(path, _LOG_BYTES), environ).replace("\r\n", "\n") if path else ""
+    end, redacted = outcome.log_end(path, _LOG_BYTES) if path else ("", True)
+    text = (end if redacted else redact(end, environ)).replace("\r\n", "\n")
     lines = [line.rsplit("\r", 1)[-1] for line in text.split("\n")]
     return "\n".join(_CONTROLS.sub("", line)[:_LINE_CHARS] for line in lines[-_LOG_LINES:]).strip()
 

@@ -1,0 +1,97 @@
+"""Secrets do not reach records, reports or child processes."""
+
+import json
+
+import pytest
+from standins.world import World
+
+from orchestrator.redaction import child_environ, hide, redact
+
+TOKEN = "ghp_" + "a1B2" * 9
+
+
+NAMES = """GITHUB_PAT SSH_PASSPHRASE PGPASS PGPASSWORD COOKIE SENTRY_DSN DATABASE_URL REDIS_URI MYSQL_PWD NPM_AUTH
+AWS_SECRET_ACCESS_KEY HF_TOKEN SLACK_WEBHOOK SESSION_COOKIE CI_JWT"""
+
+
+@pytest.mark.parametrize("name", NAMES.split())
+def test_the_value_of_a_variable_with_such_a_name_is_redacted(name: str) -> None:
+    assert redact("it is hunter22, they say", {name: "hunter22"}) == f"it is [{name}], they say"
+    assert hide(name, "hunter22") == f"[{name}]"
+
+
+@pytest.mark.parametrize("name", ["PATH", "PWD", "OLDPWD", "PATTERN", "HOME", "LANG", "XDG_SESSION_TYPE", "COMPAT"])
+def test_other_variables_are_not_redacted(name: str) -> None:
+    assert redact("it is wayland", {name: "wayland"}) == "it is wayland"
+
+
+def test_a_path_is_no_secret() -> None:
+    assert redact("in /tmp/ssh-1/agent", {"SSH_AUTH_SOCK": "/tmp/ssh-1/agent"}) == "in /tmp/ssh-1/agent"
+
+
+def test_the_longest_secret_is_redacted_first() -> None:
+    environ = {"A_TOKEN": "abcdef", "B_TOKEN": "abcdef-ghijkl"}
+    assert redact("abcdef-ghijkl abcdef", environ) == "[B_TOKEN] [A_TOKEN]"
+
+
+def test_a_secret_that_is_split_by_control_codes_is_redacted() -> None:
+    text = "\x1b[31mhun\x1b[0mter\x1b]0;title\x0722\x08 \x1b[1;32mok\n"
+    assert redact(text, {"A_TOKEN": "hunter22"}) == "[A_TOKEN] ok\n"
+
+
+def test_the_password_of_an_address_is_redacted() -> None:
+    environ = {"https_proxy": "http://me:s3cr%3Ft77@proxy:3128"}
+    for text in ("http://me:s3cr%3Ft77@proxy:3128", "s3cr%3Ft77", "s3cr?t77"):
+        assert "s3cr" not in redact(f"cannot connect: {text}", environ)
+    assert redact("postgres://u:any@db/x", {}) == "postgres://u:[hidden]@db/x"
+    assert "any-password" not in hide("PLAIN", "http://u:any-password@host")
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        TOKEN,
+        "hf_" + "aB3" * 10,
+        "AKIA" + "ABCD" * 4,
+        "xoxb-1234567890-abc",
+        "eyJhbGciOiJIUzI1.eyJzdWIiOiIxMjM0.c2ln",
+        "https://hooks.slack.com/services/T0/B0/xyz",
+        "https://discord.com/api/webhooks/1/abc",
+        "-----BEGIN RSA PRIVATE KEY-----\nMIIE\nabc\n-----END RSA PRIVATE KEY-----",
+    ],
+)
+def test_secrets_of_known_formats_are_redacted_without_a_variable(secret: str) -> None:
+    found = redact(f"with {secret} it failed", {})
+    assert secret not in found
+    assert "[hidden]" in found
+    assert found.endswith("it failed")
+
+
+def test_a_multi_line_secret_is_redacted_line_by_line() -> None:
+    assert redact("> line-one-x\n> line-two-x", {"MY_KEY": "line-one-x\nline-two-x"}) == "> [MY_KEY]\n> [MY_KEY]"
+
+
+def test_child_processes_inherit_only_what_they_need() -> None:
+    environ = {"PATH": "/bin", "LC_ALL": "C", "CUDA_VISIBLE_DEVICES": "0", "https_proxy": "p", "PYTHONPATH": "x"}
+    others = {"GITHUB_PAT": "x", "AWS_PROFILE": "x", "SENTRY_DSN": "x", "MINE": "1", "MY_OWN": "2"}
+    assert child_environ({**environ, **others}) == environ
+    passed = child_environ({**others, "ORCHESTRATE_PASS_ENV": "MINE MY_*"})
+    assert passed == {"MINE": "1", "MY_OWN": "2", "ORCHESTRATE_PASS_ENV": "MINE MY_*"}
+
+
+def test_the_trainer_does_not_get_other_variables_and_the_page_no_secrets(world: World) -> None:
+    """The report is written by another process without these variables."""
+    world.settle(env={"STANDIN_TRAIN": "environment"})
+    secrets = {"GITHUB_PAT": "pat-of-the-shell", "WANDB_API_KEY": "wandb-of-the-shell"}
+    assert world.call("--only", "network_dim=2*", env=secrets).returncode == 1
+    (attempt,) = world.run("network_dim=2*").attempts("train")
+    log = (attempt.path / "log").read_text(encoding="utf-8")
+    assert "wandb-of-the-shell" in log
+    assert "pat-of-the-shell" not in log
+    world.session(environ={}).report()
+    page = (world.sweep.report / "report.html").read_text(encoding="utf-8")
+    assert "WANDB_API_KEY=[WANDB_API_KEY]" in page
+    assert "wandb-of-the-shell" not in page
+    recorded = [path for path in attempt.path.glob("*.json") if "wandb-of-the-shell" in path.read_text()]
+    assert recorded == []
+    assert json.loads((attempt.path / "result.json").read_text())["failure"]
