@@ -1,9 +1,9 @@
-"""How long the report page takes over a large sweep:  python -m benchmarks.page [--runs 200] [--px 256] [--scroll]
+"""Duration and size of the report page of a large sweep:  python -m benchmarks.page [--runs 200] [--px 256] [--scroll]
 
-Writes the records of a sweep that nobody ran into a temporary folder, 64 pictures to a run, and prints what the scorers
-spend on thumbnails, then the first page, one after a further run has ended, one when nothing has changed, and the size
-of the file. Seconds are of the clock, and of all cores together: the second are right on a busy machine, too. With
---scroll, the page is also scrolled from end to end in headless Chromium, through Playwright, which have to be there.
+Writes made-up records of a sweep with 64 images per run into a temporary folder. Prints the time for thumbnails (which
+the scorers make), for the first page, for a page after one more run, for an unchanged page, and the size of the file.
+Seconds are wall time and CPU time; CPU time is reliable on a busy machine, too. --scroll also scrolls the page in
+headless Chromium (needs Playwright).
 """
 
 import argparse
@@ -35,7 +35,7 @@ _LOG = "steps:  42%|####      | 840/2000 [10:00<13:48,  1.40it/s, avr_loss=0.093
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Made:
-    """What pictures a run of the made-up sweep has: every checkpoint and strength over all prompts and seeds."""
+    """The images of each run: every checkpoint and strength with all prompts and seeds."""
 
     album: Sequence[Path]
     prompts: Sequence[str] = world.PROMPTS
@@ -47,30 +47,30 @@ class Made:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=200)
-    parser.add_argument("--px", type=int, default=256, help="side of the pictures; 1024 is what a card makes")
+    parser.add_argument("--px", type=int, default=256, help="side of the pictures; 1024 is the usual size")
     parser.add_argument("--scroll", action="store_true", help="time its frames in headless Chromium, too")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         sweep = Sweep(Path(folder) / "runs" / "large")
         write(sweep, options.runs, Made(album=album(Path(folder) / "album", px=options.px)))
-        _tell("thumbnails, beside the scoring", lambda: _thumbnails(sweep))
-        _tell(f"the first page of {options.runs} runs", lambda: _page(sweep))
+        _time("thumbnails, beside the scoring", lambda: _thumbnails(sweep))
+        _time(f"the first page of {options.runs} runs", lambda: _page(sweep))
         _leave(sweep.runs()[0])
-        _tell("one run later", lambda: _page(sweep))
-        _tell("nothing new", lambda: _page(sweep))
+        _time("one run later", lambda: _page(sweep))
+        _time("nothing new", lambda: _page(sweep))
         print(f"{(sweep.report / html.PAGE).stat().st_size / _MIB:.1f} MiB")
         if options.scroll:
             _scroll(sweep.report / html.PAGE)
 
 
 def album(folder: Path, *, px: int, count: int = 24) -> list[Path]:
-    """Drawn portraits to stand for generated ones."""
+    """Drawn portraits instead of generated ones."""
     world.photos(folder, world.PERSONA, count=count, first=0, captions=False, px=px)
     return sorted(folder.glob("*.png"))
 
 
 def write(sweep: Sweep, count: int, made: Made, *, pending: int = 0) -> None:
-    """A sweep of `count` trained runs and a floor: some degraded, some failed, the last `pending` not begun."""
+    """A sweep of `count` trained runs and a baseline: some degraded, some failed, the last `pending` not started."""
     points = [*_points(count), _point({"base_model": "realvisxl-v5", "dataset": "persona"}, (), is_baseline=True)]
     question = Question(
         id="Q3", ask="Is network_dim 16 too low for identity capture?", dim="network_dim", levels=(16, 32)
@@ -119,18 +119,18 @@ def _perform(run: Run, number: int, made: Made) -> None:
 
 
 def _trained(run: Run, number: int, checkpoints: int) -> bool:
-    """Every 13th runs out of memory and goes on degraded, every 17th fails for good."""
+    """Every 13th run uses an OOM fallback, every 17th fails."""
     seconds, peak = 3000.0 + 37 * (number % 11), 14000 + 120 * int(str(run.point.params["network_dim"]))
     if number % 13 == 6:
         oom = Result(failure=Failure.OOM, reason="CUDA out of memory", retry=True, seconds=90.0, peak_vram_mib=24400)
         _attempt(run, "train", oom)
-    conceded: dict[str, Value] = {"optimizer_type": "AdamW8bit", "learning_rate": 1e-4} if number % 13 == 6 else {}
+    fallback: dict[str, Value] = {"optimizer_type": "AdamW8bit", "learning_rate": 1e-4} if number % 13 == 6 else {}
     if number % 17 == 11:
         _attempt(run, "train", Result(failure=Failure.NAN, reason="the loss became nan by step 840", seconds=900.0))
         return False
     good = Result(failure=None, exit_code=0, seconds=seconds, seconds_per_step=1.4, steps=2000, peak_vram_mib=peak)
-    _attempt(run, "train", good, conceded)
-    attempt = 2 if conceded else 1
+    _attempt(run, "train", good, fallback)
+    attempt = 2 if fallback else 1
     found = [
         Checkpoint(file=f"train/{attempt}/output/lora-{epoch:06d}.safetensors", epoch=epoch, step=200 * epoch)
         for epoch in range(11 - checkpoints, 11)
@@ -143,14 +143,14 @@ def _trained(run: Run, number: int, checkpoints: int) -> bool:
 
 
 def _finish(run: Run, stage: str, record: Mapping[str, Any]) -> None:
-    """As Run.finish, but for its waiting for the disk, which thirteen thousand times is minutes."""
+    """As Run.finish without fsync, which would take minutes for 13,000 files."""
     records.write(run.path / layout.PRODUCTS[stage], record)
 
 
-def _attempt(run: Run, stage: str, result: Result, conceded: Mapping[str, Value] | None = None) -> None:
+def _attempt(run: Run, stage: str, result: Result, fallback: Mapping[str, Value] | None = None) -> None:
     attempt = run.new_attempt(stage)
-    fallbacks = ["AdamW8bit"] if conceded else []
-    attempt.open({"overrides": conceded or {}, "fallbacks": fallbacks, "degraded": bool(conceded)})
+    fallbacks = ["AdamW8bit"] if fallback else []
+    attempt.open({"overrides": fallback or {}, "fallbacks": fallbacks, "degraded": bool(fallback)})
     (attempt.path / "log").write_text(_LOG, encoding="utf-8")
     if stage == "train":
         lines = "\n".join(f"{key} = {value!r}" for key, value in run.point.params.items())
@@ -185,23 +185,23 @@ def _pictures(run: Run, made: Made) -> Iterator[Image]:
 
 
 def _score(run: Run, number: int, image: Image) -> Score:
-    """More rank, more likeness; a floor has none; each training seed has its luck."""
-    luck = random.Random(f"{number} {image.file}")
+    """A higher rank is more similar; a baseline is not; each run has noise."""
+    noise = random.Random(f"{number} {image.file}")
     rank = int(str(run.point.params.get("network_dim", 0)))
     trained = image.checkpoint.removesuffix(".safetensors").rpartition("-")[2]
     late = int(trained) / 10 if trained.isdigit() else 1.0
     strong = 1 - 1.5 * (image.strength - 0.9) ** 2
     mean = (0.35 + 0.07 * math.log2(rank) * late) * strong + 0.03 * math.sin(number) if rank else 0.12
-    if luck.random() < 0.04:
+    if noise.random() < 0.04:
         return Score(image=image, status=FaceStatus.NO_FACE)
-    similarity = max(-1.0, min(0.99, luck.gauss(mean - 0.02 * (image.prompt % 4), 0.06)))
+    similarity = max(-1.0, min(0.99, noise.gauss(mean - 0.02 * (image.prompt % 4), 0.06)))
     return Score(
         image=image, status=FaceStatus.OK, similarity=similarity, faces=1, face_px=300.0, nearest_training=similarity
     )
 
 
 def _leave(run: Run) -> None:
-    """Take back the last record of a run, as if it were just being scored."""
+    """Remove the last record of a run, as if it were being scored."""
     (run.path / "scores.json").unlink()
 
 
@@ -238,7 +238,7 @@ def _scroll(path: Path) -> None:
         root = ["--no-sandbox"] if os.geteuid() == 0 else []
         chromium = started.chromium.launch(executable_path=shutil.which("chromium"), args=["--disable-gpu", *root])
         tab = chromium.new_page(viewport={"width": 1280, "height": 900})
-        _tell("the browser opens it", lambda: tab.goto(path.as_uri()))
+        _time("the browser opens it", lambda: tab.goto(path.as_uri()))
         times = sorted(tab.evaluate(_FRAMES))
         chromium.close()
     median, late = times[len(times) // 2], times[len(times) * 95 // 100]
@@ -247,7 +247,7 @@ def _scroll(path: Path) -> None:
     )
 
 
-def _tell(what: str, work: Callable[[], object]) -> None:
+def _time(what: str, work: Callable[[], object]) -> None:
     began, spent = time.perf_counter(), time.process_time()
     work()
     print(f"{what}: {time.perf_counter() - began:.1f} s, {time.process_time() - spent:.1f} s of all cores", flush=True)
