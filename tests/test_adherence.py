@@ -1,6 +1,7 @@
 """How well pictures follow their prompts is asked of a program in the trainer's interpreter; unasked, it is empty."""
 
 import csv
+import re
 import sys
 from pathlib import Path
 
@@ -81,9 +82,24 @@ def test_each_picture_and_each_run_gets_its_adherence(world: World) -> None:
     assert float(row["adherence"]) == pytest.approx(sum(expected.values()) / 2)
 
 
+def test_drift_is_measured_on_prompts_without_a_trigger(world: World) -> None:
+    """The stand-in embeds the first images scored after a change of its program at another angle."""
+    prompts = world.folder / "prompts.txt"
+    prompts.write_text("photo of ohwx person\na quiet street\n", encoding="utf-8")
+    text = world.settings.read_text(encoding="utf-8")
+    world.settings.write_text(re.sub(r'prompts = ".*"', 'prompts = "prompts.txt"', text), encoding="utf-8")
+    with_clip(world, interpreter(world.folder / "python"))
+    world.drive(only="baseline*")
+    turned = PROGRAM.replace("[1.0, 0.0]", "[0.6, 0.8]")
+    interpreter(world.folder / "python", turned)
+    world.drive(only="network_dim=2*")
+    assert float(world.rows()["network_dim=2"]["drift"]) == pytest.approx(0.4)
+
+
 def test_without_a_model_the_column_is_empty(world: World) -> None:
     world.drive(only="network_dim=2*")
-    assert world.rows()["network_dim=2"]["adherence"] == ""
+    row = world.rows()["network_dim=2"]
+    assert (row["adherence"], row["drift"]) == ("", "")
     assert {one["adherence"] for one in image_rows(world)} == {""}
     assert "CLIP model" not in world.sweep.record()["fingerprint"]
 
@@ -99,11 +115,12 @@ def test_another_model_is_refused_by_a_sweep_that_was_made_with_one(world: World
 def test_pictures_that_cannot_be_read_and_prompts_of_triggers_alone_have_none(tmp_path: Path) -> None:
     (tmp_path / "a.png").touch()
     scores = [score("a hill", FaceStatus.ERROR), score("ohwx"), score("ohwx on a hill", FaceStatus.NO_FACE)]
+    scores.append(score(" a  hill"))
     python = interpreter(tmp_path / "python")
     found, embeddings = prompt_adherence.measure(scores, asked(python, "ohwx"), root=tmp_path, folder=tmp_path)
-    assert [one.adherence for one in found] == [None, None, len("on a hill") / 100]
-    assert np.isnan(embeddings[0]).all()
-    assert embeddings[1:].tolist() == [[1.0, 0.0]] * 2
+    assert [one.adherence for one in found] == [None, None, len("on a hill") / 100, len("a hill") / 100]
+    assert np.isnan(embeddings[:3]).all()
+    assert embeddings[3].tolist() == [1.0, 0.0]
 
 
 def test_a_program_that_fails_is_told_with_its_last_words(tmp_path: Path) -> None:

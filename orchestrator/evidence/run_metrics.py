@@ -37,7 +37,8 @@ class RunMetrics:
     diversity: mean distance (one minus cosine) between the faces of the seeds of one prompt. other_face: share of
     images whose scored face is not the largest one. rotated: images with a face rotated by 90 degrees or more.
     nearest_training: median cosine to the most similar training image. copying: most images are copies of training
-    images (stats.copying); None if there are too few images or references. near_copies: number of images with the lead of a copy.
+    images (stats.copying); None if there are too few images or references. near_copies: number of images with the
+    lead of a copy.
     above_band_rate: share of faces more similar to the centroid than 95 % of the persona's own photos.
     face_yaw: median of Score.yaw. second_similarity: mean by the second face pack. second_agreement: Spearman's rank
     correlation of the two packs over the images; low means that the result depends on the pack.

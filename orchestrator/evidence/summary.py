@@ -16,7 +16,7 @@ from orchestrator.evidence.confirmation import ConfirmationResult
 from orchestrator.evidence.run_metrics import RunMetrics, Thresholds
 from orchestrator.evidence.stats import pareto
 from orchestrator.model import Question, Result, Score
-from orchestrator.scoring import References
+from orchestrator.scoring import References, embedding
 from orchestrator.store import layout, provenance, state
 from orchestrator.store.layout import Run, Sweep
 from orchestrator.store.state import Status
@@ -43,8 +43,10 @@ class RunSummary:
 
     previews: step -> scores of its previews; empty without early stopping. trained_faces: number of different training
     images with a face; None until the run is scored, and for a baseline. gain: mean over prompts of the image value
-    minus that of the baseline on the same prompts and seeds; None without a baseline. environment: GPU model, driver
-    and versions of the successful attempts, those of the generation as `images: NAME`; empty if unknown.
+    minus that of the baseline on the same prompts and seeds; None without a baseline. drift: mean of one minus the CLIP
+    cosine to the baseline's images, over prompts without a trigger; None without CLIP or such prompts.
+    environment: GPU model, driver and versions of the successful attempts, those of the generation as `images: NAME`;
+    empty if unknown.
     """
 
     run: Run
@@ -57,6 +59,7 @@ class RunSummary:
     choice: Choice | None = None
     metrics: RunMetrics | None = None
     gain: float | None = None
+    drift: float | None = None
     confirmation: ConfirmationResult | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -113,9 +116,9 @@ def gather(sweep: Sweep) -> list[RunSummary]:
 def _gather(sweep: Sweep, kept: CalibrationRecord | None) -> list[RunSummary]:
     read = [_read(run) for run in sweep.runs()]
     halves = choice.split({choice.cell(score) for one in read for score in one.scores})
-    baselines = {_base_model(one): one.scores for one in read if one.run.point.is_baseline}
+    baselines = {_base_model(one): one for one in read if one.run.point.is_baseline}
     thresholds = kept.calibration.thresholds if kept else None
-    found = [_with_metrics(one, halves, baselines.get(_base_model(one), ()), thresholds) for one in read]
+    found = [_with_metrics(one, halves, baselines.get(_base_model(one)), thresholds) for one in read]
     confirmed_baselines = {
         _base_model(one): confirmation.every(one.run, one.choice)
         for one in found
@@ -185,7 +188,7 @@ def _attempts(run: Run) -> list[AttemptSummary]:
 
 
 def _with_metrics(
-    one: RunSummary, halves: SelectionSplit, baseline: Sequence[Score], thresholds: Thresholds | None
+    one: RunSummary, halves: SelectionSplit, baseline: RunSummary | None, thresholds: Thresholds | None
 ) -> RunSummary:
     chosen = choice.choose(one.scores, halves)
     if chosen is None:
@@ -194,8 +197,21 @@ def _with_metrics(
         one,
         choice=chosen,
         metrics=run_metrics.summary(chosen.reported, thresholds, one.references),
-        gain=None if one.run.point.is_baseline else confirmation.gain(chosen.reported, baseline),
+        gain=confirmation.gain(chosen.reported, baseline.scores)
+        if baseline and not one.run.point.is_baseline
+        else None,
+        drift=_drift(one, baseline, chosen.reported) if baseline and not one.run.point.is_baseline else None,
     )
+
+
+def _drift(one: RunSummary, baseline: RunSummary, reported: Sequence[Score]) -> float | None:
+    own, base = (embedding.read(summary.run.path / embedding.NAME) for summary in (one, baseline))
+    if not own or not base or (len(own.clip), len(base.clip)) != (len(one.scores), len(baseline.scores)):
+        return None
+    values = zip(one.scores, embedding.drift(one.scores, own, baseline.scores, base), strict=True)
+    images = {score.image for score in reported}
+    known = [value for score, value in values if value is not None and score.image in images]
+    return sum(known) / len(known) if known else None
 
 
 def _with_confirmation(one: RunSummary, baseline: Sequence[Score]) -> RunSummary:

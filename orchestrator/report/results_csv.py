@@ -121,6 +121,9 @@ COLUMNS = (
     _metric("second_similarity", "mean similarity according to the second face pack"),
     _metric("second_agreement", "rank correlation between the two face packs"),
     _metric("adherence", "mean CLIP similarity of image and prompt without triggers (needs `score.clip`)"),
+    _run(
+        "drift", "mean of 1 - CLIP cosine to the baseline's image, on prompts without a trigger", lambda run: run.drift
+    ),
     _trained("steps", "number of training steps", lambda done: done.result.steps),
     _run("gpu", "GPU model of the training; empty without a GPU", lambda run: run.environment.get("GPU") or None),
     _run("versions", "GPU driver and package versions of the trainer, as JSON", _versions),

@@ -25,8 +25,8 @@ NAME = "embeddings.npz"
 class Embeddings:
     """Of a run's images in the order of its scores, (images, width); rows are NaN where there is no embedding.
 
-    faces: of the scored face, as the recogniser returned it. clip: of the whole image, of length 1; no columns without
-    a CLIP model.
+    faces: of the scored face, as the recogniser returned it. clip: of the whole image, of length 1, for prompts without
+    a trigger; no columns without a CLIP model.
     """
 
     faces: NDArray[np.float32]

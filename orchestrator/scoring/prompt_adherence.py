@@ -39,7 +39,8 @@ def measure(
 ) -> tuple[tuple[Score, ...], NDArray[np.float32]]:
     """The scores with their adherence, and (images, width) CLIP embeddings of the images, of length 1.
 
-    Unreadable images have neither; prompts that contain only triggers have no adherence. root: the images' files are
+    Unreadable images have neither. Prompts that contain only triggers have no adherence; only images of prompts without
+    a trigger have an embedding, because a LoRA is meant to change the others. root: the images' files are
     relative to it. folder: for the program's input and output. Raises NotReady.
     """
     unreadable = (FaceStatus.UNREADABLE, FaceStatus.ERROR)
@@ -52,8 +53,9 @@ def measure(
         found[index] = replace(found[index], adherence=cosine if text else None)
     rows = [np.frombuffer(base64.b64decode(text), "<f4") for text in output["embeddings"]]
     embeddings = np.full((len(scores), len(rows[0]) if rows else 0), np.nan, np.float32)
-    for index, row in zip(chosen, rows, strict=True):
-        embeddings[index] = row
+    for index, text, row in zip(chosen, texts, rows, strict=True):
+        if text == without((), scores[index].image.text):
+            embeddings[index] = row
     return tuple(found), embeddings
 
 
