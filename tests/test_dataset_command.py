@@ -55,6 +55,8 @@ def here(tmp_path_factory) -> Path:
     for number, pose in enumerate((Pose(x=0.3, size=0.3), Pose(x=0.6, size=0.35), Pose(x=0.5, size=0.3))):
         drawn(pose, seed=number).save(folder / "images" / f"{number}.png")
     drawn(seed=9).save(folder / "images" / "nobody.png")
+    for path in list((folder / "images").iterdir()):
+        path.with_suffix(".txt").write_text("photo of ohwx", encoding="utf-8")
     (folder / "orchestrate.toml").write_text(SETTINGS, encoding="utf-8")
     return folder
 

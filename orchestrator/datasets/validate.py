@@ -183,7 +183,8 @@ def _caption(path: Path, trigger: str, key: str, *, wildcard: bool) -> Generator
 def _missing(missing: Sequence[Path], count: int, dataset: Dataset, key: str) -> Problem:
     """An error when no image has a caption or there is no trigger to use instead, otherwise a warning."""
     names = first_names([path.name for path in missing])
-    remedy = f"write {missing[0].with_suffix(dataset.caption_extension).name}" + (", ..." if len(missing) > 1 else "")
+    name = missing[0].with_suffix(dataset.caption_extension).name
+    remedy = f"write the caption of {missing[0].name} into {name}, of the others likewise (the trigger alone is enough)"
     for path in sorted(dataset.image_dir.iterdir()):
         if path.stem == missing[0].stem and path.suffix.lower() in (".caption", ".txt") and path != missing[0]:
             remedy = f'caption_extension = "{path.suffix}" under [{key}]'
