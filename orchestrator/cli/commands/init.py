@@ -18,7 +18,6 @@ def init(folder: Path, yes: bool) -> None:
     \b
     Example:
       orchestrate init my-persona
-      orchestrate plan grids/sweep-v3.toml    (in my-persona)
 
     \b
     Writes:
