@@ -1,5 +1,6 @@
 """orchestrate.toml -> Settings. The files that it names need not exist: `orchestrate check` looks for them."""
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -74,7 +75,7 @@ def read(path: Path) -> tuple[Settings | None, list[Problem]]:
         "path": path.absolute(),
         "runs": file.parse(("runs",), FilePath),
         "templates": file.parse(("templates",), FilePath),
-        "trainer": file.parse(("trainer",), Trainer),
+        "trainer": _trainer(file),
         "base_models": {name: replace(model, name=name) for name, model in models.items() if model},
         "datasets": datasets.read(file),
         "base_model": _default(file, "base_model", defaults.base_model),
@@ -94,6 +95,23 @@ def read(path: Path) -> tuple[Settings | None, list[Problem]]:
         len(found[key]) == len(file.tables(key)) for key in ("base_models", "datasets")
     )
     return Settings(**found, early_stop=early_stop) if complete else None, file.problems
+
+
+def _trainer(file: File) -> Trainer | None:
+    """[trainer]; refuses launcher arguments that would start several processes: one run uses one GPU."""
+    trainer: Trainer | None = file.parse(("trainer",), Trainer)
+    words = [part for argument in (trainer.accelerate_args if trainer else ()) for part in argument.split("=", 1)]
+    for word, value in itertools.pairwise([*words, ""]):
+        name = word.lstrip("-").replace("-", "_") if word.startswith("--") else ""
+        if name in _SEVERAL or (name in _COUNTS and value != "1"):
+            what = f"{word} {value if name in _COUNTS else ''}".rstrip() + ": one run uses one GPU"
+            remedy = "remove it; orchestrate runs as many trainings at once as there are GPUs"
+            file.note(("trainer", "accelerate_args"), what, value=word, remedy=remedy)
+    return trainer
+
+
+_COUNTS = ("num_processes", "num_machines")
+_SEVERAL = ("multi_gpu", "tpu", "gpu_ids")
 
 
 def _default(file: File, key: str, name: str) -> str | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from orchestrator.errors import Problem, Severity
 from orchestrator.kohya.outputs import safetensors_header
 from orchestrator.kohya.outputs.safetensors_header import Header
+from orchestrator.model import Params
 
 _PARTS = {
     "model.diffusion_model.": "U-Net",
@@ -34,7 +35,41 @@ def problems(path: Path, *, where: str = "", key: str = "") -> list[Problem]:
 
 def vae_problems(path: Path, *, where: str = "", key: str = "") -> list[Problem]:
     """Why an existing file cannot be used as a separate VAE."""
-    return _placed(is_pickle(path), path, where, key)
+    return _placed(_vae_issues(path), path, where, key)
+
+
+def _vae_issues(path: Path) -> Iterator[tuple[str, str]]:
+    if pickled := list(is_pickle(path)):
+        yield from pickled
+        return
+    try:
+        tensors = safetensors_header.read_header(path).tensors
+    except (OSError, ValueError) as error:
+        yield f"the VAE cannot be read: {error}", "download it again"
+        return
+    channels = [tensor.shape[1:2] for name, tensor in tensors.items() if name.endswith("decoder.conv_in.weight")]
+    if channels != [(4,)]:
+        what = f"its latents have {channels[0][0]} channels, not 4" if channels and channels[0] else "it has no decoder"
+        yield f"it is not a VAE of SDXL: {what}", "get SDXL's VAE, or remove `vae` to use that of the base model"
+
+
+def prediction(path: Path, params: Params, *, where: str = "", key: str = "") -> list[Problem]:
+    """A warning if a base model predicts v, or has a terminal SNR of zero, and the training does not."""
+    try:
+        header = safetensors_header.read_header(path)
+    except (OSError, ValueError):
+        return []  # reported by `problems`
+    predicts = header.metadata.get("modelspec.prediction_type", "") or header.metadata.get("prediction_type", "")
+    marks = {
+        "v_parameterization": "v_pred" in header.tensors or predicts in ("v", "v_prediction"),
+        "zero_terminal_snr": "ztsnr" in header.tensors,
+    }
+    needed = [argument for argument, marked in marks.items() if marked and not params.get(argument)]
+    if not needed:
+        return []
+    what = "the base model says that it was trained with v-prediction or a terminal SNR of zero, unlike these trainings"
+    remedy = f"set {' and '.join(f'{argument} = true' for argument in needed)} in [fixed]"
+    return _placed([(what, remedy)], path, where, key, Severity.WARNING)
 
 
 def is_pickle(path: Path) -> Iterator[tuple[str, str]]:

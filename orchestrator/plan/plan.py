@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TypeVar
 
@@ -41,7 +40,7 @@ class Plan:
 
     def runs(self, only: str = "*") -> list[Run]:
         """The runs whose name or id matches a glob, baselines last. Raises NothingSelected when none does."""
-        chosen = [point for point in self.points if fnmatchcase(point.name, only) or fnmatchcase(point.id, only)]
+        chosen = [point for point in self.points if grid.selects(only, point)]
         if not chosen:
             raise NothingSelected(error("--only", f'no run matches "{only}"', "`orchestrate plan` lists their names"))
         return [self.sweep.run(point) for point in chosen]

@@ -25,6 +25,7 @@ def findings(settings: Settings, points: Iterable[Point], probe: VramProbe) -> l
     problems = [*_trainer(settings, where), *_card(settings, probe, where)]
     for name in used["base_model"]:
         problems += _base(settings.base_models[name], where)
+        problems += _predictions(settings.base_models[name], chosen, where)
     for name in datasets.with_ancestors(used["dataset"], settings.datasets):
         problems += validate.validate_dataset(settings.datasets[name], where, _common_arguments(chosen))
     return [*problems, *_faces(settings, where), *_disk(settings, where)]
@@ -97,6 +98,14 @@ def _base(base: BaseModel, where: str) -> Iterator[Problem]:
         yield from base_model.problems(base.path, where=where, key=f"{key}.path")
     if base.vae and base.vae.is_file():
         yield from base_model.vae_problems(base.vae, where=where, key=f"{key}.vae")
+
+
+def _predictions(base: BaseModel, points: Iterable[Point], where: str) -> list[Problem]:
+    """One warning, about the first training that does not suit what the base model predicts."""
+    trained = [p.params for p in points if p.params.get("base_model") == base.name and not p.is_baseline]
+    key = f"base_models.{base.name}.path"
+    found = (base_model.prediction(base.path, params, where=where, key=key) for params in trained)
+    return next((one for one in found if one), [])
 
 
 def _faces(settings: Settings, where: str) -> Iterator[Problem]:

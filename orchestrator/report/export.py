@@ -5,10 +5,10 @@ import os
 import re
 import shutil
 from collections.abc import Sequence
-from fnmatch import fnmatch
 from pathlib import Path
 
 from orchestrator import files
+from orchestrator.config import grid
 from orchestrator.config.schema import Settings
 from orchestrator.errors import InputError, NothingSelected, OrchestrateError, Problem
 from orchestrator.evidence.summary import RunSummary, SweepSummary
@@ -27,7 +27,7 @@ def choose(ranked: Sequence[RunSummary], pattern: str, sweep: Sweep) -> RunSumma
     """
     found = [one for one in ranked if one.status.state is State.FINISHED and one.choice]
     if pattern:
-        found = [one for one in found if fnmatch(one.run.point.name, pattern) or fnmatch(one.run.point.id, pattern)]
+        found = [one for one in found if grid.selects(pattern, one.run.point)]
     if not found:
         what = f"no finished run of {sweep.name} matches" if pattern else f"no run of {sweep.name} is finished"
         remedy = f"`orchestrate status {sweep.name}` lists the runs"

@@ -5,8 +5,8 @@ Each set of images is a run of its own in the folder of the run whose checkpoint
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from fnmatch import fnmatchcase
 
+from orchestrator.config import grid
 from orchestrator.config.schema import Settings
 from orchestrator.errors import InputError, NothingSelected, Problem, errors_of
 from orchestrator.evidence import confirmation, summary
@@ -121,7 +121,7 @@ def transferable_runs(sweep: Sweep, base: str, only: str, settings: Settings) ->
         one
         for one in summary.gather(sweep)
         if one.choice and not one.run.point.is_baseline and one.run.point.params["base_model"] != base
-        if fnmatchcase(one.run.point.name, only) or fnmatchcase(one.run.point.id, only)
+        if grid.selects(only, one.run.point)
     ]
     if not found:
         what = f"no scored run of {sweep.name} matches that was trained on another base model than {base}"

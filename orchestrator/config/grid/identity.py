@@ -1,10 +1,11 @@
 """What a point is called: its id from all of its params, its name from its dims."""
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from fnmatch import fnmatchcase
 from functools import lru_cache
 
-from orchestrator.model import Params, Scalar, Value
+from orchestrator.model import Params, Point, Scalar, Value
 from orchestrator.store.hashes import sha256_text
 from orchestrator.values import canonical_json
 
@@ -28,6 +29,22 @@ def point_name(params: Params, dims: Iterable[str], identity: str) -> str:
     if len(label) > _MAX_LABEL_BYTES // 4:
         label = label.encode()[:_MAX_LABEL_BYTES].decode(errors="ignore")
     return f"{label}-{identity}"
+
+
+def selects(pattern: str, point: Point) -> bool:
+    """Whether a glob matches a point's name or id, or consists of its arguments, `network_dim=8` or `a=1_b=2`."""
+    if fnmatchcase(point.name, pattern) or fnmatchcase(point.id, pattern):
+        return True
+    labels = [f"{key}={_in_file_name(value)}" for key, value in point.params.items()] if "=" in pattern else []
+    return _consists_of(pattern, labels)
+
+
+def _consists_of(text: str, labels: Collection[str]) -> bool:
+    """Whether a text is made of labels with underscores or commas between them."""
+    heads = [label for label in labels if text.startswith(label)]
+    return any(
+        text == head or (text[len(head)] in "_," and _consists_of(text[len(head) + 1 :], labels)) for head in heads
+    )
 
 
 @lru_cache(maxsize=4096, typed=True)  # a sweep repeats few values many times

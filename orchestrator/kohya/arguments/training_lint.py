@@ -1,5 +1,6 @@
 """Lint rules for the arguments of one training: length, network, precision, noise and loss."""
 
+import os
 from collections.abc import Iterator
 
 from orchestrator.errors import Problem, error, warning
@@ -104,6 +105,14 @@ def _pairs(params: Params) -> Iterator[Problem]:
             yield error(key, f"{low} = {below} is not below {high} = {above}", f"set {low} below {high}")
 
 
+def _tracking(params: Params) -> Iterator[Problem]:
+    if params.get("log_with") in ("wandb", "all") and not (
+        os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun")
+    ):
+        what = "wandb needs a key, or it asks for one when a training starts, which then fails"
+        yield error("log_with", what, 'set WANDB_API_KEY in the environment, or set log_with = "tensorboard"')
+
+
 def _noise_and_loss(params: Params) -> Iterator[Problem]:
     if params.get("adaptive_noise_scale") is not None and params.get("noise_offset") is None:
         yield error("adaptive_noise_scale", "it needs noise_offset: sd-scripts exits", "set noise_offset")
@@ -119,5 +128,5 @@ def _noise_and_loss(params: Params) -> Iterator[Problem]:
 
 
 _RULES = (
-    _contradictions, _length, _network, _precision, _pairs, _noise_and_loss,
+    _contradictions, _length, _network, _precision, _pairs, _noise_and_loss, _tracking,
 )  # fmt: skip

@@ -1,0 +1,166 @@
+"""Problems that are known before a run starts: GUI names, launcher arguments, trackers, VAEs, v-prediction."""
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from standins.world import BASE, World
+
+from orchestrator.config import grid
+from orchestrator.errors import InputError, errors_of
+from orchestrator.kohya import base_model
+from orchestrator.kohya.arguments import schema
+from orchestrator.plan import preflight
+
+SCHEMA = schema.read_snapshot()
+
+
+@pytest.fixture
+def errors(world):
+    """The errors of a grid over the stand-in's settings."""
+
+    def errors(fixed, **settle):
+        world.settle(**settle)
+        world.ask(f"[fixed]\n{fixed}\n")
+        try:
+            world.plan()
+        except InputError as refused:
+            return errors_of(refused.problems)
+        return []
+
+    return errors
+
+
+# --- names of GUIs ----------------------------------------------------------------------------------------------------
+
+
+def test_the_case_of_gui_names_is_one_message_for_each(errors):
+    fixed = (
+        'epoch = 10\nnoise_offset_type = "Original"\ndynamo_backend = "no"\nmax_token_length = 75\n'
+        'vae_batch_size = 0\nnum_repeats = 10\nclass_tokens = "ohwx woman"'
+    )
+    found = {problem.key: problem.remedy for problem in errors(fixed)}
+    assert set(found) == {line.split(" = ")[0] for line in fixed.splitlines()}
+    for key, words in {
+        "epoch": "write max_train_epochs",
+        "num_repeats": "set num_repeats in [datasets.NAME]",
+        "class_tokens": "set trigger in [datasets.NAME]",
+        "noise_offset_type": "remove it",
+        "dynamo_backend": "remove it",
+        "max_token_length": "remove it",
+        "vae_batch_size": "remove it",
+    }.items():
+        assert words in found[key], found[key]
+    assert errors("max_train_epochs = 10") == []
+
+
+# --- --only -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("only", "count"),
+    [
+        ("network_dim=2", 2),
+        ("network_dim=2_seed=1", 1),
+        ("network_dim=2,seed=2", 1),
+        ("seed=1_network_dim=4", 1),
+        ("resolution=1024,1024", 4),
+        ("network_dim=*_seed=1-*", 2),
+    ],
+)
+def test_an_argument_selects_runs_without_a_wildcard(world, only, count):
+    world.ask("[dims]\nnetwork_dim = [2, 4]\nseed = [1, 2]\n")
+    assert len(world.plan().runs(only)) == count
+
+
+def test_half_an_argument_selects_nothing(world):
+    world.ask("[dims]\nnetwork_dim = [16, 1]\n")
+    plan = world.plan()
+    assert [point.params["network_dim"] for point in plan.points if grid.selects("network_dim=1", point)] == [1]
+    assert not any(grid.selects("network_dim=", point) or grid.selects("network", point) for point in plan.points)
+
+
+# --- launcher and trackers --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "refused"),
+    [
+        ('["--num_processes", "2"]', True),
+        ('["--num_processes=2"]', True),
+        ('["--num-processes=4"]', True),
+        ('["--multi_gpu"]', True),
+        ('["--num_machines=2"]', True),
+        ('["--gpu_ids", "0,1"]', True),
+        ('["--num_processes", "1"]', False),
+        ('["--num_cpu_threads_per_process", "2"]', False),
+    ],
+)
+def test_one_run_is_one_process(errors, arguments, refused):
+    found = errors("seed = 1", trainer=f"accelerate_args = {arguments}")
+    assert [problem.key for problem in found] == ["trainer.accelerate_args"] * refused
+
+
+def test_wandb_needs_a_key(errors, monkeypatch):
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    assert [problem.key for problem in errors('log_with = "wandb"')] == ["log_with"]
+    assert [problem.key for problem in errors('wandb_api_key = "secret"')] == ["wandb_api_key"]
+    assert errors('log_with = "tensorboard"') == []
+    monkeypatch.setenv("WANDB_API_KEY", "k")
+    assert errors('log_with = "wandb"') == []
+
+
+# --- base models ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("tensors", "what"),
+    [
+        ({"decoder.conv_in.weight": (512, 4, 3, 3)}, ""),
+        ({"first_stage_model.decoder.conv_in.weight": (512, 4, 3, 3)}, ""),
+        ({"decoder.conv_in.weight": (512, 16, 3, 3)}, "16 channels"),
+        ({"lora_unet_x.lora_down.weight": (4, 4)}, "no decoder"),
+    ],
+)
+def test_a_vae_has_a_decoder_of_four_channels(tmp_path, tensors, what):
+    save_file({name: np.zeros(shape, np.float16) for name, shape in tensors.items()}, tmp_path / "v.safetensors")
+    found = base_model.vae_problems(tmp_path / "v.safetensors")
+    assert (what in found[0].what) if what else found == []
+
+
+@pytest.mark.parametrize(
+    ("tensors", "metadata", "needed"),
+    [
+        (["v_pred"], {}, "v_parameterization = true"),
+        (["v_pred", "ztsnr"], {}, "v_parameterization = true and zero_terminal_snr = true"),
+        ([], {"modelspec.prediction_type": "v"}, "v_parameterization = true"),
+        ([], {"modelspec.prediction_type": "epsilon"}, ""),
+    ],
+)
+def test_a_base_model_that_predicts_v(tmp_path, tensors, metadata, needed):
+    path = tmp_path / "base.safetensors"
+    save_file({name: np.zeros(0, np.float16) for name in [*tensors, "x"]}, path, metadata)
+    found = base_model.prediction(path, {})
+    assert [needed in problem.remedy for problem in found] == ([True] if needed else [])
+    assert base_model.prediction(path, {"v_parameterization": True, "zero_terminal_snr": True}) == []
+
+
+def test_check_warns_of_the_prediction_once(world):
+    world.settle()
+    path = world.folder / "v.safetensors"
+    save_file({"v_pred": np.zeros(0, np.float16)}, path)
+    world.settings.write_text(
+        world.settings.read_text(encoding="utf-8").replace(str(BASE), str(path)), encoding="utf-8"
+    )
+    plan = world.plan()
+    found = preflight.findings(plan.settings, plan.points, world.session().gpus)
+    assert len([problem for problem in found if "v-prediction" in problem.what]) == 1
+
+
+# --- byte order marks -------------------------------------------------------------------------------------------------
+
+
+def test_files_with_a_byte_order_mark(world: World):
+    for path in (world.settings, world.grid):
+        path.write_text("\ufeff" + path.read_text(encoding="utf-8"), encoding="utf-8")
+    assert world.plan().points
