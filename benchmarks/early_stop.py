@@ -1,7 +1,7 @@
-"""What stopping hopeless trainings saves, and what it costs in truth.
+"""Savings and errors of early stopping.
 
-    python -m benchmarks.early_stop FOLDER            # a bad grid on the miniature, with and without (20 minutes)
-    python -m benchmarks.early_stop --simulate 500    # so many sweeps of each kind, where the truth is known (minutes)
+    python -m benchmarks.early_stop FOLDER            # a grid with bad runs on the miniature, with and without (20 min)
+    python -m benchmarks.early_stop --simulate 500    # simulated sweeps of each kind (minutes)
 
 Prints the tables of docs/evidence.md.
 """
@@ -47,7 +47,7 @@ TABLE = "\n[early_stop]\n"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
-    """A sweep that is over. steps: of all its trainings together, those cut short included."""
+    """A finished sweep. steps: of all its trainings, including the stopped ones."""
 
     best: str
     steps: int
@@ -56,12 +56,12 @@ class Trained:
 
 
 def on_miniature(folder: Path, grid_text: str) -> Iterator[tuple[str, Trained]]:
-    """The same grid twice: every training to its end, and with the settings' defaults of [early_stop]."""
+    """The same grid twice: without early stopping, and with the defaults of [early_stop]."""
     world.write(folder, folder / "runs")
     grid, plain, stopping = folder / "bad.toml", folder / "orchestrate.toml", folder / "stopping.toml"
     grid.write_text(grid_text, encoding="utf-8")
     stopping.write_text(plain.read_text(encoding="utf-8") + TABLE, encoding="utf-8")
-    for name, settings in (("to their ends", plain), ("stopped early", stopping)):
+    for name, settings in (("complete", plain), ("stopped early", stopping)):
         sweep = name.replace(" ", "-")
         orchestrate("run", "--settings", str(settings), "--grid", str(grid), "--name", sweep)
         yield name, _trained(summary.gather(plan.read(settings, grid, sweep).sweep))
@@ -77,17 +77,17 @@ def _trained(found: Sequence[RunSummary]) -> Trained:
     )
 
 
-# --- where the truth is known -----------------------------------------------------------------------------------------
+# --- simulation -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
     """Sweeps of one kind: `arms` x `seeds` trainings, one after the other, each seed's arms in any order.
 
-    spread: sd of the arms' true ends; losses: how much lower the first of them end. slow: how much of the training may
-    go by before an arm begins to learn, late: before the first one does; they end as well as the others. run_sd,
-    paired, picture_sd: as in benchmarks.evidence_simulation. lasting: how much of a run's luck at a look is still its
-    luck at the end (a correlation). no_face: share of pictures.
+    spread: sd of the arms' true ends. losses: how much lower the first arms end. slow: largest share of the training
+    before an arm starts to learn; late: the same of the first arm; these arms end as high as the others. run_sd,
+    paired, picture_sd: as in benchmarks.evidence_simulation. lasting: correlation of a run's deviation at a check and
+    at its end. no_face: share of images.
     """
 
     arms: int = 6
@@ -103,28 +103,28 @@ class Kind:
     no_face: float = 0.02
 
 
-HOPELESS = (0.3, 0.35, 0.4, 0.45)
+FAR_WORSE = (0.3, 0.35, 0.4, 0.45)
 KINDS = {
     "all arms alike": Kind(spread=0.0),
     "arms that differ a little": Kind(),
-    "four of six hopeless": Kind(losses=HOPELESS),
-    "four of six hopeless, run sd 0.10": Kind(losses=HOPELESS, run_sd=0.1),
+    "four of six far worse": Kind(losses=FAR_WORSE),
+    "four of six far worse, run sd 0.10": Kind(losses=FAR_WORSE, run_sd=0.1),
     "24 arms alike, one seed": Kind(arms=24, seeds=1, spread=0.0),
     "5 % without a face": Kind(no_face=0.05),
-    "luck passes (0.3)": Kind(lasting=0.3),
-    "some learn later, by up to a quarter": Kind(slow=0.25),
-    "some learn later, by up to half": Kind(slow=0.5),
+    "correlation 0.3": Kind(lasting=0.3),
+    "some start to learn later, by up to a quarter": Kind(slow=0.25),
+    "some start to learn later, by up to half": Kind(slow=0.5),
 }
 PAIRS = {
     "alike, far from the others": Kind(arms=4, seeds=4, spread=0.0, losses=(0.4, 0.4)),
-    "alike, on the brink": Kind(arms=4, seeds=4, spread=0.0, losses=(0.25, 0.25)),
-    "alike, on the brink, 3 seeds": Kind(arms=4, seeds=3, spread=0.0, losses=(0.25, 0.25)),
-    "second better by 0.1, first on the brink": Kind(arms=4, seeds=4, spread=0.0, losses=(0.25, 0.15)),
-    "second better by 0.1, both on the brink": Kind(arms=4, seeds=4, spread=0.0, losses=(0.3, 0.2)),
+    "alike, near the limit": Kind(arms=4, seeds=4, spread=0.0, losses=(0.25, 0.25)),
+    "alike, near the limit, 3 seeds": Kind(arms=4, seeds=3, spread=0.0, losses=(0.25, 0.25)),
+    "second better by 0.1, first near the limit": Kind(arms=4, seeds=4, spread=0.0, losses=(0.25, 0.15)),
+    "second better by 0.1, both near the limit": Kind(arms=4, seeds=4, spread=0.0, losses=(0.3, 0.2)),
     "second better by 0.3": Kind(arms=4, seeds=4, spread=0.0, losses=(0.3, 0.0)),
-    "alike at the end, the first begins at a quarter": Kind(arms=4, seeds=4, spread=0.0, late=0.25),
+    "alike at the end, the first starts to learn at a quarter": Kind(arms=4, seeds=4, spread=0.0, late=0.25),
 }
-"""Of the arms that the question is about, the first two."""
+"""The question compares the first two arms."""
 QUESTION = Question(id="Q", ask="Is the second arm better?", dim="arm", levels=(0, 1))
 PROMPTS, SEEDS_OF_PICTURES, TOTAL = 8, 4, 1000
 
@@ -133,8 +133,9 @@ PROMPTS, SEEDS_OF_PICTURES, TOTAL = 8, 4, 1000
 class Swept:
     """One simulated sweep, by (arm, training seed).
 
-    curves: true means of the arms at each look and at the end; means: of each run, its luck with it. stopped: the look
-    that it was stopped at; looked: what was seen at a look; ended: what is, or would have been, scored at the end.
+    curves: true means of the arms at each check and at the end. means: the same of each run, with its deviation.
+    stopped: the check that stopped a run. looked: image values at each check. ended: image values at the end, also of
+    stopped runs.
     """
 
     curves: FloatArray
@@ -145,7 +146,7 @@ class Swept:
 
 
 def sweep(kind: Kind, asked: EarlyStop, rng: np.random.Generator) -> Swept:
-    """As `orchestrate run` on one card: a training is held against what those before it have drawn at the same look."""
+    """As `orchestrate run` on one GPU: a training is compared with the earlier ones at the same check."""
     curves, means = truth(kind, asked, rng)
     found = Swept(curves=curves, means=means, stopped={}, looked={}, ended={})
     for seed in range(kind.seeds):
@@ -153,7 +154,7 @@ def sweep(kind: Kind, asked: EarlyStop, rng: np.random.Generator) -> Swept:
             found.looked[arm, seed] = []
             for look in range(curves.shape[1] - 1):
                 found.looked[arm, seed].append(pictures(kind, means[arm, seed, look], rng, asked.pictures))
-                if hopeless_now(kind, asked, found, arm, seed):
+                if is_stopped(kind, asked, found, arm, seed):
                     found.stopped[arm, seed] = look
                     break
             found.ended[arm, seed] = pictures(kind, means[arm, seed, -1], rng, PROMPTS * SEEDS_OF_PICTURES)
@@ -161,7 +162,7 @@ def sweep(kind: Kind, asked: EarlyStop, rng: np.random.Generator) -> Swept:
 
 
 def truth(kind: Kind, asked: EarlyStop, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
-    """The arms' curves (arms, looks and the end), and the runs around them (arms, seeds, looks and the end)."""
+    """Curves of the arms (arms, checks and end) and means of the runs (arms, seeds, checks and end)."""
     at = np.array([*early_stop_rule.preview_steps(TOTAL, asked.after), TOTAL]) / TOTAL
     ends = rng.normal(0.5, kind.spread, kind.arms)
     ends[: len(kind.losses)] -= kind.losses
@@ -171,19 +172,19 @@ def truth(kind: Kind, asked: EarlyStop, rng: np.random.Generator) -> tuple[Float
     curves = ends[:, None] * learned / learned[:, -1:]
     own = rng.normal(0, kind.run_sd * np.sqrt(1 - kind.paired), (kind.arms, kind.seeds, len(at)))
     end = own[..., -1:]
-    luck = np.concatenate([kind.lasting * end + np.sqrt(1 - kind.lasting**2) * own[..., :-1], end], axis=2)
+    deviation = np.concatenate([kind.lasting * end + np.sqrt(1 - kind.lasting**2) * own[..., :-1], end], axis=2)
     shared = rng.normal(0, kind.run_sd * np.sqrt(kind.paired), kind.seeds)
-    return curves, curves[:, None, :] + luck + shared[None, :, None]
+    return curves, curves[:, None, :] + deviation + shared[None, :, None]
 
 
 def pictures(kind: Kind, mean: float, rng: np.random.Generator, count: int) -> dict[Cell, float]:
-    """Values of pictures, every prompt before a second seed; what prompts share cancels in a pair."""
+    """Image values, every prompt before a second seed; differences between prompts cancel in a pair."""
     drawn = np.where(rng.random(count) < kind.no_face, -1.0, rng.normal(mean, kind.picture_sd, count))
     return {(number % PROMPTS, number // PROMPTS): float(value) for number, value in enumerate(drawn)}
 
 
-def hopeless_now(kind: Kind, asked: EarlyStop, found: Swept, arm: int, seed: int) -> bool:
-    """Whether the last look at a run ends it."""
+def is_stopped(kind: Kind, asked: EarlyStop, found: Swept, arm: int, seed: int) -> bool:
+    """Whether the last check of a run stops it."""
     own = found.looked[arm, seed]
     others = [found.looked.get((other, seed), []) for other in range(kind.arms) if other != arm]
     compared = (
@@ -198,8 +199,8 @@ def hopeless_now(kind: Kind, asked: EarlyStop, found: Swept, arm: int, seed: int
 def tally(kind: Kind, asked: EarlyStop, count: int, rng: np.random.Generator) -> list[float]:
     """Shares over `count` sweeps.
 
-    Of sweeps in which the best run was stopped, and in which every run of the best arm was; of runs that end, in truth,
-    within the margin of the best of their seed, those that were stopped; of runs stopped; of steps saved.
+    Sweeps in which the best run was stopped; in which every run of the best arm was; of the runs that end within the
+    margin of the best of their seed, those stopped; runs stopped; steps saved.
     """
     steps, hits, near, runs = (
         early_stop_rule.preview_steps(TOTAL, asked.after),
@@ -227,12 +228,12 @@ def tally(kind: Kind, asked: EarlyStop, count: int, rng: np.random.Generator) ->
     ]
 
 
-# --- what contrasts make of it ----------------------------------------------------------------------------------------
+# --- contrasts with stopped runs --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answered:
-    """Shares over sweeps, and how far the difference is off on average. false: a verdict that is not the truth's."""
+    """Shares over sweeps, and the mean error of the difference."""
 
     covered: float
     yes: float
@@ -241,7 +242,7 @@ class Answered:
 
 
 def answered(asked: EarlyStop, sweeps: Sequence[Swept], *, leave_out: bool) -> Answered:
-    """leave_out: what is not done, stopped runs dropped as failed ones are."""
+    """leave_out: drop stopped runs as if they had failed, which the program does not do."""
     steps, held, bias = [*early_stop_rule.preview_steps(TOTAL, asked.after), TOTAL], Counter[str](), []
     for one in sweeps:
         found = contrast.evaluate_questions(list(rows(one, steps, leave_out=leave_out)), [QUESTION])[0]
@@ -260,7 +261,7 @@ def answered(asked: EarlyStop, sweeps: Sequence[Swept], *, leave_out: bool) -> A
 
 
 def rows(one: Swept, steps: Sequence[int], *, leave_out: bool) -> Iterator[pairs.RunRow]:
-    """The runs of a sweep as the answers get them."""
+    """The runs of a sweep as input of the contrast."""
     for (arm, seed), ended in one.ended.items():
         bare = pairs.RunRow(
             run=f"{arm}-{seed}", params={"arm": arm, "seed": seed}, dims=("arm", "seed"), state=State.FINISHED
@@ -273,7 +274,7 @@ def rows(one: Swept, steps: Sequence[int], *, leave_out: bool) -> Iterator[pairs
 
 
 def seen(bare: pairs.RunRow, values: Mapping[Cell, float]) -> pairs.RunRow:
-    """A run with the means of its prompts."""
+    """The run with the mean of each prompt."""
     by_prompt: dict[int, list[float]] = {}
     for (prompt, _), value in values.items():
         by_prompt.setdefault(prompt, []).append(value)
@@ -323,7 +324,7 @@ def _print_answers(asked: EarlyStop, count: int) -> None:
     for name, kind in PAIRS.items():
         rng = np.random.default_rng(1)
         sweeps = [sweep(kind, asked, rng) for _ in range(count)]
-        for method, leave_out in (("as they stood", False), ("left out", True)):
+        for method, leave_out in (("at the common step", False), ("left out", True)):
             one = answered(asked, sweeps, leave_out=leave_out)
             shares = " | ".join(f"{100 * share:.1f} %" for share in (one.covered, one.yes, one.no))
             print(f"| {name} | {method} | {shares} | {one.bias:+.3f} |", flush=True)

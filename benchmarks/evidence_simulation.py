@@ -1,6 +1,6 @@
-"""How often the evidence is right, where the truth is known:  python -m benchmarks.evidence_simulation
+"""Coverage and error rates of the verdicts in simulations:  python -m benchmarks.evidence_simulation
 
-Prints the tables of docs/evidence.md from 2,000 simulated sweeps each (minutes on one core). `--sweeps 200` is a look.
+Prints the tables of docs/evidence.md from 2,000 simulated sweeps each (minutes on one core); `--sweeps 200` is quick.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from orchestrator.evidence.calibration import statistics
-from orchestrator.evidence.stats import contrast, estimates, learning_curve, pairs, sequential
+from orchestrator.evidence.stats import contrast, estimates, learning_curve, pairs, pass_rate, sequential
 from orchestrator.evidence.stats.estimates import Interval
 from orchestrator.model import Question, State
 
@@ -63,14 +63,14 @@ def sweeps(world: World, count: int, rng: np.random.Generator) -> FloatArray:
 
     c, s, p, own = world.cells, world.seeds, world.prompts, world.run_sd**2 * (1 - world.paired)
     base = 0.5 + noise(0.05**2, 1, c, 1, 1) + noise(world.run_sd**2 * world.paired, 1, 1, s, 1)
-    luck = noise(own * world.shared, 2, 1, s, 1) + noise(own * (1 - world.shared), 2, c, s, 1)
+    deviation = noise(own * world.shared, 2, 1, s, 1) + noise(own * (1 - world.shared), 2, c, s, 1)
     if world.skewed:
-        luck[:, 1] = math.sqrt(own) * (1 - rng.exponential(1.0, (count, c, s, 1)))
+        deviation[:, 1] = math.sqrt(own) * (1 - rng.exponential(1.0, (count, c, s, 1)))
     if world.collapse:
-        luck[:, 1] -= 0.3 * ((rng.random((count, c, s, 1)) < world.collapse) - world.collapse)
+        deviation[:, 1] -= 0.3 * ((rng.random((count, c, s, 1)) < world.collapse) - world.collapse)
     prompts = noise(0.08**2, 1, 1, 1, p) + noise(world.prompt_effect_sd**2 / 2, 2, 1, 1, p)
     effect = world.effect + world.interaction * np.linspace(-1, 1, c) if c > 1 else np.full(1, world.effect)
-    means = base + luck + prompts + np.multiply.outer([0.0, 1.0], effect)[None, :, :, None, None]
+    means = base + deviation + prompts + np.multiply.outer([0.0, 1.0], effect)[None, :, :, None, None]
     pictures = means[..., None] + noise(world.picture_sd**2, 2, c, s, p, world.pictures)
     missing = rng.random(pictures.shape) < world.no_face
     values: FloatArray = np.where(missing, -1.0, pictures).mean(axis=-1)
@@ -108,7 +108,7 @@ class Tally:
 
 
 def tally(world: World, count: int, rng: np.random.Generator) -> Tally:
-    """How often the interval holds the truth, and the verdicts."""
+    """Coverage of the interval, and shares of the verdicts."""
     found = list(answer_all(world, count, rng))
     intervals = [a.interval for a in found if a.interval]
     verdicts = Counter(a.verdict for a in found)
@@ -121,8 +121,8 @@ def tally(world: World, count: int, rng: np.random.Generator) -> Tally:
 
 
 def kept_promises(world: World, count: int, rng: np.random.Generator) -> tuple[float, float, int]:
-    """Of undecided sweeps, with as many seeds as they ask for and the difference they measured for truth: the share
-    decided as expected, the median of the seeds added, and the number of such sweeps."""
+    """For undecided sweeps, repeated with the requested seeds and the measured difference as the truth: the share with
+    the matching verdict, the median number of added seeds, and the number of such sweeps."""
     kept, added = [], []
     for pilot in answer_all(world, count, rng):
         if pilot.needs is None or pilot.difference is None:
@@ -193,8 +193,8 @@ def _fixed_seeds(standardized: float, power: float) -> int:
 
 
 def others_cover(world: World, count: int, rng: np.random.Generator) -> dict[str, float]:
-    """Coverage of intervals that are not used: a bootstrap over pairs, and a t interval that takes pairs of one seed
-    for independent."""
+    """Coverage of methods that are not used: a bootstrap over pairs, and a t interval that treats pairs of one seed as
+    independent."""
     held = Counter[str]()
     for sweep in sweeps(world, count, rng):
         differences = (sweep[1] - sweep[0]).mean(axis=-1).ravel()
@@ -209,13 +209,13 @@ def others_cover(world: World, count: int, rng: np.random.Generator) -> dict[str
 PHOTO_SETS: dict[str, Callable[[np.random.Generator, int], FloatArray]] = {
     "alike": lambda rng, n: rng.normal(0.75, 0.05, n),
     "skewed": lambda rng, n: 0.88 - 0.3 * rng.beta(1.5, 5, n),
-    "one in seven worse": lambda rng, n: np.where(rng.random(n) < 6 / 7, rng.normal(0.8, 0.03, n), 0.65),
+    "one in seven atypical": lambda rng, n: np.where(rng.random(n) < 6 / 7, rng.normal(0.8, 0.03, n), 0.65),
 }
 """Cosine of each photo to the persona's true direction."""
 
 
 def plain_bootstrap(genuine: FloatArray) -> Interval:
-    """What is not used for the threshold: quantiles of the 5 % quantiles of resampled photos."""
+    """A method that is not used: quantiles of the 5 % quantiles of resampled photos."""
     draws = np.random.default_rng(0).choice(genuine, (1000, len(genuine)))
     low, high = np.quantile(np.quantile(draws, 0.05, axis=1), [0.025, 0.975])
     return Interval(low=float(low), high=float(high))
@@ -229,9 +229,9 @@ def threshold_coverage(
     method: Callable[[FloatArray], Interval] = statistics.threshold_interval,
     size: int = 512,
 ) -> float:
-    """How often an interval of the threshold holds the score that 95 % of further photos reach.
+    """Coverage of an interval of the threshold: does it contain the score that 95 % of other photos reach?
 
-    A photo is a unit vector of `size` whose first axis is the persona's direction; all else is the photo's own.
+    A photo is a unit vector of `size`; its first axis is the persona's direction, the rest is random.
     """
     held = 0
     for _ in range(trials):
@@ -247,15 +247,15 @@ def threshold_coverage(
 
 
 def curve_coverage(exponent: float, sizes: tuple[int, ...], seeds: int, trials: int, rng: np.random.Generator) -> float:
-    """How often the interval holds the true worth of doubling the largest set."""
+    """Coverage of the interval of the true gain from doubling the largest set."""
     amount = 0.25 / (sizes[0] ** -exponent - sizes[-1] ** -exponent)
     truth = amount * (sizes[-1] ** -exponent - (2 * sizes[-1]) ** -exponent)
     held = 0
     for _ in range(trials):
-        luck = rng.normal(0, 0.05, seeds)
+        seed_effect = rng.normal(0, 0.05, seeds)
         points = [
             learning_curve.CurvePoint(
-                pictures=size, replicate=seed, value=luck[seed] - amount * size**-exponent + rng.normal(0, 0.05)
+                pictures=size, replicate=seed, value=seed_effect[seed] - amount * size**-exponent + rng.normal(0, 0.05)
             )
             for size in sizes
             for seed in range(seeds)
@@ -266,7 +266,7 @@ def curve_coverage(exponent: float, sizes: tuple[int, ...], seeds: int, trials: 
 
 
 def holds(interval: Interval, truth: float) -> bool:
-    """True when the truth lies in the interval."""
+    """Whether the interval contains the truth."""
     return interval.low <= truth <= interval.high
 
 
@@ -278,11 +278,11 @@ WORLDS = {
     "4 seeds": World(seeds=4),
     "6 seeds": World(seeds=6),
     "3 seeds x 4 cells": World(cells=4),
-    "3 seeds x 4 cells, luck shared": World(cells=4, shared=1.0),
-    "4 seeds x 4 cells, luck half shared": World(seeds=4, cells=4, shared=0.5),
-    "3 seeds x 4 cells, effect differs": World(cells=4, interaction=0.05),
-    "4 seeds, prompts answer differently": World(seeds=4, prompt_effect_sd=0.04),
-    "6 seeds x 2 cells, prompts answer differently": World(seeds=6, cells=2, prompt_effect_sd=0.04),
+    "3 seeds x 4 cells, seed effect repeated": World(cells=4, shared=1.0),
+    "4 seeds x 4 cells, seed effect half repeated": World(seeds=4, cells=4, shared=0.5),
+    "3 seeds x 4 cells, effect differs between cells": World(cells=4, interaction=0.05),
+    "4 seeds, effect differs between prompts": World(seeds=4, prompt_effect_sd=0.04),
+    "6 seeds x 2 cells, effect differs between prompts": World(seeds=6, cells=2, prompt_effect_sd=0.04),
     "4 seeds, 5 % without a face": World(seeds=4, no_face=0.05),
     "4 seeds, 2 prompts": World(seeds=4, prompts=2, prompt_effect_sd=0.04),
     "4 seeds, one arm skewed": World(seeds=4, skewed=True),
@@ -298,9 +298,17 @@ def main() -> None:
     rng = np.random.default_rng(20260210)
     _table(f"Contrasts, {count} sweeps each", _contrast_lines(count, rng))
     _table("Sequential sweeps of 3 to 12 seeds", _sequential_lines(count, rng))
-    _table("Promises of 'needs n more', at 80 % power", _promise_lines(count // 2, rng))
+    _table("Seeds needed, at 80 % power", _promise_lines(count // 2, rng))
     _table("Threshold", _threshold_lines(count // 2, rng))
-    _table("Worth of twice the pictures", _curve_lines(count // 2, rng))
+    _table(f"Threshold question, {count} sweeps each", _threshold_question_lines(count, rng))
+    _table("Twice the training images", _curve_lines(count // 2, rng))
+
+
+def threshold_question(runs: int, images: int, rate: float, count: int, rng: np.random.Generator) -> Counter[str]:
+    """Verdicts of a threshold question on `count` sweeps whose runs all pass with the same probability."""
+    passed = rng.binomial(images, rate, size=(count, runs))
+    counts = ([pass_rate.PassCount(passed=int(n), images=images) for n in sweep] for sweep in passed)
+    return Counter(str(pass_rate.judge(sweep).verdict) for sweep in counts)
 
 
 def _table(title: str, lines: Iterator[tuple[str, ...]]) -> None:
@@ -344,6 +352,26 @@ def _threshold_lines(trials: int, rng: np.random.Generator) -> Iterator[tuple[st
         yield kind, *(_percent(threshold_coverage(kind, n, trials, rng)) for n in counts)
     plain = (threshold_coverage("alike", n, trials, rng, plain_bootstrap) for n in counts)
     yield "alike, by plain bootstrap", *map(_percent, plain)
+
+
+THRESHOLD_QUESTIONS = (
+    (1, 4, 1.0),
+    (1, 40, 0.5),
+    (1, 40, 0.65),
+    (18, 16, 0.5),
+    (18, 40, 0.5),
+    (18, 40, 0.8),
+    (18, 40, 0.2),
+)
+"""(runs, images of each, true pass rate)"""
+
+
+def _threshold_question_lines(count: int, rng: np.random.Generator) -> Iterator[tuple[str, ...]]:
+    yield "runs", "images", "true pass rate", "yes", "no", "undecided"
+    for runs, images, rate in THRESHOLD_QUESTIONS:
+        found = threshold_question(runs, images, rate, count, rng)
+        shares = (_percent(found[verdict] / count) for verdict in ("yes", "no", "undecided"))
+        yield str(runs), str(images), f"{rate:g}", *shares
 
 
 def _curve_lines(trials: int, rng: np.random.Generator) -> Iterator[tuple[str, ...]]:

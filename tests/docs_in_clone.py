@@ -89,14 +89,13 @@ COMMANDS = (
     Command(said="make check", more=FEW_TESTS, told=" passed"),
     Command(said="make torture", more="TORTURE='--writes 3 --random 2'", told=" 0 losses"),
     Command(said="python -m benchmarks.early_stop --simulate 1000", more="--simulate 2", told="| left out |"),
-    Command(
-        said="python -m benchmarks.early_stop FOLDER", more="--rates 2 --seeds 1 --steps 6", told="| to their ends |"
-    ),
+    Command(said="python -m benchmarks.early_stop FOLDER", more="--rates 2 --seeds 1 --steps 6", told="| complete |"),
     Command(said="python -m benchmarks.evidence_simulation", more="--sweeps 10", told="| covered |"),
     Command(said="python -m benchmarks.page", more="--runs 4 --px 64", told=" MiB"),
     Command(said="python -m benchmarks.planning", more="--points 200", told="200 points planned"),
     Command(said="python -m benchmarks.planning --last max_timestep", more="--points 200", told="200 points planned"),
     Command(said="python -m benchmarks.planted FOLDER", more="--seeds 2 --steps 10", told="Is network_dim 1 too low?"),
+    Command(said="python -m benchmarks.real_faces", more="--help", told="EMBEDDINGS.npz"),
     Command(said="python -m benchmarks.scale", more="--runs 4", told="3, 9 attempts"),
     Command(said="python -m benchmarks.score", more="--rounds 2 || true", told="embeddings differ by 0.0e+00"),
     Command(said="python -m benchmarks.status", more="--runs 20", told="over 20 runs"),

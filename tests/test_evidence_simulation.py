@@ -18,7 +18,7 @@ SWEEPS = 300
 
 @pytest.mark.parametrize(
     "name",
-    ["3 seeds", "3 seeds x 4 cells, luck shared", "4 seeds, 5 % without a face", "4 seeds, prompts answer differently"],
+    ["3 seeds", "3 seeds x 4 cells, seed effect repeated", "4 seeds, 5 % without a face", "4 seeds, effect differs between prompts"],
 )
 def test_intervals_cover_and_false_yes_is_rare(name: str) -> None:
     found = simulation.tally(WORLDS[name], SWEEPS, np.random.default_rng(7))
@@ -29,7 +29,7 @@ def test_intervals_cover_and_false_yes_is_rare(name: str) -> None:
 def test_the_bounds_detect_intervals_that_ignore_the_seed() -> None:
     rng = np.random.default_rng(7)
     assert simulation.others_cover(World(), SWEEPS, rng)["bootstrap"] < stats.binom.ppf(CHANCE, SWEEPS, 0.93) / SWEEPS
-    shared = WORLDS["3 seeds x 4 cells, luck shared"]
+    shared = WORLDS["3 seeds x 4 cells, seed effect repeated"]
     assert simulation.others_cover(shared, SWEEPS, rng)["pairs"] < stats.binom.ppf(CHANCE, SWEEPS, 0.93) / SWEEPS
 
 
