@@ -18,7 +18,12 @@ SWEEPS = 300
 
 @pytest.mark.parametrize(
     "name",
-    ["3 seeds", "3 seeds x 4 cells, seed effect repeated", "4 seeds, 5 % without a face", "4 seeds, effect differs between prompts"],
+    [
+        "3 seeds",
+        "3 seeds x 4 cells, seed effect repeated",
+        "4 seeds, 5 % without a face",
+        "4 seeds, effect differs between prompts",
+    ],
 )
 def test_intervals_cover_and_false_yes_is_rare(name: str) -> None:
     found = simulation.tally(WORLDS[name], SWEEPS, np.random.default_rng(7))
