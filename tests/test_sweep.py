@@ -144,6 +144,12 @@ def test_exceeding_the_budget_applies_the_fallback(world: World) -> None:
 # --- what fails -------------------------------------------------------------------------------------------------------
 
 
+def test_a_log_that_quotes_an_error_does_not_fail_a_good_training(world: World) -> None:
+    world.settle(env={"STANDIN_TRAIN": "quote"})
+    world.drive(only="network_dim=2*")
+    assert world.states()["network_dim=2"] is State.FINISHED
+
+
 def test_an_exception_while_one_run_is_judged_does_not_stop_the_others(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

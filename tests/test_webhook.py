@@ -170,7 +170,19 @@ def test_the_answers_are_sent_before_the_end(world):
     ]
 
 
-@pytest.mark.parametrize("url", ["ftp://example.org/x", "file:///etc/passwd", "hooks.example.org", "https://", 7])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://example.org/x",
+        "file:///etc/passwd",
+        "hooks.example.org",
+        "https://",
+        7,
+        "http://a b/",
+        "http://[::1",
+        "http://a:b/",
+    ],
+)
 def test_only_web_addresses_are_accepted(world, url):
     world.settle(sections=f"[notify]\nurl = {json.dumps(url)}")
     with pytest.raises(InputError, match=r"is not a web address|must be text"):

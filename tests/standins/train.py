@@ -2,7 +2,8 @@
 
 Two optimizer steps make an epoch. Faults of its own: hopeless (its previews show nobody), no_file, truncated, zeroed
 (its end never reached the disk), nan_weights, nan_loss, scalar (a tensor without dimensions), other_seed, slow_pace
-(steps take ever longer), launcher (the work is done by a child, as under `accelerate launch`).
+(steps take ever longer), quote (prints an error message), launcher (the work is done by a child, as under `accelerate
+launch`).
 """
 
 import hashlib
@@ -48,6 +49,8 @@ def _train(arguments: Mapping[str, Any], wrong: set[str]) -> None:
     steps, epochs = _length(arguments)
     print("running training / 学習開始")
     print(f"  total optimization steps / 学習ステップ数: {steps}", flush=True)
+    if "quote" in wrong:
+        print("caption: No data found", flush=True)
     output = Path(arguments["output_dir"])
     output.mkdir(parents=True, exist_ok=True)
     began = _resumed(arguments)

@@ -145,9 +145,9 @@ def _reason(lines: list[str], index: int) -> str:
 
 def _quiet_failure(whole: str) -> tuple[Failure, str] | None:
     """With an empty dataset, sd-scripts returns without an error and without a file."""
-    if "No data found" in whole:
-        return Failure.DATASET, "No data found: the dataset has no images"
-    return _by_loss(whole)
+    if nan := _by_loss(whole):
+        return nan
+    return (Failure.DATASET, "No data found: the dataset has no images") if "No data found" in whole else None
 
 
 def _by_signal(whole: str, exit_code: int | None) -> tuple[Failure, str] | None:

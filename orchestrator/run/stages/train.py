@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from orchestrator import datasets
@@ -82,6 +83,7 @@ def resume_from(run: Run, fallback: Fallback, settings: Settings) -> dict[str, i
         return None
     until = None
     for segment in reversed(train_config.resume_chain(run, attempts[-1])):
+        _record_states(segment.folder)
         if epoch := resume.last_state(segment.folder, train_config.OUTPUT_NAME, until):
             return {"attempt": int(segment.folder.parent.name), "epoch": epoch}
         until = segment.epoch
@@ -143,6 +145,12 @@ def _progress(run: Run, text: str) -> Progress | None:
     return replace(shown, step=shown.step + epoch * shown.total // int(epochs)) if isinstance(epochs, int) else shown
 
 
+def _record_states(folder: Path) -> None:
+    """Record the states that no poll has recorded; not after a restart of the machine, since they may lack pages."""
+    if process.same_boot(folder.parent):
+        resume.record_states(folder, train_config.OUTPUT_NAME)
+
+
 def _check(attempt: Attempt, watcher: EarlyStopWatcher, settings: Settings) -> FailureReason | None:
     if settings.trainer.resume:
         resume.record_states(attempt.path / "output", train_config.OUTPUT_NAME)
@@ -162,8 +170,8 @@ def _record(run: Run, attempt: Attempt, outcome: Outcome, settings: Settings) ->
         begun=this.epoch,
     )
     if verified.failure:
-        if settings.trainer.resume and outcome.same_boot:  # since a restart, a state may lack pages
-            resume.record_states(this.folder, train_config.OUTPUT_NAME)
+        if settings.trainer.resume:
+            _record_states(this.folder)
         full = vram_log.was_full(attempt.path)
         logged = log.classify(outcome.log, outcome.exit.code, gpu_full=full) if outcome.exit else None
         problems = "; ".join(str(problem) for problem in verified.problems)
