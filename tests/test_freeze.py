@@ -219,14 +219,26 @@ def test_finished_runs_of_a_grown_grid_are_not_trained_again(world):
 # --- hashes -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_large_file_is_read_once_and_remembered_by_the_next_process(tmp_path):
+def test_a_large_file_is_read_once_and_remembered_by_the_next_process(tmp_path, monkeypatch):
     checkpoint, memory = tmp_path / "base.safetensors", tmp_path / "runs" / ".hashes.json"
     checkpoint.write_bytes(b"first" * 1000)
-    stat = checkpoint.stat()
     first = HashCache(memory.parent).of(checkpoint)
-    checkpoint.write_bytes(b"other" * 1000)  # the same size and time: only who reads the file again would notice
-    os.utime(checkpoint, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    monkeypatch.setattr("orchestrator.store.hashes.sha256", lambda _: "read again")
     assert HashCache(memory.parent).of(checkpoint) == first
+
+
+@pytest.mark.parametrize("replace", [True, False])
+def test_a_base_model_of_equal_size_and_time_is_read_again(tmp_path, replace):
+    checkpoint, other = tmp_path / "base.safetensors", tmp_path / "other.safetensors"
+    checkpoint.write_bytes(b"first" * 100_000)
+    stat = checkpoint.stat()
+    first = HashCache(tmp_path).of(checkpoint)
+    changed = other if replace else checkpoint
+    changed.write_bytes(b"other" * 100_000)
+    os.utime(changed, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    changed.replace(checkpoint)
+    assert (checkpoint.stat().st_size, checkpoint.stat().st_mtime_ns) == (stat.st_size, stat.st_mtime_ns)
+    assert HashCache(tmp_path).of(checkpoint) != first
 
 
 def test_a_changed_file_is_read_again(tmp_path):

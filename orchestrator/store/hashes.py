@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,11 @@ def sha256_folder(folder: Path) -> str:
 
 
 class HashCache:
-    """Hashes of files, kept in `runs/.hashes.json` by path, size and modification time: each file is read once."""
+    """Hashes of files, kept in `runs/.hashes.json` by path: each file is read once.
+
+    It is read again when its inode, size, change time (which programs cannot set) or a sample of its bytes
+    differs.
+    """
 
     def __init__(self, runs: Path) -> None:
         self._path = runs / ".hashes.json"
@@ -57,17 +62,31 @@ class HashCache:
         return found
 
     def _lookup(self, path: Path) -> str:
-        stat = path.stat()
-        key, version = str(path.resolve()), [stat.st_size, stat.st_mtime_ns]
+        key, version = str(path.resolve()), _version(path)
         known = self._known.get(key)
-        if known is None or known[:2] != version:
+        if known is None or known[:-1] != version:
             known = self._known[key] = [*version, sha256(path)]
-        return str(known[2])
+        return known[-1]
 
-    def _load(self) -> dict[str, list[int | str]]:
+    def _load(self) -> dict[str, list[str]]:
         """The cached entries; a damaged file or entry is ignored, and the files are hashed again."""
         try:
             cached = json.loads(files.read_text(self._path))["files"]
-            return {path: entry for path, entry in cached.items() if [*map(type, entry)] == [int, int, str]}
+            return {path: entry for path, entry in cached.items() if [*map(type, entry)] == [str, str, str]}
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return {}
+
+
+_SAMPLES, _SAMPLE_BYTES = 16, 4096
+
+
+def _version(path: Path) -> list[str]:
+    """What changes when a file is replaced: its identity and times, and the hash of a sample. Raises OSError."""
+    with files.open_regular(path) as file:
+        status = os.fstat(file.fileno())
+        sample = hashlib.sha256()
+        for number in range(_SAMPLES):
+            file.seek(number * max(0, status.st_size - _SAMPLE_BYTES) // (_SAMPLES - 1))
+            sample.update(file.read(_SAMPLE_BYTES))
+    numbers = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return [" ".join(map(str, numbers)), sample.hexdigest()]
