@@ -17,7 +17,7 @@ from scipy import stats
 from orchestrator.evidence.calibration import statistics
 from orchestrator.evidence.stats import contrast, estimates, learning_curve, pairs, pass_rate, sequential
 from orchestrator.evidence.stats.estimates import Interval
-from orchestrator.model import Question, State
+from orchestrator.model import Question, SequentialDesign, State
 
 FloatArray = npt.NDArray[np.float64]
 QUESTION = Question(id="Q3", ask="Is network_dim 16 too low?", dim="network_dim", levels=(16, 32))
@@ -139,7 +139,7 @@ class Looks:
     """Verdicts of sweeps that are tested after 3 to 12 seeds, and the mean number of seeds.
 
     uncorrected_yes: with the test of a fixed number of seeds at every look. fixed: the seeds of a sweep with a fixed
-    number of them and the same power for yes; 0 without an effect.
+    number of them and the same power for yes, at most 99 %; 0 without an effect.
     """
 
     yes: float
@@ -151,7 +151,7 @@ class Looks:
 
 def looks(effect: float, count: int, rng: np.random.Generator, *, sd: float = 0.07, smallest: float = 0.02) -> Looks:
     """Differences of seeds with standard deviation `sd`. Ends when decided, futile, or after 12 seeds."""
-    design = sequential.SequentialDesign(first=3, max=12)
+    design = SequentialDesign(first=3, max=12)
     nominal = sequential.nominal_level(design, 0.05)
     yes = no = uncorrected = seeds = 0
     for row in rng.normal(effect, sd, (count, design.max, 1)):
@@ -180,7 +180,7 @@ def looks(effect: float, count: int, rng: np.random.Generator, *, sd: float = 0.
         no=no / count,
         uncorrected_yes=uncorrected / count,
         seeds=seeds / count,
-        fixed=_fixed_seeds(effect / sd, yes / count) if effect else 0,
+        fixed=_fixed_seeds(effect / sd, min(yes / count, 0.99)) if effect else 0,
     )
 
 

@@ -83,6 +83,14 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SequentialDesign:
+    """Seeds are trained in rounds, and questions are tested after `first` seeds and each further one up to `max`."""
+
+    first: int
+    max: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
     """One combination of a grid. `params` are effective: defaults, fixed, dims and rules, all evaluated.
 

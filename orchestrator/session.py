@@ -114,6 +114,15 @@ class Session:
         several runs in a row fail, Conflict if another process runs the sweep or its inputs have changed, and
         NothingSelected if no run matches. The report is written in every case once a run could start.
         """
+        session: Session | None = self
+        while session:
+            ended = session._run_round(only, retry=retry, fail_fast=fail_fast, cluster=cluster)
+            failed = fail_fast and any(status.state is State.FAILED for status in ended.values())
+            session = None if failed or only != "*" else session._next_round()
+        return ended
+
+    def _run_round(self, only: str, *, retry: bool, fail_fast: bool, cluster: str) -> dict[str, Status]:
+        """Run all points of the plan: the whole sweep, or the seeds of a sequential sweep that are due."""
         from orchestrator.run import sweep
 
         runs = self.plan.runs(only)
@@ -134,6 +143,26 @@ class Session:
             finally:
                 self.listener.reported(self._report(if_outdated=True))
         return {run.point.name: state.status(run) for run in runs}
+
+    def _next_round(self) -> Session | None:
+        """The session with one more seed, if the sweep is sequential and a question needs it; else None."""
+        if not self.plan.later or self.stop:
+            return None
+        from orchestrator.evidence import summary
+        from orchestrator.evidence.stats.contrast import TestSettings
+        from orchestrator.report.answers import contrasts
+
+        read = summary.read(self.sweep, self.settings.comparison)
+        undecided = contrasts.open_questions(read, TestSettings())
+        if not undecided:
+            self.listener.message(
+                "no further seeds: every question is decided, or has too small a chance to be decided"
+            )
+            return None
+        following = replace(self, plan=self.plan.with_next_seed())
+        names = ", ".join(f"{one.question.id} (chance {one.chance or 0:.0%})" for one in undecided)
+        self.listener.message(f"one more seed, because it may decide {names}")
+        return following
 
     def probe(self, only: str = "*", *, retry: bool = False) -> list[Run]:
         """Train 20 steps of each memory profile among the selected runs, for `forecast`. Returns those that failed."""

@@ -9,7 +9,7 @@ from benchmarks import evidence_simulation as simulation
 from orchestrator.evidence.stats import contrast, estimates, sequential
 from orchestrator.evidence.stats.contrast import ContrastResult, QuestionFamily, TestSettings, Verdict
 from orchestrator.evidence.stats.pairs import RunRow
-from orchestrator.evidence.stats.sequential import SequentialDesign
+from orchestrator.model import SequentialDesign
 
 DESIGN = SequentialDesign(first=3, max=12)
 

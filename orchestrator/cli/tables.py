@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from orchestrator.kohya import resource_profile
-from orchestrator.model import Params, Point, Question, State
+from orchestrator.model import Params, Point, Question, SequentialDesign, State
 from orchestrator.plan import vram_estimate
 from orchestrator.plan.check.report import CheckReport
 from orchestrator.plan.forecast import ASSUMED, Forecast, Profile, RunForecast
@@ -137,6 +137,21 @@ def _sums(costs: Forecast) -> Iterator[str]:
         yield "~ estimated: the pictures are missing, or a recipe has yet to make them."
     if any(run.length is None and not run.run.point.is_baseline for run in costs.runs):
         yield "? the pictures are missing: add them, or set their number (`pictures = 36`) in the settings."
+
+
+def rounds(least: Forecast, most: Forecast, design: SequentialDesign) -> str:
+    """The least and the most that is left of a sequential sweep."""
+    low, high = (
+        f"{pluralize(_trainings(one), 'training')}, {one.gpu_seconds / 3600:.2f} GPU-hours" for one in (least, most)
+    )
+    return (
+        f"Seeds in rounds, {design.first} to {design.max}: at least {low}; at most {high}. "
+        "The sweep stops when every question is decided."
+    )
+
+
+def _trainings(costs: Forecast) -> int:
+    return sum(not run.run.point.is_baseline for run in costs.runs)
 
 
 def facts(found: CheckReport) -> RenderableType:

@@ -15,7 +15,7 @@ from orchestrator.evidence.choice import Choice, SelectionSplit
 from orchestrator.evidence.confirmation import ConfirmationResult
 from orchestrator.evidence.run_metrics import RunMetrics, Thresholds
 from orchestrator.evidence.stats import pareto
-from orchestrator.model import Question, Result, Score
+from orchestrator.model import Question, Result, Score, SequentialDesign
 from orchestrator.scoring import References, embedding
 from orchestrator.store import layout, provenance, state
 from orchestrator.store.layout import Run, Sweep
@@ -85,6 +85,8 @@ class SweepSummary:
     runs: tuple[RunSummary, ...]
     calibration: CalibrationRecord | None = None
     comparison: Comparison = field(default_factory=Comparison)
+    design: SequentialDesign | None = None
+    seeds_extended: bool = False
     problems: tuple[Problem, ...] = ()
 
     @cached_property
@@ -104,6 +106,8 @@ def read(sweep: Sweep, comparison: Comparison | None = None) -> SweepSummary:
         runs=tuple(_gather(sweep, kept)),
         calibration=kept,
         comparison=comparison or Comparison(),
+        design=sweep.design(),
+        seeds_extended=sweep.seeds_extended(),
         problems=tuple(problems),
     )
 

@@ -16,7 +16,7 @@ from orchestrator.kohya.arguments import network_lint
 from orchestrator.model import PreparedDataset
 from orchestrator.plan.plan import Plan
 from orchestrator.scoring import faces, prompt_adherence
-from orchestrator.store import provenance
+from orchestrator.store import layout, provenance
 from orchestrator.store.hashes import HashCache, sha256, sha256_json
 from orchestrator.store.layout import Sweep
 
@@ -32,15 +32,34 @@ def freeze(plan: Plan, prepared: Mapping[str, PreparedDataset], hashes: HashCach
     if changed := [key for key, value in fingerprint.items() if frozen[key] != value]:
         raise Conflict(*(_changed(key, frozen[key], fingerprint[key], plan.sweep) for key in changed))
     current = {key: _json([asdict(one) for one in getattr(plan, key)]) for key in ("points", "questions")}
+    current["design"] = asdict(plan.design) if plan.design else None
+    current["seeds_extended"] = _extended(old, current, plan)
     record = {
         "name": plan.sweep.name,
         "created_at": old.get("created_at", formatting.now()),
         "fingerprint": {**old["fingerprint"], **fingerprint},
         "versions": provenance.versions(),
-        **({key: old[key] for key in current} if plan.is_followup else current),
+        **({key: old.get(key) for key in current} if plan.is_followup else current),
     }
-    if any(old[key] != record[key] for key in ("fingerprint", "points", "questions")):
+    if any(old.get(key) != record[key] for key in ("fingerprint", *current)):
         plan.sweep.freeze(record, grid=plan.grid_text, templates=_templates(plan.settings.templates))
+
+
+def _extended(old: Mapping[str, Any], current: Mapping[str, Any], plan: Plan) -> bool:
+    """Whether seeds are added to runs with known results, without a maximum that was declared before."""
+    ids = {record["id"] for record in current["points"]}
+    kept = [record for record in old["points"] if record["id"] in ids and not record["is_baseline"]]
+    if not any(plan.sweep.run(layout.point_of(record)).done("score") for record in kept):
+        return False
+    if old.get("seeds_extended"):
+        return True
+    if plan.design:
+        return bool(old.get("design") != current["design"])
+    before, now = (
+        {record["params"].get("seed") for record in records if not record["is_baseline"]}
+        for records in (old["points"], current["points"])
+    )
+    return bool(now - before)
 
 
 def _json(value: Any) -> Any:

@@ -1,7 +1,7 @@
 """Reads settings and grid into a validated plan; reports all errors at once."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,7 +11,7 @@ from orchestrator.config.schema import Settings
 from orchestrator.errors import InputError, NothingSelected, Problem, error, errors_of, warning
 from orchestrator.kohya import config_files, generate, prompts
 from orchestrator.kohya.inheritance import Inheritance
-from orchestrator.model import Params, Point, Question
+from orchestrator.model import Params, Point, Question, SequentialDesign
 from orchestrator.plan import lint, train_config, training_length
 from orchestrator.store.layout import Attempt, Run, Sweep
 from orchestrator.text import bad_name, pluralize
@@ -24,7 +24,8 @@ T = TypeVar("T")
 class Plan:
     """A validated grid under its settings. `prompts`: for generation. `warnings`: problems that are no errors.
 
-    is_followup: `points` are some points of a frozen sweep, whose grid stays as it is.
+    is_followup: `points` are some points of a frozen sweep, whose grid stays as it is. design: of a sequential sweep,
+    whose `later` points belong to further seeds.
     """
 
     sweep: Sweep
@@ -35,6 +36,8 @@ class Plan:
     prompts: tuple[str, ...]
     warnings: tuple[Problem, ...]
     is_followup: bool = False
+    design: SequentialDesign | None = None
+    later: tuple[Point, ...] = ()
     replaced: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """What the grid sets -> the arguments of the settings that it replaces."""
 
@@ -44,6 +47,19 @@ class Plan:
         if not chosen:
             raise NothingSelected(error("--only", f'no run matches "{only}"', "`orchestrate plan` lists their names"))
         return [self.sweep.run(point) for point in chosen]
+
+    def with_next_seed(self) -> "Plan":
+        """With the points of the next seed of a sequential sweep, all arms together."""
+        seed = min(_seed(point) for point in self.later)
+        return self._with(tuple(point for point in self.later if _seed(point) == seed))
+
+    def with_all_seeds(self) -> "Plan":
+        """With the points of all seeds of a sequential sweep: the most that it can train."""
+        return self._with(self.later)
+
+    def _with(self, more: tuple[Point, ...]) -> "Plan":
+        points = sorted((*self.points, *more), key=lambda point: point.is_baseline)
+        return replace(self, points=tuple(points), later=tuple(one for one in self.later if one not in more))
 
 
 def read(settings_file: Path, grid_file: Path, name: str = "") -> Plan:
@@ -66,11 +82,14 @@ def read(settings_file: Path, grid_file: Path, name: str = "") -> Plan:
     baselines = map(baseline_point, dict.fromkeys(str(point.params["base_model"]) for point in points))
     points = (*points, *baselines)
     problems += _dropped(sweep, points)
+    later = _later(points, asked.design, sweep) if asked.design else ()
     return Plan(
         sweep=sweep,
         settings=used,
         grid_text="\n".join(path.read_text(encoding="utf-8") for path in asked.files),
-        points=points,
+        points=tuple(point for point in points if point not in later) if later else points,
+        later=later,
+        design=asked.design,
         questions=asked.questions,
         prompts=texts,
         warnings=tuple(problems),
@@ -105,6 +124,19 @@ def _points(
         return ()
     problems += lint.lint_points(points, asked, used, training_length.LengthEstimator(used.datasets).steps(points))
     return points
+
+
+def _later(points: Sequence[Point], design: SequentialDesign, sweep: Sweep) -> tuple[Point, ...]:
+    """The points of seeds that no round has reached; the frozen sweep lists those that were."""
+    listed = {run.point.id for run in sweep.runs()} if sweep.exists() else set()
+    reached = max((_seed(point) for point in points if point.id in listed and not point.is_baseline), default=0)
+    opened = max(reached, design.first)
+    return tuple(point for point in points if not point.is_baseline and _seed(point) > opened)
+
+
+def _seed(point: Point) -> int:
+    """The seed as the grid writes it: its round."""
+    return int(str(point.written["seed"]))
 
 
 def _dropped(sweep: Sweep, points: tuple[Point, ...]) -> list[Problem]:

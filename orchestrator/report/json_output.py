@@ -24,8 +24,9 @@ def plan(
     warnings: Iterable[Problem],
     toml: str = "",
     replaced: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    most: Forecast | None = None,
 ) -> str:
-    """Runs are in the order of the grid. Units: seconds, bytes, GiB."""
+    """Runs are in the order of the grid. Units: seconds, bytes, GiB. most: of a sequential sweep, with all seeds."""
     return _text(
         {
             "sweep": costs.name,
@@ -39,6 +40,7 @@ def plan(
             "profiles": [_profile(profile) for profile in costs.profiles],
             "warnings": [problem(one) for one in warnings],
             "replaced": {cause: list(keys) for cause, keys in replaced.items()},
+            "most": {"gpu_seconds": round(most.gpu_seconds, 1), "runs": len(most.runs)} if most else None,
             "toml": toml or None,
         }
     )

@@ -27,7 +27,7 @@ from typing import Any
 
 from orchestrator import files
 from orchestrator.errors import Conflict, Problem
-from orchestrator.model import Checkpoint, Failure, Image, Point, Question, Result
+from orchestrator.model import Checkpoint, Failure, Image, Point, Question, Result, SequentialDesign
 from orchestrator.store import locks, process, records
 from orchestrator.values import from_json
 
@@ -216,6 +216,15 @@ class Sweep:
         """The questions of the current grid."""
         found = self.record()["questions"]
         return [Question(**{**record, "levels": tuple(map(from_json, record["levels"]))}) for record in found]
+
+    def design(self) -> SequentialDesign | None:
+        """The rounds of training seeds, if the sweep is sequential."""
+        found = self.record().get("design")
+        return SequentialDesign(**found) if found else None
+
+    def seeds_extended(self) -> bool:
+        """Whether seeds were added after results were known, without a declared maximum."""
+        return bool(self.record().get("seeds_extended"))
 
     def current_report(self) -> list[Path]:
         """Page and table of a finished sweep where they are newer than everything they were made from; else []."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -36,14 +37,17 @@ def plan(settings_file: Path, grid_file: Path, name: str, only: str, as_json: bo
     console = common.console()
     session = Session.open(settings_file, grid_file, name)
     costs = session.forecast(only)
+    most = replace(session, plan=session.plan.with_all_seeds()).forecast(only) if session.plan.later else None
     warnings = [*session.plan.warnings, *forecast.shortage(costs)]
     source = click.get_current_context().get_parameter_source("only")
     toml = "" if source is click.core.ParameterSource.DEFAULT else planning.example(session.plan, only)
     if as_json:
-        console.result(json_output.plan(costs, warnings, toml, session.plan.replaced))
+        console.result(json_output.plan(costs, warnings, toml, session.plan.replaced, most))
         return
     console.problems(warnings)
     console.page(tables.plan(costs, session.plan.questions, session.plan.replaced))
+    if most and session.plan.design:
+        console.result(tables.rounds(costs, most, session.plan.design))
     if missing := session.missing():
         console.result("\nBefore `orchestrate run` (remedies: `orchestrate check`):")
         for problem in missing:

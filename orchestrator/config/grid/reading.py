@@ -9,12 +9,15 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from orchestrator.config import toml_reader
-from orchestrator.config.fields import ArgumentName, Arguments, Levels, Name, Positive, Table
+from orchestrator.config.fields import ArgumentName, Arguments, Count, Levels, Name, Positive, Table
 from orchestrator.config.toml_reader import File, Place
 from orchestrator.errors import InputError, Problem
-from orchestrator.model import TREATMENTS, Measure, Params, Question, QuestionKind, Value
+from orchestrator.model import TREATMENTS, Measure, Params, Question, QuestionKind, SequentialDesign, Value
 from orchestrator.text import did_you_mean
 from orchestrator.values import same, toml_repr
+
+REPLICATE = "seed"
+"""The argument whose values are replicates."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +44,14 @@ class QuestionTable(Table):
     """kind = "memory": the VRAM to fit; without it, the size of the card."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeedsTable(Table):
+    """Training seeds in rounds: 1 to `first`, then one more at a time until every question is decided, up to `max`."""
+
+    first: Annotated[Count, Field(ge=2)]
+    max: Annotated[Count, Field(le=50)]
+
+
 class GridFile(TypedDict, total=False):
     """A grid: what to vary, what to keep fixed, and the questions to answer."""
 
@@ -52,6 +63,7 @@ class GridFile(TypedDict, total=False):
     when: list[WhenTable]
     exclude: list[Arguments]
     question: list[QuestionTable]
+    seeds: SeedsTable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +104,7 @@ class Grid:
     whens: tuple[When, ...]
     excludes: tuple[Exclude, ...]
     questions: tuple[Question, ...]
+    design: SequentialDesign | None = None
     places: Mapping[str, str]
     unset: tuple[str, ...] = ()
     """Arguments that the points do not inherit."""
@@ -152,6 +165,7 @@ class _Merger:
         """The grid of all files. Mistakes are noted in them."""
         for file in files:
             self._add(file)
+        design = self._seeds(files)
         dims = {key: levels for group in (self._dims, *self._zips) for key, levels in group.items()}
         return Grid(
             path=path,
@@ -162,9 +176,28 @@ class _Merger:
             whens=tuple(rule for file in files for rule in _whens(file)),
             excludes=tuple(rule for file in files for rule in _excludes(file)),
             questions=_questions(files, dims),
+            design=design,
             places=self._places,
             unset=tuple(self._unset),
         )
+
+    def _seeds(self, files: Sequence[File]) -> SequentialDesign | None:
+        """The seeds of the last file that has [seeds]; they become the dim `seed`."""
+        place: Place = ("seeds",)
+        file = next((file for file in reversed(files) if file.has(place)), None)
+        table = file.parse(place, SeedsTable) if file else None
+        if file is None or table is None:
+            return None
+        if table.first > table.max:
+            file.note((*place, "first"), f"{table.first} is more than max = {table.max}", remedy="lower it")
+        if where := self._places.get(REPLICATE):
+            file.note(place, f"seed is also set at {where}", remedy="remove one of the two")
+        if not any(file.tables("question", array=True) for file in files):
+            what = "there is no question that could decide when to stop"
+            file.note(place, what, remedy="add a [[question]] with a contrast, or list the seeds in [dims]")
+        self._dims[REPLICATE] = tuple(range(1, table.max + 1))
+        self._places[REPLICATE] = file.where(place)
+        return SequentialDesign(first=table.first, max=table.max)
 
     def _add(self, file: File) -> None:
         own: set[str] = set()

@@ -10,8 +10,7 @@ from orchestrator.evidence.stats import assumptions, early_stop_rule, estimates,
 from orchestrator.evidence.stats.estimates import Estimate, FloatArray, Interval
 from orchestrator.evidence.stats.main_effect import main_effect
 from orchestrator.evidence.stats.pairs import REPLICATE, Matching, Pair, RunRow, match
-from orchestrator.evidence.stats.sequential import SequentialDesign
-from orchestrator.model import Question, Value
+from orchestrator.model import Question, SequentialDesign, Value
 from orchestrator.values import canonical_json
 
 MIN_REPLICATES = 3

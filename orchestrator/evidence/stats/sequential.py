@@ -4,27 +4,18 @@ A question is tested after `first` seeds and after each further one up to `max`.
 (Pocock), found by simulating the t statistics of normal data without a difference. It does not depend on the scale.
 """
 
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from scipy import stats
 
 from orchestrator.evidence.stats.estimates import Estimate, FloatArray
+from orchestrator.model import SequentialDesign
 
-MAX_SEEDS = 50
 MIN_CHANCE = 0.1
 """A sweep stops for futility if every open question is decided by `max` with a smaller probability."""
 _VALUES = 2_400_000
 """Simulated looks; 200,000 sweeps of 12 seeds."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SequentialDesign:
-    """The numbers of training seeds at the first and at the last look."""
-
-    first: int
-    max: int
 
 
 @lru_cache(maxsize=32)

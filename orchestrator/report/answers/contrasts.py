@@ -35,7 +35,15 @@ def _family(sweep: SweepSummary, found: Sequence[RunRow]) -> QuestionFamily:
     compared = [question for question in sweep.questions if question.kind == "contrast"]
     if sweep.comparison.allow_different_hardware:
         found = [replace(row, environment={}) for row in found]
-    return QuestionFamily(rows=found, questions=compared, zips=rows.zips(found))
+    return QuestionFamily(
+        rows=found, questions=compared, zips=rows.zips(found), design=sweep.design, extended=sweep.seeds_extended
+    )
+
+
+def open_questions(sweep: SweepSummary, settings: TestSettings) -> list[ContrastResult]:
+    """The undecided questions of a sequential sweep that further seeds may decide."""
+    (results,) = contrast.evaluate_together([_family(sweep, rows.rows(sweep.runs))], settings=settings)
+    return [result for result in results if result.open]
 
 
 def _answer(sweep: SweepSummary, result: ContrastResult, second: ContrastResult) -> Answer:
@@ -139,6 +147,7 @@ def _facts(
     yield "Compared", f"{question.dim}: {' against '.join(map(_code, question.levels))}{also}"
     yield "Runs", _used(result, len(concerned))
     yield "Different conditions", _conditions(sweep, result)
+    yield "Seeds", _rounds(result)
     yield "Difference", _effect(result)
     yield f"Larger than {result.settings.smallest:g}", _exceeds(result)
     yield "Parts of it", _parts(result)
@@ -175,6 +184,17 @@ def _conditions(sweep: SweepSummary, result: ContrastResult) -> str:
     return "; ".join(f"{name} in {pluralize(count, 'pair')}" for name, count in found.items())
 
 
+def _rounds(result: ContrastResult) -> str:
+    """The round of a sequential sweep, and whether another one may decide the question."""
+    if result.design is None:
+        return ""
+    found = f"{result.replicates} of at most {result.design.max}"
+    if result.chance is None:
+        return found
+    futile = "" if result.open else ": no further seeds are trained for it"
+    return f"{found}; chance to be decided by then {result.chance:.0%}{futile}"
+
+
 def _code(value: Value) -> str:
     return code_span(toml_repr(value))
 
@@ -182,7 +202,8 @@ def _code(value: Value) -> str:
 def _effect(result: ContrastResult) -> str:
     if result.difference is None:
         return ""
-    bounds = f"95 % interval {_bounds(result.interval)}" if result.interval else "no interval"
+    kind = "repeated interval" if result.design else "interval"
+    bounds = f"95 % {kind} {_bounds(result.interval)}" if result.interval else "no interval"
     pairs, seeds = pluralize(len(result.matching.pairs), "pair"), pluralize(result.replicates, "training seed")
     size = f"{result.difference:+.3f} {result.question.compared} ({bounds})"
     return f"{size}, {pairs}, {seeds}, {pluralize(result.prompts, 'prompt')}"
@@ -295,7 +316,11 @@ def _needs(result: ContrastResult) -> str:
 
 def _details(result: ContrastResult) -> Iterator[tuple[str, str]]:
     p, against = _tested(result)
-    yield "Test", "" if p is None else f"p = {p:.3f} against {against}, Holm-corrected over all questions"
+    correction = "Holm-corrected over all questions"
+    if result.design:
+        looks = f"{result.design.first} to {result.design.max} seeds"
+        correction = f"corrected for looks after {looks} and in equal parts for the questions of the sweep"
+    yield "Test", "" if p is None else f"p = {p:.3f} against {against}, {correction}"
     yield "Sign-flip test", "" if result.sign_flip_p is None else f"p = {result.sign_flip_p:.3f} against no difference"
     if result.main_effect:
         yield "Main effect over all runs", f"{result.main_effect.mean:+.3f} ({_bounds(result.main_effect.interval())})"
