@@ -89,8 +89,8 @@ def is_ours(line: str) -> bool:
 COPIED = {filled_in(line) for line in pages.lines() if is_ours(line) and line not in ON_A_CLUSTER}
 SAID = {filled_in(line) for line in pages.mentioned() if is_ours(line) and not is_name(line)}
 EXAMPLES = {filled_in(line) for words in test_help.COMMANDS for line in test_help.examples(words)}
-ELSEWHERE = ("init", "demo")
-"""Commands that tests/test_project.py and `make demo` run."""
+ELSEWHERE = ("init", "demo", "import")
+"""Commands that tests/test_project.py, tests/test_import.py and `make demo` run."""
 RUN = sorted(
     (line for line in COPIED | SAID | EXAMPLES if line.split()[1] not in ELSEWHERE),
     key=lambda line: (IN_ORDER.index(line.split()[1]), line),

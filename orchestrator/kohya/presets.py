@@ -1,0 +1,263 @@
+"""Reads trainings of other tools: presets of the kohya_ss GUI, sd-scripts' config files, and command lines."""
+
+import json
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import InputError, Problem
+from orchestrator.kohya.arguments import check, key_values, values
+from orchestrator.kohya.arguments.schema import ENTRY, Argument, ArgumentSchema, Kind
+from orchestrator.model import Params, Value
+
+_LORA_TYPES = {"Standard": "networks.lora", "Kohya LoCon": "networks.lora"}
+_ALWAYS = (
+    "learning_rate", "network_dim", "network_alpha", "max_train_steps", "max_train_epochs", "optimizer_type",
+    "lr_scheduler", "train_batch_size", "gradient_accumulation_steps", "resolution", "mixed_precision",
+    "save_precision", "max_data_loader_n_workers",
+)  # fmt: skip
+"""Arguments that are kept at sd-scripts' default, too."""
+
+
+@dataclass(slots=True)
+class Preset:
+    """A training of another tool. arguments: sd-scripts' own; base_model, dataset: keys of their settings tables.
+
+    mapped: what was renamed or changed, and dropped: what was left out, each by its old name with an explanation.
+    """
+
+    arguments: dict[str, Value] = field(default_factory=dict)
+    base_model: dict[str, Value] = field(default_factory=dict)
+    dataset: dict[str, Value] = field(default_factory=dict)
+    mapped: dict[str, str] = field(default_factory=dict)
+    dropped: dict[str, str] = field(default_factory=dict)
+
+
+def read(path: Path, schema: ArgumentSchema) -> Preset:
+    """The training that a .json, .toml or a script describes. InputError where it is none of an SDXL LoRA."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        if path.suffix.lower() == ".json":
+            return _converted(_flat(json.loads(text)), schema, path, gui=True)
+        if path.suffix.lower() == ".toml":
+            return _converted(_flat(tomllib.loads(text)), schema, path, gui=False)
+    except (OSError, ValueError) as error:
+        raise _refused(path, f"cannot be read: {error}", "name a preset, a config file or a script") from None
+    return _converted(_command_line(text, schema, path), schema, path, gui=False)
+
+
+def _refused(path: Path, what: str, remedy: str) -> InputError:
+    return InputError(Problem(what=what, where=str(path), remedy=remedy))
+
+
+def _flat(table: Any) -> dict[str, Any]:
+    """The keys of a table and of the tables in it, as sd-scripts reads them."""
+    if not isinstance(table, dict):
+        raise ValueError("it is a list, not a table")
+    inner = {key: value for one in table.values() if isinstance(one, dict) for key, value in one.items()}
+    return {key: value for key, value in table.items() if not isinstance(value, dict)} | inner
+
+
+# --- command lines ----------------------------------------------------------------------------------------------------
+
+
+def _command_line(text: str, schema: ArgumentSchema, path: Path) -> dict[str, Any]:
+    """The arguments after the script's name. A --config_file beside the script is read first."""
+    joined = re.sub(r"[ \t]*[\\^`][ \t]*\r?\n", " ", text)
+    assigned = r"(?m)^\s*(?:export\s+|set\s+\"?|\$)?(\w+)\s*=\s*[\"']?([^\"'\r\n#]*?)[\"']?\s*(?:#.*)?$"
+    variables = dict(re.findall(assigned, joined))
+    joined = re.sub(r"\$\{?(?:env:)?(\w+)\}?|%(\w+)%", lambda m: variables.get(m[1] or m[2], m[0]), joined)
+    line = next((one for one in joined.splitlines() if re.search(r"\w+\.py\b.*\s--\w", one)), "")
+    script = re.search(r"([\w./\\-]*?)(\w+)\.py\b[\"']?", line)
+    if script is None:
+        raise _refused(path, "has no command line of a training", f"name a script that starts {ENTRY}.py")
+    if script[2] != ENTRY:
+        what = f"starts {script[2]}.py, and orchestrate trains LoRAs of SDXL with {ENTRY}.py"
+        raise _refused(path, what, f"import a training of {ENTRY}.py")
+    found = dict(_options(_words(line[script.end() :]), schema))
+    config = str(found.pop("config_file", ""))
+    beside = path.parent / re.split(r"[\\/]", config)[-1]
+    if config and beside.is_file():
+        return {**_flat(tomllib.loads(beside.read_text(encoding="utf-8-sig"))), **found}
+    return {**found, **({"config_file": config} if config else {})}
+
+
+def _words(line: str) -> list[str]:
+    try:
+        words = shlex.split(line, posix=False)
+    except ValueError:
+        words = line.split()
+    return [re.sub(r"^([^\"']*)([\"'])(.*)\2$", r"\1\3", word) for word in words]
+
+
+def _options(words: list[str], schema: ArgumentSchema) -> Iterator[tuple[str, Any]]:
+    name, given = "", list[str]()
+    for word in [*words, "--"]:
+        if not word.startswith("--"):
+            given.append(word)
+            continue
+        if name:
+            argument = schema.by_name.get(name)
+            yield name, given if argument and argument.many else (given[0] if given else True)
+        option, equals, text = word.removeprefix("--").partition("=")
+        name, given = option.replace("-", "_"), [text.strip("\"'")] if equals else []
+
+
+# --- conversion -------------------------------------------------------------------------------------------------------
+
+
+def _converted(table: dict[str, Any], schema: ArgumentSchema, path: Path, *, gui: bool) -> Preset:
+    kind = str(table.get("LoRA_type", "Standard"))
+    foreign = [key for key in ("flux1_checkbox", "sd3_checkbox", "anima_checkbox", "lumina_checkbox") if table.get(key)]
+    if gui and (table.get("v2") or foreign or not table.get("sdxl")):
+        raise _refused(path, "is not a training of SDXL", "import a preset of SDXL: orchestrate trains no other models")
+    if kind not in _LORA_TYPES:
+        what = f"trains a network of type {kind}, whose files orchestrate cannot verify"
+        raise _refused(path, what, f"import a preset of type {' or '.join(_LORA_TYPES)}")
+    if "datasets" in table or not (gui or "network_module" in table):
+        what = "is a dataset config" if "datasets" in table else "has no network_module: it trains no LoRA"
+        raise _refused(path, what, "import the config of sdxl_train_network.py")
+    preset = Preset()
+    if gui:
+        table = _from_gui(table, preset)
+    for key, value in table.items():
+        _take(key, value, preset, schema)
+    _reconcile(preset)
+    return preset
+
+
+def _from_gui(table: Mapping[str, Any], preset: Preset) -> dict[str, Any]:
+    """The table with the GUI's choices replaced by sd-scripts' arguments."""
+    found = {key: value for key, value in table.items() if value not in ("", None)}
+    backend = found.pop("xformers", None)
+    if backend in ("sdpa", "xformers", True):
+        found["xformers" if backend is True else str(backend)] = True
+    found["network_module"] = "networks.lora"
+    rates: dict[str, float] = {
+        key: float(found.get(key, 0) or 0) for key in ("text_encoder_lr", "unet_lr") if key in found
+    }
+    for key, other, flag in (
+        ("text_encoder_lr", "unet_lr", "network_train_unet_only"),
+        ("unet_lr", "text_encoder_lr", "network_train_text_encoder_only"),
+    ):
+        if rates.get(key) == 0 and rates.get(other):
+            found[flag] = True
+            preset.mapped[key] = f"{flag} = true"
+            del found[key]
+    if (share := float(found.pop("lr_warmup", 0) or 0)) > 0:
+        found["lr_warmup_steps"] = share / 100
+        preset.mapped["lr_warmup"] = f"lr_warmup_steps = {share / 100:g}: a share of all steps"
+    unused = "multires" if found.get("noise_offset_type", "Original") == "Original" else "noise_offset"
+    found = {key: value for key, value in found.items() if not key.startswith(unused) or key == "noise_offset_type"}
+    for name in ("optimizer_args", "lr_scheduler_args", "network_args"):
+        if isinstance(text := found.get(name), str):
+            found[name] = text.replace('"', "").split()
+    wanted = [name for name in key_values.NETWORK_ARGS if found.get(name) not in (None, 0, "0", 0.0)]
+    if table.get("LoRA_type", "Standard") != "Kohya LoCon":
+        wanted = [name for name in wanted if not name.startswith("conv_")]
+    if wanted:
+        found["network_args"] = [*found.get("network_args", []), *(f"{name}={found[name]}" for name in wanted)]
+    return {key: value for key, value in found.items() if key not in key_values.NETWORK_ARGS}
+
+
+def _take(key: str, value: Any, preset: Preset, schema: ArgumentSchema) -> None:
+    """Put one key where it belongs, or note why it is dropped."""
+    names = check.gui_names()
+    name = names["renamed"].get(key, key)
+    if name != key:
+        preset.mapped[key] = name
+        if name in preset.arguments:
+            return
+    if name in _ELSEWHERE:
+        table, target = _ELSEWHERE[name]
+        getattr(preset, table)[target] = _local_path(str(value)) if target in ("path", "vae", "image_dir") else value
+        preset.mapped[key] = f"{target} of the {table.replace('_', ' ')}"
+    elif name in values.RESERVED:
+        preset.dropped[key] = values.RESERVED[name]
+    elif name not in schema.by_name:
+        preset.dropped[key] = str(names["other"].get(key, "sdxl_train_network.py has no such argument"))
+    elif (converted := _typed(schema.by_name[name], value)) is None:
+        preset.dropped[key] = "it is empty or 0, which means that it is not used"
+    elif name not in _ALWAYS and converted == schema.by_name[name].default:
+        preset.dropped[key] = "it is sd-scripts' default"
+    else:
+        preset.arguments[name] = converted
+
+
+_ELSEWHERE = {
+    "pretrained_model_name_or_path": ("base_model", "path"),
+    "vae": ("base_model", "vae"),
+    "train_data_dir": ("dataset", "image_dir"),
+    "caption_extension": ("dataset", "caption_extension"),
+    "class_tokens": ("dataset", "trigger"),
+    "num_repeats": ("dataset", "num_repeats"),
+}
+
+
+def _local_path(written: str) -> str:
+    """A Windows path as WSL has it; others unchanged."""
+    drive = re.match(r"([A-Za-z]):[\\/]", written)
+    return f"/mnt/{drive[1].lower()}/{written[3:]}".replace("\\", "/") if drive else written
+
+
+def _typed(argument: Argument, value: Any) -> Value | None:
+    """The value in the type of its argument; None if it means that the argument is not used."""
+    if isinstance(value, list):
+        items = tuple(one for one in (_scalar(argument.kind, one) for one in value) if one is not None)
+        return items or None
+    found = _scalar(argument.kind, value)
+    if found is None or (found == 0 and argument.name not in _ZERO):
+        return None
+    return (found,) if argument.many else found
+
+
+_ZERO = ("max_data_loader_n_workers", "network_alpha")
+
+
+def _scalar(kind: Kind, value: Any) -> Any:
+    text = str(value).strip()
+    if kind is Kind.FLAG:
+        return True if text.lower() in ("true", "1") else None
+    if text == "" or value is None or value is False:
+        return None
+    try:
+        if kind is Kind.INT:
+            return int(float(text))
+        return text if kind is Kind.STR else (int(text) if re.fullmatch(r"-?\d+", text) else float(text))
+    except ValueError:
+        return text
+
+
+def _reconcile(preset: Preset) -> None:
+    """Remove what sd-scripts rejects or ignores beside other arguments, with the reason."""
+
+    def drop(key: str, why: str) -> None:
+        if preset.arguments.pop(key, None) is not None:
+            preset.dropped[key] = why
+
+    given: Params = preset.arguments
+    if "max_train_epochs" in given:
+        drop("max_train_steps", "max_train_epochs overrides it")
+    if given.get("cache_latents_to_disk"):
+        preset.arguments["cache_latents"] = True
+        drop("cache_latents_to_disk", "orchestrate caches latents in memory: cache_latents = true")
+    if "lr_scheduler_type" in given:
+        drop("lr_scheduler", "lr_scheduler_type overrides it")
+    if given.get("max_data_loader_n_workers") == 0:
+        drop("persistent_data_loader_workers", "there are no workers to persist")
+    if not any(key.startswith("sample_every") for key in given):
+        drop("sample_sampler", "no samples are drawn")
+    drop("clip_skip", "it has no effect for SDXL")
+    if given.get("max_token_length") == 75 or given.get("max_token_length") == "75":
+        drop("max_token_length", "75 is sd-scripts' default")
+    if given.get("dynamo_backend") == "no":
+        drop("dynamo_backend", "torch_compile is not set")
+    preset.arguments.setdefault("network_module", values.NETWORK_MODULE)
+    preset.arguments.setdefault("gradient_accumulation_steps", 1)
+    if "seed" not in given:
+        preset.arguments["seed"] = 1
+        preset.mapped["seed"] = "1: without a seed, runs cannot be repeated"

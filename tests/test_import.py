@@ -1,0 +1,162 @@
+"""Importing presets of the kohya_ss GUI, sd-scripts' config files and command lines."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from orchestrator import cli
+from orchestrator.errors import InputError
+from orchestrator.kohya import presets
+from orchestrator.kohya.arguments import schema
+
+PRESETS = Path(__file__).parent / "fixtures" / "presets"
+SCHEMA = schema.read_snapshot()
+
+TOML = """
+[a]
+epoch = 30
+max_train_epochs = 30
+noise_offset_type = "Multires"
+multires_noise_iterations = 6
+multires_noise_discount = 0.3
+dynamo_backend = "no"
+network_module = "networks.lora"
+network_dim = 32
+network_alpha = 16
+optimizer_type = "AdamW8bit"
+learning_rate = 1e-4
+mixed_precision = "bf16"
+save_precision = "bf16"
+max_bucket_reso = 2048
+enable_bucket = true
+resolution = "1024,1024"
+cache_latents = true
+cache_latents_to_disk = true
+clip_skip = 2
+train_batch_size = 6
+sdpa = true
+seed = 7
+pretrained_model_name_or_path = "D:\\\\models\\\\x.safetensors"
+train_data_dir = "/data/ohwx"
+output_dir = "out"
+wandb_api_key = "s3cr3t"
+made_up = 1
+"""
+LINE = {
+    "train.sh": "MODEL=/m/x.safetensors\naccelerate launch --num_processes=1 \"./sdxl_train_network.py\" \\\n"
+    "  --pretrained_model_name_or_path=\"$MODEL\" --network_module networks.lora \\\n"
+    '  --network_dim=8 --optimizer_args "decouple=True" "weight_decay=0.5" --xformers --learning_rate 1 \\\n'
+    "  --optimizer_type=Prodigy --max_train_epochs=3\n",
+    "train.bat": "set MODEL=C:\\m\\x.safetensors\naccelerate launch sdxl_train_network.py ^\n"
+    "  --pretrained_model_name_or_path=%MODEL% --network_module=networks.lora ^\n"
+    '  --network_dim 8 --optimizer_args "decouple=True" "weight_decay=0.5" --xformers --learning_rate=1 ^\n'
+    "  --optimizer_type Prodigy --max_train_epochs 3\n",
+    "train.ps1": '$MODEL = "C:/m/x.safetensors"\naccelerate launch sdxl_train_network.py `\n'
+    "  --pretrained_model_name_or_path=$MODEL --network_module=networks.lora `\n"
+    '  --network_dim 8 --optimizer_args "decouple=True" "weight_decay=0.5" --xformers --learning_rate=1 `\n'
+    "  --optimizer_type Prodigy --max_train_epochs 3\n",
+}  # fmt: skip
+
+
+def written(folder, name, text):
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def run(*args):
+    return CliRunner().invoke(cli.main, [str(one) for one in args])
+
+
+@pytest.mark.parametrize("name", ["ai-characters-standard", "kudou-reira-prodigy"])
+def test_a_published_preset_plans(tmp_path, monkeypatch, name):
+    monkeypatch.setenv("WANDB_API_KEY", "k")
+    done = run("import", PRESETS / f"{name}.json", tmp_path)
+    assert done.exit_code == 0, done.stderr
+    settings, grid = done.stdout.split()
+    planned = run("plan", "--settings", settings, grid)
+    assert planned.exit_code == 0, planned.stderr
+    for text in ("mapped:", "epoch: max_train_epochs", "dropped:", "clip_skip", "Next: orchestrate plan"):
+        assert text in done.stderr
+
+
+def test_a_preset_keeps_its_values():
+    preset = presets.read(PRESETS / "ai-characters-standard.json", SCHEMA)
+    expected = {
+        "network_dim": 32, "network_alpha": 32, "learning_rate": 3e-5, "unet_lr": 3e-5, "text_encoder_lr": (3e-5,),
+        "optimizer_type": "AdamW", "max_train_epochs": 50, "caption_dropout_rate": 0.05, "xformers": True,
+        "no_half_vae": True, "cache_latents": True, "min_snr_gamma": 5.0, "train_batch_size": 3,
+    }  # fmt: skip
+    assert expected.items() <= preset.arguments.items()
+    assert preset.dataset == {"caption_extension": ".txt"}
+    assert "cache_latents_to_disk" not in preset.arguments
+
+
+def test_a_preset_that_would_fail_plans_with_its_error(tmp_path):
+    done = run("import", PRESETS / "adafactor.json", tmp_path)
+    planned = run("plan", "--settings", *done.stdout.split())
+    assert planned.exit_code == 2
+    assert "Adafactor sets its own rate (relative_step): unet_lr has no effect" in " ".join(planned.stderr.split())
+
+
+def test_a_config_file(tmp_path):
+    preset = presets.read(written(tmp_path, "a.toml", TOML), SCHEMA)
+    assert preset.arguments["max_train_epochs"] == 30
+    assert preset.arguments["multires_noise_iterations"] == 6
+    assert preset.base_model == {"path": "/mnt/d/models/x.safetensors"}
+    assert preset.dataset == {"image_dir": "/data/ohwx"}
+    assert {"dynamo_backend", "noise_offset_type", "clip_skip", "output_dir", "wandb_api_key", "made_up"} <= set(
+        preset.dropped
+    )
+    assert "s3cr3t" not in str(preset)
+
+
+@pytest.mark.parametrize("name", LINE)
+def test_a_command_line(tmp_path, name):
+    preset = presets.read(written(tmp_path, name, "\ufeff" + LINE[name]), SCHEMA)
+    expected = {
+        "network_dim": 8, "optimizer_args": ("decouple=True", "weight_decay=0.5"), "xformers": True,
+        "learning_rate": 1, "optimizer_type": "Prodigy", "max_train_epochs": 3,
+    }  # fmt: skip
+    assert expected.items() <= preset.arguments.items()
+    assert preset.base_model["path"] in ("/m/x.safetensors", "/mnt/c/m/x.safetensors")
+
+
+def test_a_command_line_reads_the_config_file_beside_it(tmp_path):
+    written(tmp_path, "a.toml", TOML)
+    line = "accelerate launch sdxl_train_network.py --config_file=./a.toml --network_dim=64 --seed 3\n"
+    preset = presets.read(written(tmp_path, "train.sh", line), SCHEMA)
+    assert (preset.arguments["network_dim"], preset.arguments["network_alpha"], preset.arguments["seed"]) == (64, 16, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "what"),
+    [
+        ("a.json", '{"sdxl": true, "LoRA_type": "LyCORIS/LoKr"}', "LyCORIS/LoKr"),
+        ("a.json", '{"sdxl": false, "LoRA_type": "Standard"}', "not a training of SDXL"),
+        ("a.json", "[1]", "it is a list"),
+        ("a.json", "{", "cannot be read"),
+        ("a.toml", "[[datasets]]\nresolution = 1024\n", "dataset config"),
+        ("a.toml", "learning_rate = 1e-5\n", "no network_module"),
+        ("a.sh", "accelerate launch flux_train_network.py --network_dim 4\n", "starts flux_train_network.py"),
+        ("a.sh", "echo hello\n", "no command line"),
+    ],
+)
+def test_what_is_no_training_of_an_sdxl_lora_is_refused(tmp_path, name, text, what):
+    with pytest.raises(InputError, match=what):
+        presets.read(written(tmp_path, name, text), SCHEMA)
+
+
+def test_existing_settings_are_the_base_and_files_are_kept(tmp_path):
+    assert run("init", "--yes", tmp_path).exit_code == 0
+    config = written(tmp_path, "mine.toml.txt", "").with_name("source.toml")
+    config.write_text(TOML, encoding="utf-8")
+    before = (tmp_path / "orchestrate.toml").read_bytes()
+    assert run("import", config, tmp_path / "sub").exit_code == 0
+    settings = tomllib.loads((tmp_path / "sub" / "source.settings.toml").read_text(encoding="utf-8"))
+    assert settings["arguments"]["learning_rate"] == 1e-4
+    assert "optimizers" not in settings
+    assert run("import", config, tmp_path / "sub").exit_code == 2
+    assert (tmp_path / "orchestrate.toml").read_bytes() == before
