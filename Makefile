@@ -7,7 +7,7 @@ WORLD := runs/.miniature
 TORTURE := --random 300
 BENCH :=
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-oom test test-browser test-docs torture check format sweep-% plan-% report-% tensorboard-% setup-trainer gpu-scoring test-vendor bench-gpu clean
+.PHONY: help setup demo demo-oom test test-browser test-docs torture fuzz check format sweep-% plan-% report-% tensorboard-% setup-trainer gpu-scoring test-vendor bench-gpu clean
 
 help: ## this list
 	@grep -E '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -43,6 +43,9 @@ test-docs: setup ## every command of README and docs/ that takes minutes, in a c
 
 torture: setup ## kill a sweep at every write and 300 times at random: what docs/reliability.md reports
 	PYTHONPATH=tests $(BIN)/python -m torture $(TORTURE)
+
+fuzz: setup ## 10,000 examples of each test with generated input (grids, settings, captions, records, checkpoints); for nights
+	FUZZ_EXAMPLES=10000 $(BIN)/python -m pytest -n auto -q tests/test_hostile.py
 
 check: setup ## format, lint, types, imports, tests
 	$(BIN)/ruff format --check .

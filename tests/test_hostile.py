@@ -6,9 +6,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save
 from standins.world import World
 
 from orchestrator import images
@@ -17,14 +19,18 @@ from orchestrator.config.schema import Dataset
 from orchestrator.datasets import prepare, validate
 from orchestrator.errors import InputError, OrchestrateError
 from orchestrator.kohya import prompts
-from orchestrator.kohya.outputs import safetensors_header
+from orchestrator.kohya.outputs import safetensors_header, verify
 from orchestrator.model import PreparedDataset, State
 from orchestrator.plan import plan
+from orchestrator.redaction import redact
 from orchestrator.scoring import faces
 from orchestrator.store import outcome, records
 from orchestrator.store.hashes import HashCache
 
-few = settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "20"))
+"""Of each test here; `make fuzz` sets 10,000."""
+
+few = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 
 KEYS = st.sampled_from(
     ["network_dim", "seed", "learning_rate", "optimizer_args", "base_model", "dataset", "x", "__class__"]
@@ -259,6 +265,28 @@ def test_a_damaged_cache_entry_is_computed_again(tmp_path_factory: pytest.TempPa
     assert cache.get(key) is None
 
 
+# --- checkpoints ------------------------------------------------------------------------------------------------------
+
+SHAPES = st.lists(st.integers(0, 4), max_size=3).map(tuple)
+TENSORS = st.dictionaries(
+    st.sampled_from(["a.lora_down.weight", "a.lora_up.weight", "a.alpha", "b.lora_down.weight"]), SHAPES, max_size=4
+)
+
+
+@few
+@given(shapes=TENSORS, at=st.integers(0, 2000), new=st.binary(max_size=8), metadata=st.text(max_size=20))
+def test_any_checkpoint_is_verified_or_rejected_with_a_reason(
+    tmp_path_factory: pytest.TempPathFactory, shapes: dict[str, tuple[int, ...]], at: int, new: bytes, metadata: str
+) -> None:
+    folder = tmp_path_factory.mktemp("output")
+    whole = save({name: np.ones(shape, np.float32) for name, shape in shapes.items()}, {"ss_network_dim": metadata})
+    (folder / "lora.safetensors").write_bytes(whole[:at] + new + whole[at + len(new) :])
+    found = verify.verify(folder, "lora", {"network_dim": 2}, "", training_comment="orchestrate 1 1")
+    assert found.failure
+    assert all(problem.what for problem in found.problems)
+    shutil.rmtree(folder)
+
+
 # --- secrets ----------------------------------------------------------------------------------------------------------
 
 
@@ -272,6 +300,20 @@ def test_no_secret_of_the_environment_reaches_a_record_or_a_report(world: World)
     assert len(written) > 50
     for secret in (b"hf_fromsettings1", b"wandbfromshell2", b"hunter2hunter2"):
         assert [path for path in written if secret in path.read_bytes()] == []
+
+
+@few
+@given(
+    secret=st.text(st.characters(codec="ascii", categories=["L", "N", "P"]), min_size=6, max_size=30),
+    before=st.text(max_size=20),
+    colours=st.lists(st.sampled_from(["\x1b[31m", "\x1b[0m", "\x08", "\x1b]0;t\x07"]), max_size=3),
+    at=st.integers(0, 30),
+)
+def test_no_secret_is_left_in_a_text(secret: str, before: str, colours: list[str], at: int) -> None:
+    shown = secret[:at] + "".join(colours) + secret[at:]
+    found = redact(f"{before} {shown} {secret}", {"MY_TOKEN": secret})
+    assume(secret not in "[MY_TOKEN] [hidden]" and not secret.startswith("/"))
+    assert secret not in found.replace(before, "") or secret in before
 
 
 def test_a_secret_in_a_log_does_not_reach_the_page(world: World) -> None:

@@ -1,5 +1,6 @@
 """Errors before anything starts: file, key, value, remedy and exit code."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from orchestrator import cli
+from orchestrator.cli import common
+from orchestrator.errors import InputError
 from orchestrator.miniature import world
 
 GRID = "[dims]\nnetwork_dim = [2, 4]\n"
@@ -138,3 +141,9 @@ def test_a_glob_that_matches_nothing(here):
 
 def test_a_name_that_escapes_the_runs_folder(here):
     assert_refused(run("--name", "../elsewhere"), 2, "--name", "../elsewhere")
+
+
+@pytest.mark.parametrize("name", ["a\nb", "\u202egnp.exe", "x" * 61, "calibration.json"])
+def test_a_bad_name_of_a_sweep_is_reported_as_such(here, name):
+    with pytest.raises(InputError, match=f"the name {re.escape(repr(name))} (must|is reserved)"):
+        common.find_sweep(here / "orchestrate.toml", name)

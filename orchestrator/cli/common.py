@@ -84,12 +84,16 @@ def find_sweep(settings_file: Path, name: str) -> Sweep:
     """The sweep of this name or folder. Raises InputError with the known names."""
     from orchestrator.config import settings
     from orchestrator.store import layout
-    from orchestrator.text import did_you_mean
+    from orchestrator.text import bad_name, did_you_mean
 
     runs = settings.load(settings_file).runs
     for folder in (runs / name, Path(name).resolve()):
         if layout.Sweep(folder).exists():
             return layout.Sweep(folder)
+    if reason := bad_name(Path(name).name):
+        raise InputError(
+            Problem(what=f"the name {name!r} {reason}", where=str(runs), remedy="`orchestrate list` lists them")
+        )
     known = [one.name for one in layout.sweeps(runs)]
     remedy = did_you_mean(Path(name).name, known, "run one: `orchestrate run grids/demo.toml`")
     raise InputError(Problem(what=f'there is no sweep "{name}"', where=str(runs), remedy=remedy))
