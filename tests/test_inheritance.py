@@ -244,3 +244,23 @@ def test_unset_removes_what_an_included_file_sets(planned, tmp_path):
 def test_check_without_a_grid_uses_the_table_of_the_optimizer():
     shipped = settings.load(Path(__file__).parents[1] / "orchestrate.toml")
     assert inheritance.Inheritance(shipped).params({})["learning_rate"] == 1.0
+
+
+# --- resume -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("grid", "warned"),
+    [
+        ("[fixed]\nseed = 1\n", True),
+        ("[fixed]\nmax_train_epochs = 1\n", False),
+        ("[fixed]\nmax_train_epochs = 1\nsave_every_n_steps = 1\n", True),
+    ],
+)
+def test_plan_says_when_resume_has_no_effect(world, grid, warned):
+    world.settle(trainer="resume = true")
+    world.ask(grid)
+    found = [problem for problem in world.plan().warnings if problem.key == "trainer.resume"]
+    assert len(found) == warned
+    world.settle()
+    assert not [problem for problem in world.plan().warnings if problem.key == "trainer.resume"]

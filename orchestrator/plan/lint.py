@@ -12,7 +12,7 @@ from orchestrator.config.schema import Settings
 from orchestrator.errors import InputError, Problem, Severity, error
 from orchestrator.evidence import preview_scores
 from orchestrator.evidence.stats import early_stop_rule
-from orchestrator.kohya import base_model, config_files, inheritance, oom_fallback, previews
+from orchestrator.kohya import base_model, config_files, inheritance, oom_fallback, previews, resume
 from orchestrator.kohya.arguments import check, lint, schema
 from orchestrator.kohya.arguments.schema import ArgumentSchema
 from orchestrator.model import Params, Point, Value
@@ -44,6 +44,7 @@ def lint_points(points: Sequence[Point], grid: Grid, settings: Settings, steps: 
         *_merged(_placed(found, grid, settings)),
         *_merged(of_fallbacks),
         *_lint_tables(grid, settings, accepted),
+        *_lint_resume(params, settings),
         *_lint_base_models(params, settings),
     ]
 
@@ -72,6 +73,21 @@ def _merged(problems: Iterable[Problem]) -> list[Problem]:
             first = replace(first, what=f"{first.what} (and {pluralize(len(distinct), 'case')} more like it)")
         merged.append(first)
     return merged
+
+
+def _lint_resume(points: Iterable[Params], settings: Settings) -> Iterator[Problem]:
+    """A warning if trainer.resume is set and interrupted trainings start from the beginning all the same."""
+    without = [params for params in points if not resume.possible(params)]
+    if settings.trainer.resume and without:
+        key = "save_every_n_steps" if without[0].get("max_train_epochs") else "max_train_steps"
+        what = f"trainings with {key} are not resumed: an interrupted one starts from its first step"
+        remedy = (
+            "unset save_every_n_steps, and set save_every_n_epochs instead"
+            if key == "save_every_n_steps"
+            else "set max_train_epochs instead of max_train_steps, or set resume = false in [trainer]"
+        )
+        where = toml_reader.read(settings.path).where(("trainer", "resume"))
+        yield Problem(what=what, where=where, key="trainer.resume", remedy=remedy, severity=Severity.WARNING)
 
 
 def _lint_tables(grid: Grid, settings: Settings, accepted: ArgumentSchema) -> list[Problem]:
