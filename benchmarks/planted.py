@@ -77,7 +77,7 @@ def build(folder: Path, *, seeds: int, steps: int) -> tuple[Path, Path]:
 
 
 def _copy(pictures: list[Path], folder: Path, name: Callable[[int], str]) -> None:
-    """Another name is another place in the order of the pictures, so other luck with the same seed."""
+    """Another name is another place in the order of the pictures, so another shuffle with the same seed."""
     folder.mkdir(exist_ok=True)
     for number, picture in enumerate(pictures):
         for path in (picture, picture.with_suffix(".txt")):

@@ -123,15 +123,15 @@ def _again(world: World, why: str) -> None:
 
 
 class Memory:
-    """A Listener that notes our memory instead of what it is told."""
+    """A Listener that notes our memory instead of the events."""
 
     def __init__(self) -> None:
         self.mib: list[float] = []
 
-    def started(self, *_told: object) -> None:
+    def started(self, *_events: object) -> None:
         pass
 
-    def ended(self, *_told: object) -> None:
+    def ended(self, *_events: object) -> None:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
         self.mib.append(pages * resource.getpagesize() / 1024**2)
 

@@ -61,12 +61,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         settings, grid = _world(Path(folder) / "world", steps)
         seconds = ours(settings, grid)
-        told = {
+        figures = {
             "orchestrate run": seconds,
             **{f"the loop: {name}": spent for name, spent in loop(settings, grid).items()},
         }
-    total = sum(told.values()) - seconds
-    for name, spent in told.items():
+    total = sum(figures.values()) - seconds
+    for name, spent in figures.items():
         print(f"{name:<24} {spent:7.1f} s")
     print(f"{'the loop':<24} {total:7.1f} s, {total / seconds:.2f} times as long")
 
@@ -153,11 +153,11 @@ def _first(image: dict[str, Any]) -> dict[str, Any]:
 def _same(run: Path, out: Path) -> None:
     """What was compared is the same work."""
     scores = json.loads((run / "scores.json").read_text(encoding="utf-8"))["scores"]
-    told = {Path(score["image"]["file"]).name: score["similarity"] for score in scores}
+    theirs = {Path(score["image"]["file"]).name: score["similarity"] for score in scores}
     with (out / "scores.csv").open(encoding="utf-8", newline="") as file:
         ours = {name: float(value) if value else None for name, value in csv.reader(file)}
-    assert ours.keys() == told.keys(), (sorted(ours), sorted(told))
-    far = [name for name, value in ours.items() if abs((value or 0.0) - (told[name] or 0.0)) > 0.02]
+    assert ours.keys() == theirs.keys(), (sorted(ours), sorted(theirs))
+    far = [name for name, value in ours.items() if abs((value or 0.0) - (theirs[name] or 0.0)) > 0.02]
     if far:
         print(f"{run.name}: {len(far)} of {len(ours)} similarities differ by more than 0.02", file=sys.stderr)
 

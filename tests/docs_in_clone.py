@@ -71,55 +71,57 @@ def card(clone: Path) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """`said`: as in docs; `more` is added to make it short or to see what it did; `told`: what it then prints."""
+    """`said`: as in docs; `more` is added to make it short or to see what it did; `prints`: a part of its output."""
 
     said: str
     more: str = ""
-    told: str = ""
+    prints: str = ""
     needs: Callable[[Path], None] = lambda _clone: None
 
 
 FEW_TESTS = "PYTEST_ADDOPTS='-k test_expressions'"
 
 COMMANDS = (
-    Command(said="make setup", more="&& orchestrate --help", told="Usage"),
-    Command(said="make demo", told="runs/demo/report/results.csv"),
-    Command(said="make demo-oom", told="with gradient checkpointing, AdamW8bit"),
-    Command(said="make test", more=FEW_TESTS, told=" passed"),
-    Command(said="make check", more=FEW_TESTS, told=" passed"),
-    Command(said="make torture", more="TORTURE='--writes 3 --random 2'", told=" 0 losses"),
-    Command(said="python -m benchmarks.early_stop --simulate 1000", more="--simulate 2", told="| left out |"),
-    Command(said="python -m benchmarks.early_stop FOLDER", more="--rates 2 --seeds 1 --steps 6", told="| complete |"),
-    Command(said="python -m benchmarks.evidence_simulation", more="--sweeps 10", told="| covered |"),
-    Command(said="python -m benchmarks.page", more="--runs 4 --px 64", told=" MiB"),
-    Command(said="python -m benchmarks.planning", more="--points 200", told="200 points planned"),
-    Command(said="python -m benchmarks.planning --last max_timestep", more="--points 200", told="200 points planned"),
-    Command(said="python -m benchmarks.planted FOLDER", more="--seeds 2 --steps 10", told="Is network_dim 1 too low?"),
-    Command(said="python -m benchmarks.real_faces", more="--help", told="EMBEDDINGS.npz"),
-    Command(said="python -m benchmarks.scale", more="--runs 4", told="3, 9 attempts"),
-    Command(said="python -m benchmarks.score", more="--rounds 2 || true", told="embeddings differ by 0.0e+00"),
-    Command(said="python -m benchmarks.status", more="--runs 20", told="over 20 runs"),
-    Command(said="python -m benchmarks.treatments", more="--seeds 2 --steps 5", told="|"),
-    Command(said="python -m benchmarks.versus --steps 12", more="--steps 2", told="times as long"),
+    Command(said="make setup", more="&& orchestrate --help", prints="Usage"),
+    Command(said="make demo", prints="runs/demo/report/results.csv"),
+    Command(said="make demo-oom", prints="with gradient checkpointing, AdamW8bit"),
+    Command(said="make test", more=FEW_TESTS, prints=" passed"),
+    Command(said="make check", more=FEW_TESTS, prints=" passed"),
+    Command(said="make torture", more="TORTURE='--writes 3 --random 2'", prints=" 0 losses"),
+    Command(said="python -m benchmarks.early_stop --simulate 1000", more="--simulate 2", prints="| left out |"),
+    Command(said="python -m benchmarks.early_stop FOLDER", more="--rates 2 --seeds 1 --steps 6", prints="| complete |"),
+    Command(said="python -m benchmarks.evidence_simulation", more="--sweeps 10", prints="| covered |"),
+    Command(said="python -m benchmarks.page", more="--runs 4 --px 64", prints=" MiB"),
+    Command(said="python -m benchmarks.planning", more="--points 200", prints="200 points planned"),
+    Command(said="python -m benchmarks.planning --last max_timestep", more="--points 200", prints="200 points planned"),
+    Command(
+        said="python -m benchmarks.planted FOLDER", more="--seeds 2 --steps 10", prints="Is network_dim 1 too low?"
+    ),
+    Command(said="python -m benchmarks.real_faces", more="--help", prints="EMBEDDINGS.npz"),
+    Command(said="python -m benchmarks.scale", more="--runs 4", prints="3, 9 attempts"),
+    Command(said="python -m benchmarks.score", more="--rounds 2 || true", prints="embeddings differ by 0.0e+00"),
+    Command(said="python -m benchmarks.status", more="--runs 20", prints="over 20 runs"),
+    Command(said="python -m benchmarks.treatments", more="--seeds 2 --steps 5", prints="|"),
+    Command(said="python -m benchmarks.versus --steps 12", more="--steps 2", prints="times as long"),
     Command(said="make setup-trainer", needs=sd_scripts_at_its_home),
-    Command(said="make test-vendor", more="PYTEST_ADDOPTS='-k arguments'", told=" passed", needs=trainer),
+    Command(said="make test-vendor", more="PYTEST_ADDOPTS='-k arguments'", prints=" passed", needs=trainer),
     Command(said="make bench-gpu", more="BENCH='--part train --minutes 1'", needs=card),
     Command(said="python -m benchmarks.gpu --part limit --part networks --part threads", needs=card),
     Command(said="python -m benchmarks.gpu --part sweeps", more="--minutes 1", needs=card),
-    Command(said="python -m benchmarks.gpu --part versus", told="the loop", needs=card),
-    Command(said="python -m benchmarks.gpu.fit runs/bench-gpu/gpu.json", told="cells "),
-    Command(said="make test-docs", more="PYTEST_ADDOPTS='-k gpu.fit'", told=" passed"),
+    Command(said="python -m benchmarks.gpu --part versus", prints="the loop", needs=card),
+    Command(said="python -m benchmarks.gpu.fit runs/bench-gpu/gpu.json", prints="cells "),
+    Command(said="make test-docs", more="PYTEST_ADDOPTS='-k gpu.fit'", prints=" passed"),
     Command(
         said="make gpu-scoring",
         more="&& python -c 'import onnxruntime; print(onnxruntime.get_available_providers())'",
-        told="CUDAExecutionProvider",
+        prints="CUDAExecutionProvider",
     ),
     Command(
         said="pip install '.[cluster]' -c constraints.txt",
         more="&& python -m pytest tests/test_cluster.py -k page",
-        told=" passed",
+        prints=" passed",
     ),
-    Command(said=f"PIP_EXTRA_INDEX_URL={CPU_INDEX} make demo", told="runs/demo/report/results.csv", needs=cpu_index),
+    Command(said=f"PIP_EXTRA_INDEX_URL={CPU_INDEX} make demo", prints="runs/demo/report/results.csv", needs=cpu_index),
 )
 
 
@@ -150,7 +152,7 @@ def test_it_does_what_it_is_there_for(clone: Path, command: Command) -> None:
     command.needs(clone)
     done = sh(clone, f"{command.said} {command.more}")
     assert done.returncode == 0, done.stdout
-    assert command.told in done.stdout
+    assert command.prints in done.stdout
 
 
 def test_tensorboard_finds_the_curves(clone: Path) -> None:

@@ -123,7 +123,7 @@ def test_pictures_that_cannot_be_read_and_prompts_of_triggers_alone_have_none(tm
     assert embeddings[3].tolist() == [1.0, 0.0]
 
 
-def test_a_program_that_fails_is_told_with_its_last_words(tmp_path: Path) -> None:
+def test_a_program_that_fails_is_reported_with_its_last_output(tmp_path: Path) -> None:
     python = interpreter(tmp_path / "python", "#!/bin/sh\necho first >&2; echo no torch here >&2; exit 1\n")
     with pytest.raises(NotReady, match=r"clip: score\.clip: CLIP failed: no torch here"):
         prompt_adherence.measure([score("a hill")], asked(python), root=tmp_path, folder=tmp_path)
@@ -133,8 +133,8 @@ def test_what_the_folder_lacks_is_said_before_anything_starts(world: World) -> N
     model = with_clip(world, Path(sys.executable))
     assert not _findings(world)
     (model / "model.safetensors").unlink()
-    (told,) = _findings(world)
-    assert told.startswith(f"{world.settings}: score.clip: lacks model.safetensors (value: {model})")
+    (message,) = _findings(world)
+    assert message.startswith(f"{world.settings}: score.clip: lacks model.safetensors (value: {model})")
 
 
 def _findings(world: World) -> list[str]:

@@ -297,9 +297,9 @@ def test_a_report_says_why_a_calibration_is_not_used(world: World) -> None:
     made = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps({**made, "face_pack": "another"}), encoding="utf-8")
     for command in ("answer", "export", "report"):
-        told = call(world, command, "grid")
-        assert told.exit_code == 0, told.output
-        assert "is not used: the sweep has a different face pack" in " ".join(told.stderr.split()), command
+        result = call(world, command, "grid")
+        assert result.exit_code == 0, result.output
+        assert "is not used: the sweep has a different face pack" in " ".join(result.stderr.split()), command
     with (world.sweep.report / "results.csv").open(encoding="utf-8", newline="") as file:
         assert all(row["pass_rate"] == "" for row in csv.DictReader(file))
 

@@ -37,7 +37,7 @@ NODE = "STANDIN_NODE"
 """A variable that distinguishes the two nodes of one machine."""
 
 _BLOCK = re.compile(r"(?:^ {4}\w+\$ +.+\n)+", re.MULTILINE)
-PAGE = Path(__file__).parents[1] / "docs" / "cluster.md"
+PAGE = Path(__file__).parents[1] / "docs" / "several-gpus.md"
 BLOCKS = [block.splitlines() for block in _BLOCK.findall(PAGE.read_text(encoding="utf-8"))]
 """Lines that belong together: `machine$ command`."""
 
@@ -203,7 +203,7 @@ def test_a_cluster_that_does_not_answer_is_reported(world: World) -> None:
 
 @pytest.mark.parametrize("lines", BLOCKS, ids=lambda lines: lines[0].split()[0])
 def test_the_commands_of_the_docs_work(lines: list[str], world: World) -> None:
-    """Every command of docs/cluster.md, unchanged; each `ray start` starts a node on this machine."""
+    """Every command of docs/several-gpus.md, unchanged; each `ray start` starts a node on this machine."""
     (world.folder / "grids").mkdir()
     world.grid.rename(world.folder / "grids" / "dims.toml")
     own, port = ray.util.get_node_ip_address(), str(free_port())

@@ -54,7 +54,7 @@ def here(tmp_path_factory) -> Path:
     (folder / "images").mkdir()
     for number, pose in enumerate((Pose(x=0.3, size=0.3), Pose(x=0.6, size=0.35), Pose(x=0.5, size=0.3))):
         drawn(pose, seed=number).save(folder / "images" / f"{number}.png")
-    drawn(seed=9).save(folder / "images" / "nobody.png")
+    drawn(seed=9).save(folder / "images" / "no-face.png")
     for path in list((folder / "images").iterdir()):
         path.with_suffix(".txt").write_text("photo of ohwx", encoding="utf-8")
     (folder / "orchestrate.toml").write_text(SETTINGS, encoding="utf-8")
@@ -82,7 +82,7 @@ def test_a_crop_is_shown_with_its_boxes_and_what_was_dropped(orchestrate):
     result = orchestrate("build", "close")
     assert result.exit_code == 0, result.output
     assert "3 pictures, 1 dropped" in result.stdout
-    assert "nobody.png" in result.stdout
+    assert "no-face.png" in result.stdout
     assert "no face found" in result.stdout
     path = Path(result.stdout.splitlines()[-1])
     assert path.name == contact_sheet.NAME

@@ -191,9 +191,9 @@ def test_paths_are_relative_to_the_file(load, tmp_path):
     assert found["v"].recipe.frames.videos == Path("/films")
 
 
-# --- docs/treatments.md ----------------------------------------------------------------------------------------------
+# --- docs/dataset-recipes.md ------------------------------------------------------------------------------------------
 
-PAGE = (Path(__file__).parents[1] / "docs" / "treatments.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[1] / "docs" / "dataset-recipes.md").read_text(encoding="utf-8")
 EXAMPLES = [block for block in re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL) if "[datasets." in block]
 
 

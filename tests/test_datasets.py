@@ -190,7 +190,7 @@ def test_repeated_pictures_take_no_others_name(tmp_path):
     assert {one.name for one in choose.repeated(pieces, 4)} == {"a", "a~2", "a~~2", "a~2~~2"}
 
 
-def test_a_folder_with_two_pictures_of_one_name_is_told_before_a_recipe_makes_one_of_them(kitchen, tmp_path):
+def test_a_folder_with_two_pictures_of_one_name_is_reported_before_a_recipe_merges_them(kitchen, tmp_path):
     (tmp_path / "phone").mkdir()
     for name in ("a.png", "a.l.png", "a.jpg"):
         (tmp_path / "phone" / name).write_bytes((kitchen.persona.image_dir / "0000.png").read_bytes())

@@ -101,12 +101,12 @@ def test_every_kind_of_picture_has_its_outcome_and_its_line(kitchen, photos):
     put(drawn(Pose(size=0.7)).resize((60, 60)), photos / "tiny.png")
     put(drawn(Pose(size=0.8)), photos / "filled.png")
     _, record = kitchen.taste(kitchen.dataset("close", crop=Crop(smallest=96)))
-    told = notes(record)
-    assert told["one"] == ""
-    assert "not cropped: no face found" in told["none"]
-    assert "2 faces, the largest is used" in told["two"]
-    assert "not cropped: its shorter side has 60 of 96 pixels" in told["tiny"]
-    assert "the whole image: the face fills it" in told["filled"]
+    found = notes(record)
+    assert found["one"] == ""
+    assert "not cropped: no face found" in found["none"]
+    assert "2 faces, the largest is used" in found["two"]
+    assert "not cropped: its shorter side has 60 of 96 pixels" in found["tiny"]
+    assert "the whole image: the face fills it" in found["filled"]
     crops = {Path(one["name"]).stem: one["crop"] for one in record["made"]}
     assert crops["two"][0] > 40
     assert crops["none"] is crops["tiny"] is crops["filled"] is None

@@ -134,7 +134,7 @@ def test_stills_of_the_persona_come_in_with_caption_and_provenance(kitchen, tmp_
 
 def test_another_persons_face_no_face_and_a_small_one_stay_out(kitchen, tmp_path):
     film(tmp_path / "videos" / "a-stranger.mp4", *scenes(2, person=STRANGER), rate=1)
-    film(tmp_path / "videos" / "b-nobody.mp4", drawn(seed=3), rate=1)
+    film(tmp_path / "videos" / "b-no-face.mp4", drawn(seed=3), rate=1)
     film(tmp_path / "videos" / "c-far.mp4", drawn(Pose(size=0.2)), rate=1)
     film(tmp_path / "videos" / "d-persona.mp4", *scenes(1), rate=1)
     (tmp_path / "videos" / "e-broken.mp4").write_bytes(b"no video")
@@ -144,7 +144,7 @@ def test_another_persons_face_no_face_and_a_small_one_stay_out(kitchen, tmp_path
     assert [Path(one["origin"]).stem for one in record["made"] if one["time_s"] is not None] == ["d-persona"]
     reasons = {Path(one["origin"]).stem: one["why"] for one in record["dropped"]}
     assert ", below 0.4" in reasons["a-stranger"]
-    assert reasons["b-nobody"] == "no face found"
+    assert reasons["b-no-face"] == "no face found"
     assert "of 64 pixels" in reasons["c-far"]
     assert "cannot be read" in reasons["e-broken"]
 
@@ -193,9 +193,9 @@ def test_stills_that_are_not_used_are_not_kept(kitchen, tmp_path):
     assert kept == {one["name"] for one in record["made"] if one["time_s"] is not None}
 
 
-def test_without_references_nobody_knows_whose_video_it_is(kitchen, tmp_path):
-    (tmp_path / "nobody").mkdir()
-    kitchen.scoring = replace(kitchen.scoring, references=tmp_path / "nobody")
+def test_without_references_frames_are_rejected(kitchen, tmp_path):
+    (tmp_path / "no-face").mkdir()
+    kitchen.scoring = replace(kitchen.scoring, references=tmp_path / "no-face")
     path = film(tmp_path / "v.mp4", *scenes(1), rate=1)
     with pytest.raises(NotReady, match="no reference photo shows exactly one face"):
         kitchen.taste(kitchen.dataset("more", frames=Frames(videos=path, caption="x", smallest_face=32)))

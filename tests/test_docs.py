@@ -54,7 +54,7 @@ MAKE_HERE = ("help", "plan-v3", "sweep-v3", "report-v3")
 """Targets that run in the small world; tests/docs_in_clone.py runs the others."""
 
 ON_A_CLUSTER = [
-    line for line in pages.lines(ROOT / "docs" / "cluster.md") if line.startswith("ray ") or "--cluster" in line
+    line for line in pages.lines(ROOT / "docs" / "several-gpus.md") if line.startswith("ray ") or "--cluster" in line
 ]
 """tests/test_cluster.py runs these."""
 

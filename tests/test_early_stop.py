@@ -77,14 +77,15 @@ def test_a_stopped_run_is_in_the_table_without_a_similarity(stopped: World) -> N
 
 def test_answers_compare_a_stopped_run_by_its_previews(stopped: World) -> None:
     read = summary.read(stopped.sweep)
-    told = answers.answer_questions([read])[0][0]
-    assert "some runs were stopped early" in told.sentence
-    assert told.difference is not None
-    assert told.difference < -1
-    assert dict(told.facts)["Stopped early"].startswith("1 at `4`; all pairs are compared by their previews at step 2")
-    assert (told.pairs, told.left_out) == (1, 0)
+    answer = answers.answer_questions([read])[0][0]
+    assert "some runs were stopped early" in answer.sentence
+    assert answer.difference is not None
+    assert answer.difference < -1
+    stopped = dict(answer.facts)["Stopped early"]
+    assert stopped.startswith("1 at `4`; all pairs are compared by their previews at step 2")
+    assert (answer.pairs, answer.left_out) == (1, 0)
 
-    text = html.write(read, [told]).read_text(encoding="utf-8")
+    text = html.write(read, [answer]).read_text(encoding="utf-8")
     assert "1 run stopped early" in text
     assert "are not finished" not in text
 

@@ -31,21 +31,21 @@ def interpreter(folder: Path, torch: str) -> Path:
     return path
 
 
-class Told(Heard):
+class Messages(Heard):
     """Keeps the problems of a session."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.told: list[str] = []
+        self.messages: list[str] = []
 
     def problems(self, problems: Mapping[Problem, None]) -> None:
-        self.told += map(str, problems)
+        self.messages += map(str, problems)
 
 
 def train(world: World, only: str, card: Card) -> list[str]:
-    told = Told()
-    world.session(probe=Probe(card=card), listener=told).run(only)
-    return told.told
+    listener = Messages()
+    world.session(probe=Probe(card=card), listener=listener).run(only)
+    return listener.messages
 
 
 def answered(world: World, comparison: Comparison | None = None) -> Answer:
@@ -99,8 +99,8 @@ def test_another_card_of_the_same_model_is_equal(asked: World) -> None:
 
 def test_resuming_after_an_upgrade_prints_a_warning(asked: World) -> None:
     assert not any("other hardware or versions" in line for line in train(asked, "*seed=1*", H100))
-    told = train(asked, "*", replace(H100, driver="560"))
-    (line,) = [line for line in told if "other hardware or versions" in line]
+    lines = train(asked, "*", replace(H100, driver="560"))
+    (line,) = [line for line in lines if "other hardware or versions" in line]
     assert "driver 550 and 560 now (2 runs)" in line
     assert not any("other hardware" in line for line in train(asked, "*", replace(H100, driver="570")))
 

@@ -160,7 +160,7 @@ def test_equal_results_of_all_seeds_are_reported() -> None:
 
 
 def test_pairs_with_the_same_seed_are_one_observation() -> None:
-    """Four cells that repeat a seed's luck bring no certainty; taken for twelve pairs they would say yes."""
+    """Four cells that repeat a seed's effect add no certainty; taken for twelve pairs they would say yes."""
     rows = [
         run(rank, seed, 0.5 + (rank == 32) * d + lr / 1000, lr=lr)
         for seed, d in enumerate([0.01, 0.12, 0.08])

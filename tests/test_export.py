@@ -164,7 +164,7 @@ def test_a_run_is_named_by_a_glob_of_its_name_or_id(finished):
     several = call(finished, "export", "grid", "--run", "network_dim=*")
     assert several.exit_code == 2
     assert one.point.id in several.stderr
-    assert call(finished, "export", "grid", "--run", "nobody").exit_code == 3
+    assert call(finished, "export", "grid", "--run", "no-such-run").exit_code == 3
 
 
 def test_a_changed_checkpoint_is_not_exported(finished):

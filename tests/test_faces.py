@@ -65,7 +65,7 @@ def test_a_model_cut_anywhere_is_refused(folder: Path, tmp_path: Path) -> None:
             read_signature(tmp_path / "cut.onnx")
 
 
-def test_models_are_told_apart_by_shape_and_others_are_passed_over(copy: Path) -> None:
+def test_models_are_distinguished_by_shape_and_others_ignored(copy: Path) -> None:
     _stray_model(copy / "0-landmarks.onnx", inputs=1, side=192)
     _stray_model(copy / "1-swapper.onnx", inputs=2, side=128)
     found = _inspect(copy)

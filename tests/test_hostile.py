@@ -93,7 +93,7 @@ def _plan_or_mistakes(place: World) -> None:
     try:
         made = plan.read(place.settings, place.grid)
     except InputError as error:
-        _told(error)
+        _message_is_complete(error)
         return
     inside = place.sweep.path.resolve()
     assert all(run.path.resolve().parent == inside for run in made.runs()), "a run's folder is in its sweep's"
@@ -110,10 +110,10 @@ def test_any_settings_are_read_or_a_list_of_errors(place: World, line: int, key:
     try:
         settings_file.load(broken)
     except InputError as error:
-        _told(error)
+        _message_is_complete(error)
 
 
-def _told(error: InputError) -> None:
+def _message_is_complete(error: InputError) -> None:
     assert error.problems
     assert all(problem.what and problem.remedy for problem in error.problems), str(error)
 
@@ -177,9 +177,9 @@ def test_a_link_out_of_the_dataset_is_not_followed(place: World, tmp_path: Path)
     (folder / "0000.txt").symlink_to(secret)
     (folder / "stolen.png").symlink_to(place.folder / "images" / "0001.png")
     dataset = Dataset(name="linked", image_dir=folder, trigger="ohwx person")
-    told = "\n".join(map(str, validate.validate_dataset(dataset, "settings")))
-    assert "0000.txt: datasets.linked: is a link to a file outside its folder" in told
-    assert "stolen.png: is ignored" in told
+    message = "\n".join(map(str, validate.validate_dataset(dataset, "settings")))
+    assert "0000.txt: datasets.linked: is a link to a file outside its folder" in message
+    assert "stolen.png: is ignored" in message
     made = _built(place, dataset, tmp_path)
     assert "stolen.png" not in made.pictures
     assert not (made.folder / "0000.txt").exists()
@@ -247,11 +247,11 @@ def test_a_damaged_record_is_reported_with_a_remedy(
     try:
         record = records.read(path)
     except OrchestrateError as error:
-        told = str(error)
+        message = str(error)
     else:
-        told = f"{path} -> {record}"
-    assert str(path) in told
-    assert "->" in told
+        message = f"{path} -> {record}"
+    assert str(path) in message
+    assert "->" in message
 
 
 @few

@@ -25,7 +25,7 @@ def test_the_trainers_interpreter_runs_the_script_itself() -> None:
     ]
 
 
-def test_accelerate_is_told_everything_and_the_users_arguments_last() -> None:
+def test_accelerate_gets_all_arguments_and_the_users_last() -> None:
     trainer = Trainer(
         python=Path("/p"),
         sd_scripts=Path("/s"),
@@ -244,7 +244,7 @@ def test_plain_words_are_accepted(text: str) -> None:
     assert prompts.unusable(text, where="") == []
 
 
-def test_a_missing_an_empty_and_a_foreign_file_are_told(tmp_path: Path) -> None:
+def test_a_missing_an_empty_and_a_foreign_file_are_reported(tmp_path: Path) -> None:
     for content, what in ((None, "cannot be read"), (b"# none\n", "no prompt"), (b"caf\xe9", "not UTF-8")):
         path = tmp_path / "p.txt"
         if content is not None:

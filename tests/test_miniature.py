@@ -53,7 +53,7 @@ def test_landmarks_are_where_they_were_drawn(faces):
     assert np.abs(face.kps - drawn).max() < 2
 
 
-def test_a_person_resembles_themselves_and_nobody_else(faces):
+def test_a_person_resembles_only_themselves(faces):
     seen = [
         faces(portrait(identity, seed, size=0.6 + 0.2 * seed, tilt=10 * seed))[0].normed_embedding
         for identity in range(4)
@@ -79,7 +79,7 @@ def test_likeness_is_known_beforehand(faces):
     assert measured == pytest.approx([0.0, 0.5, 0.9], abs=0.15)
 
 
-def test_a_swapped_channel_order_finds_nobody(faces):
+def test_a_swapped_channel_order_finds_no_face(faces):
     assert not faces(portrait(1)[..., ::-1])
 
 

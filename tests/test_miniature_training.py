@@ -70,8 +70,8 @@ class Workshop:
         """The log of a training that returns."""
         path, _ = self.config(name, **arguments)
         training.main(["--config_file", str(path)])
-        told = self.capsys.readouterr()
-        return told.out + told.err
+        output = self.capsys.readouterr()
+        return output.out + output.err
 
     def file(self, name, suffix=""):
         return self.folder / "out" / f"{name}{suffix}.safetensors"
@@ -100,12 +100,12 @@ def test_a_training_is_proven_by_what_proves_sd_scripts(workshop):
 
     done = run(path)
 
-    told = done.stdout + done.stderr
-    assert (done.returncode, log.classify(told, 0)) == (0, None)
-    progress = log.read_progress(told)
-    assert (progress.step, progress.total, log.total_steps(told)) == (6, 6, 6)
+    output = done.stdout + done.stderr
+    assert (done.returncode, log.classify(output, 0)) == (0, None)
+    progress = log.read_progress(output)
+    assert (progress.step, progress.total, log.total_steps(output)) == (6, 6, 6)
     assert 0 < progress.loss < 1
-    found = verify.verify(workshop.folder / "out", "a", params, told, training_comment="point a")
+    found = verify.verify(workshop.folder / "out", "a", params, output, training_comment="point a")
     assert found.problems == ()
     assert [(checkpoint.file, checkpoint.step) for checkpoint in found.checkpoints] == [
         ("a-000001.safetensors", 2), ("a-000002.safetensors", 4), ("a.safetensors", 6),
@@ -181,19 +181,19 @@ def test_the_text_encoder_can_be_left_out(workshop):
 def test_metadata_is_all_strings_with_none_spelt_out(workshop):
     workshop.train("a", **PRODIGY)
 
-    told = metadata(workshop.file("a"))
-    assert told["ss_optimizer"] == "prodigyopt.prodigy.Prodigy(weight_decay=0.01,decouple=True)"
-    assert (told["ss_unet_lr"], told["ss_steps"], told["ss_network_alpha"]) == ("None", "2", "2")
-    assert json.loads(told["ss_dataset_dirs"]) == {"images": {"n_repeats": 1, "img_count": 6}}
+    output = metadata(workshop.file("a"))
+    assert output["ss_optimizer"] == "prodigyopt.prodigy.Prodigy(weight_decay=0.01,decouple=True)"
+    assert (output["ss_unet_lr"], output["ss_steps"], output["ss_network_alpha"]) == ("None", "2", "2")
+    assert json.loads(output["ss_dataset_dirs"]) == {"images": {"n_repeats": 1, "img_count": 6}}
 
 
 def test_accumulation_makes_fewer_steps_of_as_many_pictures(workshop):
-    told = workshop.train(
+    output = workshop.train(
         "a", max_train_epochs=2, train_batch_size=1, gradient_accumulation_steps=4, subset="num_repeats = 2"
     )
 
-    assert "num train images * repeats / 学習画像の数×繰り返し回数: 12" in told
-    assert log.total_steps(told) == 6
+    assert "num train images * repeats / 学習画像の数×繰り返し回数: 12" in output
+    assert log.total_steps(output) == 6
     assert metadata(workshop.file("a"))["ss_num_batches_per_epoch"] == "12"
 
 
@@ -212,11 +212,11 @@ def test_a_state_is_taken_up_where_it_was_left(workshop):
     workshop.train("half", max_train_epochs=2, save_every_n_epochs=1, save_state=True)
     (first, last) = files.states(workshop.folder / "out", "half")
 
-    told = workshop.train("rest", max_train_epochs=2, resume=str(first))
+    output = workshop.train("rest", max_train_epochs=2, resume=str(first))
 
     assert (first.name, last.name) == ("half-000001-state", "half-state")
-    assert "epoch 2/2" in told
-    assert "epoch 1/2" not in told
+    assert "epoch 2/2" in output
+    assert "epoch 1/2" not in output
     whole, rest = load_file(workshop.file("whole")), load_file(workshop.file("rest"))
     assert all(torch.equal(whole[key], rest[key]) for key in whole)
     assert metadata(workshop.file("rest"))["ss_steps"] == "2"
@@ -225,17 +225,17 @@ def test_a_state_is_taken_up_where_it_was_left(workshop):
 def test_no_pictures_is_no_error(workshop, tmp_path):
     workshop.images = tmp_path / "nowhere"
 
-    told = workshop.train("a")
+    output = workshop.train("a")
 
-    assert log.classify(told, 0)[0] is Failure.DATASET
+    assert log.classify(output, 0)[0] is Failure.DATASET
     assert not workshop.file("a").exists()
 
 
 def test_nan_goes_on_to_the_end_and_is_saved(workshop):
-    told = workshop.train("a", learning_rate=1e30, max_train_steps=4)
+    output = workshop.train("a", learning_rate=1e30, max_train_steps=4)
 
-    assert math.isnan(log.read_progress(told).loss)
-    assert log.classify(told, 0)[0] is Failure.NAN
+    assert math.isnan(log.read_progress(output).loss)
+    assert log.classify(output, 0)[0] is Failure.NAN
     assert safetensors_header.not_finite(workshop.file("a"), safetensors_header.read_header(workshop.file("a")))
 
 
@@ -266,7 +266,7 @@ def test_alpha_takes_the_background_out_of_the_loss(workshop, images):
     ignored = workshop.train("b", max_train_steps=1)
     masked = workshop.train("c", max_train_steps=1, subset="alpha_mask = true")
 
-    losses = [log.read_progress(told).loss for told in (plain, ignored, masked)]
+    losses = [log.read_progress(output).loss for output in (plain, ignored, masked)]
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
     assert losses[2] == pytest.approx(losses[0] / 2, rel=0.02)
 
@@ -286,13 +286,13 @@ def test_mask_files_count_only_with_masked_loss(workshop, images):
 
 
 def test_a_dataset_overrules_the_config_file(workshop):
-    told = workshop.train("a", train_batch_size=6, max_train_epochs=1)
+    output = workshop.train("a", train_batch_size=6, max_train_epochs=1)
     dataset = workshop.folder / "b.dataset.toml"
     path, _ = workshop.config("b", train_batch_size=6, max_train_epochs=1)
     dataset.write_text(dataset.read_text().replace("[[datasets]]", "[[datasets]]\nbatch_size = 2", 1))
     training.main(["--config_file", str(path)])
 
-    assert log.total_steps(told) == 1
+    assert log.total_steps(output) == 1
     assert log.total_steps(workshop.capsys.readouterr().out) == 3
 
 

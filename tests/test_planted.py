@@ -41,7 +41,7 @@ QUESTIONS = (
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answer]:
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answer]:
     """Twelve LoRAs, trained, drawn with and scored; the answers by question."""
     folder = tmp_path_factory.mktemp("planted")
     world.photos(folder / "pictures", world.PERSONA, count=8, first=0, captions=True, px=64)
@@ -58,19 +58,19 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answer]:
     return {one.id: one for one in answers.answer_questions([read], TestSettings())[0]}
 
 
-def test_too_low_a_rank_is_found(told: dict[str, Answer]) -> None:
-    assert (told["rank"].verdict, told["rank"].pairs) == ("yes", 3)
+def test_too_low_a_rank_is_found(found: dict[str, Answer]) -> None:
+    assert (found["rank"].verdict, found["rank"].pairs) == ("yes", 3)
 
 
-def test_too_low_a_learning_rate_is_found(told: dict[str, Answer]) -> None:
-    assert (told["rate"].verdict, told["rate"].pairs) == ("yes", 3)
+def test_too_low_a_learning_rate_is_found(found: dict[str, Answer]) -> None:
+    assert (found["rate"].verdict, found["rate"].pairs) == ("yes", 3)
 
 
-def test_the_same_pictures_under_other_names_leave_it_undecided(told: dict[str, Answer]) -> None:
-    null = told["null"]
+def test_the_same_pictures_under_other_names_leave_it_undecided(found: dict[str, Answer]) -> None:
+    null = found["null"]
     assert null.verdict == "undecided"
     assert null.interval
-    assert null.difference != 0.0, "other names are other luck, or nothing was tested"
+    assert null.difference != 0.0, "other names must change the shuffle"
     assert null.interval.low < 0 < null.interval.high
 
 

@@ -42,18 +42,18 @@ def test_probes_are_neither_runs_nor_a_sweep(world):
     call(world, "probe")
     assert layout.sweeps(world.settings.parent / "runs") == []
     assert not world.sweep.exists(), "a sweep that is only probed is not frozen"
-    told = json.loads(call(world, "plan", "--json").stdout)
-    assert {run["state"] for run in told["runs"]} == {State.PENDING}
+    plan = json.loads(call(world, "plan", "--json").stdout)
+    assert {run["state"] for run in plan["runs"]} == {State.PENDING}
 
 
 def test_plan_uses_the_probes(world):
     world.ask(GRID)
     call(world, "probe")
-    told = json.loads(call(world, "plan", "--json").stdout)
-    assert {run["known_from"] for run in told["runs"] if not run["is_baseline"]} == {"probe"}
-    assert {profile["known_from"] for profile in told["profiles"]} == {"probe"}
-    assert [profile["runs"] for profile in told["profiles"]] == [3, 3]
-    (slow, _) = told["runs"][:2]
+    plan = json.loads(call(world, "plan", "--json").stdout)
+    assert {run["known_from"] for run in plan["runs"] if not run["is_baseline"]} == {"probe"}
+    assert {profile["known_from"] for profile in plan["profiles"]} == {"probe"}
+    assert [profile["runs"] for profile in plan["profiles"]] == [3, 3]
+    (slow, _) = plan["runs"][:2]
     assert 0 < slow["train_s"] < 60
 
 
@@ -73,8 +73,8 @@ def test_a_finished_run_counts_more_than_a_probe(world):
 
 
 def test_a_probe_records_the_peak_and_the_fallbacks(world):
-    rung = '[[oom_fallback]]\nname = "smaller"\nset = { gradient_checkpointing = true }\nkeeps_result = true\n'
-    world.settle(vram="[vram]\npoll_seconds = 0.02\nbudget_gib = 10\n", sections=rung)
+    step = '[[oom_fallback]]\nname = "smaller"\nset = { gradient_checkpointing = true }\nkeeps_result = true\n'
+    world.settle(vram="[vram]\npoll_seconds = 0.02\nbudget_gib = 10\n", sections=step)
     sizes = iter([VramSample(used_mib=20000, total_mib=24576)])
     card = Probe(answer=lambda _pids: next(sizes, VramSample(used_mib=9000, total_mib=24576)))
     heard = Heard()
@@ -83,7 +83,7 @@ def test_a_probe_records_the_peak_and_the_fallbacks(world):
     probe.run_probe([first], ctx)
     pace = history.gather(world.sweep).by_profile[first.point.id]
     assert pace.fallbacks == ("smaller",)
-    assert [told for _, _, told in heard.events][:2] == ["started 1", "oom"]
+    assert [what for _, _, what in heard.events][:2] == ["started 1", "oom"]
 
 
 def test_a_failed_probe_exits_with_1_and_is_repeated_only_with_retry(world):

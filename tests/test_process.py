@@ -327,6 +327,6 @@ def test_an_exiting_process_is_recognized():
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     until(lambda: not process.is_exiting(child.pid))
     child.kill()
-    until(lambda: process.is_exiting(child.pid))  # nobody has waited for it: it is still listed
+    until(lambda: process.is_exiting(child.pid))  # not waited for yet, so still listed
     child.wait()
     assert not process.is_exiting(2**22 + 1), "of a number that is not here nothing is known"

@@ -131,7 +131,7 @@ def test_floats_of_every_notation(value):
     assert both_read(TomlWriter()((value, 2.0))) == [value, 2.0]
 
 
-def test_values_that_python_takes_for_equal_are_told_apart():
+def test_values_that_python_takes_for_equal_are_distinguished():
     quoter = TomlWriter()
     assert [quoter(value) for value in (1, True, 1.0, (1,), (True,), (1.0,))] == [
         "1",

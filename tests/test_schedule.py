@@ -229,9 +229,9 @@ def test_a_small_machine_does_not_colocate(world: World, host: Host) -> None:
 
 def test_a_colocated_run_that_runs_out_of_memory_is_repeated_alone(world: World) -> None:
     world.ask(SEEDS)
-    rung = '[[oom_fallback]]\nname = "gradient checkpointing"\nset = { gradient_checkpointing = true }\n'
+    step = '[[oom_fallback]]\nname = "gradient checkpointing"\nset = { gradient_checkpointing = true }\n'
     env = {"STANDIN_STEP_S": "0.05", "STANDIN_TRAIN": "oom:seed=3#1"}
-    world.settle(env=env, vram=PACKED, sections=rung)
+    world.settle(env=env, vram=PACKED, sections=step)
     drive(world, world.context(probe=Cards()), "GPU-A")
     first, second = world.run("seed=3*").attempts("train")
     assert (first.colocated, first.request()["fallbacks"], retry.needs_gpu_alone(first)) == (True, [], True)

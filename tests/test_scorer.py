@@ -40,7 +40,7 @@ def album(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _photo(folder / "me.png", ME, seed=10)
     _photo(folder / "like.png", draw.resembling(ME, STRANGER, 0.5), seed=11)
     _photo(folder / "stranger ünï.png", STRANGER, seed=12)
-    _photo(folder / "nobody.png", seed=13)
+    _photo(folder / "no-face.png", seed=13)
     _photo(folder / "two.png", ME, STRANGER, seed=14)
     (folder / "me~2.png").write_bytes((folder / "me.png").read_bytes())
     (folder / "half.png").write_bytes((folder / "me.png").read_bytes()[:5000])
@@ -49,12 +49,12 @@ def album(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def job(album: Path) -> scoring.Job:
-    names = ["me.png", "like.png", "stranger ünï.png", "nobody.png", "two.png", "half.png", "absent.png"]
+    names = ["me.png", "like.png", "stranger ünï.png", "no-face.png", "two.png", "half.png", "absent.png"]
     return scoring.Job(
         settings=Scoring(pack=album / "pack", references=album, det_size=256, workers=2),
         cache=album / "cache",
         references=tuple(album / f"reference-{seed}.png" for seed in range(4)),
-        training=(album / "me.png", album / "me~2.png", album / "nobody.png"),
+        training=(album / "me.png", album / "me~2.png", album / "no-face.png"),
         images=tuple(_image(name, seed=seed) for seed, name in enumerate(names)),
         root=album,
         out=album / "scores.json",
@@ -164,14 +164,14 @@ def test_a_missing_pack_ends_with_4_and_names_the_remedy(job: scoring.Job, tmp_p
 
 
 def test_references_with_no_face_or_two_are_rejected_by_name(job: scoring.Job, album: Path, tmp_path: Path) -> None:
-    bad = (album / "nobody.png", album / "two.png", album / "half.png")
+    bad = (album / "no-face.png", album / "two.png", album / "half.png")
     some = replace(job, references=job.references + bad, images=(), out=tmp_path / "scores.json")
     child = _run(some)
     assert child.returncode == 0
     assert all(str(path) in child.stderr for path in bad)
     references = scoring.read_scored(some.out).references
     assert set(references.leave_one_out) == {str(path) for path in job.references}
-    assert references.rejected[str(album / "nobody.png")] == "shows no face"
+    assert references.rejected[str(album / "no-face.png")] == "shows no face"
     assert references.rejected[str(album / "two.png")] == "shows 2 faces"
     assert _run(replace(some, references=bad, out=tmp_path / "none.json")).returncode == 4
 

@@ -18,13 +18,13 @@ QUESTION = '[[question]]\nid = "Q3"\nask = "Too low?"\ncontrast = { network_dim 
 GRID = f"[dims]\nnetwork_dim = [2, 4]\n[seeds]\nfirst = 2\nmax = 4\n{QUESTION}"
 
 
-class Told(Heard):
+class Messages(Heard):
     def __init__(self) -> None:
         super().__init__()
-        self.told: list[str] = []
+        self.messages: list[str] = []
 
     def message(self, text: str) -> None:
-        self.told.append(text)
+        self.messages.append(text)
 
 
 def call(world: World, command: str, *arguments: str) -> Result:
@@ -51,23 +51,23 @@ def undecided(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_decided_sweep_stops_after_the_first_seeds(world: World) -> None:
     """The stand-ins draw equal images whatever they train: nothing is open."""
     world.ask(GRID)
-    told = Told()
-    ended = world.session(listener=told).run()
+    listener = Messages()
+    ended = world.session(listener=listener).run()
     assert len(ended) == 5
     assert seeds(world) == [1, 2]
-    assert any("no further seeds" in line for line in told.told)
+    assert any("no further seeds" in line for line in listener.messages)
 
 
 def test_an_open_question_gets_one_seed_at_a_time_with_all_arms(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.ask(GRID)
     undecided(1, monkeypatch)
-    told = Told()
-    ended = world.session(listener=told).run()
+    listener = Messages()
+    ended = world.session(listener=listener).run()
     assert seeds(world) == [1, 2, 3]
     assert len(ended) == 7
     assert all(status.state.value == "finished" for status in ended.values())
-    assert any("one more seed, because it may decide Q3" in line for line in told.told)
-    assert [line for line in told.told if "Q3" in line or "further" in line][-1].startswith("no further seeds")
+    assert any("one more seed, because it may decide Q3" in line for line in listener.messages)
+    assert [line for line in listener.messages if "Q3" in line or "further" in line][-1].startswith("no further seeds")
 
 
 def test_a_sweep_never_exceeds_its_maximum_and_resumes_at_its_round(

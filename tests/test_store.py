@@ -258,7 +258,7 @@ def test_a_report_is_current_until_something_newer_exists(tmp_path: Path) -> Non
     stamped(now - 20, *tables)
     assert made.current_report() == tables
     stamped(now + 60, *tables)
-    assert made.current_report() == [], "the clock was put back: it cannot be told what is younger"
+    assert made.current_report() == [], "the clock was put back: the younger file is unknown"
     stamped(now - 20, *tables)
     records.write(layout.calibration(tmp_path / "runs"), {})
     stamped(now - 10, layout.calibration(tmp_path / "runs"))

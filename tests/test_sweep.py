@@ -60,19 +60,19 @@ def test_an_extended_grid_keeps_finished_runs(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "changed"),
     [
         (lambda world: (world.folder / "images" / "0000.txt").write_text("ohwx person, else"), "dataset portraits"),
         (lambda world: (world.folder / "images" / "0002.png").unlink(), "dataset portraits"),
     ],
 )
 def test_a_changed_dataset_is_rejected_and_nothing_changes(
-    world: World, change: Callable[[World], object], told: str
+    world: World, change: Callable[[World], object], changed: str
 ) -> None:
     world.drive(only=TRAININGS)
     before = world.rows()
     change(world)
-    with pytest.raises(Conflict, match=f"{told} has changed since the sweep grid was frozen"):
+    with pytest.raises(Conflict, match=f"{changed} has changed since the sweep grid was frozen"):
         world.context()
     assert world.rows() == before
 

@@ -20,8 +20,8 @@ DYING, NEIGHBOUR, OURS = 533, 652, 700
         ({OURS: 9000, 701: 300, NEIGHBOUR: 4000}, 9300),
         ({DYING: 17324}, 0),  # seen on an H200: the trainer stopped for its memory was listed when the next one started
         ({NEIGHBOUR: 127788}, 0),
-        ({}, None),  # a container: nobody is listed, whatever is used
-        ({OURS: None}, None),  # WSL and Windows: sizes are not told
+        ({}, None),  # a container: no process is listed, whatever is used
+        ({OURS: None}, None),  # WSL and Windows: sizes are unknown
         ({NEIGHBOUR: None}, None),
         ({OURS: 9000, NEIGHBOUR: None}, 9000),
         ({OURS: None, 701: 300}, None),

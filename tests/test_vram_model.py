@@ -62,7 +62,7 @@ def test_resolution_is_read_as_sd_scripts_writes_it(resolution: str | int) -> No
 
 
 @pytest.mark.parametrize(
-    ("gib", "card_gib", "told"),
+    ("gib", "card_gib", "message"),
     [
         (18.0, 24, None),
         (22.8, 24, "about 23 GiB of 24: tight"),
@@ -70,6 +70,6 @@ def test_resolution_is_read_as_sd_scripts_writes_it(resolution: str | int) -> No
         (26.4, 24, "about 26 GiB of 24: does not fit"),
     ],
 )
-def test_verdict(gib: float, card_gib: float, told: str | None) -> None:
+def test_verdict(gib: float, card_gib: float, message: str | None) -> None:
     problem = vram_estimate.verdict(Estimate(gib=gib, error_gib=0.6), card_gib)
-    assert (problem.what if problem else None) == told
+    assert (problem.what if problem else None) == message

@@ -20,7 +20,7 @@ from orchestrator.store import records
 SHIPPED = watch.ROOT / "orchestrate.toml"
 PICTURES = 6  # batch 1, one epoch: so many steps
 PROMPTS = "photo of ohwx woman, portrait\nohwx woman, smiling\n"
-TOLD = ("state", "overrides", "degraded", "attempts", "peak_vram_mib", "seconds_per_step", "train_s", "images")
+COLUMNS = ("state", "overrides", "degraded", "attempts", "peak_vram_mib", "seconds_per_step", "train_s", "images")
 SETTINGS = """
 runs = "runs"
 templates = {templates}
@@ -101,8 +101,8 @@ def measure(
     shutil.copyfile(report, out / f"{case.name}.csv")
     for row in csv.DictReader(report.read_text(encoding="utf-8").splitlines()):
         if row["attempts"]:
-            told = {name: row[name] for name in TOLD}
-            yield row["run"], facts | told | {"attempts": _attempts(report.parents[1] / row["run"])}
+            shown = {name: row[name] for name in COLUMNS}
+            yield row["run"], facts | shown | {"attempts": _attempts(report.parents[1] / row["run"])}
 
 
 def furnish(folder: Path, files: cells.Inputs) -> None:
@@ -163,7 +163,7 @@ def _orchestrate(folder: Path, case: Case, console: Any) -> int:
 
 
 def _attempts(run: Path) -> list[dict[str, Any]]:
-    """What each training attempt conceded and how it ended."""
+    """What each training attempt changed and how it ended."""
     found = []
     for number in sorted(int(folder.name) for folder in (run / "train").iterdir()):
         folder = run / "train" / str(number)

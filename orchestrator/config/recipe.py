@@ -1,4 +1,4 @@
-"""Recipes: how a dataset is made from another. docs/treatments.md explains the keys of `[datasets.NAME]`."""
+"""Recipes: how a dataset is made from another. docs/dataset-recipes.md explains the keys of `[datasets.NAME]`."""
 
 from dataclasses import dataclass
 from enum import StrEnum

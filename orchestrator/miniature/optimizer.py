@@ -20,8 +20,8 @@ def make(arguments: Arguments, additions: lora.Additions) -> tuple[torch.optim.O
     kind, recorded = _kind(str(arguments["optimizer_type"]))
     log.info(f"use {recorded.rpartition('.')[2]} optimizer | {options}")
     optimizer = kind(_groups(arguments, additions), lr=arguments["learning_rate"], **options)
-    told = ",".join(f"{name}={value}" for name, value in options.items())
-    return optimizer, f"{recorded}({told})" if told else recorded
+    given = ",".join(f"{name}={value}" for name, value in options.items())
+    return optimizer, f"{recorded}({given})" if given else recorded
 
 
 def _kind(name: str) -> tuple[Callable[..., torch.optim.Optimizer], str]:

@@ -1,4 +1,4 @@
-"""How a stand-in is told to go wrong: `[trainer.env]` holds FAULTS, words like `oom:optimizer_type=Prodigy#2`.
+"""The faults of a stand-in: `[trainer.env]` holds FAULTS, words like `oom:optimizer_type=Prodigy#2`.
 
 `name` alone goes wrong always; `:key=value` where the training's argument is that; `#2` in the first two attempts only.
 """
@@ -28,7 +28,7 @@ _LAST_WORDS = {
 }
 
 
-def told(variable: str, arguments: Mapping[str, Any]) -> set[str]:
+def requested(variable: str, arguments: Mapping[str, Any]) -> set[str]:
     """The names of the faults that apply to this attempt, whose folder is the working directory."""
     found = [_FAULT.fullmatch(word) for word in os.environ.get(variable, "").split()]
     return {fault["name"] for fault in found if fault and _applies(fault, arguments)}

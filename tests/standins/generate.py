@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--outdir", type=Path, required=True)
     options, _ = parser.parse_known_args()
     plan = json.loads(options.prompter_module_args.read_text(encoding="utf-8"))
-    wrong = faults.told(faults.GENERATE, {})
+    wrong = faults.requested(faults.GENERATE, {})
     portraits = sorted(Path(os.environ[ALBUM]).glob("*.png"))
     ranks = [_rank(Path(name)) for name in plan["loras"]]
     for number, image in enumerate(plan["images"], start=1):

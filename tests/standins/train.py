@@ -1,6 +1,6 @@
 """The trainer: `python train.py --config_file X.toml` as sdxl_train_network.py, but its training is arithmetic.
 
-Two optimizer steps make an epoch. Faults of its own: hopeless (its previews show nobody), no_file, truncated, zeroed
+Two optimizer steps make an epoch. Faults of its own: hopeless (its previews show no face), no_file, truncated, zeroed
 (its end never reached the disk), nan_weights, nan_loss, scalar (a tensor without dimensions), other_seed, slow_pace
 (steps take ever longer), quote (prints an error message), launcher (the work is done by a child, as under `accelerate
 launch`).
@@ -31,7 +31,7 @@ STEP_S = "STANDIN_STEP_S"
 
 def main(config_file: Path) -> None:
     arguments = _flat(tomllib.loads(config_file.read_text(encoding="utf-8")))
-    wrong = faults.told(faults.TRAIN, arguments)
+    wrong = faults.requested(faults.TRAIN, arguments)
     if "launcher" in wrong and os.environ.pop("STANDIN_LAUNCHED", "") == "":
         again = [sys.executable, *sys.argv]
         sys.exit(subprocess.run(again, env={**os.environ, "STANDIN_LAUNCHED": "1"}, check=False).returncode != 0)

@@ -43,7 +43,7 @@ class Torture:
         world = trial.build(self._fresh(), self.folder / "shared", faults="launcher" if seed % 2 else "")
         killed = trial.kill_at_random(world, random.Random(seed), self.wanted.seconds)
         self.kills.update(f"{one.partition(' ')[0]} at random" for one in killed)
-        self._judge(world, f"seed {seed}, {', '.join(killed) or 'nobody was there to kill'}")
+        self._judge(world, f"seed {seed}, {', '.join(killed) or 'no process to kill'}")
 
     def _judge(self, world: trial.World, name: str) -> None:
         losses = trial.losses(world, self.wanted)

@@ -48,7 +48,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
-    """A sweep that nobody killed: its reports, its writes, and how long it took, seconds."""
+    """A sweep without kills: its reports, its writes, and how long it took, seconds."""
 
     reports: tuple[str, ...]
     events: tuple[Event, ...]
@@ -95,7 +95,7 @@ def kill_at_random(world: World, rng: random.Random, seconds: float) -> list[str
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(timeout=moment)
             while not (hit := _kill(world, victim, child)) and child.poll() is None:
-                time.sleep(0.01)  # nobody of that kind lives just now
+                time.sleep(0.01)  # no such process at present
             if hit:
                 killed.append(f"{victim} after {moment:.2f} s")
             if victim not in ("orchestrator", "all"):
@@ -188,7 +188,7 @@ def _repeated(ledger: list[str]) -> list[str]:
 
 
 def reports(world: World) -> tuple[str, ...]:
-    """The text of the reports, less times; attempts are not told apart in paths."""
+    """The text of the reports, less times; attempts have the same name in paths."""
     with (world.sweep.report / "results.csv").open(encoding="utf-8", newline="") as file:
         rows = [{key: value for key, value in row.items() if key not in TIMES} for row in csv.DictReader(file)]
     images = (world.sweep.report / "images.csv").read_text(encoding="utf-8")

@@ -14,7 +14,7 @@ PARSER = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
 import sdxl_train_network
-def told(action):
+def described(action):
     flag = type(action).__name__ in ("_StoreTrueAction", "_StoreFalseAction")
     return {
         "kind": "flag" if flag else getattr(action.type, "__name__", "str"),
@@ -23,7 +23,7 @@ def told(action):
         "default": action.default,
     }
 actions = sdxl_train_network.setup_parser()._actions
-print("\\nPARSER " + json.dumps({action.dest: told(action) for action in actions if action.dest != "help"}))
+print("\\nPARSER " + json.dumps({action.dest: described(action) for action in actions if action.dest != "help"}))
 """
 
 
@@ -46,9 +46,9 @@ def test_types_choices_and_defaults_are_the_parsers_own(trainer: Trainer, parser
         name: {"kind": str(key.kind), "many": key.many, "choices": list(key.choices), "default": key.default}
         for name, key in read.items()
     }
-    found = {name: told if told["default"] != () else told | {"default": []} for name, told in found.items()}
-    told = {name: told | {"kind": "str" if told["kind"] == "Path" else told["kind"]} for name, told in parser.items()}
-    assert found == told
+    found = {name: entry if entry["default"] != () else entry | {"default": []} for name, entry in found.items()}
+    entry = {name: entry | {"kind": "str" if entry["kind"] == "Path" else entry["kind"]} for name, entry in parser.items()}
+    assert found == entry
 
 
 def test_tokenizers_are_looked_for_where_we_say(trainer: Trainer) -> None:

@@ -64,11 +64,11 @@ def test_two_trainings_draw_different_pictures(runs: list[Run]) -> None:
 
 def test_prompt_and_seed_stand_in_the_picture(runs: list[Run]) -> None:
     for image in runs[0].pictures():
-        told = Image.open(runs[0].path / image.file).text
-        assert (told["prompt"], told["seed"]) == (image.text, str(image.seed))
+        metadata = Image.open(runs[0].path / image.file).text
+        assert (metadata["prompt"], metadata["seed"]) == (image.text, str(image.seed))
 
 
-def test_progress_is_told_in_a_form_we_read(together: Path) -> None:
+def test_progress_is_printed_in_a_known_form(together: Path) -> None:
     progress = log.read_images((together / "log").read_text(encoding="utf-8"))
     assert progress is not None
     assert (progress.step, progress.total) == (8, 8)

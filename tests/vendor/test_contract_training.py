@@ -30,7 +30,7 @@ def test_states_are_named_as_expected(masked: Trained) -> None:
     assert [path.name for path in files.states(masked.output, "lora")] == ["lora-000001-state", "lora-state"]
 
 
-def test_progress_is_told_in_a_form_we_read(masked: Trained) -> None:
+def test_progress_is_printed_in_a_known_form(masked: Trained) -> None:
     progress = log.read_progress(masked.log)
     assert progress is not None
     assert (progress.step, progress.total, log.total_steps(masked.log)) == (4, 4, 4)
@@ -122,7 +122,7 @@ def test_accelerates_launcher_trains_the_same(tiny: World, plain: Trained) -> No
     assert weights[0] == weights[1]
 
 
-def test_what_accelerates_launcher_makes_of_a_failure_is_told_apart(tiny: World) -> None:
+def test_what_accelerates_launcher_makes_of_a_failure_is_distinguished(tiny: World) -> None:
     """It turns every exit code into 1: the log says what it was."""
     launched = tiny.train("launched-broken", dataset=tiny.broken(), launcher=Launcher.ACCELERATE)
     assert launched.result.exit_code == 1
@@ -140,6 +140,6 @@ def test_what_accelerates_launcher_makes_of_a_failure_is_told_apart(tiny: World)
 def test_torchs_own_words_for_out_of_memory(tiny: World, allocation: str, failure: Failure) -> None:
     """Its class has been renamed before; what a card says is in the fixtures, a CPU has nothing to say it about."""
     text = tiny.said(f"import torch; {allocation}")
-    told = log.classify(text, 1)
-    assert told is not None
-    assert told[0] is failure
+    classified = log.classify(text, 1)
+    assert classified is not None
+    assert classified[0] is failure

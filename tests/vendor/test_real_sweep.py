@@ -25,7 +25,7 @@ def test_consequences_of_the_grid_reach_the_trainer(swept: Swept) -> None:
     assert {row["steps"] for row in trained} == {"2"}
 
 
-def test_random_pictures_show_nobody_and_nothing_is_made_up(swept: Swept) -> None:
+def test_random_pictures_have_no_face_and_no_score(swept: Swept) -> None:
     for row in swept.rows("results.csv"):
         assert (row["images"], row["no_face_rate"], row["similarity_median"]) == ("4", "1", "")
     assert {row["status"] for row in swept.rows("images.csv")} == {"no_face"}

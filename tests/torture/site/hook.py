@@ -1,6 +1,6 @@
 """Counts what a process is about to write below the world, and can end it there, as SIGKILL or a power cut would.
 
-Python's own audit events are listened to, so the product holds nothing of this. Told by the environment:
+Python's own audit events are listened to, so the product holds nothing of this. Configured by the environment:
 
     TORTURE_WORLD   the folder that counts
     TORTURE_EVENTS  where to add a line for each event: who, its number, what
