@@ -1,4 +1,4 @@
-"""Trainings under a hard memory limit on a larger GPU: the limit of NVIDIA MPS makes sd-scripts itself run out of memory.
+"""Trainings under a hard memory limit on a larger GPU: sd-scripts itself runs out of memory at the limit of NVIDIA MPS.
 
 `CUDA_MPS_PINNED_DEVICE_MEM_LIMIT=0=24G` limits what one client of MPS may allocate on the first GPU. Under it torch
 raises its ordinary out-of-memory error at 24 GiB, so a large GPU answers questions about a smaller one.
