@@ -46,7 +46,7 @@ IN_ORDER = (
 """The order in which a reader runs them."""
 
 STAND_FOR = {"SWEEP": "dims", "SWEEP...": "dims", "demo": "dims", "BASE": "juggernautxl-v9"} | dict.fromkeys(
-    ("G", "my.toml", "grids/...", "grids/dims.toml"), "grids/sweep-v3.toml"
+    ("G", "GRID", "my.toml", "grids/...", "grids/dims.toml"), "grids/sweep-v3.toml"
 )
 """Values for placeholders."""
 
