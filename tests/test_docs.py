@@ -168,3 +168,11 @@ def test_named_grids_exist():
     named.discard("grids/dims.toml")  # any grid's place, in docs/design.md
     assert named
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("name", ["settings.md", "commands.md"])
+def test_generated_pages_are_current(name):
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    assert (ROOT / "docs" / name).read_text(encoding="utf-8") == generate.PAGES[name](), "run python docs/generate.py"

@@ -43,15 +43,23 @@ class Trainer(Table):
     """The programs that train and generate, and their interpreter."""
 
     python: FilePath
+    """The trainer's own interpreter; `make setup-trainer` installs it."""
     sd_scripts: FilePath
+    """The folder of kohya sd-scripts."""
     train_script: str = "sdxl_train_network.py"
+    """The training script in that folder."""
     generate_script: str = "gen_img.py"
+    """The generation script in that folder."""
     launcher: Launcher = Launcher.PYTHON
+    """`accelerate` turns every exit code into 1."""
     accelerate_args: tuple[str, ...] = ()
+    """Arguments of `accelerate launch`."""
     tokenizer_cache_dir: FilePath | None = None
+    """Cache of the tokenizers. Once it is filled, sweeps need no network."""
     resume: Flag = False
     """Whether an interrupted training continues from its last saved state instead of from the beginning."""
     env: Environment = field(default_factory=dict)
+    """Environment variables of the trainer and the generator."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +68,11 @@ class BaseModel(Table):
 
     name: Annotated[str, Internal()] = ""
     path: FilePath
+    """The .safetensors file."""
     vae: FilePath | None = None
+    """A VAE to use instead of the one in the file."""
     url: str = ""
+    """Where to get the file; messages show it."""
     scale: Positive | None = None
     """With the next three: generation settings of this base model, instead of those in [generate]."""
     sampler: str | None = None
@@ -83,8 +94,11 @@ class Dataset(Table):
     image_dir: FilePath
     """With a recipe: the folder of the dataset that the recipes start from."""
     caption_extension: Extension = ".txt"
+    """Suffix of the caption files."""
     num_repeats: Count = 1
+    """How often an epoch contains each image."""
     trigger: str = ""
+    """The words for the persona; every caption contains them."""
     pictures: Count | None = None
     """The expected number: another number is reported; forecasts use it while the pictures are absent."""
     subset: Arguments = field(default_factory=dict)
@@ -97,18 +111,29 @@ class Generation(Table):
     """How pictures are made for scoring: the same for every run. Sizes in pixels."""
 
     prompts: FilePath
+    """A text file, one prompt per line."""
     negative_prompt: str = ""
+    """The negative prompt of all images."""
     seeds: Seeds = (1, 2, 3, 4)
+    """Image seeds: one image per prompt, seed, checkpoint and strength."""
     strengths: Strengths = (1.0,)
+    """LoRA multipliers."""
     checkpoints: Checkpoints = "last"
     """`last`, `all`, or epochs."""
     steps: Count = 28
+    """Denoising steps."""
     sampler: str = "euler_a"
+    """A sampler of gen_img.py."""
     scale: Positive = 6.0
+    """Guidance scale (CFG)."""
     width: Annotated[Count, Field(ge=64)] = 1024
+    """Pixels."""
     height: Annotated[Count, Field(ge=64)] = 1024
+    """Pixels."""
     batch_size: Count = 4
+    """Images generated at once."""
     vae_batch_size: Count = 1
+    """Images decoded at once; decoding is the VRAM peak."""
     confirm_prompts: FilePath | None = None
     """The prompts of `orchestrate confirm`; without it, the prompts above with new seeds."""
     merge: Flag = True
@@ -120,11 +145,17 @@ class Scoring(Table):
     """The face pack and how it is run."""
 
     pack: FilePath
+    """The face pack, a folder of .onnx files."""
     references: FilePath
+    """A folder of photos of the persona that are not trained on."""
     device: Literal["cpu", "cuda"] = "cpu"
+    """`cuda` needs `make gpu-scoring`."""
     det_size: Annotated[Count, Field(ge=32)] = 640
+    """Side of the face detector's input, pixels; scores are comparable only at the same size."""
     workers: Count = 2
+    """Images scored at the same time."""
     url: str = ""
+    """Where to get the face pack; messages show it."""
     second_pack: FilePath | None = None
     """Another face pack that scores every picture too, to see whether a result depends on the pack."""
     clip: FilePath | None = None
@@ -138,11 +169,13 @@ class Vram(Table):
     card: Cards = ""
     """UUIDs or indices, with commas between; empty: all of them."""
     budget_gib: Positive | None = None
+    """A run that uses more counts as out of memory, also on a larger GPU."""
     colocate: Flag = False
     """Run several runs on one card, as their measured peaks allow."""
     ignore_other_sweeps: Flag = False
     """Use a card although another sweep uses it."""
     poll_seconds: Positive = 1.0
+    """Interval of VRAM measurements."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,11 +183,15 @@ class Limits(Table):
     """When a child process is stopped."""
 
     wall_hours: Positive = 24.0
+    """Longest duration of one training or generation."""
     stall_minutes: Positive = 30.0
+    """Longest time without a new line in the log."""
     grace_seconds: Positive = 15.0
+    """Time between SIGTERM and SIGKILL."""
     crashes: Count = 3
     """So many crashes or machine failures in a row count as failed and pause the sweep."""
     log_mib: Positive = 512.0
+    """A program with a longer log is stopped."""
     free_gib: Positive = 5.0
     """Nothing is started with less free disk space."""
 
@@ -186,9 +223,13 @@ class FallbackStep(Table):
     """A change after an out-of-memory failure. `when` must match the effective params; `set` may have expressions."""
 
     name: str
+    """Shown in the report."""
     set: Annotated[Arguments, Field(min_length=1)]
+    """The arguments to change."""
     when: Arguments = field(default_factory=dict)
+    """The step applies only to runs with these arguments."""
     keeps_result: Flag = False
+    """false: runs that used this step are marked degraded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,7 +237,9 @@ class Defaults(Table):
     """The base model and the dataset of points whose grid names none."""
 
     base_model: str = ""
+    """A name of [base_models.NAME]."""
     dataset: str = ""
+    """A name of [datasets.NAME]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
