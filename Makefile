@@ -7,7 +7,7 @@ WORLD := runs/.miniature
 TORTURE := --random 300
 BENCH :=
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-oom test test-browser test-docs torture fuzz check format sweep-% plan-% report-% tensorboard-% setup-trainer gpu-scoring test-vendor bench-gpu clean
+.PHONY: help setup demo demo-oom test test-browser test-docs docs torture fuzz check format sweep-% plan-% report-% tensorboard-% setup-trainer gpu-scoring test-vendor bench-gpu clean
 
 help: ## this list
 	@grep -E '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -40,6 +40,12 @@ test-browser: setup ## the report page in headless Chromium, which has to be the
 
 test-docs: setup ## every command of README and docs/ that takes minutes, in a clean clone: half an hour
 	$(BIN)/python -m pytest -rs tests/docs_in_clone.py
+
+docs: setup ## build the documentation into docs/_build; a broken link is an error
+	$(PIP) --quiet -e '.[docs]'
+	$(BIN)/python docs/generate.py
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
+	@echo docs/_build/index.html
 
 torture: setup ## kill a sweep at every write and 300 times at random: what docs/reliability.md reports
 	PYTHONPATH=tests $(BIN)/python -m torture $(TORTURE)

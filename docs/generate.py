@@ -24,8 +24,8 @@ TABLES = {
 
 _HEAD = """# Settings
 
-`orchestrate.toml` contains the settings that all sweeps share. `orchestrate init` writes a commented one. Paths are relative
-to it, and unknown keys are errors. `orchestrate schema` writes a JSON schema for editors.
+`orchestrate.toml` contains the settings that all sweeps share. `orchestrate init` writes a commented one. Paths are
+relative to it, and unknown keys are errors. `orchestrate schema` writes a JSON schema for editors.
 
 `docs/generate.py` writes this page from `orchestrator/config/schema.py`.
 
