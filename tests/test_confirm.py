@@ -2,9 +2,11 @@
 
 import csv
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 from click.testing import CliRunner, Result
 from standins.world import World
@@ -13,11 +15,12 @@ from orchestrator import cli
 from orchestrator.errors import InputError
 from orchestrator.evidence import confirmation as fresh
 from orchestrator.evidence import run_metrics, summary
-from orchestrator.model import State
+from orchestrator.model import FaceStatus, Image, Score, State
 from orchestrator.report.followup import CONFIRM
 from orchestrator.run import followup
 from orchestrator.store import layout, state
 
+FloatArray = npt.NDArray[np.float64]
 GRID = "[dims]\nnetwork_dim = [2, 4, 8]\n"
 
 
@@ -166,14 +169,95 @@ def test_seeds_of_the_same_prompts_are_compared_prompt_by_prompt() -> None:
     """Prompts differ by far more than the change, so only the paired interval excludes zero."""
     reported = {prompt: 0.1 * prompt + 0.03 + 0.001 * (prompt % 2) for prompt in range(8)}
     again = {prompt: 0.1 * prompt for prompt in range(8)}
-    paired = fresh.confirmation(reported, again, same_prompts=True)
-    unpaired = fresh.confirmation(reported, again)
+    paired = fresh.confirmation(reported, again)
+    unpaired = fresh.confirmation(reported, {prompt + 100: value for prompt, value in again.items()})
     assert paired
     assert unpaired
     assert paired.change == unpaired.change == pytest.approx(-0.0305)
     assert paired.change_interval
     assert unpaired.change_interval
     assert paired.change_interval.high < 0 < unpaired.change_interval.high
+
+
+def test_a_selected_strength_is_confirmed_on_prompts_outside_the_selection_and_paired(world: World) -> None:
+    """With four prompts and two strengths, two prompts select the strength; the others report and confirm it."""
+    prompts = world.folder / "four.txt"
+    prompts.write_text("".join(f"ohwx person {place}\n" for place in ("at sea", "in bed", "at work", "asleep")))
+    text = world.settings.read_text(encoding="utf-8").replace(
+        f'prompts = "{world.shared}/prompts.txt"', f'prompts = "{prompts}"\nstrengths = [0.5, 1.0]'
+    )
+    world.settings.write_text(text, encoding="utf-8")
+    world.drive()
+    done = call(world, "confirm", "grid", "--top", "1")
+    assert done.exit_code == 0, done.output
+    (one,) = [one for one in summary.gather(world.sweep) if one.confirmation and not one.run.point.is_baseline]
+    assert one.confirmation
+    assert one.choice
+    reported = {s.image.text for s in one.choice.reported}
+    assert len(reported) == len(one.choice.selection_texts) == 2
+    assert {s.image.text for s in one.confirmation.scores} == reported
+    made = [s.image.text for s in fresh.latest(one.run, one.choice)]
+    assert set(made) == reported, "no image is generated for a prompt of the selection"
+    assert one.confirmation.comparison.paired
+    assert one.confirmation.comparison.change_interval
+    assert one.confirmation.comparison.reported == pytest.approx(mean(one.choice.reported))
+    assert one.confirmation.reported_gain == pytest.approx(one.gain)
+    row = next(row for row in table(world) if row["run"] == one.run.point.name)
+    assert (row["paired"], row["new_prompts"]) == ("yes", "yes")
+    assert "on the same prompts" in " ".join(done.output.split())
+
+
+def mean(scores: Sequence[Score]) -> float:
+    """Mean image value by prompt."""
+    values = run_metrics.by_prompt(scores).values()
+    return sum(values) / len(values)
+
+
+def test_the_best_confirmed_run_is_corrected_for_its_selection(scored: World) -> None:
+    done = call(scored, "confirm", "grid", "--top", "3")
+    output = " ".join(done.output.split())
+    assert "is the best of 3 confirmed runs, which is again a selection" in output
+    trained = [row for row in table(scored) if row["run"] in {o.run.point.name for o in confirmed(scored)}]
+    assert [float(row["optimism"]) > 0 for row in trained] == [True, False, False]
+    first = trained[0]
+    corrected = float(first["confirmed_similarity"]) - float(first["optimism"])
+    assert float(first["corrected_similarity"]) == pytest.approx(corrected, abs=1e-5)
+    assert f"quote {corrected:.3f}" in output
+
+
+def confirmed(world: World) -> list[summary.RunSummary]:
+    """The confirmed runs with a LoRA."""
+    return [one for one in summary.gather(world.sweep) if one.confirmation and not one.run.point.is_baseline]
+
+
+def test_the_optimism_among_equal_runs_is_the_mean_excess_of_the_best() -> None:
+    """Simulated: three equal runs on eight common prompts of different difficulty."""
+    rng = np.random.default_rng(1)
+    excess, stated = [], []
+    for _ in range(300):
+        values = 0.5 + rng.normal(0, 0.1, 8) + rng.normal(0, 0.05, (3, 8))
+        results = [result(row) for row in values]
+        excess.append(values.mean(axis=1).max() - values.mean())
+        stated.append(fresh.optimism(results))
+    assert np.mean(stated) == pytest.approx(np.mean(excess), rel=0.08)
+    assert fresh.optimism(results[:1]) == 0.0
+    assert fresh.optimism([result(values[0, :1]), result(values[1, :1])]) is None
+
+
+def result(values: FloatArray) -> fresh.ConfirmationResult:
+    """The confirmation of a run with one image for each prompt."""
+    scores = tuple(
+        Score(
+            image=Image(file=f"{n}", checkpoint="c", strength=1.0, prompt=n, seed=1, text=f"prompt {n}"),
+            status=FaceStatus.OK,
+            similarity=float(value),
+        )
+        for n, value in enumerate(values)
+    )
+    by_prompt = run_metrics.by_prompt(scores)
+    comparison = fresh.confirmation(by_prompt, by_prompt)
+    assert comparison
+    return fresh.ConfirmationResult(scores=scores, comparison=comparison)
 
 
 # --- helpers ----------------------------------------------------------------------------------------------------------

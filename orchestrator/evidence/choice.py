@@ -41,6 +41,7 @@ class Choice:
     """The chosen candidate and the scores to report for it.
 
     candidates: all of them, best first. selection_n: number of selection cells, 0 with a single candidate.
+    selection_texts: the prompts of these cells.
     disjoint: False if the reported images were also used for the selection, which makes their mean too high.
     """
 
@@ -50,6 +51,7 @@ class Choice:
     selection_n: int
     reported: tuple[Score, ...]
     disjoint: bool
+    selection_texts: frozenset[str] = frozenset()
 
 
 def split(cells: Collection[Cell]) -> SelectionSplit:
@@ -93,6 +95,7 @@ def choose(scores: Sequence[Score], halves: SelectionSplit) -> Choice | None:
         selection_n=len(halves.selection) if several else 0,
         reported=tuple(s for s in best if not several or cell(s) in halves.reporting),
         disjoint=halves.disjoint or not several,
+        selection_texts=frozenset(s.image.text for s in scores if several and cell(s) in halves.selection),
     )
 
 

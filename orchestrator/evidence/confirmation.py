@@ -2,7 +2,10 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import sqrt
+from typing import TypeVar
 
+import numpy as np
 from scipy import stats
 
 from orchestrator import scoring
@@ -21,10 +24,12 @@ UP = "../../"
 class Confirmation:
     """Means over prompts of the reported images and of the confirmation images of the same checkpoint.
 
-    change: confirmed minus reported. Its 95 % interval is over prompts: paired if the prompts are the same, otherwise
-    Welch's. Intervals are None with fewer than two prompts.
+    change: confirmed minus reported. With `paired`, both means are over the prompts that both sides have, and the 95 %
+    interval of the change is over these prompts; without common prompts it is Welch's. Intervals are None with fewer
+    than two prompts.
     """
 
+    paired: bool
     reported: float
     confirmed: float
     confirmed_interval: Interval | None
@@ -34,51 +39,88 @@ class Confirmation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfirmationResult:
-    """gain: mean over the baseline's images of the same prompts and seeds; None without them."""
+    """scores: of prompts that took no part in the selection of the checkpoint; of all prompts if each of them took part
+    (`new_prompts` is False then, and only the seeds are new).
+
+    gain: mean over the baseline's images of the same prompts and seeds; None without them. reported_gain: of the earlier
+    images, over the same prompts as the confirmation if it is paired.
+    """
 
     scores: tuple[Score, ...]
     comparison: Confirmation
+    new_prompts: bool = True
     gain: float | None = None
+    reported_gain: float | None = None
 
 
-def confirmation_for(run: Run, chosen: Choice, baseline: Sequence[Score]) -> ConfirmationResult | None:
-    """The confirmation of a run's chosen checkpoint; None before its images are scored."""
-    found = latest(run, chosen)
-    known = {score.image.text: score.image.prompt for score in chosen.reported}
-    comparison = confirmation(
-        run_metrics.by_prompt(chosen.reported),
-        run_metrics.by_prompt(found),
-        same_prompts=all(known.get(score.image.text) == score.image.prompt for score in found),
-    )
+def confirmation_for(
+    run: Run, chosen: Choice, baseline: Sequence[Score], earlier_baseline: Sequence[Score] = ()
+) -> ConfirmationResult | None:
+    """The confirmation of a run's chosen checkpoint; None before its images are scored.
+
+    baseline: its confirmation images. earlier_baseline: its images of the sweep.
+    """
+    made = latest(run, chosen)
+    unselected = tuple(score for score in made if score.image.text not in chosen.selection_texts)
+    found, reported = unselected or made, chosen.reported
+    comparison = confirmation(_by_text(reported), _by_text(found))
     if comparison is None:
         return None
-    return ConfirmationResult(scores=found, comparison=comparison, gain=gain(found, baseline))
-
-
-def confirmation(
-    reported: Mapping[int, float], confirmed: Mapping[int, float], *, same_prompts: bool = False
-) -> Confirmation | None:
-    """Compare mean image values by prompt (run_metrics.by_prompt); None if a side is empty.
-
-    same_prompts: `confirmed` has other seeds of the same prompts under the same numbers; otherwise other prompts.
-    """
-    before, after = list(reported.values()), list(confirmed.values())
-    if not before or not after:
-        return None
-    old, new = sum(before) / len(before), sum(after) / len(after)
-    if same_prompts:
-        change_interval = _mean_interval(
-            [confirmed[n] - reported[n] for n in sorted(reported.keys() & confirmed.keys())]
-        )
-    else:
-        change_interval = _welch_interval(before, after)
-    return Confirmation(
-        reported=old,
-        confirmed=new,
-        confirmed_interval=_mean_interval(after),
-        change=new - old,
-        change_interval=change_interval,
+    if comparison.paired:
+        texts = {score.image.text for score in found}
+        reported = tuple(score for score in reported if score.image.text in texts)
+    return ConfirmationResult(
+        scores=found,
+        comparison=comparison,
+        new_prompts=bool(unselected),
+        gain=gain(found, baseline),
+        reported_gain=gain(reported, earlier_baseline),
     )
+
+
+_Prompt = TypeVar("_Prompt", int, str)
+
+
+def confirmation(reported: Mapping[_Prompt, float], confirmed: Mapping[_Prompt, float]) -> Confirmation | None:
+    """Compare mean image values by prompt, paired over the common prompts if there are any; None if a side is empty."""
+    if not reported or not confirmed:
+        return None
+    common = [prompt for prompt in reported if prompt in confirmed]
+    before, after = ([values[prompt] for prompt in common or values] for values in (reported, confirmed))
+    change = [new - old for old, new in zip(before, after, strict=True)] if common else []
+    return Confirmation(
+        paired=bool(common),
+        reported=sum(before) / len(before),
+        confirmed=sum(after) / len(after),
+        confirmed_interval=_mean_interval(after),
+        change=sum(after) / len(after) - sum(before) / len(before),
+        change_interval=_mean_interval(change) if common else _welch_interval(before, after),
+    )
+
+
+def optimism(confirmed: Sequence[ConfirmationResult]) -> float | None:
+    """How much too high the best of several confirmed values is on average, if all runs are equal; None if unknown.
+
+    The expected maximum of as many normal errors. Their variance is that of the residuals of a table of runs and
+    prompts, because prompts are common to the runs. Runs that differ make the best value less optimistic.
+    """
+    tables = [_by_text(one.scores) for one in confirmed]
+    common = sorted(set.intersection(*map(set, tables))) if tables else []
+    count, prompts = len(tables), len(common)
+    if count < 2 or prompts < 2:
+        return 0.0 if count == 1 else None
+    values = np.array([[table[text] for text in common] for table in tables])
+    residuals = values - values.mean(axis=0) - values.mean(axis=1, keepdims=True) + values.mean()
+    variance = float((residuals**2).sum()) / ((count - 1) * (prompts - 1))
+    highest = stats.norm.expect(lambda x: count * x * stats.norm.cdf(x) ** (count - 1))
+    return float(highest) * sqrt(variance / prompts)
+
+
+def _by_text(scores: Sequence[Score]) -> dict[str, float]:
+    """Mean image value by the text of the prompt: prompt files number their prompts independently."""
+    texts = dict.fromkeys(score.image.text for score in scores)
+    by_text = {text: run_metrics.by_prompt(one for one in scores if one.image.text == text) for text in texts}
+    return {text: sum(values.values()) / len(values) for text, values in by_text.items() if values}
 
 
 def latest(run: Run, chosen: Choice) -> tuple[Score, ...]:

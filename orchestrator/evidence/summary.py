@@ -128,7 +128,10 @@ def _gather(sweep: Sweep, kept: CalibrationRecord | None) -> list[RunSummary]:
         for one in found
         if one.run.point.is_baseline and one.choice
     }
-    return [_with_confirmation(one, confirmed_baselines.get(_base_model(one), ())) for one in found]
+    return [
+        _with_confirmation(one, baselines.get(_base_model(one)), confirmed_baselines.get(_base_model(one), ()))
+        for one in found
+    ]
 
 
 def calibration(sweep: Sweep) -> tuple[CalibrationRecord | None, list[Problem]]:
@@ -218,11 +221,11 @@ def _drift(one: RunSummary, baseline: RunSummary, reported: Sequence[Score]) -> 
     return sum(known) / len(known) if known else None
 
 
-def _with_confirmation(one: RunSummary, baseline: Sequence[Score]) -> RunSummary:
+def _with_confirmation(one: RunSummary, baseline: RunSummary | None, confirmed: Sequence[Score]) -> RunSummary:
     if one.choice is None:
         return one
-    compared = () if one.run.point.is_baseline else baseline
-    return replace(one, confirmation=confirmation.confirmation_for(one.run, one.choice, compared))
+    compared = () if one.run.point.is_baseline else (confirmed, baseline.scores if baseline else ())
+    return replace(one, confirmation=confirmation.confirmation_for(one.run, one.choice, *(compared or ((),))))
 
 
 def _criteria(metrics: RunMetrics, equal_training: bool) -> dict[str, float | None]:

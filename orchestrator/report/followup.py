@@ -27,12 +27,25 @@ def report_confirmations(sweep: Sweep) -> list[str]:
     """Write confirm.csv; returns a sentence for each confirmed run, best first."""
     found = [(one, one.confirmation) for one in summary.gather(sweep) if one.confirmation]
     found.sort(key=lambda pair: pair[1].comparison.confirmed, reverse=True)
-    rows = [_confirm_row(one, result) for one, result in found]
+    trained = [(one, result) for one, result in found if not one.run.point.is_baseline]
+    optimism = confirmation.optimism([result for _, result in trained])
+    best = trained[0][0] if trained else None
+    rows = [_confirm_row(one, result, optimism if one is best else 0.0) for one, result in found]
     csv_files.write(sweep.report / CONFIRM, list(rows[0]) if rows else ["run"], rows)
-    return [_confirm_sentence(one, result) for one, result in found]
+    sentences = [_confirm_sentence(one, result) for one, result in found]
+    return [*sentences, *([_best_sentence(*trained[0], len(trained), optimism)] if len(trained) > 1 else [])]
 
 
-def _confirm_row(one: RunSummary, result: ConfirmationResult) -> dict[str, str]:
+def _best_sentence(one: RunSummary, result: ConfirmationResult, count: int, optimism: float | None) -> str:
+    """What the selection of the best confirmed run adds to its value."""
+    start = f"{one.run.point.name} is the best of {count} confirmed runs, which is again a selection: "
+    if optimism is None:
+        return f"{start}how much too high its value is, is not known without two prompts that all of them have"
+    corrected = result.comparison.confirmed - optimism
+    return f"{start}if they are equal, its value is {optimism:.3f} too high on average; quote {corrected:.3f}"
+
+
+def _confirm_row(one: RunSummary, result: ConfirmationResult, optimism: float | None) -> dict[str, str]:
     comparison = result.comparison
     return {
         "run": one.run.point.name,
@@ -42,7 +55,11 @@ def _confirm_row(one: RunSummary, result: ConfirmationResult) -> dict[str, str]:
         "change": _number(comparison.change, 6),
         **_bounds("change", comparison.change_interval),
         "gain": _number(result.gain, 6),
-        "reported_gain": _number(one.gain, 6),
+        "reported_gain": _number(result.reported_gain, 6),
+        "paired": "yes" if comparison.paired else "no",
+        "new_prompts": "yes" if result.new_prompts else "no",
+        "optimism": _number(optimism, 6),
+        "corrected_similarity": _number(None if optimism is None else comparison.confirmed - optimism, 6),
         "pictures": str(len(result.scores)),
     }
 
@@ -57,11 +74,15 @@ def _confirm_sentence(one: RunSummary, result: ConfirmationResult) -> str:
     comparison, ends = result.comparison, result.comparison.change_interval
     bounds = f" ({ends.low:+.3f} to {ends.high:+.3f})" if ends else ""
     gain = ""
-    if result.gain is not None and one.gain is not None:
-        gain = f"; gain over the baseline {result.gain:+.3f}, reported {one.gain:+.3f}"
+    if result.gain is not None and result.reported_gain is not None:
+        gain = f"; gain over the baseline {result.gain:+.3f}, reported {result.reported_gain:+.3f}"
+    if not result.new_prompts:
+        gain += (
+            "; the checkpoint was selected on these prompts, so only the seeds are new (set generate.confirm_prompts)"
+        )
     return (
         f"{one.run.point.name}: similarity {comparison.confirmed:.3f} on {len(result.scores)} new images, "
-        f"reported {comparison.reported:.3f}: change {comparison.change:+.3f}{bounds}{gain}"
+        f"reported {comparison.reported:.3f}{' on the same prompts' * comparison.paired}: change {comparison.change:+.3f}{bounds}{gain}"
     )
 
 

@@ -79,7 +79,7 @@ def prepare_confirmation(chosen: Sequence[RunSummary], ctx: Context) -> tuple[li
 
     Raises InputError when a prompt of `generate.confirm_prompts` is invalid or was used by the sweep.
     """
-    new = _with_new_cells(ctx)
+    new = _with_new_cells(chosen, ctx)
     return [
         _create(one.run.confirmation(_key(choice, new, str(one.run.point.params["base_model"]))), one, choice)
         for one in chosen
@@ -87,9 +87,13 @@ def prepare_confirmation(chosen: Sequence[RunSummary], ctx: Context) -> tuple[li
     ], new
 
 
-def _with_new_cells(ctx: Context) -> Context:
-    """Prompts of `generate.confirm_prompts`, or the sweep's; as many seeds as the sweep's, all of them new."""
-    generation, texts = ctx.settings.generation, ctx.prompts
+def _with_new_cells(chosen: Sequence[RunSummary], ctx: Context) -> Context:
+    """Prompts of `generate.confirm_prompts`, or those of the sweep without the prompts on which every run was selected,
+    or all of the sweep if none remains; as many seeds as the sweep's, all of them new."""
+    generation = ctx.settings.generation
+    selected = [one.choice.selection_texts for one in chosen if one.choice and not one.run.point.is_baseline]
+    used = frozenset.intersection(*selected) if selected else frozenset()
+    texts = tuple(text for text in ctx.prompts if text not in used) or ctx.prompts
     first = max(generation.seeds) + 1
     if path := generation.confirm_prompts:
         texts, problems = prompts.read_prompts(path)
