@@ -40,6 +40,7 @@ IN_ORDER = (
         "report",
         "answer",
         "sheet",
+        "score",
     ),
     *("confirm", "transfer", "export", "prune"),
 )

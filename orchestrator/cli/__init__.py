@@ -25,6 +25,7 @@ from orchestrator.cli.commands import (
     results,
     run,
     schema,
+    score,
     sheet,
     status,
     transfer,
@@ -52,6 +53,13 @@ common.add_section(
 )
 common.add_section(main, "Run", run.run, status.status)
 common.add_section(
-    main, "Look at results", list.list_sweeps, results.results, report.report, answer.answer, sheet.sheet
+    main,
+    "Look at results",
+    list.list_sweeps,
+    results.results,
+    report.report,
+    answer.answer,
+    sheet.sheet,
+    score.score,
 )
 common.add_section(main, "Use the winner", confirm.confirm, transfer.transfer, export.export, prune.prune)

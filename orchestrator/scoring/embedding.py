@@ -102,13 +102,14 @@ def score(
         argv = scoring.write_job(folder, job)
         done = subprocess.run(argv, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S, check=False)
         if done.returncode:
-            raise NotReady(_failure(done, scoring.in_progress(job.out)))
+            raise NotReady(failure(done, scoring.in_progress(job.out)))
         found = read(folder / NAME)
         assert found
         return scoring.read_scored(job.out), found.faces
 
 
-def _failure(done: subprocess.CompletedProcess[str], images: Sequence[str]) -> Problem:
+def failure(done: subprocess.CompletedProcess[str], images: Sequence[str]) -> Problem:
+    """Why a scorer failed. images: those that it was processing."""
     if done.returncode < 0:
         what = f"the scorer died of signal {-done.returncode} while it processed {', '.join(images) or 'no image'}"
         return Problem(what=what, remedy="remove that image and run the same command again")

@@ -50,41 +50,49 @@ def _digest(summary: SweepSummary, answers: Sequence[Answer]) -> str:
 
 
 def _html(summary: SweepSummary, answers: Sequence[Answer], environ: Mapping[str, str], digest: str) -> str:
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        undefined=StrictUndefined,
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     runs, calibration = summary.runs, summary.calibration
     table, ranked = rows.table(summary, environ), configurations.group(runs)
     matrix = image_matrix.matrix(summary)
     heads, images = image_matrix.for_page(matrix)
     style, script = ((_TEMPLATES / f"report.{ending}").read_text(encoding="utf-8") for ending in ("css", "js"))
-    return environment.get_template("report.html.j2").render(
-        name=summary.sweep.name,
-        mark=digest,
-        now=text.now(),
-        version=orchestrator.__version__,
-        policy=policy(style, script),
-        style=Markup(style),  # noqa: S704 (a file of this package)
-        script=Markup(script),  # noqa: S704
-        cards=[first_screen.card(one) for one in answers],
-        winner=overview.best(ranked),
-        ranking=first_screen.ranking(ranked),
-        missing=rows.missing(runs, calibration),
-        doubt=rows.DOUBT,
-        caveats=calibration.caveats if calibration else (),
-        dims=rows.dims(runs),
-        rows=table,
-        columns=rows.columns(table),
-        extra=rows.EXTRA,
-        figures=figures.figures(runs, calibration),
-        matrix={"rows": heads, "prompts": matrix.prompts, "columns": matrix.columns},
-        images=images,
-        reference=image_matrix.reference_thumbnail(summary),
-        origin=rows.origin(summary.sweep),
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            name=summary.sweep.name,
+            mark=digest,
+            now=text.now(),
+            version=orchestrator.__version__,
+            policy=policy(style, script),
+            style=Markup(style),  # noqa: S704 (a file of this package)
+            script=Markup(script),  # noqa: S704
+            cards=[first_screen.card(one) for one in answers],
+            winner=overview.best(ranked),
+            ranking=first_screen.ranking(ranked),
+            missing=rows.missing(runs, calibration),
+            doubt=rows.DOUBT,
+            caveats=calibration.caveats if calibration else (),
+            dims=rows.dims(runs),
+            rows=table,
+            columns=rows.columns(table),
+            extra=rows.EXTRA,
+            figures=figures.figures(runs, calibration),
+            matrix={"rows": heads, "prompts": matrix.prompts, "columns": matrix.columns},
+            images=images,
+            reference=image_matrix.reference_thumbnail(summary),
+            origin=rows.origin(summary.sweep),
+        )
+    )
+
+
+def environment() -> Environment:
+    """The templates of pages; values are escaped."""
+    return Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        undefined=StrictUndefined,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
 
 
