@@ -252,8 +252,12 @@ def test_check_without_a_grid_uses_the_table_of_the_optimizer():
 @pytest.mark.parametrize(
     ("grid", "warned"),
     [
-        ("[fixed]\nseed = 1\n", True),
+        ("[fixed]\nseed = 1\n", False),
+        ("[fixed]\ngradient_accumulation_steps = 2\n", True),
+        ("[fixed]\nsave_every_n_epochs = 2\n", True),
+        ("[fixed]\nsave_every_n_steps = 2\n", True),
         ("[fixed]\nmax_train_epochs = 1\n", False),
+        ("[fixed]\nmax_train_epochs = 1\ngradient_accumulation_steps = 2\n", False),
         ("[fixed]\nmax_train_epochs = 1\nsave_every_n_steps = 1\n", True),
     ],
 )

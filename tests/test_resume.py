@@ -100,13 +100,47 @@ def test_a_fallback_starts_from_the_first_step(ten: World) -> None:
     assert "resume" not in config(ten, 2)
 
 
-def test_a_training_by_steps_is_not_resumed(world: World) -> None:
+def test_a_training_with_saves_by_step_is_not_resumed(world: World) -> None:
     world.ask(ONE.format(more="save_every_n_steps = 2\n"))
     settle(world, "killed#1", length="max_train_steps = 4")
     world.drive(only=ONLY)
     assert world.rows()["network_dim=2"]["resumed"] == ""
-    assert not resume.possible({"max_train_steps": 100})
     assert not resume.possible({"max_train_epochs": 10, "save_every_n_steps": 50})
+
+
+@pytest.mark.parametrize(("steps", "epoch", "begin"), [(20, 5, {"initial_epoch": 6}), (19, 4, {"initial_step": 9})])
+def test_a_training_by_steps_resumes_and_ends_at_its_last_step(
+    ten: World, steps: int, epoch: int, begin: dict[str, int]
+) -> None:
+    """Epochs have two steps. With 19, the tenth has one; sd-scripts completes it, so one step before it is skipped."""
+    settle(ten, "killed#1", length=f"max_train_steps = {steps}")
+    ten.drive(ten.context(probe=Probe()), only=ONLY)
+    row, second = ten.rows()["network_dim=2"], config(ten, 2)
+    assert (row["state"], row["attempts"], row["resumed"]) == ("finished", "2", str(epoch))
+    assert {key: second[key] for key in ("initial_epoch", "initial_step") if key in second} == begin
+    assert ("skip_until_initial_step" in second) == (steps == 19)
+    assert [item.step for item in ten.run(ONLY).checkpoints()] == [steps]
+    result = ten.run(ONLY).attempts("train")[1].result()
+    assert result is not None
+    assert result.steps == steps
+
+
+def test_a_training_by_steps_resumes_twice(ten: World) -> None:
+    """The second resume skips nothing: the epochs of the first one end one step earlier."""
+    settle(ten, "killed#1", length="max_train_steps = 19")
+    ten.drive(only=ONLY)
+    run = ten.run(ONLY)
+    second = run.attempts("train")[1]
+    for product in ("checkpoints.json", "images.json", "scores.json"):
+        (run.path / product).unlink()
+    result = json.loads((second.path / "result.json").read_text())
+    (second.path / "result.json").write_text(json.dumps({**result, "failure": "crashed", "retry": True}))
+    (second.path / "output" / "lora.safetensors").unlink()
+    ten.drive(only=ONLY)
+    assert config(ten, 3)["initial_epoch"] == 10
+    assert run.attempts("train")[2].request()["resumed"] == {"attempt": 2, "epoch": 9, "step": 17, "skip": 0}
+    assert ten.states()["network_dim=2"] is State.FINISHED
+    assert [item.step for item in run.checkpoints()] == [19]
 
 
 def zero(path: Path) -> None:

@@ -4,11 +4,15 @@ A resumed sd-scripts counts steps from zero again and saves that count in the ne
 the wrong epoch and train too long. So states are identified by the epoch in their name, and `initial_epoch` is always
 given.
 
+A resumed sd-scripts always trains to the end of its last epoch. A training whose `max_train_steps` end inside an epoch
+therefore skips as many steps when it resumes for the first time as the last epoch has too many.
+
 A power cut may lose pages of a state that looked complete. So each state is flushed to the disk, and the hashes of its
 files are recorded beside the output folder; only a state whose files still have these hashes is resumed.
 """
 
 import contextlib
+import json
 import re
 import zipfile
 import zlib
@@ -17,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.errors import OrchestrateError
-from orchestrator.files import open_regular, sync
+from orchestrator.files import open_regular, read_text, sync
+from orchestrator.kohya import step_count
 from orchestrator.kohya.outputs import files, safetensors_header
 from orchestrator.model import Params
 from orchestrator.store import hashes, records
@@ -27,15 +32,32 @@ _PARTS = ("optimizer.bin", "scheduler.bin", "random_states_0.pkl")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResumeSegment:
-    """A part of a training: the epochs completed when it started, and its output folder."""
+    """A part of a training: the epochs and steps completed when it started, and its output folder.
+
+    skip: batches of its first epoch that it does not train.
+    """
 
     epoch: int
     folder: Path
+    step: int = 0
+    skip: int = 0
 
 
 def possible(params: Params) -> bool:
-    """Whether a resumed training keeps its step count: only with whole epochs, and without saves by step."""
-    return bool(params.get("max_train_epochs")) and not params.get("save_every_n_steps")
+    """Whether a resumed training ends at the right step and saves the requested checkpoints at the right steps."""
+    return obstacle(params) is None
+
+
+def obstacle(params: Params) -> str | None:
+    """The argument that prevents that a training is resumed; None if there is none.
+
+    Without whole epochs, a resumed training skips batches, so its later epochs end at other steps; with gradient
+    accumulation, sd-scripts skips a wrong number of them.
+    """
+    by_steps = ("save_every_n_epochs", "save_n_epoch_ratio") if not params.get("max_train_epochs") else ()
+    found = next((key for key in ("save_every_n_steps", *by_steps) if params.get(key)), None)
+    accumulation = params.get("gradient_accumulation_steps", 1)
+    return found or ("gradient_accumulation_steps" if by_steps and accumulation != 1 else None)
 
 
 def save_state_args(params: Params) -> Params:
@@ -49,9 +71,24 @@ def save_state_args(params: Params) -> Params:
     return {**kept, "save_every_n_epochs": 1, "save_last_n_epochs": 1}
 
 
-def resume_args(state: Path, epoch: int) -> Params:
-    """Arguments that continue from the state at the end of `epoch`."""
-    return {"resume": str(state), "initial_epoch": epoch + 1}
+def resume_args(state: Path, segment: ResumeSegment) -> Params:
+    """Arguments that continue from a state with the part of the training that starts there."""
+    if segment.skip:
+        steps = segment.step + segment.skip
+        return {"resume": str(state), "initial_step": steps, "skip_until_initial_step": True}
+    return {"resume": str(state), "initial_epoch": segment.epoch + 1}
+
+
+def continue_from(segment: ResumeSegment, output_name: str, epoch: int, params: Params) -> tuple[int, int]:
+    """The steps completed at the end of `epoch`, which `segment` trained, and the batches to skip after it.
+
+    Raises OSError, ValueError, KeyError when the state's own record cannot be read.
+    """
+    state = state_of(segment.folder, output_name, epoch)
+    counted = int(json.loads(read_text(state / "train_state.json"))["current_step"])
+    if params.get("max_train_epochs") or segment.epoch:  # an earlier resume has skipped the batches
+        return segment.step + counted - segment.skip, 0
+    return counted, -step_count.whole(params, "max_train_steps", step_count.DEFAULT_STEPS) % max(counted // epoch, 1)
 
 
 def record_states(output_dir: Path, output_name: str) -> None:

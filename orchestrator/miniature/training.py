@@ -95,12 +95,13 @@ class Training:
 
     def run(self) -> None:
         """Trains to the end and writes the last checkpoint."""
-        first = self._resume()
+        first, skip = divmod(self._resume(), self.per_epoch)
+        self.step = skip = skip if self.asked["skip_until_initial_step"] else 0
         self._preview(0)
-        bar = tqdm(range(self.steps), smoothing=0, desc="steps")
+        bar = tqdm(range(self.steps - skip), smoothing=0, desc="steps")
         for epoch in range(first, self.epochs):
             print(f"\nepoch {epoch + 1}/{self.epochs}\n", flush=True)
-            self._epoch(epoch, bar)
+            self._epoch(epoch, bar, skip if epoch == first else 0)
             self._save_epoch(epoch + 1)
             self._preview(epoch + 1)
         if self.asked["save_state"]:
@@ -111,19 +112,23 @@ class Training:
         bar.close()
 
     def _resume(self) -> int:
-        """The finished epochs of a resumed state; their steps are not counted again, as in sd-scripts."""
+        """The steps to begin after; whole epochs of them are not counted again, as in sd-scripts."""
         if not self.asked["resume"]:
             return 0
         done = state.load(Path(self.asked["resume"]), self.additions, self.optimizer, self.rates)
         if self.asked["initial_epoch"]:  # overrides the state, as in sd-scripts
             done = (self.asked["initial_epoch"] - 1) * self.per_epoch
+        if self.asked["initial_step"] is not None:
+            done = self.asked["initial_step"]
         assert self.steps > done, f"max_train_steps should be greater than initial step: {self.steps} vs {done}"
-        return int(done // self.per_epoch)
+        return int(done)
 
-    def _epoch(self, epoch: int, bar: "tqdm[int]") -> None:
+    def _epoch(self, epoch: int, bar: "tqdm[int]", skip: int) -> None:
         accumulate = self.asked["gradient_accumulation_steps"]
         batches = photos.batches_per_epoch(self.datasets)
         for index, batch in enumerate(photos.epoch(self.datasets)):
+            if index < skip:
+                continue
             loss = self._learn(batch, accumulate)
             memory.claim(memory.needed_gib(self.asked, self.datasets), os.environ)
             if (index + 1) % accumulate == 0 or index + 1 == batches:

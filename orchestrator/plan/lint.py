@@ -77,17 +77,21 @@ def _merged(problems: Iterable[Problem]) -> list[Problem]:
 
 def _lint_resume(points: Iterable[Params], settings: Settings) -> Iterator[Problem]:
     """A warning if trainer.resume is set and interrupted trainings start from the beginning all the same."""
-    without = [params for params in points if not resume.possible(params)]
-    if settings.trainer.resume and without:
-        key = "save_every_n_steps" if without[0].get("max_train_epochs") else "max_train_steps"
+    key = next(filter(None, map(resume.obstacle, points)), None)
+    if settings.trainer.resume and key:
         what = f"trainings with {key} are not resumed: an interrupted one starts from its first step"
-        remedy = (
-            "unset save_every_n_steps, and set save_every_n_epochs instead"
-            if key == "save_every_n_steps"
-            else "set max_train_epochs instead of max_train_steps, or set resume = false in [trainer]"
-        )
+        remedies = {
+            "save_every_n_steps": "unset save_every_n_steps, and set max_train_epochs and save_every_n_epochs instead",
+        }
+        other = "set max_train_epochs instead of max_train_steps, or set resume = false in [trainer]"
         where = toml_reader.read(settings.path).where(("trainer", "resume"))
-        yield Problem(what=what, where=where, key="trainer.resume", remedy=remedy, severity=Severity.WARNING)
+        yield Problem(
+            what=what,
+            where=where,
+            key="trainer.resume",
+            remedy=remedies.get(key, other),
+            severity=Severity.WARNING,
+        )
 
 
 def _lint_tables(grid: Grid, settings: Settings, accepted: ArgumentSchema) -> list[Problem]:

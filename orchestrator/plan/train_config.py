@@ -48,8 +48,14 @@ def effective_params(run: Run, attempt: Attempt) -> Params:
 def resume_chain(run: Run, attempt: Attempt) -> list[ResumeSegment]:
     """The attempts that an attempt's training consists of, oldest first, the attempt itself last."""
     origin = attempt.request().get("resumed")
-    earlier = resume_chain(run, Attempt(attempt.path.with_name(str(origin["attempt"])))) if origin else []
-    return [*earlier, ResumeSegment(epoch=origin["epoch"] if origin else 0, folder=attempt.path / "output")]
+    folder = attempt.path / "output"
+    if not origin:
+        return [ResumeSegment(epoch=0, folder=folder)]
+    begun = {key: origin[key] for key in ("epoch", "step", "skip") if key in origin}
+    return [
+        *resume_chain(run, Attempt(attempt.path.with_name(str(origin["attempt"])))),
+        ResumeSegment(folder=folder, **begun),
+    ]
 
 
 def comment(run: Run, attempt: Attempt) -> str:
@@ -90,7 +96,7 @@ def _state_args(run: Run, attempt: Attempt, settings: Settings) -> tuple[Params,
     if not earlier:
         return resume.save_state_args(params), {}
     state = resume.state_of(earlier[-1].folder, OUTPUT_NAME, this.epoch)
-    return resume.save_state_args(params), resume.resume_args(state, this.epoch)
+    return resume.save_state_args(params), resume.resume_args(state, this)
 
 
 def _preview_args(run: Run, attempt: Attempt, settings: Settings) -> Params:

@@ -54,17 +54,23 @@ def _train(arguments: Mapping[str, Any], wrong: set[str]) -> None:
     output = Path(arguments["output_dir"])
     output.mkdir(parents=True, exist_ok=True)
     began = _resumed(arguments)
-    for step in range(began + 1, steps + 1):
+    skip = began % STEPS_PER_EPOCH if arguments.get("skip_until_initial_step") else 0
+    began -= skip
+    counted = skip  # whole epochs before it are not counted, as by the vendor
+    for step in range(began + skip + 1, epochs * STEPS_PER_EPOCH + 1):
         time.sleep(float(os.environ.get(STEP_S, "0")))
-        _bar(step - began, steps, wrong)
+        counted += 1
+        _bar(counted - skip, steps - skip, wrong)
         _preview(output, arguments, wrong, step)
         if step == steps // 2 + 1:
             faults.go_wrong(wrong)
         epoch, rest = divmod(step, STEPS_PER_EPOCH)
-        if not rest and step < steps:
-            _epoch_ends(output, arguments, wrong, epoch=epoch, step=step - began)
+        if not rest and epoch < epochs:
+            _epoch_ends(output, arguments, wrong, epoch=epoch, step=counted)
+        if counted == steps:
+            break
     if "no_file" not in wrong:
-        _save(output / f"{arguments['output_name']}.safetensors", arguments, wrong, step=steps - began, epoch=epochs)
+        _save(output / f"{arguments['output_name']}.safetensors", arguments, wrong, step=counted, epoch=epochs)
     print("model saved.")
 
 
@@ -146,6 +152,8 @@ def _resumed(arguments: Mapping[str, Any]) -> int:
     if "resume" not in arguments:
         return 0
     state = json.loads((Path(arguments["resume"]) / "train_state.json").read_text(encoding="utf-8"))
+    if "initial_step" in arguments:
+        return int(arguments["initial_step"])
     if "initial_epoch" not in arguments:
         return int(state["current_step"])
     return int((arguments["initial_epoch"] - 1) * STEPS_PER_EPOCH)

@@ -202,7 +202,9 @@ def _disagreements(
     if optimizer.casefold() != (requested := optimizer_of(params).recorded).casefold():
         yield "ss_optimizer", requested, optimizer
     planned, length = metadata.get("ss_max_train_steps"), _length(metadata)
-    left = str(length.steps - begun * length.steps_per_epoch) if length else planned  # a resumed training's own steps
+    left = planned
+    if length and begun:  # a resumed training counts its own steps, to the end of its last epoch
+        left = str((length.epochs - begun) * length.steps_per_epoch)
     if metadata.get("ss_steps") != left:
         yield "ss_steps", left, metadata.get("ss_steps")
     announced = log.total_steps(log_text)

@@ -71,7 +71,9 @@ def _describe_next(run: Run, fallback: Fallback, settings: Settings) -> str:
 
 
 def resume_from(run: Run, fallback: Fallback, settings: Settings) -> dict[str, int] | None:
-    """The attempt and epoch that the next attempt resumes from; None to start from the first step.
+    """The attempt, epoch and step that the next attempt resumes from, and the batches to skip then.
+
+    None to start from the first step.
 
     Only an attempt with the same arguments whose failure left its states valid is resumed. A damaged state is renamed,
     and the one before it is used, if need be of an earlier attempt.
@@ -85,7 +87,9 @@ def resume_from(run: Run, fallback: Fallback, settings: Settings) -> dict[str, i
     for segment in reversed(train_config.resume_chain(run, attempts[-1])):
         _record_states(segment.folder)
         if epoch := resume.last_state(segment.folder, train_config.OUTPUT_NAME, until):
-            return {"attempt": int(segment.folder.parent.name), "epoch": epoch}
+            params = train_config.effective_params(run, attempts[-1])
+            step, skip = resume.continue_from(segment, train_config.OUTPUT_NAME, epoch, params)
+            return {"attempt": int(segment.folder.parent.name), "epoch": epoch, "step": step, "skip": skip}
         until = segment.epoch
     return None
 
@@ -138,11 +142,10 @@ def _other_processes(ctx: Context) -> dict[str, int | None]:
 def _progress(run: Run, text: str) -> Progress | None:
     """The progress of the whole training. sd-scripts counts the steps of a resumed one from zero to the full total."""
     shown, attempts = log.read_progress(text), run.attempts(NAME)
-    epoch = train_config.resume_chain(run, attempts[-1])[-1].epoch if attempts else 0
-    if shown is None or not epoch:
+    if shown is None or not attempts:
         return shown
-    epochs = train_config.effective_params(run, attempts[-1])["max_train_epochs"]
-    return replace(shown, step=shown.step + epoch * shown.total // int(epochs)) if isinstance(epochs, int) else shown
+    this = train_config.resume_chain(run, attempts[-1])[-1]
+    return replace(shown, step=shown.step + this.step, total=shown.total + this.skip)
 
 
 def _record_states(folder: Path) -> None:
