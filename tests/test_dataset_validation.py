@@ -42,6 +42,19 @@ def test_a_dataset_without_problems(make: Make) -> None:
     assert found(dataset) == []
 
 
+@pytest.mark.parametrize("text", ["\ufeffohwx person", "ohwx person\r\n", "\ufeffohwx person, smiling\r\n\r\n"])
+def test_a_caption_with_a_byte_order_mark_or_windows_line_ends_is_accepted(make: Make, text: str) -> None:
+    assert found(make({"a.png": None, "a.txt": text})) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [("\ufeff", "is empty"), ("\ufeff\r\nohwx person", "blank first line"), ("a\r\nohwx person", "only after")],
+)
+def test_a_byte_order_mark_hides_no_error_of_a_caption(make: Make, text: str, what: str) -> None:
+    assert any(what in one for _, one in found(make({"a.png": None, "a.txt": text})))
+
+
 def test_files_that_look_like_images_are_named(make: Make) -> None:
     names = ["c.tif", "d.gif", "e.jfif", "f.heic", "g.jxl", "h.Jpg"]
     dataset = make({"a.png": None, "a.txt": "ohwx person", "notes.md": "", **dict.fromkeys(names)})

@@ -1,5 +1,7 @@
 """Problems that are known before a run starts: GUI names, launcher arguments, trackers, VAEs, v-prediction."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -7,7 +9,7 @@ from standins.world import BASE, World
 
 from orchestrator.config import grid
 from orchestrator.errors import InputError, errors_of
-from orchestrator.kohya import base_model
+from orchestrator.kohya import base_model, prompts
 from orchestrator.kohya.arguments import schema
 from orchestrator.plan import preflight
 
@@ -164,3 +166,9 @@ def test_files_with_a_byte_order_mark(world: World):
     for path in (world.settings, world.grid):
         path.write_text("\ufeff" + path.read_text(encoding="utf-8"), encoding="utf-8")
     assert world.plan().points
+
+
+def test_prompts_with_a_byte_order_mark_and_windows_line_ends(tmp_path: Path):
+    path = tmp_path / "prompts.txt"
+    path.write_bytes("\ufeff# first\r\nphoto of ohwx person\r\n\r\nohwx person, smiling\r\n".encode())
+    assert prompts.read_prompts(path) == (("photo of ohwx person", "ohwx person, smiling"), [])

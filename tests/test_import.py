@@ -136,6 +136,7 @@ def test_a_command_line_reads_the_config_file_beside_it(tmp_path):
     [
         ("a.json", '{"sdxl": true, "LoRA_type": "LyCORIS/LoKr"}', "LyCORIS/LoKr"),
         ("a.json", '{"sdxl": false, "LoRA_type": "Standard"}', "not a training of SDXL"),
+        ("a.json", '{"sdxl": true, "token_string": "zxc", "learning_rate": 1e-4}', "trains no LoRA"),
         ("a.json", "[1]", "it is a list"),
         ("a.json", "{", "cannot be read"),
         ("a.toml", "[[datasets]]\nresolution = 1024\n", "dataset config"),

@@ -83,7 +83,7 @@ def _samples(request: Request) -> SampleSet:
             Sample(
                 name=file.stem,
                 file=file,
-                caption=caption.read_text(encoding="utf-8").strip() if caption.exists() else None,
+                caption=caption.read_text(encoding="utf-8-sig").strip() if caption.exists() else None,
                 origin=known.get(name, {}).get("origin", str(Path(record["source"]) / name)),
                 time_s=known.get(name, {}).get("time_s"),
             )

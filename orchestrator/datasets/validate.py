@@ -159,7 +159,7 @@ def _caption(path: Path, trigger: str, key: str, *, wildcard: bool) -> Generator
         yield problem("is not a file, or a broken link", "replace it by the caption itself, or remove it")
         return ""
     try:
-        raw = read_bytes(path, max_bytes=_MAX_CAPTION_BYTES).decode("utf-8")
+        raw = read_bytes(path, max_bytes=_MAX_CAPTION_BYTES).decode("utf-8-sig")
     except OSError as error:
         yield problem(f"cannot be read: {error.strerror}", "replace it, or remove it")
         return ""

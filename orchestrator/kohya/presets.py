@@ -115,6 +115,9 @@ def _converted(table: dict[str, Any], schema: ArgumentSchema, path: Path, *, gui
     foreign = [key for key in ("flux1_checkbox", "sd3_checkbox", "anima_checkbox", "lumina_checkbox") if table.get(key)]
     if gui and (table.get("v2") or foreign or not table.get("sdxl")):
         raise _refused(path, "is not a training of SDXL", "import a preset of SDXL: orchestrate trains no other models")
+    if gui and not {"LoRA_type", "network_dim"} & table.keys():
+        what = "trains no LoRA: it has neither LoRA_type nor network_dim"
+        raise _refused(path, what, "import a preset of the GUI's tab LoRA")
     if kind not in _LORA_TYPES:
         what = f"trains a network of type {kind}, whose files orchestrate cannot verify"
         raise _refused(path, what, f"import a preset of type {' or '.join(_LORA_TYPES)}")

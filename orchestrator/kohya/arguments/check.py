@@ -180,7 +180,7 @@ def _number_issues(argument: Argument, value: Value) -> Iterator[tuple[str, str]
     if argument.kind is Kind.INT_OR_FLOAT and isinstance(value, float) and value >= 1:
         what = f"{name} = {value} means {value:g} times all steps: a float is a share of the training"
         yield what, f"write {int(value)} for steps, or a fraction below 1"
-    if name == "bucket_reso_steps" and any(number % 32 for number in numbers):
+    if name == "bucket_reso_steps" and any(number > 0 and number % 32 for number in numbers):
         yield "bucket_reso_steps must be a multiple of 32 for SDXL", "write 64"
 
 

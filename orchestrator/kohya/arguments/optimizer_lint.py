@@ -117,8 +117,10 @@ def _rate_is_given(params: Params) -> Iterator[Problem]:
 def _rate_suits_optimizer(params: Params) -> Iterator[Problem]:
     if sets_own_rate(params):
         return
-    optimizer = optimizer_of(params)
-    for key, rate in _rates(params).items():
+    optimizer, rates = optimizer_of(params), _rates(params)
+    if optimizer.one_rate and len(set(rates.values()) - {0}) > 1:
+        return  # reported by `_one_rate`
+    for key, rate in rates.items():
         if key not in params:
             continue
         if optimizer.adaptive and 0 < rate <= 0.1:
