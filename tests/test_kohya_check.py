@@ -1,6 +1,8 @@
 """Arguments that sd-scripts would accept and misuse are rejected, with the value and a remedy."""
 
+import re
 import time
+import tomllib
 
 import pytest
 
@@ -37,6 +39,13 @@ GOOD: Params = {
 
 def problems(**change: Value) -> list[Problem]:
     return check.check([{**GOOD, **change}], KEYS, where="dims.toml")
+
+
+SAMPLES: dict[str, Value] = {
+    "learning_rate": 1e-4, "unet_lr": 1e-4, "text_encoder_lr": 1e-4, "lr_scheduler": "cosine", "min_snr_gamma": 5.0,
+    "optimizer_type": "AdamW8bit", "resolution": "1024,1024", "cache_text_encoder_outputs": True, "no_half_vae": True,
+}  # fmt: skip
+"""A value that a user of a GUI would give to an argument that is renamed; 8 for all others."""
 
 
 def test_a_valid_point_has_no_problem() -> None:
@@ -277,3 +286,57 @@ def test_every_name_of_a_gui_maps_to_an_argument_or_is_removed() -> None:
         assert remedy.startswith(("remove it", "write ")), name
     for name in ("optimizer_type", "lr_scheduler_type", "keep_tokens_separator"):
         assert problems(**{name: ""}) == []
+
+
+# --- remedies, followed word for word ---------------------------------------------------------------------------------
+
+MISTAKEN: list[tuple[str, Value]] = [
+    *((name, SAMPLES.get(new, 8)) for name, new in check.gui_names()["renamed"].items()),
+    *((name, 1) for name in check.gui_names()["other"] if name != "additional_parameters"),
+    *(check._GUI_VALUES),
+    ("learning_rate", "1e-4"), ("network_dim", 8.0), ("network_dim", "8"), ("cache_latents", "True"),
+    ("training_comment", 5), ("validation_split", 0), ("text_encoder_lr", "1e-4"), ("optimizer_args", "d_coef=2"),
+    ("caption_dropout_rate", 5.0), ("caption_tag_dropout_rate", 1.5), ("validation_split", 20.0),
+    ("lr_warmup_steps", 100.0), ("bucket_reso_steps", 1), ("resolution", "1024x1024"), ("save_model_as", "ckpt"),
+    ("face_crop_aug_range", "4,2"), ("network_module", "lycoris.kohya"), ("vae_batch_size", 0),
+    ("optimizer_type", "CAME"), ("optimizer_type", "AdEMAMix8bit"), ("optimizer_type", "adamw8bits"),
+    ("lr_scheduler", "cosin"), ("netwrok_dim", 16),
+    *(("network_args", (text,)) for text in (
+        "mid_lr_weight=0", "mid_lr_weight=cosine", "down_lr_weight=0.5", "up_lr_weight=1,1", "block_dims=8",
+        "block_dims=" + ",".join(["8.5"] * 23), "block_alphas=1,1", "conv_dim = 8", "conv_dim=8,",
+        "conv_dim=8 conv_alpha=1", "rank_dropout=1", "conv_dim=0",
+    )),
+    *(("optimizer_args", (text,)) for text in (
+        "weight_decay=0.01,", "betas=0.9,0.99 d_coef=2", "betas=0.9,0.99,d_coef=2", "--weight_decay=0.1", "d_coef=TRUE",
+    )),
+    ("lr_scheduler_args", ("mode=triangular",)),
+]  # fmt: skip
+
+
+def followed(key: str, value: Value, remedy: str) -> dict[str, Value] | None:
+    """The argument after its remedy, word for word; None if the remedy names no value."""
+    if remedy.startswith(("remove it", "leave it out")) or " or remove it" in remedy:
+        added = re.search(r'add "(\w+)=', remedy)
+        return {"network_args": (f"{added[1]}={value}",)} if added else {}
+    if instead := re.fullmatch(r"write (\w+) instead of \w+", remedy):
+        return {instead[1]: value}
+    if meant := re.search(r"did you mean (\S+)\?", remedy):
+        return {key: meant[1]} if key in KEYS.by_name else {meant[1]: value}
+    if not (text := re.sub(r" without quotes.*| for .*|, or .*|^it like ", "", remedy.partition("write ")[2])):
+        return None
+    if re.match(r"\w+ = ", text):
+        written = tomllib.loads(text)
+    elif KEYS.by_name[key].many and not text.startswith("["):
+        written = {key: tomllib.loads(f"value = [{text}]")["value"]}
+    else:
+        written = tomllib.loads(f"{key} = {text}")
+    return {name: tuple(new) if isinstance(new, list) else new for name, new in written.items()}
+
+
+@pytest.mark.parametrize(("key", "value"), MISTAKEN)
+def test_a_remedy_followed_word_for_word_is_accepted(key: str, value: Value) -> None:
+    (found,) = problems(**{key: value})
+    arguments = followed(key, value, found.remedy)
+    assert arguments is not None, found.remedy
+    assert key not in arguments or repr(arguments[key]) != repr(value)
+    assert problems(**arguments) == [], found.remedy

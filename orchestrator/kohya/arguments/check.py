@@ -74,11 +74,15 @@ def _type_issue(argument: Argument, value: Value) -> tuple[str, str] | None:
     if isinstance(value, tuple):
         return _list_issue(argument, value)
     if argument.many and not (name == "text_encoder_lr" and _is(Kind.FLOAT, value)):
-        return f"{name} takes a list, not {_noun(value)}", f"write [{toml_repr(value)}]"
+        retyped = f"write {toml_repr(value)}" if _is(kind, value) else _retyped(kind, value)
+        item = retyped.removeprefix("write ").removesuffix(" without quotes")
+        one = f"write [{item}]" if item != _ARTICLES[kind] else f"write a list in which each item is {item}"
+        return f"{name} takes a list, not {_noun(value)}", one
     if not _is(kind, value):
         return f"{name} takes {_ARTICLES[kind]}, not {_noun(value)}", _retyped(kind, value)
     if name == "validation_split" and isinstance(value, int):
-        return "validation_split takes a float; sd-scripts rejects integers here", f"write {value}.0"
+        remedy = f"write {value}.0" if value == 0 else "write a fraction below 1, for example 0.1"
+        return "validation_split takes a float; sd-scripts rejects integers here", remedy
     return None
 
 
