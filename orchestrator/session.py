@@ -87,7 +87,13 @@ class Session:
         sizes = [card.total_mib / 1024 for card in cards]
         runs, prompts = self.plan.runs(only), len(self.plan.prompts)
         return forecast.forecast(
-            self.sweep, runs, self.settings, prompts=prompts, cards_gib=sizes, probes_first=probes_first
+            self.sweep,
+            runs,
+            self.settings,
+            prompts=prompts,
+            cards_gib=sizes,
+            gpus={card.name for card in cards},
+            probes_first=probes_first,
         )
 
     def missing(self) -> list[Problem]:

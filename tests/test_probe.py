@@ -66,7 +66,7 @@ def test_only_probes_the_profiles_of_the_runs_it_names(world):
 def test_a_finished_run_counts_more_than_a_probe(world):
     call(world, "probe")
     world.drive(only="network_dim=2*")
-    known = history.gather(world.sweep)
+    known = history.gather(world.sweep, world.plan().settings)
     origins = {run.point.params["network_dim"]: known.by_profile[history.key_of(run.point.params)].origin
                for run in world.plan().runs() if not run.point.is_baseline}  # fmt: skip
     assert origins == {2: "this sweep", 4: "probe"}
@@ -81,7 +81,7 @@ def test_a_probe_records_the_peak_and_the_fallbacks(world):
     ctx = world.context(probe=card, listener=heard)
     (first, *_) = probe.wanted(world.plan())
     probe.run_probe([first], ctx)
-    pace = history.gather(world.sweep).by_profile[first.point.id]
+    pace = history.gather(world.sweep, world.plan().settings).by_profile[first.point.id]
     assert pace.fallbacks == ("smaller",)
     assert [what for _, _, what in heard.events][:2] == ["started 1", "oom"]
 

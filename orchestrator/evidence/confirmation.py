@@ -42,8 +42,8 @@ class ConfirmationResult:
     """scores: of prompts that took no part in the selection of the checkpoint; of all prompts if each of them took part
     (`new_prompts` is False then, and only the seeds are new).
 
-    gain: mean over the baseline's images of the same prompts and seeds; None without them. reported_gain: of the earlier
-    images, over the same prompts as the confirmation if it is paired.
+    gain: mean over the baseline's images of the same prompts and seeds; None without them. reported_gain: of the
+    earlier images, over the same prompts as the confirmation if it is paired.
     """
 
     scores: tuple[Score, ...]

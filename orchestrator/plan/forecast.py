@@ -1,7 +1,7 @@
 """Forecast of a sweep's steps, time, GPU-hours, VRAM and disk space, and the source of each figure."""
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,13 +117,16 @@ def forecast(
     *,
     prompts: int,
     cards_gib: Sequence[float] = (),
+    gpus: Collection[str] = (),
     probes_first: bool = False,
 ) -> Forecast:
     """Forecast the remaining work of these runs from earlier runs and probes, else from assumptions.
 
-    prompts: their number. cards_gib: the sizes of this machine's GPUs. probes_first: prefer probes to earlier runs.
+    prompts: their number. cards_gib, gpus: the sizes and models of this machine's GPUs. probes_first: prefer
+    probes to earlier runs.
     """
-    known, lengths = history.gather(sweep, probes_first=probes_first), LengthEstimator(settings.datasets)
+    known = history.gather(sweep, settings, gpus=gpus, probes_first=probes_first)
+    lengths = LengthEstimator(settings.datasets)
     return Forecast(
         name=sweep.name,
         runs=tuple(_run(run, settings, prompts, known, lengths) for run in runs),
@@ -175,6 +178,7 @@ def free_bytes(folder: Path) -> int:
 
 def _run(run: Run, settings: Settings, prompts: int, known: RunHistory, lengths: LengthEstimator) -> RunForecast:
     params, status = run.point.params, state.status(run)
+    base = str(params["base_model"])
     length = None if run.point.is_baseline else lengths.length(params)
     pictures = None if run.point.is_baseline else lengths.pictures(str(params["dataset"]))
     images = _images(run.point, length, settings.generation) * prompts
@@ -189,8 +193,10 @@ def _run(run: Run, settings: Settings, prompts: int, known: RunHistory, lengths:
         counted=pictures is not None and pictures.counted and not params.get("validation_split"),
         images=images,
         train_s=stats.overhead_s + stats.seconds_per_step * (length.steps if length else 0) if "train" in todo else 0.0,
-        generate_s=images * (known.image_s or _image_s(settings.generation)) if "generate" in todo else 0.0,
-        score_s=images * (known.score_s or _SCORE_S) if "score" in todo else 0.0,
+        generate_s=images * (known.image_s.get(base) or _image_s(settings.generation_of(base)))
+        if "generate" in todo
+        else 0.0,
+        score_s=images * (known.score_s.get(base) or _SCORE_S) if "score" in todo else 0.0,
         disk_bytes=_disk(params, todo, length, images, settings.generation),
         profile="" if run.point.is_baseline else history.key_of(params),
         origin=stats.origin,
@@ -215,7 +221,9 @@ def why(status: Status) -> str:
 
 
 def _stats(params: Params, known: RunHistory) -> ProfileStats:
-    return known.by_profile.get(history.key_of(params)) or known.sweep or _assumed(params)
+    return (
+        known.by_profile.get(history.key_of(params)) or known.sweep.get(str(params["base_model"])) or _assumed(params)
+    )
 
 
 def _assumed(params: Params) -> ProfileStats:

@@ -1,11 +1,15 @@
-"""Measured costs of earlier runs, by memory profile: seconds per step, peak VRAM, seconds per image."""
+"""Measured costs of earlier runs: seconds per step and peak VRAM by memory profile, seconds per image.
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+Only attempts with the same program, base model, image size and GPU model count: a `runs` folder may contain others.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
 from orchestrator.config import grid
+from orchestrator.config.schema import Settings
 from orchestrator.kohya import resource_profile
 from orchestrator.model import Params, Result
 from orchestrator.store import layout
@@ -29,15 +33,15 @@ class ProfileStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunHistory:
-    """Costs by key of the memory profile, and the mean of all trainings of this sweep.
+    """Costs by key of the memory profile, and by base model the mean of all trainings of this sweep.
 
-    image_s, score_s: seconds to generate and to score one image, including loading; None where nothing was measured.
+    image_s, score_s: by base model, seconds to generate and to score one image, including loading.
     """
 
     by_profile: Mapping[str, ProfileStats]
-    sweep: ProfileStats | None = None
-    image_s: float | None = None
-    score_s: float | None = None
+    sweep: Mapping[str, ProfileStats] = field(default_factory=dict)
+    image_s: Mapping[str, float] = field(default_factory=dict)
+    score_s: Mapping[str, float] = field(default_factory=dict)
 
 
 _OTHER_PROFILES: dict[str, Any] = {"peak_mib": None, "fallbacks": (), "origin": "this sweep's other runs"}
@@ -49,23 +53,56 @@ def key_of(params: Params) -> str:
     return grid.point_id(resource_profile.profile(params))
 
 
-def gather(sweep: Sweep, *, probes_first: bool = False) -> RunHistory:
-    """Costs from this sweep, else from other sweeps in `runs`, else from probes; or from probes before all others."""
-    runs = sweep.path.parent
-    own = list(_trained(sweep.all_runs() if sweep.exists() else (), "this sweep"))
+def conditions(settings: Settings, stage: str, base_model: str) -> dict[str, Any]:
+    """What the costs of a stage depend on besides its arguments and GPU: an attempt records it as `conditions`."""
+    if base_model not in settings.base_models:
+        return {}
+    trainer, generation = settings.trainer, settings.generation_of(base_model)
+    base, size = str(settings.base_models[base_model].path), [generation.width, generation.height]
+    if stage == "train":
+        return {"program": str(trainer.sd_scripts / trainer.train_script), "base_model": base}
+    if stage == "generate":
+        program = str(trainer.sd_scripts / trainer.generate_script)
+        return {"program": program, "base_model": base, "size": size, "steps": generation.steps}
+    scored = settings.scoring
+    return {"program": str(scored.pack), "size": size, "device": scored.device}
+
+
+@dataclass(frozen=True, slots=True)
+class _Comparable:
+    """Attempts count if they have the conditions of these settings and ran on one of these GPU models, if known."""
+
+    settings: Settings
+    gpus: Collection[str]
+
+    def counts(self, run: Run, stage: str, request: Mapping[str, Any]) -> bool:
+        wanted = conditions(self.settings, stage, str(run.point.params["base_model"]))
+        gpu = (request.get("environment") or {}).get("gpu", "")
+        on_card = stage != "score" or self.settings.scoring.device == "cuda"
+        return request.get("conditions") == wanted and (not (on_card and self.gpus) or gpu in self.gpus)
+
+
+def gather(sweep: Sweep, settings: Settings, *, gpus: Collection[str] = (), probes_first: bool = False) -> RunHistory:
+    """Costs from this sweep, else from other sweeps in `runs`, else from probes; or from probes before all others.
+
+    gpus: the models of this machine's GPUs; empty accepts attempts on every GPU.
+    """
+    runs, comparable = sweep.path.parent, _Comparable(settings, gpus)
+    own = list(_trained(sweep.all_runs() if sweep.exists() else (), "this sweep", comparable))
     others = [one for one in layout.sweeps(runs) if one.path != sweep.path]
-    known = [one for other in others for one in _trained(other.all_runs(), f"sweep {other.name}")]
-    probed = list(_trained(layout.probes(runs), "probe"))
+    known = [one for other in others for one in _trained(other.all_runs(), f"sweep {other.name}", comparable)]
+    probed = list(_trained(layout.probes(runs), "probe", comparable))
     finished = [run for one in (sweep, *others) if one.exists() for run in one.all_runs()]
+    by_base = _mean_by_key([(base, stats) for _, base, stats in own])
     return RunHistory(
         by_profile={
             key: stats
             for source in ((known, own, probed) if probes_first else (probed, known, own))
-            for key, stats in _mean_by_key(source).items()
+            for key, stats in _mean_by_key([(key, stats) for key, _, stats in source]).items()
         },
-        sweep=replace(_mean([stats for _, stats in own]), **_OTHER_PROFILES) if own else None,
-        image_s=_seconds_per_image(finished, "generate"),
-        score_s=_seconds_per_image(finished, "score"),
+        sweep={base: replace(stats, **_OTHER_PROFILES) for base, stats in by_base.items()},
+        image_s=_seconds_per_image(finished, "generate", comparable),
+        score_s=_seconds_per_image(finished, "score", comparable),
     )
 
 
@@ -87,16 +124,19 @@ def _mean(group: Sequence[ProfileStats]) -> ProfileStats:
     )
 
 
-def _trained(runs: Sequence[Run], origin: str) -> Iterator[tuple[str, ProfileStats]]:
-    """Costs of the finished trainings, by the profile of their point, also where fallbacks were applied."""
+def _trained(runs: Sequence[Run], origin: str, comparable: _Comparable) -> Iterator[tuple[str, str, ProfileStats]]:
+    """(profile, base model, costs) of the finished trainings, also where fallbacks were applied."""
     for run in runs:
         if run.point.is_baseline or not run.done("train"):
             continue
         attempt = run.attempts("train")[-1]
+        if not comparable.counts(run, "train", attempt.request()):
+            continue
         result = attempt.result()
         if result and result.failure is None and result.seconds_per_step and result.steps:
             yield (
                 key_of(run.point.params),
+                str(run.point.params["base_model"]),
                 ProfileStats(
                     seconds_per_step=result.seconds_per_step,
                     overhead_s=max(0.0, result.seconds - result.seconds_per_step * result.steps),
@@ -107,16 +147,22 @@ def _trained(runs: Sequence[Run], origin: str) -> Iterator[tuple[str, ProfileSta
             )
 
 
-def _seconds_per_image(runs: Sequence[Run], stage: str) -> float | None:
-    spent = [(result.seconds, count) for run in runs for result, count in _successful(run, stage)]
-    images = sum(count for _, count in spent)
-    return sum(seconds for seconds, _ in spent) / images if images else None
+def _seconds_per_image(runs: Sequence[Run], stage: str, comparable: _Comparable) -> dict[str, float]:
+    """By base model."""
+    spent: dict[str, list[tuple[float, int]]] = {}
+    for run in runs:
+        for result, count in _successful(run, stage, comparable):
+            spent.setdefault(str(run.point.params["base_model"]), []).append((result.seconds, count))
+    return {
+        base: sum(seconds for seconds, _ in found) / sum(count for _, count in found) for base, found in spent.items()
+    }
 
 
-def _successful(run: Run, stage: str) -> Iterator[tuple[Result, int]]:
+def _successful(run: Run, stage: str, comparable: _Comparable) -> Iterator[tuple[Result, int]]:
     """Results of the successful attempts with their numbers of images."""
     for attempt in run.attempts(stage) if run.done(stage) else ():
-        result = attempt.result()
-        count = attempt.request().get("images") if stage == "generate" else len(run.pictures())
-        if result and result.failure is None and isinstance(count, int) and count:
+        result, request = attempt.result(), attempt.request()
+        count = request.get("images") if stage == "generate" else len(run.pictures())
+        known = result is not None and result.failure is None and comparable.counts(run, stage, request)
+        if known and result and isinstance(count, int) and count:
             yield result, count

@@ -80,9 +80,10 @@ def _confirm_sentence(one: RunSummary, result: ConfirmationResult) -> str:
         gain += (
             "; the checkpoint was selected on these prompts, so only the seeds are new (set generate.confirm_prompts)"
         )
+    same = " on the same prompts" if comparison.paired else ""
     return (
         f"{one.run.point.name}: similarity {comparison.confirmed:.3f} on {len(result.scores)} new images, "
-        f"reported {comparison.reported:.3f}{' on the same prompts' * comparison.paired}: change {comparison.change:+.3f}{bounds}{gain}"
+        f"reported {comparison.reported:.3f}{same}: change {comparison.change:+.3f}{bounds}{gain}"
     )
 
 

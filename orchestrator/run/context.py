@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from orchestrator.config.schema import Settings
 from orchestrator.gpu import VramProbe
 from orchestrator.model import PreparedDataset, Result
+from orchestrator.plan import history
 from orchestrator.store import provenance
 from orchestrator.store.layout import Run
 
@@ -52,6 +53,11 @@ class Context:
     card: str = ""
     colocated: bool = False
     stop: Stop = field(default_factory=Stop)
+
+    def attempt_record(self, run: Run, stage: str) -> dict[str, Any]:
+        """What an attempt of a stage that starts now records: its environment, and the conditions of its costs."""
+        base = str(run.point.params["base_model"])
+        return {"environment": self.environment(), "conditions": history.conditions(self.settings, stage, base)}
 
     def environment(self) -> dict[str, Any]:
         """The GPU model, versions and `trainer.env` of an attempt that starts now, for its record."""

@@ -120,7 +120,7 @@ class PeakVramTable:
         table = cls()
         if not (runs and settings.vram.colocate):
             return table
-        known = history.gather(layout.Sweep(runs[0].path.parent)).by_profile
+        known = history.gather(layout.Sweep(runs[0].path.parent), settings).by_profile
         table.by_key |= {key: stats.peak_mib for key, stats in known.items() if stats.peak_mib and not stats.fallbacks}
         for run in runs:
             for attempt in run.attempts(train.NAME):

@@ -30,8 +30,15 @@ def inspect(settings: Settings, probe: VramProbe, asked: Plan | None = None) -> 
     faces = persona.check_persona(settings, datasets)
     problems += faces.problems
     if asked:
-        sizes = card.sizes_gib(probe, settings)
-        planned = forecast.forecast(asked.sweep, asked.runs(), settings, prompts=len(asked.prompts), cards_gib=sizes)
+        cards = preflight.choose_cards(probe.cards(), settings.vram.card)
+        planned = forecast.forecast(
+            asked.sweep,
+            asked.runs(),
+            settings,
+            prompts=len(asked.prompts),
+            cards_gib=card.sizes_gib(probe, settings),
+            gpus={one.name for one in cards},
+        )
         problems += [*card.too_small(planned), *forecast.shortage(planned)]
     facts = {**_versions(settings), **trainer.facts, **card.facts(probe, settings), **faces.facts}
     return CheckReport(facts=facts, problems=tuple(dict.fromkeys(problems)))

@@ -71,7 +71,7 @@ def _prepare(run: Run, attempt: Attempt, images: Sequence[Image], ctx: Context) 
     plan = generate.plan(missing, folder=run.path, negative=generation.negative_prompt)
     (attempt.path / "plan.json").write_text(json.dumps(plan, ensure_ascii=False, indent=1), encoding="utf-8")
     record = {"images": len(missing), "card": ctx.card, "colocated": ctx.colocated}
-    attempt.open({**record, "environment": ctx.environment()})
+    attempt.open({**record, **ctx.attempt_record(run, NAME)})
     loras = plan["loras"]
     argv = generate.generate_argv(
         settings.trainer,

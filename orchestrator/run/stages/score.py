@@ -30,7 +30,7 @@ def perform(run: Run, ctx: Context) -> Result:
 
 def _prepare(run: Run, attempt: Attempt, ctx: Context) -> Command:
     skip, alone = _suspects(run)
-    attempt.open({"skip": skip, "alone": alone})
+    attempt.open({"skip": skip, "alone": alone, **ctx.attempt_record(run, NAME)})
     job = scoring.Job(
         settings=ctx.settings.scoring,
         images=run.pictures(),

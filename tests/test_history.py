@@ -1,0 +1,68 @@
+"""The forecast uses only times of the same program, base model, image size and GPU."""
+
+from pathlib import Path
+
+import pytest
+from standins.world import CARD, World
+
+from orchestrator.config import settings
+from orchestrator.plan import forecast, history, plan
+from orchestrator.store import records
+
+CHANGES = {
+    "another trainer": lambda text: text.replace('train_script = "train.py"', 'train_script = "train_wd14.py"'),
+    "another base model": lambda text: text.replace("[base_models.doll]\npath = ", "[base_models.doll]\npath = 'b' #"),
+    "another image size": lambda text: text.replace("[generate]", "[generate]\nwidth = 512\nheight = 512"),
+}  # fmt: skip
+
+
+def times(world: World, path: Path, gpus: tuple[str, ...] = ()) -> list[tuple[float, float, float]]:
+    """Seconds of each run of another sweep in the same `runs`, with the settings of `path`."""
+    grid = world.folder / "next.toml"
+    grid.write_text("[dims]\nnetwork_dim = [2]\n", encoding="utf-8")
+    asked = plan.read(path, grid)
+    found = forecast.forecast(asked.sweep, asked.runs(), asked.settings, prompts=2, gpus=gpus)
+    return [(run.train_s, run.generate_s, run.score_s) for run in found.runs]
+
+
+def changed(world: World, change: str) -> Path:
+    path = world.settings.with_name("changed.toml")
+    path.write_text(CHANGES[change](world.settings.read_text(encoding="utf-8")), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_times_of_other_conditions_do_not_change_the_forecast(world: World, change: str) -> None:
+    """As those of the 32 px miniature for a grid of SDXL in the same runs folder."""
+    path = changed(world, change)
+    before, own = times(world, path), times(world, world.settings)
+    world.drive(only="network_dim=2*")
+    after = times(world, path)
+    assert times(world, world.settings) != own, "the same conditions do"
+    stages = {"another trainer": (0,), "another base model": (0, 1), "another image size": (1, 2)}[change]
+    assert [[run[n] for n in stages] for run in after] == [[run[n] for n in stages] for run in before]
+
+
+def test_times_of_another_gpu_do_not_change_the_forecast(world: World) -> None:
+    before = times(world, world.settings, gpus=("NVIDIA H200",))
+    world.drive(only="network_dim=2*")
+    for record in world.sweep.path.rglob("attempt.json"):
+        found = records.read(record)
+        found["environment"]["gpu"] = CARD.name
+        records.write(record, found)
+    (trained, generated, _), *_ = times(world, world.settings, gpus=("NVIDIA H200",))
+    assert (trained, generated) == before[0][:2]
+    assert times(world, world.settings, gpus=(CARD.name,))[0][:2] != before[0][:2]
+
+
+def test_an_attempt_without_recorded_conditions_does_not_count(world: World) -> None:
+    world.drive(only="network_dim=2*")
+    known = history.gather(world.sweep, settings.load(world.settings))
+    assert known.by_profile
+    assert set(known.image_s) == set(known.score_s) == {"doll"}
+    for record in world.sweep.path.rglob("attempt.json"):
+        found = records.read(record)
+        del found["conditions"]
+        records.write(record, found)
+    known = history.gather(world.sweep, settings.load(world.settings))
+    assert (known.by_profile, known.sweep, known.image_s, known.score_s) == ({}, {}, {}, {})
