@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 TABLES = {
     "trainer": "Trainer", "base_models.NAME": "BaseModel", "datasets.NAME": "Dataset", "defaults": "Defaults",
     "generate": "Generation", "score": "Scoring", "vram": "Vram", "limits": "Limits", "early_stop": "EarlyStop",
-    "comparison": "Comparison", "notify": "Notify", "[oom_fallback]": "FallbackStep",
+    "comparison": "Comparison", "margins": "Margins", "notify": "Notify", "[oom_fallback]": "FallbackStep",
 }  # fmt: skip
 """Table of orchestrate.toml -> its name in the schema."""
 

@@ -178,7 +178,10 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
-    """A generated picture and its inputs. `checkpoint` is a Checkpoint.file; empty: the base model without a LoRA."""
+    """A generated picture and its inputs. `checkpoint` is a Checkpoint.file; empty: the base model without a LoRA.
+
+    drift_only: its prompt has no trigger, so it is measured for drift and counts in nothing else.
+    """
 
     file: str
     checkpoint: str
@@ -186,6 +189,7 @@ class Image:
     prompt: int
     seed: int
     text: str = ""
+    drift_only: bool = False
 
 
 class FaceStatus(StrEnum):

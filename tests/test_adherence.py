@@ -93,7 +93,43 @@ def test_drift_is_measured_on_prompts_without_a_trigger(world: World) -> None:
     turned = PROGRAM.replace("[1.0, 0.0]", "[0.6, 0.8]")
     interpreter(world.folder / "python", turned)
     world.drive(only="network_dim=2*")
-    assert float(world.rows()["network_dim=2"]["drift"]) == pytest.approx(0.4)
+    row = world.rows()["network_dim=2"]
+    assert float(row["drift"]) == pytest.approx(0.4)
+    counted = [
+        one for one in image_rows(world) if one["run"].startswith("network_dim=2") and one["drift_only"] == "False"
+    ]
+    others = [
+        one for one in image_rows(world) if one["run"].startswith("network_dim=2") and one["drift_only"] == "True"
+    ]
+    assert {one["text"] for one in counted} == {"photo of ohwx person"}
+    assert {one["text"] for one in others} == {"a quiet street"}
+    assert int(row["images"]) == len(counted) == len(others)
+    assert float(row["adherence"]) == pytest.approx(len("photo of") / 100)
+    found = [float(one["similarity"]) for one in counted if one["similarity"]]
+    assert float(row["similarity_mean"]) == pytest.approx(sum(found) / len(found), abs=1e-5)
+    assert float(row["no_face_rate"]) == pytest.approx(1 - len(found) / len(counted))
+
+
+def test_prompts_without_a_trigger_need_clip(world: World) -> None:
+    prompts = world.folder / "prompts.txt"
+    prompts.write_text("photo of ohwx person\na quiet street\n", encoding="utf-8")
+    text = world.settings.read_text(encoding="utf-8")
+    world.settings.write_text(re.sub(r'prompts = ".*"', 'prompts = "prompts.txt"', text), encoding="utf-8")
+    (found,) = [one for one in world.plan().warnings if one.key == "generate.prompts"]
+    assert found.what == "1 prompt without a trigger: their images measure drift only, which needs CLIP"
+
+
+@pytest.mark.parametrize(
+    ("prompts", "expected"),
+    [
+        (["photo of ohwx", "a street"], {"a street"}),
+        (["a hill", "a street"], set()),
+        (["photo of ohwx"], set()),
+    ],
+)
+def test_prompts_measure_drift_if_others_have_a_trigger(prompts: list[str], expected: set[str]) -> None:
+    assert prompt_adherence.drift_prompts(["ohwx", ""], prompts) == expected
+    assert prompt_adherence.drift_prompts([""], prompts) == set()
 
 
 def test_without_a_model_the_column_is_empty(world: World) -> None:

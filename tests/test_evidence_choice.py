@@ -161,15 +161,15 @@ def test_intervals_of_shares() -> None:
 
 
 def criteria(*values: float | None) -> dict[str, float | None]:
-    return dict(zip(pareto.CRITERIA, values, strict=True))
+    return dict(zip(pareto.CRITERIA, values, strict=False))
 
 
 def test_the_pareto_set_contains_the_runs_that_are_not_dominated() -> None:
     runs = {
-        "good": criteria(0.7, 0.1, 0.6),
-        "safe": criteria(0.6, 0.0, 0.5),
-        "worse": criteria(0.6, 0.1, 0.6),
-        "twin": criteria(0.7, 0.1, 0.6),
+        "good": criteria(0.7, 0.1, 1.0),
+        "safe": criteria(0.6, 0.0, 0.0),
+        "worse": criteria(0.6, 0.1, 1.0),
+        "twin": criteria(0.7, 0.1, 1.0),
         "unscored": criteria(None, None, None),
     }
     assert pareto.pareto_set(runs) == ("good", "safe", "twin")
@@ -179,6 +179,33 @@ def test_a_criterion_unknown_for_one_run_is_not_compared() -> None:
     runs = {"a": criteria(0.7, 0.1, None), "b": criteria(0.6, 0.1, 0.2)}
     assert pareto.pareto_set(runs) == ("a",)
     assert pareto.pareto_set({**runs, "a": criteria(0.7, 0.1, 0.3)}) == ("a", "b")
+
+
+def test_the_pareto_set_compares_adherence_diversity_and_drift() -> None:
+    runs = {
+        "similar": criteria(0.8, 0.0, 0.0, 0.25, 0.30, 0.20),
+        "faithful": criteria(0.7, 0.0, 0.0, 0.31, 0.30, 0.20),
+        "varied": criteria(0.7, 0.0, 0.0, 0.25, 0.40, 0.20),
+        "near": criteria(0.7, 0.0, 0.0, 0.25, 0.30, 0.10),
+        "dominated": criteria(0.7, 0.0, 0.0, 0.25, 0.29, 0.21),
+    }
+    assert pareto.pareto_set(runs) == ("similar", "faithful", "varied", "near")
+
+
+def test_irrelevant_losses_do_not_keep_a_run_in_the_pareto_set() -> None:
+    runs = {"good": criteria(0.80, 0.0, 0.0, 0.300), "worse": criteria(0.60, 0.0, 0.0, 0.305)}
+    assert pareto.pareto_set(runs) == ("good", "worse")
+    assert pareto.pareto_set(runs, {"similarity": 0.02, "adherence": 0.01}) == ("good",)
+    assert pareto.pareto_set(runs, {"similarity": 0.02, "adherence": 0.004}) == ("good", "worse")
+    equal = {"good": criteria(0.61, 0.0, 0.0, 0.300), "worse": criteria(0.60, 0.0, 0.0, 0.300)}
+    assert pareto.pareto_set(equal, {"similarity": 0.02}) == ("good", "worse")
+
+
+def test_the_pareto_set_is_never_empty() -> None:
+    """Each run is better than the next one by more than a margin, within the margins of the other criteria."""
+    rows = [(0.654, 0.627, 0.600), (0.600, 0.654, 0.627), (0.627, 0.600, 0.654)]
+    runs = {str(number): criteria(a, 0.0, 0.0, b, c) for number, (a, b, c) in enumerate(rows)}
+    assert pareto.pareto_set(runs, dict.fromkeys(pareto.CRITERIA, 0.03)) == ("0", "1", "2")
 
 
 def test_confirmation_on_other_prompts_uses_welchs_interval() -> None:

@@ -329,14 +329,9 @@ def test_embeddings_are_written_beside_the_scores(job: scoring.Job, tmp_path: Pa
     assert found
     assert (found.faces.shape, found.clip.shape) == ((4, 512), (4, 0))
     assert np.isfinite(found.faces).all(axis=1).tolist() == [True, True, True, False]
-    assert embedding.drift(scoring.read_scores(with_file.out), found, (), found_nothing()) == [None] * 4
     (tmp_path / embedding.NAME).write_bytes(b"PK\x03\x04 damaged")
     assert embedding.read(tmp_path / embedding.NAME) is None
     assert embedding.read(tmp_path / "absent.npz") is None
-
-
-def found_nothing() -> embedding.Embeddings:
-    return embedding.Embeddings(faces=np.empty((0, 1), np.float32), clip=np.empty((0, 0), np.float32))
 
 
 def test_seed_distance_is_the_mean_distance_to_the_other_seeds_of_the_same_prompt() -> None:
@@ -348,14 +343,6 @@ def test_seed_distance_is_the_mean_distance_to_the_other_seeds_of_the_same_promp
     rows = np.array([[1, 0], [0, 2], [np.nan] * 2, [0.6, 0.8], [1, 0], [1, 0]], np.float32)
     found = [one.seed_distance for one in faces.with_seed_distances(scores, rows)]
     assert found == [pytest.approx(0.7), pytest.approx(0.6), None, pytest.approx(0.3), None, None]
-
-
-def test_drift_compares_images_of_the_same_prompt_and_seed() -> None:
-    scores = [Score(image=_image("x.png", seed=seed), status=FaceStatus.OK) for seed in (1, 2, 3)]
-    own = embedding.Embeddings(faces=np.empty((3, 1), np.float32), clip=np.array([[1, 0], [0.6, 0.8], [1, 0]], "f4"))
-    baseline = embedding.Embeddings(faces=np.empty((2, 1), np.float32), clip=np.array([[0, 1], [np.nan] * 2], "f4"))
-    swapped = [scores[1], scores[0]]
-    assert embedding.drift(scores, own, swapped, baseline) == [None, pytest.approx(0.2), None]
 
 
 # --- helpers ----------------------------------------------------------------------------------------------------------

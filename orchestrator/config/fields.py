@@ -161,6 +161,7 @@ Natural: TypeAlias = Annotated[int, Field(strict=True, ge=0)]
 Count: TypeAlias = Annotated[int, Field(strict=True, ge=1)]
 Number: TypeAlias = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Positive: TypeAlias = Annotated[Number, Field(gt=0)]
+NonNegative: TypeAlias = Annotated[Number, Field(ge=0)]
 Unit: TypeAlias = Annotated[Number, Field(ge=0, le=1)]
 """0 to 1, both included."""
 Share: TypeAlias = Annotated[Number, Field(gt=0, lt=1)]

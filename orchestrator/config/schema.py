@@ -1,7 +1,7 @@
 """The settings, typed: one class for each table of orchestrate.toml. docs/settings.md explains every key."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,6 +18,7 @@ from orchestrator.config.fields import (
     FilePath,
     Flag,
     Internal,
+    NonNegative,
     Positive,
     Seeds,
     Share,
@@ -259,6 +260,23 @@ class Comparison(Table):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Margins(Table):
+    """What a better similarity may cost. None: the variation between the baseline's image seeds."""
+
+    adherence: NonNegative | None = None
+    """In CLIP cosine of image and prompt."""
+    diversity: NonNegative | None = None
+    """In one minus the cosine of faces."""
+    drift: NonNegative | None = None
+    """In one minus the CLIP cosine of images."""
+
+
+def override_margins(margins: Margins, others: Margins) -> Margins:
+    """The margins, replaced by the others where these are set."""
+    return replace(margins, **{name: value for name, value in asdict(others).items() if value is not None})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """orchestrate.toml. All paths are absolute."""
 
@@ -282,6 +300,7 @@ class Settings:
     early_stop: EarlyStop | None = None
     """None: every training runs to its end."""
     comparison: Comparison = field(default_factory=Comparison)
+    margins: Margins = field(default_factory=Margins)
     notify: str = ""
     """The address for notifications; empty: none are sent."""
 

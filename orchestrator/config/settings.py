@@ -21,6 +21,7 @@ from orchestrator.config.schema import (
     FallbackStep,
     Generation,
     Limits,
+    Margins,
     Notify,
     Scoring,
     Settings,
@@ -51,6 +52,7 @@ class SettingsFile(TypedDict):
     oom_fallback: NotRequired[list[FallbackStep]]
     early_stop: NotRequired[EarlyStop]
     comparison: NotRequired[Comparison]
+    margins: NotRequired[Margins]
     notify: NotRequired[Notify]
 
 
@@ -88,6 +90,7 @@ def read(path: Path) -> tuple[Settings | None, list[Problem]]:
         "limits": file.parse(("limits",), Limits),
         "oom_fallback": _oom_fallback(file),
         "comparison": file.parse(("comparison",), Comparison),
+        "margins": file.parse(("margins",), Margins),
         "notify": notify.url if (notify := file.parse(("notify",), Notify)) else "",
     }
     early_stop = file.parse(("early_stop",), EarlyStop) if file.has(("early_stop",)) else None

@@ -1,20 +1,24 @@
 """The summaries of all runs of a sweep: every run's records and the metrics derived from them."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+
 from orchestrator import scoring
 from orchestrator.config.schema import Comparison
 from orchestrator.errors import Problem
-from orchestrator.evidence import choice, confirmation, preview_scores, run_metrics
+from orchestrator.evidence import choice, confirmation, preview_scores, run_metrics, side_effects
 from orchestrator.evidence.calibration import record
 from orchestrator.evidence.calibration.record import CalibrationRecord
 from orchestrator.evidence.choice import Choice, SelectionSplit
 from orchestrator.evidence.confirmation import ConfirmationResult
 from orchestrator.evidence.run_metrics import RunMetrics, Thresholds
+from orchestrator.evidence.side_effects import Vectors
 from orchestrator.evidence.stats import pareto
+from orchestrator.evidence.stats.contrast import TestSettings
 from orchestrator.model import Question, Result, Score, SequentialDesign
 from orchestrator.scoring import References, embedding
 from orchestrator.store import layout, provenance, state
@@ -41,10 +45,12 @@ class AttemptSummary:
 class RunSummary:
     """One run. `choice` and `metrics` are None until it is scored.
 
+    scores: of the images that count. drift_scores: with the row in embeddings.npz, of images that measure drift only.
     previews: step -> scores of its previews; empty without early stopping. trained_faces: number of different training
     images with a face; None until the run is scored, and for a baseline. gain: mean over prompts of the image value
     minus that of the baseline on the same prompts and seeds; None without a baseline. drift: mean of one minus the CLIP
     cosine to the baseline's images, over prompts without a trigger; None without CLIP or such prompts.
+    side_effects, seed_deviations: as in `evidence.side_effects`; the second of baselines only.
     environment: GPU model, driver and versions of the successful attempts, those of the generation as `images: NAME`;
     empty if unknown.
     """
@@ -53,6 +59,7 @@ class RunSummary:
     status: Status
     training: tuple[AttemptSummary, ...]
     scores: tuple[Score, ...]
+    drift_scores: tuple[tuple[int, Score], ...] = ()
     references: References | None = None
     previews: Mapping[int, tuple[Score, ...]] = field(default_factory=dict)
     trained_faces: int | None = None
@@ -60,6 +67,8 @@ class RunSummary:
     metrics: RunMetrics | None = None
     gain: float | None = None
     drift: float | None = None
+    side_effects: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    seed_deviations: Mapping[str, float] = field(default_factory=dict)
     confirmation: ConfirmationResult | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -77,7 +86,8 @@ class RunSummary:
 class SweepSummary:
     """All that a report is made from. runs: in the order of the grid, baselines last.
 
-    calibration: None if there is none for this sweep; `problems` then says why, unless nothing was calibrated.
+    calibration: None if there is none for this sweep; `problems` then says why, unless nothing was calibrated. margins:
+    those that settings or grid declare.
     """
 
     sweep: Sweep
@@ -86,15 +96,28 @@ class SweepSummary:
     calibration: CalibrationRecord | None = None
     comparison: Comparison = field(default_factory=Comparison)
     design: SequentialDesign | None = None
+    margins: Mapping[str, float] = field(default_factory=dict)
     seeds_extended: bool = False
     problems: tuple[Problem, ...] = ()
 
     @cached_property
     def pareto_best(self) -> Collection[str]:
-        """Names of the trained runs that no other run beats on all criteria at once."""
-        trained = [one for one in self.runs if not one.run.point.is_baseline]
-        equal = len({one.trained_faces for one in trained if one.metrics}) <= 1
-        return pareto.pareto_set({one.run.point.name: _criteria(one.metrics, equal) for one in trained if one.metrics})
+        """Names of the trained runs that no other run beats without a loss, as in `pareto.pareto_set`."""
+        trained = [one for one in self.runs if not one.run.point.is_baseline and one.metrics]
+        margins = {name: self.margin(name, trained) for name in side_effects.BETTER}
+        smallest = TestSettings().smallest
+        return pareto.pareto_set(
+            {one.run.point.name: _criteria(one) for one in trained},
+            {"similarity": smallest, "no_face_rate": smallest, **margins},
+        )
+
+    def margin(self, side_effect: str, runs: Iterable[RunSummary]) -> float | None:
+        """The declared margin, or the largest default of the baselines of these runs; None if that is unknown."""
+        if side_effect in self.margins:
+            return self.margins[side_effect]
+        bases = {_base_model(one) for one in runs}
+        found = [one.seed_deviations.get(side_effect) for one in self.runs if _base_model(one) in bases]
+        return max((value for value in found if value is not None), default=None)
 
 
 def read(sweep: Sweep, comparison: Comparison | None = None) -> SweepSummary:
@@ -107,6 +130,7 @@ def read(sweep: Sweep, comparison: Comparison | None = None) -> SweepSummary:
         calibration=kept,
         comparison=comparison or Comparison(),
         design=sweep.design(),
+        margins=sweep.margins(),
         seeds_extended=sweep.seeds_extended(),
         problems=tuple(problems),
     )
@@ -158,7 +182,10 @@ def _read(run: Run) -> RunSummary:
         run=run,
         status=state.status(run),
         training=tuple(_attempts(run)),
-        scores=scored.scores if scored else (),
+        scores=tuple(one for one in scored.scores if not one.image.drift_only) if scored else (),
+        drift_scores=tuple((row, one) for row, one in enumerate(scored.scores) if one.image.drift_only)
+        if scored
+        else (),
         references=scored.references if scored else None,
         previews=preview_scores.of_run(run),
         trained_faces=scored.training if scored and not run.point.is_baseline else None,
@@ -200,25 +227,31 @@ def _with_metrics(
     chosen = choice.choose(one.scores, halves)
     if chosen is None:
         return one
+    compared = baseline if baseline and not one.run.point.is_baseline else None
+    own, below = _vectors(one, chosen), _vectors(compared) if compared else {}
+    effects = side_effects.by_prompt(chosen.reported, own, below)
     return replace(
         one,
         choice=chosen,
         metrics=run_metrics.summary(chosen.reported, thresholds, one.references),
-        gain=confirmation.gain(chosen.reported, baseline.scores)
-        if baseline and not one.run.point.is_baseline
-        else None,
-        drift=_drift(one, baseline, chosen.reported) if baseline and not one.run.point.is_baseline else None,
+        gain=confirmation.gain(chosen.reported, compared.scores) if compared else None,
+        drift=float(np.mean(list(effects["drift"].values()))) if effects["drift"] else None,
+        side_effects=effects,
+        seed_deviations=side_effects.seed_deviations(chosen.reported, own) if one.run.point.is_baseline else {},
     )
 
 
-def _drift(one: RunSummary, baseline: RunSummary, reported: Sequence[Score]) -> float | None:
-    own, base = (embedding.read(summary.run.path / embedding.NAME) for summary in (one, baseline))
-    if not own or not base or (len(own.clip), len(base.clip)) != (len(one.scores), len(baseline.scores)):
-        return None
-    values = zip(one.scores, embedding.drift(one.scores, own, baseline.scores, base), strict=True)
-    images = {score.image for score in reported}
-    known = [value for score, value in values if value is not None and score.image in images]
-    return sum(known) / len(known) if known else None
+def _vectors(one: RunSummary, chosen: Choice | None = None) -> Vectors:
+    """CLIP embeddings of the images for drift, of the chosen checkpoint; empty without CLIP or such images."""
+    found = embedding.read(one.run.path / embedding.NAME) if one.drift_scores else None
+    if found is None or not found.clip.shape[1]:
+        return {}
+    return {
+        choice.cell(score): found.clip[row]
+        for row, score in one.drift_scores
+        if chosen is None or (score.image.checkpoint, score.image.strength) == (chosen.checkpoint, chosen.strength)
+        if row < len(found.clip) and np.isfinite(found.clip[row]).all()
+    }
 
 
 def _with_confirmation(one: RunSummary, baseline: RunSummary | None, confirmed: Sequence[Score]) -> RunSummary:
@@ -228,12 +261,15 @@ def _with_confirmation(one: RunSummary, baseline: RunSummary | None, confirmed: 
     return replace(one, confirmation=confirmation.confirmation_for(one.run, one.choice, *(compared or ((),))))
 
 
-def _criteria(metrics: RunMetrics, equal_training: bool) -> dict[str, float | None]:
-    """equal_training: whether all runs have the same number of training images; the nearest of many is nearer."""
+def _criteria(one: RunSummary) -> dict[str, float | None]:
+    metrics = one.metrics
     return {
-        "similarity": metrics.similarity_mean,
-        "no_face_rate": metrics.no_face_rate,
-        "nearest_training": metrics.nearest_training if equal_training else None,
+        "similarity": metrics.similarity_mean if metrics else None,
+        "no_face_rate": metrics.no_face_rate if metrics else None,
+        "copying": None if metrics is None or metrics.copying is None else float(metrics.copying),
+        "adherence": metrics.adherence if metrics else None,
+        "diversity": metrics.diversity if metrics else None,
+        "drift": one.drift,
     }
 
 

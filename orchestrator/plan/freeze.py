@@ -33,6 +33,7 @@ def freeze(plan: Plan, prepared: Mapping[str, PreparedDataset], hashes: HashCach
         raise Conflict(*(_changed(key, frozen[key], fingerprint[key], plan.sweep) for key in changed))
     current = {key: _json([asdict(one) for one in getattr(plan, key)]) for key in ("points", "questions")}
     current["design"] = asdict(plan.design) if plan.design else None
+    current["margins"] = asdict(plan.margins)
     current["seeds_extended"] = _extended(old, current, plan)
     record = {
         "name": plan.sweep.name,

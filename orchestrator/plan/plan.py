@@ -7,12 +7,13 @@ from typing import TypeVar
 
 from orchestrator.config import grid, settings
 from orchestrator.config.grid import Grid
-from orchestrator.config.schema import Settings
+from orchestrator.config.schema import Margins, Settings, override_margins
 from orchestrator.errors import InputError, NothingSelected, Problem, error, errors_of, warning
 from orchestrator.kohya import config_files, generate, prompts
 from orchestrator.kohya.inheritance import Inheritance
 from orchestrator.model import Params, Point, Question, SequentialDesign
 from orchestrator.plan import lint, train_config, training_length
+from orchestrator.scoring import prompt_adherence
 from orchestrator.store.layout import Attempt, Run, Sweep
 from orchestrator.text import bad_name, pluralize
 from orchestrator.values import toml_repr
@@ -25,7 +26,7 @@ class Plan:
     """A validated grid under its settings. `prompts`: for generation. `warnings`: problems that are no errors.
 
     is_followup: `points` are some points of a frozen sweep, whose grid stays as it is. design: of a sequential sweep,
-    whose `later` points belong to further seeds.
+    whose `later` points belong to further seeds. margins: of the settings, overridden by the grid.
     """
 
     sweep: Sweep
@@ -37,6 +38,7 @@ class Plan:
     warnings: tuple[Problem, ...]
     is_followup: bool = False
     design: SequentialDesign | None = None
+    margins: Margins = field(default_factory=Margins)
     later: tuple[Point, ...] = ()
     replaced: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """What the grid sets -> the arguments of the settings that it replaces."""
@@ -90,6 +92,7 @@ def read(settings_file: Path, grid_file: Path, name: str = "") -> Plan:
         points=tuple(point for point in points if point not in later) if later else points,
         later=later,
         design=asked.design,
+        margins=override_margins(used.margins, asked.margins),
         questions=asked.questions,
         prompts=texts,
         warnings=tuple(problems),
@@ -111,6 +114,11 @@ def _prompts(used: Settings, problems: list[Problem]) -> tuple[str, ...]:
     for name, base in used.base_models.items():
         key = f"base_models.{name}"
         problems += generate.check(used.generation_of(name), where=str(used.path), key=key, only=base.generation)
+    triggers = [dataset.trigger for dataset in used.datasets.values()]
+    if (plain := prompt_adherence.drift_prompts(triggers, texts)) and not used.scoring.clip:
+        what = f"{pluralize(len(plain), 'prompt')} without a trigger: their images measure drift only, which needs CLIP"
+        remedy = "set score.clip, add the trigger to the prompts, or remove them"
+        problems.append(warning("generate.prompts", what, remedy, where=str(used.generation.prompts)))
     return texts
 
 

@@ -105,7 +105,11 @@ COLUMNS = (
     _pass_bound("pass_high", "upper bound of the same", "high"),
     _metric("above_band_rate", "share of faces more similar to the references than 95 % of the reference photos are"),
     _metric("copying", "true if most images copy a training image; empty with too few images or references"),
-    Column("pareto_best", "true if no run is better in similarity, no-face rate and copying at once", _pareto_best),
+    Column(
+        "pareto_best",
+        "true if no other run is better without a loss: similarity, no-face rate, copying, adherence, diversity, drift",
+        _pareto_best,
+    ),
     _calibrated("threshold", "similarity at which an image passes", lambda found: found.calibration.threshold),
     _calibrated("threshold_caveat", "limitations of the threshold", lambda found: "; ".join(found.caveats) or None),
     _run("confirmed_similarity", "mean image value in `orchestrate confirm`: the number to quote", _confirmed),
@@ -135,7 +139,8 @@ COLUMNS = (
 _INTRODUCTION = """# Columns of results.csv
 
 `results.csv` has one row per run; unknown values are empty. An image's value is its similarity, or -1 without a face.
-`images.csv` has one row per image. [evidence.md](evidence.md) explains how the numbers are computed.
+`images.csv` has one row per image; those with `drift_only` count in `drift` and in nothing else.
+[evidence.md](evidence.md) explains how the numbers are computed.
 """
 
 
@@ -179,7 +184,7 @@ def images(runs: Sequence[RunSummary]) -> pd.DataFrame:
             "status": score.status,
         }
         for run in runs
-        for score in run.scores
+        for score in (*run.scores, *(score for _, score in run.drift_scores))
     ]
     return pd.DataFrame(rows).drop(columns="image").convert_dtypes() if rows else pd.DataFrame(columns=["run", "id"])
 

@@ -9,6 +9,7 @@ from orchestrator.config.schema import Settings
 from orchestrator.gpu import VramProbe
 from orchestrator.model import PreparedDataset, Result
 from orchestrator.plan import history
+from orchestrator.scoring import prompt_adherence
 from orchestrator.store import provenance
 from orchestrator.store.layout import Run
 
@@ -58,6 +59,19 @@ class Context:
         """What an attempt of a stage that starts now records: its environment, and the conditions of its costs."""
         base = str(run.point.params["base_model"])
         return {"environment": self.environment(), "conditions": history.conditions(self.settings, stage, base)}
+
+    @property
+    def drift_prompts(self) -> frozenset[str]:
+        """The prompts without the trigger of any dataset: their images measure drift and count in nothing else."""
+        return prompt_adherence.drift_prompts(
+            (dataset.trigger for dataset in self.settings.datasets.values()), self.prompts
+        )
+
+    @property
+    def preview_prompts(self) -> tuple[str, ...]:
+        """The prompts of previews: all others."""
+        left_out = self.drift_prompts
+        return tuple(text for text in self.prompts if text not in left_out)
 
     def environment(self) -> dict[str, Any]:
         """The GPU model, versions and `trainer.env` of an attempt that starts now, for its record."""

@@ -113,7 +113,7 @@ def _score(run: Run, training: Attempt, step: int, ctx: Context) -> None:
     tried = [one for one in checks if one.request().get("training", training.number) == training.number]
     if len(tried) >= _TRIES or any(preview_scores.output(one).exists() or process.running(one.path) for one in tried):
         return
-    cells = preview_scores.cells(len(ctx.prompts), ctx.settings)
+    cells = preview_scores.cells(len(ctx.preview_prompts), ctx.settings)
     if files := previews.files_at_step(training.path / "output", step, len(cells)):
         drawn = [
             Image(file=str(path.relative_to(run.path)), checkpoint="", strength=1.0, prompt=prompt, seed=seed)

@@ -147,8 +147,8 @@ def read_scored(path: Path) -> Scored:
 
 
 def read_scores(path: Path) -> tuple[Score, ...]:
-    """Only the scores, in the order of the job's images. Raises as `read_scored`."""
-    return read_scored(path).scores
+    """The scores that count, in the order of the job: without images for drift only. Raises as `read_scored`."""
+    return tuple(score for score in read_scored(path).scores if not score.image.drift_only)
 
 
 def unfit(score: Score) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from orchestrator import scoring
 from orchestrator.config.schema import Scoring
 from orchestrator.errors import NotReady, Problem
-from orchestrator.model import Image, Score
+from orchestrator.model import Image
 
 TIMEOUT_S = 3600
 
@@ -47,16 +47,6 @@ def read(path: Path) -> Embeddings | None:
             return Embeddings(faces=arrays["faces"], clip=arrays["clip"])
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
         return None
-
-
-def drift(
-    scores: Sequence[Score], own: Embeddings, baseline_scores: Sequence[Score], baseline: Embeddings
-) -> list[float | None]:
-    """Per image, one minus the CLIP cosine to the baseline's image of the same prompt and seed; None without one."""
-    known = {(one.image.prompt, one.image.seed): row for one, row in zip(baseline_scores, baseline.clip, strict=True)}
-    cells = [(one.image.prompt, one.image.seed) for one in scores]
-    found = [float(row @ known[cell]) if cell in known else np.nan for cell, row in zip(cells, own.clip, strict=True)]
-    return [1 - cosine if own.clip.shape[1] and np.isfinite(cosine) else None for cosine in found]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

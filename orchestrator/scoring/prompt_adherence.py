@@ -34,6 +34,13 @@ def without(triggers: Iterable[str], text: str) -> str:
     return " ".join(text.split())
 
 
+def drift_prompts(triggers: Iterable[str], prompts: Iterable[str]) -> frozenset[str]:
+    """The prompts without a trigger, which measure drift; none if no prompt has a trigger."""
+    texts, triggers = list(prompts), list(triggers)
+    plain = frozenset(text for text in texts if without(triggers, text) == without((), text))
+    return plain if plain < set(texts) else frozenset()
+
+
 def measure(
     scores: Sequence[Score], clip: scoring.ClipConfig, *, root: Path, folder: Path
 ) -> tuple[tuple[Score, ...], NDArray[np.float32]]:

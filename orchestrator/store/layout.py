@@ -222,6 +222,10 @@ class Sweep:
         found = self.record().get("design")
         return SequentialDesign(**found) if found else None
 
+    def margins(self) -> dict[str, float]:
+        """Side effect -> the margin that settings or grid declare; without an entry it is the default."""
+        return {name: value for name, value in (self.record().get("margins") or {}).items() if value is not None}
+
     def seeds_extended(self) -> bool:
         """Whether seeds were added after results were known, without a declared maximum."""
         return bool(self.record().get("seeds_extended"))

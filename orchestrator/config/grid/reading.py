@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ from typing_extensions import TypedDict
 
 from orchestrator.config import toml_reader
 from orchestrator.config.fields import ArgumentName, Arguments, Count, Levels, Name, Positive, Table
+from orchestrator.config.schema import Margins, override_margins
 from orchestrator.config.toml_reader import File, Place
 from orchestrator.errors import InputError, Problem
 from orchestrator.model import TREATMENTS, Measure, Params, Question, QuestionKind, SequentialDesign, Value
@@ -64,6 +66,7 @@ class GridFile(TypedDict, total=False):
     exclude: list[Arguments]
     question: list[QuestionTable]
     seeds: SeedsTable
+    margins: Margins
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +108,7 @@ class Grid:
     excludes: tuple[Exclude, ...]
     questions: tuple[Question, ...]
     design: SequentialDesign | None = None
+    margins: Margins = field(default_factory=Margins)
     places: Mapping[str, str]
     unset: tuple[str, ...] = ()
     """Arguments that the points do not inherit."""
@@ -177,6 +181,7 @@ class _Merger:
             excludes=tuple(rule for file in files for rule in _excludes(file)),
             questions=_questions(files, dims),
             design=design,
+            margins=_margins(files),
             places=self._places,
             unset=tuple(self._unset),
         )
@@ -238,6 +243,12 @@ class _Merger:
             self._unset.pop(key, None)
             self._places[key] = file.where((*place, key))
             yield key, value
+
+
+def _margins(files: Sequence[File]) -> Margins:
+    """A later file overrides single margins of the files that it includes."""
+    found = [file.parse(("margins",), Margins) or Margins() for file in files if file.has(("margins",))]
+    return reduce(override_margins, found, Margins())
 
 
 def _whens(file: File) -> Iterator[When]:

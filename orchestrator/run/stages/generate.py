@@ -1,7 +1,7 @@
 """The generate stage: images of prompts x seeds x checkpoints x strengths. Complete images are not made again."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ NAME = "generate"
 
 def perform(run: Run, ctx: Context) -> Result:
     """Run one attempt to generate the run's missing images."""
-    images = wanted(run, ctx.settings.generation, ctx.prompts)
+    images = wanted(run, ctx.settings.generation, ctx.prompts, ctx.drift_prompts)
     stage = Stage(
         name=NAME,
         prepare=lambda attempt: _prepare(run, attempt, images, ctx),
@@ -34,8 +34,13 @@ def perform(run: Run, ctx: Context) -> Result:
     return attempt.run_attempt(run, stage, ctx)
 
 
-def wanted(run: Run, generation: Generation, prompts: Sequence[str]) -> list[Image]:
-    """All images of a run, grouped by checkpoint and strength; every run has the same prompts and seeds."""
+def wanted(
+    run: Run, generation: Generation, prompts: Sequence[str], drift_prompts: Collection[str] = ()
+) -> list[Image]:
+    """All images of a run, grouped by checkpoint and strength; every run has the same prompts and seeds.
+
+    drift_prompts: those of `prompts` that measure drift only.
+    """
     baseline = run.point.is_baseline
     checkpoints = [""] if baseline else [one.file for one in choose(run.checkpoints(), generation.checkpoints)]
     strengths = (0.0,) if baseline else generation.strengths
@@ -47,6 +52,7 @@ def wanted(run: Run, generation: Generation, prompts: Sequence[str]) -> list[Ima
             prompt=prompt,
             seed=seed,
             text=text,
+            drift_only=text in drift_prompts,
         )
         for index, checkpoint in enumerate(checkpoints)
         for strength in strengths

@@ -119,7 +119,7 @@ def rendered(run: Run, attempt: Attempt, ctx: Context) -> dict[str, str]:
         "config.toml": train_config.config_toml(run, attempt, ctx.settings, renderer),
         "dataset.toml": renderer.dataset_toml(run.point, dataset=dataset, image_dir=folder),
     }
-    if lines := train_config.preview_lines(run, attempt, ctx.settings, ctx.prompts):
+    if lines := train_config.preview_lines(run, attempt, ctx.settings, ctx.preview_prompts):
         files["prompts.txt"] = renderer.prompts_txt(run.point, lines)
     return files
 
