@@ -184,14 +184,21 @@ class Session:
         return probe.failed(probes)
 
     def run_followup(
-        self, prepare: Callable[[Context], tuple[list[FollowupRun], Context]], cards: list[str] | None = None
+        self,
+        prepare: Callable[[Context], tuple[list[FollowupRun], Context]],
+        cards: list[str] | None = None,
+        *,
+        frozen: bool = True,
     ) -> bool:
-        """Generate and score further images of finished runs, as `prepare` lists them. Whether all are finished."""
+        """Generate and score further images of finished runs, as `prepare` lists them. Whether all are finished.
+
+        frozen: whether they belong to a frozen sweep, whose inputs must not have changed.
+        """
         from orchestrator.run import followup, sweep
 
         cards = self.preflight() if cards is None else cards
         with self.sweep.lock(), self.lock_cards(self.sweep, cards) as held:
-            wanted, ctx = prepare(self.context(held))
+            wanted, ctx = prepare(self.context(held, frozen=frozen))
             with self.listener.running(self.sweep, self.stop):
                 followup.run_all(wanted, ctx, lambda runs, other: sweep.run_sweep(runs, other, cards=held))
         return all(state.status(one.run).state is State.FINISHED for one in wanted)

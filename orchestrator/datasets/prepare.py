@@ -37,7 +37,11 @@ def prepare_all(
     points: Iterable[Point], settings: Settings, hashes: HashCache, report: Callable[[str], None]
 ) -> dict[str, PreparedDataset]:
     """The datasets that these points train on, by name, built if missing. report: called with progress messages."""
-    trained = [datasets.dataset_for_point(point.params, settings.datasets) for point in points if not point.is_baseline]
+    trained = [
+        datasets.dataset_for_point(point.params, settings.datasets)
+        for point in points
+        if not point.is_baseline and "dataset" in point.params
+    ]
     prepared = {}
     for dataset in {one.name: one for one in trained}.values():
         is_new = dataset.recipe and not (folder_of(dataset, settings, hashes) / "dataset.json").exists()

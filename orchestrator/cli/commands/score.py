@@ -8,17 +8,23 @@ import click
 
 from orchestrator.cli import common, options
 
+_PATH = click.Path(path_type=Path)
+
 
 @click.command()
 @options.settings
-@click.option(
-    "--images", "folder", type=click.Path(path_type=Path), required=True, help="Images of any generator; only read."
-)
+@click.option("--images", "folder", type=_PATH, help="A folder of images of any generator; only read.")
+@click.option("--lora", "loras", type=_PATH, multiple=True, help="A LoRA file (.safetensors) to generate images with.")
+@click.option("--strength", type=click.FloatRange(0.0, min_open=True), default=1.0, show_default=True)
+@click.option("--base", metavar="BASE", default="", help="Base model of all LoRAs. Default: by their metadata.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Write the results here instead.")
-def score(settings_file: Path, folder: Path, out: Path | None) -> None:
-    """Score existing images.
+def score(
+    settings_file: Path, folder: Path | None, loras: tuple[Path, ...], strength: float, base: str, out: Path | None
+) -> None:
+    """Score existing images or LoRA files.
 
-    They are scored as a sweep's images are: with the face pack, references and calibration of the settings.
+    They are scored as a sweep's images are, with the settings' face pack and references. LoRA files are compared in
+    pairs, on the prompts and image seeds of the settings.
 
     \b
     Example:
@@ -26,9 +32,19 @@ def score(settings_file: Path, folder: Path, out: Path | None) -> None:
 
     \b
     Writes:
-      runs/.scores/NAME-HASH/images.csv   a row for each image
-      runs/.scores/NAME-HASH/scores.html  the images with their similarity
+      runs/.scores/NAME-HASH/   images.csv, scores.html: the images of a folder
+      runs/.scores/loras-HASH/  loras.csv, pairs.csv: LoRA files and their pairs
+      runs/.scores/lora-.../    the images of a LoRA file
     """
+    if bool(folder) == bool(loras):
+        raise click.UsageError("Give either --images FOLDER or --lora FILE.")
+    if folder:
+        _score_images(settings_file, folder, out)
+    else:
+        _score_loras(settings_file, loras, strength, base, out)
+
+
+def _score_images(settings_file: Path, folder: Path, out: Path | None) -> None:
     from orchestrator.config import settings
     from orchestrator.evidence import image_folder
     from orchestrator.report import image_folder as folder_report
@@ -37,6 +53,26 @@ def score(settings_file: Path, folder: Path, out: Path | None) -> None:
     target = folder_report.output_folder(loaded, folder, out)
     found = image_folder.score(loaded, folder)
     console.problems(found.problems)
+    target.mkdir(parents=True, exist_ok=True)
     paths = folder_report.write(found, target)
     for line in [*folder_report.sentences(found), *map(str, paths)]:
         console.result(line)
+
+
+def _score_loras(settings_file: Path, paths: tuple[Path, ...], strength: float, base: str, out: Path | None) -> None:
+    from orchestrator.config import settings
+    from orchestrator.report import lora_files as lora_report
+    from orchestrator.run import lora_files
+    from orchestrator.session import Session
+
+    console, loaded = common.console(), settings.load(settings_file)
+    files, problems = lora_files.read(paths, loaded, base)
+    console.problems(problems)
+    plan, runs = lora_files.plan(files, loaded, strength)
+    session = Session(plan=plan, listener=console)
+    finished = session.run_followup(lambda ctx: (lora_files.prepare(runs, strength), ctx), frozen=False)
+    target = out or lora_report.output_folder(runs)
+    for line in lora_report.write(runs, strength, target):
+        console.result(line)
+    console.result(str(target / lora_report.LORAS))
+    common.leave(session.stop, finished)

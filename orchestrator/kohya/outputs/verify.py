@@ -98,7 +98,7 @@ def _file_issues(path: Path, params: Params) -> Iterator[tuple[str, str, str]]:
         header = safetensors_header.read_header(path)
         bad = safetensors_header.not_finite(path, header)
         untrained = safetensors_header.all_zero(path, header, suffix=".lora_up.weight")
-        torn = _is_torn(path, header)
+        torn = is_torn(path, header)
     except FileNotFoundError:
         yield "the checkpoint is missing", "", "read the end of the attempt's log"
         return
@@ -117,7 +117,7 @@ def _file_issues(path: Path, params: Params) -> Iterator[tuple[str, str, str]]:
         yield f"its weights have rank {sorted(ranks(header))}, not {rank}", "network_dim", again
 
 
-def _is_torn(path: Path, header: Header) -> bool:
+def is_torn(path: Path, header: Header) -> bool:
     """Whether the weights do not match the hash that sd-scripts records when it saves them."""
     recorded = header.metadata.get("sshs_model_hash")
     if recorded is None:

@@ -1,0 +1,121 @@
+"""Checks a LoRA file of unknown origin by its name, header and values: can gen_img.py load it on SDXL?"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.errors import Problem, error, warning
+from orchestrator.kohya import base_model
+from orchestrator.kohya.outputs import safetensors_header, verify
+from orchestrator.kohya.outputs.safetensors_header import Header
+from orchestrator.store.hashes import sha256
+
+_MODULE = re.compile(r"(lora_(?:unet|te1|te2)_[^.]+)\.(.+)")
+_PLAIN = frozenset({"lora_down.weight", "lora_up.weight", "alpha"})
+_OTHER_MODELS = re.compile(
+    r"lora_te_|lora_te3_|lora_unet_(?:down|up|mid)_block|lora_unet_(?:single|double|joint)_blocks"
+)
+_CROSS_ATTENTION = re.compile(r"lora_unet_.+_attn2_to_[kv]\.lora_down\.weight")
+_SDXL_CONTEXT = 2048
+_SDXL_VERSION = "sdxl"
+_MAX_TEXT = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraFile:
+    """A LoRA that gen_img.py can load. The texts are its metadata: untrusted, printable, empty if absent.
+
+    base_name, base_hash: file name and SHA-256 of the base model that it was trained on.
+    """
+
+    path: Path
+    sha256: str
+    ranks: tuple[int, ...]
+    module: str
+    base_name: str
+    base_hash: str
+
+    @property
+    def name(self) -> str:
+        return "".join(letter if letter.isprintable() else "?" for letter in self.path.name)
+
+
+def read(path: Path) -> tuple[LoraFile | None, list[Problem]]:
+    """The file, or None with errors that say why it cannot be used; also warnings. Never opens a pickle."""
+    if pickled := list(base_model.is_pickle(path)):
+        return None, [error("--lora", what, remedy, where=ascii(str(path))) for what, remedy in pickled]
+    where = str(path) if str(path).isprintable() else ascii(str(path))
+    try:
+        header = safetensors_header.read_header(path)
+        bad = safetensors_header.not_finite(path, header)
+        hash_of_file = sha256(path)
+    except (OSError, ValueError) as problem:
+        what = "there is no such file" if isinstance(problem, FileNotFoundError) else f"cannot be read: {problem}"
+        return None, [error("--lora", what, "get the file again, or correct the path", where=where)]
+    issues = [*_issues(header), *_not_finite(bad)]
+    if issues:
+        return None, [error("--lora", what, remedy, where=where) for what, remedy in issues[:1]]
+    file = LoraFile(
+        path=path,
+        sha256=hash_of_file,
+        ranks=tuple(sorted(verify.ranks(header))),
+        module=_text(header, "ss_network_module"),
+        base_name=_text(header, "ss_sd_model_name"),
+        base_hash=_text(header, "ss_new_sd_model_hash"),
+    )
+    return file, [warning("--lora", what, remedy, where=where) for what, remedy in _doubts(path, header, file)]
+
+
+def _text(header: Header, key: str) -> str:
+    text = header.metadata.get(key, "")[:_MAX_TEXT]
+    return "" if text == "None" else "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def _issues(header: Header) -> Iterator[tuple[str, str]]:
+    """Why the file is not a plain LoRA of SDXL, most important first."""
+    version = _text(header, "ss_base_model_version")
+    contexts = {
+        tensor.shape[1]
+        for name, tensor in header.tensors.items()
+        if _CROSS_ATTENTION.fullmatch(name) and len(tensor.shape) > 1
+    }
+    sdxl = "use a LoRA that was trained on SDXL"
+    if version and not version.startswith(_SDXL_VERSION):
+        yield f"was trained on another architecture: ss_base_model_version is {version!r}", sdxl
+    if foreign := next((name for name in header.tensors if _OTHER_MODELS.match(name)), ""):
+        yield f"is a LoRA of another architecture, or has the key names of diffusers: {foreign[:_MAX_TEXT]!r}", sdxl
+    if contexts - {_SDXL_CONTEXT}:
+        yield f"is a LoRA of another architecture: its text width is {min(contexts)}, not {_SDXL_CONTEXT}", sdxl
+    parts: dict[str, set[str]] = {}
+    for name in header.tensors:
+        if match := _MODULE.fullmatch(name):
+            parts.setdefault(match[1], set()).add(match[2])
+        else:
+            what = f"is not a LoRA with the key names of sd-scripts: {name[:_MAX_TEXT]!r}"
+            yield what, "convert it, for example with sd-scripts' networks/convert_... programs"
+    if not parts:
+        yield "contains no LoRA", "name a LoRA file"
+    kinds = {kind for found in parts.values() for kind in found} - _PLAIN
+    if kinds:
+        module = _text(header, "ss_network_module") or "another program"
+        listed = ", ".join(sorted(kinds))[:_MAX_TEXT]
+        what = f"is not a plain LoRA but of {module} ({listed}): networks.lora cannot load it"
+        yield what, "generate images with the program that can load it, and use `orchestrate score --images FOLDER`"
+    if any(not {"lora_down.weight", "lora_up.weight"} <= found for found in parts.values()):
+        yield "some of its modules lack lora_down or lora_up", "get the file again"
+
+
+def _not_finite(names: list[str]) -> Iterator[tuple[str, str]]:
+    if names:
+        yield f"{len(names)} of its tensors contain NaN or infinity", "use another checkpoint"
+
+
+def _doubts(path: Path, header: Header, file: LoraFile) -> Iterator[tuple[str, str]]:
+    if verify.is_torn(path, header):
+        what = "its weights do not match the hash in its metadata: another program changed it, or it is damaged"
+        yield what, "get the file again if nothing was meant to change it"
+    if file.module and file.module != "networks.lora":
+        yield f"its metadata names the module {file.module!r}; it is loaded as networks.lora", "compare a few images"
+    if not file.module:
+        yield "has no metadata about its training: it is loaded as networks.lora", "compare a few images"

@@ -1,0 +1,92 @@
+"""The tables of scored LoRA files: loras.csv with a row for each file, pairs.csv with a row for each pair."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from orchestrator import scoring
+from orchestrator.evidence import confirmation, lora_files, run_metrics
+from orchestrator.evidence.lora_files import FileComparison
+from orchestrator.model import Score
+from orchestrator.report import csv_files
+from orchestrator.run.lora_files import LoraRun
+from orchestrator.store import layout
+from orchestrator.store.hashes import sha256_json
+from orchestrator.store.layout import Run
+from orchestrator.text import pluralize
+
+LORAS, PAIRS = "loras.csv", "pairs.csv"
+HEADING = "Comparison of files, not of training settings: the intervals are over prompts and image seeds."
+
+
+def output_folder(runs: Sequence[LoraRun]) -> Path:
+    """`loras-<hash>` beside the runs."""
+    return runs[0].run.path.parent / f"loras-{sha256_json([one.run.point.name for one in runs])[:8]}"
+
+
+def write(runs: Sequence[LoraRun], strength: float, out: Path) -> list[str]:
+    """Write both tables from the finished runs; returns a sentence for each file and pair."""
+    done = [one for one in runs if one.run.done("score")]
+    scores, floors = [_scores(one.run) for one in done], [_scores(one.baseline) for one in done]
+    rows = [_row(one, strength, *pair) for one, pair in zip(done, zip(scores, floors, strict=True), strict=True)]
+    compared = lora_files.compare(scores, floors, [one.base for one in done])
+    pairs = [_pair(one, done) for one in compared]
+    csv_files.write(out / LORAS, list(rows[0]) if rows else ["file"], rows)
+    csv_files.write(out / PAIRS, list(pairs[0]) if pairs else ["first"], pairs)
+    sentences = [_file_sentence(row) for row in rows]
+    return [*sentences, *([HEADING] if pairs else []), *(_sentence(one, done) for one in compared)]
+
+
+def _scores(run: Run) -> tuple[Score, ...]:
+    return scoring.read_scores(run.path / layout.PRODUCTS["score"]) if run.done("score") else ()
+
+
+def _row(one: LoraRun, strength: float, scores: Sequence[Score], floor: Sequence[Score]) -> dict[str, object]:
+    metrics = run_metrics.summary(scores)
+    return {
+        "file": str(one.file.path),
+        "sha256": one.file.sha256,
+        "run": one.run.point.name,
+        "module": one.file.module,
+        "ranks": " ".join(map(str, one.file.ranks)),
+        "trained_on": one.file.base_name,
+        "made_on": one.base,
+        "strength": strength,
+        "images": metrics.images,
+        "similarity_mean": metrics.similarity_mean,
+        "similarity_median": metrics.similarity_median,
+        "no_face_rate": metrics.no_face_rate,
+        "gain": confirmation.gain(scores, floor),
+        "diversity": metrics.diversity,
+    }
+
+
+def _file_sentence(row: dict[str, object]) -> str:
+    mean, rate, gain = (
+        f"{value:{form}}" if isinstance(value := row[name], float) else "unknown"
+        for name, form in (("similarity_mean", ".3f"), ("no_face_rate", ".0%"), ("gain", "+.3f"))
+    )
+    name = ascii(row["file"])[1:-1] if not str(row["file"]).isprintable() else row["file"]
+    return f"{name} on {row['made_on']}: similarity {mean}, no face {rate}, gain over the baseline {gain}"
+
+
+def _pair(one: FileComparison, runs: Sequence[LoraRun]) -> dict[str, object]:
+    return {
+        "first": str(runs[one.first].file.path),
+        "second": str(runs[one.second].file.path),
+        "measure": "gain" if one.by_gain else "similarity",
+        "difference": one.difference,
+        "low": one.interval.low if one.interval else None,
+        "high": one.interval.high if one.interval else None,
+        "prompts": one.prompts,
+        "image_seeds": one.seeds,
+        "better": "undecided" if one.better is None else str(runs[one.better].file.path),
+    }
+
+
+def _sentence(one: FileComparison, runs: Sequence[LoraRun]) -> str:
+    first, second = runs[one.first].file.name, runs[one.second].file.name
+    bounds = f"({one.interval.low:+.3f} to {one.interval.high:+.3f})" if one.interval else "(no interval)"
+    verdict = "undecided" if one.better is None else f"{runs[one.better].file.name} is better"
+    measure = "gain" if one.by_gain else "image value"
+    over = f"{pluralize(one.prompts, 'prompt')}, {pluralize(one.seeds, 'image seed')}"
+    return f"{second} minus {first}: {measure} {one.difference:+.3f} {bounds}, {over}: {verdict}"
