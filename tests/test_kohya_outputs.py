@@ -358,6 +358,8 @@ def test_a_pickle_is_never_opened(tmp_path: Path) -> None:
     (tmp_path / "base.ckpt").write_bytes(b"cos\nsystem\n(S'touch owned'\ntR.")
     assert "pickle" in what(tmp_path / "base.ckpt")
     assert "pickle" in base_model.vae_problems(tmp_path / "vae.pt", key="base_models.doll.vae")[0].what
+    vae = {"decoder.conv_in.weight": np.zeros((8, 4, 3, 3), dtype=np.float32)}
+    save_file(vae, tmp_path / "vae.safetensors")
     assert base_model.vae_problems(tmp_path / "vae.safetensors") == []
 
 
