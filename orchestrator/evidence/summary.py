@@ -274,7 +274,7 @@ def _criteria(one: RunSummary) -> dict[str, float | None]:
 
 
 def _base_model(one: RunSummary) -> str:
-    return str(one.run.point.params["base_model"])
+    return str(one.run.point.params.get("base_model"))
 
 
 def _mean_value(one: RunSummary) -> float:

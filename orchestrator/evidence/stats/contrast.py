@@ -23,6 +23,8 @@ class Verdict(StrEnum):
     YES = "yes"
     NO = "no"
     UNDECIDED = "undecided"
+    AT_A_COST = "yes, at a cost"
+    """In reports only: yes, but adherence, diversity or drift is worse by more than its margin."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

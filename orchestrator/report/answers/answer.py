@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator import files
+from orchestrator.evidence.side_effects import BETTER
 from orchestrator.evidence.stats.estimates import Interval
 from orchestrator.report import csv_files
+from orchestrator.report.answers.costs import SideEffect
 from orchestrator.report.answers.rows import ImagePair
 from orchestrator.text import escape_markdown
 
@@ -16,14 +18,16 @@ _COLUMNS = (
     *("sweep", "id", "ask", "contrast", "verdict", "sentence", "difference", "low", "high", "p", "replicates", "pairs"),
     *("left_out", "gpu_hours", "peak_gib", "needs", "exceeds", "warnings"),
 )
+_SIDE_EFFECTS = tuple(f"{name}{part}" for name in BETTER for part in ("", "_low", "_high", "_margin"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """One question of one sweep and its answer.
 
-    verdict: yes, no or undecided. sentence: the answer, readable without statistics. contrast: the question that yes
-    and no refer to. needs: the runs that are missing for a decision. facts: further lines, each with a heading;
+    verdict: yes, "yes, at a cost", no or undecided. sentence: the answer, readable without statistics. contrast: the
+    question that yes and no refer to. needs: the runs that are missing for a decision. facts: further lines, each with
+    a heading;
     details: the same for test statistics. Both may contain Markdown code spans; all other text is plain.
     difference, interval: in similarity or gain, second level minus first; smallest: the smallest relevant one. images:
     one pair with a typical and one with the largest difference. p: of the test that the verdict is based on. exceeds:
@@ -49,6 +53,7 @@ class Answer:
     images: tuple[ImagePair, ...] = ()
     exceeds: str | None = None
     warnings: str = ""
+    side_effects: tuple[SideEffect, ...] = ()
     facts: tuple[tuple[str, str], ...] = ()
     details: tuple[tuple[str, str], ...] = ()
 
@@ -84,12 +89,24 @@ def blocks(sweeps: Iterable[Iterable[Answer]]) -> dict[str, str]:
 def table(answers: Iterable[Answer]) -> str:
     """CSV with one row per answer; unknown values are empty."""
     return csv_files.table(
-        _COLUMNS,
+        (*_COLUMNS, *_SIDE_EFFECTS),
         (
             {key: getattr(one, key) if hasattr(one, key) else getattr(one.interval, key, None) for key in _COLUMNS}
+            | dict.fromkeys(_SIDE_EFFECTS)
+            | {key: value for effect in one.side_effects for key, value in _cells(effect).items()}
             for one in answers
         ),
     )
+
+
+def _cells(one: SideEffect) -> dict[str, float | None]:
+    bounds = (getattr(one.interval, "low", None), getattr(one.interval, "high", None))
+    return {
+        one.name: one.change,
+        f"{one.name}_low": bounds[0],
+        f"{one.name}_high": bounds[1],
+        f"{one.name}_margin": one.margin,
+    }
 
 
 def _paragraph(one: Answer, *, details: bool) -> str:

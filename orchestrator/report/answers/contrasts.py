@@ -12,8 +12,9 @@ from orchestrator.evidence.stats.estimates import Interval
 from orchestrator.evidence.stats.pairs import REPLICATE, Matching, Pair, RunRow
 from orchestrator.evidence.summary import RunSummary, SweepSummary
 from orchestrator.model import Question, State, Value
-from orchestrator.report.answers import rows
+from orchestrator.report.answers import costs, rows
 from orchestrator.report.answers.answer import Answer
+from orchestrator.report.answers.costs import SideEffect
 from orchestrator.store import provenance
 from orchestrator.text import code_span, pluralize
 from orchestrator.values import same, toml_repr
@@ -50,12 +51,15 @@ def _answer(sweep: SweepSummary, result: ContrastResult, second: ContrastResult)
     question, matching = result.question, result.matching
     cost = rows.cost(_concerned(sweep, question))
     first, other = map(toml_repr, question.levels)
+    effects = costs.side_effects(sweep, result)
+    excessive = [one for one in effects if one.excessive and result.verdict is Verdict.YES]
     return Answer(
         id=question.id,
         ask=question.ask,
         sweep=sweep.sweep.name,
-        verdict=result.verdict.value,
-        sentence=_sentence(result),
+        verdict=(Verdict.AT_A_COST if excessive else result.verdict).value,
+        sentence=_sentence(result) + (f" It comes at a cost of {_costs(excessive)}." if excessive else ""),
+        side_effects=effects,
         contrast=f"is {question.dim} {other} better than {first}?",
         needs=_needs(result),
         difference=result.difference,
@@ -73,6 +77,10 @@ def _answer(sweep: SweepSummary, result: ContrastResult, second: ContrastResult)
         facts=tuple(fact for fact in _facts(sweep, result, second, cost) if fact[1]),
         details=tuple(fact for fact in _details(result) if fact[1]),
     )
+
+
+def _costs(effects: Sequence[SideEffect]) -> str:
+    return " and ".join(f"{one.cost:.3f} {one.name} (margin {one.margin:.2g})" for one in effects)
 
 
 def _concerned(sweep: SweepSummary, question: Question) -> list[RunSummary]:
@@ -153,6 +161,8 @@ def _facts(
     yield "Parts of it", _parts(result)
     yield "Stopped early", _stopped(sweep, result)
     yield "Nearest training image", _nearest(matching, runs)
+    for effect in costs.side_effects(sweep, result):
+        yield effect.name.capitalize(), str(effect)
     yield "Second face pack", _second(result, second)
     yield "Gain over the baseline", _gains(sweep, question)
     yield "Images that pass", _passing(sweep, question)
