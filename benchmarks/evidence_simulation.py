@@ -32,6 +32,8 @@ class World:
     differently prompts answer to the rank. interaction: how much the effect differs between cells (it sums to zero).
     no_face: share of pictures without a face, at both ranks. collapse: share of runs at the second rank whose pictures
     are 0.3 worse; skewed: their noise is exponential. The truth includes both, so without an effect it is zero.
+    gain: each rank has a baseline of its own with as many pictures of each prompt, as each base model has; its noise is
+    common to all seeds.
     """
 
     effect: float = 0.0
@@ -48,6 +50,7 @@ class World:
     no_face: float = 0.0
     collapse: float = 0.0
     skewed: bool = False
+    gain: bool = False
 
     @property
     def truth(self) -> float:
@@ -70,6 +73,8 @@ def sweeps(world: World, count: int, rng: np.random.Generator) -> FloatArray:
         deviation[:, 1] -= 0.3 * ((rng.random((count, c, s, 1)) < world.collapse) - world.collapse)
     prompts = noise(0.08**2, 1, 1, 1, p) + noise(world.prompt_effect_sd**2 / 2, 2, 1, 1, p)
     effect = world.effect + world.interaction * np.linspace(-1, 1, c) if c > 1 else np.full(1, world.effect)
+    if world.gain:
+        prompts = prompts - noise(world.picture_sd**2 / world.pictures, 2, 1, 1, p)
     means = base + deviation + prompts + np.multiply.outer([0.0, 1.0], effect)[None, :, :, None, None]
     pictures = means[..., None] + noise(world.picture_sd**2, 2, c, s, p, world.pictures)
     missing = rng.random(pictures.shape) < world.no_face
@@ -285,6 +290,7 @@ WORLDS = {
     "6 seeds x 2 cells, effect differs between prompts": World(seeds=6, cells=2, prompt_effect_sd=0.04),
     "4 seeds, 5 % without a face": World(seeds=4, no_face=0.05),
     "4 seeds, 2 prompts": World(seeds=4, prompts=2, prompt_effect_sd=0.04),
+    "4 seeds, gain over own baselines": World(seeds=4, gain=True),
     "4 seeds, one arm skewed": World(seeds=4, skewed=True),
     "4 seeds, one in ten runs of an arm collapses": World(seeds=4, collapse=0.1, run_sd=0.03),
 }
@@ -331,11 +337,20 @@ def _contrast_lines(count: int, rng: np.random.Generator) -> Iterator[tuple[str,
 
 
 def _sequential_lines(count: int, rng: np.random.Generator) -> Iterator[tuple[str, ...]]:
-    yield "true difference", "yes", "no", "yes without correction", "seeds (mean)", "fixed seeds with the same power"
+    yield (
+        "true difference",
+        "yes",
+        "no",
+        "yes without correction",
+        "seeds (mean)",
+        "fixed seeds with the same power",
+        "GPU-hours",
+    )
     for effect in (0.0, 0.02, 0.05, 0.1, 0.2):
         found = looks(effect, count, rng)
         shares = map(_percent, (found.yes, found.no, found.uncorrected_yes))
-        yield f"{effect:g}", *shares, f"{found.seeds:.1f}", str(found.fixed or "")
+        hours = _percent(found.seeds / found.fixed) if found.fixed else ""
+        yield f"{effect:g}", *shares, f"{found.seeds:.1f}", str(found.fixed or ""), hours
 
 
 def _promise_lines(count: int, rng: np.random.Generator) -> Iterator[tuple[str, ...]]:

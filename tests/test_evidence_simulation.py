@@ -23,6 +23,7 @@ SWEEPS = 300
         "3 seeds x 4 cells, seed effect repeated",
         "4 seeds, 5 % without a face",
         "4 seeds, effect differs between prompts",
+        "4 seeds, gain over own baselines",
     ],
 )
 def test_intervals_cover_and_false_yes_is_rare(name: str) -> None:
