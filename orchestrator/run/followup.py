@@ -93,7 +93,8 @@ def _with_new_cells(chosen: Sequence[RunSummary], ctx: Context) -> Context:
     generation = ctx.settings.generation
     selected = [one.choice.selection_texts for one in chosen if one.choice and not one.run.point.is_baseline]
     used = frozenset.intersection(*selected) if selected else frozenset()
-    texts = tuple(text for text in ctx.prompts if text not in used) or ctx.prompts
+    scored = tuple(text for text in ctx.prompts if text not in ctx.drift_prompts)
+    texts = tuple(text for text in scored if text not in used) or scored
     first = max(generation.seeds) + 1
     if path := generation.confirm_prompts:
         texts, problems = prompts.read_prompts(path)
