@@ -143,6 +143,16 @@ def test_a_training_by_steps_resumes_twice(ten: World) -> None:
     assert [item.step for item in run.checkpoints()] == [19]
 
 
+def test_a_state_whose_first_step_the_trainer_rejects_is_not_used(tmp_path: Path) -> None:
+    """Of 5 steps in epochs of 4, the second epoch has one: it would begin at step 4 + 3, after the end."""
+    state = tmp_path / "lora-000001-state"
+    state.mkdir()
+    (state / "train_state.json").write_text('{"current_epoch": 1, "current_step": 4}', encoding="utf-8")
+    segment = resume.ResumeSegment(epoch=0, folder=tmp_path)
+    found = [resume.continue_from(segment, "lora", 1, {"max_train_steps": steps}) for steps in (5, 6, 7, 8)]
+    assert found == [None, None, (4, 1), (4, 0)]
+
+
 def zero(path: Path) -> None:
     """As after a power cut: a block in the middle was not written, the length and the end are right."""
     content = bytearray(path.read_bytes())

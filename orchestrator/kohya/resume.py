@@ -79,16 +79,18 @@ def resume_args(state: Path, segment: ResumeSegment) -> Params:
     return {"resume": str(state), "initial_epoch": segment.epoch + 1}
 
 
-def continue_from(segment: ResumeSegment, output_name: str, epoch: int, params: Params) -> tuple[int, int]:
+def continue_from(segment: ResumeSegment, output_name: str, epoch: int, params: Params) -> tuple[int, int] | None:
     """The steps completed at the end of `epoch`, which `segment` trained, and the batches to skip after it.
 
-    Raises OSError, ValueError, KeyError when the state's own record cannot be read.
+    None if sd-scripts rejects the sum of both because it is not below max_train_steps. Raises OSError, ValueError, KeyError when the state's own record cannot be read.
     """
     state = state_of(segment.folder, output_name, epoch)
     counted = int(json.loads(read_text(state / "train_state.json"))["current_step"])
     if params.get("max_train_epochs") or segment.epoch:  # an earlier resume has skipped the batches
         return segment.step + counted - segment.skip, 0
-    return counted, -step_count.whole(params, "max_train_steps", step_count.DEFAULT_STEPS) % max(counted // epoch, 1)
+    steps = step_count.whole(params, "max_train_steps", step_count.DEFAULT_STEPS)
+    skip = -steps % max(counted // epoch, 1)
+    return (counted, skip) if counted + skip < steps else None
 
 
 def record_states(output_dir: Path, output_name: str) -> None:

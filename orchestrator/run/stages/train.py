@@ -86,10 +86,12 @@ def resume_from(run: Run, fallback: Fallback, settings: Settings) -> dict[str, i
     until = None
     for segment in reversed(train_config.resume_chain(run, attempts[-1])):
         _record_states(segment.folder)
-        if epoch := resume.last_state(segment.folder, train_config.OUTPUT_NAME, until):
+        while epoch := resume.last_state(segment.folder, train_config.OUTPUT_NAME, until):
             params = train_config.effective_params(run, attempts[-1])
-            step, skip = resume.continue_from(segment, train_config.OUTPUT_NAME, epoch, params)
-            return {"attempt": int(segment.folder.parent.name), "epoch": epoch, "step": step, "skip": skip}
+            if begun := resume.continue_from(segment, train_config.OUTPUT_NAME, epoch, params):
+                attempt = int(segment.folder.parent.name)
+                return {"attempt": attempt, "epoch": epoch, "step": begun[0], "skip": begun[1]}
+            until = epoch - 1
         until = segment.epoch
     return None
 
