@@ -140,6 +140,14 @@ def test_the_same_content_twice_is_an_error(world: World) -> None:
     assert "has the same content as" in done.stderr
 
 
+def test_files_of_one_name_have_different_names_in_the_sentence(world: World) -> None:
+    (world.folder / "v2").mkdir()
+    paths = [lora(world.folder / "a.safetensors"), lora(world.folder / "v2" / "a.safetensors", rank=3)]
+    done = call(world, *paths)
+    names = [row["run"] for row in table(world.folder, "loras.csv")]
+    assert f"{names[1]} minus {names[0]}: " in done.stdout
+
+
 def test_images_and_loras_exclude_each_other(world: World) -> None:
     assert call(world).exit_code == 2
     assert call(world, world.folder / "a.safetensors", more=("--images", str(world.folder))).exit_code == 2

@@ -84,9 +84,16 @@ def _pair(one: FileComparison, runs: Sequence[LoraRun]) -> dict[str, object]:
 
 
 def _sentence(one: FileComparison, runs: Sequence[LoraRun]) -> str:
-    first, second = runs[one.first].file.name, runs[one.second].file.name
+    names = _names(runs)
+    first, second = names[one.first], names[one.second]
     bounds = f"({one.interval.low:+.3f} to {one.interval.high:+.3f})" if one.interval else "(no interval)"
-    verdict = "undecided" if one.better is None else f"{runs[one.better].file.name} is better"
+    verdict = "undecided" if one.better is None else f"{names[one.better]} is better"
     measure = "gain" if one.by_gain else "image value"
     over = f"{pluralize(one.prompts, 'prompt')}, {pluralize(one.seeds, 'image seed')}"
     return f"{second} minus {first}: {measure} {one.difference:+.3f} {bounds}, {over}: {verdict}"
+
+
+def _names(runs: Sequence[LoraRun]) -> list[str]:
+    """File names; the run's name, which loras.csv lists, where two files have the same one."""
+    plain = [one.file.name for one in runs]
+    return [name if plain.count(name) == 1 else one.run.point.name for name, one in zip(plain, runs, strict=True)]
