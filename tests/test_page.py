@@ -146,7 +146,7 @@ def test_the_confirmed_similarity_follows_the_gain(tmp_path, album):
     sweep = made(tmp_path, album, runs=2)
     first, second, baseline = summary.gather(sweep)
     answered = Confirmation(
-        reported=0.5, confirmed=0.4321, confirmed_interval=None, change=-0.0679, change_interval=None
+        reported=0.5, confirmed=0.4321, confirmed_interval=None, change=-0.0679, change_interval=None, paired=False
     )
     runs = (first, replace(second, confirmation=ConfirmationResult(scores=(), comparison=answered)), baseline)
     html.write(replace(summary.read(sweep), runs=runs))

@@ -305,7 +305,8 @@ def test_schema_describes_settings_and_grids(tmp_path):
     }  # fmt: skip
     trainer = of_settings["$defs"]["Trainer"]
     assert (trainer["required"], trainer["additionalProperties"]) == (["python", "sd_scripts"], False)
-    assert trainer["properties"]["launcher"] == {"$ref": "#/$defs/Launcher", "default": "python"}
+    launcher = trainer["properties"]["launcher"]
+    assert (launcher["$ref"], launcher["default"]) == ("#/$defs/Launcher", "python")
     assert "name" not in of_settings["$defs"]["BaseModel"]["properties"]
     assert "description" in of_settings["$defs"]["Generation"]["properties"]["merge"]
     of_grids = json.loads((tmp_path / "schemas" / "grid.schema.json").read_text(encoding="utf-8"))
