@@ -82,7 +82,8 @@ def resume_args(state: Path, segment: ResumeSegment) -> Params:
 def continue_from(segment: ResumeSegment, output_name: str, epoch: int, params: Params) -> tuple[int, int] | None:
     """The steps completed at the end of `epoch`, which `segment` trained, and the batches to skip after it.
 
-    None if sd-scripts rejects the sum of both because it is not below max_train_steps. Raises OSError, ValueError, KeyError when the state's own record cannot be read.
+    None if sd-scripts rejects the sum of both because it is not below max_train_steps. Raises OSError, ValueError,
+    KeyError when the state's own record cannot be read.
     """
     state = state_of(segment.folder, output_name, epoch)
     counted = int(json.loads(read_text(state / "train_state.json"))["current_step"])
