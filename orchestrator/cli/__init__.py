@@ -9,6 +9,7 @@ import orchestrator
 from orchestrator.cli import common
 from orchestrator.cli.commands import (
     answer,
+    bug_report,
     calibrate,
     check,
     confirm,
@@ -61,5 +62,6 @@ common.add_section(
     answer.answer,
     sheet.sheet,
     score.score,
+    bug_report.bug_report,
 )
 common.add_section(main, "Use the winner", confirm.confirm, transfer.transfer, export.export, prune.prune)
