@@ -36,6 +36,7 @@ def ended(world: World) -> None:
         "the last line",
         SECRET,
         f"caption: {caption.read_text()}",
+        "prompt 3/9: of an older file",
         "a very long ohwx person, a very private caption",
     ]
     (failed.path / "log").write_text("\n".join([*lines, f"{Path.home()}/models", *PROMPTS]), encoding="utf-8")
@@ -59,7 +60,7 @@ def test_records_are_there_and_private_texts_are_not(world: World) -> None:
     assert "the last line" in found[logs[-1]]
     assert {Path(name).suffix for name in found} <= {".json", ".txt", ""}
     everything = "\n".join([*found, *found.values()])
-    for text in (SECRET, *PROMPTS, "private caption", f"{Path.home()}/", "/home/somebody"):
+    for text in (SECRET, *PROMPTS, "private caption", "of an older file", f"{Path.home()}/", "/home/somebody"):
         assert text not in everything, text
     assert "left-out.txt" not in found
 
