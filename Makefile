@@ -7,7 +7,7 @@ WORLD := runs/.miniature
 TORTURE := --random 300
 BENCH :=
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-oom test test-browser test-docs docs torture fuzz check format sweep-% plan-% report-% tensorboard-% setup-trainer gpu-scoring test-vendor bench-gpu clean
+.PHONY: help setup demo demo-oom test test-browser test-docs docs torture nightly fuzz check format sweep-% plan-% report-% tensorboard-% setup-trainer gpu-scoring test-vendor bench-gpu clean
 
 help: ## this list
 	@grep -E '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -31,8 +31,8 @@ demo: $(VENV)/.ready ## a whole sweep on a miniature of SDXL, on any machine, in
 demo-oom: $(WORLD)/orchestrate.toml ## the same on a card that is too small: down the ladder to AdamW8bit
 	$(BIN)/orchestrate run --settings $(WORLD)/tight.toml --grid grids/demo-oom.toml
 
-test: setup ## all tests but those of the real trainer
-	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not vendor'
+test: setup ## all tests but the nightly ones and those of the real trainer
+	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not vendor and not nightly'
 
 test-browser: setup ## the report page in headless Chromium, which has to be there (apt-get install chromium)
 	$(PIP) --quiet playwright
@@ -50,6 +50,9 @@ docs: setup ## build the documentation into docs/_build; a broken link is an err
 torture: setup ## kill a sweep at every write and 300 times at random: what docs/reliability.md reports
 	PYTHONPATH=tests $(BIN)/python -m torture $(TORTURE)
 
+nightly: setup ## the tests that take too long for every commit
+	$(BIN)/python -m pytest -n auto --dist worksteal -m nightly
+
 fuzz: setup ## 10,000 examples of each test with generated input (grids, settings, captions, records, checkpoints); for nights
 	FUZZ_EXAMPLES=10000 $(BIN)/python -m pytest -n auto -q tests/test_hostile.py
 
@@ -58,7 +61,7 @@ check: setup ## format, lint, types, imports, tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not vendor'
+	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not vendor and not nightly'
 
 format: setup ## put the code into its format
 	$(BIN)/ruff format .
