@@ -113,6 +113,11 @@ def test_the_default_margin_is_the_deviation_between_the_baselines_seeds() -> No
     assert found["drift"] == pytest.approx(np.std(np.array(distances) / 2, ddof=1), rel=1e-4)
     one_seed = [one for one in scores if one.image.seed == 1]
     assert side_effects.seed_deviations(one_seed, {}) == {}
+    two_seeds = [one for one in scores if one.image.seed != 3]
+    two_vectors = {at: row for at, row in vectors.items() if at[1] != 3}
+    assert side_effects.seed_deviations(two_seeds, two_vectors) == {
+        "adherence": pytest.approx(np.std([0.31, 0.35], ddof=1))
+    }
 
 
 def test_a_declared_margin_replaces_the_default() -> None:

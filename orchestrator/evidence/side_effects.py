@@ -31,10 +31,12 @@ def seed_deviations(scores: Sequence[Score], vectors: Vectors) -> dict[str, floa
     """Side effect -> standard deviation over the image seeds of a baseline's means over the prompts: default margins.
 
     The baseline has no drift from itself. In its place counts one minus the mean cosine of an image to the images of
-    the same prompt with other seeds. Side effects with fewer than two seeds are absent.
+    the same prompt with other seeds. Side effects with too few seeds are absent: adherence needs two; diversity and
+    drift are distances between seeds, which are equal for two seeds, and need three.
     """
     found = {name: _means(values, 1) for name, values in _with_drift(scores, _seed_distances(vectors)).items()}
-    return {name: float(np.std(list(of_seed.values()), ddof=1)) for name, of_seed in found.items() if len(of_seed) > 1}
+    enough = {name: seeds for name, seeds in found.items() if len(seeds) >= (2 if name == "adherence" else 3)}
+    return {name: float(np.std(list(seeds.values()), ddof=1)) for name, seeds in enough.items()}
 
 
 def _with_drift(
