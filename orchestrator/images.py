@@ -135,7 +135,7 @@ def unsupported(folder: Path) -> list[Path]:
         mixed = suffix.lower() in SUFFIXES and suffix not in (suffix.lower(), suffix.upper())
         return mixed or suffix.lower() in UNSUPPORTED_SUFFIXES
 
-    return sorted(path for path in folder.iterdir() if is_ignored(path.suffix))
+    return sorted(path for path in folder.glob("*") if is_ignored(path.suffix))
 
 
 def _unfit(path: Path) -> Problem | None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image, ImageOps
-from standins.world import World
+from standins.world import World, blind_pack
 
 from orchestrator import cli
 from orchestrator import scoring as scorer
@@ -150,7 +150,14 @@ def test_references_with_an_unsupported_suffix_are_named(album: Path, used: Sett
     found = measure.measure(
         replace(used, scoring=replace(used.scoring, references=tmp_path / "references")), CalibrationRequest()
     )
-    assert found.rejected == {"phone.HEIC": "has the unsupported suffix .HEIC: convert it to .jpg or .png"}
+    why = {"phone.HEIC": "has the unsupported suffix .HEIC: convert it to .jpg or .png"}
+    assert found.rejected == why
+    for photo in (tmp_path / "references").glob("*.png"):
+        photo.unlink()
+    with pytest.raises(NotReady, match=r"only 0 usable reference photos.*phone\.HEIC has the unsupported suffix"):
+        measure.measure(
+            replace(used, scoring=replace(used.scoring, references=tmp_path / "references")), CalibrationRequest()
+        )
 
 
 def test_impostors_as_similar_as_the_persona_are_rejected(album: Path, used: Settings) -> None:
@@ -288,6 +295,28 @@ def test_reports_use_the_calibration(world: World) -> None:
     assert float(row["pass_low"]) <= float(row["pass_rate"]) <= float(row["pass_high"])
     assert row["copying"] == "", "too few images for a verdict"
     assert (row["threshold"], row["threshold_caveat"]) == (f"{kept.calibration.threshold:.6g}", "provisional: 8 photos")
+
+
+@pytest.mark.parametrize("common", [4.0, 30.0])
+def test_a_pack_that_does_not_separate_people_gives_no_calibration(
+    world: World, shared: Path, album: Path, used: Settings, tmp_path: Path, common: float
+) -> None:
+    """As a recogniser with wrong input normalisation. With a large constant all references are as one photo."""
+    blind = blind_pack(shared / "pack", tmp_path / "blind", common)
+    genuine, others = (sorted(folder.glob("*.png")) for folder in (shared / "references", album / "strangers"))
+    scoring = replace(used.scoring, pack=blind)
+    found = embedding.embed(scoring, [*genuine, *others], cache=tmp_path / "faces")
+    faces = np.array([one.embedding for one in found])
+    units = faces / np.linalg.norm(faces, axis=1, keepdims=True)
+    cosines = units @ units[:8].mean(axis=0)
+    assert np.median(cosines[8:]) > np.median(cosines[:8]) - 0.05, "strangers are as similar as the persona"
+    text = world.settings.read_text(encoding="utf-8")
+    world.settings.write_text(text.replace(f'pack = "{shared}/pack"', f'pack = "{blind}"'), encoding="utf-8")
+    done = call(world, "calibrate")
+    said = " ".join(done.stderr.split())
+    assert done.exit_code == 4, said
+    assert f"{blind}: score.pack: the face pack does not separate people: the references score" in said
+    assert not layout.calibration(world.sweep.path.parent).exists()
 
 
 def test_a_report_says_why_a_calibration_is_not_used(world: World) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
-from standins.world import CARD, Probe, World
+from standins.world import CARD, Probe, World, blind_pack
 
 from orchestrator.cli import main
 from orchestrator.config import settings
@@ -281,6 +281,25 @@ def test_a_face_pack_that_does_not_run_on_its_device_is_an_error(world):
     assert problem.severity is Severity.ERROR
     assert "scoring does not work" in problem.what
     assert "CPUExecutionProvider" in problem.what
+
+
+def test_a_pack_that_does_not_separate_people_and_unsupported_references_are_named(world, shared, tmp_path):
+    quick(world, tmp_path)
+    blind_pack(shared / "pack", tmp_path / "blind")
+    shutil.copytree(shared / "references", tmp_path / "photos")
+    for name in ("phone.HEIC", "web.jfif", "new.jxl"):
+        (tmp_path / "photos" / name).touch()
+    text = world.settings.read_text(encoding="utf-8")
+    text = text.replace(f'pack = "{shared}/pack"', f'pack = "{tmp_path}/blind"')
+    world.settings.write_text(
+        text.replace(f'references = "{shared}/references"', f'references = "{tmp_path}/photos"'), encoding="utf-8"
+    )
+    done = check(world)
+    said = " ".join(done.stderr.split())
+    assert done.exit_code == 4, said
+    assert "the face pack does not separate people: the references score 0." in said
+    assert "use another recogniser" in said
+    assert "3 files look like images and are not used: new.jxl, phone.HEIC, web.jfif" in said
 
 
 # --- the card and the disk --------------------------------------------------------------------------------------------

@@ -10,6 +10,10 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
 from orchestrator import scoring
 from orchestrator.config.schema import Scoring
 from orchestrator.evidence import summary
@@ -99,6 +103,23 @@ def _find_faces(folder: Path) -> None:
         out=folder / "scored.json",
     )
     subprocess.run(scoring.write_job(folder, job), check=True, capture_output=True, cwd=ROOT)
+
+
+def blind_pack(pack: Path, folder: Path, common: float = 3.0) -> Path:
+    """A copy of the miniature's face pack whose recogniser sees no identity, as one with wrong input normalisation.
+
+    common: standard deviation of a constant that all embeddings share; the larger it is, the more similar all faces are.
+    """
+    shutil.copytree(pack, folder)
+    model, rng = onnx.load(str(folder / "recogniser.onnx")), np.random.default_rng(0)
+    weights, bias = model.graph.node[-1].input[1:]
+    for tensor in model.graph.initializer:
+        scale = {weights: 1.0, bias: common}.get(tensor.name)
+        if scale is not None:
+            values = rng.normal(0, scale, numpy_helper.to_array(tensor).shape).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    onnx.save(model, str(folder / "recogniser.onnx"))
+    return folder
 
 
 class Heard(SessionListener):

@@ -39,7 +39,7 @@ class CalibrationRequest:
 def measure(settings: Settings, request: CalibrationRequest) -> CalibrationRecord:
     """Calibrate from the references of the settings.
 
-    Raises NotReady without a pack or photos, InputError for a reference that is also a training image (unless allowed),
+    Raises NotReady without a pack that separates people or without photos, InputError for a reference that is also a training image (unless allowed),
     for impostors as similar as the persona, and for a known-good pair without exactly one face in each image.
     """
     others = {**request.baselines, **request.impostors}
@@ -47,17 +47,18 @@ def measure(settings: Settings, request: CalibrationRequest) -> CalibrationRecor
     training = [path for one in settings.datasets.values() for path in images.pictures(one.image_dir).pictures]
     members = [path for pair in request.pairs for path in (pair.first, pair.second)]
     paths = list(dict.fromkeys([*references, *training, *members, *chain(*others.values())]))
-    embedded = embedding.embed(settings.scoring, paths, cache=settings.runs / scoring.FACE_CACHE)
+    cache = settings.runs / scoring.FACE_CACHE
+    embedded = embedding.embed(settings.scoring, paths, cache=cache)
     found = dict(zip(paths, embedded, strict=True))
+    if fit := [path for path in references if not found[path].unfit]:
+        tested, _ = embedding.score(settings.scoring, [], references=fit, cache=cache)
+        if broken := tested.pack_problem(settings.scoring.pack):
+            raise NotReady(broken)
     used, rejected = _usable(references, found)
-    for path in images.unsupported(settings.scoring.references) if references else ():
+    for path in images.unsupported(settings.scoring.references):
         rejected[path.name] = f"has the unsupported suffix {path.suffix}: convert it to .jpg or .png"
     if len(used) < _MIN_PHOTOS:
         raise NotReady(_too_few(settings, len(used), rejected))
-    cache = settings.runs / scoring.FACE_CACHE
-    tested, _ = embedding.score(settings.scoring, [], references=used, cache=cache)
-    if broken := tested.pack_problem(settings.scoring.pack):
-        raise NotReady(broken)
     trained_on = _trained_on(used, training, found, cache)
     if trained_on and not request.allow_training_references:
         raise InputError(*(_leaked(settings, name, copy) for name, copy in trained_on.items()))
