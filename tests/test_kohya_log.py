@@ -119,6 +119,8 @@ def test_a_successful_process_has_no_cause(name: str) -> None:
         ("safetensors_rust.SafetensorError: I/O error: No space left on device (os error 28)", Failure.DISK_FULL),
         ("RuntimeError: CUDA error: unspecified launch failure", Failure.GPU_LOST),
         ("RuntimeError: No CUDA GPUs are available", Failure.GPU_LOST),
+        ("RuntimeError: CUDA error: the MPS client has been terminated by the server", Failure.GPU_LOST),
+        ("Error 805: MPS client failed to connect to the MPS control daemon or the MPS server", Failure.GPU_LOST),
         ("RuntimeError: CUDA error: device-side assert triggered", Failure.UNKNOWN),  # a bug, not the card
         ("PIL.UnidentifiedImageError: cannot identify image file '/data/a.png'", Failure.DATASET),
         ("OSError: image file is truncated (3 bytes not processed)", Failure.DATASET),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from standins.world import Heard, World
+from standins.world import HERE, Heard, World
 
 from orchestrator.errors import Conflict, NotReady
 from orchestrator.gpu import Card
@@ -21,7 +21,7 @@ from orchestrator.run.context import Context
 from orchestrator.run.local_executor import LocalExecutor, Perform
 from orchestrator.run.retry import FailureStreak
 from orchestrator.run.schedule import GpuLoad, MemoryBudget, PeakVramTable, Slot, Task
-from orchestrator.store import layout, process
+from orchestrator.store import layout, mps, process
 from orchestrator.store.layout import Run, Sweep
 
 SEEDS = "[dims]\nseed = [1, 2, 3, 4]\n"
@@ -205,12 +205,24 @@ def drive(world: World, ctx: Context, *cards: str, perform: Perform = sweep.perf
         sweep.run_sweep_on(team, runs, ctx)
 
 
-def test_runs_with_known_vram_are_colocated(world: World) -> None:
+def test_runs_with_known_vram_are_colocated_under_mps(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", f"{HERE}:{os.environ['PATH']}")
+    monkeypatch.setenv("FAKE_MPS", str(world.folder / "mps"))
     world.ask(SEEDS)
     world.settle(env={"STANDIN_STEP_S": "0.1"}, vram=PACKED)
     together = Together()
     ctx = world.context(probe=Cards(each_mib=8000), listener=together)
-    drive(world, ctx, "GPU-A")
+    limits: dict[Any, str | None] = {}
+
+    def perform(run: Run, stage: str, one: Context) -> Result:
+        if stage == "train":
+            limits[run.point.params["seed"]] = one.environ.get(mps.LIMIT)
+        return sweep.perform(run, stage, one)
+
+    drive(world, ctx, "GPU-A", perform=perform)
+    assert limits == {1: None, 2: "0=8400M", 3: "0=8400M", 4: "0=8400M"}
+    commands = [line.split()[0] for line in (world.folder / "mps").read_text().splitlines()]
+    assert commands == ["-d", "start_server", "quit"], "one daemon, which ends with the sweep"
     assert set(world.states().values()) == {State.FINISHED, State.PENDING}
     trained = {one.point.params["seed"]: one.attempts("train")[0] for one in world.plan().runs("seed*")}
     assert not trained[1].colocated, "the first run of a memory profile is alone"
@@ -227,16 +239,19 @@ def test_a_small_machine_does_not_colocate(world: World, host: Host) -> None:
     assert together.most["train"] == 1
 
 
-def test_a_colocated_run_that_runs_out_of_memory_is_repeated_alone(world: World) -> None:
+def test_a_colocated_run_that_fails_is_repeated_alone(world: World) -> None:
+    """Seed 4 crashes twice, and once when others were on the GPU is not counted: it gets a third attempt."""
     world.ask(SEEDS)
     step = '[[oom_fallback]]\nname = "gradient checkpointing"\nset = { gradient_checkpointing = true }\n'
-    env = {"STANDIN_STEP_S": "0.05", "STANDIN_TRAIN": "oom:seed=3#1"}
-    world.settle(env=env, vram=PACKED, sections=step)
+    env = {"STANDIN_STEP_S": "0.05", "STANDIN_TRAIN": "oom:seed=3#1 segfault:seed=4#2"}
+    world.settle(env=env, vram=PACKED, sections=step, limits="crashes = 2\n")
     drive(world, world.context(probe=Cards()), "GPU-A")
     first, second = world.run("seed=3*").attempts("train")
     assert (first.colocated, first.request()["fallbacks"], retry.needs_gpu_alone(first)) == (True, [], True)
     assert (second.colocated, second.request()["fallbacks"], retry.needs_gpu_alone(second)) == (False, [], False)
     assert world.rows()["seed=3"]["degraded"] == "False"
+    assert [one.colocated for one in world.run("seed=4*").attempts("train")] == [True, False, False]
+    assert world.run("seed=4*").done("train")
 
 
 def test_a_broken_gpu_is_retired_and_the_other_continues(world: World) -> None:

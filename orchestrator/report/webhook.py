@@ -84,6 +84,9 @@ class NotifyingListener:
             text = f"{run.point.name}: {stage} failed, {result.failure}: {result.reason}"
             self._webhook.send("error", run.path.parent.name, text)
 
+    def message(self, text: str) -> None:
+        self._listener.message(text)
+
 
 def ending(view: SweepStatus, answers: Sequence[Answer]) -> Iterator[tuple[str, str]]:
     """The notifications at the end of a run: (event, message) of each answer, then of the end."""

@@ -125,7 +125,7 @@ def _product(attempt: Attempt, stage: Stage, ended: Outcome) -> Mapping[str, Any
 
 
 def _decide(failure: Failure, attempt: Attempt, earlier: Sequence[Attempt], stage: Stage, ctx: Context) -> Action:
-    results = [result for one in earlier if (result := one.result())]
+    results = [result for one in earlier if (result := one.result()) and not retry.needs_gpu_alone(one)]
     return retry.decide(
         FailedAttempt(
             failure=failure,

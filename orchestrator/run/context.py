@@ -28,11 +28,13 @@ class Stop:
 
 
 class Listener(Protocol):
-    """Is called when an attempt starts and ends."""
+    """Is called when an attempt starts and ends, and with further messages for the user."""
 
     def started(self, run: Run, stage: str, attempt: int, note: str) -> None: ...
 
     def ended(self, run: Run, stage: str, result: Result) -> None: ...
+
+    def message(self, text: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -11,8 +11,9 @@ from orchestrator.model import Result
 from orchestrator.run import schedule
 from orchestrator.run.context import Context
 from orchestrator.run.schedule import GpuLoad, MemoryBudget, PeakVramTable, Slot, Task
-from orchestrator.store import process
+from orchestrator.store import layout, process
 from orchestrator.store.layout import Run
+from orchestrator.store.mps import Mps
 
 Perform = Callable[[Run, str, Context], Result]
 """Runs one attempt at a stage of a run."""
@@ -60,10 +61,15 @@ class RunningTask:
 
 
 class LocalExecutor:
-    """One task per GPU, more if they are colocated; besides them, as many scorers as there are cores for."""
+    """One task per GPU, more if they are colocated; besides them, as many scorers as there are cores for.
 
-    def __init__(self, ctx: Context, cards: Sequence[str], perform: Perform, peaks: PeakVramTable, host: Host) -> None:
-        self._ctx, self._perform, self._peaks, self._host = ctx, perform, peaks, host
+    Colocated tasks are clients of the sweep's MPS daemon, and may allocate the VRAM that is assigned to them.
+    """
+
+    def __init__(
+        self, ctx: Context, cards: Sequence[str], perform: Perform, peaks: PeakVramTable, host: Host, mps: Mps | None
+    ) -> None:
+        self._ctx, self._perform, self._peaks, self._host, self._mps = ctx, perform, peaks, host, mps
         self._budgets = {card: MemoryBudget() for card in cards}
         self._host_budget = MemoryBudget()
         self._max_scorers = max(1, host.cores() // ctx.settings.scoring.workers)
@@ -77,8 +83,13 @@ class LocalExecutor:
         cls, ctx: Context, cards: Sequence[str], perform: Perform, runs: Sequence[Run], host: Host | None = None
     ) -> Iterator["LocalExecutor"]:
         """An executor for `runs`. All its threads have ended when the block ends."""
-        executor = cls(ctx, cards, perform, PeakVramTable.gather(runs, ctx.settings), host or Host())
-        with executor._threads:
+        folder = layout.mps(ctx.settings.runs, runs[0]) if runs else None
+        mps = Mps(folder, cards, ctx.environ, ctx.listener.message) if folder else None
+        executor = cls(ctx, cards, perform, PeakVramTable.gather(runs, ctx.settings), host or Host(), mps)
+        with ExitStack() as stack:
+            if mps:
+                stack.callback(mps.stop)  # also one of an earlier orchestrator
+            stack.enter_context(executor._threads)
             yield executor
 
     def start(self, queue: list[Task]) -> None:
@@ -112,7 +123,9 @@ class LocalExecutor:
         return Slot(card="") if task.running_on is not None or scorers < self._max_scorers else None
 
     def _start(self, task: Task, slot: Slot, need_mib: int | None) -> None:
-        ctx = replace(self._ctx, card=slot.card, colocated=slot.colocated)
+        mps = self._mps.variables(need_mib) if self._mps and slot.colocated and need_mib else {}
+        environ = {**self._ctx.environ, **mps}
+        ctx = replace(self._ctx, card=slot.card, colocated=slot.colocated, environ=environ)
         future = self._threads.submit(self._perform, task.run, task.stage, ctx)
         host_mib = schedule.host_mib(task, self._ctx.settings) if task.needs_gpu else 0
         self._running[future] = RunningTask(task=task, slot=slot, need_mib=need_mib, host_mib=host_mib)

@@ -312,6 +312,9 @@ class RemoteListener:
     def ended(self, run: Run, stage: str, result: Result) -> None:
         self._ray.get(self._events.add.remote("ended", (run, stage, result)))
 
+    def message(self, text: str) -> None:
+        self._ray.get(self._events.add.remote("message", (text,)))
+
 
 class RemoteStop(Stop):
     """The stop request of the user at the orchestrator's terminal."""

@@ -14,7 +14,7 @@ class Action(StrEnum):
 
     SAME = "same"  # repeat it, at most `limits.crashes` times in a row
     FALLBACK = "fallback"  # repeat it with the next OOM fallback step
-    ALONE = "alone"  # repeat it with no other run on the GPU
+    ALONE = "alone"  # repeat it with no other run on the GPU, whose fault may have ended it: it is not counted
     RESTART = "restart"  # repeat a resumed training from its first step: its saved state may be the cause
     PAUSE = "pause"  # the run failed and the machine may be the cause: several in a row pause the sweep
     GIVE_UP = "give_up"  # the run failed
@@ -37,10 +37,10 @@ RULES: Mapping[Failure, Rule] = {
     Failure.OOM: Rule((Action.ALONE, Action.FALLBACK, Action.GIVE_UP)),
     Failure.SPILL: Rule((Action.ALONE, Action.FALLBACK, Action.GIVE_UP)),
     Failure.HOST_OOM: Rule((Action.ALONE, Action.PAUSE), resume=True),
-    Failure.CRASHED: Rule((Action.SAME, Action.PAUSE), resume=True),
+    Failure.CRASHED: Rule((Action.ALONE, Action.SAME, Action.PAUSE), resume=True),
     Failure.DISK_FULL: Rule((Action.SAME, Action.PAUSE), resume=True),
-    Failure.GPU_LOST: Rule((Action.PAUSE,), resume=True),
-    Failure.STALLED: Rule((Action.PAUSE,), resume=True),
+    Failure.GPU_LOST: Rule((Action.ALONE, Action.PAUSE), resume=True),
+    Failure.STALLED: Rule((Action.ALONE, Action.PAUSE), resume=True),
     Failure.KILLED: Rule((Action.SAME,), resume=True),  # interrupted: it is not counted as a crash
     Failure.TIMEOUT: Rule((Action.GIVE_UP,), resume=True),
     Failure.LOG_FLOOD: Rule((Action.GIVE_UP,)),
@@ -49,7 +49,7 @@ RULES: Mapping[Failure, Rule] = {
     Failure.BAD_CONFIG: _CONFIG,
     Failure.DATASET: _CONFIG,
     Failure.NO_PRODUCT: _CONFIG,
-    Failure.UNKNOWN: _CONFIG,
+    Failure.UNKNOWN: Rule((Action.ALONE, *_CONFIG.actions)),
 }
 
 

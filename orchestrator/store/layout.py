@@ -5,7 +5,7 @@
     runs/.cards/<uuid>.lock  locked by the sweep that uses the GPU
     runs/.probe/<key>/  a run of 20 steps that measures one memory profile
     runs/.thumbnails/   small copies of images for the report
-    runs/<sweep>/  .lock  sweep.json  grid-1.toml  templates/  report/
+    runs/<sweep>/  .lock  sweep.json  grid-1.toml  templates/  report/  mps/
         <run>/  point.json  checkpoints.json  images/  images.json  scores.json
             train/1/  attempt.json  config.toml  dataset.toml  command.json  process.json  log  vram.csv  stop.json
                       exit.json  result.json  output/
@@ -321,6 +321,11 @@ def probe_sweep(runs: Path) -> Sweep:
 def probes(runs: Path) -> list[Run]:
     """Every probe that was started, by its key."""
     return [_open(path) for path in sorted(probe_sweep(runs).path.glob("*/point.json"))]
+
+
+def mps(runs: Path, run: Run) -> Path:
+    """The folder of the MPS daemon of the sweep that a run belongs to: logs and sockets."""
+    return runs / run.path.relative_to(runs).parts[0] / "mps"
 
 
 def thumbnails(run: Path) -> Path:

@@ -22,7 +22,7 @@ from typing import Any
 from orchestrator import files
 from orchestrator.errors import NotReady, Problem
 from orchestrator.model import ProcessExit
-from orchestrator.store import records, shim
+from orchestrator.store import mps, records, shim
 
 MARKER = "ORCHESTRATE_ATTEMPT"
 """The variable with the path of the attempt's folder when the process started."""
@@ -201,12 +201,16 @@ def _pidfd(pid: int) -> Iterator[int]:
 def stop(folder: Path, grace_s: float, hurry: Callable[[], bool] = lambda: False) -> None:
     """Stop all processes of the attempt: TERM, wait `grace_s` or until `hurry` is true, then KILL.
 
-    The shim ignores TERM and ends after all others. It is killed only when it is the last one: without it, its
-    descendants would not be found again. Raises NotReady when a process goes on, or runs on another machine.
+    First, MPS ends the work of its clients. The shim ignores TERM and ends after all others. It is killed only when it
+    is the last one: without it, its descendants would not be found again. Raises NotReady when a process goes on, or
+    runs on another machine.
     """
     if on_other_host(folder):
         what = f"runs on {host(folder)} and can only be stopped there"
         raise NotReady(Problem(what=what, where=str(folder), remedy="run the same command there, then Ctrl-C"))
+    pids = pids_of(folder)
+    for pipe in {_variable(pid, mps.PIPES) for pid in pids} - {""}:
+        mps.terminate(pipe, pids)
     _signal_all(folder, signal.SIGTERM)
     _wait_gone(folder, grace_s, hurry)
     for second in range(_UNKILLABLE_S):
