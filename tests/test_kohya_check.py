@@ -56,6 +56,7 @@ def test_a_valid_point_has_no_problem() -> None:
     ("key", "value", "what", "remedy"),
     [
         ("netwrok_dim", 16, "no argument `netwrok_dim`", "did you mean network_dim?"),
+        ("train_inpainting", True, "U-Net with 9 input channels", "remove it"),
         ("text_encoder_lr1", 1e-4, "no argument", "write text_encoder_lr instead"),
         ("batch_size", 4, "no argument", "write train_batch_size instead"),
         ("xyzzy", 1, "no argument", "--help"),
@@ -162,11 +163,20 @@ def test_the_tables_name_real_arguments() -> None:
         *key_values.NAMES,
         *ranges.ranges("arguments"),
         *values.RESERVED,
+        *values.REJECTED,
         *check.gui_names()["renamed"].values(),
     ):
         assert name in KEYS.by_name, name
     for name in (*check.gui_names()["renamed"], *check.gui_names()["other"]):
         assert name not in KEYS.by_name, name
+
+
+def test_an_argument_that_only_later_versions_have_is_named_as_such() -> None:
+    old = schema.ArgumentSchema(
+        origin="", by_name={key: one for key, one in KEYS.by_name.items() if key != "masked_loss"}
+    )
+    (found,) = check.check([{"masked_loss": True}], old)
+    assert "use sd-scripts v0.11.1 or later" in found.remedy
 
 
 def test_every_numeric_argument_has_a_range() -> None:

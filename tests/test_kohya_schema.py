@@ -1,37 +1,29 @@
 """The accepted arguments equal those of the real parser, and the snapshot equals the source."""
 
 import argparse
-import json
 import os
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from orchestrator.errors import NotReady
-from orchestrator.kohya.arguments import schema
+from orchestrator.errors import NotReady, Severity
+from orchestrator.kohya import release
+from orchestrator.kohya.arguments import required, schema
 from orchestrator.kohya.arguments.schema import Argument, Kind
+from orchestrator.plan import preflight
 
 SD_SCRIPTS = Path(os.environ.get("ORCHESTRATE_SD_SCRIPTS", Path(__file__).parents[1] / "vendor" / "sd-scripts"))
+OLD_SNAPSHOT = Path(__file__).parent / "fixtures" / "arguments-v0.10.1.json"
 PYTHON = os.environ.get("ORCHESTRATE_TRAINER_PYTHON", "")
-
-DUMP = """
-import json, sys
-sys.path.insert(0, sys.argv[1])
-import sdxl_train_network
-print("DUMP" + json.dumps([
-    [action.dest, getattr(action.type, "__name__", None), type(action).__name__, action.nargs,
-     list(action.choices or []), action.default]
-    for action in sdxl_train_network.setup_parser()._actions
-]))
-"""
 
 
 def test_the_snapshot_is_of_the_pinned_commit() -> None:
     found = schema.load_schema(None)
-    assert found.origin == schema.PINNED
-    assert len(found.by_name) == 196
+    assert found.origin == release.PINNED
+    assert len(found.by_name) == 198
     assert found.by_name["network_dim"] == Argument(
         name="network_dim", kind=Kind.INT, where="train_network.setup_parser"
     )
@@ -42,32 +34,21 @@ def test_the_snapshot_is_of_the_pinned_commit() -> None:
     assert found.by_name["sdpa"].default is False
 
 
+def test_the_older_snapshot_has_the_same_arguments_but_two() -> None:
+    old, new = schema.read_snapshot(OLD_SNAPSHOT), schema.read_snapshot()
+    assert old.origin in release.TESTED
+    assert new.by_name.keys() - old.by_name.keys() == {"skip_image_resolution", "train_inpainting"}
+    assert [name for name, key in old.by_name.items() if replace(new.by_name[name], where=key.where) != key] == []
+
+
 @pytest.mark.skipif(not (SD_SCRIPTS / "sdxl_train_network.py").exists(), reason="sd-scripts is not checked out")
 def test_the_snapshot_equals_the_source() -> None:
     start = time.process_time()
     read = schema.load_schema(SD_SCRIPTS)
     assert time.process_time() - start < 2
     assert read.origin == str(SD_SCRIPTS)
-    assert read.by_name == schema.read_snapshot().by_name
-
-
-@pytest.mark.vendor
-@pytest.mark.skipif(not PYTHON, reason="needs the trainer's interpreter")
-def test_the_snapshot_equals_the_real_parser() -> None:
-    done = subprocess.run([PYTHON, "-c", DUMP, str(SD_SCRIPTS)], capture_output=True, text=True, check=True)
-    actions = json.loads(done.stdout.partition("DUMP")[2])
-    real = {
-        dest: (made_by or "str" if action == "_StoreAction" else "flag", nargs == "*", choices, default)
-        for dest, made_by, action, nargs, choices, default in actions
-        if dest != "help"
-    }
-    ours = {
-        name: ("Path" if name == "dataset_config" else key.kind, key.many, list(key.choices), key.default)
-        for name, key in schema.read_snapshot().by_name.items()
-    }
-    for name, (kind, many, choices, default) in real.items():
-        assert ours[name] == (kind, many, [choice for choice in choices if choice is not None], default), name
-    assert ours.keys() == real.keys()
+    old = release.describe(SD_SCRIPTS).startswith("v0.10.1")
+    assert read.by_name == schema.read_snapshot(OLD_SNAPSHOT if old else schema.SNAPSHOT).by_name
 
 
 def write(root: Path, setup: str, helper: str = "") -> Path:
@@ -140,7 +121,7 @@ def test_a_source_that_is_not_understood_is_rejected_with_a_remedy(tmp_path: Pat
     root = write(tmp_path, f"def setup_parser():\n    {argument}\n")
     with pytest.raises(NotReady) as raised:
         schema.load_schema(root)
-    assert schema.PINNED in raised.value.problems[0].remedy
+    assert release.PINNED in raised.value.problems[0].remedy
     assert raised.value.problems[0].where == str(root)
 
 
@@ -167,4 +148,76 @@ def test_the_submodule_is_pinned_to_the_known_commit() -> None:
     if not (root / ".git").exists():
         pytest.skip("not a checkout: there is no submodule")
     done = subprocess.run(["git", "ls-tree", "HEAD", "vendor/sd-scripts"], cwd=root, capture_output=True, text=True)
-    assert done.stdout.split()[:3] == ["160000", "commit", schema.PINNED]
+    assert done.stdout.split()[:3] == ["160000", "commit", release.PINNED]
+
+
+# --- other versions ---------------------------------------------------------------------------------------------------
+
+
+def whole(root: Path, *, without: str = "") -> Path:
+    """Sources with everything that orchestrate relies on, except one name."""
+    root.mkdir(exist_ok=True)
+    for program, names in required._OPTIONS.items():
+        lines = [f'    parser.add_argument("--{name}", nargs=2)' for name in names if name != without]
+        text = f"def setup_parser():\n{chr(10).join(lines)}\n"
+        (root / f"{program}.py").write_text("\ufeff" + text, encoding="utf-8")
+    for name, texts in required._TEXTS.items():
+        with (root / name).open("a", encoding="utf-8") as file:
+            file.write("".join(f"# {text}\n" for text in texts if text != without))
+    return root
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("initial_epoch", "sdxl_train_network.py has no option --initial_epoch"),
+        ("network_pre_calc", "gen_img.py has no option --network_pre_calc"),
+        ("ss_training_comment", "train_network.py does not mention ss_training_comment"),
+        ("get_prompter", "gen_img.py does not mention get_prompter"),
+    ],
+)
+def test_a_version_that_lacks_something_is_rejected_by_its_name(tmp_path: Path, name: str, what: str) -> None:
+    assert list(required.missing(whole(tmp_path / "whole"))) == []
+    (found,) = preflight._sd_scripts(whole(tmp_path / "part", without=name), "settings.toml")
+    assert (found.severity, what in found.what, release.PINNED in found.remedy) == (Severity.ERROR, True, True)
+
+
+def git(folder: Path, *words: str) -> str:
+    command = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(folder), *words]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_a_checkout_is_named_by_its_tag_and_its_remedy_checks_out_the_pinned_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole(tmp_path)
+    for words in (["init", "-qb", "main"], ["add", "."], ["commit", "-qm", "one"], ["tag", "v0.12.0"]):
+        git(tmp_path, *words)
+    pinned = git(tmp_path, "rev-parse", "HEAD")
+    assert release.describe(tmp_path) == f"v0.12.0, {pinned[:8]}"
+    git(tmp_path, "commit", "-qm", "two", "--allow-empty")
+    other = git(tmp_path, "rev-parse", "HEAD")
+    assert release.describe(tmp_path) == f"v0.12.0+1, {other[:8]}"
+    (found,) = preflight._sd_scripts(tmp_path, "settings.toml")
+    assert (found.severity, "v0.11.1+2 (c162e903)" in found.what) == (Severity.WARNING, True)
+
+    (tmp_path / "gen_img.py").write_text((tmp_path / "gen_img.py").read_text(encoding="utf-8") + "\n# mine\n")
+    assert release.describe(tmp_path) == f"v0.12.0+1, {other[:8]} with local changes"
+    monkeypatch.setattr(release, "PINNED", pinned)
+    monkeypatch.setattr(release, "TESTED", {pinned: "v0.12.0"})
+    monkeypatch.setattr(release, "URL", str(tmp_path))
+    command = release.remedy(tmp_path).removeprefix("run `").removesuffix("`")
+    environ = {**os.environ, "GIT_AUTHOR_NAME": "a", "GIT_COMMITTER_NAME": "a"}
+    environ |= {"GIT_AUTHOR_EMAIL": "a@b", "GIT_COMMITTER_EMAIL": "a@b"}
+    subprocess.run(command, shell=True, check=True, capture_output=True, env=environ)
+    assert release.describe(tmp_path) == f"v0.12.0, {pinned[:8]}"
+    assert list(preflight._sd_scripts(tmp_path, "settings.toml")) == []
+
+
+def test_the_remedy_for_a_folder_without_git_leaves_it_as_it_is(tmp_path: Path) -> None:
+    assert f"submodule update --init {release._SUBMODULE}" in release.remedy(release._ROOT / release._SUBMODULE)
+    missing = tmp_path / "none here"
+    assert release.remedy(missing).startswith(f"run `git clone {release.URL} '{missing}'")
+    (whole(tmp_path) / "README.md").write_text("- **Version 0.10.6 (2026-06-12):**\n- **Version 0.10.5**\n")
+    assert release.describe(tmp_path) == "v0.10.6, not a git checkout"
+    assert f"set trainer.sd_scripts = '{tmp_path}-c162e903'" in release.remedy(tmp_path)

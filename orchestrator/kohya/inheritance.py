@@ -55,7 +55,7 @@ _GROUPS = (
     ("initial_epoch", "initial_step"),
     ("lowram", "highvram"),
 )
-"""Arguments of which sd-scripts uses or accepts one. Source: train_util and train_network of v0.10.1."""
+"""Arguments of which sd-scripts uses or accepts one. Source: library.args and train_network of v0.11.1."""
 
 _PAIRS = (
     (("cache_latents", "cache_latents_to_disk"), ("color_aug", "random_crop")),

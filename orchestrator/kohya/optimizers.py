@@ -62,7 +62,7 @@ _TORCH = _table("", "ASGD Adadelta Adagrad Adam Adamax NAdam RAdam RMSprop Rprop
 _OTHER = _table("schedulefree prodigyplus", "ProdigyPlusScheduleFree=4.6")
 
 SHORT_NAMES = tuple(optimizer.name for optimizer in _SHORT.values())
-"""What `optimizer_type` may be, in any case. Source: sd-scripts v0.10.1, train_util.get_optimizer."""
+"""What `optimizer_type` may be, in any case. Source: sd-scripts v0.11.1, library.optimizer.get_optimizer."""
 
 TORCH_CLASSES = tuple(optimizer.name for optimizer in _TORCH.values())
 """Classes of torch.optim, which `optimizer_type` may also name, in exactly this case."""

@@ -181,6 +181,8 @@ def _take(key: str, value: Any, preset: Preset, schema: ArgumentSchema) -> None:
         preset.mapped[key] = f"{target} of the {table.replace('_', ' ')}"
     elif name in values.RESERVED:
         preset.dropped[key] = values.RESERVED[name]
+    elif name in values.REJECTED:
+        preset.dropped[key] = f"it {values.REJECTED[name]}"
     elif name not in schema.by_name:
         preset.dropped[key] = str(names["other"].get(key, "sdxl_train_network.py has no such argument"))
     elif (converted := _typed(schema.by_name[name], value)) is None:

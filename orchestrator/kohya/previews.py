@@ -22,7 +22,7 @@ def enabled(params: Params) -> bool:
 def files_at_step(output_dir: Path, step: int, count: int) -> list[Path]:
     """The previews of a step in the order of their prompts; none until all exist and the last one is complete.
 
-    Names are `{output_name}_{step}_{prompt}_{time}_{seed}.png` (train_util.sample_image_inference), written in turn.
+    Names are `{output_name}_{step}_{prompt}_{time}_{seed}.png` (sampling.sample_image_inference), written in turn.
     """
     names = [_NAME.fullmatch(path.name) for path in (output_dir / "sample").glob("*.png")]
     found = {int(name["place"]): name[0] for name in names if name and int(name["step"]) == step}

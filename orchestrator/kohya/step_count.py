@@ -24,7 +24,7 @@ DECIDING = (
 def length(params: Params, sizes: Sequence[Size], repeats: int) -> TrainingLength:
     """The length of a training on images of these sizes, each used `repeats` times per epoch; at least one image.
 
-    Source: train_network.py (steps of an epoch), train_util.py (BucketManager, make_buckets).
+    Source: train_network.py (steps of an epoch), library/dataset.py (BucketManager, make_buckets).
     """
     batches = batches_per_epoch(params, sizes, repeats)
     per_epoch = math.ceil(batches / whole(params, "gradient_accumulation_steps", 1))

@@ -10,11 +10,10 @@ from orchestrator.config.schema import NO_CARD, BaseModel, Scoring, Settings
 from orchestrator.datasets import validate
 from orchestrator.errors import NotReady, Problem, error, warning
 from orchestrator.gpu import Card, VramProbe
-from orchestrator.kohya import argv, base_model
-from orchestrator.kohya.arguments import schema
+from orchestrator.kohya import argv, base_model, release
+from orchestrator.kohya.arguments import required
 from orchestrator.model import TREATMENTS, Point, Value
 from orchestrator.scoring import faces, prompt_adherence
-from orchestrator.store import provenance
 
 
 def findings(settings: Settings, points: Iterable[Point], probe: VramProbe) -> list[Problem]:
@@ -45,20 +44,31 @@ def _trainer(settings: Settings, where: str) -> Iterator[Problem]:
     trainer = settings.trainer
     for script in (trainer.train_script, trainer.generate_script):
         if not (trainer.sd_scripts / script).is_file():
-            yield _missing(f"{script} does not exist", where, "trainer.sd_scripts", trainer.sd_scripts, _SUBMODULE)
+            what, remedy = f"{script} does not exist", release.remedy(trainer.sd_scripts)
+            yield _missing(what, where, "trainer.sd_scripts", trainer.sd_scripts, remedy)
     if not (trainer.python.is_file() and os.access(trainer.python, os.X_OK)):
         yield _missing("is not an interpreter", where, "trainer.python", trainer.python, "run `make setup-trainer`")
-    commit = provenance.commit(trainer.sd_scripts)
-    if commit and commit != schema.PINNED:
-        what = f"is at commit {commit[:12]}, not at the pinned {schema.PINNED[:12]}"
-        yield _doubt(what, where, "trainer.sd_scripts", str(trainer.sd_scripts), _SUBMODULE)
+    yield from _sd_scripts(trainer.sd_scripts, where)
     cache = trainer.tokenizer_cache_dir
     if cache and (absent := argv.missing_tokenizers(cache)):
         what = f"lacks {len(absent)} of 2 tokenizers: the first training downloads them from the Hugging Face Hub"
         yield _doubt(what, where, "trainer.tokenizer_cache_dir", str(cache), "keep this machine online for one run")
 
 
-_SUBMODULE = "run `git submodule update --init vendor/sd-scripts`, or `make setup-trainer` to install everything"
+def _sd_scripts(folder: Path, where: str) -> Iterator[Problem]:
+    """Errors for what this version lacks; otherwise a warning if it was not tested."""
+    key, remedy = "trainer.sd_scripts", release.remedy(folder)
+    try:
+        missing = list(required.missing(folder))
+    except NotReady as error:
+        yield from error.problems
+        return
+    for what in missing:
+        yield _missing(f"sd-scripts {release.describe(folder)}: {what}", where, key, folder, remedy)
+    if not missing and not release.is_tested(folder):
+        tested = " and ".join(f"{name} ({commit[:8]})" for commit, name in release.TESTED.items())
+        what = f"is sd-scripts {release.describe(folder)}; tested are {tested}"
+        yield _doubt(what, where, key, str(folder), f"{remedy}, or ignore this if the version is intended")
 
 
 def _card(settings: Settings, probe: VramProbe, where: str) -> Iterator[Problem]:

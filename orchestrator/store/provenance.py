@@ -21,12 +21,13 @@ def commit(folder: Path) -> str:
     """
     if not (folder / ".git").exists():
         return ""
-    head = _git(folder, "rev-parse", "HEAD")
-    changed = _git(folder, "diff", "HEAD")
+    head = git(folder, "rev-parse", "HEAD")
+    changed = git(folder, "diff", "HEAD")
     return f"{head}-dirty-{hashes.sha256_text(changed)[:12]}" if head and changed else head
 
 
-def _git(folder: Path, *argv: str) -> str:
+def git(folder: Path, *argv: str) -> str:
+    """What a git command prints; empty if it fails."""
     try:
         done = subprocess.run(["git", "-C", str(folder), *argv], capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):

@@ -7,8 +7,7 @@ import pytest
 from small_world import Trainer
 
 from orchestrator.kohya import argv
-from orchestrator.kohya.arguments import schema
-from orchestrator.store import provenance
+from orchestrator.kohya.arguments import required, schema
 
 PARSER = """
 import json, sys
@@ -58,8 +57,5 @@ def test_tokenizers_are_looked_for_where_we_say(trainer: Trainer) -> None:
     assert all(f'"{name.replace("_", "/", 1)}"' in named for name in argv.TOKENIZERS)
 
 
-def test_the_snapshot_is_of_the_pinned_commit(trainer: Trainer) -> None:
-    """Without sources we go by the snapshot: it must say what these sources say, if they are the pinned ones."""
-    if provenance.commit(trainer.sd_scripts) != schema.PINNED:
-        pytest.skip("the sources are not at the pinned commit")
-    assert schema.read_snapshot().by_name == schema.read_source(trainer.sd_scripts).by_name
+def test_everything_that_we_rely_on_is_there(trainer: Trainer) -> None:
+    assert list(required.missing(trainer.sd_scripts)) == []

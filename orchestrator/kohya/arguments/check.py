@@ -11,7 +11,7 @@ from typing import Any
 from orchestrator.errors import Problem
 from orchestrator.kohya import base_model, optimizers
 from orchestrator.kohya.arguments import key_values, ranges, values
-from orchestrator.kohya.arguments.schema import Argument, ArgumentSchema, Kind
+from orchestrator.kohya.arguments.schema import Argument, ArgumentSchema, Kind, read_snapshot
 from orchestrator.model import TREATMENTS, Params, Value
 from orchestrator.text import did_you_mean
 from orchestrator.values import toml_repr
@@ -35,8 +35,13 @@ def _issues(name: str, value: Value, schema: ArgumentSchema) -> Iterator[tuple[s
     """Pairs of what is wrong and the remedy; the first kind of issue hides the later ones."""
     if name in values.RESERVED:
         yield f"orchestrate sets {name} itself", values.RESERVED[name]
+    elif name in values.REJECTED and value:
+        yield f"{name} {values.REJECTED[name]}", "remove it"
     elif name not in schema.by_name:
         what = f"sdxl_train_network.py has no argument `{name}` and would ignore it"
+        if name in read_snapshot().by_name:
+            yield what, "remove it, or use sd-scripts v0.11.1 or later, which has it"
+            return
         yield what, _intended(name) or did_you_mean(name, schema.by_name, _REMOVE)
     elif value == "" and schema.by_name[name].default != "":
         yield f"{name} is empty, which sd-scripts does not read as absent", "remove it"

@@ -1,4 +1,4 @@
-"""Lint rules for the learning rate schedule. Source: sd-scripts v0.10.1, train_util.get_scheduler_fix."""
+"""Lint rules for the learning rate schedule. Source: sd-scripts v0.11.1, library.optimizer.get_scheduler_fix."""
 
 from collections.abc import Iterator
 

@@ -1,6 +1,7 @@
 """Reads the arguments of sdxl_train_network.py from its source, without importing it (no torch, under 1 s).
 
-`python -m orchestrator.kohya.arguments.schema SD_SCRIPTS > .../arguments/sdxl_train_network.json` writes the snapshot.
+`python -m orchestrator.kohya.arguments.schema SD_SCRIPTS COMMIT > .../arguments/sdxl_train_network.json` writes the
+snapshot.
 """
 
 import ast
@@ -8,6 +9,7 @@ import json
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from functools import cache
@@ -15,10 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import NotReady, Problem
+from orchestrator.kohya import release
 from orchestrator.model import Scalar, Value
-
-PINNED = "48d368fa557731ad0488c07304dfeba8c07910eb"
-"""The sd-scripts commit that this package is tested with."""
 
 ENTRY = "sdxl_train_network"
 SNAPSHOT = Path(__file__).with_name(f"{ENTRY}.json")
@@ -64,9 +64,10 @@ def load_schema(sd_scripts: Path | None) -> ArgumentSchema:
     return read_snapshot()
 
 
-def read_snapshot() -> ArgumentSchema:
-    """The arguments of the pinned commit, from the file shipped with this package."""
-    record = json.loads(SNAPSHOT.read_text(encoding="utf-8"))
+@cache
+def read_snapshot(path: Path = SNAPSHOT) -> ArgumentSchema:
+    """The arguments of one commit from a file; by default of the pinned one, shipped with this package."""
+    record = json.loads(path.read_text(encoding="utf-8"))
     arguments = [_from_json(key) for key in record["keys"]]
     return ArgumentSchema(origin=record["commit"], by_name={argument.name: argument for argument in arguments})
 
@@ -78,21 +79,31 @@ def _from_json(record: dict[str, Any]) -> Argument:
 
 def read_source(sd_scripts: Path) -> ArgumentSchema:
     """The arguments of the checkout at `sd_scripts`; raises NotReady if the source is not understood."""
-    try:
-        found = list(_Reader(sd_scripts).arguments(ENTRY, "setup_parser"))
-    except (OSError, SyntaxError, ValueError, LookupError) as error:
-        raise NotReady(
-            Problem(
-                what=f"cannot read the arguments of {ENTRY}.py from its source: {error}",
-                where=str(sd_scripts),
-                remedy=f"check out the pinned commit: git -C {sd_scripts} checkout {PINNED}",
-            )
-        ) from error
+    with _understood(sd_scripts, ENTRY):
+        found = [
+            replace(_argument(call, tree), where=where)
+            for call, tree, where in _Reader(sd_scripts).calls(ENTRY, "setup_parser")
+        ]
     return ArgumentSchema(origin=str(sd_scripts), by_name={key.name: key for key in found})
 
 
+def option_names(sd_scripts: Path, program: str) -> set[str]:
+    """The names of a program's options, of any type; raises NotReady if the source is not understood."""
+    with _understood(sd_scripts, program):
+        return {_name(call) for call, _, _ in _Reader(sd_scripts).calls(program, "setup_parser")}
+
+
+@contextmanager
+def _understood(sd_scripts: Path, program: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SyntaxError, ValueError, LookupError) as error:
+        what = f"cannot read the arguments of {program}.py from its source: {error}"
+        raise NotReady(Problem(what=what, where=str(sd_scripts), remedy=release.remedy(sd_scripts))) from error
+
+
 class _Reader:
-    """Follows `setup_parser` through the modules it calls and reads each `add_argument`.
+    """Follows `setup_parser` through the modules it calls and finds each `add_argument`.
 
     Arguments inside `if support_...:` are all included: sdxl_train_network.py enables all of them.
     """
@@ -102,8 +113,8 @@ class _Reader:
         self._seen: set[tuple[str, str]] = set()
         self._module = cache(self._parse)
 
-    def arguments(self, module: str, function: str) -> Iterator[Argument]:
-        """The arguments that `module.function` adds, directly and through the functions it calls."""
+    def calls(self, module: str, function: str) -> Iterator[tuple[ast.Call, ast.Module, str]]:
+        """Each `add_argument` of `module.function` and of the functions it calls, with its module and place."""
         if (module, function) in self._seen:
             return
         self._seen.add((module, function))
@@ -111,9 +122,9 @@ class _Reader:
         for call in _calls(_function(tree, module, function)):
             owner, _, name = ast.unparse(call.func).rpartition(".")
             if name == "add_argument":
-                yield replace(_argument(call, tree), where=f"{module.rpartition('.')[2]}.{function}")
+                yield call, tree, f"{module.rpartition('.')[2]}.{function}"
             elif name == "setup_parser" or any(isinstance(arg, ast.Name) and arg.id == "parser" for arg in call.args):
-                yield from self.arguments(*self._target(owner, name, module))
+                yield from self.calls(*self._target(owner, name, module))
 
     def _target(self, owner: str, name: str, module: str) -> tuple[str, str]:
         """The module and function that `owner.name`, or `name`, means in a module."""
@@ -133,7 +144,7 @@ class _Reader:
         path = self._path(module)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of sd-scripts' own escape sequences
-            return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+            return ast.parse(path.read_text(encoding="utf-8-sig"), filename=str(path))
 
 
 def _function(tree: ast.Module, module: str, name: str) -> ast.FunctionDef:
@@ -164,8 +175,7 @@ def _imports(tree: ast.Module, package: str) -> dict[str, str]:
 
 def _argument(call: ast.Call, tree: ast.Module) -> Argument:
     """The Argument of one `parser.add_argument(...)`; raises ValueError for an unsupported form."""
-    flags = [ast.literal_eval(arg) for arg in call.args]
-    name = next(flag for flag in flags if flag.startswith("--")).removeprefix("--").replace("-", "_")
+    name = _name(call)
     options = {keyword.arg: keyword.value for keyword in call.keywords}
     kind = _kind(name, options)
     choices = _value(options["choices"], tree) if "choices" in options else ()
@@ -177,6 +187,11 @@ def _argument(call: ast.Call, tree: ast.Module) -> Argument:
         choices=tuple(choice for choice in choices if choice is not None),
         default=False if kind is Kind.FLAG and default is None else default,
     )
+
+
+def _name(call: ast.Call) -> str:
+    flags = [ast.literal_eval(arg) for arg in call.args]
+    return str(next(flag for flag in flags if flag.startswith("--"))).removeprefix("--").replace("-", "_")
 
 
 def _kind(name: str, options: dict[str | None, ast.expr]) -> Kind:
@@ -202,12 +217,17 @@ def _value(node: ast.expr, tree: ast.Module) -> Any:
     return ast.literal_eval(node)
 
 
-def main(sd_scripts: str) -> None:
-    """Print the snapshot of a checkout as JSON."""
+def main(sd_scripts: str, commit: str) -> None:
+    """Print the snapshot of a checkout as JSON, one argument per line."""
     found = read_source(Path(sd_scripts)).by_name
-    record = {"commit": PINNED, "keys": [asdict(found[name]) for name in sorted(found)]}
-    sys.stdout.write(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    empty = asdict(Argument(name="", kind=Kind.STR))
+    rows = (
+        {name: value for name, value in asdict(found[key]).items() if name == "kind" or value != empty[name]}
+        for key in sorted(found)
+    )
+    lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    sys.stdout.write(f'{{"commit": "{commit}", "keys": [\n{lines}\n]}}\n')
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

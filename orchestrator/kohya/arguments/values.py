@@ -4,7 +4,7 @@ SCHEDULERS = (
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
     "cosine_with_min_lr", "warmup_stable_decay", "piecewise_constant", "adafactor",
 )  # fmt: skip
-"""`lr_scheduler`. Source: train_util.get_scheduler_fix; `lr_scheduler_type` takes any class by its dotted path."""
+"""`lr_scheduler`. Source: optimizer.get_scheduler_fix; `lr_scheduler_type` takes any class by its dotted path."""
 
 NETWORK_MODULE = "networks.lora"
 """The only network whose checkpoints orchestrate verifies and generates with."""
@@ -33,11 +33,16 @@ RESERVED = {
     "no_metadata": "leave it out: checkpoints are verified by their metadata",
     "sample_prompts": "leave it out: previews use the first four prompts of generate.prompts",
     "resume": "leave it out: run the same command again to continue interrupted runs",
-    "debug_dataset": "leave it out: it shows images instead of training",
-    "v2": "leave it out: orchestrate trains SDXL",
     "wandb_api_key": "set WANDB_API_KEY in the environment: a secret must not be written into run folders",
     "huggingface_token": "set HF_TOKEN in the environment: a secret must not be written into run folders",
 }  # fmt: skip
 """Arguments that orchestrate sets itself or that would break its guarantees, and what to do instead."""
+
+REJECTED = {
+    "debug_dataset": "shows images instead of training",
+    "v2": "selects Stable Diffusion 2, and orchestrate trains SDXL",
+    "train_inpainting": "trains a U-Net with 9 input channels, with which gen_img.py cannot make the images to score",
+}
+"""Arguments that must not be true, and what they do."""
 
 SECRETS = ("wandb_api_key", "huggingface_token")

@@ -234,12 +234,12 @@ def _same(requested: Value, recorded: str | None) -> bool:
         return False
 
 
+LENGTH = ("ss_max_train_steps", "ss_num_epochs", "ss_num_batches_per_epoch", "ss_gradient_accumulation_steps")
 _MAX_STEPS = 10_000_000  # metadata with more is not from a real training
 
 
 def _length(metadata: Mapping[str, str]) -> TrainingLength | None:
-    keys = ("ss_max_train_steps", "ss_num_epochs", "ss_num_batches_per_epoch", "ss_gradient_accumulation_steps")
-    numbers = [metadata.get(key, "") for key in keys]
+    numbers = [metadata.get(key, "") for key in LENGTH]
     if not all(re.fullmatch(r"[1-9]\d{0,7}", number) for number in numbers):
         return None
     steps, epochs, batches, accumulation = map(int, numbers)

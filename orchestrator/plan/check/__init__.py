@@ -7,8 +7,7 @@ from orchestrator import scoring
 from orchestrator.config.schema import Dataset, Settings
 from orchestrator.errors import Problem
 from orchestrator.gpu import VramProbe
-from orchestrator.kohya import step_count
-from orchestrator.kohya.arguments import schema
+from orchestrator.kohya import release, step_count
 from orchestrator.kohya.inheritance import Inheritance
 from orchestrator.model import Point
 from orchestrator.plan import forecast, preflight
@@ -45,10 +44,8 @@ def inspect(settings: Settings, probe: VramProbe, asked: Plan | None = None) -> 
 
 
 def _versions(settings: Settings) -> dict[str, str]:
-    commit = provenance.commit(settings.trainer.sd_scripts) or "not a git checkout"
-    pinned = ", as pinned" if commit == schema.PINNED else ""
     own = ", ".join(f"{name} {version}" for name, version in provenance.versions().items())
-    return {"orchestrate": own, "sd-scripts": commit + pinned}
+    return {"orchestrate": own, "sd-scripts": release.describe(settings.trainer.sd_scripts)}
 
 
 def _user_datasets(settings: Settings, points: Iterable[Point]) -> list[Dataset]:

@@ -85,14 +85,20 @@ def _wrong(
             what = f"cannot import {name}{f', which {key} needs' if key else ''}: {found[name]['error']}"
             remedy = f"run {install_command(settings.trainer.python, name)}, or change {key}" if key else _SETUP
             yield _problem(settings, what, remedy, severity)
-    if str(found.get("transformers", "")).partition(".")[0] not in ("", "4"):
-        what = f"has transformers {found['transformers']}: sd-scripts needs 4"
+    if str(found.get("transformers", "")).partition(".")[0] not in ("", "4") and _needs_transformers_4(settings):
+        what = f"has transformers {found['transformers']}: these sd-scripts need 4"
         yield _problem(settings, what, "pip install 'transformers>=4.54,<5' in it")
     if settings.vram.card != NO_CARD and isinstance(found.get("torch"), str) and not found.get("cuda"):
         what = f"sees no GPU (torch {found['torch']}, built for {found['built for']})"
         yield _problem(
             settings, what, "repair the driver (`nvidia-smi` must list the GPU), or install a torch built for CUDA"
         )
+
+
+def _needs_transformers_4(settings: Settings) -> bool:
+    """Whether these sources import a class that transformers 5 does not have, as sd-scripts did before v0.10.5."""
+    source = settings.trainer.sd_scripts / "library" / "lpw_stable_diffusion.py"
+    return not source.is_file() or "import CLIPFeatureExtractor" in source.read_text(encoding="utf-8-sig")
 
 
 def _problem(settings: Settings, what: str, remedy: str, severity: Severity = Severity.ERROR) -> Problem:
