@@ -42,7 +42,7 @@ IN_ORDER = (
         "sheet",
         "score",
     ),
-    *("confirm", "transfer", "export", "bug-report", "prune"),
+    *("adopt", "confirm", "transfer", "export", "bug-report", "prune"),
 )
 """The order in which a reader runs them."""
 

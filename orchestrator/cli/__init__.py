@@ -8,6 +8,7 @@ import click
 import orchestrator
 from orchestrator.cli import common
 from orchestrator.cli.commands import (
+    adopt,
     answer,
     bug_report,
     calibrate,
@@ -64,4 +65,4 @@ common.add_section(
     score.score,
     bug_report.bug_report,
 )
-common.add_section(main, "Use the winner", confirm.confirm, transfer.transfer, export.export, prune.prune)
+common.add_section(main, "Use the winner", adopt.adopt, confirm.confirm, transfer.transfer, export.export, prune.prune)

@@ -49,6 +49,7 @@ class File:
     """A parsed TOML file that knows its lines and collects what is wrong with it."""
 
     def __init__(self, path: Path, source: str) -> None:
+        source = source.removeprefix("\ufeff").replace("\r\n", "\n")
         self.path = path
         self.table: dict[str, Any] = tomllib.loads(source)
         self.problems: list[Problem] = []
@@ -163,7 +164,7 @@ def read(path: Path) -> File:
         remedy = "check the path (`orchestrate init` writes an orchestrate.toml)"
         raise refused(f"cannot be read: {getattr(error, 'strerror', error)}", remedy) from None
     try:
-        return File(path, raw.decode("utf-8-sig").replace("\r\n", "\n"))
+        return File(path, raw.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise refused("not UTF-8", "save the file as UTF-8", raw.count(b"\n", 0, error.start) + 1) from None
     except RecursionError:

@@ -1,5 +1,6 @@
 """Reads settings and grid into a validated plan; reports all errors at once."""
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -64,10 +65,13 @@ class Plan:
         return replace(self, points=tuple(points), later=tuple(one for one in self.later if one not in more))
 
 
-def read(settings_file: Path, grid_file: Path, name: str = "") -> Plan:
-    """Read and check settings, grid and prompts. `name`: of the sweep. Raises InputError with all errors."""
+def read(settings_file: Path, grid_file: Path, name: str = "", *, text: str | None = None) -> Plan:
+    """Read and check settings, grid and prompts. Raises InputError with all errors.
+
+    name: of the sweep. text: settings to read instead of the file's content.
+    """
     problems: list[Problem] = []
-    used, wrong_settings = _tried(lambda: settings.read(settings_file), problems) or (None, [])
+    used, wrong_settings = _tried(lambda: settings.read(settings_file, text), problems) or (None, [])
     asked, wrong_grid = _tried(lambda: grid.read(grid_file), problems) or (None, [])
     problems += [*wrong_settings, *wrong_grid]
     expandable = not problems
@@ -98,6 +102,14 @@ def read(settings_file: Path, grid_file: Path, name: str = "") -> Plan:
         warnings=tuple(problems),
         replaced=inherited.replaced if inherited else {},
     )
+
+
+def read_final(settings_file: Path, seeds: int = 1, name: str = "", *, text: str | None = None) -> Plan:
+    """The plan of the settings alone, with the training seeds 1 to `seeds`, as `read`."""
+    with tempfile.TemporaryDirectory() as folder:
+        grid_file = Path(folder) / "final.toml"
+        grid_file.write_text(f"[dims]\nseed = {list(range(1, seeds + 1))}\n", encoding="utf-8")
+        return read(settings_file, grid_file, name, text=text)
 
 
 def _tried(read: Callable[[], T], problems: list[Problem]) -> T | None:
