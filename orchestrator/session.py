@@ -102,11 +102,14 @@ class Session:
 
         return errors_of(preflight.findings(self.settings, self.plan.points, self.gpus))
 
-    def check(self) -> CheckReport:
-        """What this machine lacks for the sweep, and facts about it. Trains nothing; takes up to a minute."""
+    def check(self, *, deep: bool = False) -> CheckReport:
+        """What this machine lacks for the sweep, and facts about it. Trains nothing; takes up to a minute.
+
+        deep: also start sd-scripts on each configuration, up to the base model: some seconds each.
+        """
         from orchestrator.plan import check
 
-        return check.inspect(self.settings, self.gpus, self.plan)
+        return check.inspect(self.settings, self.gpus, self.plan, deep=deep)
 
     def run(
         self, only: str = "*", *, retry: bool = False, fail_fast: bool = False, cluster: str = ""

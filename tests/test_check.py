@@ -21,7 +21,7 @@ from orchestrator.errors import Problem, Severity
 from orchestrator.miniature import draw
 from orchestrator.plan import check as checks
 from orchestrator.plan import forecast, plan
-from orchestrator.plan.check import card, interpreter, persona, pictures, tokenizers
+from orchestrator.plan.check import card, configurations, interpreter, persona, pictures, tokenizers
 from orchestrator.plan.vram_estimate import Estimate
 
 
@@ -341,3 +341,81 @@ def test_a_sweep_that_does_not_fit_the_disk_is_an_error(world):
     (problem,) = forecast.shortage(replace(planned, free_bytes=1024))
     assert isinstance(problem, Problem)
     assert "0.0 GiB are free" in problem.what
+
+
+# --- sd-scripts itself ------------------------------------------------------------------------------------------------
+
+SD_SCRIPTS = {
+    "torch.py": "from types import SimpleNamespace\nnn = SimpleNamespace(Parameter=list)\nzeros = range\n",
+    "library/__init__.py": "",
+    "library/sdxl_train_util.py": "",
+    "library/train_util.py": "get_optimizer = lambda args, _: (0, 0, 0)\nget_scheduler_fix = lambda *_: 0\n",
+    "generate.py": "",
+    "train.py": """
+import os, sys, tomllib
+from types import SimpleNamespace
+from library import sdxl_train_util, train_util
+if __name__ == "__main__":
+    tables = tomllib.load(open(sys.argv[2], "rb"))
+    args = {"unet_lr": None} | {key: value for table in tables.values() for key, value in table.items()}
+    args["network_module"] = "json"
+    pictures = os.listdir(tomllib.load(open(args["dataset_config"], "rb"))["datasets"][0]["subsets"][0]["image_dir"])
+    print(len(pictures), "files", os.environ["CUDA_VISIBLE_DEVICES"] or "no card")
+    if args["network_dim"] == 3:
+        raise ValueError(f"rank three is odd, with {len(pictures)} files")
+    if args["network_dim"] == 5:
+        print("No data found. Please verify arguments")
+        sys.exit()
+    if args["network_dim"] == 7:
+        os.kill(os.getpid(), 9)
+    train_util.prepare_accelerator(SimpleNamespace(**args))
+    open(__file__ + ".trained", "w")
+""",
+}
+
+
+@pytest.fixture
+def sources(world: World, tmp_path: Path) -> Path:
+    """Sources that are laid out like sd-scripts, for the stand-in's settings."""
+    for name, text in SD_SCRIPTS.items():
+        (tmp_path / "sources" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "sources" / name).write_text(text, encoding="utf-8")
+    python = f"""case "$1" in -c) echo '{{"torch": "2.6.0"}}';; *) exec {sys.executable} "$@";; esac"""
+    used = settings.load(world.settings).trainer
+    text = world.settings.read_text(encoding="utf-8")
+    text = text.replace(f'python = "{used.python}"', f'python = "{program(tmp_path / "python", python)}"')
+    text = text.replace(f'sd_scripts = "{used.sd_scripts}"', f'sd_scripts = "{tmp_path / "sources"}"')
+    world.settings.write_text(text, encoding="utf-8")
+    return tmp_path / "sources"
+
+
+def test_a_deep_check_starts_the_trainer_on_each_distinct_configuration(world, sources):
+    world.ask("[dims]\nnetwork_dim = [2, 3, 5, 7]\nseed = [1, 2]\n")
+    done = check(world, "--deep", "--json", "--grid", str(world.grid))
+    record = json.loads(done.stdout)
+    errors = [one for one in record["findings"] if one["severity"] == "error"]
+    found = {one["where"].partition("_seed")[0]: one["what"] for one in errors}
+    assert record["facts"]["deep check"] == "1 of 4 configurations accepted by sd-scripts"
+    assert found == {
+        "network_dim=3": "sd-scripts rejects 1 configuration: ValueError: rank three is odd, with 6 files",
+        "network_dim=5": "sd-scripts rejects 1 configuration: No data found. Please verify arguments",
+        "network_dim=7": "sd-scripts rejects 1 configuration: killed by SIGKILL",
+    }
+    assert done.exit_code == 4
+    assert not list(sources.glob("*.trained"))
+
+
+def test_a_deep_check_names_sources_that_cannot_be_imported(world, sources):
+    (sources / "library" / "sdxl_train_util.py").write_text("import no_such_package", encoding="utf-8")
+    plan = world.plan()
+    [found] = configurations.check_configurations(plan.settings, plan.points[:1], plan.prompts).problems
+    assert found.what == "sd-scripts cannot be imported: ModuleNotFoundError: No module named 'no_such_package'"
+    assert found.key == "trainer.sd_scripts"
+
+
+def test_a_deep_check_waits_until_other_errors_are_corrected(world, sources):
+    text = world.settings.read_text(encoding="utf-8")
+    world.settings.write_text(text.replace("/references", "/nowhere"), encoding="utf-8")
+    done = check(world, "--deep", "--json", "--grid", str(world.grid))
+    assert json.loads(done.stdout)["facts"]["deep check"] == "not done: correct the errors first"
+    assert check(world, "--deep").exit_code == 2

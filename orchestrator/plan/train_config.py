@@ -1,13 +1,14 @@
 """The trainer's config of an attempt: its arguments, the attempts it resumes, and its previews. It starts nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from orchestrator import datasets
 from orchestrator.config.schema import Settings
 from orchestrator.evidence import preview_scores
 from orchestrator.kohya import config_files, oom_fallback, previews, prompts, resume
 from orchestrator.kohya.oom_fallback import NO_FALLBACK, Fallback
 from orchestrator.kohya.resume import ResumeSegment
-from orchestrator.model import TREATMENTS, Params
+from orchestrator.model import TREATMENTS, Params, PreparedDataset
 from orchestrator.store.layout import Attempt, Run
 from orchestrator.values import from_json
 
@@ -61,6 +62,25 @@ def resume_chain(run: Run, attempt: Attempt) -> list[ResumeSegment]:
 def comment(run: Run, attempt: Attempt) -> str:
     """The comment in every checkpoint's metadata: the run and the attempt."""
     return f"orchestrate {run.point.id} {attempt.number}"
+
+
+def input_files(
+    run: Run,
+    attempt: Attempt,
+    settings: Settings,
+    renderer: config_files.Renderer,
+    prepared: Mapping[str, PreparedDataset],
+    texts: Sequence[str],
+) -> dict[str, str]:
+    """The trainer's input files by name; each is read back and compared. texts: the prompts of previews."""
+    dataset = datasets.dataset_for_point(run.point.params, settings.datasets)
+    files = {
+        "config.toml": config_toml(run, attempt, settings, renderer),
+        "dataset.toml": renderer.dataset_toml(run.point, dataset=dataset, image_dir=prepared[dataset.name].folder),
+    }
+    if lines := preview_lines(run, attempt, settings, texts):
+        files["prompts.txt"] = renderer.prompts_txt(run.point, lines)
+    return files
 
 
 def config_toml(

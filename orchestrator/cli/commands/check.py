@@ -13,8 +13,9 @@ from orchestrator.cli import common, options
 @click.command()
 @options.settings
 @options.grid(required=False)
+@click.option("--deep", is_flag=True, help="sd-scripts reads each configuration and its dataset. Needs a grid.")
 @options.json
-def check(settings_file: Path, grid_file: Path | None, as_json: bool) -> None:
+def check(settings_file: Path, grid_file: Path | None, deep: bool, as_json: bool) -> None:
     """Check this machine, the settings and the pictures.
 
     Loads the trainer's libraries and the face pack. With a grid, also checks what its runs need.
@@ -23,8 +24,9 @@ def check(settings_file: Path, grid_file: Path | None, as_json: bool) -> None:
     Example:
       orchestrate check
       orchestrate check grids/demo.toml
+      orchestrate check --deep grids/sweep-v3.toml
 
-    Writes nothing except cached faces below runs/. Exit code 4: not ready.
+    Writes nothing except cached faces and, with --deep, datasets below runs/. Exit code 4: not ready.
     """
     from orchestrator import gpu
     from orchestrator.cli import tables
@@ -35,8 +37,10 @@ def check(settings_file: Path, grid_file: Path | None, as_json: bool) -> None:
     from orchestrator.session import Session
 
     console = common.console()
+    if deep and not grid_file:
+        raise click.UsageError("--deep needs a grid: `orchestrate check --deep grids/sweep-v3.toml`.")
     if grid_file:
-        found = Session.open(settings_file, grid_file).check()
+        found = Session.open(settings_file, grid_file).check(deep=deep)
     else:
         found = checks.inspect(settings.load(settings_file), gpu.Nvml())
     ready = not errors_of(found.problems)

@@ -189,5 +189,5 @@ def _lines(text: str) -> list[str]:
 def _message(line: str) -> str:
     """The line's English text, without rich's time, level and source."""
     match = _RICH.fullmatch(line)
-    english = re.split(r" / (?=[^\x00-\x7f])", match[1] if match else line)[0]
+    english = re.split(r" / (?=[^/]{0,300}[\u3040-\u9fff])", match[1] if match else line)[0]
     return english[:_REASON_LENGTH]

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from orchestrator import datasets as recipes
-from orchestrator import scoring
+from orchestrator import errors, scoring
 from orchestrator.config.schema import Dataset, Settings
 from orchestrator.errors import Problem
 from orchestrator.gpu import VramProbe
@@ -11,14 +11,17 @@ from orchestrator.kohya import release, step_count
 from orchestrator.kohya.inheritance import Inheritance
 from orchestrator.model import Point
 from orchestrator.plan import forecast, preflight
-from orchestrator.plan.check import card, interpreter, persona, pictures, tokenizers
+from orchestrator.plan.check import card, configurations, interpreter, persona, pictures, tokenizers
 from orchestrator.plan.check.report import CheckReport
 from orchestrator.plan.plan import Plan
 from orchestrator.store import provenance
 
 
-def inspect(settings: Settings, probe: VramProbe, asked: Plan | None = None) -> CheckReport:
-    """Check this machine and the inputs of a plan; without a plan, the defaults of the settings."""
+def inspect(settings: Settings, probe: VramProbe, asked: Plan | None = None, *, deep: bool = False) -> CheckReport:
+    """Check this machine and the inputs of a plan; without a plan, the defaults of the settings.
+
+    deep: sd-scripts reads the configurations of the plan, too, if everything else is in order.
+    """
     default = {**Inheritance(settings).params({}), "base_model": settings.base_model, "dataset": settings.dataset}
     points = asked.points if asked else (Point(id="", name="", params=default),)
     trained = [point for point in points if not point.is_baseline]
@@ -40,7 +43,15 @@ def inspect(settings: Settings, probe: VramProbe, asked: Plan | None = None) -> 
         )
         problems += [*card.too_small(planned), *forecast.shortage(planned)]
     facts = {**_versions(settings), **trainer.facts, **card.facts(probe, settings), **faces.facts}
+    if asked and deep:
+        ready = not errors.errors_of(problems)
+        checked = configurations.check_configurations(settings, trained, asked.prompts) if ready else _NOT_DEEP
+        facts |= checked.facts
+        problems += checked.problems
     return CheckReport(facts=facts, problems=tuple(dict.fromkeys(problems)))
+
+
+_NOT_DEEP = CheckReport(facts={"deep check": "not done: correct the errors first"})
 
 
 def _versions(settings: Settings) -> dict[str, str]:

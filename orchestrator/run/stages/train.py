@@ -5,7 +5,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator import datasets
 from orchestrator.config.schema import Settings
 from orchestrator.kohya import argv, config_files, oom_fallback, resume
 from orchestrator.kohya.oom_fallback import Fallback
@@ -115,15 +114,7 @@ def _prepare(run: Run, attempt: Attempt, record: Mapping[str, Any], ctx: Context
 def rendered(run: Run, attempt: Attempt, ctx: Context) -> dict[str, str]:
     """The trainer's input files by name; each is read back and compared with what it should contain."""
     renderer = config_files.Renderer(ctx.templates)
-    dataset = datasets.dataset_for_point(run.point.params, ctx.settings.datasets)
-    folder = ctx.datasets[dataset.name].folder
-    files = {
-        "config.toml": train_config.config_toml(run, attempt, ctx.settings, renderer),
-        "dataset.toml": renderer.dataset_toml(run.point, dataset=dataset, image_dir=folder),
-    }
-    if lines := train_config.preview_lines(run, attempt, ctx.settings, ctx.preview_prompts):
-        files["prompts.txt"] = renderer.prompts_txt(run.point, lines)
-    return files
+    return train_config.input_files(run, attempt, ctx.settings, renderer, ctx.datasets, ctx.preview_prompts)
 
 
 def _budget(settings: Settings) -> dict[str, str]:

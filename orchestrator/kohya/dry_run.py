@@ -1,0 +1,75 @@
+"""Starts sd-scripts on configs and stops each training before it loads the base model.
+
+    python dry_run.py SD_SCRIPTS TRAIN_SCRIPT CONFIG...
+
+It runs in the trainer's interpreter (Python 3.10 or later, with sd-scripts but without orchestrate), without a GPU.
+sd-scripts itself parses each config and loads its dataset, and creates its optimizer and scheduler for one parameter. A
+training changes global state, so each runs in a fork of the process that has imported sd-scripts.
+
+The log of CONFIG is CONFIG.log. The last line of the output is a JSON list of exit codes, 0 for each config that is
+accepted; there is none if sd-scripts cannot be imported.
+"""
+
+import contextlib
+import importlib
+import json
+import os
+import runpy
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+
+class _Accepted(BaseException):
+    """Raised where a training would start to load models; no handler of sd-scripts catches it."""
+
+
+def main(sd_scripts: str, script: str, *configs: str) -> None:
+    sys.path[:0] = [str(Path(script).parent), sd_scripts]
+    vars(importlib.import_module("library.train_util"))["prepare_accelerator"] = _stop
+    vars(importlib.import_module("library.sdxl_train_util"))["load_target_model"] = _stop
+    with contextlib.suppress(ModuleNotFoundError):
+        vars(importlib.import_module("library.accelerator_setup"))["prepare_accelerator"] = _stop  # since v0.11
+    runpy.run_path(script, run_name="imported")
+    codes = [_exit_code(script, config) for config in configs]
+    print("\n" + json.dumps(codes))
+
+
+def _exit_code(script: str, config: str) -> int:
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    code = 1
+    try:
+        log = os.open(f"{config}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        sys.argv = [script, "--config_file", config]
+        runpy.run_path(script, run_name="__main__")
+    except _Accepted:
+        code = 0
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) and ended.code else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _stop(args: Any, *_: Any, **__: Any) -> None:
+    """In place of sd-scripts' functions: all that can be checked without a model."""
+    import torch
+
+    train_util = importlib.import_module("library.train_util")
+    importlib.import_module(args.network_module)
+    parameters = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": args.unet_lr or args.learning_rate}]
+    optimizer = train_util.get_optimizer(args, parameters)[2]
+    train_util.get_scheduler_fix(args, optimizer, 1)
+    raise _Accepted
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
