@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from pydantic import TypeAdapter
 
 from orchestrator.cli import main
-from orchestrator.config import json_schema, settings
+from orchestrator.config import json_schema, programs, settings
 from orchestrator.config.schema import EarlyStop, FallbackStep, Launcher, Limits
 from orchestrator.errors import InputError
 
@@ -43,6 +43,52 @@ def load(tmp_path):
         return settings.load(tmp_path / "orchestrate.toml")
 
     return load
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("flux_train_network.py", "is for FLUX.1"),
+        ("sd3_train.py", "is for Stable Diffusion 3"),
+        ("lumina_train_network.py", "is for Lumina"),
+        ("hunyuan_image_train_network.py", "is for HunyuanImage"),
+        ("anima_train_control_net_lllite.py", "is for Anima"),
+        ("../sd-scripts/flux_train_network.py", "is for FLUX.1"),
+        ("qwen_image_train_network.py", "is for Qwen-Image"),
+        ("new_train_network.py", "is for new"),
+        ("train_network.py", "is for Stable Diffusion 1 and 2"),
+        ("sdxl_train.py", "trains the whole model"),
+        ("sdxl_train_network.py", ""),
+        ("/home/me/my_train.py", ""),
+        ("/home/me/fluxless_train.py", ""),
+    ],
+)
+def test_programs_of_other_model_families_are_rejected_by_name(load, problems, script, reason):
+    text = MINIMAL.replace("[trainer]", f'[trainer]\ntrain_script = "{script}"')
+    if not reason:
+        assert load(text).trainer.train_script == script
+        return
+    found = problems(text)["trainer.train_script"]
+    assert (reason in found.what, found.value, found.where.endswith(":5")) == (True, script, True)
+    assert "sdxl_train_network.py" in found.remedy
+
+
+def test_every_program_of_the_tested_releases_but_two_is_rejected():
+    for name in PROGRAMS.split():
+        accepted = name in ("sdxl_train_network.py", "gen_img.py")
+        assert (programs.reason_against(name) == "") is accepted, name
+
+
+PROGRAMS = """
+anima_minimal_inference.py anima_minimal_inference_control_net_lllite.py anima_train.py anima_train_network.py
+fine_tune.py flux_minimal_inference.py flux_train.py flux_train_control_net.py flux_train_network.py gen_img.py
+gen_img_diffusers.py hunyuan_image_minimal_inference.py hunyuan_image_train_network.py inpainting_minimal_inference.py
+lumina_minimal_inference.py lumina_train.py lumina_train_network.py sd3_minimal_inference.py sd3_train.py
+sd3_train_network.py sdxl_gen_img.py sdxl_minimal_inference.py sdxl_train.py sdxl_train_control_net.py
+sdxl_train_control_net_lllite.py sdxl_train_control_net_lllite_old.py sdxl_train_leco.py sdxl_train_network.py
+sdxl_train_textual_inversion.py train_control_net.py train_controlnet.py train_db.py train_leco.py train_network.py
+train_textual_inversion.py train_textual_inversion_XTI.py
+"""
 
 
 @pytest.fixture

@@ -48,9 +48,9 @@ class Trainer(Table):
     sd_scripts: FilePath
     """The folder of kohya sd-scripts."""
     train_script: str = "sdxl_train_network.py"
-    """The training script in that folder."""
+    """The training script in that folder, or a path. Scripts of other model families than SDXL are rejected."""
     generate_script: str = "gen_img.py"
-    """The generation script in that folder."""
+    """The generation script in that folder, or a path."""
     launcher: Launcher = Launcher.PYTHON
     """`accelerate` turns every exit code into 1."""
     accelerate_args: tuple[str, ...] = ()

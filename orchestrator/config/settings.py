@@ -8,7 +8,7 @@ from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
-from orchestrator.config import datasets, toml_reader
+from orchestrator.config import datasets, programs, toml_reader
 from orchestrator.config.datasets import DerivedDataset
 from orchestrator.config.expressions import ExpressionError, Expressions
 from orchestrator.config.fields import Arguments, FilePath
@@ -101,8 +101,12 @@ def read(path: Path, text: str | None = None) -> tuple[Settings | None, list[Pro
 
 
 def _trainer(file: File) -> Trainer | None:
-    """[trainer]; refuses launcher arguments that would start several processes: one run uses one GPU."""
+    """[trainer]; rejects programs of other model families, and launcher arguments that start several processes."""
     trainer: Trainer | None = file.parse(("trainer",), Trainer)
+    for key, default in (("train_script", programs.TRAIN), ("generate_script", programs.GENERATE)):
+        if trainer and (what := programs.reason_against(getattr(trainer, key))):
+            remedy = f'write {key} = "{default}" (the default), with an SDXL base model'
+            file.note(("trainer", key), what, value=getattr(trainer, key), remedy=remedy)
     words = [part for argument in (trainer.accelerate_args if trainer else ()) for part in argument.split("=", 1)]
     for word, value in itertools.pairwise([*words, ""]):
         name = word.lstrip("-").replace("-", "_") if word.startswith("--") else ""
