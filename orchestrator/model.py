@@ -66,6 +66,7 @@ class Question:
     gain over the baseline.
     memory: do the trainings fit `within_gib` of VRAM (None: the card that they ran on)?
     threshold: which runs reach the pass threshold of the calibration?
+    after: ids of questions to decide first.
     """
 
     id: str
@@ -75,6 +76,7 @@ class Question:
     levels: tuple[Value, Value] = ("", "")
     within_gib: float | None = None
     measure: Measure | None = None
+    after: tuple[str, ...] = ()
 
     @property
     def compared(self) -> Measure:

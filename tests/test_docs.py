@@ -42,7 +42,7 @@ IN_ORDER = (
         "sheet",
         "score",
     ),
-    *("adopt", "confirm", "transfer", "export", "bug-report", "prune"),
+    *("next", "adopt", "confirm", "transfer", "export", "bug-report", "prune"),
 )
 """The order in which a reader runs them."""
 

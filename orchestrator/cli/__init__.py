@@ -20,6 +20,7 @@ from orchestrator.cli.commands import (
     import_preset,
     init,
     list,
+    next,
     plan,
     probe,
     prune,
@@ -65,4 +66,6 @@ common.add_section(
     score.score,
     bug_report.bug_report,
 )
-common.add_section(main, "Use the winner", adopt.adopt, confirm.confirm, transfer.transfer, export.export, prune.prune)
+common.add_section(
+    main, "Use the winner", adopt.adopt, next.next_steps, confirm.confirm, transfer.transfer, export.export, prune.prune
+)

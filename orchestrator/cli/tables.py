@@ -1,5 +1,6 @@
 """The output of `plan`, `probe` and `check` for people."""
 
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -13,6 +14,7 @@ from orchestrator.model import Params, Point, Question, SequentialDesign, State
 from orchestrator.plan import vram_estimate
 from orchestrator.plan.check.report import CheckReport
 from orchestrator.plan.forecast import ASSUMED, Forecast, Profile, RunForecast
+from orchestrator.report.open_questions import Agenda, OpenGrid
 from orchestrator.text import duration, pluralize, size
 from orchestrator.values import same, toml_repr
 
@@ -152,6 +154,42 @@ def rounds(least: Forecast, most: Forecast, design: SequentialDesign) -> str:
 
 def _trainings(costs: Forecast) -> int:
     return sum(not run.run.point.is_baseline for run in costs.runs)
+
+
+def open_questions(grids: Sequence[OpenGrid]) -> RenderableType:
+    """One row per open question; the cost of a grid is in its first row."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("question", "grid", "state", "GPU-hours", "after"):
+        numeric = heading == "GPU-hours"
+        table.add_column(heading, justify="right" if numeric else "left", overflow="fold", no_wrap=numeric)
+    for grid in grids:
+        hours = "?" if grid.gpu_hours is None else f"{'~' * grid.assumed}{grid.gpu_hours:.1f}"
+        for number, one in enumerate(grid.questions):
+            cells = (f"{one.id}: {one.ask}", grid.path.name, one.state, "" if number else hours, ", ".join(one.after))
+            table.add_row(*map(escape, cells))
+    notes = (
+        ["~ at an assumed speed: `orchestrate probe GRID` measures it."] if any(one.assumed for one in grids) else []
+    )
+    if any(one.gpu_hours is None for one in grids):
+        notes.append("? unknown: the pictures are missing, and the settings do not say how many there are.")
+    return Group(table, "", *notes)
+
+
+def next_commands(found: Agenda, options: str) -> Iterator[str]:
+    """What to run next, as commands with these options."""
+    for sweep, ids in found.adoptable:
+        yield f"Next: orchestrate adopt {sweep}{options}    (the settings lack the answer to {ids})"
+    ready = next((one for one in found.grids if one.ready), None)
+    waiting = [(grid, one) for grid in found.grids if not grid.left for one in grid.questions]
+    then = "Then" if found.adoptable else "Next"
+    if ready:
+        yield f"{then}: orchestrate run {shlex.quote(str(ready.path))}{options}"
+    for grid, one in waiting:
+        yield f"{one.id} is undecided although all runs of {grid.path} are finished: {one.needs}"
+    if not found.asked:
+        yield "No grid asks a question. `orchestrate init` writes some; docs/grid.md explains [[question]]."
+    elif not found.grids:
+        yield f"Every question is decided.\n{then}: orchestrate run --final{options}"
 
 
 def facts(found: CheckReport) -> RenderableType:

@@ -47,6 +47,14 @@ class Edit:
     notes: tuple[str, ...]
 
 
+def foreign(read: SweepSummary, used: Settings) -> str:
+    """A base model or dataset of the sweep that the settings do not have: it belongs to other settings. Else empty."""
+    points = [run.run.point.params for run in read.runs if not run.run.point.is_baseline]
+    names = {(key, str(one[key])) for one in points for key in TREATMENTS if key in one}
+    known = {"base_model": used.base_models, "dataset": used.datasets}
+    return next((f"{key} {name}" for key, name in sorted(names) if name not in known[key]), "")
+
+
 def decide(questions: Sequence[Question], answers: Sequence[Answer], *, at_a_cost: bool = False) -> list[Decision]:
     """One decision per dim, and one per answer that changes nothing.
 

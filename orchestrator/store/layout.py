@@ -215,7 +215,7 @@ class Sweep:
     def questions(self) -> list[Question]:
         """The questions of the current grid."""
         found = self.record()["questions"]
-        return [Question(**{**record, "levels": tuple(map(from_json, record["levels"]))}) for record in found]
+        return [Question(**{key: from_json(value) for key, value in record.items()}) for record in found]
 
     def design(self) -> SequentialDesign | None:
         """The rounds of training seeds, if the sweep is sequential."""

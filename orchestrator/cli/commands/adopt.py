@@ -37,12 +37,16 @@ def adopt(settings_file: Path, sweep: str, at_a_cost: bool, yes: bool) -> None:
 
     from orchestrator import files
     from orchestrator.config import settings, settings_edit
-    from orchestrator.errors import InputError
+    from orchestrator.errors import InputError, Problem
     from orchestrator.evidence import summary
     from orchestrator.report import adoption, answers
 
     console, found = common.console(), common.find_sweep(settings_file, sweep)
-    read = summary.read(found, settings.load(settings_file).comparison)
+    used = settings.load(settings_file)
+    read = summary.read(found, used.comparison)
+    if name := adoption.foreign(read, used):
+        what, remedy = f"the sweep {found.name} uses {name}, which these settings lack", "name its file with --settings"
+        raise InputError(Problem(what=what, where=str(settings_file), remedy=remedy))
     console.problems(read.problems)
     if not read.questions:
         console.message(f"the grid of {found.name} asks no question, so there is nothing to adopt")

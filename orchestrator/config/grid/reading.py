@@ -44,6 +44,8 @@ class QuestionTable(Table):
     """kind = "contrast": compare similarity, or gain over the base model without LoRA. Default: gain for base_model."""
     within_gib: Positive | None = None
     """kind = "memory": the VRAM to fit; without it, the size of the card."""
+    after: tuple[Name, ...] = ()
+    """Questions to decide first, also of other grids; `orchestrate next` waits for them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -293,7 +295,7 @@ def _question(table: QuestionTable, file: File, place: Place, dims: Mapping[str,
     if table.kind != "contrast" and table.measure:
         what = f"a {table.kind} question has no measure"
         file.note((*place, "measure"), what, remedy='remove it, or write kind = "contrast"')
-    question = Question(id=table.id, ask=table.ask, kind=table.kind, within_gib=table.within_gib)
+    question = Question(id=table.id, ask=table.ask, kind=table.kind, within_gib=table.within_gib, after=table.after)
     if table.kind != "contrast":
         return question
     dim, pair = next(iter(table.contrast.items()), ("", ()))
