@@ -32,6 +32,7 @@ from orchestrator.cli.commands import (
     sheet,
     status,
     transfer,
+    vote,
 )
 
 
@@ -64,6 +65,7 @@ common.add_section(
     answer.answer,
     sheet.sheet,
     score.score,
+    vote.vote,
     bug_report.bug_report,
 )
 common.add_section(

@@ -8,10 +8,11 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from orchestrator.evidence import configurations
+from orchestrator.evidence import configurations, votes
 from orchestrator.evidence.summary import SweepSummary
 from orchestrator.model import State
 from orchestrator.report import overview, results_view
+from orchestrator.report import votes as vote_report
 from orchestrator.report.answers.answer import Answer
 from orchestrator.report.sweep_list import ListedSweep
 from orchestrator.text import duration, pluralize, size
@@ -36,6 +37,7 @@ def summary(read: SweepSummary, answers: Sequence[Answer]) -> RenderableType:
 def _sentences(read: SweepSummary, answers: Sequence[Answer]) -> Iterator[str]:
     yield from filter(None, [overview.best(configurations.group(read.runs))])
     yield from (f"{one.id}: {one.sentence}" for one in answers)
+    yield from (f"Votes, {line}" for line in vote_report.sentences(votes.evaluate(read)))
     for failed in overview.failures(read):
         yield f"{failed.text}\n    -> {failed.remedy}"
     yield from filter(None, [overview.next_step(read)])

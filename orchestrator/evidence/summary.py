@@ -10,7 +10,8 @@ import numpy as np
 from orchestrator import scoring
 from orchestrator.config.schema import Comparison
 from orchestrator.errors import Problem
-from orchestrator.evidence import choice, confirmation, preview_scores, run_metrics, side_effects
+from orchestrator.evidence import ballot, choice, confirmation, preview_scores, run_metrics, side_effects
+from orchestrator.evidence.ballot import Ballot
 from orchestrator.evidence.calibration import record
 from orchestrator.evidence.calibration.record import CalibrationRecord
 from orchestrator.evidence.choice import Choice, SelectionSplit
@@ -87,7 +88,7 @@ class SweepSummary:
     """All that a report is made from. runs: in the order of the grid, baselines last.
 
     calibration: None if there is none for this sweep; `problems` then says why, unless nothing was calibrated. margins:
-    those that settings or grid declare.
+    those that settings or grid declare. ballots: blind votes; see `evidence.votes`.
     """
 
     sweep: Sweep
@@ -98,6 +99,7 @@ class SweepSummary:
     design: SequentialDesign | None = None
     margins: Mapping[str, float] = field(default_factory=dict)
     seeds_extended: bool = False
+    ballots: tuple[Ballot, ...] = ()
     problems: tuple[Problem, ...] = ()
 
     @cached_property
@@ -123,6 +125,7 @@ class SweepSummary:
 def read(sweep: Sweep, comparison: Comparison | None = None) -> SweepSummary:
     """The summary of a frozen sweep, finished or not. Reads every record once. comparison: of the settings."""
     kept, problems = calibration(sweep)
+    ballots, damaged = ballot.read_all(sweep)
     return SweepSummary(
         sweep=sweep,
         questions=tuple(sweep.questions()),
@@ -132,7 +135,8 @@ def read(sweep: Sweep, comparison: Comparison | None = None) -> SweepSummary:
         design=sweep.design(),
         margins=sweep.margins(),
         seeds_extended=sweep.seeds_extended(),
-        problems=tuple(problems),
+        ballots=ballots,
+        problems=(*problems, *damaged),
     )
 
 

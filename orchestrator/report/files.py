@@ -7,7 +7,7 @@ from pathlib import Path
 from orchestrator.config.schema import Comparison
 from orchestrator.evidence import summary
 from orchestrator.evidence.summary import SweepSummary
-from orchestrator.report import answers, html, results_csv
+from orchestrator.report import answers, html, results_csv, votes
 from orchestrator.report.answers.answer import Answer
 from orchestrator.store.layout import Sweep
 
@@ -35,4 +35,5 @@ def write(
         page, table = current
     else:
         table, page = results_csv.write(read), html.write(read, answered, environ)
+        votes.write(read)
     return Report(page=page, table=table, summary=read, answers=answered)

@@ -37,7 +37,7 @@ def thumbnails(folder: Path, files: Sequence[str], cache: Path, px: int = LARGES
     if new:
         larger = thumbnails(folder, new, cache) if px != LARGEST else {}
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            encoded = pool.map(lambda file: _encode(larger.get(file, folder / file), px), new)
+            encoded = pool.map(lambda file: encode(larger.get(file, folder / file), px), new)
             made |= {file: [states[file], small] for file, small in zip(new, encoded, strict=True)}
         cache.mkdir(parents=True, exist_ok=True)
         write_json(cache / f"{px}.json", {"quality": _QUALITY, "files": made})
@@ -61,8 +61,11 @@ def _state(path: Path) -> str:
     return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
-def _encode(source: Path | str, px: int) -> str:
-    """source: the original, or a larger thumbnail. Empty when the original is unreadable."""
+def encode(source: Path | str, px: int, quality: int = _QUALITY) -> str:
+    """WebP in base64 without metadata, at most px x px; empty when the original is unreadable.
+
+    source: the original, or a larger thumbnail.
+    """
     if isinstance(source, str):
         image: Image.Image = Image.open(io.BytesIO(base64.b64decode(source)), formats=["WEBP"])
     else:
@@ -72,5 +75,5 @@ def _encode(source: Path | str, px: int) -> str:
             return ""
     image.thumbnail((px, px), Image.Resampling.BICUBIC)
     file = io.BytesIO()
-    image.save(file, "WEBP", quality=_QUALITY, method=2)
+    image.save(file, "WEBP", quality=quality, method=2)
     return base64.b64encode(file.getvalue()).decode("ascii")

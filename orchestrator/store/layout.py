@@ -6,6 +6,7 @@
     runs/.probe/<key>/  a run of 20 steps that measures one memory profile
     runs/.thumbnails/   small copies of images for the report
     runs/<sweep>/  .lock  sweep.json  grid-1.toml  templates/  report/  mps/
+        votes/<ballot>/  ballot.json  vote.html  <session>.json  blind votes on the sweep's images
         <run>/  point.json  checkpoints.json  images/  images.json  scores.json
             train/1/  attempt.json  config.toml  dataset.toml  command.json  process.json  log  vram.csv  stop.json
                       exit.json  result.json  output/
@@ -166,6 +167,11 @@ class Sweep:
         return self.path / "report"
 
     @property
+    def votes(self) -> Path:
+        """A folder per ballot: its key, its page and the imported votes."""
+        return self.path / "votes"
+
+    @property
     def templates(self) -> Path:
         """Copies of the templates, which the sweep renders with, from the time when it was frozen."""
         return self.path / "templates"
@@ -238,6 +244,7 @@ class Sweep:
         if not all(path.exists() for path in report) or len(sources) < len(runs):
             return []
         sources += [path for path in (self.path / "sweep.json", calibration(self.path.parent)) if path.exists()]
+        sources += self.votes.glob("*/*.json")
         newest, times = max(map(_modified_ns, sources)), [_modified_ns(path) for path in report]
         # A time in the future means that the clock was set back: the order of the times then proves nothing.
         return report if newest < min(times) and max(times) <= time.time_ns() else []

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 
+from orchestrator.evidence import votes
 from orchestrator.evidence.calibration import text
 from orchestrator.evidence.stats import pass_rate
 from orchestrator.evidence.stats.contrast import Verdict
 from orchestrator.evidence.stats.pass_rate import PassCount
 from orchestrator.evidence.summary import RunSummary, SweepSummary
 from orchestrator.model import Question
+from orchestrator.report import votes as vote_report
 from orchestrator.report.answers.answer import Answer
 from orchestrator.text import escape_markdown, pluralize
 
@@ -40,9 +42,15 @@ def answer(sweep: SweepSummary, question: Question) -> Answer:
             ("Runs that pass", _named(passing)),
             ("Pass rates of all runs", _named(trained)),
             ("Pareto-best runs", escape_markdown(", ".join(sweep.pareto_best)) or "no run is scored yet"),
+            *(("Votes, separate evidence", escape_markdown(line)) for line in _votes(sweep)),
             *(("Calibration", line) for line in text.format_details(record)),
         ),
     )
+
+
+def _votes(sweep: SweepSummary) -> list[str]:
+    found = votes.evaluate(sweep)
+    return vote_report.threshold_sentences(found) if found else []
 
 
 def _count(run: RunSummary) -> PassCount:

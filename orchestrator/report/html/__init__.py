@@ -11,10 +11,11 @@ from markupsafe import Markup
 
 import orchestrator
 from orchestrator import files, text
-from orchestrator.evidence import configurations
+from orchestrator.evidence import configurations, votes
 from orchestrator.evidence.summary import SweepSummary, log_of
 from orchestrator.model import State
 from orchestrator.report import overview
+from orchestrator.report import votes as vote_report
 from orchestrator.report.answers.answer import Answer
 from orchestrator.report.html import figures, first_screen, image_matrix, rows
 from orchestrator.store import outcome
@@ -54,7 +55,7 @@ def _html(summary: SweepSummary, answers: Sequence[Answer], environ: Mapping[str
     table, ranked = rows.table(summary, environ), configurations.group(runs)
     matrix = image_matrix.matrix(summary)
     heads, images = image_matrix.for_page(matrix)
-    style, script = ((_TEMPLATES / f"report.{ending}").read_text(encoding="utf-8") for ending in ("css", "js"))
+    style, script = (asset(f"report.{ending}") for ending in ("css", "js"))
     return (
         environment()
         .get_template("report.html.j2")
@@ -69,6 +70,7 @@ def _html(summary: SweepSummary, answers: Sequence[Answer], environ: Mapping[str
             cards=[first_screen.card(one) for one in answers],
             winner=overview.best(ranked),
             ranking=first_screen.ranking(ranked),
+            votes=vote_report.sentences(votes.evaluate(summary)),
             missing=rows.missing(runs, calibration),
             doubt=rows.DOUBT,
             caveats=calibration.caveats if calibration else (),
@@ -96,11 +98,19 @@ def environment() -> Environment:
     )
 
 
-def policy(style: str, script: str) -> str:
-    """A Content-Security-Policy that allows this style sheet, this script and images of the sweep, and nothing else."""
+def asset(name: str) -> str:
+    """The text of a style sheet or script of a page."""
+    return (_TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def policy(style: str, script: str, images: str = "data: 'self' file:") -> str:
+    """A Content-Security-Policy that allows this style sheet, this script and images from `images`, and nothing else.
+
+    images: by default embedded ones and those of the sweep.
+    """
     hashes = (base64.b64encode(hashlib.sha256(one.encode()).digest()).decode() for one in (style, script))
     allowed_style, allowed_script = (f"'sha256-{one}'" for one in hashes)
     return (
-        f"default-src 'none'; img-src data: 'self' file:; style-src {allowed_style}; script-src {allowed_script}; "
+        f"default-src 'none'; img-src {images}; style-src {allowed_style}; script-src {allowed_script}; "
         "base-uri 'none'; form-action 'none'"
     )
