@@ -10,6 +10,7 @@ import argparse
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,7 @@ from typing import Any
 from orchestrator.config import settings as settings_file
 from orchestrator.config.schema import Settings
 from orchestrator.kohya import argv as command
+from orchestrator.kohya import generate
 from orchestrator.store.layout import Run, Sweep
 
 GRID = """
@@ -63,8 +65,13 @@ def main() -> None:
         seconds = ours(settings, grid)
         figures = {
             "orchestrate run": seconds,
-            **{f"the loop: {name}": spent for name, spent in loop(settings, grid).items()},
+            "the loop: trainings": 0.0,
+            "the loop: pictures": 0.0,
+            "the loop: scores": 0.0,
         }
+        for run in Sweep(settings_file.load(settings).runs / grid.stem).runs():
+            for name, spent in loop(settings, grid, run).items():
+                figures[f"the loop: {name}"] += spent
     total = sum(figures.values()) - seconds
     for name, spent in figures.items():
         print(f"{name:<24} {spent:7.1f} s")
@@ -81,35 +88,37 @@ def _world(folder: Path, steps: int) -> tuple[Path, Path]:
     return settings, grid
 
 
-def ours(settings: Path, grid: Path) -> float:
+def ours(settings: Path, grid: Path, only: str = "*", environ: Mapping[str, str] = os.environ) -> float:
     """Seconds of `orchestrate run`, from reading the grid to the report."""
     began = time.monotonic()
     run = "from orchestrator.cli import main; main()"
-    _call([sys.executable, "-c", run, "run", "--settings", str(settings), "--grid", str(grid)])
+    words = ["run", "--settings", str(settings), "--grid", str(grid), "--only", only]
+    _call([sys.executable, "-c", run, *words], environ=environ)
     return time.monotonic() - began
 
 
-def loop(settings: Path, grid: Path) -> dict[str, float]:
-    """Seconds of each part of the loop over the work of a finished sweep, one program after the other.
+def loop(settings: Path, grid: Path, run: Run) -> dict[str, float]:
+    """Seconds of each part of the loop's work on one run of a finished sweep, one program after the other.
 
     The configs are those that `orchestrate` rendered; the outputs are the loop's own, beside the grid.
     """
-    used, out = settings_file.load(settings), grid.parent / "loop"
+    used, out = settings_file.load(settings), grid.parent / "loop" / grid.stem
     pack = out / "insightface" / "models" / "pack"  # where InsightFace looks for one
-    pack.parent.mkdir(parents=True)
-    pack.symlink_to(used.scoring.pack)
+    pack.parent.mkdir(parents=True, exist_ok=True)
+    if not pack.exists():
+        pack.symlink_to(used.scoring.pack)
+    made = out / run.path.name
+    shutil.rmtree(made, ignore_errors=True)  # of an earlier benchmark that was cut off
+    (made / "images").mkdir(parents=True)
     spent = {"trainings": 0.0, "pictures": 0.0, "scores": 0.0}
-    for run in Sweep(used.runs / grid.stem).runs():
-        made = out / run.path.name
-        (made / "images").mkdir(parents=True)
-        with _clock(spent, "trainings"):
-            _train(run, made, used)
-        with _clock(spent, "pictures"):
-            _generate(run.path, made, used)
-        with _clock(spent, "scores"):
-            paths = (pack, used.scoring.references, made / "images", made / "scores.csv", used.scoring.det_size)
-            _call([sys.executable, "-c", SCORE, *map(str, paths)])
-        _same(run.path, made)
+    with _clock(spent, "trainings"):
+        _train(run, made, used)
+    with _clock(spent, "pictures"):
+        _generate(run, made, used)
+    with _clock(spent, "scores"):
+        paths = (pack, used.scoring.references, made / "images", made / "scores.csv", used.scoring.det_size)
+        _call([sys.executable, "-c", SCORE, *map(str, paths)])
+    _same(run.path, made)
     return spent
 
 
@@ -131,19 +140,25 @@ def _replaced(text: str, changed: Mapping[str, str]) -> str:
     return text
 
 
-def _generate(run: Path, out: Path, used: Settings) -> None:
+def _generate(run: Run, out: Path, used: Settings) -> None:
     """One process for each LoRA, as with `--network_weights` on the command line."""
-    attempt = run / "generate" / "1"
-    plan = json.loads((attempt / "plan.json").read_text(encoding="utf-8"))
-    argv = json.loads((attempt / "command.json").read_text(encoding="utf-8"))["argv"]
+    plan = json.loads((run.attempts("generate")[0].path / "plan.json").read_text(encoding="utf-8"))
+    base = str(run.point.params["base_model"])
     for number, lora in enumerate(plan["loras"] or [None]):
         images = [image for image in plan["images"] if not plan["loras"] or image["lora"] == number]
         alone = {**plan, "loras": [lora] if lora else [], "images": [_first(image) for image in images]}
         path = out / f"plan-{number}.json"
         path.write_text(json.dumps(alone), encoding="utf-8")
-        changed = {str(attempt / "plan.json"): str(path), str(run / "images"): str(out / "images")}
-        changed |= {str(plan["loras"][0]): str(lora)} if lora else {}
-        _call([changed.get(word, word) for word in argv], out, used)
+        argv = generate.generate_argv(
+            used.trainer,
+            used.base_models[base],
+            used.generation_of(base),
+            plan=path,
+            outdir=out / "images",
+            lora=Path(lora) if lora else None,
+            params=run.point.params,
+        )
+        _call(argv, out, used)
 
 
 def _first(image: dict[str, Any]) -> dict[str, Any]:
@@ -169,8 +184,10 @@ def _clock(spent: dict[str, float], name: str) -> Iterator[None]:
     spent[name] += time.monotonic() - began
 
 
-def _call(argv: list[str], cwd: Path | None = None, used: Settings | None = None) -> None:
-    environment = {**os.environ, **(command.environment(used.trainer, card=None) if used else {})}
+def _call(
+    argv: list[str], cwd: Path | None = None, used: Settings | None = None, environ: Mapping[str, str] = os.environ
+) -> None:
+    environment = {**environ, **(command.environment(used.trainer, card=None) if used else {})}
     done = subprocess.run(argv, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 

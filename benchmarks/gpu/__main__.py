@@ -90,15 +90,34 @@ class Bench:
     def sweeps(self) -> None:
         """Through `orchestrate run`, down the ladder."""
         for case in sweeps.CASES:
-            if time.monotonic() < self._deadline and not self._results.under("sweeps", case.name):
-                for run, figures in sweeps.measure(self._programs, self._inputs, case, self._results.folder):
-                    self._results.add("sweeps", f"{case.name}: {run}", figures)
+            self._sweep("sweeps", case)
 
-    def against(self) -> None:
+    def fallback(self) -> None:
+        """The same by genuine errors, under a hard limit of 24 GiB, and images with default settings."""
+        self._sweep("fallback", sweeps.FALLBACK)
+
+    def _sweep(self, part: str, case: sweeps.Case) -> None:
+        if time.monotonic() < self._deadline and not self._results.under(part, case.name):
+            for run, figures in sweeps.measure(self._programs, self._inputs, case, self._results.folder):
+                self._results.add(part, f"{case.name}: {run}", figures)
+
+    def versus(self) -> None:
         """The whole job, against the loop that one would write."""
-        if self._due("versus", "the loop"):
-            for name, figures in against.measure(self._programs, self._inputs):
-                self._results.add("versus", name, figures)
+        for job in (*against.ALONE, *against.COLOCATED):
+            self._job("versus", job)
+        for job in against.ALONE:
+            for key, run in against.loops(self._programs, self._inputs, job):
+                if self._due("versus", key):
+                    self._results.add("versus", key, against.loop(self._programs, self._inputs, job, run))
+
+    def cards(self) -> None:
+        """The same job on one GPU and on two."""
+        for job in against.CARDS[: self._card.count()]:
+            self._job("cards", job)
+
+    def _job(self, part: str, job: against.Job) -> None:
+        if self._due(part, job.name):
+            self._results.add(part, job.name, against.run(self._programs, self._inputs, job))
 
     def limited(self) -> None:
         """Under a hard limit of 24 GiB, three trainings at once."""
@@ -178,7 +197,9 @@ PARTS = {
     "packing": Bench.packing,
     "generate": Bench.generate,
     "sweeps": Bench.sweeps,
-    "versus": Bench.against,
+    "fallback": Bench.fallback,
+    "versus": Bench.versus,
+    "cards": Bench.cards,
     "limit": Bench.limited,
     "networks": Bench.networks,
     "threads": Bench.threads,

@@ -1,43 +1,114 @@
-"""The whole job with the real trainer against a loop over the same programs: time to the finished CSV."""
+"""The whole job with the real trainer against a loop over the same programs: time to the finished CSV.
 
-from collections.abc import Iterator
+Every cell takes less than ten minutes on an H100. The baseline, which both need equally, is left out.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks import versus
-from benchmarks.gpu import cells, sweeps, watch
+from benchmarks.gpu import cells, limit, sweeps, watch
+from orchestrator.config import settings as settings_file
+from orchestrator.store.layout import Run, Sweep
 
-LORAS = 3
-ONE = 'card = "0"\n'
-GRID = f"""
+LIMIT_GIB = 24
+TRAININGS = "network_dim*"
+GRID = """
 [fixed]
-max_train_epochs = 2
-save_every_n_epochs = 1
+max_train_epochs = {epochs}
+save_every_n_epochs = {every}
+optimizer_type = "{optimizer}"
 
 [dims]
 network_dim = [32]
-seed = {list(range(1, LORAS + 1))}
+seed = {seeds}
 """
 
 
-def measure(programs: watch.Programs, files: cells.Inputs) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Seconds of the same sweep: one run after another, as many at once as fit on the card, and the loop.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """LoRAs with two checkpoints each; an epoch has `sweeps.PICTURES` steps. cards: as `vram.card` of the settings."""
 
-    The runs that are packed know what they take from the sweep before, as from `orchestrate probe`.
-    """
+    name: str
+    epochs: int
+    optimizer: str = cells.PRODIGY
+    loras: int = 3
+    cards: str = "0"
+    colocate: bool = False
+
+    @property
+    def grid(self) -> str:
+        every, seeds = -(-self.epochs // 2), list(range(1, self.loras + 1))
+        return GRID.format(epochs=self.epochs, every=every, optimizer=self.optimizer, seeds=seeds)
+
+    @property
+    def vram(self) -> str:
+        return f'card = "{self.cards}"\ncolocate = {str(self.colocate).lower()}\n'
+
+
+ALONE = (Job(name="steps-12", epochs=2), Job(name="steps-102", epochs=17, optimizer=cells.ADAMW))
+"""One run at a time, under a limit of LIMIT_GIB, and the loop over the same work."""
+
+COLOCATED = tuple(replace(job, name=f"{job.name}-colocated", colocate=True) for job in ALONE)
+"""As many at once as fit: the VRAM that they need is known from the sweep before, as from `orchestrate probe`."""
+
+CARDS = (Job(name="six-1-gpu", epochs=2, loras=6), Job(name="six-2-gpus", epochs=2, loras=6, cards="0,1"))
+
+
+def run(programs: watch.Programs, files: cells.Inputs, job: Job) -> dict[str, Any]:
+    """Seconds of `orchestrate run` on a job, from the start, and what its runs took."""
+    settings, grid = _files(programs, files, job)
+    sweep = Sweep(settings_file.load(settings).runs / job.name)
+    shutil.rmtree(sweep.path, ignore_errors=True)
+    gib = LIMIT_GIB if job in ALONE else None
+    with limit.mps(programs.work, gib) as environment:
+        total = versus.ours(settings, grid, TRAININGS, {**os.environ, **environment})
+    runs = [one for one in sweep.runs() if not one.point.is_baseline]
+    return {"total_s": round(total, 1), "limit_gib": gib, **figures(runs)}
+
+
+def figures(runs: list[Run]) -> dict[str, Any]:
+    """Of finished runs: seconds from the start of the first training to the end of the last, and those of each run."""
+    trained, drawn = ([run.attempts(stage)[-1] for run in runs] for stage in ("train", "generate"))
+    results = [result for attempt in trained if (result := attempt.result())]
+    started = min((attempt.path / "command.json").stat().st_mtime for attempt in trained)
+    ended = max((attempt.path / "exit.json").stat().st_mtime for attempt in trained)
+    return {
+        "trainings_s": round(ended - started, 1),
+        "each_training_s": [round(result.seconds, 1) for result in results],
+        "seconds_per_step": [result.seconds_per_step for result in results],
+        "peak_mib": [result.peak_vram_mib for result in results],
+        "colocated": [attempt.colocated for attempt in trained],
+        "attempts": [attempt.number for attempt in trained],
+        "each_images_s": [round(result.seconds, 1) for attempt in drawn if (result := attempt.result())],
+    }
+
+
+def loops(programs: watch.Programs, files: cells.Inputs, job: Job) -> Iterator[tuple[str, Run]]:
+    """The cells of the loop over a finished job: (key, run)."""
+    settings, _ = _files(programs, files, job)
+    sweep = Sweep(settings_file.load(settings).runs / job.name)
+    for one in sweep.runs() if sweep.exists() else ():
+        if not one.point.is_baseline:
+            yield f"{job.name}: the loop: seed {one.point.params['seed']}", one
+
+
+def loop(programs: watch.Programs, files: cells.Inputs, job: Job, one: Run) -> dict[str, Any]:
+    """Seconds of the loop's work on one LoRA."""
+    parts: Mapping[str, float] = versus.loop(*_files(programs, files, job), one)
+    return {"total_s": round(sum(parts.values()), 1), **{name: round(seconds, 1) for name, seconds in parts.items()}}
+
+
+def _files(programs: watch.Programs, files: cells.Inputs, job: Job) -> tuple[Path, Path]:
+    """Settings and grid of a job; all jobs share `runs`."""
     folder = programs.work / "against"
     sweeps.furnish(folder, files)
-    alone = _asked(folder, "alone", sweeps.settings(programs, files, ONE))
-    packed = _asked(folder, "packed", sweeps.settings(programs, files, f"{ONE}colocate = true\n"))
-    yield "orchestrate run", {"total_s": round(versus.ours(*alone), 1)}
-    yield "orchestrate run, colocate = true", {"total_s": round(versus.ours(*packed), 1)}
-    parts = {name: round(seconds, 1) for name, seconds in versus.loop(*alone).items()}
-    yield "the loop", {"total_s": round(sum(parts.values()), 1), **parts}
-
-
-def _asked(folder: Path, name: str, text: str) -> tuple[Path, Path]:
-    """The files of settings and grid of a sweep of this name; all share `runs`."""
-    settings, grid = folder / f"{name}.settings.toml", folder / f"{name}.toml"
+    settings, grid = folder / f"{job.name}.settings.toml", folder / f"{job.name}.toml"
+    text = sweeps.settings(programs, files, job.vram)
     settings.write_text(text.replace("[generate]\n", '[generate]\ncheckpoints = "all"\n'), encoding="utf-8")
-    grid.write_text(GRID, encoding="utf-8")
+    grid.write_text(job.grid, encoding="utf-8")
     return settings, grid

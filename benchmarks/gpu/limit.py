@@ -22,8 +22,11 @@ THREADS = ("1", "2", "4", "8", "")
 
 
 @contextlib.contextmanager
-def mps(folder: Path, gib: int) -> Iterator[dict[str, str]]:
-    """An MPS daemon of this process's own; yields the variables for its clients."""
+def mps(folder: Path, gib: int | None) -> Iterator[dict[str, str]]:
+    """An MPS daemon of this process's own; yields the variables for its clients. Without a limit: none, and {}."""
+    if gib is None:
+        yield {}
+        return
     pipe = Path(tempfile.mkdtemp(prefix="mps-"))  # a socket's path has at most 107 characters
     environment = {"CUDA_MPS_PIPE_DIRECTORY": str(pipe), "CUDA_MPS_LOG_DIRECTORY": str(folder)}
     everything = {**os.environ, **environment}

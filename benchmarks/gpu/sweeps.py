@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu import cells, watch
+from benchmarks.gpu import cells, limit, watch
 from orchestrator.miniature import pack, world
 from orchestrator.store import records
 
@@ -40,18 +40,19 @@ trigger = "ohwx woman"
 [generate]
 prompts = "prompts.txt"
 seeds = [1, 2]
-steps = 10
-width = 768
-height = 768
-batch_size = 1
-merge = false
-
+{images}
 [score]
 pack = "pack"
 references = "references"
 
 [vram]
 {vram}
+"""
+SMALL_IMAGES = """steps = 10
+width = 768
+height = 768
+batch_size = 1
+merge = false
 """
 GRID = """
 [fixed]
@@ -66,13 +67,21 @@ optimizer_type = ["Prodigy"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """A Prodigy training that does not fit. `leave_gib`: a foreign process takes the rest of the card."""
+    """A Prodigy training that does not fit.
+
+    budget_gib: `vram.budget_gib`. leave_gib: a foreign process takes the rest of the GPU. limit_gib: what a process may
+    allocate; with it, images are generated as by default.
+    """
 
     name: str
     dim: int
     budget_gib: float | None = None
     leave_gib: float | None = None
+    limit_gib: int | None = None
 
+
+FALLBACK = Case(name="fallback", dim=256, limit_gib=24)
+"""At rank 256 Prodigy needs 28 GiB with gradient checkpointing, AdamW8bit 17 (estimated)."""
 
 CASES = (
     # Prodigy at dim 64 takes 13.3 GiB with gradient checkpointing, AdamW8bit 10.7; the pictures take 8.2.
@@ -89,11 +98,16 @@ def measure(
     folder = programs.work / "sweeps"
     furnish(folder, files)
     budget = f"budget_gib = {case.budget_gib}" if case.budget_gib else ""
-    (folder / f"{case.name}.toml").write_text(settings(programs, files, budget), encoding="utf-8")
+    text = settings(programs, files, budget, images="" if case.limit_gib else SMALL_IMAGES)
+    (folder / f"{case.name}.toml").write_text(text, encoding="utf-8")
     (folder / f"{case.name}.grid.toml").write_text(GRID.format(dim=case.dim), encoding="utf-8")
     began = time.monotonic()
-    with _neighbour(programs, case.leave_gib) as neighbour, (out / f"{case.name}.txt").open("w") as console:
-        code = _orchestrate(folder, case, console)
+    with (
+        limit.mps(folder, case.limit_gib) as environment,
+        _neighbour(programs, case.leave_gib) as neighbour,
+        (out / f"{case.name}.txt").open("w") as console,
+    ):
+        code = _orchestrate(folder, case, console, environment)
     facts = {"exit_code": code, "wall_s": round(time.monotonic() - began, 1), **neighbour}
     report = folder / "runs" / case.name / "report" / "results.csv"
     if not report.exists():
@@ -117,8 +131,8 @@ def furnish(folder: Path, files: cells.Inputs) -> None:
     (folder / "prompts.txt").write_text(PROMPTS, encoding="utf-8")
 
 
-def settings(programs: watch.Programs, files: cells.Inputs, vram: str) -> str:
-    """The shipped arguments and ladder over these inputs; `vram` is what stands in that table."""
+def settings(programs: watch.Programs, files: cells.Inputs, vram: str, images: str = SMALL_IMAGES) -> str:
+    """The shipped arguments and ladder over these inputs. vram, images: the lines of [vram], and more of [generate]."""
     paths = {
         "templates": watch.ROOT / "templates",
         "python": programs.python,
@@ -127,7 +141,7 @@ def settings(programs: watch.Programs, files: cells.Inputs, vram: str) -> str:
         "checkpoint": files.checkpoint,
     }
     quoted = {name: json.dumps(str(path)) for name, path in paths.items()}
-    return SETTINGS.format(**quoted, vram=vram) + _shipped()
+    return SETTINGS.format(**quoted, vram=vram, images=images) + _shipped()
 
 
 def _shipped() -> str:
@@ -152,11 +166,11 @@ def _neighbour(programs: watch.Programs, leave_gib: float | None) -> Iterator[Ma
         child.communicate()
 
 
-def _orchestrate(folder: Path, case: Case, console: Any) -> int:
+def _orchestrate(folder: Path, case: Case, console: Any, environment: Mapping[str, str]) -> int:
     command = [sys.executable, "-c", "from orchestrator.cli import main; main()", "run"]
     command += ["--settings", f"{case.name}.toml", "--grid", f"{case.name}.grid.toml", "--name", case.name]
     command += ["--only", "network_dim*"]  # not the base model alone: there is nothing to compare with
-    environment = dict(os.environ, COLUMNS="200")
+    environment = {**os.environ, **environment, "COLUMNS": "200"}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(watch.ROOT), os.environ.get("PYTHONPATH"))))
     done = subprocess.run(command, cwd=folder, env=environment, stdout=console, stderr=subprocess.STDOUT, check=False)
     return done.returncode

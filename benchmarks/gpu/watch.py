@@ -30,6 +30,10 @@ class Card:
         """Bytes in use on the whole card."""
         return int(pynvml.nvmlDeviceGetMemoryInfo(self._handle).used)
 
+    def count(self) -> int:
+        """The number of GPUs."""
+        return int(pynvml.nvmlDeviceGetCount())
+
     def facts(self) -> dict[str, Any]:
         total = pynvml.nvmlDeviceGetMemoryInfo(self._handle).total
         return {
