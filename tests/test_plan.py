@@ -284,7 +284,7 @@ def test_the_page_of_questions_has_the_forecast_of_every_grid(desk):
     lines = (ROOT / "docs" / "questions.md").read_text(encoding="utf-8").splitlines()
     rows = [line for line in lines if line.startswith("| Q") and line.count("|") == 7]  # six columns: the bills
     assert [row[2:4] for row in rows] == [f"Q{number}" for number in range(1, 9)]
-    for grid in GRIDS:
+    for grid in (path for path in GRIDS if path.stem.startswith(("q", "sweep"))):
         result = json.loads(desk.call("plan", "--json", "--grid", str(grid)).stdout)
         (row,) = [row for row in rows if grid.name in row]
         cells = " ".join(row.split("|")[4:]).replace(",", " ").split()
