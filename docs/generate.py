@@ -16,7 +16,8 @@ from orchestrator.config.json_schema import schemas
 
 HERE = Path(__file__).parent
 TABLES = {
-    "trainer": "Trainer", "base_models.NAME": "BaseModel", "datasets.NAME": "Dataset", "defaults": "Defaults",
+    "trainer": "Trainer", "base_models.NAME": "BaseModel", "datasets.NAME": "Dataset",
+    "[datasets.NAME.subsets]": "FolderSubset", "defaults": "Defaults",
     "generate": "Generation", "score": "Scoring", "vram": "Vram", "limits": "Limits", "early_stop": "EarlyStop",
     "comparison": "Comparison", "margins": "Margins", "notify": "Notify", "[oom_fallback]": "FallbackStep",
 }  # fmt: skip
@@ -36,6 +37,7 @@ relative to it, and unknown keys are errors. `orchestrate schema` writes a JSON 
 | `[arguments]` | sd-scripts arguments of all points; a grid can replace them |
 | `[optimizers.NAME]` | arguments for this optimizer; they replace `[arguments]`, and a grid replaces them |
 | `[datasets.NAME]` with `source` | a [dataset recipe](dataset-recipes.md) |
+| `[[datasets.NAME.subsets]]` | [several folders](dataset-recipes.md) instead of one |
 """
 _COLUMNS = "| key | type | default | meaning |\n|---|---|---|---|\n"
 _COMMANDS = """# Commands

@@ -112,13 +112,27 @@ class Point:
 class PreparedDataset:
     """A dataset as it is trained on: a folder of copies in runs/. `key` identifies its content.
 
-    unmasked_dir: a folder of the same pictures without weights in their alpha, for face detection.
+    unmasked_dir: a folder of the same pictures without weights in their alpha, for face detection. subsets: of a
+    dataset that has some; `folder` is then the first one's.
     """
 
     folder: Path
     key: str
-    pictures: tuple[str, ...]
+    pictures: tuple[str, ...] = ()
     unmasked_dir: Path | None = None
+    is_prior: bool = False
+    subsets: tuple["PreparedDataset", ...] = ()
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The folders of images, one for each subset."""
+        return tuple(part.folder for part in self.subsets or (self,))
+
+    @property
+    def images(self) -> tuple[Path, ...]:
+        """The images that teach the persona, without weights."""
+        taught = [part for part in self.subsets or (self,) if not part.is_prior]
+        return tuple((part.unmasked_dir or part.folder) / name for part in taught for name in part.pictures)
 
 
 # --- the outcome ------------------------------------------------------------------------------------------------------

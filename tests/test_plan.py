@@ -273,18 +273,19 @@ def test_every_grid_of_the_project_plans_without_a_warning(desk):
         done = desk.call("plan", "--json", "--grid", str(grid))
         assert done.exit_code == 0, done.stderr
         result = json.loads(done.stdout)
-        assert result["warnings"] == []
+        unequal = [one for one in result["warnings"] if "optimizer steps" in one["what"]]
+        assert result["warnings"] == (unequal if grid.stem == "regularisation" else [])  # its head says why
         assert result["seconds"] < 3 * 12 * 3600, "no question may take more than three nights"
-        assert len({run["steps"] for run in result["runs"] if not run["is_baseline"]}) == 1
+        assert len({run["steps"] for run in result["runs"] if not run["is_baseline"]}) == 1 + len(unequal)
         replicates = {run["params"]["seed"] for run in result["runs"] if not run["is_baseline"]}
         assert len(replicates) >= 3
 
 
 def test_the_page_of_questions_has_the_forecast_of_every_grid(desk):
     lines = (ROOT / "docs" / "questions.md").read_text(encoding="utf-8").splitlines()
-    rows = [line for line in lines if line.startswith("| Q") and line.count("|") == 7]  # six columns: the bills
-    assert [row[2:4] for row in rows] == [f"Q{number}" for number in range(1, 9)]
-    for grid in (path for path in GRIDS if path.stem.startswith(("q", "sweep"))):
+    rows = [line for line in lines if line.startswith("| ") and line.count("|") == 7]  # six columns: the forecasts
+    assert [row[2:4] for row in rows if row.startswith("| Q")] == [f"Q{number}" for number in range(1, 9)]
+    for grid in GRIDS:
         result = json.loads(desk.call("plan", "--json", "--grid", str(grid)).stdout)
         (row,) = [row for row in rows if grid.name in row]
         cells = " ".join(row.split("|")[4:]).replace(",", " ").split()

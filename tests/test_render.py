@@ -255,7 +255,7 @@ def test_a_missing_template_is_said_by_name(tmp_path):
 @pytest.mark.parametrize("value", [value for value in NASTY if "\0" not in value and value])
 def test_the_dataset_of_any_folder_and_trigger(renderer, value):
     dataset = Dataset(name="d", image_dir=Path("/x"), num_repeats=3, trigger=value, subset={"flip_aug": False})
-    text = renderer.dataset_toml(POINT, dataset=dataset, image_dir=Path("/pictures") / value)
+    text = renderer.dataset_toml(POINT, dataset=dataset, folders=[Path("/pictures") / value])
     assert toml.loads(text) == {
         "datasets": [
             {
@@ -281,7 +281,7 @@ def test_what_the_config_file_decides_does_not_stand_in_the_dataset_file():
 
 def test_masks_leave_no_room_for_class_tokens(renderer):
     dataset = Dataset(name="d", image_dir=Path("/x"), trigger="ohwx", subset={"conditioning_data_dir": "/masks"})
-    (subset,) = toml.loads(renderer.dataset_toml(POINT, dataset=dataset, image_dir=Path("/x")))["datasets"][0][
+    (subset,) = toml.loads(renderer.dataset_toml(POINT, dataset=dataset, folders=[Path("/x")]))["datasets"][0][
         "subsets"
     ]
     assert subset.keys() == {"image_dir", "caption_extension", "num_repeats", "conditioning_data_dir"}

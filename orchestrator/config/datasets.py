@@ -1,10 +1,12 @@
-"""The tables `[datasets.NAME]` of orchestrate.toml: a folder of pictures, or a recipe over another dataset."""
+"""The tables `[datasets.NAME]` of orchestrate.toml: a folder of pictures, a recipe over another dataset, or subsets."""
 
 from dataclasses import dataclass, field, fields, replace
 
-from orchestrator.config.fields import Arguments, Count
+from pydantic import SkipValidation
+
+from orchestrator.config.fields import Arguments, Count, Extension, Table
 from orchestrator.config.recipe import Recipe
-from orchestrator.config.schema import Dataset
+from orchestrator.config.schema import PRESERVED, Dataset, SubsetKeys
 from orchestrator.config.toml_reader import File, Place
 from orchestrator.model import Params
 from orchestrator.text import did_you_mean
@@ -33,6 +35,28 @@ class DerivedDataset(Recipe):
     subset: Arguments = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True)
+class FolderSubset(SubsetKeys, Dataset):
+    """A subset: a folder of pictures."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DerivedSubset(SubsetKeys, DerivedDataset):
+    """A subset: a recipe, or another dataset as it is."""
+
+    trigger: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeveralSubsets(Table):
+    """A table with `subsets`. The other keys are of each subset that does not set its own."""
+
+    subsets: SkipValidation[list[FolderSubset | DerivedSubset]]
+    trigger: str = ""
+    caption_extension: Extension = ".txt"
+    subset: Arguments = field(default_factory=dict)
+
+
 def read(file: File) -> dict[str, Dataset]:
     """The datasets by name; what is wrong is noted in the file."""
     return _Reading(file).all()
@@ -52,25 +76,72 @@ class _Reading:
 
     def _dataset(self, name: str, waiting: tuple[str, ...]) -> Dataset | None:
         if name not in self._found:
-            place = self._places[name]
-            derived = self._file.has((*place, "source"))
-            self._found[name] = self._derived(name, place, (*waiting, name)) if derived else self._folder(name, place)
+            place, waiting = self._places[name], (*waiting, name)
+            if self._file.has((*place, "subsets")):
+                self._found[name] = self._several(name, place, waiting)
+            elif self._file.has((*place, "source")):
+                self._found[name] = self._derived(name, place, waiting, self._file.parse(place, DerivedDataset))
+            else:
+                self._found[name] = self._folder(name, place, self._file.parse(place, Dataset))
         return self._found[name]
 
-    def _folder(self, name: str, place: Place) -> Dataset | None:
-        table: Dataset | None = self._file.parse(place, Dataset)
-        self._check_subset(table, place)
-        return replace(table, name=name) if table else None
+    def _several(self, name: str, place: Place, waiting: tuple[str, ...]) -> Dataset | None:
+        """None where one of the subsets is none. The folder and the trigger are those of the first training subset."""
+        common: SeveralSubsets | None = self._file.parse(place, SeveralSubsets)
+        self._check_subset(common, place)
+        places = self._file.tables(*map(str, place), "subsets", array=True)
+        read = [self._part(f"{name}.subsets.{at[-1]}", at, waiting, common) for at in places] if common else []
+        parts = tuple(part for part in read if part)
+        if common is None or not parts or len(parts) < len(read):
+            return None
+        if all(part.is_prior for part in parts):
+            what = "every subset preserves what the base model knows, and none teaches the persona"
+            self._note(place, "subsets", what, "", "add a subset without is_reg and custom_attributes")
+            return None
+        main = next(part for part in parts if not part.is_prior)
+        trigger = common.trigger or main.trigger
+        return Dataset(name=name, image_dir=main.image_dir, trigger=trigger, subsets=parts)
 
-    def _derived(self, name: str, place: Place, waiting: tuple[str, ...]) -> Dataset | None:
+    def _part(self, name: str, place: Place, waiting: tuple[str, ...], common: SeveralSubsets) -> Dataset | None:
+        derived = self._file.has((*place, "source"))
+        table: FolderSubset | DerivedSubset | None = self._file.parse(place, DerivedSubset if derived else FolderSubset)
+        if isinstance(table, DerivedSubset):
+            dataset = self._derived(name, place, waiting, table)
+        else:
+            dataset = self._folder(name, place, table)
+            if dataset and not self._file.has((*place, "caption_extension")):
+                dataset = replace(dataset, caption_extension=common.caption_extension)
+        if table is None or dataset is None:
+            return None
+        own = {key.name: value for key in fields(SubsetKeys) if (value := getattr(table, key.name)) is not None}
+        if attributes := own.pop("custom_attributes", None):
+            own |= {PRESERVED: True} if attributes.diff_output_preservation else {}
+        dataset = replace(dataset, subset={**common.subset, **dataset.subset, **own})
+        if dataset.is_prior and table.trigger:
+            what = "images of the base model's knowledge have no trigger: the class would become the persona"
+            self._note(place, "trigger", what, table.trigger, 'write class_tokens = "woman", or another class')
+        trigger = "" if dataset.is_prior else table.trigger or dataset.trigger or common.trigger
+        return replace(dataset, trigger=trigger)
+
+    def _folder(self, name: str, place: Place, table: Dataset | None) -> Dataset | None:
+        self._check_subset(table, place)
+        return (
+            Dataset(**{one.name: getattr(table, one.name) for one in fields(Dataset)} | {"name": name})
+            if table
+            else None
+        )
+
+    def _derived(
+        self, name: str, place: Place, waiting: tuple[str, ...], table: DerivedDataset | None
+    ) -> Dataset | None:
         """None where the source is none."""
-        table: DerivedDataset | None = self._file.parse(place, DerivedDataset)
         self._check_subset(table, place)
         if not table:
             return None
         recipe = Recipe(**{part.name: getattr(table, part.name) for part in fields(Recipe)})
         source, base = recipe.source, None
-        if recipe == Recipe(source=source) and not any(self._file.has((*place, step)) for step in _STEPS):
+        unchanged = recipe == Recipe(source=source) and not any(self._file.has((*place, step)) for step in _STEPS)
+        if unchanged and not isinstance(table, DerivedSubset):
             steps = ", ".join(f"[datasets.{name}.{step}]" for step in _STEPS)
             self._note(place, "source", "does nothing to its source", source, f"add {steps} or equal_steps = true")
         if source in waiting:
@@ -81,14 +152,20 @@ class _Reading:
             self._note(place, "source", f"there is no [datasets.{source}]", source, remedy)
         else:
             base = self._dataset(source, waiting)
-        if base is None:
+        if base and base.subsets:
+            what, remedy = f"{source} has subsets, and a recipe has one source", "name the source of one of its subsets"
+            self._note(place, "source", what, source, remedy)
+        if base is None or base.subsets:
             return None
-        self._check(recipe, base, place)
+        if not unchanged:
+            self._check(recipe, base, place)
         own = {key: value for key in ("num_repeats",) if (value := getattr(table, key))}
         subset = {**base.subset, **(_MASKED if recipe.mask else {}), **table.subset}
+        if unchanged:  # a subset that is the source as it is
+            return replace(base, name=name, subset=subset, **own)
         return replace(base, name=name, recipe=recipe, subset=subset, pictures=table.pictures, **own)
 
-    def _check_subset(self, table: Dataset | DerivedDataset | None, place: Place) -> None:
+    def _check_subset(self, table: Dataset | DerivedDataset | SeveralSubsets | None, place: Place) -> None:
         for key in (table.subset if table else {}).keys() & _SET_ELSEWHERE.keys():
             self._note((*place, "subset"), key, f"{key} does not belong here", "", _SET_ELSEWHERE[key])
 

@@ -18,12 +18,14 @@ from orchestrator.config.fields import (
     FilePath,
     Flag,
     Internal,
+    Natural,
     NonNegative,
     Positive,
     Seeds,
     Share,
     Strengths,
     Table,
+    Unit,
     WebAddress,
 )
 from orchestrator.config.recipe import Recipe
@@ -105,6 +107,64 @@ class Dataset(Table):
     subset: Arguments = field(default_factory=dict)
     """Further keys of sd-scripts' `[[datasets.subsets]]`, unchanged."""
     recipe: Annotated[Recipe | None, Internal()] = None
+    subsets: Annotated[tuple["Dataset", ...], Internal()] = ()
+
+    @property
+    def parts(self) -> tuple["Dataset", ...]:
+        """The subsets, each a dataset with one folder: this one if it has none."""
+        return self.subsets or (self,)
+
+    @property
+    def is_prior(self) -> bool:
+        """Whether its images preserve what the base model knows, instead of teaching the persona."""
+        return bool(self.subset.get("is_reg") or self.subset.get(PRESERVED))
+
+    @property
+    def class_tokens(self) -> str:
+        """The caption of images without a caption file."""
+        return str(self.subset.get("class_tokens", self.trigger))
+
+
+PRESERVED = "custom_attributes.diff_output_preservation"
+"""The target of such a subset is the prediction of the base model (differential output preservation)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CustomAttributes(Table):
+    """What sd-scripts reads of a subset's `custom_attributes`."""
+
+    diff_output_preservation: Flag = False
+    """The LoRA learns to predict for these images what the base model predicts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubsetKeys(Table):
+    """Keys of sd-scripts' `[[datasets.subsets]]`; any other of its keys in `subset = { }`."""
+
+    is_reg: Flag | None = None
+    """Regularisation images: an epoch has as many as training images, and `prior_loss_weight` scales their loss."""
+    custom_attributes: CustomAttributes | None = None
+    """`{ diff_output_preservation = true }`: the base model's prediction is the target of these images."""
+    class_tokens: str | None = None
+    """The caption of images without a caption file; default: the trigger."""
+    shuffle_caption: Flag | None = None
+    """Shuffle the comma-separated parts of a caption at each use."""
+    keep_tokens: Natural | None = None
+    """So many parts at the start stay in place."""
+    keep_tokens_separator: str | None = None
+    """The parts before this text stay in place."""
+    caption_prefix: str | None = None
+    """Text before every caption."""
+    caption_suffix: str | None = None
+    """Text after every caption."""
+    caption_dropout_rate: Unit | None = None
+    """Share of the uses of an image without its caption."""
+    caption_dropout_every_n_epochs: Natural | None = None
+    """Every n-th epoch has no captions."""
+    caption_tag_dropout_rate: Unit | None = None
+    """Share of the parts of a caption that are left out at each use."""
+    flip_aug: Flag | None = None
+    """Mirror images at random; faces are not symmetric."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import Any, NotRequired
 from typing_extensions import TypedDict
 
 from orchestrator.config import datasets, programs, toml_reader
-from orchestrator.config.datasets import DerivedDataset
+from orchestrator.config.datasets import DerivedDataset, SeveralSubsets
 from orchestrator.config.expressions import ExpressionError, Expressions
 from orchestrator.config.fields import Arguments, FilePath
 from orchestrator.config.schema import (
@@ -41,7 +41,7 @@ class SettingsFile(TypedDict):
     templates: FilePath
     trainer: Trainer
     base_models: Mapping[str, BaseModel]
-    datasets: Mapping[str, Dataset | DerivedDataset]
+    datasets: Mapping[str, Dataset | DerivedDataset | SeveralSubsets]
     defaults: NotRequired[Defaults]
     arguments: NotRequired[Arguments]
     optimizers: NotRequired[Mapping[str, Arguments]]

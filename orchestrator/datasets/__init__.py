@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from orchestrator.config.schema import Dataset
-from orchestrator.model import Params
+from orchestrator.model import Params, Value
 
 
 def dataset_for_point(params: Params, datasets: Mapping[str, Dataset]) -> Dataset:
@@ -15,8 +15,14 @@ def dataset_for_point(params: Params, datasets: Mapping[str, Dataset]) -> Datase
 
     Replicates then differ in their images too, and two points with the same seed have the same subset.
     """
-    dataset = datasets[str(params["dataset"])]
-    seed = params.get("seed", 1)
+    return _drawn(datasets[str(params["dataset"])], params.get("seed", 1))
+
+
+def _drawn(dataset: Dataset, seed: Value) -> Dataset:
+    if dataset.subsets:
+        parts = tuple(_drawn(part, seed) for part in dataset.subsets)
+        draws = [f"-draw{seed}"] if parts != dataset.subsets else []
+        return replace(dataset, name="".join([dataset.name, *draws]), subsets=parts)
     choose = dataset.recipe.choose if dataset.recipe else None
     if not dataset.recipe or not choose or choose.num_subsets == 1 or not isinstance(seed, int):
         return dataset
@@ -25,13 +31,12 @@ def dataset_for_point(params: Params, datasets: Mapping[str, Dataset]) -> Datase
     return replace(dataset, name=f"{dataset.name}-draw{draw}", recipe=recipe)
 
 
-def with_ancestors(names: Iterable[str], known: Mapping[str, Dataset]) -> list[str]:
-    """The datasets of these names and those that their recipes use."""
-    found: dict[str, None] = {}
-    left = list(names)
+def with_ancestors(names: Iterable[str], known: Mapping[str, Dataset]) -> list[Dataset]:
+    """The datasets of these names, each subset by itself, and those that their recipes use."""
+    found: dict[str, Dataset] = {}
+    left = [part for name in names for part in known[name].parts]
     while left:
-        name = left.pop(0)
-        recipe = known[name].recipe
-        found[name] = None
-        left += [recipe.source] if recipe else []
-    return list(found)
+        dataset = left.pop(0)
+        found[dataset.name] = dataset
+        left += [known[dataset.recipe.source]] if dataset.recipe else []
+    return list(found.values())

@@ -44,20 +44,21 @@ def prepare_all(
     ]
     prepared = {}
     for dataset in {one.name: one for one in trained}.values():
-        is_new = dataset.recipe and not (folder_of(dataset, settings, hashes) / "dataset.json").exists()
-        if is_new and dataset.recipe:
-            report(f"{dataset.name}: building from {dataset.recipe.source}")
+        for part in dataset.parts:
+            is_new = part.recipe and not (folder_of(part, settings, hashes) / "dataset.json").exists()
+            if is_new and part.recipe:
+                report(f"{part.name}: building from {part.recipe.source}")
+                built = build(part, settings, hashes)
+                report(_summary(dataset.name, records.read(built.folder.parent / "dataset.json")))
         prepared[dataset.name] = build(dataset, settings, hashes)
-        if is_new:
-            report(_summary(records.read(prepared[dataset.name].folder.parent / "dataset.json")))
     return prepared
 
 
-def _summary(record: Mapping[str, Any]) -> str:
+def _summary(name: str, record: Mapping[str, Any]) -> str:
     names = [one["name"] for one in record["made"] if any(note.startswith(_NOT_CROPPED) for note in one["notes"])]
     parts = [f"{len(record['pictures'])} images", f"{len(record['dropped'])} dropped"]
     parts += [f"without a face or not cropped: {', '.join(names)}"] if names else []
-    return f"{record['name']}: {'; '.join(parts)}; details: `orchestrate dataset show {record['name']}`"
+    return f"{record['name']}: {'; '.join(parts)}; details: `orchestrate dataset show {name}`"
 
 
 def build(dataset: Dataset, settings: Settings, hashes: HashCache) -> PreparedDataset:
@@ -66,6 +67,10 @@ def build(dataset: Dataset, settings: Settings, hashes: HashCache) -> PreparedDa
     Raises NotReady when the folder was changed since, or its recipe needs faces and there is no face pack; InputError
     when the recipe cannot be carried out.
     """
+    if dataset.subsets:
+        subsets = tuple(build(part, settings, hashes) for part in dataset.subsets)
+        key = sha256_json([part.key for part in subsets])
+        return PreparedDataset(folder=subsets[0].folder, key=key, subsets=subsets)
     folder = folder_of(dataset, settings, hashes)
     if not (folder / "dataset.json").exists():
         _make(dataset, folder, settings, hashes)
@@ -79,6 +84,7 @@ def build(dataset: Dataset, settings: Settings, hashes: HashCache) -> PreparedDa
         key=record["key"],
         pictures=tuple(record["pictures"]),
         unmasked_dir=plain if plain.is_dir() else None,
+        is_prior=dataset.is_prior,
     )
 
 

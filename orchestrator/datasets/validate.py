@@ -43,6 +43,36 @@ def validate_dataset(dataset: Dataset, where: str, arguments: Mapping[str, objec
     return [*problems, *_captions(listing.pictures, dataset, key, arguments or {})]
 
 
+def validate_subsets(dataset: Dataset) -> Iterator[Problem]:
+    """Warnings about the subsets of a dataset together."""
+    triggers = {part.trigger for part in dataset.parts if part.trigger}
+    counts = {True: 0, False: 0}
+    for part in dataset.subsets:
+        pictures, key = images.pictures(part.image_dir).pictures, f"datasets.{part.name}"
+        counts[bool(part.subset.get("is_reg"))] += len(pictures) * part.num_repeats
+        if not part.is_prior or part.recipe:
+            continue
+        texts = {
+            path.name: _readable(path.with_suffix(part.caption_extension)) or part.class_tokens for path in pictures
+        }
+        if named := [name for name, text in texts.items() if any(trigger in text for trigger in triggers)]:
+            what = f"the captions of {len(named)} images contain the trigger, and would bind it to the class"
+            remedy = "remove the trigger from them"
+            yield _warning(f"{what}: {first_names(named)}", part.image_dir, key, remedy)
+    if counts[True] > counts[False] and not any(part.recipe for part in dataset.subsets):
+        what = f"sd-scripts uses {counts[False]} of {counts[True]} regularisation images: no more than training images"
+        key = f"datasets.{dataset.name}"
+        yield _warning(what, dataset.image_dir, key, "raise num_repeats of the training images, or ignore this")
+
+
+def _readable(caption: Path) -> str:
+    """The text of a caption; empty where it cannot be read."""
+    try:
+        return read_bytes(caption, max_bytes=_MAX_CAPTION_BYTES).decode("utf-8-sig", "replace")
+    except (OSError, ValueError):
+        return ""
+
+
 def _recipe(recipe: Recipe, pictures: Sequence[Path], where: str, key: str) -> Iterator[Problem]:
     if recipe.frames and not video.files(recipe.frames.videos):
         videos, suffixes = str(recipe.frames.videos), ", ".join(sorted(video.SUFFIXES))
@@ -110,9 +140,9 @@ def _image(picture: Path, dataset: Dataset, key: str) -> list[Problem]:
 def _captions(
     pictures: Sequence[Path], dataset: Dataset, key: str, arguments: Mapping[str, object]
 ) -> Iterator[Problem]:
-    subset = {**arguments, **dataset.subset}
+    subset: Mapping[str, object] = {**arguments, **dataset.subset}
     affixes = f"{subset.get('caption_prefix', '')} {subset.get('caption_suffix', '')}"
-    trigger = "" if subset.get("is_reg") or dataset.trigger in affixes else dataset.trigger
+    trigger = "" if dataset.is_prior or dataset.trigger in affixes else dataset.trigger
     limit = int(str(subset.get("max_token_length") or _MAX_TOKENS))
     missing, ignored, long, cut = [], [], [], []
     for picture in pictures:
@@ -128,7 +158,7 @@ def _captions(
             long.append(caption.name)
             if trigger and trigger in read and len(_PART.findall(read[: read.index(trigger) + len(trigger)])) > limit:
                 cut.append(caption.name)
-    if missing:
+    if missing and not (dataset.is_prior and dataset.class_tokens and len(missing) == len(pictures)):
         yield _missing(missing, len(pictures), dataset, key)
     folder = dataset.image_dir
     if ignored:
@@ -190,13 +220,16 @@ def _missing(missing: Sequence[Path], count: int, dataset: Dataset, key: str) ->
             remedy = f'caption_extension = "{path.suffix}" under [{key}]'
         elif path.name.startswith(f"{missing[0].name}."):
             remedy = f"rename {path.name} to {missing[0].stem}{dataset.caption_extension}, and the others likewise"
-    if not dataset.trigger:
+    if not dataset.class_tokens:
+        word = "class_tokens" if dataset.is_prior else "trigger"
         what = (
-            f"{len(missing)} of {count} images have no caption, and the dataset has no trigger to use instead: {names}"
+            f"{len(missing)} of {count} images have no caption, and the dataset has no {word} to use instead: {names}"
         )
-        return errors.error(key, what, f"{remedy}, or set {key}.trigger", where=str(dataset.image_dir))
+        return errors.error(key, what, f"{remedy}, or set {key}.{word}", where=str(dataset.image_dir))
     used = f"and would be trained on the trigger alone: {names}"
-    if len(missing) == count and not dataset.subset.get("is_reg"):
+    if dataset.is_prior:
+        used = f'and would be trained on "{dataset.class_tokens}" alone: {names}'
+    elif len(missing) == count:
         what = f"no image has a caption ({dataset.caption_extension}); all {count} have none {used}"
         return errors.error(key, what, remedy, where=str(dataset.image_dir))
     return _warning(f"{len(missing)} of {count} images have no caption {used}", dataset.image_dir, key, remedy)

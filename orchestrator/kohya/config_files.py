@@ -60,11 +60,12 @@ class Renderer:
             read_back(text, meant, where=str(self._folder / TRAIN))
         return text
 
-    def dataset_toml(self, point: Point, *, dataset: Dataset, image_dir: Path) -> str:
-        """sd-scripts' `--dataset_config`: one dataset with one subset, the images in `image_dir`; verified as above."""
-        subset = _subset(dataset, image_dir)
-        text = self._render(DATASET, subset, point=point, subset=subset)
-        meant = {f"datasets[0].subsets[0].{key}": value for key, value in subset.items()}
+    def dataset_toml(self, point: Point, *, dataset: Dataset, folders: Sequence[Path]) -> str:
+        """sd-scripts' `--dataset_config`: one dataset, each of its subsets with a folder; verified as above."""
+        subsets = [_subset(part, folder) for part, folder in zip(dataset.parts, folders, strict=True)]
+        values = {key: value for subset in subsets for key, value in subset.items()}
+        text = self._render(DATASET, values, point=point, subsets=subsets, subset=subsets[0])
+        meant = {f"datasets[0].subsets[{at}].{key}": subset[key] for at, subset in enumerate(subsets) for key in subset}
         read_back(text, meant, where=str(self._folder / DATASET))
         return text
 

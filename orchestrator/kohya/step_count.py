@@ -1,5 +1,6 @@
 """Computes buckets, batches and optimizer steps of a training as sd-scripts does."""
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -33,6 +34,24 @@ def length(params: Params, sizes: Sequence[Size], repeats: int) -> TrainingLengt
     else:
         steps = whole(params, "max_train_steps", DEFAULT_STEPS)
     return TrainingLength(steps=steps, epochs=math.ceil(steps / per_epoch), steps_per_epoch=per_epoch)
+
+
+def one_epoch(subsets: Iterable[tuple[Sequence[Size], int, bool]]) -> list[Size]:
+    """The images of one epoch, with repeats, of subsets of (sizes, repeats, is_reg).
+
+    Regularisation images are used in turn, first with their repeats, until there are as many as training images.
+    Source: dreambooth_dataset.py (num_train_images, reg_infos).
+    """
+    used = list(subsets)
+    training = [size for sizes, repeats, is_reg in used if not is_reg for size in sizes for _ in range(repeats)]
+    regularisation = [(size, repeats) for sizes, repeats, is_reg in used if is_reg for size in sizes]
+    found: list[Size] = []
+    for size, repeats in regularisation:
+        if len(found) < len(training):
+            found += [size] * repeats
+    extra = itertools.cycle(size for size, _ in regularisation)
+    missing = max(0, len(training) - len(found)) if regularisation else 0
+    return [*training, *found, *itertools.islice(extra, missing)]
 
 
 def batches_per_epoch(params: Params, sizes: Iterable[Size], repeats: int) -> int:

@@ -12,6 +12,7 @@ import toml
 from orchestrator.miniature import log
 
 _DEFAULTS: dict[str, Any] = {
+    "caption_dropout_rate": 0.0,
     "gradient_accumulation_steps": 1,
     "gradient_checkpointing": False,
     "learning_rate": 2e-6,
@@ -25,6 +26,7 @@ _DEFAULTS: dict[str, Any] = {
     "network_train_unet_only": False,
     "optimizer_type": "AdamW",
     "output_name": "last",
+    "prior_loss_weight": 1.0,
     "resolution": "1024,1024",
     "save_state": False,
     "train_batch_size": 1,

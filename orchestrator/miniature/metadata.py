@@ -28,8 +28,9 @@ def started(
         "ss_session_id": random.getrandbits(32),
         "ss_training_started_at": time.time(),
         "ss_text_encoder_lr": arguments.text_rate,
-        "ss_num_train_images": sum(map(len, datasets)),
-        "ss_num_reg_images": 0,
+        "ss_num_train_images": sum(dataset.count(is_reg=False) for dataset in datasets),
+        "ss_num_reg_images": sum(dataset.count(is_reg=True) for dataset in datasets),
+        "ss_prior_loss_weight": arguments["prior_loss_weight"],
         "ss_num_batches_per_epoch": batches_per_epoch(datasets),
         "ss_num_epochs": epochs,
         "ss_max_train_steps": steps,
@@ -62,8 +63,8 @@ def _datasets(datasets: Sequence[Dataset]) -> dict[str, str]:
         {
             "is_dreambooth": True,
             "batch_size_per_device": dataset.batch_size,
-            "num_train_images": len(dataset),
-            "num_reg_images": 0,
+            "num_train_images": dataset.count(is_reg=False),
+            "num_reg_images": dataset.count(is_reg=True),
             "resolution": dataset.resolution,
             "subsets": [{"image_dir": subset.folder.name, "num_repeats": subset.repeats} for subset in dataset.subsets],
         }

@@ -1,6 +1,6 @@
 """Reads the pictures, captions and masks that a `dataset_config` names, and splits them into batches."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,19 @@ _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subset:
-    """One folder with N images: N x 3 x 32 x 32 in -1..1, captions N x 64, masks N x 1 x 32 x 32 in 0..1."""
+    """One folder with N images: N x 3 x 32 x 32 in -1..1, captions N x 64, masks N x 1 x 32 x 32 in 0..1.
+
+    preserved: the base model's prediction is the target. dropout: share of the uses of an image without its caption.
+    """
 
     folder: Path
     repeats: int
     pictures: Tensor
     captions: Tensor
     masks: Tensor
+    is_reg: bool = False
+    preserved: bool = False
+    dropout: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,10 +41,31 @@ class Dataset:
     batch_size: int
     resolution: tuple[int, int]
     subsets: tuple[Subset, ...]
+    prior_loss_weight: float = 1.0
+
+    def count(self, *, is_reg: bool) -> int:
+        """Number of training or regularisation images, counting repeats."""
+        return sum(len(subset.pictures) * subset.repeats for subset in self.subsets if subset.is_reg == is_reg)
 
     def __len__(self) -> int:
-        """Number of images, counting repeats."""
-        return sum(len(subset.pictures) * subset.repeats for subset in self.subsets)
+        """Number of images in an epoch."""
+        return sum(map(sum, self.repeats()))
+
+    def repeats(self) -> list[list[int]]:
+        """How often an epoch uses each image of each subset: as many regularisation images as training images."""
+        training = self.count(is_reg=False)
+        found = [[0 if subset.is_reg else subset.repeats] * len(subset.pictures) for subset in self.subsets]
+        rows = [(i, row) for i, subset in enumerate(self.subsets) if subset.is_reg for row in range(len(found[i]))]
+        used, first = 0, True
+        while rows and used < training:
+            for index, row in rows:
+                more = self.subsets[index].repeats if first else 1
+                found[index][row] += more
+                used += more
+                if used >= training:
+                    break
+            first = False
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +75,10 @@ class Batch:
     pictures: Tensor
     captions: Tensor
     masks: Tensor
+    weights: Tensor
+    """One per image, of its loss."""
+    preserved: Tensor
+    """One per image: whether its target is the base model's prediction."""
 
 
 def read(arguments: Arguments) -> list[Dataset]:
@@ -56,7 +87,8 @@ def read(arguments: Arguments) -> list[Dataset]:
     log.info(f"Loading dataset config from {path}")
     config = toml.loads(path.read_text(encoding="utf-8"))
     found = [_dataset(config, dataset, arguments) for dataset in config.get("datasets", [])]
-    log.info(f"{sum(map(len, found))} train images with repeats.")
+    log.info(f"{sum(one.count(is_reg=False) for one in found)} train images with repeats.")
+    log.info(f"{sum(one.count(is_reg=True) for one in found)} reg images with repeats.")
     return [dataset for dataset in found if len(dataset)]
 
 
@@ -74,21 +106,26 @@ def epoch(datasets: Sequence[Dataset]) -> Iterator[Batch]:
 
 def _shuffled(dataset: Dataset) -> Tensor:
     """Row numbers over the dataset's subsets in turn."""
-    sizes = [len(subset.pictures) for subset in dataset.subsets]
-    starts = np.cumsum([0, *sizes[:-1]]).tolist()
-    rows = [
-        torch.arange(start, start + size).repeat(subset.repeats)
-        for start, size, subset in zip(starts, sizes, dataset.subsets, strict=True)
-    ]
-    together = torch.cat(rows)
+    repeats = torch.tensor([times for subset in dataset.repeats() for times in subset])
+    together = torch.arange(len(repeats)).repeat_interleave(repeats)
     return together[torch.randperm(len(together))]
 
 
 def _batch(dataset: Dataset, rows: Tensor) -> Batch:
+    def of_subsets(values: Iterable[float]) -> Tensor:
+        sizes = torch.tensor([len(subset.pictures) for subset in dataset.subsets])
+        return torch.tensor(list(values)).repeat_interleave(sizes)[rows]
+
+    captions = torch.cat([subset.captions for subset in dataset.subsets])[rows]
+    dropout = of_subsets(subset.dropout for subset in dataset.subsets)
+    if dropout.any():
+        captions = captions * (torch.rand(len(rows)) >= dropout)[:, None]
     return Batch(
         pictures=torch.cat([subset.pictures for subset in dataset.subsets])[rows],
-        captions=torch.cat([subset.captions for subset in dataset.subsets])[rows],
+        captions=captions,
         masks=torch.cat([subset.masks for subset in dataset.subsets])[rows],
+        weights=of_subsets(dataset.prior_loss_weight if subset.is_reg else 1.0 for subset in dataset.subsets),
+        preserved=of_subsets(subset.preserved for subset in dataset.subsets).bool(),
     )
 
 
@@ -100,6 +137,7 @@ def _dataset(config: Mapping[str, Any], dataset: Mapping[str, Any], arguments: A
         batch_size=shared.get("batch_size", arguments["train_batch_size"]),
         resolution=_resolution(shared.get("resolution", arguments["resolution"])),
         subsets=tuple(subset for subset in subsets if subset),
+        prior_loss_weight=arguments["prior_loss_weight"],
     )
 
 
@@ -119,14 +157,21 @@ def _subset(subset: Mapping[str, Any], arguments: Arguments) -> Subset | None:
     log.info(f"found directory {folder} contains {len(files)} image files")
     if not files:
         return None
-    captions = [_caption(file, subset) for file in files]
+    captions = [_caption(file, {**_affixes(arguments), **subset}) for file in files]
     return Subset(
         folder=folder,
         repeats=subset.get("num_repeats", 1),
         pictures=torch.stack([_picture(file) for file in files]),
         captions=picture_model.read_captions(captions),
         masks=torch.stack([_mask(file, subset, arguments) for file in files]),
+        is_reg=subset.get("is_reg", False),
+        preserved=subset.get("custom_attributes", {}).get("diff_output_preservation", False),
+        dropout=subset.get("caption_dropout_rate", arguments["caption_dropout_rate"]),
     )
+
+
+def _affixes(arguments: Arguments) -> dict[str, Any]:
+    return {key: arguments[key] for key in ("caption_prefix", "caption_suffix")}
 
 
 def _caption(file: Path, subset: Mapping[str, Any]) -> str:

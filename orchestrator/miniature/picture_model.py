@@ -148,11 +148,16 @@ def words(caption: str) -> set[str]:
 
 def error(model: PictureModel, pictures: Tensor, captions: Tensor) -> Tensor:
     """The squared error of one random step of each picture, N x 3 x 32 x 32: the training loss."""
-    time = torch.sigmoid(torch.randn(len(pictures), device=pictures.device) * 1.2)
+    noisy, times, target = noised(pictures)
+    return torch.square(model(noisy, times, captions).float() - target)
+
+
+def noised(pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """One random step of each picture: the noisy picture, its time, and what the model should predict."""
+    times = torch.sigmoid(torch.randn(len(pictures), device=pictures.device) * 1.2)
     noise = torch.randn_like(pictures)
-    share = time[:, None, None, None]
-    predicted = model((1 - share) * pictures + share * noise, time, captions).float()
-    return torch.square(predicted - (noise - pictures))
+    share = times[:, None, None, None]
+    return (1 - share) * pictures + share * noise, times, noise - pictures
 
 
 @torch.no_grad()

@@ -81,9 +81,9 @@ class Training:
         batch_sizes = ", ".join(str(dataset.batch_size) for dataset in self.datasets)
         print(
             "running training / 学習開始",
-            f"  num train images * repeats / 学習画像の数×繰り返し回数: {sum(map(len, self.datasets))}",
+            f"  num train images * repeats / 学習画像の数×繰り返し回数: {self._count(is_reg=False)}",
             "  num validation images * repeats / 学習画像の数×繰り返し回数: 0",
-            "  num reg images / 正則化画像の数: 0",
+            "  num reg images / 正則化画像の数: {self._count(is_reg=True)}",
             f"  num batches per epoch / 1epochのバッチ数: {photos.batches_per_epoch(self.datasets)}",
             f"  num epochs / epoch数: {self.epochs}",
             f"  batch size per device / バッチサイズ: {batch_sizes}",
@@ -92,6 +92,9 @@ class Training:
             sep="\n",
             flush=True,
         )
+
+    def _count(self, *, is_reg: bool) -> int:
+        return sum(dataset.count(is_reg=is_reg) for dataset in self.datasets)
 
     def run(self) -> None:
         """Trains to the end and writes the last checkpoint."""
@@ -143,10 +146,23 @@ class Training:
 
     def _learn(self, batch: Batch, accumulate: int) -> float:
         """Adds this batch's gradient. The mask reduces the loss without rescaling, as in sd-scripts."""
-        error = picture_model.error(self.model, batch.pictures, batch.captions)
-        loss: Tensor = (error * batch.masks).mean()
+        noisy, times, target = picture_model.noised(batch.pictures)
+        if batch.preserved.any():
+            target = torch.where(batch.preserved[:, None, None, None], self._prior(noisy, times, batch), target)
+        error = torch.square(self.model(noisy, times, batch.captions).float() - target)
+        loss: Tensor = ((error * batch.masks).mean((1, 2, 3)) * batch.weights).mean()
         (loss / accumulate).backward()  # type: ignore[no-untyped-call]
         return loss.item()
+
+    @torch.no_grad()
+    def _prior(self, noisy: Tensor, times: Tensor, batch: Batch) -> Tensor:
+        """The prediction without the LoRA."""
+        for addition in self.additions.values():
+            addition.multiplier = 0.0
+        predicted: Tensor = self.model(noisy, times, batch.captions)
+        for addition in self.additions.values():
+            addition.multiplier = 1.0
+        return predicted
 
     def _move(self) -> None:
         if self.asked["max_grad_norm"]:

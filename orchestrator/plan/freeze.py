@@ -9,7 +9,7 @@ from typing import Any
 
 from orchestrator import images
 from orchestrator import text as formatting
-from orchestrator.config.schema import BaseModel, Scoring, Settings
+from orchestrator.config.schema import BaseModel, Dataset, Scoring, Settings
 from orchestrator.errors import Conflict, Problem, error
 from orchestrator.kohya import config_files
 from orchestrator.kohya.arguments import network_lint
@@ -87,6 +87,7 @@ def _fingerprint(plan: Plan, prepared: Mapping[str, PreparedDataset], hashes: Ha
         **{f"base_models.{name} generation": json.dumps(settings.base_models[name].generation) for name in bases},
         **{f"file {path}": hashes.of(path) for path in _named_files(plan)},
         **{f"dataset {name}": one.key for name, one in prepared.items()},
+        **{f"datasets.{name}": json.dumps(subset_keys(settings.datasets[name])) for name in _datasets(plan)},
     }
 
 
@@ -95,6 +96,16 @@ def _named_files(plan: Plan) -> list[Path]:
     params = [point.params for point in plan.points if not point.is_baseline]
     found = [path for one in params for key in network_lint.FILES for path in network_lint.named_files(one, key)]
     return sorted(dict.fromkeys(found))
+
+
+def _datasets(plan: Plan) -> list[str]:
+    named = [str(one.params["dataset"]) for one in plan.points if not one.is_baseline and "dataset" in one.params]
+    return list(dict.fromkeys(named))
+
+
+def subset_keys(dataset: Dataset) -> list[list[Any]]:
+    """What the trainer is given with the files of each subset."""
+    return [[part.num_repeats, part.trigger, part.caption_extension, dict(part.subset)] for part in dataset.parts]
 
 
 def _pack(scoring: Scoring, folder: Path) -> str:

@@ -9,10 +9,10 @@ from orchestrator.config import toml_reader
 from orchestrator.config.expressions import Expressions, is_expression
 from orchestrator.config.grid import Grid
 from orchestrator.config.schema import Settings
-from orchestrator.errors import InputError, Problem, Severity, error, warning
+from orchestrator.errors import InputError, Problem, Severity, error
 from orchestrator.evidence import preview_scores
 from orchestrator.evidence.stats import early_stop_rule
-from orchestrator.kohya import base_model, config_files, inheritance, networks, oom_fallback, previews, resume
+from orchestrator.kohya import base_model, config_files, inheritance, oom_fallback, previews, resume
 from orchestrator.kohya.arguments import check, lint, schema
 from orchestrator.kohya.arguments.schema import ArgumentSchema
 from orchestrator.model import Params, Point, Value
@@ -46,7 +46,6 @@ def lint_points(points: Sequence[Point], grid: Grid, settings: Settings, steps: 
         *_lint_tables(grid, settings, accepted),
         *_lint_resume(params, settings),
         *_lint_base_models(params, settings),
-        *(_lint_match(points, grid) if grid.match_parameters else ()),
     ]
 
 
@@ -117,25 +116,6 @@ def _lint_base_models(points: Iterable[Params], settings: Settings) -> Iterator[
         yield from base_model.is_distilled(path, where=str(settings.path), key=f"base_models.{name}.path")
 
 
-_MATCHED = 1.1
-"""Ratio of the largest to the smallest number of parameters that still counts as equal."""
-
-
-def _lint_match(points: Iterable[Point], grid: Grid) -> Iterator[Problem]:
-    """A warning for networks that cannot have as many parameters as the others."""
-    groups: dict[tuple[Value | None, ...], dict[str, int]] = {}
-    for point in points:
-        params = point.params
-        key = (point.written.get("network_dim"), params.get("network_train_unet_only"))
-        name = f"{networks.module_of(params)} {networks.algorithm(params)} at {params.get('network_dim')}"
-        groups.setdefault(key, {})[name] = networks.trained_numbers(params)
-    for counts in groups.values():
-        if max(counts.values()) > _MATCHED * min(counts.values()):
-            listed = ", ".join(f"{name}: {count / 1e6:.1f} million" for name, count in counts.items())
-            remedy = "lower network_dim, or change network_args (a smaller factor for LoKr)"
-            yield warning("match", f"the numbers of parameters differ ({listed})", remedy, where=str(grid.path))
-
-
 def _without_replicates(points: Iterable[Point]) -> list[Params]:
     """The params of one point of each group of replicates: no check depends on the seed's value."""
     distinct: dict[tuple[object, ...], Params] = {}
@@ -172,6 +152,12 @@ def lint_templates(runs: Sequence[Run], settings: Settings) -> list[Problem]:
         except InputError as error:
             found |= dict.fromkeys(error.problems)
         verified.add(names)
+    for name, run in {str(run.point.params["dataset"]): run for run in runs}.items():
+        dataset = settings.datasets[name]
+        try:
+            renderer.dataset_toml(run.point, dataset=dataset, folders=[part.image_dir for part in dataset.parts])
+        except InputError as error:
+            found |= dict.fromkeys(error.problems)
     return list(found)
 
 

@@ -76,7 +76,7 @@ def input_files(
     dataset = datasets.dataset_for_point(run.point.params, settings.datasets)
     files = {
         "config.toml": config_toml(run, attempt, settings, renderer),
-        "dataset.toml": renderer.dataset_toml(run.point, dataset=dataset, image_dir=prepared[dataset.name].folder),
+        "dataset.toml": renderer.dataset_toml(run.point, dataset=dataset, folders=prepared[dataset.name].folders),
     }
     if lines := preview_lines(run, attempt, settings, texts):
         files["prompts.txt"] = renderer.prompts_txt(run.point, lines)

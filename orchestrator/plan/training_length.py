@@ -1,7 +1,7 @@
 """Lengths of trainings: counted from a dataset's pictures, or estimated where they are not on this machine."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.config.recipe import Recipe
@@ -34,8 +34,24 @@ class LengthEstimator:
         """A dataset's pictures; None where there are none and the settings give no number."""
         if name not in self._pictures:
             dataset = self._datasets[name]
-            self._pictures[name] = self._after_recipe(dataset, dataset.recipe) if dataset.recipe else _listed(dataset)
+            self._pictures[name] = self._together(dataset.subsets) if dataset.subsets else self._of(dataset)
         return self._pictures[name]
+
+    def _together(self, subsets: Sequence[Dataset]) -> DatasetSize | None:
+        """The pictures of one epoch; None where those of a subset are unknown."""
+        found = [size for part in subsets if (size := self._of(part))]
+        if len(found) < len(subsets):
+            return None
+        used = [
+            (size.sizes, size.repeats, bool(part.subset.get("is_reg")))
+            for size, part in zip(found, subsets, strict=True)
+        ]
+        return DatasetSize(
+            sizes=tuple(step_count.one_epoch(used)), repeats=1, counted=all(one.counted for one in found)
+        )
+
+    def _of(self, dataset: Dataset) -> DatasetSize | None:
+        return self._after_recipe(dataset, dataset.recipe) if dataset.recipe else _listed(dataset)
 
     def _after_recipe(self, dataset: Dataset, recipe: Recipe) -> DatasetSize | None:
         """An estimate of what a recipe produces from its source."""

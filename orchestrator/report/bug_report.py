@@ -161,7 +161,8 @@ def _texts(settings: Settings, root: Path) -> Iterator[str]:
     """The lines of prompt files, captions of datasets, and texts of generated images, as far as they can be read."""
     sources = [settings.generation.prompts, settings.generation.confirm_prompts]
     for dataset in settings.datasets.values():
-        sources += dataset.image_dir.rglob(f"*{dataset.caption_extension}")
+        for part in dataset.parts:
+            sources += part.image_dir.rglob(f"*{part.caption_extension}")
     for made in settings.runs.glob(".datasets/*"):
         sources += made.rglob("*.txt")
     for path in filter(None, sources):

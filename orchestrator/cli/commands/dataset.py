@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.group(cls=common.Commands)
 def dataset() -> None:
-    """Build a dataset from its recipe, or show a built one.
+    """Build and show datasets, and generate class images.
 
     \b
     Example:
@@ -45,13 +45,15 @@ def build(settings_file: Path, seed: int, name: str) -> None:
     from orchestrator.store.hashes import HashCache
 
     loaded = settings.load(settings_file)
-    chosen, problems = _dataset(loaded, name, seed), []
+    chosen = _dataset(loaded, name, seed)
+    problems = list(validate.validate_subsets(chosen))
     for one in with_ancestors([name], loaded.datasets):
-        problems += validate.validate_dataset(loaded.datasets[one], str(settings_file))
+        problems += validate.validate_dataset(one, str(settings_file))
     if errors_of(problems):
         raise NotReady(*problems)
     common.console().problems(problems)
-    _show(prepare.build(chosen, loaded, HashCache(loaded.runs)).folder.parent)
+    for folder in prepare.build(chosen, loaded, HashCache(loaded.runs)).folders:
+        _show(folder.parent)
 
 
 @dataset.command()
@@ -76,13 +78,53 @@ def show(settings_file: Path, seed: int, name: str) -> None:
     from orchestrator.store.hashes import HashCache
 
     loaded = settings.load(settings_file)
-    folder = prepare.folder_of(_dataset(loaded, name, seed), loaded, HashCache(loaded.runs))
-    if not (folder / "dataset.json").exists():
-        what = f'dataset "{name}" is not built with its present recipe and pictures'
-        raise InputError(
-            Problem(what=what, where=str(folder), remedy=f"`orchestrate dataset build {name} --seed {seed}`")
-        )
-    _show(folder)
+    hashes = HashCache(loaded.runs)
+    folders = [prepare.folder_of(part, loaded, hashes) for part in _dataset(loaded, name, seed).parts]
+    for folder in folders:
+        if not (folder / "dataset.json").exists():
+            what = f'dataset "{name}" is not built with its present recipe and pictures'
+            remedy = f"`orchestrate dataset build {name} --seed {seed}`"
+            raise InputError(Problem(what=what, where=str(folder), remedy=remedy))
+    for folder in folders:
+        _show(folder)
+
+
+@dataset.command()
+@options.settings
+@click.option("--prompt", "prompts", multiple=True, required=True, help="A class prompt, without the trigger.")
+@click.option("--count", type=click.IntRange(1), default=36, show_default=True, help="Images of each prompt.")
+@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="The seed of the first image.")
+@click.option("--base", metavar="BASE", default="", help="Base model. Default: that of [defaults].")
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+def generate(settings_file: Path, prompts: tuple[str, ...], count: int, seed: int, base: str, folder: Path) -> None:
+    """Generate class images with the base model, for regularisation.
+
+    Each has the prompt as its caption. An interrupted command continues when it is run again, a larger --count adds
+    images, and existing files are never overwritten.
+
+    \b
+    Example:
+      orchestrate dataset generate persona/class --prompt "photo of a woman" --count 36
+
+    \b
+    Writes:
+      FOLDER               images and captions
+      runs/.class-images/  logs, and the images while they are made
+    """
+    from orchestrator.config import settings
+    from orchestrator.run import class_images
+    from orchestrator.session import Session
+
+    console, loaded = common.console(), settings.load(settings_file)
+    seeds, base = tuple(range(seed, seed + count)), base or loaded.base_model
+    asked = class_images.ClassImages(folder=folder.absolute(), texts=prompts, seeds=seeds, base=base)
+    class_images.check(asked, loaded)
+    plan, run = class_images.plan(asked, loaded)
+    session = Session(plan=plan, listener=console)
+    finished = not plan.settings.generation.seeds or session.generate_class_images(asked, run)
+    if finished:
+        console.result(str(asked.folder))
+    common.leave(session.stop, finished)
 
 
 def _dataset(settings: Settings, name: str, seed: int) -> Dataset:

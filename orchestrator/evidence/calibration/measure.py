@@ -44,7 +44,8 @@ def measure(settings: Settings, request: CalibrationRequest) -> CalibrationRecor
     """
     others = {**request.baselines, **request.impostors}
     references = images.pictures(settings.scoring.references).pictures
-    training = [path for one in settings.datasets.values() for path in images.pictures(one.image_dir).pictures]
+    taught = [part for one in settings.datasets.values() for part in one.parts if not part.is_prior]
+    training = [path for one in taught for path in images.pictures(one.image_dir).pictures]
     members = [path for pair in request.pairs for path in (pair.first, pair.second)]
     paths = list(dict.fromkeys([*references, *training, *members, *chain(*others.values())]))
     cache = settings.runs / scoring.FACE_CACHE

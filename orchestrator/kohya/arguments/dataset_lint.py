@@ -1,16 +1,17 @@
 """Lint rules for images and captions of one training: caches, buckets, crops, masks, validation."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from orchestrator.errors import Problem, error, warning
 from orchestrator.model import Params
 
 
-def lint(params: Params, *, subset: Params | None) -> Iterator[Problem]:
-    """The problems of these arguments; `subset`: what the dataset sets itself, None if it is not known."""
+def lint(params: Params, *, subsets: Sequence[Params]) -> Iterator[Problem]:
+    """The problems of these arguments; `subsets`: what each sets itself, none if the dataset is not known."""
     for rule in (_text_cache, _latent_cache, _face_crop, _buckets, _validation):
         yield from rule(params)
-    yield from _masks(params, subset)
+    yield from _masks(params, subsets)
+    yield from _prior(params, subsets)
 
 
 def _text_cache(params: Params) -> Iterator[Problem]:
@@ -97,19 +98,32 @@ def _buckets(params: Params) -> Iterator[Problem]:
         yield error(key, what, "set min_bucket_reso = 256")
 
 
+_NOT_WITH_MASKS = {"is_reg", "class_tokens", "alpha_mask"}
+
+
 def _validation(params: Params) -> Iterator[Problem]:
     if params.get("validation_split") and params.get("validation_seed") is None:
         what = "without validation_seed, sd-scripts draws both halves independently and validates on training images"
         yield error("validation_split", what, "set validation_seed = 1")
 
 
-def _masks(params: Params, subset: Params | None) -> Iterator[Problem]:
+def _prior(params: Params, subsets: Sequence[Params]) -> Iterator[Problem]:
+    if "prior_loss_weight" in params and subsets and not any(subset.get("is_reg") for subset in subsets):
+        what = "scales the loss of regularisation images, and the dataset has none (a subset with is_reg = true)"
+        yield warning("prior_loss_weight", what, "remove it, or add regularisation images to the dataset")
+
+
+def _masks(params: Params, subsets: Sequence[Params]) -> Iterator[Problem]:
+    masked = ["conditioning_data_dir" in subset for subset in subsets]
+    if any(masked) and (not all(masked) or any(subset.keys() & _NOT_WITH_MASKS for subset in subsets)):
+        what = "sd-scripts accepts conditioning_data_dir only in all subsets, and then no is_reg and no class_tokens"
+        yield error("dataset", what, "use masks in the alpha channel instead (`mask` of a recipe)")
     if not params.get("masked_loss"):
-        if subset and "conditioning_data_dir" in subset:
+        if any(masked):
             what = "the dataset has a folder of masks, which sd-scripts rejects without masked_loss"
             yield error("masked_loss", what, "set masked_loss = true, or use a dataset without masks")
         return
-    if subset is not None and "conditioning_data_dir" not in subset and not params.get("alpha_mask"):
+    if subsets and not any(masked) and not any(subset.get("alpha_mask") for subset in (params, *subsets)):
         what = "the dataset has no masks, so masked_loss has no effect"
         yield error("masked_loss", what, "use a dataset with masks, or remove masked_loss")
     if params.get("validation_split"):

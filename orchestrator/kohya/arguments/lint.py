@@ -8,7 +8,6 @@ from dataclasses import replace
 
 from orchestrator.config.schema import Dataset
 from orchestrator.errors import Problem, error, warning
-from orchestrator.kohya import networks
 from orchestrator.kohya.arguments import dataset_lint, network_lint, optimizer_lint, training_lint
 from orchestrator.model import Params, Point, Value
 from orchestrator.values import toml_repr
@@ -35,16 +34,18 @@ def _without_seed(params: Params) -> tuple[str, ...]:
 
 
 def _lint_point(params: Params, dataset: Dataset | None) -> Iterator[Problem]:
-    subset = dataset.subset if dataset else {}
-    for key, value in subset.items():
-        if dataset and key in params and params[key] != value:
-            what = f"dataset {dataset.name} sets {key} = {toml_repr(value)}, which overrides this"
+    subsets = [part.subset for part in dataset.parts] if dataset else []
+    for key in params:
+        values = [subset[key] for subset in subsets if key in subset]
+        if dataset and values and len(values) == len(subsets) and params[key] not in values:
+            what = f"dataset {dataset.name} sets {key} = {toml_repr(values[0])}, which overrides this"
             yield error(key, what, f"remove {key} from one of the two")
-    effective = {**params, **subset}
-    yield from optimizer_lint.lint(effective)
-    yield from training_lint.lint(effective)
-    yield from network_lint.lint(effective)
-    yield from dataset_lint.lint(effective, subset=dataset.subset if dataset else None)
+    for subset in subsets or [{}]:
+        effective = {**params, **subset}
+        yield from optimizer_lint.lint(effective)
+        yield from training_lint.lint(effective)
+        yield from network_lint.lint(effective)
+        yield from dataset_lint.lint(effective, subsets=subsets)
 
 
 # --- between points ---------------------------------------------------------------------------------------------------
@@ -69,8 +70,6 @@ def _scale_follows_rank(points: Sequence[Point]) -> Iterator[Problem]:
     """A LoRA is scaled by alpha / dim: a rank sweep at a fixed alpha sweeps the scale along with the rank."""
     scales: dict[float, list[str]] = {}
     for point in points:
-        if networks.module_of(point.params) == networks.OFT:
-            continue  # its alpha is no scale
         dim, alpha = point.params.get("network_dim"), point.params.get("network_alpha", 1)
         if isinstance(dim, int) and isinstance(alpha, int | float):
             scales.setdefault(round(alpha / dim, 9) if alpha else 1.0, []).append(f"{alpha:g}/{dim}")

@@ -61,8 +61,8 @@ def _versions(settings: Settings) -> dict[str, str]:
 
 def _user_datasets(settings: Settings, points: Iterable[Point]) -> list[Dataset]:
     """The datasets without a recipe that these points need, directly or as a source."""
-    names = recipes.with_ancestors((str(point.params["dataset"]) for point in points), settings.datasets)
-    return [settings.datasets[name] for name in names if settings.datasets[name].recipe is None]
+    used = recipes.with_ancestors((str(point.params["dataset"]) for point in points), settings.datasets)
+    return [dataset for dataset in used if dataset.recipe is None]
 
 
 def _pictures(settings: Settings, points: Iterable[Point], datasets: Sequence[Dataset]) -> list[Problem]:

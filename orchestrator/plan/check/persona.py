@@ -19,7 +19,7 @@ from orchestrator.text import first_names
 def check_persona(settings: Settings, datasets: Sequence[Dataset]) -> CheckReport:
     """Score the datasets' pictures in a scorer process without the face cache, so that the pack runs."""
     references = media.pictures(settings.scoring.references).pictures
-    trained = {path: one for one in datasets for path in media.pictures(one.image_dir).pictures}
+    trained = {path: one for one in datasets if not one.is_prior for path in media.pictures(one.image_dir).pictures}
     if not references or not settings.scoring.pack.is_dir():
         return CheckReport()  # reported by preflight
     try:

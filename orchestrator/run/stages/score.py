@@ -53,8 +53,7 @@ def _prepare(run: Run, attempt: Attempt, ctx: Context) -> Command:
 def _training_images(run: Run, ctx: Context) -> tuple[Path, ...]:
     if run.point.is_baseline or "dataset" not in run.point.params:  # a LoRA of another origin
         return ()
-    dataset = ctx.datasets[datasets.dataset_for_point(run.point.params, ctx.settings.datasets).name]
-    return tuple((dataset.unmasked_dir or dataset.folder) / name for name in dataset.pictures)
+    return ctx.datasets[datasets.dataset_for_point(run.point.params, ctx.settings.datasets).name].images
 
 
 def _clip(settings: Settings) -> scoring.ClipConfig | None:
