@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from orchestrator.plan.forecast import Forecast
     from orchestrator.report.answers.answer import Answer
     from orchestrator.report.files import Report
+    from orchestrator.run.class_images import ClassImages
     from orchestrator.run.followup import FollowupRun
     from orchestrator.run.local_executor import Executor
 
@@ -205,6 +206,16 @@ class Session:
             with self.listener.running(self.sweep, self.stop):
                 followup.run_all(wanted, ctx, lambda runs, other: sweep.run_sweep(runs, other, cards=held))
         return all(state.status(one.run).state is State.FINISHED for one in wanted)
+
+    def generate_class_images(self, asked: ClassImages, run: Run) -> bool:
+        """Generate the images that a folder lacks. Whether it has all of them now."""
+        from orchestrator.run import class_images
+
+        cards = self.preflight()
+        with self.sweep.lock(), self.lock_cards(self.sweep, cards) as held:
+            ctx = self.context(held, frozen=False)
+            with self.listener.running(self.sweep, self.stop):
+                return class_images.make(asked, run, ctx)
 
     def report(self) -> Report:
         """(Re)write report.html, results.csv and images.csv; the sweep need not be finished."""
