@@ -88,12 +88,15 @@ def _world(folder: Path, steps: int) -> tuple[Path, Path]:
     return settings, grid
 
 
-def ours(settings: Path, grid: Path, only: str = "*", environ: Mapping[str, str] = os.environ) -> float:
-    """Seconds of `orchestrate run`, from reading the grid to the report."""
+def ours(
+    settings: Path, grid: Path, only: str = "*", environ: Mapping[str, str] = os.environ, command: str = "run"
+) -> float:
+    """Seconds of `orchestrate run`, from reading the grid to the report; what it prints goes beside the grid."""
     began = time.monotonic()
-    run = "from orchestrator.cli import main; main()"
-    words = ["run", "--settings", str(settings), "--grid", str(grid), "--only", only]
-    _call([sys.executable, "-c", run, *words], environ=environ)
+    main = "from orchestrator.cli import main; main()"
+    words = [command, "--settings", str(settings), "--grid", str(grid), "--only", only]
+    printed = _call([sys.executable, "-c", main, *words], environ=environ)
+    grid.with_suffix(f".{command}.txt").write_text(printed, encoding="utf-8")
     return time.monotonic() - began
 
 
@@ -186,10 +189,11 @@ def _clock(spent: dict[str, float], name: str) -> Iterator[None]:
 
 def _call(
     argv: list[str], cwd: Path | None = None, used: Settings | None = None, environ: Mapping[str, str] = os.environ
-) -> None:
+) -> str:
     environment = {**environ, **(command.environment(used.trainer, card=None) if used else {})}
     done = subprocess.run(argv, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import json
 import subprocess
 import time
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ def main() -> None:
     """Run the parts that were asked for."""
     options = _options()
     programs = watch.Programs(python=options.python, sd_scripts=options.sd_scripts, work=options.work)
-    bench = Bench(programs, record.Record(options.out), time.monotonic() + 60 * options.minutes)
+    deadline = time.monotonic() + 60 * options.minutes
+    bench = Bench(programs, record.Record(options.out), deadline, options.cell or ["*"])
     bench.prepare()
     for part in options.part or list(PARTS):
         PARTS[part](bench)
@@ -38,6 +40,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--work", type=_absolute, default=_absolute("runs/.bench-gpu"), help="inputs, logs, pictures")
     parser.add_argument("--out", type=_absolute, default=_absolute("runs/bench-gpu"), help="gpu.json and gpu.md")
     parser.add_argument("--part", action="append", choices=PARTS, help="may be given several times; default: all")
+    parser.add_argument("--cell", action="append", metavar="GLOB", help="only these cells; may be given several times")
     parser.add_argument("--minutes", type=float, default=600, help="start no further cell after so long")
     return parser.parse_args()
 
@@ -49,10 +52,13 @@ def _absolute(path: str) -> Path:
 class Bench:
     """The parts, over one card and one record."""
 
-    def __init__(self, programs: watch.Programs, results: record.Record, deadline: float) -> None:
+    def __init__(
+        self, programs: watch.Programs, results: record.Record, deadline: float, wanted: Sequence[str]
+    ) -> None:
         self._programs = programs
         self._results = results
         self._deadline = deadline
+        self._wanted = wanted
         self._card = watch.Card()
         self._inputs = cells.Inputs(folder=programs.work / "inputs")
 
@@ -103,10 +109,13 @@ class Bench:
 
     def versus(self) -> None:
         """The whole job, against the loop that one would write."""
-        for job in (*against.ALONE, *against.COLOCATED):
+        for job in against.COLOCATED:
+            if self._due("versus", key := f"{job.name}: probe"):
+                self._results.add("versus", key, against.probe(self._programs, self._inputs, job))
+        for job in (*against.COLOCATED, *against.ALONE):
             self._job("versus", job)
-        for job in against.ALONE:
-            for key, run in against.loops(self._programs, self._inputs, job):
+        for jobs in zip(against.ALONE, against.COLOCATED, strict=True):
+            for key, job, run in against.loops(self._programs, self._inputs, jobs):
                 if self._due("versus", key):
                     self._results.add("versus", key, against.loop(self._programs, self._inputs, job, run))
 
@@ -153,7 +162,8 @@ class Bench:
                     self._results.add(part, key, figures | {"peak_nvml_together_gib": peak.gib})
 
     def _due(self, part: str, key: str) -> bool:
-        return not self._results.has(part, key) and time.monotonic() < self._deadline
+        wanted = any(fnmatchcase(key, glob) for glob in self._wanted)
+        return wanted and not self._results.has(part, key) and time.monotonic() < self._deadline
 
     def _warm(self, due: list[cells.Cell]) -> None:
         work = self._programs.work

@@ -5,7 +5,7 @@ Every cell takes less than ten minutes on an H100. The baseline, which both need
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from benchmarks import versus
 from benchmarks.gpu import cells, limit, sweeps, watch
 from orchestrator.config import settings as settings_file
+from orchestrator.store import layout
 from orchestrator.store.layout import Run, Sweep
 
 LIMIT_GIB = 24
@@ -54,7 +55,7 @@ ALONE = (Job(name="steps-12", epochs=2), Job(name="steps-102", epochs=17, optimi
 """One run at a time, under a limit of LIMIT_GIB, and the loop over the same work."""
 
 COLOCATED = tuple(replace(job, name=f"{job.name}-colocated", colocate=True) for job in ALONE)
-"""As many at once as fit: the VRAM that they need is known from the sweep before, as from `orchestrate probe`."""
+"""As many at once as fit: the VRAM that they need is known from `orchestrate probe`."""
 
 CARDS = (Job(name="six-1-gpu", epochs=2, loras=6), Job(name="six-2-gpus", epochs=2, loras=6, cards="0,1"))
 
@@ -69,6 +70,15 @@ def run(programs: watch.Programs, files: cells.Inputs, job: Job) -> dict[str, An
         total = versus.ours(settings, grid, TRAININGS, {**os.environ, **environment})
     runs = [one for one in sweep.runs() if not one.point.is_baseline]
     return {"total_s": round(total, 1), "limit_gib": gib, **figures(runs)}
+
+
+def probe(programs: watch.Programs, files: cells.Inputs, job: Job) -> dict[str, Any]:
+    """Seconds of `orchestrate probe` on a job, and what its one training of 20 steps took."""
+    settings, grid = _files(programs, files, job)
+    total = versus.ours(settings, grid, TRAININGS, command="probe")
+    result = layout.probes(settings_file.load(settings).runs)[-1].attempts("train")[-1].result()
+    kept = ("seconds", "seconds_per_step", "steps", "peak_vram_mib")
+    return {"total_s": round(total, 1), **{name: getattr(result, name) for name in kept}}
 
 
 def figures(runs: list[Run]) -> dict[str, Any]:
@@ -88,13 +98,15 @@ def figures(runs: list[Run]) -> dict[str, Any]:
     }
 
 
-def loops(programs: watch.Programs, files: cells.Inputs, job: Job) -> Iterator[tuple[str, Run]]:
-    """The cells of the loop over a finished job: (key, run)."""
-    settings, _ = _files(programs, files, job)
-    sweep = Sweep(settings_file.load(settings).runs / job.name)
-    for one in sweep.runs() if sweep.exists() else ():
-        if not one.point.is_baseline:
-            yield f"{job.name}: the loop: seed {one.point.params['seed']}", one
+def loops(programs: watch.Programs, files: cells.Inputs, jobs: Sequence[Job]) -> Iterator[tuple[str, Job, Run]]:
+    """The cells of the loop over the first of these jobs that is finished, all of the same work: key, job, run."""
+    for job in jobs:
+        settings, _ = _files(programs, files, job)
+        sweep = Sweep(settings_file.load(settings).runs / job.name)
+        runs = [one for one in sweep.runs() if not one.point.is_baseline] if sweep.exists() else []
+        if runs and all(one.done("score") for one in runs):
+            yield from ((f"{jobs[0].name}: the loop: seed {one.point.params['seed']}", job, one) for one in runs)
+            return
 
 
 def loop(programs: watch.Programs, files: cells.Inputs, job: Job, one: Run) -> dict[str, Any]:
