@@ -84,6 +84,7 @@ setup-trainer: setup ## sd-scripts and an interpreter of its own, with CUDA
 	$(PYTHON) -m venv vendor/.venv
 	vendor/.venv/bin/python -m pip install torch==2.6.0 torchvision==0.21.0  # PyPI's are made for CUDA 12.4
 	cd vendor/sd-scripts && ../.venv/bin/python -m pip install -r requirements.txt bitsandbytes
+	vendor/.venv/bin/python -m pip install --no-deps lycoris-lora==3.4.0  # for lycoris.kohya; 4.1.3 fails with torch 2.6
 	vendor/.venv/bin/python -m pip install --no-deps open_clip_torch  # carries the vocabulary that `make test-vendor` needs
 
 gpu-scoring: setup ## score on the GPU: onnxruntime-gpu in the place of onnxruntime

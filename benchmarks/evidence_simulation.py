@@ -4,6 +4,7 @@ Prints the tables of docs/evidence.md from 2,000 simulated sweeps each (minutes 
 """
 
 import argparse
+import itertools
 import math
 import sys
 from collections import Counter
@@ -16,7 +17,7 @@ from scipy import stats
 
 from orchestrator.evidence.calibration import statistics
 from orchestrator.evidence.stats import contrast, estimates, learning_curve, pairs, pass_rate, sequential
-from orchestrator.evidence.stats.estimates import Interval
+from orchestrator.evidence.stats.estimates import Estimate, Interval
 from orchestrator.model import Question, SequentialDesign, State
 
 FloatArray = npt.NDArray[np.float64]
@@ -141,58 +142,86 @@ def kept_promises(world: World, count: int, rng: np.random.Generator) -> tuple[f
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Looks:
-    """Verdicts of sweeps that are tested after 3 to 12 seeds, and the mean number of seeds.
+    """Sweeps that are tested after 3 to 12 seeds, and end when no question is open.
 
-    uncorrected_yes: with the test of a fixed number of seeds at every look. fixed: the seeds of a sweep with a fixed
-    number of them and the same power for yes, at most 99 %; 0 without an effect.
+    yes, no: shares of the questions. any_yes, any_no: shares of the sweeps with such a verdict on some question.
+    uncorrected_yes: the same as any_yes with the test of a fixed number of seeds and Holm's correction at every look.
+    seeds: mean number. fixed: the seeds of a sweep with a fixed number of them, the same split of the error level, and
+    the same power for yes, at most 99 %; 0 without an effect.
     """
 
     yes: float
     no: float
+    any_yes: float
+    any_no: float
     uncorrected_yes: float
     seeds: float
     fixed: int
 
 
-def looks(effect: float, count: int, rng: np.random.Generator, *, sd: float = 0.07, smallest: float = 0.02) -> Looks:
-    """Differences of seeds with standard deviation `sd`. Ends when decided, futile, or after 12 seeds."""
-    design = SequentialDesign(first=3, max=12)
-    nominal = sequential.nominal_level(design, 0.05)
-    yes = no = uncorrected = seeds = 0
-    for row in rng.normal(effect, sd, (count, design.max, 1)):
-        for n in range(design.first, design.max + 1):
-            found = estimates.estimate(row[:n])
-            if found is None:
-                break
-            seeds += 1 + (n == design.first) * (design.first - 1)
-            if found.mean >= smallest and found.p_value(0.0) < nominal:
-                yes += 1
-                break
-            if found.mean < smallest and found.p_value(smallest) < nominal:
-                no += 1
-                break
-            if (
-                sequential.chance_to_decide(found, design, nominal=nominal, smallest=smallest, draws=200)
-                < sequential.MIN_CHANCE
-            ):
-                break
+def looks(
+    effect: float,
+    count: int,
+    rng: np.random.Generator,
+    *,
+    questions: int = 1,
+    sd: float = 0.07,
+    smallest: float = 0.02,
+) -> Looks:
+    """Differences of seeds with mean `effect` and standard deviation `sd`, independent for each question."""
+    design, alpha = SequentialDesign(first=3, max=12), 0.05
+    nominal = sequential.nominal_level(design, alpha / questions)
+    verdicts, uncorrected, seeds = [], 0, 0
+    for values in rng.normal(effect, sd, (count, questions, design.max)):
+        looked = [[_found(row[:n]) for row in values] for n in range(design.first, design.max + 1)]
         uncorrected += any(
-            (at := estimates.estimate(row[:n])) and at.mean >= smallest and at.p_value(0.0) < 0.05
-            for n in range(design.first, design.max + 1)
+            any(
+                p < alpha and found.mean >= smallest
+                for found, p in zip(look, contrast.holm([found.p_value(0.0) for found in look]), strict=True)
+            )
+            for look in looked
         )
+        for look in looked:
+            decided = [_verdict(found, nominal, smallest) for found in look]
+            chances = (
+                sequential.chance_to_decide(found, design, nominal=nominal, smallest=smallest, draws=200)
+                for found, verdict in zip(look, decided, strict=True)
+                if not verdict
+            )
+            if all(chance < sequential.MIN_CHANCE for chance in chances):
+                break
+        verdicts.append(decided)
+        seeds += look[0].replicates
+    found = np.array(verdicts)
+    yes = float(np.mean(found == "yes"))
     return Looks(
-        yes=yes / count,
-        no=no / count,
+        yes=yes,
+        no=float(np.mean(found == "no")),
+        any_yes=float(np.mean((found == "yes").any(axis=1))),
+        any_no=float(np.mean((found == "no").any(axis=1))),
         uncorrected_yes=uncorrected / count,
         seeds=seeds / count,
-        fixed=_fixed_seeds(effect / sd, min(yes / count, 0.99)) if effect else 0,
+        fixed=_fixed_seeds(effect / sd, min(yes, 0.99), alpha / questions) if effect else 0,
     )
 
 
-def _fixed_seeds(standardized: float, power: float) -> int:
-    """The smallest number of seeds with this power of the two-sided t test at 5 %."""
+def _found(values: FloatArray) -> Estimate:
+    found = estimates.estimate(values[:, None])
+    assert found, "random values are never equal"
+    return found
+
+
+def _verdict(found: Estimate, nominal: float, smallest: float) -> str:
+    """Empty if the question is undecided."""
+    if found.mean >= smallest:
+        return "yes" if found.p_value(0.0) < nominal else ""
+    return "no" if found.p_value(smallest) < nominal else ""
+
+
+def _fixed_seeds(standardized: float, power: float, alpha: float) -> int:
+    """The smallest number of seeds with this power of the two-sided t test at level alpha."""
     for n in range(2, 1000):
-        if stats.nct.sf(stats.t.ppf(0.975, n - 1), n - 1, standardized * math.sqrt(n)) >= power:
+        if stats.nct.sf(stats.t.ppf(1 - alpha / 2, n - 1), n - 1, standardized * math.sqrt(n)) >= power:
             return n
     return 1000
 
@@ -337,20 +366,13 @@ def _contrast_lines(count: int, rng: np.random.Generator) -> Iterator[tuple[str,
 
 
 def _sequential_lines(count: int, rng: np.random.Generator) -> Iterator[tuple[str, ...]]:
-    yield (
-        "true difference",
-        "yes",
-        "no",
-        "yes without correction",
-        "seeds (mean)",
-        "fixed seeds with the same power",
-        "GPU-hours",
-    )
-    for effect in (0.0, 0.02, 0.05, 0.1, 0.2):
-        found = looks(effect, count, rng)
-        shares = map(_percent, (found.yes, found.no, found.uncorrected_yes))
+    shares = "yes", "no", "some yes", "some no", "some yes without correction"
+    yield "questions", "true difference", *shares, "seeds (mean)", "fixed seeds with the same power", "GPU-hours"
+    for questions, effect in itertools.product((1, 3), (0.0, 0.02, 0.05, 0.1, 0.2)):
+        found = looks(effect, count, rng, questions=questions)
+        rates = found.yes, found.no, found.any_yes, found.any_no, found.uncorrected_yes
         hours = _percent(found.seeds / found.fixed) if found.fixed else ""
-        yield f"{effect:g}", *shares, f"{found.seeds:.1f}", str(found.fixed or ""), hours
+        yield str(questions), f"{effect:g}", *map(_percent, rates), f"{found.seeds:.1f}", str(found.fixed or ""), hours
 
 
 def _promise_lines(count: int, rng: np.random.Generator) -> Iterator[tuple[str, ...]]:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import os
 import random
 import re
@@ -297,6 +298,13 @@ def oom(gib: float) -> AttemptSummary:
         ([attempt(Failure.CRASHED)], State.PENDING, "undecided", "1 not finished"),
         ([attempt(peak_gib=41.0)], State.FINISHED, "no", "did not fit 24 GiB"),
         ([attempt()], State.FINISHED, "undecided", "1 without a measured VRAM use"),
+        ([oom(13.7), attempt(fallbacks=("gradient checkpointing",))], State.FINISHED, "yes", "after an OOM fallback."),
+        (
+            [oom(40), attempt(fallbacks=("gradient checkpointing",))],
+            State.FINISHED,
+            "undecided",
+            "1 without a measured",
+        ),
     ],
 )
 def test_a_memory_question_is_answered_from_attempts_that_allow_a_conclusion(
@@ -515,6 +523,10 @@ def test_the_command_prints_answers_and_inserts_them_into_a_page(world: World) -
     assert block.strip() in page.read_text(encoding="utf-8")
     assert "GPU-hours" in block
     assert (world.sweep.report / "answers.csv").exists()
+    done = CliRunner().invoke(cli.main, [*words[:4], "--json"])
+    (found,) = json.loads(done.stdout)["answers"]
+    assert (found["id"], found["verdict"], found["interval"]) == ("Q3", "undecided", None)
+    assert found["pairs"] == 2
 
 
 def test_selection_and_report_use_different_images(world: World) -> None:

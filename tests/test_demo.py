@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -89,9 +90,9 @@ def test_a_grown_grid_keeps_finished_runs(here, finished):
 
 def test_the_oom_fallback_ends_with_another_optimizer_and_its_learning_rate(here):
     grid = here / "oom.toml"
-    grid.write_text(
-        '[dims]\noptimizer_type = ["Prodigy"]\n[fixed]\ntrain_batch_size = 6\nmax_train_steps = 10\n', encoding="utf-8"
-    )
+    shipped = (Path(__file__).parents[1] / "grids" / "demo-oom.toml").read_text(encoding="utf-8")
+    text = re.sub(r"\[\[when.*?(?=\[\[question)", "", shipped, flags=re.DOTALL)  # of AdamW alone
+    grid.write_text(text.replace('"AdamW", ', "").replace("= 150", "= 10"), encoding="utf-8")
     result = run(here, "tight.toml", grid)
     assert result.exit_code == 0, result.output
     (row, _baseline) = rows(here.parent / "oom" / "report" / "results.csv")
@@ -102,3 +103,7 @@ def test_the_oom_fallback_ends_with_another_optimizer_and_its_learning_rate(here
     assert overrides["learning_rate"] == 1e-3
     assert row["attempts"] == "3"
     assert "with gradient checkpointing, AdamW8bit" in result.stderr
+    words = ["answer", "--settings", str(here / "tight.toml"), "oom", "--json"]
+    (answer,) = json.loads(CliRunner().invoke(cli.main, words).stdout)["answers"]
+    assert answer["verdict"] == "undecided", "13.7 GiB say nothing about 24 GiB"
+    assert "1 out of memory with less VRAM than that" in answer["sentence"]

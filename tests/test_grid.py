@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from orchestrator.config import grid, settings
 from orchestrator.errors import InputError
+from orchestrator.kohya import networks
 from orchestrator.model import Question
 
 REPO = Path(__file__).parents[1]
@@ -66,6 +67,37 @@ def test_the_product_of_dims_first_one_slowest(expand):
         "sdpa": True,
         "seed": 1,
     }
+
+
+MATCHED = """
+match = "parameters"
+[dims]
+network_module = ["networks.lora", "networks.loha", "networks.lokr", "networks.oft"]
+network_dim = [16, 32]
+[fixed]
+network_alpha = "{{ network_dim / 2 }}"
+[[when]]
+match = { network_module = "networks.lokr" }
+set = { network_args = ["factor=4"] }
+"""
+
+
+def test_networks_are_matched_by_their_number_of_parameters(tmp_path):
+    (tmp_path / "grid.toml").write_text(MATCHED, encoding="utf-8")
+    asked = grid.load(tmp_path / "grid.toml")
+    points = grid.expand(asked, SETTINGS, match_rank=networks.matching_rank)
+    ranks = [(point.params["network_dim"], point.params["network_alpha"]) for point in points]
+    assert ranks == [(16, 8), (32, 16), (8, 4), (16, 8), (64, 32), (130, 65), (16, 8), (8, 4)]
+    assert [point.written["network_dim"] for point in points] == [16, 32] * 4
+    reference = {16: 57.0, 32: 114.0}
+    for point in points[:-1]:
+        counted = networks.trained_numbers(point.params) / 1e6
+        assert counted == pytest.approx(reference[point.written["network_dim"]], rel=0.11)
+
+
+def test_another_match_is_rejected(rejected):
+    (problem,) = rejected('match = "rank"\n[dims]\nnetwork_dim = [16, 32]\n')
+    assert (problem.key, "parameters" in problem.what + problem.remedy) == ("match", True)
 
 
 def test_only_fixed_is_one_point(expand):

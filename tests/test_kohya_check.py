@@ -95,7 +95,7 @@ def test_a_valid_point_has_no_problem() -> None:
         ("validation_split", 0, "takes a float", "write 0.0"),
         ("bucket_reso_steps", 48, "multiple of 32", "write 64"),
         ("face_crop_aug_range", "4,2", "not of the form", "2.0,4.0"),
-        ("network_module", "lycoris.kohya", "cannot verify", "networks.lora"),
+        ("network_module", "networks.dylora", "cannot verify", "networks.lora"),
         ("save_model_as", "ckpt", "pickle", "safetensors"),
         ("network_weights", "/loras/earlier.pt", "pickle", "safetensors"),
         ("output_dir", "/elsewhere", "orchestrate sets", "its own folder"),
@@ -171,6 +171,39 @@ def test_the_tables_name_real_arguments() -> None:
         assert name not in KEYS.by_name, name
 
 
+@pytest.mark.parametrize(
+    ("module", "argument", "what", "remedy"),
+    [
+        ("networks.lora", "factor=4", "networks.lora has no `factor`", "networks.lokr"),
+        ("networks.loha", "factor=4", "networks.loha has no `factor`", "networks.lokr"),
+        ("networks.lokr", "block_dims=1", "networks.lokr has no `block_dims`", "networks.lora"),
+        ("networks.lokr", "factor=x", "factor takes 1 integer", "factor=1"),
+        ("networks.lokr", "use_tucker=1", "use_tucker must be True or False", "use_tucker=True"),
+        ("networks.oft", "enable_conv=False", "enable_conv must be True", "remove it"),
+        ("networks.loha", "exclude_patterns=attn", "takes regular expressions", "exclude_patterns=["),
+        ("networks.loha", "network_reg_dims=attn=0.5", "takes regular expressions", "network_reg_dims=.*attn1.*=4"),
+        ("lycoris.kohya", "algo=boft", "algo must be lora or", "algo=lora"),
+        ("lycoris.kohya", "decompose_both=False", "decompose_both must be True", "remove it"),
+    ],
+)
+def test_network_args_are_those_of_the_module(module: str, argument: str, what: str, remedy: str) -> None:
+    (found,) = problems(network_module=module, network_args=(argument,))
+    assert (what in found.what, remedy in found.remedy) == (True, True), found
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [
+        ("networks.loha", ("conv_dim=4", "use_tucker=true", "exclude_patterns=['.*attn1.*', 'x']")),
+        ("networks.lokr", ("factor=-1", "network_reg_lrs=.*attn1.*=1e-4,.*ff.*=2e-4", "network_reg_dims=.*ff.*=4")),
+        ("networks.oft", ("enable_all_linear=True",)),
+        ("lycoris.kohya", ("algo=LoKr", "factor=8", "dora_wd=True", "preset=attn-mlp")),
+    ],
+)
+def test_network_args_of_each_module_are_accepted(module: str, arguments: Value) -> None:
+    assert problems(network_module=module, network_args=arguments) == []
+
+
 def test_an_argument_that_only_later_versions_have_is_named_as_such() -> None:
     old = schema.ArgumentSchema(
         origin="", by_name={key: one for key, one in KEYS.by_name.items() if key != "masked_loss"}
@@ -182,7 +215,9 @@ def test_an_argument_that_only_later_versions_have_is_named_as_such() -> None:
 def test_every_numeric_argument_has_a_range() -> None:
     numeric = {name for name, key in KEYS.by_name.items() if key.kind in (Kind.INT, Kind.FLOAT, Kind.INT_OR_FLOAT)}
     assert numeric == set(ranges.ranges("arguments"))
-    assert set(key_values.NETWORK_ARGS) == set(ranges.ranges("network_args"))
+    tables = key_values.NETWORK_ARGS.values()
+    numbers = {name for table in tables for name, (kind, _) in table.items() if kind in ("int", "float")}
+    assert numbers == set(ranges.ranges("network_args"))
 
 
 def test_the_default_of_every_argument_is_in_its_range() -> None:
@@ -308,7 +343,7 @@ MISTAKEN: list[tuple[str, Value]] = [
     ("training_comment", 5), ("validation_split", 0), ("text_encoder_lr", "1e-4"), ("optimizer_args", "d_coef=2"),
     ("caption_dropout_rate", 5.0), ("caption_tag_dropout_rate", 1.5), ("validation_split", 20.0),
     ("lr_warmup_steps", 100.0), ("bucket_reso_steps", 1), ("resolution", "1024x1024"), ("save_model_as", "ckpt"),
-    ("face_crop_aug_range", "4,2"), ("network_module", "lycoris.kohya"), ("vae_batch_size", 0),
+    ("face_crop_aug_range", "4,2"), ("network_module", "networks.dylora"), ("vae_batch_size", 0),
     ("optimizer_type", "CAME"), ("optimizer_type", "AdEMAMix8bit"), ("optimizer_type", "adamw8bits"),
     ("lr_scheduler", "cosin"), ("netwrok_dim", 16),
     *(("network_args", (text,)) for text in (

@@ -9,7 +9,7 @@ from orchestrator.errors import Severity
 from orchestrator.kohya import argv as command
 from orchestrator.kohya import gen_img_plugin, generate, prompts
 from orchestrator.kohya.arguments import values
-from orchestrator.model import Image
+from orchestrator.model import Image, Value
 
 TRAINER = Trainer(python=Path("/venv/bin/python"), sd_scripts=Path("/vendor/sd scripts"))
 BASE = BaseModel(name="sdxl", path=Path("/models/sdxl.safetensors"))
@@ -71,7 +71,7 @@ def test_the_hub_is_left_alone_once_both_tokenizers_are_there(tmp_path: Path) ->
 # --- generation -------------------------------------------------------------------------------------------------------
 
 
-def argv(lora: Path | None = Path("/out/a.safetensors"), merge: bool = True, **params: bool) -> list[str]:
+def argv(lora: Path | None = Path("/out/a.safetensors"), merge: bool = True, **params: Value) -> list[str]:
     generation = Generation(prompts=Path("/prompts.txt"), merge=merge)
     outdir = Path("/out/images")
     return generate.generate_argv(
@@ -100,6 +100,14 @@ def test_one_process_makes_all_pictures_with_one_network_slot() -> None:
 
 def test_the_base_alone_has_no_network() -> None:
     assert not [option for option in argv(lora=None) if option.startswith("--network")]
+
+
+def test_the_network_of_the_point_is_generated_with() -> None:
+    line = argv(network_module="networks.lokr", network_args=("factor=4", "rank_dropout=0.1"))
+    assert value_of(line, "--network_module") == "networks.lokr"
+    assert value_of(line, "--network_args") == "factor=4"
+    assert "--network_pre_calc" in line
+    assert "--network_pre_calc" not in argv(network_module="lycoris.kohya", network_args=("dora_wd=True",))
 
 
 def test_hooks_instead_of_merging() -> None:

@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from orchestrator.errors import Severity
-from orchestrator.kohya import packages
+from orchestrator.kohya import networks, packages
 from orchestrator.kohya.arguments import lint
 from orchestrator.model import Params, Value
 
@@ -177,3 +177,62 @@ def test_lion_with_triton_needs_triton() -> None:
 def test_a_package_is_installed_under_its_name_on_pypi() -> None:
     assert packages.install_command("/py", "prodigyplus") == "`/py -m pip install prodigy-plus-schedule-free`"
     assert packages.install_command("/py", "xformers") == "`/py -m pip install xformers`"
+
+
+# --- other networks ---------------------------------------------------------------------------------------------------
+
+LOKR: Params = {"network_module": "networks.lokr", "network_args": ("factor=4",)}
+OFT: Params = {"network_module": "networks.oft", "network_alpha": 1e-3, "network_train_unet_only": True}
+DORA: Params = {"network_module": "lycoris.kohya", "network_args": ("algo=lora", "dora_wd=True")}
+
+
+@pytest.mark.parametrize(
+    ("change", "key", "what"),
+    [
+        ({**LOKR, "network_dropout": 0.1}, "network_dropout", "networks.lokr ignores network_dropout"),
+        ({**LOKR, "scale_weight_norms": 1.0}, "scale_weight_norms", "networks.lokr ignores"),
+        ({**LOKR, "network_args": ("use_tucker=True",)}, "network_args", "ignores use_tucker without conv_dim"),
+        ({**LOKR, "network_args": ("conv_alpha=1",)}, "network_args", "networks.lokr ignores conv_alpha without"),
+        ({**OFT, "network_dim": 48}, "network_dim", "48 does not divide 640"),
+        ({**OFT, "network_dim": 128, "network_args": ("enable_conv=True",)}, "network_dim", "does not divide 320"),
+        ({**DORA, "network_args": ("algo=lora", "factor=4")}, "network_args", "algo=lora ignores factor"),
+    ],
+)
+def test_what_another_network_ignores_or_fails_at_is_reported(change: Params, key: str, what: str) -> None:
+    one(reported(**change), key, what)
+
+
+@pytest.mark.parametrize("change", [LOKR, OFT, DORA, {**LOKR, "text_encoder_lr": (1e-5, 0.0)}])
+def test_sound_settings_of_another_network_are_accepted(change: Params) -> None:
+    assert reported(**change) == reported(Severity.WARNING, **change) == []
+
+
+def test_alpha_of_oft_is_no_scale() -> None:
+    one(reported(Severity.WARNING, **{**OFT, "network_alpha": 2}), "network_alpha", "constraint", "1e-3")
+
+
+@pytest.mark.parametrize(
+    ("params", "millions"),
+    [
+        ({}, 57.0),
+        (LOKR, 14.3),
+        ({"network_module": "networks.loha"}, 114.0),
+        (OFT, 51.2),
+        ({**DORA, "network_args": ("dora_wd=True", "preset=attn-mlp")}, 58.9),
+    ],
+)
+def test_parameters_are_counted_for_each_network(params: Params, millions: float) -> None:
+    assert networks.trained_numbers({"network_dim": 16, **params}) / 1e6 == pytest.approx(millions, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("dimension", "factor", "parts"),
+    [(128, -1, (8, 16)), (512, -1, (16, 32)), (1024, -1, (32, 32)), (512, 4, (4, 128)), (640, 6, (5, 128))],
+)
+def test_dimensions_are_factorised_as_in_networks_lokr(dimension: int, factor: int, parts: tuple[int, int]) -> None:
+    assert networks.factorization(dimension, factor) == parts
+
+
+def test_gen_img_gets_what_it_cannot_read_from_the_file() -> None:
+    assert (networks.generation_args(LOKR), networks.generation_args(DORA)) == ("factor=4", "")
+    assert (networks.can_merge(LOKR), networks.can_merge(DORA)) == (True, False)

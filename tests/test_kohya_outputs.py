@@ -75,6 +75,48 @@ def test_weights_that_were_not_written_to_disk_are_rejected(output: Path) -> Non
     assert "was not written to disk" in str(found.problems[0])
 
 
+NETWORKS = {
+    "networks.loha": ("w1_a", "w1_b", "w2_a*", "w2_b"),
+    "networks.lokr": ("w1", "w2_a", "w2_b*"),
+    "lokr, full matrix": ("w1", "w2*"),
+    "loha with tucker": ("t1", "w1_a*", "w1_b", "w2_a"),
+}
+
+
+def tensors_of(name: str, zero: float) -> dict[str, Any]:
+    prefix = "hada" if "loha" in name else "lokr"
+    return {
+        f"lora_unet_x.{prefix}_{part.removesuffix('*')}": np.full((4, 4), zero if "*" in part else 0.5, np.float16)
+        for part in NETWORKS[name]
+    }
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_other_networks_are_verified_by_the_tensors_that_start_at_zero(output: Path, name: str) -> None:
+    module = "networks.loha" if "loha" in name else "networks.lokr"
+    asked = {"network_module": module, "max_train_epochs": 3, **{k: v for k, v in ASKED.items() if "save_" not in k}}
+    for value, failure in ((0.5, None), (0.0, Failure.NO_PRODUCT)):
+        save(output, "lora.safetensors", tensors_of(name, value), ss_network_module=module)
+        found = check(output, asked)
+        assert found.failure is failure, found.problems
+        assert all("nothing was learned" in problem.what for problem in found.problems)
+    save(output, "lora.safetensors", tensors_of(name, 0.5))
+    assert any("ss_network_module" in problem.what for problem in check(output, asked).problems)
+
+
+def test_oft_and_dora_are_verified(output: Path) -> None:
+    asked = {key: value for key, value in ASKED.items() if "save_" not in key}
+    blocks = {"oft_unet_x.oft_blocks": np.full((4, 8, 8), 0.1, np.float16)}
+    save(output, "lora.safetensors", blocks, ss_network_module="networks.oft")
+    assert check(output, {**asked, "network_module": "networks.oft"}).failure is None
+    dora = {"network_module": "lycoris.kohya", "network_args": ("algo=lora", "dora_wd=True")}
+    save(output, "lora.safetensors", ss_network_module="lycoris.kohya")
+    assert "no dora_scale" in str(check(output, {**asked, **dora}).problems[0])
+    scaled = {**weights(), "lora_unet_x.dora_scale": np.ones((8, 1), np.float16)}
+    save(output, "lora.safetensors", scaled, ss_network_module="lycoris.kohya")
+    assert check(output, {**asked, **dora}).failure is None
+
+
 def test_a_complete_training_is_verified(output: Path) -> None:
     found = check(output)
     assert found.failure is None

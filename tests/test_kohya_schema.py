@@ -178,8 +178,15 @@ def whole(root: Path, *, without: str = "") -> Path:
 )
 def test_a_version_that_lacks_something_is_rejected_by_its_name(tmp_path: Path, name: str, what: str) -> None:
     assert list(required.missing(whole(tmp_path / "whole"))) == []
-    (found,) = preflight._sd_scripts(whole(tmp_path / "part", without=name), "settings.toml")
+    (found,) = preflight._sd_scripts(whole(tmp_path / "part", without=name), (), "settings.toml")
     assert (found.severity, what in found.what, release.PINNED in found.remedy) == (Severity.ERROR, True, True)
+
+
+def test_a_network_module_that_a_version_lacks_is_named(tmp_path: Path) -> None:
+    (whole(tmp_path) / "networks").mkdir()
+    (tmp_path / "networks" / "lora.py").touch()
+    used = ["networks.lora", "networks.lokr", "lycoris.kohya"]
+    assert list(required.missing(tmp_path, used)) == ["networks/lokr.py does not exist"]
 
 
 def git(folder: Path, *words: str) -> str:
@@ -198,7 +205,7 @@ def test_a_checkout_is_named_by_its_tag_and_its_remedy_checks_out_the_pinned_com
     git(tmp_path, "commit", "-qm", "two", "--allow-empty")
     other = git(tmp_path, "rev-parse", "HEAD")
     assert release.describe(tmp_path) == f"v0.12.0+1, {other[:8]}"
-    (found,) = preflight._sd_scripts(tmp_path, "settings.toml")
+    (found,) = preflight._sd_scripts(tmp_path, (), "settings.toml")
     assert (found.severity, "v0.11.1+2 (c162e903)" in found.what) == (Severity.WARNING, True)
 
     (tmp_path / "gen_img.py").write_text((tmp_path / "gen_img.py").read_text(encoding="utf-8") + "\n# mine\n")
@@ -211,7 +218,7 @@ def test_a_checkout_is_named_by_its_tag_and_its_remedy_checks_out_the_pinned_com
     environ |= {"GIT_AUTHOR_EMAIL": "a@b", "GIT_COMMITTER_EMAIL": "a@b"}
     subprocess.run(command, shell=True, check=True, capture_output=True, env=environ)
     assert release.describe(tmp_path) == f"v0.12.0, {pinned[:8]}"
-    assert list(preflight._sd_scripts(tmp_path, "settings.toml")) == []
+    assert list(preflight._sd_scripts(tmp_path, (), "settings.toml")) == []
 
 
 def test_the_remedy_for_a_folder_without_git_leaves_it_as_it_is(tmp_path: Path) -> None:

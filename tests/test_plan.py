@@ -283,9 +283,9 @@ def test_every_grid_of_the_project_plans_without_a_warning(desk):
 
 def test_the_page_of_questions_has_the_forecast_of_every_grid(desk):
     lines = (ROOT / "docs" / "questions.md").read_text(encoding="utf-8").splitlines()
-    rows = [line for line in lines if line.startswith("| ") and line.count("|") == 7]  # six columns: the forecasts
-    assert [row[2:4] for row in rows if row.startswith("| Q")] == [f"Q{number}" for number in range(1, 9)]
-    for grid in GRIDS:
+    rows = [line for line in lines if line.startswith("| Q") and line.count("|") == 7]  # six columns: the bills
+    assert [row[2:4] for row in rows] == [f"Q{number}" for number in range(1, 9)]
+    for grid in (path for path in GRIDS if path.stem.startswith(("q", "sweep"))):
         result = json.loads(desk.call("plan", "--json", "--grid", str(grid)).stdout)
         (row,) = [row for row in rows if grid.name in row]
         cells = " ".join(row.split("|")[4:]).replace(",", " ").split()

@@ -44,7 +44,8 @@ def test_every_measured_cell_is_predicted(key: str) -> None:
         {"fp8_base": True},
         {"mixed_precision": "no"},
         {"cache_latents": False},
-        {"network_module": "networks.oft"},
+        {"network_module": "networks.oft", "gradient_checkpointing": False},
+        {"network_module": "networks.lokr", "network_dim": 4, "gradient_checkpointing": True},
         {"network_args": ("conv_dim=8",)},
         {"network_train_unet_only": True, "cache_text_encoder_outputs": False},
     ],
@@ -52,6 +53,28 @@ def test_every_measured_cell_is_predicted(key: str) -> None:
 def test_there_is_no_estimate_outside_the_measured_range(changes: Params) -> None:
     assert vram_estimate.estimate(PRODIGY_32) is not None
     assert vram_estimate.estimate({**PRODIGY_32, **changes}) is None
+
+
+LIMIT = json.loads(fit.PUBLISHED.with_name("vram-limit.json").read_text(encoding="utf-8"))["parts"]["networks"]
+NETWORKS: dict[str, Params] = {
+    "lora": {},
+    "loha": {"network_module": "networks.loha"},
+    "lokr": {"network_module": "networks.lokr", "network_args": ("factor=4",)},
+    "oft": {"network_module": "networks.oft"},
+    "dora": {"network_module": "lycoris.kohya", "network_args": ("algo=lora", "dora_wd=True")},
+}
+CONTEXT_GIB = 0.6
+"""The driver's, which these cells do not include."""
+
+
+@pytest.mark.parametrize("dim", [16, 32])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_type_is_predicted(name: str, dim: int) -> None:
+    params = {**fit.params(cells.Cell(dim=dim, optimizer="AdamW8bit", checkpointing=True)), **NETWORKS[name]}
+    expected = vram_estimate.estimate(params)
+    assert expected is not None
+    measured = LIMIT[f"{name} dim{dim}-AdamW8bit-b1-te-gc-1024"]["reserved_gib"] + CONTEXT_GIB
+    assert expected.gib == pytest.approx(measured, abs=expected.error_gib)
 
 
 @pytest.mark.parametrize("resolution", ["1024,1024", "1024", 1024, "832,1216"])

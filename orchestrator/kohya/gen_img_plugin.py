@@ -90,11 +90,17 @@ class Switch:
 
 
 def load(network: Any, file: str) -> None:
-    """Load `file` into `network` (networks.lora, already applied). Raises RuntimeError if it does not fit."""
+    """Load `file` into `network` (already applied). Raises RuntimeError if it does not fit."""
     from safetensors.torch import load_file
 
-    weights = load_file(file)
-    network.load_state_dict(weights, strict=True)  # strict: a missing tensor would keep the last LoRA's weights
-    for lora in network.text_encoder_loras + network.unet_loras:
-        # networks.lora reads alpha only at creation: loading the buffer alone would keep the first file's scale.
-        lora.scale = float(weights[f"{lora.lora_name}.alpha"]) / lora.lora_dim
+    modules = [
+        *getattr(network, "text_encoder_loras", ()),
+        *(network.unet_ofts if hasattr(network, "unet_ofts") else network.unet_loras),
+    ]
+    before = [float(module.alpha) for module in modules]
+    network.load_state_dict(load_file(file), strict=True)  # strict: a missing tensor would keep the last file's weights
+    for module, old in zip(modules, before, strict=True):
+        # Networks read alpha only at creation: loading the buffer alone would keep the first file's scale.
+        if float(module.alpha) != old and not getattr(module, "use_w2", False):  # full matrices of LoKr are not scaled
+            name = "constraint" if hasattr(module, "constraint") else "scale"
+            setattr(module, name, getattr(module, name) * float(module.alpha) / old)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from orchestrator.config.schema import BaseModel, Generation, Trainer
 from orchestrator.errors import Problem
-from orchestrator.kohya import gen_img_plugin, prompts
+from orchestrator.kohya import gen_img_plugin, networks, prompts
 from orchestrator.kohya.arguments import values
 from orchestrator.model import Image, Params
 from orchestrator.text import did_you_mean
@@ -38,18 +38,24 @@ def generate_argv(
         "batch_size": generation.batch_size,
         "vae_batch_size": generation.vae_batch_size,
         "images_per_prompt": 1,  # with more, only the first image of a line gets its name
-        **({"network_module": values.NETWORK_MODULE, "network_weights": lora, "network_mul": 1.0} if lora else {}),
+        **(_network(lora, params) if lora else {}),
         "outdir": outdir,
         "from_module": Path(gen_img_plugin.__file__).resolve(),
         "prompter_module_args": plan,
     }
     flags = [name for name in ("v_parameterization", "zero_terminal_snr") if params.get(name)]
-    flags += ["network_pre_calc"] if lora and generation.merge else []
+    flags += ["network_pre_calc"] if lora and generation.merge and networks.can_merge(params) else []
     return [
         *(str(trainer.python), str(trainer.sd_scripts / trainer.generate_script), "--sdxl", "--bf16", "--sdpa"),
         *(text for name, value in options.items() if value is not None for text in (f"--{name}", str(value))),
         *(f"--{name}" for name in flags),
     ]
+
+
+def _network(lora: Path, params: Params) -> dict[str, object]:
+    arguments = networks.generation_args(params)
+    module = {"network_module": networks.module_of(params), "network_weights": lora, "network_mul": 1.0}
+    return {**module, **({"network_args": arguments} if arguments else {})}
 
 
 def plan(images: Sequence[Image], *, folder: Path, negative: str) -> dict[str, object]:

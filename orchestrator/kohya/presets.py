@@ -159,12 +159,12 @@ def _from_gui(table: Mapping[str, Any], preset: Preset) -> dict[str, Any]:
     for name in ("optimizer_args", "lr_scheduler_args", "network_args"):
         if isinstance(text := found.get(name), str):
             found[name] = text.replace('"', "").split()
-    wanted = [name for name in key_values.NETWORK_ARGS if found.get(name) not in (None, 0, "0", 0.0)]
+    wanted = [name for name in key_values.LORA_ARGS if found.get(name) not in (None, 0, "0", 0.0)]
     if table.get("LoRA_type", "Standard") != "Kohya LoCon":
         wanted = [name for name in wanted if not name.startswith("conv_")]
     if wanted:
         found["network_args"] = [*found.get("network_args", []), *(f"{name}={found[name]}" for name in wanted)]
-    return {key: value for key, value in found.items() if key not in key_values.NETWORK_ARGS}
+    return {key: value for key, value in found.items() if key not in key_values.LORA_ARGS}
 
 
 def _take(key: str, value: Any, preset: Preset, schema: ArgumentSchema) -> None:
@@ -261,7 +261,7 @@ def _reconcile(preset: Preset) -> None:
         drop("max_token_length", "75 is sd-scripts' default")
     if given.get("dynamo_backend") == "no":
         drop("dynamo_backend", "torch_compile is not set")
-    preset.arguments.setdefault("network_module", values.NETWORK_MODULE)
+    preset.arguments.setdefault("network_module", "networks.lora")
     preset.arguments.setdefault("gradient_accumulation_steps", 1)
     if "seed" not in given:
         preset.arguments["seed"] = 1

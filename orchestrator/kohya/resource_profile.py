@@ -2,31 +2,14 @@
 
 from collections.abc import Sequence
 
-from orchestrator.kohya.arguments import key_values
+from orchestrator.kohya.networks import trained_numbers
 from orchestrator.kohya.optimizers import optimizer_of
 from orchestrator.kohya.outputs import files
 from orchestrator.kohya.outputs.files import TrainingLength
 from orchestrator.model import Params
 
-_UNET_PER_RANK, _TEXT_PER_RANK, _CONV_PER_RANK = 2_660_000, 903_000, 412_500
-"""Trained parameters of an SDXL LoRA per rank, counted on networks.lora's modules."""
-
 _FULL, _HALF = 4, 2
 """Bytes of a parameter in float32, and in float16 or bfloat16."""
-
-
-def trained_numbers(params: Params) -> int:
-    """The number of parameters that the LoRA of these arguments trains on SDXL."""
-    rank = params.get("network_dim", 4)
-    size = _UNET_PER_RANK
-    if params.get("network_train_text_encoder_only"):
-        size = _TEXT_PER_RANK
-    elif not params.get("network_train_unet_only"):
-        size += _TEXT_PER_RANK
-    conv_rank = key_values.pairs(params, "network_args").get("conv_dim", "")
-    return size * (rank if isinstance(rank, int) else 4) + _CONV_PER_RANK * (
-        int(conv_rank) if conv_rank.isdecimal() else 0
-    )
 
 
 def checkpoint_bytes(params: Params) -> int:
@@ -62,7 +45,7 @@ _NOT_MEMORY = frozenset(
         "caption_prefix", "caption_suffix", "color_aug", "flip_aug", "save_every_n_epochs", "save_every_n_steps",
         "save_n_epoch_ratio", "save_last_n_epochs", "save_last_n_steps", "save_precision", "save_state",
         "save_state_on_train_end", "training_comment", "max_data_loader_n_workers",
-        "persistent_data_loader_workers", "network_module",
+        "persistent_data_loader_workers",
     }
 )  # fmt: skip
 """Arguments that affect neither peak memory nor seconds per step noticeably."""

@@ -9,10 +9,10 @@ from orchestrator.config import toml_reader
 from orchestrator.config.expressions import Expressions, is_expression
 from orchestrator.config.grid import Grid
 from orchestrator.config.schema import Settings
-from orchestrator.errors import InputError, Problem, Severity, error
+from orchestrator.errors import InputError, Problem, Severity, error, warning
 from orchestrator.evidence import preview_scores
 from orchestrator.evidence.stats import early_stop_rule
-from orchestrator.kohya import base_model, config_files, inheritance, oom_fallback, previews, resume
+from orchestrator.kohya import base_model, config_files, inheritance, networks, oom_fallback, previews, resume
 from orchestrator.kohya.arguments import check, lint, schema
 from orchestrator.kohya.arguments.schema import ArgumentSchema
 from orchestrator.model import Params, Point, Value
@@ -46,6 +46,7 @@ def lint_points(points: Sequence[Point], grid: Grid, settings: Settings, steps: 
         *_lint_tables(grid, settings, accepted),
         *_lint_resume(params, settings),
         *_lint_base_models(params, settings),
+        *(_lint_match(points, grid) if grid.match_parameters else ()),
     ]
 
 
@@ -114,6 +115,25 @@ def _lint_base_models(points: Iterable[Params], settings: Settings) -> Iterator[
     for name in dict.fromkeys(str(params["base_model"]) for params in points):
         path = settings.base_models[name].path
         yield from base_model.is_distilled(path, where=str(settings.path), key=f"base_models.{name}.path")
+
+
+_MATCHED = 1.1
+"""Ratio of the largest to the smallest number of parameters that still counts as equal."""
+
+
+def _lint_match(points: Iterable[Point], grid: Grid) -> Iterator[Problem]:
+    """A warning for networks that cannot have as many parameters as the others."""
+    groups: dict[tuple[Value | None, ...], dict[str, int]] = {}
+    for point in points:
+        params = point.params
+        key = (point.written.get("network_dim"), params.get("network_train_unet_only"))
+        name = f"{networks.module_of(params)} {networks.algorithm(params)} at {params.get('network_dim')}"
+        groups.setdefault(key, {})[name] = networks.trained_numbers(params)
+    for counts in groups.values():
+        if max(counts.values()) > _MATCHED * min(counts.values()):
+            listed = ", ".join(f"{name}: {count / 1e6:.1f} million" for name, count in counts.items())
+            remedy = "lower network_dim, or change network_args (a smaller factor for LoKr)"
+            yield warning("match", f"the numbers of parameters differ ({listed})", remedy, where=str(grid.path))
 
 
 def _without_replicates(points: Iterable[Point]) -> list[Params]:

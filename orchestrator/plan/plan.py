@@ -10,7 +10,7 @@ from orchestrator.config import grid, settings
 from orchestrator.config.grid import Grid
 from orchestrator.config.schema import Margins, Settings, override_margins
 from orchestrator.errors import InputError, NothingSelected, Problem, error, errors_of, warning
-from orchestrator.kohya import config_files, generate, prompts
+from orchestrator.kohya import config_files, generate, networks, prompts
 from orchestrator.kohya.inheritance import Inheritance
 from orchestrator.model import Params, Point, Question, SequentialDesign
 from orchestrator.plan import lint, train_config, training_length
@@ -138,7 +138,11 @@ def _points(
     asked: Grid, used: Settings, inherited: Inheritance, problems: list[Problem], expandable: bool
 ) -> tuple[Point, ...]:
     """The points, checked. Unless they are `expandable`, only the arguments as written are checked."""
-    points = _tried(lambda: grid.expand(asked, used, inherited.params), problems) if expandable else None
+    points = (
+        _tried(lambda: grid.expand(asked, used, inherited.params, networks.matching_rank), problems)
+        if expandable
+        else None
+    )
     if points is None:
         problems += lint.lint_arguments(asked, used)
         return ()

@@ -10,7 +10,7 @@ from orchestrator.config.schema import NO_CARD, BaseModel, Scoring, Settings
 from orchestrator.datasets import validate
 from orchestrator.errors import NotReady, Problem, error, warning
 from orchestrator.gpu import Card, VramProbe
-from orchestrator.kohya import argv, base_model, release
+from orchestrator.kohya import argv, base_model, networks, release
 from orchestrator.kohya.arguments import required
 from orchestrator.model import TREATMENTS, Point, Value
 from orchestrator.scoring import faces, prompt_adherence
@@ -21,7 +21,7 @@ def findings(settings: Settings, points: Iterable[Point], probe: VramProbe) -> l
     chosen = list(points)
     used = {key: dict.fromkeys(str(p.params[key]) for p in chosen if key in p.params) for key in TREATMENTS}
     where = str(settings.path)
-    problems = [*_trainer(settings, where), *_card(settings, probe, where)]
+    problems = [*_trainer(settings, chosen, where), *_card(settings, probe, where)]
     for name in used["base_model"]:
         problems += _base(settings.base_models[name], where)
         problems += _predictions(settings.base_models[name], chosen, where)
@@ -42,7 +42,7 @@ def _common_arguments(points: Iterable[Point]) -> dict[str, Value]:
     )
 
 
-def _trainer(settings: Settings, where: str) -> Iterator[Problem]:
+def _trainer(settings: Settings, points: Iterable[Point], where: str) -> Iterator[Problem]:
     trainer = settings.trainer
     for script in (trainer.train_script, trainer.generate_script):
         if not (trainer.sd_scripts / script).is_file():
@@ -50,18 +50,18 @@ def _trainer(settings: Settings, where: str) -> Iterator[Problem]:
             yield _missing(what, where, "trainer.sd_scripts", trainer.sd_scripts, remedy)
     if not (trainer.python.is_file() and os.access(trainer.python, os.X_OK)):
         yield _missing("is not an interpreter", where, "trainer.python", trainer.python, "run `make setup-trainer`")
-    yield from _sd_scripts(trainer.sd_scripts, where)
+    yield from _sd_scripts(trainer.sd_scripts, {networks.module_of(point.params) for point in points}, where)
     cache = trainer.tokenizer_cache_dir
     if cache and (absent := argv.missing_tokenizers(cache)):
         what = f"lacks {len(absent)} of 2 tokenizers: the first training downloads them from the Hugging Face Hub"
         yield _doubt(what, where, "trainer.tokenizer_cache_dir", str(cache), "keep this machine online for one run")
 
 
-def _sd_scripts(folder: Path, where: str) -> Iterator[Problem]:
+def _sd_scripts(folder: Path, modules: Iterable[str], where: str) -> Iterator[Problem]:
     """Errors for what this version lacks; otherwise a warning if it was not tested."""
     key, remedy = "trainer.sd_scripts", release.remedy(folder)
     try:
-        missing = list(required.missing(folder))
+        missing = list(required.missing(folder, modules))
     except NotReady as error:
         yield from error.problems
         return

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from orchestrator.errors import Problem, warning
+from orchestrator.kohya import networks
+from orchestrator.kohya.arguments import key_values
 from orchestrator.model import Params, Value
 
 GIB = {
@@ -25,10 +27,11 @@ HEADROOM_GIB = 1.0
 DIMS, BATCHES = range(8, 129), range(1, 5)
 SQUARES = {True: (0.5, 1.05), False: (0.95, 1.05)}
 """Measured areas in units of 1024 x 1024 pixels, with gradient checkpointing and without."""
-_WEIGHTS_PER_DIM = {"unet": 2.66e6, "text_encoders": 0.903e6}  # of networks.lora over SDXL, without convolutions
-_AS_MEASURED: Params = {"network_module": "networks.lora", "mixed_precision": "bf16", "sdpa": True}
+_OTHER_NETWORKS = (10e6, 230e6)
+"""Trained weights of the networks that were measured besides networks.lora, with gradient checkpointing."""
+_AS_MEASURED: Params = {"mixed_precision": "bf16", "sdpa": True}
 _NOT_MEASURED = (
-    *("sample_every_n_steps", "sample_every_n_epochs", "sample_at_first", "validation_split", "network_args"),
+    *("sample_every_n_steps", "sample_every_n_epochs", "sample_at_first", "validation_split"),
     *("full_bf16", "full_fp16", "fp8_base", "fp8_base_unet", "network_train_text_encoder_only", "torch_compile"),
     *("xformers", "mem_eff_attn", "deepspeed"),
 )
@@ -67,15 +70,25 @@ def terms(params: Params) -> Mapping[str, float] | None:
     least, most = SQUARES[recomputed]
     if optimizer is None or area is None or not least <= area <= most or not _as_measured(params, encoders):
         return None
-    if not (isinstance(dim, int) and dim in DIMS and isinstance(batch, int) and batch in BATCHES):
+    if not (isinstance(dim, int) and isinstance(batch, int) and batch in BATCHES):
         return None
-    weights = dim * (_WEIGHTS_PER_DIM["unet"] + encoders * _WEIGHTS_PER_DIM["text_encoders"])
+    weights = networks.trained_numbers(params)
+    if not _network_measured(params, weights, recomputed=recomputed):
+        return None
     return {
         "base": 1,
         "text_encoders": encoders,
         optimizer: weights / 2**30,
         "recomputed" if recomputed else "kept": batch * area,
     }
+
+
+def _network_measured(params: Params, weights: float, *, recomputed: bool) -> bool:
+    names = key_values.pairs(params, "network_args").keys()
+    if networks.module_of(params) == networks.LORA:
+        return not names and params["network_dim"] in DIMS
+    least, most = _OTHER_NETWORKS
+    return recomputed and least <= weights <= most and names <= {"factor", "algo", "dora_wd", "preset"}
 
 
 def _optimizer(params: Params) -> str | None:

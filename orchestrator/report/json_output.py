@@ -1,10 +1,10 @@
-"""The output of `plan`, `status` and `check` for scripts: one JSON object each; unknown values are null."""
+"""The output of commands with --json: one JSON object each; unknown values are null."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # `status` needs none of these packages
 
     from orchestrator.plan.check.report import CheckReport
     from orchestrator.plan.forecast import Forecast, Profile, RunForecast
+    from orchestrator.report.answers.answer import Answer
     from orchestrator.report.status import StatusRow, SweepStatus
     from orchestrator.report.sweep_list import ListedSweep
 
@@ -62,6 +63,11 @@ def results(sweep: str, by: str, frame: pd.DataFrame) -> str:
     return _text({"sweep": sweep, "by": by, "rows": rows})
 
 
+def answers(found: Iterable[Answer]) -> str:
+    """All fields of the answers except their images; differences are in similarity or gain."""
+    return _text({"answers": [_answer(one) for one in found]})
+
+
 def sweeps(found: Iterable[ListedSweep]) -> str:
     """Last run first."""
     return _text({"sweeps": [asdict(one) for one in found]})
@@ -98,6 +104,12 @@ def _run(run: RunForecast) -> dict[str, Any]:
         "profile": run.profile or None,
         "known_from": run.origin,
     }
+
+
+def _answer(one: Answer) -> dict[str, Any]:
+    plain = {field.name: getattr(one, field.name) for field in fields(one) if field.name != "images"}
+    effects = [{**asdict(effect), "excessive": effect.excessive} for effect in one.side_effects]
+    return {**plain, "interval": one.interval and asdict(one.interval), "side_effects": effects}
 
 
 def _profile(profile: Profile) -> dict[str, Any]:

@@ -198,13 +198,13 @@ class World:
             victim.write_bytes(victim.read_bytes()[:200])
         return replace(self.dataset, image_dir=folder)
 
-    def sweep(self) -> Swept:
-        """Four points by the command that a user types."""
-        (self.folder / "four.toml").write_text(GRID, encoding="utf-8")
+    def sweep(self, grid: str = GRID, name: str = "four") -> Swept:
+        """A grid, by default of four points, by the command that a user types."""
+        (self.folder / f"{name}.toml").write_text(grid, encoding="utf-8")
         orchestrate = Path(sys.executable).with_name("orchestrate")
-        command = [orchestrate, "run", "--settings", "orchestrate.toml", "--grid", "four.toml"]
-        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False, timeout=900)
-        folder = self.settings.runs / "four"
+        command = [orchestrate, "run", "--settings", "orchestrate.toml", "--grid", f"{name}.toml"]
+        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False, timeout=1800)
+        folder = self.settings.runs / name
         return Swept(code=done.returncode, output=done.stdout + done.stderr, folder=folder)
 
     def said(self, code: str) -> str:

@@ -46,7 +46,7 @@ def test_types_choices_and_defaults_are_the_parsers_own(trainer: Trainer, parser
         for name, key in read.items()
     }
     found = {name: entry if entry["default"] != () else entry | {"default": []} for name, entry in found.items()}
-    entry = {name: entry | {"kind": "str" if entry["kind"] == "Path" else entry["kind"]} for name, entry in parser.items()}
+    entry = {name: one | {"kind": "str" if one["kind"] == "Path" else one["kind"]} for name, one in parser.items()}
     assert found == entry
 
 

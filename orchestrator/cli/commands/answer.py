@@ -21,7 +21,10 @@ from orchestrator.cli import common, options
     help="The smallest difference in similarity that matters.",
 )
 @click.option("--verbose", is_flag=True, help="Print the test statistics too; the files always contain them.")
-def answer(settings_file: Path, sweeps: tuple[str, ...], into: Path | None, smallest: float, verbose: bool) -> None:
+@options.json
+def answer(
+    settings_file: Path, sweeps: tuple[str, ...], into: Path | None, smallest: float, verbose: bool, as_json: bool
+) -> None:
     """Answer the questions of sweeps.
 
     The answers of several sweeps are corrected together for multiple comparisons.
@@ -29,6 +32,7 @@ def answer(settings_file: Path, sweeps: tuple[str, ...], into: Path | None, smal
     \b
     Example:
       orchestrate answer demo
+      orchestrate answer demo --json
 
     \b
     Writes:
@@ -37,7 +41,7 @@ def answer(settings_file: Path, sweeps: tuple[str, ...], into: Path | None, smal
     from orchestrator.config import settings
     from orchestrator.evidence import summary
     from orchestrator.evidence.stats.contrast import TestSettings
-    from orchestrator.report import answers, answers_page
+    from orchestrator.report import answers, answers_page, json_output
     from orchestrator.report.answers import answer as answer_text
 
     console, found = common.console(), list(dict.fromkeys(common.find_sweep(settings_file, name) for name in sweeps))
@@ -47,6 +51,9 @@ def answer(settings_file: Path, sweeps: tuple[str, ...], into: Path | None, smal
     answered = answers.answer_questions(read, TestSettings(smallest=smallest))
     for sweep, of_sweep in zip(found, answered, strict=True):
         answer_text.write(sweep.report, of_sweep)
-        console.result(answer_text.markdown(of_sweep, details=verbose))
+        if not as_json:
+            console.result(answer_text.markdown(of_sweep, details=verbose))
+    if as_json:
+        console.result(json_output.answers(one for of_sweep in answered for one in of_sweep))
     if into:
         console.problems(answers_page.update(into, answer_text.blocks(answered)))

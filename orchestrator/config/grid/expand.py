@@ -22,15 +22,24 @@ Inherit: TypeAlias = Callable[[Params], Params]
 """What a point inherits from the settings, given what the grid sets; the same object for equal results."""
 
 
-def expand(grid: Grid, settings: Settings, inherit: Inherit | None = None) -> tuple[Point, ...]:
+MatchRank: TypeAlias = Callable[[Params], int]
+"""The rank of a network with the number of parameters that networks.lora has at these arguments."""
+
+
+def expand(
+    grid: Grid, settings: Settings, inherit: Inherit | None = None, match_rank: MatchRank | None = None
+) -> tuple[Point, ...]:
     """All points, the first dim changing slowest. InputError with every problem, each named once.
+
+    match_rank: computes network_dim where the grid matches networks by parameters, before other expressions.
 
     Later words win: what points inherit (by default the settings' arguments), [fixed], [dims] and [[zip]], [[when]];
     then expressions; then [[exclude]].
     """
     _refuse_too_many(grid)
     arguments = {key: value for key, value in settings.arguments.items() if key not in grid.unset}
-    expansion = _Expansion(grid, settings, inherit or (lambda _: arguments))
+    match_rank = match_rank if grid.match_parameters else None
+    expansion = _Expansion(grid, settings, inherit or (lambda _: arguments), match_rank)
     points = tuple(point for levels in _combinations(grid) if (point := expansion.point(levels)))
     if problems := expansion.problems():
         raise InputError(*problems)
@@ -61,8 +70,9 @@ def _axes(grid: Grid) -> list[list[tuple[tuple[str, Value], ...]]]:
 class _Expansion:
     """Makes points of combinations, and collects the problems and the points made."""
 
-    def __init__(self, grid: Grid, settings: Settings, inherit: Inherit) -> None:
+    def __init__(self, grid: Grid, settings: Settings, inherit: Inherit, match_rank: MatchRank | None) -> None:
         self._grid = grid
+        self._match_rank = match_rank
         self._settings = settings
         self._inherit = inherit
         self._treatments: Params = {"base_model": settings.base_model, "dataset": settings.dataset}
@@ -102,6 +112,8 @@ class _Expansion:
         for last in (False, True):
             params = {**self._treatments, **inherited, **asked}
             places = self._rules.apply(params, levels)
+            if self._match_rank and not self._evaluation.evaluate(known := dict(params)):
+                params["network_dim"] = self._match_rank(known)
             failures = self._evaluation.evaluate(params)
             own = {key: params[key] for key in (*asked, *places) if key in params}
             if last or failures or inherited is (inherited := self._inherit(own)):

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from typing_extensions import TypedDict
@@ -69,6 +69,7 @@ class GridFile(TypedDict, total=False):
     question: list[QuestionTable]
     seeds: SeedsTable
     margins: Margins
+    match: Literal["parameters"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +112,8 @@ class Grid:
     questions: tuple[Question, ...]
     design: SequentialDesign | None = None
     margins: Margins = field(default_factory=Margins)
+    match_parameters: bool = False
+    """Whether each network gets the rank with the number of parameters that networks.lora has at network_dim."""
     places: Mapping[str, str]
     unset: tuple[str, ...] = ()
     """Arguments that the points do not inherit."""
@@ -184,6 +187,7 @@ class _Merger:
             questions=_questions(files, dims),
             design=design,
             margins=_margins(files),
+            match_parameters="parameters" in _matches(files),
             places=self._places,
             unset=tuple(self._unset),
         )
@@ -251,6 +255,10 @@ def _margins(files: Sequence[File]) -> Margins:
     """A later file overrides single margins of the files that it includes."""
     found = [file.parse(("margins",), Margins) or Margins() for file in files if file.has(("margins",))]
     return reduce(override_margins, found, Margins())
+
+
+def _matches(files: Sequence[File]) -> list[str | None]:
+    return [file.parse(("match",), Literal["parameters"]) for file in files if file.has(("match",))]
 
 
 def _whens(file: File) -> Iterator[When]:

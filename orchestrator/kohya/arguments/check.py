@@ -22,16 +22,20 @@ def check(points: Iterable[Params], schema: ArgumentSchema, *, where: str = "") 
 
     `where` is the file that the points come from. `base_model` and `dataset` are not arguments and are skipped.
     """
-    distinct = {(key, repr(value)): value for params in points for key, value in params.items()}
+    distinct = {
+        (key, repr(value), str(params.get("network_module", "")) if key == "network_args" else ""): value
+        for params in points
+        for key, value in params.items()
+    }
     found: dict[tuple[str, str], Problem] = {}
-    for (key, _), value in distinct.items():
+    for (key, _, module), value in distinct.items():
         shown = "hidden" if key in values.SECRETS else toml_repr(value)
-        for what, remedy in _issues(key, value, schema) if key not in TREATMENTS else ():
+        for what, remedy in _issues(key, value, schema, module) if key not in TREATMENTS else ():
             found.setdefault((key, what), Problem(what=what, where=where, key=key, value=shown, remedy=remedy))
     return list(found.values())
 
 
-def _issues(name: str, value: Value, schema: ArgumentSchema) -> Iterator[tuple[str, str]]:
+def _issues(name: str, value: Value, schema: ArgumentSchema, module: str) -> Iterator[tuple[str, str]]:
     """Pairs of what is wrong and the remedy; the first kind of issue hides the later ones."""
     if name in values.RESERVED:
         yield f"orchestrate sets {name} itself", values.RESERVED[name]
@@ -48,14 +52,14 @@ def _issues(name: str, value: Value, schema: ArgumentSchema) -> Iterator[tuple[s
     elif issue := _type_issue(schema.by_name[name], value):
         yield issue
     else:
-        yield from _value_issues(schema.by_name[name], value)
+        yield from _value_issues(schema.by_name[name], value, module)
 
 
 def _intended(name: str) -> str:
     """The remedy for a name of kohya_ss' GUI or another trainer; empty for other names."""
     if name in gui_names()["renamed"]:
         return f"write {gui_names()['renamed'][name]} instead of {name}"
-    if name in key_values.NETWORK_ARGS:
+    if any(name in table for table in key_values.NETWORK_ARGS.values()):
         return f'remove it, and add "{name}=..." to network_args'
     if name.startswith(tuple(gui_names()["other_models"]["names"])):
         return "remove it: it belongs to another model family, and orchestrate trains SDXL"
@@ -156,7 +160,7 @@ def _retyped(kind: Kind, value: Value) -> str:
 # --- values -----------------------------------------------------------------------------------------------------------
 
 
-def _value_issues(argument: Argument, value: Value) -> Iterator[tuple[str, str]]:
+def _value_issues(argument: Argument, value: Value, module: str) -> Iterator[tuple[str, str]]:
     name = argument.name
     if argument.choices and value not in argument.choices:
         choices = [str(choice) for choice in argument.choices]
@@ -166,7 +170,7 @@ def _value_issues(argument: Argument, value: Value) -> Iterator[tuple[str, str]]
     elif argument.kind is not Kind.STR:
         yield from _number_issues(argument, value)
     if name in key_values.NAMES and isinstance(value, tuple):
-        yield from key_values.issues(name, [str(item) for item in value])
+        yield from key_values.issues(name, [str(item) for item in value], module)
     elif name in _RULES and isinstance(value, str):
         yield from _RULES[name](value)
 
@@ -214,8 +218,9 @@ def _face_crop_issues(value: str) -> Iterator[tuple[str, str]]:
 
 
 def _network_issues(value: str) -> Iterator[tuple[str, str]]:
-    if value != values.NETWORK_MODULE:
-        yield f"orchestrate cannot verify checkpoints of {value}", f'write "{values.NETWORK_MODULE}"'
+    if value not in key_values.NETWORK_ARGS:
+        what = f"orchestrate cannot verify checkpoints of {value}; it supports {', '.join(key_values.NETWORK_ARGS)}"
+        yield what, did_you_mean(value, key_values.NETWORK_ARGS, 'write "networks.lora"')
 
 
 def _format_issues(value: str) -> Iterator[tuple[str, str]]:

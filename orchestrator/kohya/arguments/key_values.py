@@ -15,16 +15,58 @@ NAMES = ("optimizer_args", "lr_scheduler_args", "network_args")
 CURVES = ("cosine", "sine", "linear", "reverse_linear", "zeros")
 """What down_lr_weight and up_lr_weight accept instead of numbers, as in `cosine+0.25`. Source: networks/lora.py."""
 
-NETWORK_ARGS: Mapping[str, tuple[str, int]] = {
-    **dict.fromkeys(("conv_dim",), ("int", 1)),
-    **dict.fromkeys(("conv_alpha", "rank_dropout", "module_dropout", "block_lr_zero_threshold"), ("float", 1)),
+_COMMON: Mapping[str, tuple[str, int]] = {
+    "conv_dim": ("int", 1),
+    **dict.fromkeys(("conv_alpha", "rank_dropout", "module_dropout"), ("float", 1)),
     **dict.fromkeys(("loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio"), ("float", 1)),
+}
+LORA_ARGS: Mapping[str, tuple[str, int]] = {
+    **_COMMON,
+    "block_lr_zero_threshold": ("float", 1),
     **dict.fromkeys(("block_dims", "conv_block_dims"), ("int", 23)),
     **dict.fromkeys(("block_alphas", "conv_block_alphas"), ("float", 23)),
     **dict.fromkeys(("down_lr_weight", "up_lr_weight"), ("float", 9)),
     "mid_lr_weight": ("float", 3),
 }
-"""What networks.lora reads from `network_args` for SDXL: type and number of values; it ignores other keys."""
+_LOHA_ARGS: Mapping[str, tuple[str, int]] = {
+    **_COMMON,
+    **dict.fromkeys(("use_tucker", "verbose"), ("bool", 1)),
+    **dict.fromkeys(("exclude_patterns", "include_patterns"), ("patterns", 1)),
+    "network_reg_lrs": ("numbers by pattern", 1),
+    "network_reg_dims": ("integers by pattern", 1),
+}
+_LYCORIS_ARGS: Mapping[str, tuple[str, int]] = {
+    **_COMMON,
+    "dropout": ("float", 1),
+    **dict.fromkeys(("dora_wd", "wd_on_output", "use_tucker", "rs_lora", "bypass_mode"), ("bool", 1)),
+    "algo": ("algo", 1),
+    "preset": ("preset", 1),
+    "factor": ("int", 1),
+    **dict.fromkeys(("full_matrix", "unbalanced_factorization"), ("bool", 1)),
+    "decompose_both": ("true", 1),
+}
+NETWORK_ARGS: Mapping[str, Mapping[str, tuple[str, int]]] = {
+    "networks.lora": LORA_ARGS,
+    "networks.loha": _LOHA_ARGS,
+    "networks.lokr": {**_LOHA_ARGS, "factor": ("int", 1)},
+    "networks.oft": dict.fromkeys(("enable_all_linear", "enable_conv"), ("true", 1)),
+    "lycoris.kohya": _LYCORIS_ARGS,
+}
+"""What each module reads from `network_args` for SDXL: type and number of values; it ignores other keys.
+
+`bool` is True or False; `true` must be True, because the module takes any text for True. Sources: sd-scripts v0.11.1
+(`create_network` in networks/), lycoris-lora 4.1.3 (kohya.py) without what belongs to other algorithms.
+"""
+
+OF_LOKR = ("factor", "decompose_both", "full_matrix", "unbalanced_factorization")
+"""What LyCORIS reads for `algo=lokr` alone."""
+
+_CHOICES = {
+    "bool": ("True", "False"),
+    "true": ("True",),
+    "algo": ("lora", "locon", "loha", "lokr"),
+    "preset": ("full", "full-lin", "attn-mlp", "attn-only", "unet-only", "unet-transformer-only"),
+}
 
 
 def pairs(params: Params, name: str) -> dict[str, str]:
@@ -52,8 +94,11 @@ def literal(text: str) -> object:
     return found
 
 
-def issues(name: str, items: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """What is wrong with the form of the items, or with the values of network_args; with the corrected spelling."""
+def issues(name: str, items: Sequence[str], module: str = "") -> Iterator[tuple[str, str]]:
+    """What is wrong with the form of the items, or with the values of network_args; with the corrected spelling.
+
+    module: the value of network_module; without it, the arguments of all modules are accepted.
+    """
     seen: set[str] = set()
     for item in items:
         key, _, text = item.partition("=")
@@ -63,7 +108,7 @@ def issues(name: str, items: Sequence[str]) -> Iterator[tuple[str, str]]:
         elif key in seen:
             yield f"{name} sets {key} twice", "remove one of the two"
         elif name == "network_args":
-            yield from _network_arg_issues(key, text)
+            yield from _network_arg_issues(key, text, module)
         seen.add(key)
 
 
@@ -71,14 +116,18 @@ def _remedy(written: list[str]) -> str:
     return f"write {', '.join(map(toml_repr, written))}" if written else 'write it like "weight_decay=0.01"'
 
 
+_BY_PATTERN = ("network_reg_lrs", "network_reg_dims")
+
+
 def _rewritten(item: str, *, python: bool) -> list[str]:
     """The items that were probably intended: the same one if it is valid, none if it cannot be guessed."""
-    parts = re.split(r"[\s,;]+(?=[A-Za-z_]\w*\s*=)", item.strip().strip(",; "))
+    whole = item.startswith(tuple(f"{key}=" for key in _BY_PATTERN))
+    parts = [item] if whole else re.split(r"[\s,;]+(?=[A-Za-z_]\w*\s*=)", item.strip().strip(",; "))
     found = []
     for part in parts:
         key, equals, text = (side.strip() for side in part.strip(" -").partition("="))
         text = text.rstrip(",; ")
-        if not (equals and key.isidentifier() and text) or "=" in text:
+        if not (equals and key.isidentifier() and text) or ("=" in text and key not in _BY_PATTERN):
             return []
         if python:
             text = text.capitalize() if text.lower() in ("true", "false", "none") else text
@@ -92,15 +141,47 @@ def _rewritten(item: str, *, python: bool) -> list[str]:
     return found
 
 
-def _network_arg_issues(key: str, text: str) -> Iterator[tuple[str, str]]:
-    if key not in NETWORK_ARGS:
-        what = f"networks.lora has no `{key}` in network_args and would ignore it"
-        yield what, did_you_mean(key, NETWORK_ARGS)
+def _network_arg_issues(key: str, text: str, module: str) -> Iterator[tuple[str, str]]:
+    known = NETWORK_ARGS.get(module) or {name: kind for table in NETWORK_ARGS.values() for name, kind in table.items()}
+    if key not in known:
+        others = [name for name, table in NETWORK_ARGS.items() if key in table]
+        what = f"{module or 'networks.lora'} has no `{key}` in network_args and would ignore it"
+        yield what, f"remove it, or use {' or '.join(others)}, which has it" if others else did_you_mean(key, known)
         return
-    kind, count = NETWORK_ARGS[key]
+    kind, count = known[key]
     if count == 9 and "," not in text:
         yield from _curve_issues(key, text)
-        return
+    elif kind in _CHOICES:
+        if text.casefold() not in map(str.casefold, _CHOICES[kind]):
+            what = f'"{key}={text}": {key} must be {" or ".join(_CHOICES[kind])}'
+            yield what, "remove it: any text counts as True" if kind == "true" else f'write "{key}={_CHOICES[kind][0]}"'
+    elif kind == "patterns" or key in _BY_PATTERN:
+        yield from _pattern_issues(key, text)
+    else:
+        yield from _number_issues(key, text, kind, count)
+
+
+def _pattern_issues(key: str, text: str) -> Iterator[tuple[str, str]]:
+    """Regular expressions over module names: a Python list of them, or `pattern=number,pattern=number`."""
+    try:
+        if key in _BY_PATTERN:
+            pairs = [part.rpartition("=") for part in text.split(",")]
+            patterns = [pattern for pattern, _, number in pairs if float(number) >= 0]
+            wrong = len(patterns) < len(pairs) or (key == "network_reg_dims" and any("." in one[2] for one in pairs))
+        else:
+            found = literal(text)
+            patterns = [found] if isinstance(found, str) else found if isinstance(found, list) else []
+            wrong = not patterns
+        for pattern in patterns:
+            re.compile(pattern)
+    except (ValueError, TypeError, re.error):
+        wrong = True
+    if wrong:
+        example = f"{key}=.*attn1.*=4" if key in _BY_PATTERN else f"{key}=['.*attn1.*']"
+        yield f'"{key}={text}": {key} takes regular expressions', f'write it like "{example}"'
+
+
+def _number_issues(key: str, text: str, kind: str, count: int) -> Iterator[tuple[str, str]]:
     parts = [part.strip() for part in text.split(",")]
     noun = {"int": "integer", "float": "number"}[kind] + "s" * (count > 1)
     try:
@@ -139,7 +220,7 @@ def block_weights(params: Params) -> list[float] | None:
         return None
     found: list[float] = []
     for name in ("down_lr_weight", "mid_lr_weight", "up_lr_weight"):
-        text, count = arguments.get(name, ""), NETWORK_ARGS[name][1]
+        text, count = arguments.get(name, ""), LORA_ARGS[name][1]
         curve, _, base = text.partition("+")
         parts = [part.strip() for part in text.split(",")]
         if len(parts) == count and all(re.fullmatch(r"\d*\.?\d+", part) for part in parts):

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from orchestrator.config.schema import Dataset
 from orchestrator.errors import Problem, error, warning
+from orchestrator.kohya import networks
 from orchestrator.kohya.arguments import dataset_lint, network_lint, optimizer_lint, training_lint
 from orchestrator.model import Params, Point, Value
 from orchestrator.values import toml_repr
@@ -70,6 +71,8 @@ def _scale_follows_rank(points: Sequence[Point]) -> Iterator[Problem]:
     """A LoRA is scaled by alpha / dim: a rank sweep at a fixed alpha sweeps the scale along with the rank."""
     scales: dict[float, list[str]] = {}
     for point in points:
+        if networks.module_of(point.params) == networks.OFT:
+            continue  # its alpha is no scale
         dim, alpha = point.params.get("network_dim"), point.params.get("network_alpha", 1)
         if isinstance(dim, int) and isinstance(alpha, int | float):
             scales.setdefault(round(alpha / dim, 9) if alpha else 1.0, []).append(f"{alpha:g}/{dim}")

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from orchestrator.errors import Problem, error, warning
-from orchestrator.kohya import base_model
+from orchestrator.kohya import base_model, networks
 from orchestrator.kohya.arguments import key_values
 from orchestrator.kohya.outputs import safetensors_header
 from orchestrator.kohya.outputs.safetensors_header import Header
@@ -20,6 +20,7 @@ _OTHER_MODELS = r"lora_te_|lora_unet_(down|up|mid)_block|lora_unet_(single|doubl
 def lint(params: Params) -> Iterator[Problem]:
     """The problems of the network of this training."""
     yield from _ignored_arguments(params)
+    yield from _of_module(params)
     for key in FILES:
         for path in named_files(params, key):
             yield from _file_problems(key, path, params)
@@ -50,8 +51,9 @@ def _ignored_arguments(params: Params) -> Iterator[Problem]:
     }
     for name, needed in needs.items():
         accepted = (*needed, *([] if name in ("conv_alpha", "conv_block_alphas") else weights))
-        if name in given and not any(other in given for other in accepted):
-            what = f"networks.lora ignores {name} without {' or '.join(needed or ('block weights',))}"
+        by_default = name == "conv_alpha" and networks.module_of(params) == networks.LYCORIS
+        if name in given and not by_default and not any(other in given for other in accepted):
+            what = f"{networks.module_of(params)} ignores {name} without {' or '.join(needed or ('block weights',))}"
             yield error("network_args", what, f"remove {name}")
     unet_only, text_only = params.get("network_train_unet_only"), params.get("network_train_text_encoder_only")
     if unet_only and "loraplus_text_encoder_lr_ratio" in given:
@@ -63,9 +65,42 @@ def _ignored_arguments(params: Params) -> Iterator[Problem]:
     blocks = key_values.block_weights(params)
     if blocks is not None and not any(blocks) and unet_only:
         yield error("network_args", "the weight of every block is 0: nothing is trained", "raise one of the weights")
-    if params.get("dim_from_weights") and (unused := [name for name in given if name not in weights]):
-        what = f"with dim_from_weights, networks.lora ignores {', '.join(unused)}"
+    kept = (*weights, "factor")  # networks.lokr cannot read it from the file
+    if params.get("dim_from_weights") and (unused := [name for name in given if name not in kept]):
+        what = f"with dim_from_weights, {networks.module_of(params)} ignores {', '.join(unused)}"
         yield error("network_args", what, "remove them, or remove dim_from_weights and set network_dim")
+
+
+def _of_module(params: Params) -> Iterator[Problem]:
+    """What networks other than networks.lora ignore or fail at."""
+    module, given = networks.module_of(params), key_values.pairs(params, "network_args")
+    if module in (networks.LOHA, networks.LOKR, networks.OFT):
+        for key in ("network_dropout", "scale_weight_norms"):
+            if params.get(key):
+                yield error(key, f"{module} ignores {key}", f"remove {key}")
+    if module in (networks.LOHA, networks.LOKR) and "conv_dim" not in given:
+        for name in given.keys() & {"use_tucker"}:
+            yield error("network_args", f"{module} ignores {name} without conv_dim", f"remove {name}")
+    if module == networks.LYCORIS and networks.algorithm(params) != "lokr":
+        for name in [name for name in given if name in key_values.OF_LOKR]:
+            what = f"algo={given.get('algo', 'lora')} ignores {name}, which belongs to lokr"
+            yield error("network_args", what, f"remove {name}")
+    if module == networks.OFT:
+        yield from _oft(params)
+
+
+def _oft(params: Params) -> Iterator[Problem]:
+    blocks, most = params.get("network_dim"), networks.blocks_allowed(params)
+    if isinstance(blocks, int) and blocks > 0 and most % blocks:
+        nearest = min((n for n in range(1, most + 1) if most % n == 0), key=lambda n: abs(n - blocks))
+        what = f"networks.oft splits layers into network_dim blocks, and {blocks} does not divide {most}: it fails"
+        yield error("network_dim", what, f"set network_dim = {nearest}")
+    if params.get("network_train_text_encoder_only"):
+        what = "networks.oft has no text encoders: the training fails"
+        yield error("network_train_text_encoder_only", what, "remove it")
+    elif not params.get("network_train_unet_only"):
+        what = "networks.oft trains the U-Net alone, and the text encoders only take memory"
+        yield warning("network_module", what, "set network_train_unet_only = true")
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -92,11 +127,12 @@ def _weights_problems(key: str, path: Path, params: Params) -> Iterator[Problem]
     except (OSError, ValueError) as problem:
         yield error(key, f"{path} cannot be read: {problem}", "get the file again")
         return
-    ranks = {tensor.shape[0] for name, tensor in header.tensors.items() if name.endswith(".lora_down.weight")}
+    ranks = networks.ranks({name: tensor.shape for name, tensor in header.tensors.items()})
+    wanted = networks.module_of(params)
     module = header.metadata.get("ss_network_module", "networks.lora")
-    if not ranks or module != "networks.lora":
-        what = f"{path.name} is not a LoRA of networks.lora" + (f" but of {module}" if ranks else "")
-        yield error(key, what, "use a LoRA that networks.lora trained")
+    if not ranks or module != wanted:
+        what = f"{path.name} is not a LoRA of {wanted}" + (f" but of {module}" if ranks else "")
+        yield error(key, what, f"use a LoRA that {wanted} trained")
     elif _is_other_model(header):
         yield error(key, f"{path.name} is a LoRA of another model family", "use a LoRA that was trained on SDXL")
     elif key == "network_weights" and not params.get("dim_from_weights"):

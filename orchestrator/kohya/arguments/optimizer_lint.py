@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 
 from orchestrator.errors import Problem, error, warning
-from orchestrator.kohya import optimizers, signatures
+from orchestrator.kohya import networks, optimizers, signatures
 from orchestrator.kohya.arguments import key_values, ranges, schedulers
 from orchestrator.kohya.arguments.key_values import block_weights
 from orchestrator.kohya.optimizers import Optimizer, optimizer_of
@@ -180,8 +180,9 @@ def _schedule_is_ignored(params: Params) -> str:
 
 def _text_encoder_rates(params: Params) -> Iterator[Problem]:
     several = params.get("text_encoder_lr")
-    if isinstance(several, tuple) and len(several) > 1:
-        what = "networks.lora uses the first text encoder rate for both encoders"
+    module = networks.module_of(params)
+    if isinstance(several, tuple) and len(several) > 1 and module not in (networks.LOHA, networks.LOKR):
+        what = f"{module} uses the first text encoder rate for both encoders"
         yield error("text_encoder_lr", what, "give one number")
     if params.get("network_train_unet_only") and "text_encoder_lr" in params:
         what = "network_train_unet_only is set, so text_encoder_lr has no effect"

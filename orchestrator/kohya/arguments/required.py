@@ -1,6 +1,6 @@
 """What orchestrate relies on in sd-scripts, looked up in its source."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from orchestrator.kohya.arguments import schema
@@ -30,8 +30,11 @@ _TEXTS = {
 """Metadata that checkpoints are verified by, and the names that `gen_img_plugin` implements."""
 
 
-def missing(sd_scripts: Path) -> Iterator[str]:
-    """What this sd-scripts lacks; nothing where it is a stand-in. Raises NotReady if the source is not understood."""
+def missing(sd_scripts: Path, modules: Iterable[str] = ()) -> Iterator[str]:
+    """What this sd-scripts lacks; nothing where it is a stand-in. Raises NotReady if the source is not understood.
+
+    modules: the values of network_module that are used.
+    """
     if not (sd_scripts / f"{schema.ENTRY}.py").is_file():
         return
     for program, needed in _OPTIONS.items():
@@ -41,3 +44,6 @@ def missing(sd_scripts: Path) -> Iterator[str]:
         path = sd_scripts / name
         source = path.read_text(encoding="utf-8-sig", errors="replace") if path.is_file() else ""
         yield from (f"{name} does not mention {text}" for text in dict.fromkeys(texts) if text not in source)
+    for module in sorted(modules):
+        if module.startswith("networks.") and not sd_scripts.joinpath(*module.split(".")).with_suffix(".py").is_file():
+            yield f"{module.replace('.', '/')}.py does not exist"

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 
 from orchestrator.errors import Problem, error, warning
+from orchestrator.kohya import networks
 from orchestrator.model import Params
 
 
@@ -56,7 +57,11 @@ def _network(params: Params) -> Iterator[Problem]:
     dim, alpha = params.get("network_dim"), params.get("network_alpha")
     if dim is None and not params.get("dim_from_weights"):
         yield error("network_dim", "no network_dim: sd-scripts uses rank 4", "set network_dim")
-    if alpha is None:
+    if networks.module_of(params) == networks.OFT:
+        if not isinstance(alpha, int | float) or alpha >= 1:
+            what = "networks.oft uses network_alpha as a constraint of the rotation, and above 1e-2 it has no effect"
+            yield warning("network_alpha", what, "set network_alpha = 1e-3")
+    elif alpha is None:
         what = f"no network_alpha: sd-scripts uses 1, which scales the LoRA by 1/{dim or 4}"
         yield warning("network_alpha", what, 'set network_alpha = "{{ network_dim // 2 }}", or 1 if this is intended')
     elif alpha == 0:

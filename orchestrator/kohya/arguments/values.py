@@ -6,9 +6,6 @@ SCHEDULERS = (
 )  # fmt: skip
 """`lr_scheduler`. Source: optimizer.get_scheduler_fix; `lr_scheduler_type` takes any class by its dotted path."""
 
-NETWORK_MODULE = "networks.lora"
-"""The only network whose checkpoints orchestrate verifies and generates with."""
-
 SAMPLERS = (
     "ddim", "pndm", "lms", "euler", "euler_a", "heun", "dpm_2", "dpm_2_a", "dpmsolver", "dpmsolver++", "dpmsingle",
     "k_lms", "k_euler", "k_euler_a", "k_dpm_2", "k_dpm_2_a",

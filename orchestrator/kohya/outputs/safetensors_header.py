@@ -2,7 +2,7 @@
 
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,9 +83,9 @@ def not_finite(path: Path, header: Header) -> list[str]:
     return [name for name, bits, mask in _contents(path, header) if mask and ((bits & mask) == mask).any()]
 
 
-def all_zero(path: Path, header: Header, *, suffix: str) -> bool:
-    """Whether every tensor whose name ends in `suffix` is zero throughout (minus zero is not)."""
-    chosen = {name: tensor for name, tensor in header.tensors.items() if name.endswith(suffix)}
+def all_zero(path: Path, header: Header, names: Iterable[str]) -> bool:
+    """Whether each of these tensors is zero throughout (minus zero is not)."""
+    chosen = {name: header.tensors[name] for name in names if name in header.tensors}
     return not any(bits.any() for _, bits, _ in _contents(path, Header(metadata={}, tensors=chosen)))
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from orchestrator.errors import Problem
 from orchestrator.files import open_regular
-from orchestrator.kohya import resume
+from orchestrator.kohya import networks, resume
 from orchestrator.kohya.arguments import key_values
 from orchestrator.kohya.optimizers import optimizer_of
 from orchestrator.kohya.outputs import files, log, safetensors_header
@@ -97,7 +97,7 @@ def _file_issues(path: Path, params: Params) -> Iterator[tuple[str, str, str]]:
     try:
         header = safetensors_header.read_header(path)
         bad = safetensors_header.not_finite(path, header)
-        untrained = safetensors_header.all_zero(path, header, suffix=".lora_up.weight")
+        untrained = safetensors_header.all_zero(path, header, networks.zero_at_start(list(header.tensors)))
         torn = is_torn(path, header)
     except FileNotFoundError:
         yield "the checkpoint is missing", "", "read the end of the attempt's log"
@@ -113,8 +113,12 @@ def _file_issues(path: Path, params: Params) -> Iterator[tuple[str, str, str]]:
     if untrained:
         yield "nothing was learned: every trained weight is still zero", "", "raise the learning rate or the steps"
     rank, by_block = params.get("network_dim"), "block_dims" in key_values.pairs(params, "network_args")
-    if rank is not None and not by_block and rank not in ranks(header):
-        yield f"its weights have rank {sorted(ranks(header))}, not {rank}", "network_dim", again
+    found = ranks(header)
+    is_full_matrix = not found and networks.algorithm(params) == "lokr"
+    if rank is not None and not by_block and not is_full_matrix and rank not in found:
+        yield f"its weights have rank {sorted(found)}, not {rank}", "network_dim", again
+    if networks.is_dora(params) and not any(name.endswith(".dora_scale") for name in header.tensors):
+        yield "it has no dora_scale: the weights were not decomposed", "network_args", again
 
 
 def is_torn(path: Path, header: Header) -> bool:
@@ -128,9 +132,8 @@ def is_torn(path: Path, header: Header) -> bool:
 
 
 def ranks(header: Header) -> set[int]:
-    """The ranks of a LoRA's modules, from the header of its file."""
-    shapes = [tensor.shape for name, tensor in header.tensors.items() if name.endswith(".lora_down.weight")]
-    return {shape[0] if shape else 0 for shape in shapes}
+    """The ranks of a network's modules, from the header of its file."""
+    return networks.ranks({name: tensor.shape for name, tensor in header.tensors.items()})
 
 
 def _earlier_checkpoint_problems(

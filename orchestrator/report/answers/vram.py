@@ -65,10 +65,11 @@ def _fit(run: RunSummary, size: float) -> _Fit:
     delivered, short = run.trained, [one for one in run.training if one.result.failure in MEMORY_FAILURES]
     failed = run.status.state in (State.FAILED, State.STOPPED)
     if delivered and not delivered.degraded:
-        if not (peak := delivered.result.peak_vram_mib):
-            return _Fit.UNKNOWN
         fit = _Fit.FALLBACK if delivered.fallbacks else _Fit.YES
-        return fit if peak / 1024 <= size - _DRIVER_GIB else _Fit.NO
+        if peak := delivered.result.peak_vram_mib:
+            return fit if peak / 1024 <= size - _DRIVER_GIB else _Fit.NO
+        most = _available_gib(run, short[-1]) if short else None
+        return fit if most and most <= size - _DRIVER_GIB else _Fit.UNKNOWN
     if short and (delivered or failed):
         available = _available_gib(run, short[-1])
         return _Fit.UNKNOWN if available is None else _Fit.NO if available >= size - _DRIVER_GIB else _Fit.SMALLER
@@ -102,7 +103,8 @@ def _sentence(verdict: Verdict, fits: Sequence[_Fit], size: float | None, peak: 
     trainings = pluralize(len(fits), "training")
     if verdict is Verdict.YES:
         after = f", {fits.count(_Fit.FALLBACK)} of them after an OOM fallback" if _Fit.FALLBACK in fits else ""
-        return f"{len(fits)} of {trainings} fit {size:g} GiB of VRAM{after}; the highest use was {peak or 0:.1f} GiB."
+        highest = f"; the highest use was {peak:.1f} GiB" if peak else ""
+        return f"{len(fits)} of {trainings} fit {size:g} GiB of VRAM{after}{highest}."
     if verdict is Verdict.NO:
         return f"{fits.count(_Fit.NO)} of {trainings} did not fit {size:g} GiB of VRAM."
     others = "; ".join(f"{fits.count(fit)} {fit}" for fit in (_Fit.OPEN, _Fit.SMALLER, _Fit.UNKNOWN) if fit in fits)

@@ -1,0 +1,142 @@
+"""Every network type on the real trainer: arguments, parameter counts, training, verification and images."""
+
+import ast
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from small_world import Swept, Trainer, World
+
+from orchestrator.kohya import networks
+from orchestrator.kohya.arguments import key_values
+from orchestrator.kohya.outputs import safetensors_header
+
+GRID = """
+[dims]
+network_module = {modules}
+
+[fixed]
+network_dim = 4
+network_alpha = 4
+learning_rate = 0.05
+network_train_unet_only = true
+cache_text_encoder_outputs = true
+
+[[when]]
+match = {{ network_module = "networks.oft" }}
+set = {{ network_alpha = 0.01 }}
+
+[[when]]
+match = {{ network_module = "networks.lokr" }}
+set = {{ network_args = ["factor=4"] }}
+"""
+
+DORA = """
+[[when]]
+match = { network_module = "lycoris.kohya" }
+set = { network_args = ["algo=lora", "dora_wd=True"] }
+"""
+
+ALSO_READ = {
+    "networks.lora": set(),
+    "networks.loha": {"train_llm_adapter"},
+    "networks.lokr": {"train_llm_adapter"},
+    "networks.oft": set(),
+    "lycoris.kohya": {
+        "disable_conv_cp", "use_conv_cp", "use_cp", "use_scalar", "block_size", "train_norm", "constraint", "rescaled",
+        "train_t5xxl", "train_llm_adapter",
+    },
+}  # fmt: skip
+"""What the modules read too: for other models and algorithms, or deprecated."""
+
+COUNT = """
+import importlib, json, sys, torch
+sys.path.insert(0, sys.argv[1])
+from library.sdxl_original_unet import SdxlUNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel
+def encoder(hidden, layers, heads):
+    return CLIPTextModel(CLIPTextConfig(
+        hidden_size=hidden, intermediate_size=4 * hidden, num_hidden_layers=layers, num_attention_heads=heads
+    ))
+with torch.device("meta"):
+    encoders, unet = [encoder(768, 12, 12), encoder(1280, 32, 20)], SdxlUNet2DConditionModel()
+    found = []
+    for module, arguments, dim in json.loads(sys.argv[2]):
+        create = importlib.import_module(module).create_network
+        network = create(1.0, dim, 1, None, encoders, unet, **dict(one.split("=", 1) for one in arguments))
+        network.apply_to(encoders, unet, True, True)
+        found.append(sum(one.numel() for one in network.parameters()))
+print("\\nCOUNTS " + json.dumps(found))
+"""
+
+
+def lycoris(trainer: Trainer) -> Path | None:
+    code = "import importlib.util as u; print(u.find_spec('lycoris').submodule_search_locations[0])"
+    done = subprocess.run([trainer.python, "-c", code], capture_output=True, text=True, check=False)
+    return Path(done.stdout.strip()) if done.returncode == 0 else None
+
+
+@pytest.mark.parametrize("module", networks.MODULES)
+def test_the_arguments_are_those_that_the_module_reads(trainer: Trainer, module: str) -> None:
+    folder = lycoris(trainer) if module == networks.LYCORIS else trainer.sd_scripts / "networks"
+    source = folder and folder / f"{module.rpartition('.')[2]}.py"
+    if not (source and source.is_file()):
+        pytest.skip(f"{module} is not here")
+    tree = ast.parse(source.read_text(encoding="utf-8-sig"))
+    read = {
+        ast.literal_eval(call.args[0])
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call) and ast.unparse(call.func).endswith("kwargs.get")
+    }
+    known = set(key_values.NETWORK_ARGS[module])
+    assert known - read == set()
+    assert read - known <= ALSO_READ[module]
+
+
+def test_parameters_are_counted_as_the_modules_create_them(trainer: Trainer) -> None:
+    cells = [
+        ("networks.lora", [], 16), ("networks.lora", ["conv_dim=8"], 16), ("networks.loha", [], 8),
+        ("networks.loha", ["conv_dim=4", "use_tucker=True"], 8), ("networks.lokr", [], 16),
+        ("networks.lokr", ["factor=4"], 16), ("networks.lokr", ["factor=8", "conv_dim=8"], 400),
+        ("networks.oft", [], 16), ("networks.oft", ["enable_conv=True"], 16),
+        ("networks.oft", ["enable_all_linear=True"], 20),
+    ]  # fmt: skip
+    if lycoris(trainer):
+        cells += [
+            ("lycoris.kohya", ["algo=lokr", "factor=8", "decompose_both=True"], 4),
+            ("lycoris.kohya", ["algo=loha", "preset=attn-mlp"], 8),
+        ]
+    command = [trainer.python, "-c", COUNT, trainer.sd_scripts, json.dumps(cells)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "COUNTS " in done.stdout, done.stderr[-2000:]
+    counted = json.loads(done.stdout.rpartition("COUNTS ")[2])
+    ours = [
+        networks.trained_numbers({"network_module": module, "network_args": tuple(arguments), "network_dim": dim})
+        for module, arguments, dim in cells
+    ]
+    assert dict(zip(map(str, cells), ours, strict=True)) == dict(zip(map(str, cells), counted, strict=True))
+
+
+@pytest.fixture(scope="module")
+def compared(tiny: World, trainer: Trainer) -> Swept:
+    modules = [module for module in networks.MODULES if module not in (networks.LORA, networks.LYCORIS)]
+    rules = ""
+    if lycoris(trainer):
+        modules, rules = [*modules, networks.LYCORIS], DORA
+    return tiny.sweep(GRID.format(modules=json.dumps(modules)) + rules, "networks")
+
+
+def test_every_network_trains_is_verified_and_makes_other_images_than_the_base(compared: Swept) -> None:
+    rows = compared.rows("results.csv")
+    assert {row["run"]: row["state"] for row in rows if row["state"] != "finished"} == {}, compared.output
+    trained = [row for row in rows if row["params_network_module"]]
+    assert len(trained) >= 3
+    for row in trained:
+        (checkpoint,) = (compared.folder / row["run"]).glob("train/*/output/lora.safetensors")
+        header = safetensors_header.read_header(checkpoint)
+        names = networks.zero_at_start(list(header.tensors))
+        assert names
+        assert not safetensors_header.all_zero(checkpoint, header, names)
+    folders = [compared.folder / row["run"] for row in rows]  # with that of the base model
+    assert len({tuple(path.read_bytes() for path in sorted(run.rglob("*.png"))) for run in folders} - {()}) == len(rows)
