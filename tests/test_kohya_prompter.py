@@ -4,6 +4,7 @@ import itertools
 import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from standins.jobs import given
 
 from orchestrator.kohya import gen_img_plugin
 
@@ -78,7 +80,8 @@ def write_plan(folder: Path, loras: Sequence[Path], cells: Sequence[tuple[int | 
     ]
     plan = {"schema": 1, "loras": [str(path) for path in loras], "images": images}
     (folder / "plan.json").write_text(json.dumps(plan))
-    return SimpleNamespace(prompter_module_args=str(folder / "plan.json"))
+    weights = [str(path) for path in loras[:1]]
+    return SimpleNamespace(prompter_module_args=str(folder / "plan.json"), network_weights=weights, n_iter=1)
 
 
 def gen_img(args: Any, networks: list[Any], batch_size: int) -> list[list[tuple[str, float, float]]]:
@@ -86,7 +89,16 @@ def gen_img(args: Any, networks: list[Any], batch_size: int) -> list[list[tuple[
 
     Returns per batch the (file, weight in the LoRA, multiplier) of each picture.
     """
-    batches, pending = [], []
+    batches: list[list[tuple[str, float, float]]] = []
+    ask = gen_img_plugin.get_prompter(args, None, networks)
+    with suppress(SystemExit):
+        for _ in range(args.n_iter):
+            _iterate(ask, args, networks, batch_size, batches)
+    return batches
+
+
+def _iterate(ask: Any, args: Any, networks: list[Any], batch_size: int, batches: list[Any]) -> None:
+    pending: list[tuple[str, list[float]]] = []
 
     def make() -> None:
         for network, multiplier in zip(networks, pending[0][1], strict=False):
@@ -96,18 +108,16 @@ def gen_img(args: Any, networks: list[Any], batch_size: int) -> list[list[tuple[
         batches.append([(file, weight, lora.multiplier) for file, _ in pending])
         pending.clear()
 
-    ask = gen_img_plugin.get_prompter(args, None, networks)
     while (raw := ask(args, None, None, None, 0, 0)) is not None:
         file = re.search(r" --f (.+)", raw)[1]  # type: ignore[index]
-        given = [float(number) for number in re.search(r" --am ([\d\.\-,]+)", raw)[1].split(",")]  # type: ignore[index]
-        if pending and pending[-1][1] != given:
+        multipliers = [float(number) for number in re.search(r" --am ([\d\.\-,]+)", raw)[1].split(",")]  # type: ignore[index]
+        if pending and pending[-1][1] != multipliers:
             make()
-        pending.append((file, given))
+        pending.append((f"{args.outdir}/{file}" if hasattr(args, "outdir") else file, multipliers))
         if len(pending) == batch_size:
             make()
     if pending:
         make()
-    return batches
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 4, 5])
@@ -122,13 +132,38 @@ def test_a_batch_never_straddles_a_change_of_weights(tmp_path: Path, batch_size:
     assert max(map(len, batches)) == min(batch_size, 3)
 
 
+@pytest.mark.parametrize("batch_size", [1, 2, 4])
+def test_a_resident_process_makes_each_job_with_its_own_weights_and_then_ends(tmp_path: Path, batch_size: int) -> None:
+    files = [saved(tmp_path / f"{n}.safetensors", 10.0 + n) for n in range(3)]
+    jobs: list[dict[str, str]] = []
+    for name, loras in (("one", files[:1]), ("two", files[1:])):
+        (tmp_path / name).mkdir()
+        plan = write_plan(tmp_path / name, loras, [(n, 1.0) for n in range(len(loras)) for _ in range(3)])
+        jobs.append({"plan": plan.prompter_module_args, "outdir": name})
+    folder = tmp_path / "generator"
+    args = SimpleNamespace(prompter_module_args=str(folder), network_weights=[str(files[0])], n_iter=1)
+    networks: list[Any] = [Network()]
+    gen_img_plugin.load(networks[0], str(files[0]))  # gen_img.py's --network_weights
+    with given(folder, jobs):
+        batches = gen_img(args, networks, batch_size)
+    made = {file: weight for batch in batches for file, weight, _ in batch}
+    assert made == {
+        **{f"one/{n}.png": 10.0 for n in range(3)},
+        **{f"two/{n}.png": 11.0 + n // 3 for n in range(6)},
+    }
+
+
 def test_weights_are_loaded_once_per_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[str] = []
     monkeypatch.setattr(gen_img_plugin, "load", lambda _, file: loaded.append(file))
-    switch = gen_img_plugin.Switch(Network(), ["a", "b"])
+    switch = gen_img_plugin.Switch(Network(), "a")
+    switch.files = ["a", "b"]
     for number in (0.0, 0.0, 1.0, 1.0, 0.0):
         switch.set_multiplier(number)
-    assert loaded == ["b", "a"]
+    switch.files = ["c", "a"]
+    switch.set_multiplier(1.0)
+    switch.set_multiplier(0.0)
+    assert loaded == ["b", "a", "c"]
 
 
 def test_lines_are_in_gen_imgs_syntax() -> None:
@@ -141,8 +176,8 @@ def test_the_base_alone_needs_no_network(tmp_path: Path) -> None:
     networks: list[Any] = []
     found = gen_img_plugin.get_prompter(write_plan(tmp_path, [], [(None, 0.0), (None, 0.0)]), None, networks)
     assert networks == []
-    assert len(found) == 2
     assert found(1, 2, 3) == "a photo --d 0 --f 0.png"
+    assert len(found) == 2
     assert found() == "a photo --d 1 --f 1.png"
     assert found() is None
     assert found() is None
@@ -150,5 +185,6 @@ def test_the_base_alone_needs_no_network(tmp_path: Path) -> None:
 
 def test_a_plan_of_another_schema_is_refused(tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_text('{"schema": 2}')
+    prompter = gen_img_plugin.get_prompter(SimpleNamespace(prompter_module_args=str(tmp_path / "plan.json")), None, [])
     with pytest.raises(ValueError, match="schema 2"):
-        gen_img_plugin.get_prompter(SimpleNamespace(prompter_module_args=str(tmp_path / "plan.json")), None, [])
+        prompter()

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from insightface.app import FaceAnalysis
 from PIL import Image
+from standins.jobs import given
 
 from orchestrator.config.schema import BaseModel, Generation, Trainer
 from orchestrator.kohya import generate
@@ -88,6 +89,33 @@ def test_the_program_draws_what_the_plan_asks_for(loras, tmp_path):
     progress = log.read_images(done.stderr)
     assert (progress.step, progress.total) == (3, 3)
     assert log.classify(done.stdout + done.stderr, 0) is None
+
+
+def test_a_resident_generator_draws_the_same_files_as_one_process_per_run(loras, tmp_path):
+    runs = {
+        "sure": [picture(n, "sure", seed=n) for n in range(3)],
+        "slight": [picture(1, "slight"), picture(2, "other")],
+    }
+    jobs = []
+    for name, images in runs.items():
+        draw(loras, tmp_path / "alone" / name, images)
+        plan = tmp_path / f"{name}.json"
+        plan.write_text((loras / "plan.json").read_text())
+        jobs.append({"plan": str(plan), "outdir": str(tmp_path / "resident" / name)})
+    settings = Generation(prompts=Path(), width=128, height=128, steps=8, batch_size=4)
+    first = loras / "output/sure.safetensors"
+    folder = tmp_path / "generator"
+    argv = generate.generate_argv(TRAINER, BASE, settings, plan=folder, outdir=tmp_path, lora=first, params={})
+
+    with given(folder, jobs), pytest.raises(SystemExit) as ended:
+        generation.main(argv[2:])
+
+    assert not ended.value.code
+    files = sorted(path.relative_to(tmp_path / "alone") for path in (tmp_path / "alone").rglob("*.png"))
+    assert len(files) == 5
+    assert [(tmp_path / "alone" / one).read_bytes() for one in files] == [
+        (tmp_path / "resident" / one).read_bytes() for one in files
+    ]
 
 
 def test_a_picture_does_not_depend_on_its_neighbours(loras, tmp_path):

@@ -114,13 +114,35 @@ def test_baselines_come_first_then_the_first_replicate_of_every_point(world: Wor
     ]
 
 
-def test_started_runs_come_before_new_ones(world: World) -> None:
+def trainings(runs: Sequence[Run]) -> list[Run]:
+    return [run for run in runs if not run.point.is_baseline]
+
+
+@pytest.mark.parametrize(("vram", "first"), [("", "train"), ("[vram]\ncolocate = true\n", "generate")])
+def test_images_of_a_replicate_are_made_after_its_trainings_unless_runs_are_colocated(
+    world: World, vram: str, first: str
+) -> None:
+    world.ask("[dims]\nnetwork_dim = [2, 4]\nseed = [1, 2, 3]\n")
+    world.settle(vram=vram)
     asked = world.plan()
-    second = asked.runs()[1]
+    runs = {(run.point.params["network_dim"], run.point.params["seed"]): run for run in trainings(asked.runs())}
+    for trained in ((2, 1), (4, 1), (2, 2)):
+        runs[trained].create()
+        (runs[trained].path / "checkpoints.json").write_text("{}")
+    order = [(one.run, one.stage) for one in schedule.build_queue(asked.runs(), asked.settings)][1:]
+    second = {"train": (runs[4, 2], "train"), "generate": (runs[2, 2], "generate")}
+    assert order[:2] == [(runs[2, 1], "generate"), (runs[4, 1], "generate")]
+    assert order[2:4] == [second[first], *(one for one in second.values() if one != second[first])]
+    assert [stage for _, stage in order[4:]] == ["train", "train"]
+
+
+def test_started_trainings_come_before_new_ones(world: World) -> None:
+    asked = world.plan()
+    first, second = trainings(asked.runs())
     second.create()
-    (second.path / "checkpoints.json").write_text("{}")
+    second.new_attempt("train").close(Result(failure=Failure.KILLED, retry=True))
     line = schedule.build_queue(asked.runs(), asked.settings)
-    assert (line[0].run, line[0].stage) == (second, "generate")
+    assert [one.run for one in line[1:]] == [second, first]
 
 
 # --- whole sweeps -----------------------------------------------------------------------------------------------------
@@ -222,7 +244,8 @@ def test_runs_with_known_vram_are_colocated_under_mps(world: World, monkeypatch:
     drive(world, ctx, "GPU-A", perform=perform)
     assert limits == {1: None, 2: "0=8400M", 3: "0=8400M", 4: "0=8400M"}
     commands = [line.split()[0] for line in (world.folder / "mps").read_text().splitlines()]
-    assert commands == ["-d", "start_server", "quit"], "one daemon, which ends with the sweep"
+    others = [command for command in commands if command != "terminate_client"]  # of generators, when they are stopped
+    assert others == ["-d", "start_server", "quit"], "one daemon, which ends with the sweep"
     assert set(world.states().values()) == {State.FINISHED, State.PENDING}
     trained = {one.point.params["seed"]: one.attempts("train")[0] for one in world.plan().runs("seed*")}
     assert not trained[1].colocated, "the first run of a memory profile is alone"

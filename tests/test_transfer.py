@@ -103,14 +103,14 @@ def test_a_base_model_has_generation_settings_of_its_own(scored: World) -> None:
     scored.settings.write_text(text.replace('path = "puppet.safetensors"\n', own), encoding="utf-8")
     assert call(scored, "--to", "puppet", "--only", "network_dim=2*").exit_code == 0
     run = scored.run("network_dim=2*")
-    command = json.loads(next(run.path.glob("on/*/generate/1/command.json")).read_text(encoding="utf-8"))
+    command = json.loads(next(run.path.glob("on/*/generate/1/generator/command.json")).read_text(encoding="utf-8"))
     words = " ".join(map(str, command["argv"]))
     assert "--steps 7 --sampler ddim --scale 4.5" in words
     plans = [
         json.loads((path / "generate/1/plan.json").read_text()) for path in (next(run.path.glob("on/*")), run.path)
     ]
     assert [plan["images"][0]["negative"] for plan in plans] == ["blurry", ""]
-    home = json.loads((run.path / "generate/1/command.json").read_text(encoding="utf-8"))
+    home = json.loads((run.path / "generate/1/generator/command.json").read_text(encoding="utf-8"))
     assert "--steps 28 --sampler euler_a --scale 6.0" in " ".join(map(str, home["argv"]))
 
 
@@ -131,7 +131,7 @@ def test_changed_settings_of_a_base_model_are_rejected(scored: World) -> None:
 def test_the_generator_receives_the_other_base_model_and_the_lora(scored: World) -> None:
     call(scored, "--to", "puppet", "--only", "network_dim=2*")
     attempt = next(scored.run("network_dim=2*").path.glob("on/*/generate/1"))
-    command = (attempt / "command.json").read_text(encoding="utf-8")
+    command = (attempt / "generator/command.json").read_text(encoding="utf-8")
     assert str(scored.folder / "puppet.safetensors") in command
     assert Path(next(iter(plan_of(attempt)["loras"]))).resolve() == next(
         scored.run("network_dim=2*").path.glob("train/1/output/*.safetensors")

@@ -6,7 +6,6 @@ without effect, because the model uses no guidance.
 
 import argparse
 import itertools
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
+from orchestrator.kohya import gen_img_plugin
 from orchestrator.miniature import log, lora, picture_model
 
 
@@ -37,19 +37,24 @@ def main(argv: Sequence[str]) -> None:
     """The whole program."""
     options = _parser().parse_args(argv)
     torch.set_num_threads(1)  # an image must not depend on the number of cores
-    requests = _planned(options) if options.prompter_module_args else _listed(options)
     log.info(f"load StableDiffusion checkpoint: {options.ckpt}")
     model = picture_model.load(options.ckpt)
-    first = next((request.lora for request in requests if request.lora), None)
-    additions = lora.attach_file(model, load_file(first)) if first else {}
+    additions = lora.attach_file(model, load_file(options.network_weights[0])) if options.network_weights else {}
     log.info("pipeline is ready.")
+    for requests in _planned(options) if options.prompter_module_args else [_listed(options)]:
+        _draw_all(model, additions, requests, options)
+    log.info("done!")
+
+
+def _draw_all(
+    model: picture_model.PictureModel, additions: lora.Additions, requests: list[Request], options: argparse.Namespace
+) -> None:
     options.outdir.mkdir(parents=True, exist_ok=True)
     for (file, strength), group in itertools.groupby(requests, lambda request: (request.lora, request.strength)):
         if file:
             _switch(additions, file, strength)
         for batch in _batches(group, options.batch_size):
             _draw(model, batch, len(requests), options)
-    log.info("done!")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -57,7 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--ckpt", type=Path, required=True)
     parser.add_argument("--outdir", type=Path, required=True)
     parser.add_argument("--from_file", type=Path)
-    parser.add_argument("--prompter_module_args", type=Path, help="the plan that --from_module's prompter reads")
+    parser.add_argument(
+        "--prompter_module_args", type=Path, help="what --from_module's prompter reads: a plan, or a folder of jobs"
+    )
     parser.add_argument("--network_weights", type=Path, nargs="*", default=[])
     parser.add_argument("--network_mul", type=float, nargs="*", default=[])
     for name, default in (("W", 512), ("H", 512), ("steps", 50), ("batch_size", 1)):
@@ -73,20 +80,21 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _planned(options: argparse.Namespace) -> list[Request]:
-    """The images of a plan, see orchestrator/kohya/gen_img_plugin.py."""
-    plan = json.loads(options.prompter_module_args.read_text(encoding="utf-8"))
-    return [
-        Request(
-            number=number,
-            file=image["file"],
-            text=image["text"],
-            seed=image["seed"],
-            lora=None if image["lora"] is None else Path(plan["loras"][image["lora"]]),
-            strength=image["strength"],
-        )
-        for number, image in enumerate(plan["images"], start=1)
-    ]
+def _planned(options: argparse.Namespace) -> Iterator[list[Request]]:
+    """The images of each plan, see orchestrator/kohya/gen_img_plugin.py."""
+    for plan in gen_img_plugin.plans(options):
+        options.outdir = Path(options.outdir)
+        yield [
+            Request(
+                number=number,
+                file=image["file"],
+                text=image["text"],
+                seed=image["seed"],
+                lora=None if image["lora"] is None else Path(plan["loras"][image["lora"]]),
+                strength=image["strength"],
+            )
+            for number, image in enumerate(plan["images"], start=1)
+        ]
 
 
 def _listed(options: argparse.Namespace) -> list[Request]:

@@ -9,6 +9,7 @@ from orchestrator.config.schema import Settings
 from orchestrator.gpu import VramProbe
 from orchestrator.model import PreparedDataset, Result
 from orchestrator.plan import history
+from orchestrator.run.generators import Generators
 from orchestrator.scoring import prompt_adherence
 from orchestrator.store import provenance
 from orchestrator.store.layout import Run
@@ -43,7 +44,7 @@ class Context:
 
     templates: the folder of the frozen templates. datasets: by name, prepared. prompts: in the order of their file.
     environ: what child processes inherit. card: the UUID of the GPU to use, empty without one. colocated: other runs
-    may be on it.
+    may be on it. generators: the resident generators of this machine, None where each attempt has its own process.
     """
 
     settings: Settings
@@ -55,6 +56,7 @@ class Context:
     environ: Mapping[str, str]
     card: str = ""
     colocated: bool = False
+    generators: Generators | None = None
     stop: Stop = field(default_factory=Stop)
 
     def attempt_record(self, run: Run, stage: str) -> dict[str, Any]:

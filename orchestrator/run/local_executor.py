@@ -8,9 +8,11 @@ from typing import Protocol
 
 from orchestrator.host import Host
 from orchestrator.model import Result
-from orchestrator.run import schedule
+from orchestrator.run import generators, schedule
 from orchestrator.run.context import Context
+from orchestrator.run.generators import Generators
 from orchestrator.run.schedule import GpuLoad, MemoryBudget, PeakVramTable, Slot, Task
+from orchestrator.run.stages import generate
 from orchestrator.store import layout, process
 from orchestrator.store.layout import Run
 from orchestrator.store.mps import Mps
@@ -69,7 +71,9 @@ class LocalExecutor:
     def __init__(
         self, ctx: Context, cards: Sequence[str], perform: Perform, peaks: PeakVramTable, host: Host, mps: Mps | None
     ) -> None:
-        self._ctx, self._perform, self._peaks, self._host, self._mps = ctx, perform, peaks, host, mps
+        self._generators = Generators(ctx.settings.limits.grace_seconds, ctx.stop.hurry)
+        self._ctx = replace(ctx, generators=self._generators)
+        self._perform, self._peaks, self._host, self._mps = perform, peaks, host, mps
         self._budgets = {card: MemoryBudget() for card in cards}
         self._host_budget = MemoryBudget()
         self._max_scorers = max(1, host.cores() // ctx.settings.scoring.workers)
@@ -82,13 +86,16 @@ class LocalExecutor:
     def open(
         cls, ctx: Context, cards: Sequence[str], perform: Perform, runs: Sequence[Run], host: Host | None = None
     ) -> Iterator["LocalExecutor"]:
-        """An executor for `runs`. All its threads have ended when the block ends."""
+        """An executor for `runs`. All its threads and generators have ended when the block ends."""
         folder = layout.mps(ctx.settings.runs, runs[0]) if runs else None
         mps = Mps(folder, cards, ctx.environ, ctx.listener.message) if folder else None
+        if folder:
+            generators.stop_orphans(folder.parent, ctx.settings.limits.grace_seconds)
         executor = cls(ctx, cards, perform, PeakVramTable.gather(runs, ctx.settings), host or Host(), mps)
         with ExitStack() as stack:
             if mps:
                 stack.callback(mps.stop)  # also one of an earlier orchestrator
+            stack.enter_context(executor._generators)
             stack.enter_context(executor._threads)
             yield executor
 
@@ -97,11 +104,14 @@ class LocalExecutor:
         for task in queue:
             need_mib = self._peaks.need_mib(task)
             if slot := self._slot(task, need_mib, loads):
+                self._make_room(task, slot, need_mib, loads)
                 self._start(task, slot, need_mib)
                 loads = self._loads()
             else:
                 waiting.append(task)
         queue[:] = waiting
+        if not any(task.needs_gpu for task in (*queue, *(one.task for one in self._running.values()))):
+            self._generators.stop_all()
 
     def ended(self) -> list[TaskResult]:
         done, _ = wait(self._running, _WAIT_S, FIRST_COMPLETED)
@@ -117,10 +127,25 @@ class LocalExecutor:
             self._max_scorers = 0
 
     def _slot(self, task: Task, need_mib: int | None, loads: Sequence[GpuLoad]) -> Slot | None:
+        if task.stage == generate.NAME:
+            loads = [load for load in loads if load.card not in self._generating()]
         if task.needs_gpu:
             return schedule.choose_slot(task, need_mib, loads)
         scorers = sum(not running.task.needs_gpu for running in self._running.values())
         return Slot(card="") if task.running_on is not None or scorers < self._max_scorers else None
+
+    def _make_room(self, task: Task, slot: Slot, need_mib: int | None, loads: Sequence[GpuLoad]) -> None:
+        """Stop the idle generator of the slot's GPU unless the task fits beside it; `loads` do not count it."""
+        if not task.needs_gpu or task.stage == generate.NAME or slot.card in self._generating():
+            return
+        idle_mib = self._peaks.by_key.get(schedule.LORA_IMAGES)
+        free_mib = next((load.free_mib for load in loads if load.card == slot.card), 0)
+        if not slot.colocated or need_mib is None or idle_mib is None or need_mib + idle_mib > free_mib:
+            self._generators.stop(slot.card)
+
+    def _generating(self) -> set[str]:
+        """The GPUs on which images are generated now."""
+        return {one.slot.card for one in self._running.values() if one.task.stage == generate.NAME}
 
     def _start(self, task: Task, slot: Slot, need_mib: int | None) -> None:
         mps = self._mps.variables(need_mib) if self._mps and slot.colocated and need_mib else {}
@@ -155,10 +180,11 @@ class LocalExecutor:
         if alone or not self._ctx.settings.vram.colocate:
             return GpuLoad(card=card, tasks=len(running), alone=True)
         attempts = [attempt for one in running for attempt in one.task.run.attempts(one.task.stage)[-1:]]
-        pids = [pid for attempt in attempts for pid in process.pids_of(attempt.path)]
+        idle = self._generators.folder(card)
+        pids = {pid for attempt in attempts for pid in attempt.pids()} | set(process.pids_of(idle) if idle else ())
         sample = self._ctx.probe.sample(card, pids) if card else None
         if sample is None:
             return GpuLoad(card=card, tasks=len(running))
-        assigned, own_mib = [one.need_mib or 0 for one in running], sample.own_mib if running else None
+        assigned, own_mib = [one.need_mib or 0 for one in running], sample.own_mib if pids else None
         free_mib = self._budgets[card].free_mib(sample.total_mib, sample.used_mib, assigned, own_mib)
         return GpuLoad(card=card, tasks=len(running), free_mib=free_mib)

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from orchestrator.config.schema import Settings
 from orchestrator.kohya.oom_fallback import Fallback
@@ -24,6 +25,9 @@ LOADING_MIB = 4096
 SPARE_MIB = 1024
 """VRAM of each GPU that is never assigned: fragmentation, and peaks between two polls."""
 
+LORA_IMAGES = "generate lora"
+"""The memory key of all generations with LoRAs."""
+
 _HEADROOM = 1.05
 """Factor on a measured peak, which the next run may exceed."""
 
@@ -34,6 +38,8 @@ class Task:
 
     memory_key: tasks with the same key need the same VRAM. alone: no other run may be on its GPU. running_on: the GPU
     of an attempt that an earlier orchestrator started and that still runs, None for a new one; host: its machine.
+    order: tasks are started in ascending order: first those that already run, then baselines, the first replicate of
+    every point, the second of every point, and so on.
     """
 
     run: Run
@@ -43,6 +49,8 @@ class Task:
     alone: bool = False
     running_on: str | None = None
     host: str = ""
+    replicate: int = 0
+    order: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,22 +65,21 @@ class Slot:
 
 
 def build_queue(runs: Iterable[Run], settings: Settings, *, retry_failed: bool = False) -> list[Task]:
-    """The next task of every unfinished run, ordered so that questions can be answered early.
+    """The next task of every unfinished run, in their order."""
+    tasks = (
+        next_task(run, state.status(run), settings, retry_failed=retry_failed, replicate=replicate)
+        for run, replicate in _by_replicate(runs)
+    )
+    return sorted((task for task in tasks if task), key=lambda task: task.order)
 
-    First the tasks that already run, then runs that were started, baselines, the first replicate of every point, the
-    second of every point, and so on.
+
+def next_task(
+    run: Run, status: Status, settings: Settings, *, retry_failed: bool = False, replicate: int = 0
+) -> Task | None:
+    """The next task of a run; None when it is finished, or has failed and is not retried.
+
+    replicate: the run's number among those that differ only in the seed.
     """
-    queue = []
-    for run, replicate in _by_replicate(runs):
-        status = state.status(run)
-        if task := next_task(run, status, settings, retry_failed=retry_failed):
-            started = status.attempt > 0 or task.stage != run.stages[0]
-            queue.append(((task.running_on is None, not started, not run.point.is_baseline, replicate), task))
-    return [task for _, task in sorted(queue, key=lambda entry: entry[0])]
-
-
-def next_task(run: Run, status: Status, settings: Settings, *, retry_failed: bool = False) -> Task | None:
-    """The next task of a run; None when it is finished, or has failed and is not retried."""
     if status.state not in RUNNABLE and not (retry_failed and status.state is State.FAILED):
         return None
     attempts = run.attempts(status.stage)
@@ -85,7 +92,18 @@ def next_task(run: Run, status: Status, settings: Settings, *, retry_failed: boo
         alone=any(map(retry.needs_gpu_alone, attempts)),
         running_on=str(running.request().get("card") or "") if running else None,
         host=process.host(running.path) if running else "",
+        replicate=replicate,
+        order=(running is None, not run.point.is_baseline, replicate, *_stage_order(run, status, settings)),
     )
+
+
+def _stage_order(run: Run, status: Status, settings: Settings) -> tuple[int, str, bool]:
+    """With one task per GPU all trainings of a replicate come first, then the images, those of equal networks together,
+    because the generator loads its base model once for them. With `vram.colocate` it stays beside trainings."""
+    stage = layout.STAGES.index(status.stage) * (-1 if settings.vram.colocate else 1)
+    params = run.point.params if status.stage == generate.NAME else {}
+    network = [(name, params[name]) for name in sorted(params) if name.startswith(("base_model", "network_"))]
+    return stage, repr(network), status.attempt == 0
 
 
 def _by_replicate(runs: Iterable[Run]) -> list[tuple[Run, int]]:
@@ -151,7 +169,7 @@ def _training_key(run: Run, fallback: Fallback) -> str:
 
 def _generation_key(run: Run) -> str:
     """All images of a sweep are generated alike, except for the LoRA."""
-    return f"generate {'baseline' if run.point.is_baseline else 'lora'}"
+    return "generate baseline" if run.point.is_baseline else LORA_IMAGES
 
 
 @dataclass(slots=True)

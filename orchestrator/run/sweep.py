@@ -51,8 +51,9 @@ def run_sweep_on(
         for ended in executor.ended():
             status = state.status(ended.task.run)
             policy.add(ended, status.state)
-            following = schedule.next_task(ended.task.run, status, ctx.settings)
-            queue[:0] = [following] if following else []
+            following = schedule.next_task(ended.task.run, status, ctx.settings, replicate=ended.task.replicate)
+            queue += [following] if following else []
+            queue.sort(key=lambda task: task.order)
         if not (ctx.stop or policy.stopped):
             executor.start(queue)
     policy.raise_errors()

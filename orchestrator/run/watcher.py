@@ -82,7 +82,7 @@ class Watcher:
     def _sample(self) -> VramSample | None:
         if not self._ctx.card or self._stage.name == "score":
             return None
-        sample = self._ctx.probe.sample(self._ctx.card, process.pids_of(self._attempt.path))
+        sample = self._ctx.probe.sample(self._ctx.card, self._attempt.pids())
         if sample:
             with contextlib.suppress(OSError):  # a full disk must not stop the training
                 vram_log.append(self._attempt.path, sample)

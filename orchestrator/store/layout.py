@@ -60,6 +60,16 @@ class Attempt:
         """Whether other runs were, or could be started, on the same GPU."""
         return bool(self.request().get("colocated"))
 
+    @property
+    def generator(self) -> Path | None:
+        """The folder of the resident generator that makes the images of this attempt."""
+        name = self.request().get("generator")
+        return self.path / name if name else None
+
+    def pids(self) -> list[int]:
+        """Its running processes, and those of its generator."""
+        return [pid for folder in (self.path, self.generator) if folder for pid in process.pids_of(folder)]
+
     def close(self, result: Result) -> None:
         """Write the result. Nothing is added to the folder afterwards."""
         records.write(self.path / "result.json", asdict(result))

@@ -15,9 +15,14 @@ from typing import Any
 
 import faults
 
+sys.path.append(str(Path(__file__).parents[2] / "orchestrator" / "kohya"))
+import gen_img_plugin
+
 ALBUM = "STANDIN_ALBUM"
 PICTURE_S = "STANDIN_PICTURE_S"
 """How long a picture takes, seconds."""
+LOAD_S = "STANDIN_LOAD_S"
+"""How long the base model takes to load, seconds."""
 
 
 def main() -> None:
@@ -25,7 +30,15 @@ def main() -> None:
     parser.add_argument("--prompter_module_args", type=Path, required=True)
     parser.add_argument("--outdir", type=Path, required=True)
     options, _ = parser.parse_known_args()
-    plan = json.loads(options.prompter_module_args.read_text(encoding="utf-8"))
+    time.sleep(float(os.environ.get(LOAD_S, "0")))
+    for plan in gen_img_plugin.plans(options):
+        if options.prompter_module_args.is_dir():  # the faults are those of the attempt whose job it is
+            job = json.loads((options.prompter_module_args / "job.json").read_text(encoding="utf-8"))
+            os.chdir(Path(job["plan"]).parent)
+        _draw_all(plan, Path(options.outdir))
+
+
+def _draw_all(plan: dict[str, Any], outdir: Path) -> None:
     wrong = faults.requested(faults.GENERATE, {})
     portraits = sorted(Path(os.environ[ALBUM]).glob("*.png"))
     ranks = [_rank(Path(name)) for name in plan["loras"]]
@@ -34,7 +47,7 @@ def main() -> None:
         print(f"prompt {number}/{len(plan['images'])}: {image['text']}", flush=True)
         if number == len(plan["images"]):
             faults.go_wrong(wrong)
-        _draw(options.outdir / image["file"], portraits[_choice(image, ranks) % len(portraits)], number, wrong)
+        _draw(outdir / image["file"], portraits[_choice(image, ranks) % len(portraits)], number, wrong)
 
 
 def _choice(image: dict[str, Any], ranks: list[int]) -> int:

@@ -1,6 +1,7 @@
 """The generate stage: images of prompts x seeds x checkpoints x strengths. Complete images are not made again."""
 
 import json
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,11 +12,14 @@ from orchestrator.config.schema import Generation
 from orchestrator.kohya import argv as trainer_argv
 from orchestrator.kohya import generate
 from orchestrator.kohya.outputs import log
+from orchestrator.kohya.outputs.safetensors_header import read_header
 from orchestrator.model import Checkpoint, Failure, Image, Result
+from orchestrator.redaction import child_environ
 from orchestrator.run import attempt
 from orchestrator.run.context import Context
 from orchestrator.run.stages import Command, Stage
-from orchestrator.store import vram_log
+from orchestrator.store import process, vram_log
+from orchestrator.store.hashes import sha256_json
 from orchestrator.store.layout import Attempt, Run
 from orchestrator.store.outcome import FailureReason, Outcome
 
@@ -31,7 +35,14 @@ def perform(run: Run, ctx: Context) -> Result:
         progress=log.read_images,
         record=lambda attempt, outcome: _record(run, attempt, images, outcome),
     )
-    return attempt.run_attempt(run, stage, ctx)
+    made = False
+    try:
+        result = attempt.run_attempt(run, stage, ctx)
+        made = result.failure is None
+    finally:
+        if not made and (attempts := run.attempts(NAME)) and (generator := attempts[-1].generator):
+            process.stop(generator, ctx.settings.limits.grace_seconds, ctx.stop.hurry)
+    return result
 
 
 def wanted(
@@ -70,25 +81,43 @@ def choose(checkpoints: Sequence[Checkpoint], which: str | tuple[int, ...]) -> l
 
 
 def _prepare(run: Run, attempt: Attempt, images: Sequence[Image], ctx: Context) -> Command:
-    settings, base = ctx.settings, str(run.point.params["base_model"])
-    generation = settings.generation_of(base)
+    """The command of a process of its own, or of one that follows the job of a resident generator."""
     run.images.mkdir(exist_ok=True)
     missing = [image for image in images if not _is_complete(run.path / image.file)]
-    plan = generate.plan(missing, folder=run.path, negative=generation.negative_prompt)
-    (attempt.path / "plan.json").write_text(json.dumps(plan, ensure_ascii=False, indent=1), encoding="utf-8")
-    record = {"images": len(missing), "card": ctx.card, "colocated": ctx.colocated}
-    attempt.open({**record, **ctx.attempt_record(run, NAME)})
-    loras = plan["loras"]
-    argv = generate.generate_argv(
+    negative = ctx.settings.generation_of(str(run.point.params["base_model"])).negative_prompt
+    plan, file = generate.plan(missing, folder=run.path, negative=negative), attempt.path / "plan.json"
+    file.write_text(json.dumps(plan, ensure_ascii=False, indent=1), encoding="utf-8")
+    lora = next((run.path / image.checkpoint for image in missing if image.checkpoint), None)
+    record = {"images": len(missing), "card": ctx.card, "colocated": ctx.colocated, **ctx.attempt_record(run, NAME)}
+    env = trainer_argv.environment(ctx.settings.trainer, card=ctx.card or None)
+    if ctx.generators is None:
+        attempt.open(record)
+        return Command(argv=_argv(run, ctx, file, run.images, lora), env=env, cwd=attempt.path)
+    env = {**child_environ(ctx.environ), **env}
+    same = _argv(run, ctx, Path(), Path(), Path() if lora else None), env, _shape(lora)
+    folder = ctx.generators.choose(attempt, ctx.card, sha256_json(same))
+    attempt.open({**record, "generator": os.path.relpath(folder, attempt.path)})
+    job = {"plan": str(file), "outdir": str(run.images)}
+    command = Command(argv=_argv(run, ctx, folder, run.images, lora), env=env, cwd=attempt.path)
+    return ctx.generators.give(folder, job, command)
+
+
+def _argv(run: Run, ctx: Context, plan: Path, outdir: Path, lora: Path | None) -> list[str]:
+    settings, base = ctx.settings, str(run.point.params["base_model"])
+    return generate.generate_argv(
         settings.trainer,
         settings.base_models[base],
-        generation,
-        plan=attempt.path / "plan.json",
-        outdir=run.images,
-        lora=Path(str(loras[0])) if isinstance(loras, list) and loras else None,
+        settings.generation_of(base),
+        plan=plan,
+        outdir=outdir,
+        lora=lora,
         params=run.point.params,
     )
-    return Command(argv=argv, env=trainer_argv.environment(settings.trainer, card=ctx.card or None), cwd=attempt.path)
+
+
+def _shape(lora: Path | None) -> list[tuple[str, tuple[int, ...]]]:
+    """The names and shapes of a LoRA's tensors: a generator loads only LoRAs of one shape."""
+    return [(name, tensor.shape) for name, tensor in sorted(read_header(lora).tensors.items())] if lora else []
 
 
 def _is_complete(path: Path) -> bool:

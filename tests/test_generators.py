@@ -1,0 +1,124 @@
+"""Resident generators in whole sweeps with stand-in programs: who shares a process, and what a crash costs."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from standins.world import World
+
+from orchestrator.model import Failure, State
+from orchestrator.run import generators, sweep
+from orchestrator.run.stages import generate
+from orchestrator.store import process
+
+RANKS = "[dims]\nnetwork_dim = [2, 4]\nseed = [1, 2]\n"
+
+
+def processes(world: World) -> dict[str, list[str]]:
+    """The runs by the generator that made their images, named after the run that started it."""
+    found: dict[str, list[str]] = {}
+    for run in world.plan().runs():
+        for attempt in run.attempts("generate"):
+            folder = attempt.generator
+            assert folder is not None
+            found.setdefault(_name(folder.resolve().parents[2].name), []).append(_name(run.point.name))
+    return found
+
+
+def _name(name: str) -> str:
+    return name.rpartition("-")[0]
+
+
+def test_runs_of_one_shape_share_a_process_and_the_baseline_has_its_own(world: World) -> None:
+    world.ask("[dims]\nnetwork_dim = [2, 4]\nlearning_rate = [1e-4, 2e-4]\n")
+    world.drive()
+    assert set(world.states().values()) == {State.FINISHED}
+    shared = processes(world)
+    assert shared.pop("baseline-base_model=doll") == ["baseline-base_model=doll"]
+    assert sorted(map(len, shared.values())) == [2, 2]
+    assert all(len({name.partition("_learning")[0] for name in names}) == 1 for names in shared.values())
+    assert not world.living()
+    logs = [run.attempts("generate")[-1].path / "log" for run in world.plan().runs()]
+    assert all(path.read_text().count("prompt 1/") == 1 for path in logs), "each log has the lines of its own job"
+
+
+def test_all_trainings_of_a_replicate_come_before_its_images(world: World) -> None:
+    world.ask(RANKS)
+    world.drive(only="network_dim*")
+    trained = {run.point.name: _ended(run.path / "train/1") for run in world.plan().runs("network_dim*")}
+    drawn = {run.point.name: _started(run.path / "generate/1") for run in world.plan().runs("network_dim*")}
+    for seed in (1, 2):
+        last = max(time for name, time in trained.items() if f"seed={seed}" in name)
+        assert all(time > last for name, time in drawn.items() if f"seed={seed}" in name)
+    assert max(time for name, time in drawn.items() if "seed=1" in name) < max(trained.values())
+
+
+def _ended(attempt: Path) -> int:
+    return (attempt / "exit.json").stat().st_mtime_ns
+
+
+def _started(attempt: Path) -> int:
+    return (attempt / "command.json").stat().st_mtime_ns
+
+
+@pytest.mark.parametrize(("fault", "failure"), [("killed", Failure.CRASHED), ("segfault", Failure.CRASHED)])
+def test_a_crash_costs_only_the_images_that_were_not_written(world: World, fault: str, failure: Failure) -> None:
+    world.ask("[dims]\nlearning_rate = [1e-4, 2e-4]\n")
+    world.settle(env={"STANDIN_GENERATE": f"{fault}#1"}, limits="crashes = 9\n")
+    prompts = (world.shared / "prompts.txt").read_text(encoding="utf-8").splitlines()
+    world.drive(only="learning*")
+    assert set(world.states().values()) == {State.FINISHED, State.PENDING}
+    for run in world.plan().runs("learning*"):
+        first, second = run.attempts("generate")
+        result = first.result()
+        assert result is not None
+        assert result.failure is failure
+        assert len(json.loads((second.path / "plan.json").read_text())["images"]) == 1, "all others were written"
+        assert len(run.pictures()) == len(prompts)
+    assert not world.living()
+
+
+def test_a_generator_that_was_killed_between_two_jobs_is_replaced(world: World) -> None:
+    world.ask("[dims]\nlearning_rate = [1e-4, 2e-4]\n")
+    ctx = world.context()
+    runs = world.plan().runs("learning*")
+    for run in runs:
+        sweep.perform(run, "train", ctx)
+    with generators.Generators(1.0, lambda: False) as own:
+        results = []
+        for run in runs:
+            results.append(generate.perform(run, replace(ctx, generators=own)))
+            folder = run.attempts("generate")[-1].generator
+            for pid in process.pids_of(folder) if folder else ():
+                os.kill(pid, signal.SIGKILL)
+    assert [result.failure for result in results] == [None, None]
+    assert len(processes(world)) == 2
+    assert not world.living()
+
+
+def test_a_generator_ends_with_its_orchestrator_unless_an_attempt_follows_its_job(world: World) -> None:
+    world.settle(env={"STANDIN_PICTURE_S": "0.5"})
+    run = world.plan().runs("network_dim=2*")[0]
+    with subprocess.Popen(world.command("--only", "network_dim=2*"), cwd=world.folder) as orchestrator:
+        while not [*run.images.glob("*.png")]:
+            time.sleep(0.05)
+        orchestrator.kill()
+    generators.stop_orphans(world.sweep.path, 1.0)
+    assert process.running(run.attempts("generate")[0].path), "its job goes on"
+    attempts = run.attempts("generate")
+    while process.running(attempts[0].path):
+        time.sleep(0.05)
+    folder = attempts[0].generator
+    assert folder is not None
+    deadline = time.monotonic() + 10
+    while process.running(folder) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not world.living()
+    world.drive(only="network_dim=2*")
+    assert world.states()["network_dim=2"] is State.FINISHED
+    assert run.attempts("generate") == attempts
