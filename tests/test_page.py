@@ -10,13 +10,15 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import stats
 
 from benchmarks import page as paper
 from orchestrator.evidence import configurations, run_metrics, summary
 from orchestrator.evidence.calibration import statistics
 from orchestrator.evidence.calibration.record import CalibrationRecord
 from orchestrator.evidence.confirmation import Confirmation, ConfirmationResult
-from orchestrator.report import answers, html, overview
+from orchestrator.evidence.stats.contrast import Verdict
+from orchestrator.report import answers, html, overview, results_view
 from orchestrator.report.answers.answer import Answer
 from orchestrator.report.html import figures, first_screen, image_matrix, rows
 from orchestrator.scoring import thumbnails
@@ -108,6 +110,36 @@ def test_answers_have_a_verdict_a_sentence_and_details(tmp_path, album):
     assert 'class="answer undecided"' in text
     assert text.index("Only one seed.") < text.index("<summary>Details</summary>") < text.index("p = 0.5")
     assert "about 2 more seeds" in text
+
+
+def test_a_yes_at_a_cost_has_a_colour_of_its_own(tmp_path, album):
+    answered = [Answer(id="Q3", ask="Too low?", sweep="s", verdict=Verdict.AT_A_COST.value, sentence="Better.")]
+    text = written(made(tmp_path, album, runs=2), answered)
+    (name,) = re.findall(r'class="answer ([^"]+)"', text)
+    assert re.search(rf"\.answer\.{name} \{{ border-top-color: var\(--cost\)", text)
+    assert ">yes, at a cost.</strong>" in text
+
+
+def test_configurations_show_side_effects_with_their_intervals(tmp_path, album):
+    read = summary.read(made(tmp_path, album, runs=32))
+    by_prompt = {0: 0.31, 1: 0.33}
+
+    def measured(one):
+        shift = 0.001 * one.run.point.params["seed"] if not one.run.point.is_baseline else 0.0
+        return replace(one, side_effects={"adherence": {at: value + shift for at, value in by_prompt.items()}})
+
+    read = replace(read, runs=tuple(map(measured, read.runs)))
+    one = configurations.group(read.runs)[0]
+    seeds = [run.run.point.params["seed"] for run in one.counted]
+    interval = one.side_effect_interval("adherence")
+    expected = stats.t.interval(0.95, len(seeds) - 1, 0.32 + 0.001 * np.mean(seeds), 0.001 * stats.sem(seeds))
+    assert interval.low <= expected[0] + 1e-9
+    assert interval.high >= expected[1] - 1e-9
+    row = results_view.table(read, "config").iloc[0]
+    assert (row["adherence_low"], row["adherence_high"]) == pytest.approx((interval.low, interval.high))
+    assert (row["value_low"], row["value_high"]) == pytest.approx((one.interval.low, one.interval.high))
+    page = html.write(read).read_text(encoding="utf-8")
+    assert f"{interval.low:.3f} to {interval.high:.3f}" in page
 
 
 def test_requested_and_used_values_are_shown(tmp_path, album):

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from orchestrator.evidence import configurations, votes
+from orchestrator.evidence.side_effects import BETTER
 from orchestrator.evidence.summary import SweepSummary
 from orchestrator.model import State
 from orchestrator.report import overview, results_view
@@ -44,8 +45,7 @@ def _sentences(read: SweepSummary, answers: Sequence[Answer]) -> Iterator[str]:
 
 
 def default_columns(read: SweepSummary, by: str) -> list[str]:
-    """The label and the main metrics; adherence and the confirmed similarity only if they were measured."""
-    metrics = [run.metrics for run in read.runs if run.metrics]
+    """The label and the main metrics; the side effects and the confirmed similarity only if they were measured."""
     columns = [
         results_view.LABEL[by],
         *(["runs"] if by == "config" else ["state"]),
@@ -53,7 +53,7 @@ def default_columns(read: SweepSummary, by: str) -> list[str]:
         "gain",
         "no_face_rate",
     ]
-    columns += ["adherence"] if any(one.adherence is not None for one in metrics) else []
+    columns += [name for name in BETTER if any(run.side_effects.get(name) for run in read.runs)]
     columns += ["confirmed_similarity"] if any(run.confirmation for run in read.runs) else []
     return columns + (["degraded"] if any(run.degraded for run in read.runs) else [])
 

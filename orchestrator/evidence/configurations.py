@@ -1,11 +1,10 @@
 """Configurations: the runs of a sweep that differ only in the training seed, with their means, ranked."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from orchestrator.evidence import run_metrics
-from orchestrator.evidence.run_metrics import RunMetrics
 from orchestrator.evidence.stats import estimates
 from orchestrator.evidence.stats.estimates import Estimate, Interval
 from orchestrator.evidence.stats.pairs import REPLICATE
@@ -50,8 +49,20 @@ class Configuration:
 
     @cached_property
     def interval(self) -> Interval | None:
-        """95 % interval of `value` over training seeds; None below two seeds."""
-        found = estimates.over_seeds((_seed(one), values_by_prompt(one)) for one in self.counted)
+        """95 % interval of `value` over training seeds and prompts; None below two seeds."""
+        return self._interval(values_by_prompt)
+
+    def side_effect(self, name: str) -> float | None:
+        """Mean adherence, diversity or drift over prompts and runs."""
+        means = [_mean(one.side_effects.get(name, {}).values()) for one in self.counted]
+        return None if None in means else _mean(means)
+
+    def side_effect_interval(self, name: str) -> Interval | None:
+        """Its 95 % interval over training seeds and prompts; None below two seeds."""
+        return self._interval(lambda one: one.side_effects.get(name, {}))
+
+    def _interval(self, values: Callable[[RunSummary], Mapping[int, float]]) -> Interval | None:
+        found = estimates.over_seeds((_seed(one), values(one)) for one in self.counted)
         return found.interval() if found and not self.is_baseline else None
 
     @property
@@ -60,7 +71,7 @@ class Configuration:
 
     def metric(self, name: str) -> float | None:
         """Mean over the counted runs of a number of `RunMetrics`."""
-        return _mean(getattr(one.metrics, name) for one in self.counted if isinstance(one.metrics, RunMetrics))
+        return _mean(getattr(one.metrics, name) for one in self.counted)
 
 
 def group(runs: Sequence[RunSummary]) -> list[Configuration]:

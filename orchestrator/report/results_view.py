@@ -6,6 +6,8 @@ import pandas as pd
 
 from orchestrator.errors import InputError, Problem
 from orchestrator.evidence import configurations
+from orchestrator.evidence.configurations import Configuration
+from orchestrator.evidence.side_effects import BETTER
 from orchestrator.evidence.stats.pairs import REPLICATE
 from orchestrator.evidence.summary import SweepSummary, rank_runs
 from orchestrator.report import results_csv
@@ -19,7 +21,9 @@ def table(summary: SweepSummary, by: str) -> pd.DataFrame:
     """by: `run` or `config`. The columns of results.csv, after the label of the row.
 
     A configuration has the mean of each number over its counted runs (see `Configuration`), and the values that all its
-    runs share. `runs`: how many it has; `scored`: how many are counted; `degraded`: how many an OOM fallback changed.
+    runs share. `value`: mean image value. `value_low`, `value_high`: its 95 % interval over seeds and prompts; the same
+    for adherence, diversity and drift. `runs`: how many it has; `scored`: how many are counted; `degraded`: how many an
+    OOM fallback changed.
     """
     frame = results_csv.results(summary).set_index("id", drop=False)
     if by == "run":
@@ -31,8 +35,14 @@ def table(summary: SweepSummary, by: str) -> pd.DataFrame:
         shared = {column: runs[column].iloc[0] for column in runs if runs[column].nunique(dropna=False) == 1}
         means = counted.select_dtypes("number").mean().to_dict()
         counts = {"runs": len(runs), "scored": len(counted), "degraded": one.degraded}
-        rows.append({LABEL["config"]: one.label, **counts, **shared, **means, **counts})
+        rows.append({LABEL["config"]: one.label, **counts, **shared, **means, **counts, **_means(one)})
     return pd.DataFrame(rows).convert_dtypes().drop(columns=["run", "id", f"params_{REPLICATE}"], errors="ignore")
+
+
+def _means(one: Configuration) -> dict[str, float | None]:
+    found = {"value": one.interval, **{name: one.side_effect_interval(name) for name in BETTER}}
+    ends = {f"{name}_{end}": getattr(bounds, end, None) for name, bounds in found.items() for end in ("low", "high")}
+    return {"value": one.value, **{name: one.side_effect(name) for name in BETTER}, **ends}
 
 
 def select(frame: pd.DataFrame, columns: Sequence[str], sort: str) -> pd.DataFrame:

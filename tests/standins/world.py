@@ -106,9 +106,9 @@ def _find_faces(folder: Path) -> None:
 
 
 def blind_pack(pack: Path, folder: Path, common: float = 3.0) -> Path:
-    """A copy of the miniature's face pack whose recogniser sees no identity, as one with wrong input normalisation.
+    """A copy of the miniature's face pack whose recogniser sees no identity, as with wrong normalisation.
 
-    common: standard deviation of a constant that all embeddings share; the larger it is, the more similar all faces are.
+    common: standard deviation of a constant that all embeddings share; larger: all faces are more similar.
     """
     shutil.copytree(pack, folder)
     model, rng = onnx.load(str(folder / "recogniser.onnx")), np.random.default_rng(0)

@@ -39,8 +39,9 @@ class CalibrationRequest:
 def measure(settings: Settings, request: CalibrationRequest) -> CalibrationRecord:
     """Calibrate from the references of the settings.
 
-    Raises NotReady without a pack that separates people or without photos, InputError for a reference that is also a training image (unless allowed),
-    for impostors as similar as the persona, and for a known-good pair without exactly one face in each image.
+    Raises NotReady without photos or without a pack that separates people, InputError for a reference that is also a
+    training image (unless allowed), for impostors as similar as the persona, and for a known-good pair without exactly
+    one face in each image.
     """
     others = {**request.baselines, **request.impostors}
     references = images.pictures(settings.scoring.references).pictures

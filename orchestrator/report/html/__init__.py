@@ -12,6 +12,7 @@ from markupsafe import Markup
 import orchestrator
 from orchestrator import files, text
 from orchestrator.evidence import configurations, votes
+from orchestrator.evidence.side_effects import BETTER
 from orchestrator.evidence.summary import SweepSummary, log_of
 from orchestrator.model import State
 from orchestrator.report import overview
@@ -70,6 +71,7 @@ def _html(summary: SweepSummary, answers: Sequence[Answer], environ: Mapping[str
             cards=[first_screen.card(one) for one in answers],
             winner=overview.best(ranked),
             ranking=first_screen.ranking(ranked),
+            effects=[name for name in BETTER if any(one.side_effect(name) is not None for one in ranked)],
             votes=vote_report.sentences(votes.evaluate(summary)),
             missing=rows.missing(runs, calibration),
             doubt=rows.DOUBT,

@@ -7,6 +7,7 @@ from markupsafe import Markup, escape
 
 from orchestrator.evidence.configurations import Configuration
 from orchestrator.evidence.run_metrics import picture_value
+from orchestrator.evidence.side_effects import BETTER
 from orchestrator.evidence.stats.estimates import Interval
 from orchestrator.evidence.summary import RunSummary
 from orchestrator.model import Score
@@ -20,7 +21,7 @@ _WIDTH = 360
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranked:
-    """A row of the ranking; unknown numbers are empty."""
+    """A row of the ranking; unknown numbers are empty. effects: side effect -> (mean, its 95 % interval)."""
 
     rank: str
     label: str
@@ -30,7 +31,7 @@ class Ranked:
     interval: Markup
     gain: str
     no_face: str
-    adherence: str
+    effects: dict[str, tuple[str, str]]
     seeds: str
     marks: tuple[str, ...]
 
@@ -69,7 +70,7 @@ def ranking(ranked: Sequence[Configuration]) -> list[Ranked]:
             interval=_range(one.value, one.interval, axis),
             gain=_number(one.gain, "{:+.3f}"),
             no_face=_number(one.metric("no_face_rate"), "{:.0%}"),
-            adherence=_number(one.metric("adherence"), "{:.3f}"),
+            effects={name: (_number(one.side_effect(name), "{:.3f}"), _bounds(one, name)) for name in BETTER},
             seeds=f"{len(one.counted)} of {len(one.runs)}",
             marks=tuple(_marks(one)),
         )
@@ -82,6 +83,11 @@ def _marks(one: Configuration) -> list[str]:
     failed = sum(run.status.state.value == "failed" for run in one.runs)
     counts = {"degraded": one.degraded, "failed": failed, "copying": copying}
     return [f"{count} {name}" for name, count in counts.items() if count]
+
+
+def _bounds(one: Configuration, name: str) -> str:
+    found = one.side_effect_interval(name)
+    return f"{found.low:.3f} to {found.high:.3f}" if found else ""
 
 
 def _number(value: float | None, form: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from orchestrator.evidence import configurations
 from orchestrator.evidence.calibration.record import CalibrationRecord
+from orchestrator.evidence.side_effects import BETTER
 from orchestrator.evidence.summary import AttemptSummary, RunSummary, SweepSummary, log_of
 from orchestrator.files import read_bytes
 from orchestrator.model import Failure, Params, State, Value
@@ -22,7 +23,7 @@ from orchestrator.values import toml_repr
 DOUBT = "*"
 """Follows a number that depends on a calibration with caveats."""
 LOST = "lost in failed attempts"
-EXTRA = ("images", "checkpoint", "strength", "VRAM", "s/step")
+EXTRA = (*BETTER, "images", "checkpoint", "strength", "VRAM", "s/step")
 """Columns that the page hides until all are asked for."""
 
 _LOG_BYTES, _LOG_LINES, _LINE_CHARS = 6000, 24, 240
@@ -207,6 +208,7 @@ def _numbers(one: RunSummary, mark: str) -> dict[str, TableCell]:
         "confirmed": _number(confirmed, "{:.3f}"),
         "no face": _number(metrics.no_face_rate if metrics else None, "{:.0%}"),
         "passing": _number(metrics.pass_rate if metrics else None, f"{{:.0%}}{mark}"),
+        **{name: _number(_mean(one.side_effects.get(name)), "{:.3f}") for name in BETTER},
         "images": _number(metrics.images if metrics else None, "{:d}"),
         "checkpoint": _level(Path(selected.checkpoint).stem if selected and selected.checkpoint else None),
         "strength": _number(selected.strength if selected and selected.checkpoint else None, "{:g}"),
@@ -214,6 +216,10 @@ def _numbers(one: RunSummary, mark: str) -> dict[str, TableCell]:
         "s/step": _number(result.seconds_per_step if result else None, "{:.2f}"),
         "time": TableCell(text=duration(seconds) if seconds else "", sort=seconds),
     }
+
+
+def _mean(by_prompt: Mapping[int, float] | None) -> float | None:
+    return sum(by_prompt.values()) / len(by_prompt) if by_prompt else None
 
 
 def _number(value: float | None, form: str) -> TableCell:
