@@ -45,6 +45,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FinalLora:
+    """files: the exported LoRA first. sentence: its confirmed similarity with the interval."""
+
+    files: tuple[Path, ...]
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
     """A validated grid under its settings, and what is needed to run it.
 
@@ -60,13 +68,23 @@ class Session:
 
     @classmethod
     def open(
-        cls, settings: Path | str, grid: Path | str, name: str = "", *, listener: SessionListener | None = None
+        cls,
+        settings: Path | str,
+        grid: Path | str | None,
+        name: str = "",
+        *,
+        final_seeds: int = 0,
+        listener: SessionListener | None = None,
     ) -> Session:
         """Read and validate a settings file and a grid file. Raises InputError with every mistake in both.
 
-        name: of the sweep; by default that of the grid file.
+        grid: None with `final_seeds`: the settings alone with so many training seeds. name: of the sweep; by default
+        that of the grid file, or final.
         """
-        plan = planning.read(Path(settings), Path(grid), name)
+        if grid is None:
+            plan = planning.read_final(Path(settings), final_seeds, name)
+        else:
+            plan = planning.read(Path(settings), Path(grid), name)
         return cls(plan=plan, listener=listener or SessionListener())
 
     @property
@@ -216,6 +234,27 @@ class Session:
             ctx = self.context(held, frozen=False)
             with self.listener.running(self.sweep, self.stop):
                 return class_images.make(asked, run, ctx)
+
+    def finalize(self) -> FinalLora | None:
+        """Select a seed and a checkpoint of a finished sweep, confirm them on new images, and export the LoRA.
+
+        Both are selected on the same half of the prompts, so the confirmed similarity is not the best of several. None
+        if the confirmation was interrupted or failed.
+        """
+        from orchestrator.evidence import summary
+        from orchestrator.report import export
+        from orchestrator.report import followup as reporting
+        from orchestrator.run import followup
+
+        best = followup.best_by_selection(self.sweep)
+        self.listener.message(f"selected {best[0].run.point.name}; it is confirmed on new images")
+        if not self.run_followup(lambda ctx: followup.prepare_confirmation(best, ctx)):
+            return None
+        reporting.report_confirmations(self.sweep)
+        read = summary.read(self.sweep, self.settings.comparison)
+        chosen = next(one for one in read.runs if one.run == best[0].run)
+        paths = export.export(chosen, read, self.settings)
+        return FinalLora(files=tuple(paths), sentence=reporting.quote(chosen))
 
     def report(self) -> Report:
         """(Re)write report.html, results.csv and images.csv; the sweep need not be finished."""

@@ -74,10 +74,10 @@ def _system_problem(error: OSError) -> Problem:
     return Problem(what=error.strerror or str(error), where=str(error.filename or ""), remedy=remedy)
 
 
-def console() -> Console:
+def console(*, final: bool = False) -> Console:
     from orchestrator.cli.console import Console
 
-    return Console()
+    return Console(final=final)
 
 
 def find_sweep(settings_file: Path, name: str) -> Sweep:

@@ -38,10 +38,11 @@ _STOPPING = {
 
 
 class Console(SessionListener):
-    """A live table on a terminal, plain lines elsewhere."""
+    """A live table on a terminal, plain lines elsewhere. final: the sweep's next steps follow by themselves."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, final: bool = False) -> None:
         super().__init__()
+        self._final = final
         self._lock: AbstractContextManager[Any] = nullcontext()
         self._err = Terminal(stderr=True, highlight=False)
 
@@ -87,7 +88,7 @@ class Console(SessionListener):
         """The summary of the sweep, then the paths of its report."""
         from orchestrator.cli import results_table
 
-        self.page(results_table.summary(report.summary, report.answers))
+        self.page(results_table.summary(report.summary, report.answers, final=self._final))
         self.paths(report)
 
     def paths(self, report: Report) -> None:

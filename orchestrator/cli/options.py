@@ -47,3 +47,23 @@ def grid(*, required: bool = True) -> Callable[[Callable[..., Any]], Callable[..
         return wrapper
 
     return decorate
+
+
+def final(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--final and --seeds instead of an optional grid; passed as `final_seeds`, 0 without --final."""
+
+    @click.option("--final", is_flag=True, help="Instead of a grid: the settings alone, with several training seeds.")
+    @click.option("--seeds", type=click.IntRange(min=1), help="Training seeds of --final.  [default: 3]")
+    @wraps(command)
+    def wrapper(*, final: bool, seeds: int | None, **rest: Any) -> Any:
+        grid = rest["grid_argument"] or rest["grid_option"]
+        if final and grid:
+            raise click.UsageError("--final trains the settings alone: name no grid.")
+        if not final and not grid:
+            name = click.get_current_context().info_name
+            raise click.UsageError(f"Name a grid file: `orchestrate {name} grids/demo.toml`.")
+        if seeds and not final:
+            raise click.UsageError("--seeds belongs to --final; the seeds of a grid are in its [dims].")
+        return command(final_seeds=(seeds or 3) if final else 0, **rest)
+
+    return wrapper

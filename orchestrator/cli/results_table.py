@@ -22,8 +22,8 @@ _HEADINGS = {"similarity_mean": "similarity", "no_face_rate": "no face", "peak_v
 _SIGNED, _SHARES = ("gain",), ("no_face_rate", "pass_rate", "above_band_rate")
 
 
-def summary(read: SweepSummary, answers: Sequence[Answer]) -> RenderableType:
-    """The outcome of a sweep: configurations, the best one, the answers, failures and the next command."""
+def summary(read: SweepSummary, answers: Sequence[Answer], *, final: bool = False) -> RenderableType:
+    """The outcome of a sweep: configurations, the best one, answers, failures and, unless `final`, the next command."""
     trained = [run for run in read.runs if not run.run.point.is_baseline]
     done = sum(run.status.state is State.FINISHED for run in trained)
     parts: list[RenderableType] = [
@@ -32,16 +32,16 @@ def summary(read: SweepSummary, answers: Sequence[Answer]) -> RenderableType:
     ]
     if any(run.choice for run in read.runs):
         parts += ["", table(results_view.table(read, "config"), default_columns(read, "config")), ""]
-    return Group(*parts, *map(escape, _sentences(read, answers)))
+    return Group(*parts, *map(escape, _sentences(read, answers, final)))
 
 
-def _sentences(read: SweepSummary, answers: Sequence[Answer]) -> Iterator[str]:
+def _sentences(read: SweepSummary, answers: Sequence[Answer], final: bool) -> Iterator[str]:
     yield from filter(None, [overview.best(configurations.group(read.runs))])
     yield from (f"{one.id}: {one.sentence}" for one in answers)
     yield from (f"Votes, {line}" for line in vote_report.sentences(votes.evaluate(read)))
     for failed in overview.failures(read):
         yield f"{failed.text}\n    -> {failed.remedy}"
-    yield from filter(None, [overview.next_step(read)])
+    yield from filter(None, ["" if final else overview.next_step(read)])
 
 
 def default_columns(read: SweepSummary, by: str) -> list[str]:

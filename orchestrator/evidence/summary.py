@@ -167,10 +167,14 @@ def calibration(sweep: Sweep) -> tuple[CalibrationRecord | None, list[Problem]]:
     return record.load_matching(layout.calibration(sweep.path.parent), sweep.record()["fingerprint"])
 
 
-def rank_runs(found: Sequence[RunSummary]) -> list[RunSummary]:
-    """The scored runs with a LoRA by mean image value, best first; degraded runs come last."""
+def rank_runs(found: Sequence[RunSummary], *, by_selection: bool = False) -> list[RunSummary]:
+    """The scored runs with a LoRA by mean image value, best first; degraded runs come last.
+
+    by_selection: on the images for selection instead of the reported ones.
+    """
     scored = [one for one in found if one.choice and not one.run.point.is_baseline]
-    return sorted(scored, key=lambda one: (one.degraded, -_mean_value(one)))
+    value = _selection_value if by_selection else _mean_value
+    return sorted(scored, key=lambda one: (one.degraded, -value(one)))
 
 
 def log_of(run: Run) -> Path | None:
@@ -279,6 +283,10 @@ def _criteria(one: RunSummary) -> dict[str, float | None]:
 
 def _base_model(one: RunSummary) -> str:
     return str(one.run.point.params.get("base_model"))
+
+
+def _selection_value(one: RunSummary) -> float:
+    return one.choice.candidates[0].selection_mean if one.choice else run_metrics.FAILURE
 
 
 def _mean_value(one: RunSummary) -> float:

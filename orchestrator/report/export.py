@@ -21,7 +21,7 @@ FOLDER = "export"
 
 
 def choose(ranked: Sequence[RunSummary], pattern: str, sweep: Sweep) -> RunSummary:
-    """The best finished run, or the only one whose name or id matches the glob.
+    """The best finished run, of confirmed ones the best on new images, or the only one that matches the glob.
 
     Raises NothingSelected if none matches, InputError if several do.
     """
@@ -36,7 +36,8 @@ def choose(ranked: Sequence[RunSummary], pattern: str, sweep: Sweep) -> RunSumma
         names = ", ".join(one.run.point.id for one in found)
         what = f"matches {len(found)} runs, but one run is exported at a time"
         raise InputError(Problem(what=what, key="--run", value=pattern, remedy=f"use one of the ids {names}"))
-    return found[0]
+    confirmed = [(one.degraded, -one.confirmation.comparison.confirmed, one) for one in found if one.confirmation]
+    return min(confirmed, key=lambda item: item[:2])[2] if confirmed else found[0]
 
 
 def export(one: RunSummary, summary: SweepSummary, settings: Settings) -> list[Path]:

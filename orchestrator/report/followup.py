@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from orchestrator import scoring
 from orchestrator.evidence import choice, confirmation, run_metrics, summary
@@ -34,6 +35,19 @@ def report_confirmations(sweep: Sweep) -> list[str]:
     csv_files.write(sweep.report / CONFIRM, list(rows[0]) if rows else ["run"], rows)
     sentences = [_confirm_sentence(one, result) for one, result in found]
     return [*sentences, *([_best_sentence(*trained[0], len(trained), optimism)] if len(trained) > 1 else [])]
+
+
+def quote(one: RunSummary) -> str:
+    """The confirmed similarity of a run that was selected on other images, with its interval."""
+    assert one.confirmation, "the run is confirmed"
+    assert one.choice, "the run is confirmed"
+    result, ends = one.confirmation, one.confirmation.comparison.confirmed_interval
+    bounds = f" (95 % interval {ends.low:.3f} to {ends.high:.3f})" if ends else " (no interval: one prompt)"
+    gain = "" if result.gain is None else f"; gain over the base model {result.gain:+.3f}"
+    prompts = len({score.image.text for score in result.scores})
+    images = f"{pluralize(len(result.scores), 'new image')} of {pluralize(prompts, 'prompt')}"
+    file = f"{one.run.point.name}, {Path(one.choice.checkpoint).name}, strength {one.choice.strength:g}"
+    return f"Similarity to quote: {result.comparison.confirmed:.3f}{bounds} on {images}{gain}. Selected: {file}."
 
 
 def _best_sentence(one: RunSummary, result: ConfirmationResult, count: int, optimism: float | None) -> str:

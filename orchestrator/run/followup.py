@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from orchestrator.config import grid
 from orchestrator.config.schema import Settings
 from orchestrator.errors import InputError, NothingSelected, Problem, errors_of
-from orchestrator.evidence import confirmation, summary
+from orchestrator.evidence import choice, confirmation, summary
 from orchestrator.evidence.choice import Choice
 from orchestrator.evidence.summary import RunSummary
 from orchestrator.kohya import prompts
@@ -65,13 +65,29 @@ def best_runs(sweep: Sweep, count: int) -> list[RunSummary]:
     Raises NothingSelected when no run is scored.
     """
     found = summary.gather(sweep)
-    ranked = summary.rank_runs(found)[:count]
+    return _with_baselines(found, summary.rank_runs(found)[:count], sweep)
+
+
+def _with_baselines(found: Sequence[RunSummary], ranked: Sequence[RunSummary], sweep: Sweep) -> list[RunSummary]:
     if not ranked:
         what = f"no run of {sweep.name} is scored yet, so there is nothing to confirm"
         raise NothingSelected(Problem(what=what, remedy=f"`orchestrate status {sweep.name}`"))
     bases = {one.run.point.params["base_model"] for one in ranked}
     baselines = (one for one in found if one.choice and one.run.point.is_baseline)
     return [*ranked, *(one for one in baselines if one.run.point.params["base_model"] in bases)]
+
+
+def best_by_selection(sweep: Sweep) -> list[RunSummary]:
+    """The run with the highest mean on the images for selection, and its baseline; as `best_runs` otherwise.
+
+    Its choice names the prompts of these images, so that none of them confirms it.
+    """
+    found = summary.gather(sweep)
+    halves = choice.split({choice.cell(score) for one in found for score in one.scores})
+    texts = frozenset(s.image.text for one in found for s in one.scores if choice.cell(s) in halves.selection)
+    best, *baselines = _with_baselines(found, summary.rank_runs(found, by_selection=True)[:1], sweep)
+    assert best.choice, "only scored runs are ranked"
+    return [replace(best, choice=replace(best.choice, selection_texts=texts)), *baselines]
 
 
 def prepare_confirmation(chosen: Sequence[RunSummary], ctx: Context) -> tuple[list[FollowupRun], Context]:

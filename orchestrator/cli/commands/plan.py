@@ -12,11 +12,12 @@ from orchestrator.cli import common, options
 
 @click.command()
 @options.settings
-@options.grid()
+@options.final
+@options.grid(required=False)
 @options.name
 @options.only
 @options.json
-def plan(settings_file: Path, grid_file: Path, name: str, only: str, as_json: bool) -> None:
+def plan(settings_file: Path, grid_file: Path | None, name: str, only: str, as_json: bool, final_seeds: int) -> None:
     """List the runs of a grid with their time, VRAM and disk.
 
     With --only, also print the configuration file of the first selected training.
@@ -35,7 +36,7 @@ def plan(settings_file: Path, grid_file: Path, name: str, only: str, as_json: bo
     from orchestrator.session import Session
 
     console = common.console()
-    session = Session.open(settings_file, grid_file, name)
+    session = Session.open(settings_file, grid_file, name, final_seeds=final_seeds)
     costs = session.forecast(only)
     most = replace(session, plan=session.plan.with_all_seeds()).forecast(only) if session.plan.later else None
     warnings = [*session.plan.warnings, *forecast.shortage(costs)]
