@@ -17,7 +17,7 @@ from orchestrator.config.json_schema import schemas
 HERE = Path(__file__).parent
 TABLES = {
     "trainer": "Trainer", "base_models.NAME": "BaseModel", "datasets.NAME": "Dataset",
-    "[datasets.NAME.subsets]": "FolderSubset", "defaults": "Defaults",
+    "[datasets.NAME.subsets]": "FolderSubset", "loras.NAME": "Lora", "defaults": "Defaults",
     "generate": "Generation", "score": "Scoring", "vram": "Vram", "limits": "Limits", "early_stop": "EarlyStop",
     "comparison": "Comparison", "margins": "Margins", "notify": "Notify", "[oom_fallback]": "FallbackStep",
 }  # fmt: skip

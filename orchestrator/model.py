@@ -17,6 +17,9 @@ QuestionKind: TypeAlias = Literal["contrast", "memory", "threshold"]
 TREATMENTS = ("base_model", "dataset")
 """Dims that are not sd-scripts arguments: they name an entry of the settings."""
 
+LORA = "lora"
+"""The dim of points that are existing LoRA files: they name an entry of the settings and are not trained."""
+
 
 class State(StrEnum):
     """The state of a run according to its files: the six of W&B, and STOPPED."""
@@ -106,6 +109,11 @@ class Point:
     written: Params = field(default_factory=dict)
     is_baseline: bool = False
     """True for the base model without any LoRA: nothing is trained, only generated and scored."""
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether it is neither a baseline nor an existing LoRA file."""
+        return not self.is_baseline and LORA not in self.params
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -296,6 +296,7 @@ class Session:
         """Prepare the datasets, freeze the sweep unless it is only probed, and return what its runs share."""
         from orchestrator.datasets import prepare
         from orchestrator.plan import freeze
+        from orchestrator.run import lora_files
         from orchestrator.store.hashes import HashCache
 
         settings = self.settings
@@ -303,6 +304,7 @@ class Session:
         prepared = prepare.prepare_all(self.plan.points, settings, hashes, self.listener.message)
         if frozen:
             freeze.freeze(self.plan, prepared, hashes)
+            lora_files.store_points(self.plan.points, self.sweep, settings)
         return Context(
             settings=settings,
             templates=self.sweep.templates if frozen else settings.templates,
@@ -335,8 +337,8 @@ class Session:
         """Warn if unfinished runs would be made under other conditions than those that have been trained."""
         if all(state.status(run).state is State.FINISHED for run in runs):
             return
-        trained = [run.attempts("train")[-1] for run in self.sweep.runs() if run.done("train")]
-        made = [attempt.request().get("environment") for attempt in trained]
+        trained = [run for run in self.sweep.runs() if run.point.is_trained and run.done("train")]
+        made = [run.attempts("train")[-1].request().get("environment") for run in trained]
         now = provenance.comparable(ctx.environment())
         changed = Counter(name for one in made for name in provenance.differences(provenance.comparable(one), now))
         if not changed:

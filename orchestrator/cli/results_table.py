@@ -24,11 +24,12 @@ _SIGNED, _SHARES = ("gain",), ("no_face_rate", "pass_rate", "above_band_rate")
 
 def summary(read: SweepSummary, answers: Sequence[Answer], *, final: bool = False) -> RenderableType:
     """The outcome of a sweep: configurations, the best one, answers, failures and, unless `final`, the next command."""
-    trained = [run for run in read.runs if not run.run.point.is_baseline]
-    done = sum(run.status.state is State.FINISHED for run in trained)
+    loras = [run for run in read.runs if not run.run.point.is_baseline]
+    done = sum(run.status.state is State.FINISHED for run in loras)
+    noun = "training" if all(run.run.point.is_trained for run in loras) else "run"
     parts: list[RenderableType] = [
         "",
-        f"[bold]{escape(read.sweep.name)}[/]: {done} of {pluralize(len(trained), 'training')} finished",
+        f"[bold]{escape(read.sweep.name)}[/]: {done} of {pluralize(len(loras), noun)} finished",
     ]
     if any(run.choice for run in read.runs):
         parts += ["", table(results_view.table(read, "config"), default_columns(read, "config")), ""]

@@ -30,10 +30,12 @@ def plan(
     costs: Forecast, questions: Sequence[Question], replaced: Mapping[str, Sequence[str]] = MappingProxyType({})
 ) -> RenderableType:
     """The runs of a grid with their reasons and costs, the memory profiles, and the sums."""
-    trained = [run for run in costs.runs if not run.run.point.is_baseline]
+    trained = [run for run in costs.runs if run.run.point.is_trained]
     done = sum(run.status.state is State.FINISHED for run in costs.runs)
-    baselines = len(costs.runs) - len(trained)
+    baselines = sum(run.run.point.is_baseline for run in costs.runs)
+    files = len(costs.runs) - len(trained) - baselines
     more = f" and {pluralize(baselines, 'baseline')} (base model without LoRA)" if baselines else ""
+    more = (f", {pluralize(files, 'LoRA file')}" if files else "") + more
     head = f"[bold]{escape(costs.name)}[/]: {pluralize(len(trained), 'training')}{more}; {done} finished"
     replacing = [f"  {escape(cause)} replaces {', '.join(keys)} of the settings" for cause, keys in replaced.items()]
     parts: list[RenderableType] = [head, *_questions(costs, questions), *_common(trained), *replacing, "", _runs(costs)]
@@ -85,7 +87,7 @@ def _cells(run: RunForecast) -> list[str]:
     return [
         escape(run.run.point.name),
         escape(run.why),
-        f"{steps}{length.steps}" if length else ("" if run.run.point.is_baseline else "?"),
+        f"{steps}{length.steps}" if length else ("?" if run.run.point.is_trained else ""),
         f"{epochs}{length.epochs}" if length else "",
         str(run.images),
         *(duration(seconds) if seconds else "" for seconds in (run.train_s, run.generate_s, run.score_s)),
@@ -137,7 +139,7 @@ def _sums(costs: Forecast) -> Iterator[str]:
         )
     if any(run.length and not run.counted for run in trained):
         yield "~ estimated: the pictures are missing, or a recipe has yet to make them."
-    if any(run.length is None and not run.run.point.is_baseline for run in costs.runs):
+    if any(run.length is None and run.run.point.is_trained for run in costs.runs):
         yield "? the pictures are missing: add them, or set their number (`pictures = 36`) in the settings."
 
 
@@ -153,7 +155,7 @@ def rounds(least: Forecast, most: Forecast, design: SequentialDesign) -> str:
 
 
 def _trainings(costs: Forecast) -> int:
-    return sum(not run.run.point.is_baseline for run in costs.runs)
+    return sum(run.run.point.is_trained for run in costs.runs)
 
 
 def open_questions(grids: Sequence[OpenGrid]) -> RenderableType:

@@ -7,14 +7,14 @@ from pydantic import TypeAdapter
 
 from orchestrator.config.grid.reading import GridFile
 from orchestrator.config.settings import SettingsFile
-from orchestrator.model import TREATMENTS
+from orchestrator.model import LORA, TREATMENTS
 
 
 def schemas(arguments: Iterable[str]) -> dict[str, dict[str, Any]]:
     """File name -> JSON schema. arguments: the sd-scripts arguments to offer, next to any other name."""
     return {
         "orchestrate.schema.json": _schema(SettingsFile, arguments),
-        "grid.schema.json": _schema(GridFile, [*arguments, *TREATMENTS]),
+        "grid.schema.json": _schema(GridFile, [*arguments, *TREATMENTS, LORA]),
     }
 
 

@@ -90,6 +90,21 @@ class BaseModel(Table):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Lora(Table):
+    """A named LoRA file of any origin, for grids with `lora = ["NAME"]` in [dims]."""
+
+    name: Annotated[str, Internal()] = ""
+    path: FilePath
+    """The .safetensors file."""
+    base_model: str = ""
+    """A name of [base_models.NAME], on which images are generated. Default: that of [defaults]."""
+    trigger: str = ""
+    """The words for the persona; they replace the triggers of the datasets in the prompts. Default: those."""
+    strength: Positive = 1.0
+    """The LoRA multiplier."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset(Table):
     """Pictures with captions beside them: a named folder, or what a recipe makes of another dataset."""
 
@@ -352,6 +367,8 @@ class Settings:
     scoring: Scoring
     arguments: Arguments = field(default_factory=dict)
     """sd-scripts arguments of every grid, unless the grid sets them."""
+    loras: Mapping[str, Lora] = field(default_factory=dict)
+    """Existing LoRA files."""
     optimizers: Mapping[str, Arguments] = field(default_factory=dict)
     """Arguments of trainings with an optimizer, by the value of optimizer_type; they replace those above."""
     vram: Vram = field(default_factory=Vram)

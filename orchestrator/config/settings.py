@@ -21,6 +21,7 @@ from orchestrator.config.schema import (
     FallbackStep,
     Generation,
     Limits,
+    Lora,
     Margins,
     Notify,
     Scoring,
@@ -42,6 +43,7 @@ class SettingsFile(TypedDict):
     trainer: Trainer
     base_models: Mapping[str, BaseModel]
     datasets: Mapping[str, Dataset | DerivedDataset | SeveralSubsets]
+    loras: NotRequired[Mapping[str, Lora]]
     defaults: NotRequired[Defaults]
     arguments: NotRequired[Arguments]
     optimizers: NotRequired[Mapping[str, Arguments]]
@@ -80,6 +82,7 @@ def read(path: Path, text: str | None = None) -> tuple[Settings | None, list[Pro
         "trainer": _trainer(file),
         "base_models": {name: replace(model, name=name) for name, model in models.items() if model},
         "datasets": datasets.read(file),
+        "loras": _loras(file, defaults.base_model or next(iter(models), "")),
         "base_model": _default(file, "base_model", defaults.base_model),
         "dataset": _default(file, "dataset", defaults.dataset),
         "arguments": _arguments(file, ("arguments",)),
@@ -95,7 +98,7 @@ def read(path: Path, text: str | None = None) -> tuple[Settings | None, list[Pro
     }
     early_stop = file.parse(("early_stop",), EarlyStop) if file.has(("early_stop",)) else None
     complete = None not in found.values() and all(
-        len(found[key]) == len(file.tables(key)) for key in ("base_models", "datasets")
+        len(found[key]) == len(file.tables(key)) for key in ("base_models", "datasets", "loras")
     )
     return Settings(**found, early_stop=early_stop) if complete else None, file.problems
 
@@ -133,6 +136,19 @@ def _default(file: File, key: str, name: str) -> str | None:
     elif name not in known:
         file.note(place, f"there is no [{key}s.{name}]", value=name, remedy=did_you_mean(name, known))
     return name or None
+
+
+def _loras(file: File, default: str) -> dict[str, Lora]:
+    """[loras.NAME] by name."""
+    found, known = {}, [str(place[-1]) for place in file.tables("base_models")]
+    for place in file.tables("loras"):
+        if table := file.parse(place, Lora):
+            base = table.base_model or default
+            if known and base not in known:
+                what = f"there is no [base_models.{base}]"
+                file.note((*place, "base_model"), what, value=base, remedy=did_you_mean(base, known))
+            found[str(place[-1])] = replace(table, name=str(place[-1]), base_model=base)
+    return found
 
 
 def _arguments(file: File, place: Place) -> Params:

@@ -1,15 +1,17 @@
 """Configurations: the runs of a sweep that differ only in the training seed, with their means, ranked."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
-from orchestrator.evidence import run_metrics
-from orchestrator.evidence.stats import estimates
+import numpy as np
+
+from orchestrator.evidence import lora_files, run_metrics
+from orchestrator.evidence.stats import crossed, estimates
 from orchestrator.evidence.stats.estimates import Estimate, Interval
 from orchestrator.evidence.stats.pairs import REPLICATE
 from orchestrator.evidence.summary import RunSummary
-from orchestrator.model import Params, State, Value
+from orchestrator.model import LORA, Params, Score, State, Value
 from orchestrator.values import canonical_json, toml_repr
 
 
@@ -30,7 +32,14 @@ class Configuration:
         """Names the varied dims: `network_dim 32, optimizer_type Prodigy`."""
         if self.is_baseline:
             return f"baseline {self.runs[0].run.point.params['base_model']}"
+        if self.is_file:
+            return f"{LORA} {self.runs[0].run.point.params[LORA]}"
         return ", ".join(f"{key} {_text(value)}" for key, value in self.dims.items()) or "all runs"
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is an existing LoRA file, which has no training seeds."""
+        return LORA in self.runs[0].run.point.params
 
     @cached_property
     def counted(self) -> tuple[RunSummary, ...]:
@@ -49,7 +58,13 @@ class Configuration:
 
     @cached_property
     def interval(self) -> Interval | None:
-        """95 % interval of `value` over training seeds and prompts; None below two seeds."""
+        """95 % interval of `value` over training seeds and prompts, of a LoRA file over prompts and image seeds.
+
+        None below two seeds or two prompts.
+        """
+        if self.is_file:
+            table = lora_files.complete(lora_files.values(reported(self.counted[0]))) if self.counted else []
+            return crossed.interval(np.array(table)) if table else None
         return self._interval(values_by_prompt)
 
     def side_effect(self, name: str) -> float | None:
@@ -99,19 +114,28 @@ def group(runs: Sequence[RunSummary]) -> list[Configuration]:
 def lead(best: Configuration, other: Configuration) -> Estimate | None:
     """The difference of two configurations over their common training seeds and prompts; None below two seeds.
 
-    A baseline has no training seeds and is compared with each of them.
+    A baseline and a LoRA file have no training seeds and are compared with each of them.
     """
+    if best.is_file and not other.is_file:
+        found = lead(other, best)
+        return replace(found, mean=-found.mean) if found else None
     others = {_seed(one): values_by_prompt(one) for one in other.counted}
-    baseline = values_by_prompt(other.counted[0]) if other.is_baseline and other.counted else {}
+    seedless = other.is_baseline or other.is_file
+    baseline = values_by_prompt(other.counted[0]) if seedless and other.counted else {}
     pairs = [(one, others.get(_seed(one), baseline)) for one in best.counted]
     return estimates.over_seeds(
         (_seed(one), run_metrics.gain(values_by_prompt(one), values)) for one, values in pairs if values
     )
 
 
+def reported(one: RunSummary) -> Sequence[Score]:
+    """The scores that count; empty without scores."""
+    return one.choice.reported if one.choice else ()
+
+
 def values_by_prompt(one: RunSummary) -> Mapping[int, float]:
     """Mean image value of each prompt; empty without scores."""
-    return run_metrics.by_prompt(one.choice.reported) if one.choice else {}
+    return run_metrics.by_prompt(reported(one))
 
 
 def mean_value(one: RunSummary) -> float | None:
@@ -125,7 +149,7 @@ def _rank(one: Configuration) -> tuple[bool, bool, float]:
 
 def _varied(runs: Sequence[RunSummary]) -> list[str]:
     """The dims with several values; all dims if none has."""
-    points = [one.run.point for one in runs if not one.run.point.is_baseline]
+    points = [one.run.point for one in runs if one.run.point.is_trained]
     dims = [dim for dim in dict.fromkeys(dim for point in points for dim in point.dims) if dim != REPLICATE]
     values = {dim: {canonical_json(point.params[dim]) for point in points if dim in point.params} for dim in dims}
     return [dim for dim in dims if len(values[dim]) > 1] or dims

@@ -39,18 +39,26 @@ class FileComparison:
 
 
 def compare(
-    scores: Sequence[Sequence[Score]], baselines: Sequence[Sequence[Score]], bases: Sequence[str]
+    scores: Sequence[Sequence[Score]],
+    baselines: Sequence[Sequence[Score]],
+    bases: Sequence[str],
+    *,
+    family: int = 1,
+    by_gain: bool = False,
 ) -> list[FileComparison]:
-    """All pairs of files; pairs without a common readable image are left out."""
-    values = [_values(one) for one in scores]
-    gains = [_minus(own, _values(base)) for own, base in zip(values, baselines, strict=True)]
-    pairs = list(combinations(range(len(values)), 2))
-    confidence = 1 - 0.05 / max(len(pairs), 1)
+    """All pairs of files; pairs without a common readable image are left out.
+
+    family: number of such comparisons that are made together. by_gain: also on equal base models.
+    """
+    own_values = [values(one) for one in scores]
+    gains = [_minus(own, values(base)) for own, base in zip(own_values, baselines, strict=True)]
+    pairs = list(combinations(range(len(own_values)), 2))
+    confidence = 1 - 0.05 / max(len(pairs) * family, 1)
     found = []
     for first, second in pairs:
-        by_gain = bases[first] != bases[second]
-        own = gains if by_gain else values
-        if table := _complete(_minus(own[second], own[first])):
+        gained = by_gain or bases[first] != bases[second]
+        own = gains if gained else own_values
+        if table := complete(_minus(own[second], own[first])):
             array = np.array(table)
             found.append(
                 FileComparison(
@@ -60,13 +68,14 @@ def compare(
                     interval=crossed.interval(array, confidence),
                     prompts=array.shape[0],
                     seeds=array.shape[1],
-                    by_gain=by_gain,
+                    by_gain=gained,
                 )
             )
     return found
 
 
-def _values(scores: Sequence[Score]) -> dict[tuple[int, int], float]:
+def values(scores: Sequence[Score]) -> dict[tuple[int, int], float]:
+    """(prompt, image seed) -> image value, of readable images."""
     found = {(one.image.prompt, one.image.seed): picture_value(one) for one in scores}
     return {cell: value for cell, value in found.items() if value is not None}
 
@@ -77,8 +86,8 @@ def _minus(
     return {cell: value - other[cell] for cell, value in one.items() if cell in other}
 
 
-def _complete(values: Mapping[tuple[int, int], float]) -> list[list[float]]:
+def complete(found: Mapping[tuple[int, int], float]) -> list[list[float]]:
     """(prompts, seeds) of the prompts that have every seed."""
-    prompts, seeds = sorted({cell[0] for cell in values}), sorted({cell[1] for cell in values})
-    full = [prompt for prompt in prompts if all(cell in values for cell in product([prompt], seeds))]
-    return [[values[prompt, seed] for seed in seeds] for prompt in full]
+    prompts, seeds = sorted({cell[0] for cell in found}), sorted({cell[1] for cell in found})
+    full = [prompt for prompt in prompts if all(cell in found for cell in product([prompt], seeds))]
+    return [[found[prompt, seed] for seed in seeds] for prompt in full]

@@ -130,7 +130,7 @@ def forecast(
     return Forecast(
         name=sweep.name,
         runs=tuple(_run(run, settings, prompts, known, lengths) for run in runs),
-        profiles=tuple(_profiles([run.point.params for run in runs if not run.point.is_baseline], known, settings)),
+        profiles=tuple(_profiles([run.point.params for run in runs if run.point.is_trained], known, settings)),
         free_bytes=free_bytes(settings.runs),
         cards=max(1, len(cards_gib)),
         card_gib=settings.vram.budget_gib or min(cards_gib, default=None),
@@ -179,8 +179,8 @@ def free_bytes(folder: Path) -> int:
 def _run(run: Run, settings: Settings, prompts: int, known: RunHistory, lengths: LengthEstimator) -> RunForecast:
     params, status = run.point.params, state.status(run)
     base = str(params["base_model"])
-    length = None if run.point.is_baseline else lengths.length(params)
-    pictures = None if run.point.is_baseline else lengths.pictures(str(params["dataset"]))
+    length = lengths.length(params) if run.point.is_trained else None
+    pictures = lengths.pictures(str(params["dataset"])) if run.point.is_trained else None
     images = _images(run.point, length, settings.generation) * prompts
     stats = _stats(params, known)
     ended = status.state in (State.FAILED, State.STOPPED)
@@ -198,7 +198,7 @@ def _run(run: Run, settings: Settings, prompts: int, known: RunHistory, lengths:
         else 0.0,
         score_s=images * (known.score_s.get(base) or _SCORE_S) if "score" in todo else 0.0,
         disk_bytes=_disk(params, todo, length, images, settings.generation),
-        profile="" if run.point.is_baseline else history.key_of(params),
+        profile=history.key_of(params) if run.point.is_trained else "",
         origin=stats.origin,
     )
 
@@ -238,8 +238,8 @@ def _assumed(params: Params) -> ProfileStats:
 
 
 def _images(point: Point, length: TrainingLength | None, generation: Generation) -> int:
-    """Images per prompt; a baseline makes one for each seed."""
-    if point.is_baseline:
+    """Images per prompt; a baseline and a LoRA file make one for each seed."""
+    if not point.is_trained:
         return len(generation.seeds)
     return (
         len(generation.seeds) * len(generation.strengths) * _checkpoints(point.params, length, generation.checkpoints)

@@ -13,7 +13,7 @@ from orchestrator.config.schema import BaseModel, Dataset, Scoring, Settings
 from orchestrator.errors import Conflict, Problem, error
 from orchestrator.kohya import config_files
 from orchestrator.kohya.arguments import network_lint
-from orchestrator.model import PreparedDataset
+from orchestrator.model import LORA, PreparedDataset
 from orchestrator.plan.plan import Plan
 from orchestrator.scoring import faces, prompt_adherence
 from orchestrator.store import layout, provenance
@@ -49,7 +49,7 @@ def freeze(plan: Plan, prepared: Mapping[str, PreparedDataset], hashes: HashCach
 def _extended(old: Mapping[str, Any], current: Mapping[str, Any], plan: Plan) -> bool:
     """Whether seeds are added to runs with known results, without a maximum that was declared before."""
     ids = {record["id"] for record in current["points"]}
-    kept = [record for record in old["points"] if record["id"] in ids and not record["is_baseline"]]
+    kept = [record for record in old["points"] if record["id"] in ids and _seed(record)]
     if not any(plan.sweep.run(layout.point_of(record)).done("score") for record in kept):
         return False
     if old.get("seeds_extended"):
@@ -57,10 +57,15 @@ def _extended(old: Mapping[str, Any], current: Mapping[str, Any], plan: Plan) ->
     if plan.design:
         return bool(old.get("design") != current["design"])
     before, now = (
-        {record["params"].get("seed") for record in records if not record["is_baseline"]}
-        for records in (old["points"], current["points"])
+        {_seed(record) for record in records if _seed(record)} for records in (old["points"], current["points"])
     )
     return bool(now - before)
+
+
+def _seed(record: Mapping[str, Any]) -> str:
+    """The training seed of a point, as JSON; empty for a point that is not trained."""
+    trained = layout.point_of(record).is_trained
+    return json.dumps(record["params"].get("seed")) if trained else ""
 
 
 def _json(value: Any) -> Any:
@@ -72,6 +77,7 @@ def _fingerprint(plan: Plan, prepared: Mapping[str, PreparedDataset], hashes: Ha
     """Every input that changes an image or a score and is not an argument of a point, by the name for messages."""
     settings = plan.settings
     bases = dict.fromkeys(str(point.params["base_model"]) for point in plan.points)
+    loras = [settings.loras[str(point.params[LORA])] for point in plan.points if LORA in point.params]
     generation = {key: value for key, value in asdict(settings.generation).items() if "prompts" not in key}
     return {
         **{f"templates/{name}": sha256_json(text) for name, text in _templates(settings.templates).items()},
@@ -86,6 +92,8 @@ def _fingerprint(plan: Plan, prepared: Mapping[str, PreparedDataset], hashes: Ha
         **{f"base_model {name}": _base(settings.base_models[name], hashes) for name in bases},
         **{f"base_models.{name} generation": json.dumps(settings.base_models[name].generation) for name in bases},
         **{f"file {path}": hashes.of(path) for path in _named_files(plan)},
+        **{f"lora {one.name}": hashes.of(one.path) for one in loras},
+        **{f"loras.{one.name}": json.dumps([one.trigger, one.strength]) for one in loras},
         **{f"dataset {name}": one.key for name, one in prepared.items()},
         **{f"datasets.{name}": json.dumps(subset_keys(settings.datasets[name])) for name in _datasets(plan)},
     }

@@ -127,7 +127,7 @@ def _mean(group: Sequence[ProfileStats]) -> ProfileStats:
 def _trained(runs: Sequence[Run], origin: str, comparable: _Comparable) -> Iterator[tuple[str, str, ProfileStats]]:
     """(profile, base model, costs) of the finished trainings, also where fallbacks were applied."""
     for run in runs:
-        if run.point.is_baseline or not run.done("train"):
+        if not run.point.is_trained or not run.done("train"):
             continue
         attempt = run.attempts("train")[-1]
         if not comparable.counts(run, "train", attempt.request()):

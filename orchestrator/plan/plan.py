@@ -79,11 +79,12 @@ def read(settings_file: Path, grid_file: Path, name: str = "", *, text: str | No
     texts = _prompts(used, problems) if used else ()
     inherited = Inheritance(used, asked.unset) if used and asked else None
     points = _points(asked, used, inherited, problems, expandable) if used and asked and inherited else ()
-    problems += lint.lint_early_stop(points, asked, used, len(texts)) if used and asked and points else []
+    trained = [point for point in points if point.is_trained]
+    problems += lint.lint_early_stop(trained, asked, used, len(texts)) if used and asked and trained else []
     if used is None or asked is None or errors_of(problems):
         raise InputError(*problems)
     sweep = Sweep(used.runs / name)
-    if wrong := lint.lint_templates([sweep.run(point) for point in points], used):
+    if wrong := lint.lint_templates([sweep.run(point) for point in trained], used):
         raise InputError(*wrong)
     baselines = map(baseline_point, dict.fromkeys(str(point.params["base_model"]) for point in points))
     points = (*points, *baselines)
@@ -146,16 +147,17 @@ def _points(
     if points is None:
         problems += lint.lint_arguments(asked, used)
         return ()
-    problems += lint.lint_points(points, asked, used, training_length.LengthEstimator(used.datasets).steps(points))
+    trained = [point for point in points if point.is_trained]
+    problems += lint.lint_points(trained, asked, used, training_length.LengthEstimator(used.datasets).steps(trained))
     return points
 
 
 def _later(points: Sequence[Point], design: SequentialDesign, sweep: Sweep) -> tuple[Point, ...]:
     """The points of seeds that no round has reached; the frozen sweep lists those that were."""
     listed = {run.point.id for run in sweep.runs()} if sweep.exists() else set()
-    reached = max((_seed(point) for point in points if point.id in listed and not point.is_baseline), default=0)
+    reached = max((_seed(point) for point in points if point.id in listed and point.is_trained), default=0)
     opened = max(reached, design.first)
-    return tuple(point for point in points if not point.is_baseline and _seed(point) > opened)
+    return tuple(point for point in points if point.is_trained and _seed(point) > opened)
 
 
 def _seed(point: Point) -> int:
@@ -179,7 +181,7 @@ def _dropped(sweep: Sweep, points: tuple[Point, ...]) -> list[Problem]:
 def example(asked: Plan, only: str) -> str:
     """sd-scripts' config of the first asked run that trains; empty where none does."""
     for run in asked.runs(only):
-        if not run.point.is_baseline:
+        if run.point.is_trained:
             attempt = Attempt(run.path / train_config.STAGE / str(len(run.attempts(train_config.STAGE)) + 1))
             renderer = config_files.Renderer(asked.settings.templates)
             return train_config.config_toml(run, attempt, asked.settings, renderer)

@@ -13,6 +13,7 @@ from orchestrator.gpu import Card, VramProbe
 from orchestrator.kohya import argv, base_model, networks, release
 from orchestrator.kohya.arguments import required
 from orchestrator.model import TREATMENTS, Point, Value
+from orchestrator.plan import loras
 from orchestrator.scoring import faces, prompt_adherence
 
 
@@ -25,6 +26,7 @@ def findings(settings: Settings, points: Iterable[Point], probe: VramProbe) -> l
     for name in used["base_model"]:
         problems += _base(settings.base_models[name], where)
         problems += _predictions(settings.base_models[name], chosen, where)
+    problems += loras.problems(chosen, settings, where)
     for one in datasets.with_ancestors(used["dataset"], settings.datasets):
         problems += validate.validate_dataset(one, where, _common_arguments(chosen))
     for name in used["dataset"]:
@@ -34,7 +36,7 @@ def findings(settings: Settings, points: Iterable[Point], probe: VramProbe) -> l
 
 def _common_arguments(points: Iterable[Point]) -> dict[str, Value]:
     """The arguments that have the same value in all trainings."""
-    trained = [point.params for point in points if not point.is_baseline]
+    trained = [point.params for point in points if point.is_trained]
     return (
         {key: value for key, value in trained[0].items() if all(o.get(key) == value for o in trained)}
         if trained
@@ -114,7 +116,7 @@ def _base(base: BaseModel, where: str) -> Iterator[Problem]:
 
 def _predictions(base: BaseModel, points: Iterable[Point], where: str) -> list[Problem]:
     """One warning, about the first training that does not suit what the base model predicts."""
-    trained = [p.params for p in points if p.params.get("base_model") == base.name and not p.is_baseline]
+    trained = [p.params for p in points if p.params.get("base_model") == base.name and p.is_trained]
     key = f"base_models.{base.name}.path"
     found = (base_model.prediction(base.path, params, where=where, key=key) for params in trained)
     return next((one for one in found if one), [])

@@ -74,7 +74,7 @@ class LengthEstimator:
 
     def steps(self, points: Iterable[Point]) -> dict[str, int]:
         """Optimizer steps by point id, where they are known."""
-        found = ((point.id, self.length(point.params)) for point in points if not point.is_baseline)
+        found = ((point.id, self.length(point.params)) for point in points if point.is_trained)
         return {identity: length.steps for identity, length in found if length}
 
 

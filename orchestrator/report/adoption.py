@@ -14,7 +14,7 @@ from orchestrator.evidence.summary import SweepSummary
 from orchestrator.kohya import inheritance
 from orchestrator.kohya.inheritance import Inheritance
 from orchestrator.kohya.optimizers import optimizer_of
-from orchestrator.model import TREATMENTS, Params, Question, Value
+from orchestrator.model import LORA, TREATMENTS, Params, Question, Value
 from orchestrator.plan import plan as planning
 from orchestrator.report.answers.answer import Answer
 from orchestrator.values import same, toml_repr
@@ -49,7 +49,7 @@ class Edit:
 
 def foreign(read: SweepSummary, used: Settings) -> str:
     """A base model or dataset of the sweep that the settings do not have: it belongs to other settings. Else empty."""
-    points = [run.run.point.params for run in read.runs if not run.run.point.is_baseline]
+    points = [run.run.point.params for run in read.runs if run.run.point.is_trained]
     names = {(key, str(one[key])) for one in points for key in TREATMENTS if key in one}
     known = {"base_model": used.base_models, "dataset": used.datasets}
     return next((f"{key} {name}" for key, name in sorted(names) if name not in known[key]), "")
@@ -74,6 +74,8 @@ def decide(questions: Sequence[Question], answers: Sequence[Answer], *, at_a_cos
 def _reason(question: Question, answer: Answer, at_a_cost: bool) -> str:
     if question.kind == "memory":
         return "a question about VRAM changes no setting; [[oom_fallback]] helps where a training does not fit"
+    if question.dim == LORA:
+        return "a comparison of LoRA files changes no setting"
     if question.kind == "threshold":
         return "`orchestrate calibrate` stores the threshold in calibration.json, which all sweeps use"
     if answer.verdict == Verdict.UNDECIDED:
@@ -100,7 +102,7 @@ def apply(decision: Decision, read: SweepSummary, path: Path, text: str) -> Edit
     """The text of the settings file with the decision: a point of the settings has the dim's value, and the arguments
     that the sweep changed with it. Raises InputError if that cannot be planned.
     """
-    points = [run.run.point.params for run in read.runs if not run.run.point.is_baseline]
+    points = [run.run.point.params for run in read.runs if run.run.point.is_trained]
     chosen = [one for one in points if decision.dim in one and same(one[decision.dim], decision.value)]
     known = {key: chosen[0].get(key) for one in (*points, _of(path, text)) for key in one if key != REPLICATE}
     known = {key: value for key, value in known.items() if all(_equal(one.get(key), value) for one in chosen)}

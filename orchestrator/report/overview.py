@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from orchestrator.evidence import configurations
+from orchestrator.evidence import configurations, lora_files
 from orchestrator.evidence.configurations import Configuration
 from orchestrator.evidence.summary import RunSummary, SweepSummary, log_of
 from orchestrator.model import Failure, State
@@ -46,6 +46,8 @@ def best(ranked: Sequence[Configuration]) -> str:
         return "".join(f"Best: {one.label}. No other configuration is scored." for one in scored)
     first, second = scored[:2]
     text = f"Best: {first.label}. It leads {second.label} by "
+    if first.is_file and second.is_file:
+        return text + _between_files(first, second, len(scored) - 1)
     found = configurations.lead(first, second)
     if not found:
         difference = (first.value or 0) - (second.value or 0)
@@ -55,6 +57,17 @@ def best(ranked: Sequence[Configuration]) -> str:
     if found.mean <= 0:  # seeds that only one of the two has make it the best
         return f"Best on average: {first.label}. On the common seeds {second.label} is not worse ({bounds})."
     return f"{text}{found.mean:+.3f} similarity ({bounds})" + ("." if interval.low > 0 else ": that may be chance.")
+
+
+def _between_files(first: Configuration, second: Configuration, pairs: int) -> str:
+    """The lead of one LoRA file over another: they have no training seeds."""
+    scores = [configurations.reported(one.counted[0]) for one in (second, first)]
+    (found,) = lora_files.compare(scores, [(), ()], ["", ""], family=pairs) or (None,)
+    if found is None or found.interval is None:
+        return "an unknown difference: they have too few common images."
+    bounds = f"95 % interval {found.interval.low:+.3f} to {found.interval.high:+.3f} over prompts and image seeds"
+    chance = "" if found.interval.low > 0 else " that may be chance;"
+    return f"{found.difference:+.3f} similarity ({bounds});{chance} a comparison of files, not of training settings."
 
 
 def failures(summary: SweepSummary) -> Iterator[FailedRuns]:

@@ -70,6 +70,11 @@ def _checkpoint(run: RunSummary) -> str | None:
     return Path(run.choice.checkpoint).name if run.choice and run.choice.checkpoint else None
 
 
+def _checkpoint_hash(run: RunSummary) -> str | None:
+    known = run.run.checkpoints() if run.choice and run.choice.checkpoint else ()
+    return next((one.sha256 for one in known if run.choice and one.file == run.choice.checkpoint), None) or None
+
+
 def _confirmed(run: RunSummary) -> float | None:
     return run.confirmation.comparison.confirmed if run.confirmation else None
 
@@ -90,6 +95,7 @@ COLUMNS = (
     _trained("degraded", "true if an out-of-memory fallback changed the result", lambda done: done.degraded),
     _run("attempts", "number of training attempts", _attempts),
     _run("checkpoint", "LoRA file of the scored images; if there are several, the selected one", _checkpoint),
+    _run("checkpoint_sha256", "SHA-256 of that file", _checkpoint_hash),
     _run("strength", "LoRA strength of the scored images", lambda run: run.choice.strength if run.choice else None),
     _metric("similarity_median", "median cosine similarity to the reference photos, over images with a face"),
     _metric("similarity_mean", "mean of the same"),

@@ -101,7 +101,7 @@ class EarlyStopWatcher:
 
 def _comparison_runs(run: Run, sweep: Sweep) -> list[Run]:
     group = preview_scores.comparison_group(run.point.params)
-    others = [one for one in sweep.runs() if not one.point.is_baseline and one.point != run.point]
+    others = [one for one in sweep.runs() if one.point.is_trained and one.point != run.point]
     return [one for one in others if preview_scores.comparison_group(one.point.params) == group]
 
 

@@ -1,21 +1,21 @@
 """Images of LoRA files of any origin: one run for each file and one for the baseline of each base model."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from orchestrator import images
 from orchestrator.config.schema import Settings
-from orchestrator.errors import InputError, Problem, error, errors_of, warning
+from orchestrator.errors import InputError, Problem, error, errors_of
 from orchestrator.kohya import lora_file, prompts
 from orchestrator.kohya.lora_file import LoraFile
-from orchestrator.model import Checkpoint, Point
-from orchestrator.plan import freeze
+from orchestrator.model import LORA, Checkpoint, Point
+from orchestrator.plan import freeze, loras
 from orchestrator.plan.plan import Plan
 from orchestrator.run.followup import FollowupRun
 from orchestrator.scoring import faces
-from orchestrator.store import records
+from orchestrator.store import layout, records
 from orchestrator.store.hashes import HashCache, sha256, sha256_json
 from orchestrator.store.layout import Run, Sweep
 
@@ -49,30 +49,12 @@ def read(paths: Sequence[Path], settings: Settings, base: str) -> tuple[list[tup
             continue
         if twin := next((one for one, _ in found if one.sha256 == file.sha256), None):
             problems.append(error("--lora", f"has the same content as {twin.path}", "name it once", where=str(path)))
-        chosen, doubts = _choose_base(file, settings, base)
+        chosen, doubts = loras.choose_base(file, settings, base)
         problems += doubts
         found.append((file, chosen))
     if errors_of(problems):
         raise InputError(*problems)
     return found, problems
-
-
-def _choose_base(file: LoraFile, settings: Settings, base: str) -> tuple[str, list[Problem]]:
-    """By the hash in the metadata, then by the file name, then the default of the settings."""
-    known, hashes = settings.base_models, HashCache(settings.runs)
-    by_hash = [one for one, model in known.items() if model.path.is_file() and hashes.of(model.path) == file.base_hash]
-    by_name = [one for one, model in known.items() if model.path.name == Path(file.base_name).name]
-    default = settings.base_model or next(iter(known))
-    own = next(iter([*by_hash, *([] if file.base_hash else by_name)]), "")
-    chosen = base or own or next(iter(by_name), default)
-    if chosen == own:
-        return chosen, []
-    recorded = f"was trained on {file.base_name or 'an unknown file'!r}" if file.base_name or file.base_hash else ""
-    what = f"{recorded or 'its metadata names no base model'}; its images are generated on {chosen}"
-    if own:
-        what = f"was trained on {own}; its images are generated on {chosen}"
-    remedy = "add its base model to the settings as [base_models.NAME], or choose one with --base"
-    return chosen, [warning("--lora", what, remedy, where=str(file.path))]
 
 
 def plan(files: Sequence[tuple[LoraFile, str]], settings: Settings, strength: float) -> tuple[Plan, list[LoraRun]]:
@@ -86,7 +68,7 @@ def plan(files: Sequence[tuple[LoraFile, str]], settings: Settings, strength: fl
         key = _key(base, settings, texts)
         identity = sha256_json([key, file.sha256, strength])[:8]
         stem = "".join(letter if letter.isalnum() or letter in "-_.=" else "-" for letter in file.path.stem)[:60]
-        point = Point(id=identity, name=f"lora-{stem}-{identity}", params={"base_model": base, "lora": file.sha256})
+        point = Point(id=identity, name=f"lora-{stem}-{identity}", params={"base_model": base, LORA: file.sha256})
         floor = Point(id=key, name=f"baseline-{key}", params={"base_model": base}, is_baseline=True)
         runs.append(LoraRun(file=file, base=base, run=sweep.run(point), baseline=sweep.run(floor)))
     points = dict.fromkeys(run.point.name for one in runs for run in (one.run, one.baseline))
@@ -126,19 +108,36 @@ def prepare(runs: Sequence[LoraRun], strength: float) -> list[FollowupRun]:
     Raises InputError if a file has changed since it was read.
     """
     for one in runs:
-        one.run.create()
         one.baseline.create()
-        if one.run.done("train"):
-            continue
-        shutil.copyfile(one.file.path, one.run.path / _COPY)
-        if sha256(one.run.path / _COPY) != one.file.sha256:
-            raise InputError(error("--lora", "changed while it was read", "try again", where=str(one.file.path)))
-        record = {**asdict(one.file), "path": str(one.file.path), "base_model": one.base, "strength": strength}
-        records.write(one.run.path / "lora.json", record)
-        checkpoint = Checkpoint(file=_COPY, epoch=None, step=0, sha256=one.file.sha256)
-        one.run.finish("train", {"checkpoints": [asdict(checkpoint)]})
+        _store(one.run, one.file, {"base_model": one.base, "strength": strength})
     baselines = {one.baseline.path: one.baseline for one in runs}.values()
     return [
         *(FollowupRun(run=one, strength=0.0) for one in baselines),
         *(FollowupRun(run=one.run, strength=strength) for one in runs),
     ]
+
+
+def store_points(points: Sequence[Point], sweep: Sweep, settings: Settings) -> None:
+    """Copy the LoRA files of a grid into the folders of their runs. Raises InputError if one cannot be used."""
+    for point in points:
+        run = sweep.run(point)
+        if LORA not in point.params or run.done("train"):
+            continue
+        lora = settings.loras[str(point.params[LORA])]
+        file, problems = lora_file.read(lora.path)
+        if file is None:
+            raise InputError(*problems)
+        _store(run, file, {"base_model": lora.base_model, "strength": lora.strength, "trigger": lora.trigger})
+
+
+def _store(run: Run, file: LoraFile, used: Mapping[str, object]) -> None:
+    """Copy a file into the folder of its run, as its training, with its origin. Raises InputError if it has changed."""
+    run.create()
+    if run.done("train"):
+        return
+    shutil.copyfile(file.path, run.path / _COPY)
+    if sha256(run.path / _COPY) != file.sha256:
+        raise InputError(error("--lora", "changed while it was read", "try again", where=str(file.path)))
+    records.write(run.path / layout.LORA_ORIGIN, {**asdict(file), "path": str(file.path), **used})
+    checkpoint = Checkpoint(file=_COPY, epoch=None, step=0, sha256=file.sha256)
+    run.finish("train", {"checkpoints": [asdict(checkpoint)]})

@@ -22,7 +22,7 @@ STEPS = 20
 
 def wanted(plan: Plan, only: str = "*") -> list[Run]:
     """One probe for each memory profile among the selected runs: its first point, shortened to STEPS."""
-    points = [run.point for run in plan.runs(only) if not run.point.is_baseline]
+    points = [run.point for run in plan.runs(only) if run.point.is_trained]
     first = {history.key_of(point.params): point for point in reversed(points)}
     return [_probe(plan, key, first[key]) for key in reversed(first)]
 

@@ -29,9 +29,14 @@ def files(model: Path) -> list[Path]:
 
 def without(triggers: Iterable[str], text: str) -> str:
     """A prompt without the triggers, which CLIP does not know."""
-    for trigger in sorted(filter(None, triggers), key=len, reverse=True):
-        text = re.sub(rf"(?<!\w){re.escape(trigger)}(?!\w)", " ", text)
-    return " ".join(text.split())
+    return replaced(triggers, text, " ")
+
+
+def replaced(triggers: Iterable[str], text: str, by: str) -> str:
+    """A prompt with other words in place of the triggers."""
+    longest_first = sorted(filter(None, triggers), key=len, reverse=True)
+    pattern = "|".join(map(re.escape, longest_first))
+    return " ".join((re.sub(rf"(?<!\w)(?:{pattern})(?!\w)", lambda _: by, text) if pattern else text).split())
 
 
 def drift_prompts(triggers: Iterable[str], prompts: Iterable[str]) -> frozenset[str]:

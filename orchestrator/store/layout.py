@@ -33,6 +33,8 @@ from orchestrator.store import locks, process, records
 from orchestrator.values import from_json
 
 STAGES = ("train", "generate", "score")
+LORA_ORIGIN = "lora.json"
+"""In the folder of a run with an existing LoRA file: its path, hash and metadata."""
 PRODUCTS = {"train": "checkpoints.json", "generate": "images.json", "score": "scores.json"}
 """The record that each stage writes into the run's folder when it is done."""
 

@@ -11,7 +11,7 @@ from orchestrator.config.grid.reading import Grid
 from orchestrator.config.grid.rules import Rules
 from orchestrator.config.schema import Settings
 from orchestrator.errors import InputError, Problem
-from orchestrator.model import Params, Point, Value
+from orchestrator.model import LORA, Params, Point, Value
 from orchestrator.text import did_you_mean
 from orchestrator.values import toml_repr
 
@@ -41,6 +41,7 @@ def expand(
     match_rank = match_rank if grid.match_parameters else None
     expansion = _Expansion(grid, settings, inherit or (lambda _: arguments), match_rank)
     points = tuple(point for levels in _combinations(grid) if (point := expansion.point(levels)))
+    points += tuple(point for name in grid.dims.get(LORA, ()) if (point := expansion.file_point(str(name))))
     if problems := expansion.problems():
         raise InputError(*problems)
     if not points:
@@ -57,13 +58,16 @@ def _refuse_too_many(grid: Grid) -> None:
 
 
 def _combinations(grid: Grid) -> Iterator[dict[str, Value]]:
+    """The levels of each trained point: all combinations of the dims; none if LoRA files are the only dim."""
+    if not _axes(grid) and LORA in grid.dims:
+        return
     for steps in itertools.product(*_axes(grid)):
         yield {key: value for step in steps for key, value in step}
 
 
 def _axes(grid: Grid) -> list[list[tuple[tuple[str, Value], ...]]]:
     """For each dim, and each group that moves together, its steps; a step is the arguments it sets."""
-    groups = [*({key: levels} for key, levels in grid.dims.items()), *grid.zips]
+    groups = [*({key: levels} for key, levels in grid.dims.items() if key != LORA), *grid.zips]
     return [[tuple(zip(group, step, strict=True)) for step in zip(*group.values(), strict=True)] for group in groups]
 
 
@@ -100,6 +104,19 @@ class _Expansion:
         self._check_twin(identity, params, levels)
         name = point_name(params, levels, identity)
         return Point(id=identity, name=name, params=params, dims=tuple(levels), written=levels)
+
+    def file_point(self, name: str) -> Point | None:
+        """The point of an existing LoRA file; None if the settings do not have it. It has no training arguments."""
+        if name not in self._settings.loras:
+            what = f"{toml_repr(name)} is not among the LoRAs of {self._settings.path.name}"
+            remedy = did_you_mean(name, self._settings.loras, f"add a table [loras.{toml_repr(name)}] with its path")
+            self._note(what, LORA, {}, remedy=remedy)
+            return None
+        params: Params = {"base_model": self._settings.loras[name].base_model, LORA: name}
+        written, identity = {LORA: name}, point_id(params)
+        self._check_twin(identity, params, written)
+        named = point_name(params, written, identity)
+        return Point(id=identity, name=named, params=params, dims=(LORA,), written=written)
 
     def _computed(
         self, asked: Params, levels: Params

@@ -14,7 +14,7 @@ from orchestrator.config.fields import ArgumentName, Arguments, Count, Levels, N
 from orchestrator.config.schema import Margins, override_margins
 from orchestrator.config.toml_reader import File, Place
 from orchestrator.errors import InputError, Problem
-from orchestrator.model import TREATMENTS, Measure, Params, Question, QuestionKind, SequentialDesign, Value
+from orchestrator.model import LORA, TREATMENTS, Measure, Params, Question, QuestionKind, SequentialDesign, Value
 from orchestrator.text import did_you_mean
 from orchestrator.values import same, toml_repr
 
@@ -214,10 +214,12 @@ class _Merger:
         own: set[str] = set()
         for key, value in self._claimed(file, ("fixed",), Arguments, own):
             self._fixed[key] = value
+        _note_lora(file, ("fixed",), self._fixed)
         for key, levels in self._claimed(file, ("dims",), Mapping[ArgumentName, Levels], own):
             self._dims[key] = levels
         for place in file.tables("zip", array=True):
             group = dict(self._claimed(file, place, Mapping[ArgumentName, Levels], own))
+            _note_lora(file, place, group)
             if len({len(levels) for levels in group.values()}) != 1:
                 counts = ", ".join(f"{key} has {len(levels)}" for key, levels in group.items()) or "there are none"
                 what = f"dims that move together need equally many values: {counts}"
@@ -249,6 +251,12 @@ class _Merger:
             self._unset.pop(key, None)
             self._places[key] = file.where((*place, key))
             yield key, value
+
+
+def _note_lora(file: File, place: Place, arguments: Mapping[str, object]) -> None:
+    if LORA in arguments and file.has((*place, LORA)):
+        what = "a LoRA file is a point of its own and has no training arguments"
+        file.note((*place, LORA), what, remedy='write lora = ["NAME"] in [dims]')
 
 
 def _margins(files: Sequence[File]) -> Margins:

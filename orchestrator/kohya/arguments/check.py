@@ -12,7 +12,7 @@ from orchestrator.errors import Problem
 from orchestrator.kohya import base_model, optimizers
 from orchestrator.kohya.arguments import key_values, ranges, values
 from orchestrator.kohya.arguments.schema import Argument, ArgumentSchema, Kind, read_snapshot
-from orchestrator.model import TREATMENTS, Params, Value
+from orchestrator.model import LORA, TREATMENTS, Params, Value
 from orchestrator.text import did_you_mean
 from orchestrator.values import toml_repr
 
@@ -30,7 +30,7 @@ def check(points: Iterable[Params], schema: ArgumentSchema, *, where: str = "") 
     found: dict[tuple[str, str], Problem] = {}
     for (key, _, module), value in distinct.items():
         shown = "hidden" if key in values.SECRETS else toml_repr(value)
-        for what, remedy in _issues(key, value, schema, module) if key not in TREATMENTS else ():
+        for what, remedy in _issues(key, value, schema, module) if key not in (*TREATMENTS, LORA) else ():
             found.setdefault((key, what), Problem(what=what, where=where, key=key, value=shown, remedy=remedy))
     return list(found.values())
 

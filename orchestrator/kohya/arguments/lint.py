@@ -57,7 +57,7 @@ def lint_sweep(points: Sequence[Point], *, where: str = "", steps: Mapping[str, 
 
     `steps`: optimizer steps by point id, where they are known; batch sizes are compared where they are not.
     """
-    trained = [point for point in points if not point.is_baseline]
+    trained = [point for point in points if point.is_trained]
     found = [*_scale_follows_rank(trained), *_stale_cache(trained), *_unequal_steps(trained, steps or {})]
     return [replace(problem, where=where) for problem in found]
 

@@ -24,7 +24,7 @@ def inspect(settings: Settings, probe: VramProbe, asked: Plan | None = None, *, 
     """
     default = {**Inheritance(settings).params({}), "base_model": settings.base_model, "dataset": settings.dataset}
     points = asked.points if asked else (Point(id="", name="", params=default),)
-    trained = [point for point in points if not point.is_baseline]
+    trained = [point for point in points if point.is_trained]
     datasets = _user_datasets(settings, trained)
     trainer = interpreter.check_interpreter(settings, [one.params for one in trained])
     problems = [*(asked.warnings if asked else ()), *preflight.findings(settings, points, probe)]

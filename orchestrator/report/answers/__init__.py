@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 
 from orchestrator.evidence.stats.contrast import TestSettings
 from orchestrator.evidence.summary import SweepSummary
-from orchestrator.model import Question
-from orchestrator.report.answers import contrasts, threshold, vram
+from orchestrator.model import LORA, Question
+from orchestrator.report.answers import contrasts, files, threshold, vram
 from orchestrator.report.answers.answer import Answer
 
 
@@ -14,16 +14,19 @@ def answer_questions(sweeps: Sequence[SweepSummary], settings: TestSettings | No
 
     The contrasts of all sweeps are corrected together; each is computed from the runs of its own sweep.
     """
-    compared = contrasts.answer(sweeps, settings or TestSettings())
+    used = settings or TestSettings()
+    compared = contrasts.answer(sweeps, used)
     return [
-        tuple(_answer(sweep, question, answered) for question in sweep.questions)
+        tuple(_answer(sweep, question, answered, used) for question in sweep.questions)
         for sweep, answered in zip(sweeps, map(iter, compared), strict=True)
     ]
 
 
-def _answer(sweep: SweepSummary, question: Question, compared: Iterator[Answer]) -> Answer:
+def _answer(sweep: SweepSummary, question: Question, compared: Iterator[Answer], settings: TestSettings) -> Answer:
     if question.kind == "memory":
         return vram.answer(sweep, question)
     if question.kind == "threshold":
         return threshold.answer(sweep, question)
+    if question.dim == LORA:
+        return files.answer(sweep, question, settings)
     return next(compared)

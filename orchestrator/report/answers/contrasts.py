@@ -11,7 +11,7 @@ from orchestrator.evidence.stats.contrast import ContrastResult, QuestionFamily,
 from orchestrator.evidence.stats.estimates import Interval
 from orchestrator.evidence.stats.pairs import REPLICATE, Matching, Pair, RunRow
 from orchestrator.evidence.summary import RunSummary, SweepSummary
-from orchestrator.model import Question, State, Value
+from orchestrator.model import LORA, Question, State, Value
 from orchestrator.report.answers import costs, rows
 from orchestrator.report.answers.answer import Answer
 from orchestrator.report.answers.costs import SideEffect
@@ -33,7 +33,7 @@ def answer(sweeps: Sequence[SweepSummary], settings: TestSettings) -> list[tuple
 
 
 def _family(sweep: SweepSummary, found: Sequence[RunRow]) -> QuestionFamily:
-    compared = [question for question in sweep.questions if question.kind == "contrast"]
+    compared = [one for one in sweep.questions if one.kind == "contrast" and one.dim != LORA]
     if sweep.comparison.allow_different_hardware:
         found = [replace(row, environment={}) for row in found]
     return QuestionFamily(

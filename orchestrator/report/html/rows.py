@@ -15,7 +15,7 @@ from orchestrator.files import read_bytes
 from orchestrator.model import Failure, Params, State, Value
 from orchestrator.redaction import redact
 from orchestrator.report.labels import labels
-from orchestrator.store import outcome
+from orchestrator.store import layout, outcome
 from orchestrator.store.layout import Run, Sweep
 from orchestrator.text import duration, pluralize
 from orchestrator.values import toml_repr
@@ -248,9 +248,10 @@ def _links(one: RunSummary) -> dict[str, str]:
 
 
 def _config_files(run: Run) -> dict[str, str]:
-    """The trainer's TOML files of the last training attempt."""
+    """The trainer's TOML files of the last training attempt; the origin of an existing LoRA file."""
     attempts = run.attempts("train")[-1:]
     paths = [one.path / name for one in attempts for name in ("config.toml", "dataset.toml")]
+    paths.append(run.path / layout.LORA_ORIGIN)
     return {path.name: read_bytes(path).decode("utf-8", "replace") for path in paths if path.is_file()}
 
 

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,12 @@ from orchestrator.kohya import argv as trainer_argv
 from orchestrator.kohya import generate
 from orchestrator.kohya.outputs import log
 from orchestrator.kohya.outputs.safetensors_header import read_header
-from orchestrator.model import Checkpoint, Failure, Image, Result
+from orchestrator.model import LORA, Checkpoint, Failure, Image, Result
 from orchestrator.redaction import child_environ
 from orchestrator.run import attempt
 from orchestrator.run.context import Context
 from orchestrator.run.stages import Command, Stage
+from orchestrator.scoring import prompt_adherence
 from orchestrator.store import process, vram_log
 from orchestrator.store.hashes import sha256_json
 from orchestrator.store.layout import Attempt, Run
@@ -28,7 +29,7 @@ NAME = "generate"
 
 def perform(run: Run, ctx: Context) -> Result:
     """Run one attempt to generate the run's missing images."""
-    images = wanted(run, ctx.settings.generation, ctx.prompts, ctx.drift_prompts)
+    images = _wanted(run, ctx)
     stage = Stage(
         name=NAME,
         prepare=lambda attempt: _prepare(run, attempt, images, ctx),
@@ -43,6 +44,17 @@ def perform(run: Run, ctx: Context) -> Result:
         if not made and (attempts := run.attempts(NAME)) and (generator := attempts[-1].generator):
             process.stop(generator, ctx.settings.limits.grace_seconds, ctx.stop.hurry)
     return result
+
+
+def _wanted(run: Run, ctx: Context) -> list[Image]:
+    """The images of a run; those of a LoRA file that the settings name have its strength and its trigger."""
+    settings, lora = ctx.settings, ctx.settings.loras.get(str(run.point.params.get(LORA)))
+    if lora is None:
+        return wanted(run, settings.generation, ctx.prompts, ctx.drift_prompts)
+    generation = replace(settings.generation, strengths=(lora.strength,))
+    images = wanted(run, generation, ctx.prompts, ctx.drift_prompts)
+    triggers = [dataset.trigger for dataset in settings.datasets.values()] if lora.trigger else []
+    return [replace(one, text=prompt_adherence.replaced(triggers, one.text, lora.trigger)) for one in images]
 
 
 def wanted(

@@ -64,7 +64,10 @@ def _clip(settings: Settings) -> scoring.ClipConfig | None:
         python=settings.trainer.python,
         model=settings.scoring.clip,
         device=settings.scoring.device,
-        triggers=tuple(dataset.trigger for dataset in settings.datasets.values()),
+        triggers=(
+            *(dataset.trigger for dataset in settings.datasets.values()),
+            *(lora.trigger for lora in settings.loras.values()),
+        ),
     )
 
 

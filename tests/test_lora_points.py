@@ -1,0 +1,200 @@
+"""Existing LoRA files as points of a grid: `lora = [...]` in [dims], [loras.NAME] in the settings."""
+
+import json
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from standins.world import World
+from test_score_loras import lora
+
+from orchestrator import cli
+from orchestrator.errors import Conflict, InputError, NotReady
+from orchestrator.evidence import configurations, summary
+from orchestrator.evidence.lora_files import compare
+from orchestrator.model import LORA, State
+from orchestrator.plan import preflight
+from orchestrator.report import answers, html, overview
+from orchestrator.store.hashes import sha256
+
+QUESTION = '[[question]]\nid = "V"\nask = "Is v3 better?"\ncontrast = { lora = ["v2", "v3"] }\n'
+BOTH = f'[dims]\nnetwork_dim = [2]\nlora = ["v2", "v3"]\n{QUESTION}'
+SEEDS = "seeds = [1, 2, 3]"
+
+
+def settle(world: World, **files: Path | str) -> None:
+    """[loras.NAME] for each file, or for lines of TOML, and three image seeds."""
+    tables = {name: one if isinstance(one, str) else f"path = {json.dumps(str(one))}" for name, one in files.items()}
+    world.settle(sections="".join(f"[loras.{name}]\n{lines}\n" for name, lines in tables.items()))
+    text = world.settings.read_text(encoding="utf-8").replace("seeds = [1]", SEEDS)
+    world.settings.write_text(text, encoding="utf-8")
+
+
+@pytest.fixture
+def files(world: World) -> World:
+    """v2 with foreign metadata and its own trigger, v3 of an earlier sweep."""
+    lora(world.folder / "v2.safetensors", rank=5, metadata={"ss_network_module": "other.trainer"})
+    hash_of_base = sha256(_base(world))
+    lora(
+        world.folder / "v3.safetensors",
+        rank=3,
+        metadata={"ss_network_module": "networks.lora", "ss_new_sd_model_hash": hash_of_base},
+    )
+    settle(
+        world,
+        v2='path = "v2.safetensors"\ntrigger = "sks woman"\nstrength = 0.8',
+        v3='path = "v3.safetensors"\nbase_model = "doll"',
+    )
+    return world
+
+
+def _base(world: World) -> Path:
+    match = re.search(r"path = \"(.*base\.safetensors)\"", world.settings.read_text(encoding="utf-8"))
+    assert match
+    return Path(match[1])
+
+
+def test_files_are_generated_scored_ranked_and_compared_beside_trainings(files: World) -> None:
+    files.ask(BOTH)
+    planned = files.plan()
+    assert [point.params.get(LORA) for point in planned.points] == [None, "v2", "v3", None]
+    shown = CliRunner().invoke(cli.main, ["plan", str(files.grid), "--settings", str(files.settings)])
+    assert "1 training, 2 LoRA files and 1 baseline" in shown.output
+    files.drive()
+    assert set(files.states().values()) == {State.FINISHED}
+    assert len([line for line in files.ledger() if "start" in line]) <= 1, "files are not trained"
+    read = summary.read(files.sweep)
+    v2, v3 = (next(one for one in read.runs if one.run.point.params.get(LORA) == name) for name in ("v2", "v3"))
+    assert {score.image.text for score in v2.scores} == {"photo of sks woman", "sks woman outside"}
+    assert {score.image.strength for score in v2.scores} == {0.8}
+    assert {score.image.text for score in v3.scores} == {"photo of ohwx person", "ohwx person outside"}
+    assert v3.gain is not None
+    row = files.rows()["lora=v2"]
+    origin = json.loads((v2.run.path / "lora.json").read_text(encoding="utf-8"))
+    assert row["checkpoint_sha256"] == origin["sha256"]
+    assert (origin["module"], origin["trigger"], origin["path"]) == (
+        "other.trainer",
+        "sks woman",
+        str(files.folder / "v2.safetensors"),
+    )
+    ranked = configurations.group(read.runs)
+    assert {one.label for one in ranked} >= {"lora v2", "lora v3", "baseline doll"}
+    assert all(one.interval for one in ranked if one.is_file), "over prompts and image seeds"
+    (answer,) = answers.answer_questions([read])[0]
+    assert "a comparison of files, not of training settings" in answer.sentence
+    expected = compare([v2.scores, v3.scores], [(), ()], ["", ""])[0]
+    assert answer.difference == pytest.approx(expected.difference)
+    assert answer.interval == expected.interval
+    assert "`other.trainer`" in dict(answer.facts)["File v2"]
+    assert "lora.json" in html.write(read, [answer]).read_text(encoding="utf-8")
+    assert overview.best(ranked)
+
+
+def test_two_files_alone_make_a_sweep_and_their_lead_is_that_of_files(files: World) -> None:
+    files.ask(f'[dims]\nlora = ["v2", "v3"]\n{QUESTION}')
+    assert [point.params.get(LORA) for point in files.plan().points] == ["v2", "v3", None]
+    files.drive()
+    text = overview.best(configurations.group(summary.read(files.sweep).runs))
+    assert "a comparison of files, not of training settings" in text or "better than the baseline" in text
+
+
+def test_a_changed_file_or_strength_is_another_sweep(files: World) -> None:
+    files.ask(BOTH)
+    files.context()
+    text = files.settings.read_text(encoding="utf-8")
+    files.settings.write_text(text.replace("strength = 0.8", "strength = 0.9"), encoding="utf-8")
+    with pytest.raises(Conflict, match=r"loras\.v2 has changed"):
+        files.context()
+    files.settings.write_text(text, encoding="utf-8")
+    lora(files.folder / "v3.safetensors", rank=4)
+    with pytest.raises(Conflict, match="lora v3 has changed"):
+        files.context()
+
+
+def test_a_file_beside_finished_trainings_adds_no_seed(files: World) -> None:
+    files.ask("[dims]\nnetwork_dim = [2]\n")
+    files.context()
+    run = files.run("network_dim*")
+    run.create()
+    run.finish("score", {})
+    files.ask(BOTH)
+    files.context()
+    assert not files.sweep.seeds_extended()
+
+
+def _pickled(path: Path) -> None:
+    path.write_bytes(pickle.dumps({"a": 1}))
+
+
+def _broken(path: Path) -> None:
+    path.write_bytes(lora(path).read_bytes()[:-10])
+
+
+def _other(path: Path) -> None:
+    lora(path, metadata={"ss_base_model_version": "sd_v1"})
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (_pickled, "not a safetensors file"),
+        (_broken, "cannot be read"),
+        (_other, "ss_base_model_version is 'sd_v1'"),
+        (Path.mkdir, "cannot be read"),
+        (lambda _: None, "there is no such file"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_an_error_before_anything_starts(world: World, make: Any, reason: str) -> None:
+    path = world.folder / "bad.safetensors"
+    make(path)
+    settle(world, bad=path)
+    world.ask('[dims]\nlora = ["bad"]\n')
+    with pytest.raises(NotReady, match=r"loras\.bad\.path: ") as refused:
+        world.session().preflight()
+    assert reason in str(refused.value)
+    assert not world.sweep.path.exists()
+
+
+def test_another_base_model_than_that_of_the_metadata_is_a_warning(files: World) -> None:
+    files.ask(BOTH)
+    found = [str(one) for one in files.session().missing()]
+    assert found == []
+    session = files.session()
+    problems = [
+        one for one in preflight.findings(session.settings, session.plan.points, session.gpus) if "loras" in one.key
+    ]
+    assert [(one.key, one.what) for one in problems] == [
+        ("loras.v2.path", "its metadata names the module 'other.trainer'; it is loaded as networks.lora"),
+        ("loras.v2.base_model", "its metadata names no base model; its images are generated on doll"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        ('[dims]\nlora = ["v4"]\n', r'"v4" is not among the LoRAs.*\n.*known here: v2, v3'),
+        (
+            '[fixed]\nlora = "v2"\n',
+            r'fixed\.lora: a LoRA file is a point of its own.*\n.*lora = \["NAME"\] in \[dims\]',
+        ),
+        ('[[zip]]\nlora = ["v2"]\nnetwork_dim = [2]\n', "a LoRA file is a point of its own"),
+        ('[dims]\nlora = ["v2", "v2"]\n', "make the same point|twice|different"),
+        (f'[dims]\nlora = ["v2"]\n{QUESTION}', '"v3" is not a value of lora'),
+    ],
+)
+def test_mistakes_in_grids_are_named(files: World, grid: str, message: str) -> None:
+    files.ask(grid)
+    with pytest.raises(InputError) as refused:
+        files.plan()
+    assert re.search(message, str(refused.value))
+
+
+def test_an_unknown_base_model_is_an_error_of_the_settings(world: World) -> None:
+    settle(world, v2='path = "a.safetensors"\nbase_model = "dol"')
+    with pytest.raises(
+        InputError, match=r"loras\.v2\.base_model: there is no \[base_models\.dol\].*\n.*did you mean doll"
+    ):
+        world.plan()
