@@ -14,7 +14,8 @@ from orchestrator.kohya.outputs.files import TrainingLength
 from orchestrator.plan import forecast, plan, training_length
 
 ROOT = Path(__file__).parents[1]
-GRIDS = sorted(path for path in (ROOT / "grids").glob("*.toml") if not path.stem.startswith("demo"))
+FILES = ROOT / "grids" / "v3-vs-v2.toml"
+GRIDS = sorted(p for p in (ROOT / "grids").glob("*.toml") if not p.stem.startswith("demo") and p != FILES)
 
 
 class Desk:
@@ -265,6 +266,17 @@ def test_an_argument_set_by_dataset_and_grid_is_an_error(desk):
 
 
 # --- forecast ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_grid_of_files_plans_without_a_training(desk):
+    result = json.loads(desk.call("plan", "--json", "--grid", str(FILES)).stdout)
+    assert result["warnings"] == []
+    assert [(run["params"].get("lora"), run["steps"]) for run in result["runs"]] == [
+        ("v2", None),
+        ("v3", None),
+        (None, None),
+    ]
+    assert len({run["images"] for run in result["runs"]}) == 1
 
 
 def test_every_grid_of_the_project_plans_without_a_warning(desk):

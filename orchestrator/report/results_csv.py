@@ -71,7 +71,7 @@ def _checkpoint(run: RunSummary) -> str | None:
 
 
 def _checkpoint_hash(run: RunSummary) -> str | None:
-    known = run.run.checkpoints() if run.choice and run.choice.checkpoint else ()
+    known = run.run.checkpoints() if run.run.done("train") else ()
     return next((one.sha256 for one in known if run.choice and one.file == run.choice.checkpoint), None) or None
 
 
