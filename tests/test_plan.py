@@ -1,6 +1,9 @@
 """`orchestrate plan`, end to end: all errors at once, silent traps of sd-scripts, and the forecast."""
 
 import json
+import math
+import random
+import re
 import subprocess
 from pathlib import Path
 
@@ -452,7 +455,9 @@ def test_without_buckets_all_pictures_have_one_size():
 
 
 def test_the_default_length_is_1600_steps():
-    assert step_count.length({}, [(1, 1)] * 10, 1) == TrainingLength(steps=1600, epochs=160, steps_per_epoch=10)
+    assert step_count.length({}, [([(1, 1)] * 10, 1, False)]) == TrainingLength(
+        steps=1600, epochs=160, steps_per_epoch=10
+    )
 
 
 @pytest.mark.parametrize(
@@ -474,6 +479,69 @@ def test_learning_rate_and_seed_do_not_change_the_memory_profile():
     assert resource_profile.profile(params) == resource_profile.profile(alike)
     assert resource_profile.profile(params) != resource_profile.profile({**params, "optimizer_type": "AdamW8bit"})
     assert resource_profile.profile(params) != resource_profile.profile({**params, "an_argument_of_tomorrow": True})
+
+
+def test_images_that_are_skipped_are_not_counted_and_are_named(desk):
+    desk.draw(4, (512, 768))
+    desk.draw(6, (1024, 1024))
+    desk.change("pictures = 36 ", "# ")
+    grid = '[dims]\nnetwork_dim = [16]\n[fixed]\nmax_train_epochs = 3\nskip_image_resolution = "640,640"\n'
+    done = desk.plan(grid)
+    assert 'skip_image_resolution = "640,640" leaves out 4 of 10 images: 512-0.png (512 x 768), ' in done.stderr
+    assert "512-3.png" in done.stderr
+    (run,) = [run for run in desk.forecast(grid)["runs"] if not run["is_baseline"]]
+    assert run["steps"] == 3 * 6
+    done = desk.plan(grid.replace("640,640", "2048"))
+    assert (done.exit_code, "leaves out 10 of 10 images" in done.stderr) == (2, True)
+    done = desk.plan(grid.replace("640,640", "640x640"))
+    assert (done.exit_code, 'skip_image_resolution "640x640" is not of the form' in done.stderr) == (2, True)
+
+
+def test_images_for_validation_are_not_counted(desk):
+    desk.draw(10)
+    desk.change("pictures = 36 ", "# ")
+    grid = "[dims]\nnetwork_dim = [16]\n[fixed]\nmax_train_epochs = 3\nvalidation_split = 0.2\nvalidation_seed = 1\n"
+    (run,) = [run for run in desk.forecast(grid)["runs"] if not run["is_baseline"]]
+    assert run["steps"] == 3 * 8
+    for share, what in (("0.28", "puts 1 of them into both parts"), ("0.01", "leaves none for validation")):
+        done = desk.plan(grid.replace("0.2", share))
+        assert (done.exit_code, what in done.stderr) == (2, True)
+        remedy = re.search(r"write (0\.\d+)", done.stderr)[1]
+        assert desk.plan(grid.replace("0.2", remedy)).exit_code == 0
+
+
+@pytest.mark.parametrize(("count", "share"), [(10, 0.2), (36, 0.1), (7, 0.5), (3, 0.1)])
+def test_the_split_is_that_of_sd_scripts(count, share):
+    """A copy of split_train_val of library/dataset.py, v0.11.1."""
+    paths = list(range(count))
+    random.seed(5)
+    random.shuffle(paths)
+    expected = paths[0 : math.ceil(count * (1 - share))], paths[count - round(count * share) :]
+    assert step_count.split({"validation_split": share, "validation_seed": 5}, count) == expected
+
+
+SIZES = """[datasets.persona]
+resolutions = [
+    { resolution = "768,768" },
+    { resolution = "1024,1024", train_batch_size = 2, skip_image_resolution = "768,768" },
+]
+"""
+
+
+def test_a_dataset_of_several_sizes_uses_its_images_at_each(desk):
+    desk.draw(4, (512, 768))
+    desk.draw(6, (1024, 1024))
+    desk.change("pictures = 36 ", "# ")
+    desk.change("[datasets.persona]\n", SIZES)
+    grid = "[dims]\nnetwork_dim = [16]\n[fixed]\nmax_train_epochs = 3\n"
+    done = desk.plan(grid)
+    assert 'skip_image_resolution = "768,768" leaves out 4 of 10 images' in done.stderr
+    (run,) = [run for run in desk.forecast(grid)["runs"] if not run["is_baseline"]]
+    assert run["steps"] == 3 * (10 + 6 // 2)
+    desk.change('{ resolution = "768,768" }', '{ resolution = "768x768", seed = 3 }')
+    done = desk.plan(grid)
+    assert done.exit_code == 2
+    assert "datasets.persona.resolutions.0.seed" in done.stderr.replace("[0]", ".0")
 
 
 def test_the_size_of_a_dataset_after_a_recipe_is_estimated(desk):

@@ -273,6 +273,20 @@ def test_the_dataset_of_any_folder_and_trigger(renderer, value):
     }
 
 
+def test_a_dataset_of_several_sizes_is_one_dataset_each(renderer):
+    sizes = (
+        {"resolution": "768"},
+        {"resolution": "1024,832", "train_batch_size": 2, "skip_image_resolution": "768,768"},
+    )
+    dataset = Dataset(name="d", image_dir=Path("/x"), resolutions=sizes)
+    read = toml.loads(renderer.dataset_toml(POINT, dataset=dataset, folders=[Path("/x")]))["datasets"]
+    assert [one.pop("subsets")[0]["image_dir"] for one in read] == ["/x", "/x"]
+    assert read == [
+        {"resolution": [768, 768]},
+        {"resolution": [1024, 832], "batch_size": 2, "skip_image_resolution": [768, 768]},
+    ]
+
+
 def test_what_the_config_file_decides_does_not_stand_in_the_dataset_file():
     """sd-scripts lets the dataset file win over the config file in silence."""
     text = (REPO / "templates" / config_files.DATASET).read_text(encoding="utf-8").partition("#}")[2]

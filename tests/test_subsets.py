@@ -137,7 +137,7 @@ def test_an_epoch_has_as_many_regularisation_images_as_training_images(
     training: tuple[int, int], regularisation: tuple[int, int], expected: int
 ) -> None:
     subsets = [([(1, 1)] * training[0], training[1], False), ([(2, 2)] * regularisation[0], regularisation[1], True)]
-    used = step_count.one_epoch(subsets)
+    used = step_count.one_epoch({}, subsets)
     assert used.count((1, 1)) == training[0] * training[1]
     assert used.count((2, 2)) == expected
 

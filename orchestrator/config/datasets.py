@@ -18,8 +18,15 @@ _SET_ELSEWHERE = {
     "class_tokens": "set trigger of the dataset",
     "resolution": "set it in [arguments]: here it would override every grid",
     "batch_size": "set train_batch_size in [arguments]: here it would override every grid",
-    "enable_bucket": "set it in [arguments]: here it would override every grid",
+    **dict.fromkeys(
+        ("enable_bucket", "skip_image_resolution", "validation_split", "validation_seed"), "set it in [arguments]"
+    ),
 }
+_BY_SIZE = (
+    "resolution", "train_batch_size", "skip_image_resolution", "enable_bucket", "min_bucket_reso", "max_bucket_reso",
+    "bucket_reso_steps", "bucket_no_upscale",
+)  # fmt: skip
+"""What a table of `resolutions` may set: keys of sd-scripts' `[[datasets]]`."""
 _STEPS = ("frames", "dedupe", "choose", "crop", "mask")
 _MASKED: Params = {"alpha_mask": True, "resize_interpolation": "area"}
 """sd-scripts must not enlarge a picture with weights in its alpha by its own Lanczos: Pillow multiplies the colours by
@@ -55,6 +62,7 @@ class SeveralSubsets(Table):
     trigger: str = ""
     caption_extension: Extension = ".txt"
     subset: Arguments = field(default_factory=dict)
+    resolutions: tuple[Arguments, ...] = ()
 
 
 def read(file: File) -> dict[str, Dataset]:
@@ -89,6 +97,7 @@ class _Reading:
         """None where one of the subsets is none. The folder and the trigger are those of the first training subset."""
         common: SeveralSubsets | None = self._file.parse(place, SeveralSubsets)
         self._check_subset(common, place)
+        self._check_resolutions(common, place)
         places = self._file.tables(*map(str, place), "subsets", array=True)
         read = [self._part(f"{name}.subsets.{at[-1]}", at, waiting, common) for at in places] if common else []
         parts = tuple(part for part in read if part)
@@ -99,8 +108,13 @@ class _Reading:
             self._note(place, "subsets", what, "", "add a subset without is_reg and custom_attributes")
             return None
         main = next(part for part in parts if not part.is_prior)
-        trigger = common.trigger or main.trigger
-        return Dataset(name=name, image_dir=main.image_dir, trigger=trigger, subsets=parts)
+        return Dataset(
+            name=name,
+            image_dir=main.image_dir,
+            trigger=common.trigger or main.trigger,
+            resolutions=common.resolutions,
+            subsets=parts,
+        )
 
     def _part(self, name: str, place: Place, waiting: tuple[str, ...], common: SeveralSubsets) -> Dataset | None:
         derived = self._file.has((*place, "source"))
@@ -125,6 +139,7 @@ class _Reading:
 
     def _folder(self, name: str, place: Place, table: Dataset | None) -> Dataset | None:
         self._check_subset(table, place)
+        self._check_resolutions(table, place)
         return (
             Dataset(**{one.name: getattr(table, one.name) for one in fields(Dataset)} | {"name": name})
             if table
@@ -168,6 +183,16 @@ class _Reading:
     def _check_subset(self, table: Dataset | DerivedDataset | SeveralSubsets | None, place: Place) -> None:
         for key in (table.subset if table else {}).keys() & _SET_ELSEWHERE.keys():
             self._note((*place, "subset"), key, f"{key} does not belong here", "", _SET_ELSEWHERE[key])
+
+    def _check_resolutions(self, table: Dataset | SeveralSubsets | None, place: Place) -> None:
+        if table and table.resolutions and "subsets" in place:
+            self._note(place, "resolutions", "belongs to the dataset, not to a subset", "", "move it there")
+        for at, one in enumerate(table.resolutions if table else ()):
+            here = (*place, "resolutions", at)
+            for key in one.keys() - set(_BY_SIZE):
+                self._note(here, key, f"{key} is the same at every size", "", "set it in [arguments]")
+            if "resolution" not in one:
+                self._note(here, "resolution", "is missing", "", 'write resolution = "768,768"')
 
     def _check(self, recipe: Recipe, base: Dataset, place: Place) -> None:
         source, mask = recipe.source, recipe.mask

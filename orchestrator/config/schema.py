@@ -121,6 +121,8 @@ class Dataset(Table):
     """The expected number: another number is reported; forecasts use it while the pictures are absent."""
     subset: Arguments = field(default_factory=dict)
     """Further keys of sd-scripts' `[[datasets.subsets]]`, unchanged."""
+    resolutions: tuple[Arguments, ...] = ()
+    """For training at several sizes: a table of arguments for each, with `resolution`; every size uses all images."""
     recipe: Annotated[Recipe | None, Internal()] = None
     subsets: Annotated[tuple["Dataset", ...], Internal()] = ()
 

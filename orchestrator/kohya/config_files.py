@@ -61,11 +61,19 @@ class Renderer:
         return text
 
     def dataset_toml(self, point: Point, *, dataset: Dataset, folders: Sequence[Path]) -> str:
-        """sd-scripts' `--dataset_config`: one dataset, each of its subsets with a folder; verified as above."""
+        """sd-scripts' `--dataset_config`: a dataset for each size, each of its subsets with a folder; verified as above."""
         subsets = [_subset(part, folder) for part, folder in zip(dataset.parts, folders, strict=True)]
-        values = {key: value for subset in subsets for key, value in subset.items()}
-        text = self._render(DATASET, values, point=point, subsets=subsets, subset=subsets[0])
-        meant = {f"datasets[0].subsets[{at}].{key}": subset[key] for at, subset in enumerate(subsets) for key in subset}
+        sizes = [_of_size(one) for one in dataset.resolutions or ({},)]
+        values = {key: value for table in (*subsets, *sizes) for key, value in table.items()}
+        text = self._render(DATASET, values, point=point, sizes=sizes, subsets=subsets, subset=subsets[0])
+        meant = {
+            f"datasets[{at}].{key}": value
+            for at, size in enumerate(sizes)
+            for key, value in (
+                *size.items(),
+                *((f"subsets[{n}].{key}", value) for n, subset in enumerate(subsets) for key, value in subset.items()),
+            )
+        }
         read_back(text, meant, where=str(self._folder / DATASET))
         return text
 
@@ -156,6 +164,15 @@ def _model(base: BaseModel, trainer: Trainer) -> dict[str, Value]:
         "tokenizer_cache_dir": trainer.tokenizer_cache_dir,
     }
     return {key: str(path) for key, path in paths.items() if path is not None}
+
+
+def _of_size(arguments: Params) -> dict[str, Value]:
+    """The keys of a `[[datasets]]`, which differ from the arguments in name or type."""
+    found = {"batch_size" if key == "train_batch_size" else key: value for key, value in arguments.items()}
+    for key in ("resolution", "skip_image_resolution"):
+        if key in found:
+            found[key] = tuple(int(side) for side in f"{found[key]},{found[key]}".split(",")[:2])
+    return found
 
 
 def _subset(dataset: Dataset, image_dir: Path) -> dict[str, Value]:

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TypeAlias
@@ -12,22 +13,30 @@ from orchestrator.model import Params
 Size: TypeAlias = tuple[int, int]
 """Width and height of an image, pixels."""
 
+Subset: TypeAlias = tuple[Sequence[Size], int, bool]
+"""The sizes of its images, their repeats, and whether they are for regularisation."""
+
 DEFAULT_STEPS = 1600
 """sd-scripts' max_train_steps when neither steps nor epochs are given."""
 
 DECIDING = (
     "max_train_epochs", "max_train_steps", "train_batch_size", "gradient_accumulation_steps", "resolution",
     "enable_bucket", "bucket_no_upscale", "bucket_reso_steps", "min_bucket_reso", "max_bucket_reso",
+    "skip_image_resolution", "validation_split", "validation_seed",
 )  # fmt: skip
 """The arguments that determine the length, besides the images."""
 
 
-def length(params: Params, sizes: Sequence[Size], repeats: int) -> TrainingLength:
-    """The length of a training on images of these sizes, each used `repeats` times per epoch; at least one image.
+def length(params: Params, subsets: Sequence[Subset], resolutions: Sequence[Params] = ()) -> TrainingLength | None:
+    """The length of a training on these images; None if none is trained on.
 
+    resolutions: the arguments of each size of a dataset with several.
     Source: train_network.py (steps of an epoch), library/dataset.py (BucketManager, make_buckets).
     """
-    batches = batches_per_epoch(params, sizes, repeats)
+    every = [{**params, **one} for one in resolutions or ({},)]
+    batches = sum(batches_per_epoch(own, one_epoch(own, subsets)) for own in every)
+    if not batches:
+        return None
     per_epoch = math.ceil(batches / whole(params, "gradient_accumulation_steps", 1))
     if epochs := whole(params, "max_train_epochs", 0):
         steps = epochs * per_epoch
@@ -36,15 +45,17 @@ def length(params: Params, sizes: Sequence[Size], repeats: int) -> TrainingLengt
     return TrainingLength(steps=steps, epochs=math.ceil(steps / per_epoch), steps_per_epoch=per_epoch)
 
 
-def one_epoch(subsets: Iterable[tuple[Sequence[Size], int, bool]]) -> list[Size]:
-    """The images of one epoch, with repeats, of subsets of (sizes, repeats, is_reg).
+def one_epoch(params: Params, subsets: Iterable[Subset]) -> list[Size]:
+    """The images of one epoch, with repeats, without skipped ones and those for validation.
 
     Regularisation images are used in turn, first with their repeats, until there are as many as training images.
     Source: dreambooth_dataset.py (num_train_images, reg_infos).
     """
     used = list(subsets)
-    training = [size for sizes, repeats, is_reg in used if not is_reg for size in sizes for _ in range(repeats)]
-    regularisation = [(size, repeats) for sizes, repeats, is_reg in used if is_reg for size in sizes]
+    taught = [(trained_on(params, sizes), repeats) for sizes, repeats, is_reg in used if not is_reg]
+    training = [size for sizes, repeats in taught for size in sizes for _ in range(repeats)]
+    prior = [(sizes, repeats) for sizes, repeats, is_reg in used if is_reg]
+    regularisation = [(size, repeats) for sizes, repeats in prior for size in sizes if not is_skipped(params, size)]
     found: list[Size] = []
     for size, repeats in regularisation:
         if len(found) < len(training):
@@ -54,10 +65,34 @@ def one_epoch(subsets: Iterable[tuple[Sequence[Size], int, bool]]) -> list[Size]
     return [*training, *found, *itertools.islice(extra, missing)]
 
 
-def batches_per_epoch(params: Params, sizes: Iterable[Size], repeats: int) -> int:
-    """Each bucket has its own batches, and its last one may be smaller."""
+def is_skipped(params: Params, size: Size) -> bool:
+    """Whether `skip_image_resolution` leaves an image of this size out. Source: dreambooth_dataset.py."""
+    sides = [int(side) for side in str(params.get("skip_image_resolution", "")).split(",") if side.strip().isdecimal()]
+    return bool(sides) and size[0] * size[1] <= sides[0] * sides[-1]
+
+
+def trained_on(params: Params, sizes: Sequence[Size]) -> list[Size]:
+    """The sizes of the images that are neither skipped nor used for validation."""
+    kept = [size for size in sizes if not is_skipped(params, size)]
+    return [kept[index] for index in split(params, len(kept))[0]]
+
+
+def split(params: Params, count: int) -> tuple[list[int], list[int]]:
+    """The indices of the images for training and for validation, as split_train_val in library/dataset.py draws them.
+
+    An image can be in both: the one number is rounded up, the other to the nearest.
+    """
+    share, seed, drawn = params.get("validation_split"), params.get("validation_seed"), list(range(count))
+    if not isinstance(share, float) or not 0 < share < 1:
+        return drawn, []
+    random.Random(seed if isinstance(seed, int) else 0).shuffle(drawn)  # noqa: S311 (as sd-scripts draws)
+    return drawn[: math.ceil(count * (1 - share))], drawn[count - round(count * share) :]
+
+
+def batches_per_epoch(params: Params, sizes: Iterable[Size]) -> int:
+    """Each bucket has its own batches, and its last one may be smaller. sizes: of the images with their repeats."""
     batch = whole(params, "train_batch_size", 1)
-    return sum(math.ceil(count * repeats / batch) for count in buckets(params, sizes).values())
+    return sum(math.ceil(count / batch) for count in buckets(params, sizes).values())
 
 
 def buckets(params: Params, sizes: Iterable[Size]) -> Counter[Size]:

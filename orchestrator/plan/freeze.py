@@ -96,6 +96,11 @@ def _fingerprint(plan: Plan, prepared: Mapping[str, PreparedDataset], hashes: Ha
         **{f"loras.{one.name}": json.dumps([one.trigger, one.strength]) for one in loras},
         **{f"dataset {name}": one.key for name, one in prepared.items()},
         **{f"datasets.{name}": json.dumps(subset_keys(settings.datasets[name])) for name in _datasets(plan)},
+        **{
+            f"datasets.{name}.resolutions": json.dumps(settings.datasets[name].resolutions)
+            for name in dict.fromkeys(str(one.params["dataset"]) for one in plan.points if not one.is_baseline)
+            if settings.datasets[name].resolutions
+        },
     }
 
 

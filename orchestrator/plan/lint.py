@@ -16,7 +16,7 @@ from orchestrator.kohya import base_model, config_files, inheritance, networks, 
 from orchestrator.kohya.arguments import check, lint, schema
 from orchestrator.kohya.arguments.schema import ArgumentSchema
 from orchestrator.model import Params, Point, Value
-from orchestrator.plan import train_config
+from orchestrator.plan import train_config, unused_images
 from orchestrator.store.layout import Attempt, Run
 from orchestrator.text import did_you_mean, pluralize
 from orchestrator.values import toml_repr
@@ -46,6 +46,7 @@ def lint_points(points: Sequence[Point], grid: Grid, settings: Settings, steps: 
         *_lint_tables(grid, settings, accepted),
         *_lint_resume(params, settings),
         *_lint_base_models(params, settings),
+        *([] if broken else _lint_sizes(params, settings, accepted)),
         *(_lint_match(points, grid) if grid.match_parameters else ()),
     ]
 
@@ -109,6 +110,22 @@ def _lint_tables(grid: Grid, settings: Settings, accepted: ArgumentSchema) -> li
             remedy, where = did_you_mean(key, accepted.by_name), grid.places.get(key, str(grid.path))
             found.append(error("unset", f"{key} is not an argument", remedy, where=where, value=key))
     return found
+
+
+def _lint_sizes(points: Sequence[Params], settings: Settings, accepted: ArgumentSchema) -> list[Problem]:
+    """Mistakes in `resolutions` of datasets, images that are skipped, and splits that leave no image or share one."""
+    file, found = toml_reader.read(settings.path), list[Problem]()
+    for name in dict.fromkeys(str(params["dataset"]) for params in points):
+        dataset = settings.datasets[name]
+        for at, one in enumerate(dataset.resolutions):
+            for problem in check.check([one], accepted):
+                place = ("datasets", name, "resolutions", at, problem.key)
+                found.append(replace(problem, where=file.where(place), key=toml_reader.dotted(place)))
+        trained = [params for params in points if params["dataset"] == name]
+        sizes = [{**params, **one} for params in trained for one in dataset.resolutions or ({},)]
+        for part in dataset.parts:
+            found += [] if part.recipe else unused_images.unused(part, sizes)
+    return list(dict.fromkeys(found))
 
 
 def _lint_base_models(points: Iterable[Params], settings: Settings) -> Iterator[Problem]:

@@ -15,11 +15,15 @@ from orchestrator.model import Params, Point
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetSize:
-    """Sizes of a dataset's pictures. `counted`: False where the number comes from the settings."""
+    """Sizes of a dataset's pictures. `counted`: False where the number comes from the settings.
+
+    subsets: the parts of a dataset with several; `sizes` are then those of an epoch.
+    """
 
     sizes: tuple[Size, ...]
     repeats: int
     counted: bool
+    subsets: tuple[step_count.Subset, ...] = ()
 
 
 class LengthEstimator:
@@ -28,7 +32,7 @@ class LengthEstimator:
     def __init__(self, datasets: Mapping[str, Dataset]) -> None:
         self._datasets = datasets
         self._pictures: dict[str, DatasetSize | None] = {}
-        self._lengths: dict[tuple[object, ...], TrainingLength] = {}
+        self._lengths: dict[tuple[object, ...], TrainingLength | None] = {}
 
     def pictures(self, name: str) -> DatasetSize | None:
         """A dataset's pictures; None where there are none and the settings give no number."""
@@ -46,9 +50,8 @@ class LengthEstimator:
             (size.sizes, size.repeats, bool(part.subset.get("is_reg")))
             for size, part in zip(found, subsets, strict=True)
         ]
-        return DatasetSize(
-            sizes=tuple(step_count.one_epoch(used)), repeats=1, counted=all(one.counted for one in found)
-        )
+        sizes = tuple(step_count.one_epoch({}, used))
+        return DatasetSize(sizes=sizes, repeats=1, counted=all(one.counted for one in found), subsets=tuple(used))
 
     def _of(self, dataset: Dataset) -> DatasetSize | None:
         return self._after_recipe(dataset, dataset.recipe) if dataset.recipe else _listed(dataset)
@@ -63,13 +66,15 @@ class LengthEstimator:
         return DatasetSize(sizes=sizes, repeats=dataset.num_repeats, counted=False)
 
     def length(self, params: Params) -> TrainingLength | None:
-        """The length of a point's training; None where its pictures are unknown."""
+        """The length of a point's training; None where its pictures are unknown, or all of them are skipped."""
         name = str(params["dataset"])
         if (found := self.pictures(name)) is None:
             return None
         key = (name, *(params.get(key) for key in step_count.DECIDING))
         if key not in self._lengths:
-            self._lengths[key] = step_count.length(params, found.sizes, found.repeats)
+            resolutions = self._datasets[name].resolutions
+            subsets = found.subsets or ((found.sizes, found.repeats, False),)
+            self._lengths[key] = step_count.length(params, subsets, resolutions)
         return self._lengths[key]
 
     def steps(self, points: Iterable[Point]) -> dict[str, int]:

@@ -206,9 +206,9 @@ def _scheduler_issues(value: str) -> Iterator[tuple[str, str]]:
         yield f'sd-scripts has no scheduler "{value}"', remedy
 
 
-def _resolution_issues(value: str) -> Iterator[tuple[str, str]]:
+def _resolution_issues(value: str, name: str = "resolution") -> Iterator[tuple[str, str]]:
     if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)?", value):
-        yield f'resolution "{value}" is not of the form "width,height"', 'write "1024,1024"'
+        yield f'{name} "{value}" is not of the form "width,height"', 'write "1024,1024"'
 
 
 def _face_crop_issues(value: str) -> Iterator[tuple[str, str]]:
@@ -232,6 +232,7 @@ _RULES: Mapping[str, Callable[[str], Iterator[tuple[str, str]]]] = {
     "optimizer_type": optimizers.name_issues,
     "lr_scheduler": _scheduler_issues,
     "resolution": _resolution_issues,
+    "skip_image_resolution": lambda value: _resolution_issues(value, "skip_image_resolution"),
     "face_crop_aug_range": _face_crop_issues,
     "network_module": _network_issues,
     "save_model_as": _format_issues,

@@ -122,9 +122,12 @@ def _file_issues(path: Path, params: Params) -> Iterator[tuple[str, str, str]]:
 
 
 def is_torn(path: Path, header: Header) -> bool:
-    """Whether the weights do not match the hash that sd-scripts records when it saves them."""
+    """Whether the weights do not match the hash that sd-scripts records when it saves them.
+
+    LyCORIS hashes the tensors in an order that the file does not have (`0x...`): that hash is not compared.
+    """
     recorded = header.metadata.get("sshs_model_hash")
-    if recorded is None:
+    if recorded is None or recorded.startswith("0x"):
         return False
     with open_regular(path) as file:
         file.seek(min((tensor.begin for tensor in header.tensors.values()), default=0))

@@ -9,6 +9,7 @@ from orchestrator.config.schema import Dataset
 from orchestrator.errors import Problem
 from orchestrator.kohya import step_count
 from orchestrator.model import Params
+from orchestrator.plan.unused_images import readable_pictures
 from orchestrator.scoring import copies
 from orchestrator.text import first_names
 
@@ -18,7 +19,7 @@ _ENOUGH = 0.95
 
 def problems(dataset: Dataset, params: Params) -> Iterator[Problem]:
     """Warnings about the pictures of a dataset for a training with these arguments."""
-    readable, key, where = _readable(dataset), f"datasets.{dataset.name}", str(dataset.image_dir)
+    readable, key, where = readable_pictures(dataset), f"datasets.{dataset.name}", str(dataset.image_dir)
     for one, other, mirrored in _twins([path for path, _ in readable]):
         what = f"{one.name} and {other.name} are the same picture" + (", one mirrored" if mirrored else "")
         yield errors.warning(key, what, "remove one: a repeated picture has twice the weight", where=where)
@@ -36,17 +37,6 @@ def trained_on(dataset: Dataset, references: Path, cache: Path | None = None) ->
     for path, original in copies.copies_of(trained, images.pictures(references).pictures, cache=cache).items():
         what = f"is also in the dataset {dataset.name}, as {original.name}: this inflates the score"
         yield errors.warning("score.references", what, "remove it from one of the two", where=str(path))
-
-
-def _readable(dataset: Dataset) -> list[tuple[Path, step_count.Size]]:
-    """Pictures with their sizes."""
-    found = []
-    for path in images.pictures(dataset.image_dir).pictures:
-        try:
-            found.append((path, images.size(path)))
-        except images.Unreadable:
-            continue  # reported by preflight
-    return found
 
 
 def _twins(paths: Sequence[Path]) -> Iterator[tuple[Path, Path, bool]]:
