@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator.config import datasets as dataset_settings
 from orchestrator.config import toml_reader
-from orchestrator.config.recipe import Choose, Crop, CropRegion, Dedupe, Frames, Mask, OnNoFace, Recipe
+from orchestrator.config.recipe import Captions, Choose, Crop, CropRegion, Dedupe, Frames, Mask, OnNoFace, Recipe
 from orchestrator.config.schema import Dataset
 from orchestrator.errors import InputError
 
@@ -207,8 +207,8 @@ def test_examples_of_the_page_are_valid(load, example):
     assert load(example + beside)
 
 
-@pytest.mark.parametrize("kind", [Recipe, Choose, Crop, Mask, Dedupe, Frames])
+@pytest.mark.parametrize("kind", [Recipe, Choose, Crop, Mask, Captions, Dedupe, Frames])
 def test_the_page_explains_every_key(kind):
-    ours = {"draw"}  # which of the draws: a run's seed says it
+    ours = {"draw", "trigger"}  # a run's seed decides which draw; the source has the trigger
     missing = [field.name for field in fields(kind) if field.name not in ours and f"`{field.name}`" not in PAGE]
     assert not missing

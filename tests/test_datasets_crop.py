@@ -11,7 +11,7 @@ from PIL import Image
 
 from orchestrator import images
 from orchestrator.config.recipe import Crop, CropRegion, OnNoFace
-from orchestrator.datasets import crop, validate
+from orchestrator.datasets import captions, crop, validate
 from orchestrator.errors import InputError, Severity
 from orchestrator.miniature.draw import Pose
 from orchestrator.scoring import faces
@@ -212,7 +212,7 @@ def test_a_picture_that_cannot_be_decoded_stops_the_build_with_its_name(kitchen,
     ],
 )
 def test_captions_lose_the_parts_that_are_no_longer_true(caption, kept):
-    assert crop.without_words(caption, ("full body", "street"), trigger="ohwx person") == kept
+    assert captions.without_words(caption, ("full body", "street"), trigger="ohwx person") == kept
 
 
 def test_a_caption_never_becomes_empty(kitchen, photos):

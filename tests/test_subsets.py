@@ -194,12 +194,11 @@ def test_a_changed_key_of_a_subset_is_frozen(known: dict[str, Dataset]) -> None:
 def test_the_audits_see_every_subset(known: dict[str, Dataset], tmp_path: Path) -> None:
     names = [one.name for one in recipes.with_ancestors(["preserved"], known)]
     assert names == ["preserved.subsets.0", "preserved.subsets.1", "persona"]
-    assert list(validate.validate_subsets(known["with-class"])) == []
+    assert list(validate.validate_captions(known["with-class"], known)) == []
     (tmp_path / "class" / "1.caption").write_text("ohwx woman outside", encoding="utf-8")
     many = replace(known["with-class"].subsets[1], num_repeats=2)
-    found = list(
-        validate.validate_subsets(replace(known["with-class"], subsets=(*known["with-class"].subsets[:1], many)))
-    )
+    both = replace(known["with-class"], subsets=(known["with-class"].subsets[0], many))
+    found = list(validate.validate_captions(both, known))
     assert [one.severity for one in found] == [Severity.WARNING] * 2
     assert "1 images contain the trigger" in found[0].what
     assert "uses 4 of 6 regularisation images" in found[1].what

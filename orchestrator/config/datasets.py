@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields, replace
 from pydantic import SkipValidation
 
 from orchestrator.config.fields import Arguments, Count, Extension, Table
-from orchestrator.config.recipe import Recipe
+from orchestrator.config.recipe import CaptionStyle, Recipe
 from orchestrator.config.schema import PRESERVED, Dataset, SubsetKeys
 from orchestrator.config.toml_reader import File, Place
 from orchestrator.model import Params
@@ -27,7 +27,7 @@ _BY_SIZE = (
     "bucket_reso_steps", "bucket_no_upscale",
 )  # fmt: skip
 """What a table of `resolutions` may set: keys of sd-scripts' `[[datasets]]`."""
-_STEPS = ("frames", "dedupe", "choose", "crop", "mask")
+_STEPS = ("frames", "dedupe", "choose", "crop", "mask", "captions")
 _MASKED: Params = {"alpha_mask": True, "resize_interpolation": "area"}
 """sd-scripts must not enlarge a picture with weights in its alpha by its own Lanczos: Pillow multiplies the colours by
 the alpha first, and pixels with weight 0 turn black."""
@@ -174,8 +174,12 @@ class _Reading:
             return None
         if not unchanged:
             self._check(recipe, base, place)
+        if recipe.captions:
+            recipe = replace(recipe, captions=replace(recipe.captions, trigger=base.trigger))
         own = {key: value for key in ("num_repeats",) if (value := getattr(table, key))}
-        subset = {**base.subset, **(_MASKED if recipe.mask else {}), **table.subset}
+        masked = _MASKED if recipe.mask else {}
+        captioned = recipe.captions.subset if recipe.captions else {}
+        subset = {**base.subset, **masked, **captioned, **table.subset}
         if unchanged:  # a subset that is the source as it is
             return replace(base, name=name, subset=subset, **own)
         return replace(base, name=name, recipe=recipe, subset=subset, pictures=table.pictures, **own)
@@ -202,6 +206,11 @@ class _Reading:
         if recipe.frames and not (recipe.frames.caption or base.trigger):
             what, remedy = "stills have no caption, and the dataset has no trigger", f"set datasets.{source}.trigger"
             self._note((*place, "frames"), "caption", what, "", f"write a caption, or {remedy}")
+        captions = recipe.captions
+        if captions and not base.trigger and (captions.replace_trigger or captions.style is CaptionStyle.TRIGGER):
+            key = "replace_trigger" if captions.replace_trigger else "style"
+            what, remedy = "the dataset has no trigger", f"set datasets.{source}.trigger"
+            self._note((*place, "captions"), key, what, getattr(captions, key), remedy)
         if mask and "conditioning_data_dir" in base.subset:
             self._note(
                 place, "mask", f"{source} has masks already (conditioning_data_dir)", "", "remove one of the two"

@@ -88,6 +88,40 @@ class Mask(Table):
     mean: Unit | None = None
 
 
+class CaptionStyle(StrEnum):
+    """Which parts of the captions are used."""
+
+    ALL = "all"
+    TRIGGER = "trigger"
+    TAGS = "tags"
+    SENTENCES = "sentences"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Captions(Table):
+    """Captions made from the source's. Parts are tags, between commas, or sentences.
+
+    style: the parts to use. keep_words, drop_words: only parts with one of these words, or without all of them; the
+    part with the trigger stays. replace_trigger: what to write in its place. prefix: before every caption. shuffle: the
+    parts at each use, after the one with the trigger. dropout: share of the uses without a caption.
+    """
+
+    style: CaptionStyle = CaptionStyle.ALL
+    keep_words: tuple[str, ...] = ()
+    drop_words: tuple[str, ...] = ()
+    replace_trigger: str = ""
+    prefix: str = ""
+    shuffle: Flag = False
+    dropout: Unit = 0.0
+    trigger: Annotated[str, Internal()] = ""
+
+    @property
+    def subset(self) -> dict[str, bool | int | float]:
+        """What the trainer does with them: keys of sd-scripts' `[[datasets.subsets]]`."""
+        shuffled = {"shuffle_caption": True, "keep_tokens": 1} if self.shuffle else {}
+        return {**shuffled, **({"caption_dropout_rate": self.dropout} if self.dropout else {})}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe(Table):
     """What is done to the pictures of the dataset `source`, in this order.
@@ -101,6 +135,7 @@ class Recipe(Table):
     choose: Choose | None = None
     crop: Crop | None = None
     mask: Mask | None = None
+    captions: Captions | None = None
     equal_steps: Flag = False
 
     @property

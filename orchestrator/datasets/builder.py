@@ -16,7 +16,7 @@ from orchestrator import images as media
 from orchestrator import scoring
 from orchestrator.config.recipe import Mask, Recipe
 from orchestrator.config.schema import Dataset, Scoring
-from orchestrator.datasets import choose, crop, dedupe, frames, mask
+from orchestrator.datasets import captions, choose, crop, dedupe, frames, mask
 from orchestrator.datasets.face_finder import FaceFinder
 from orchestrator.datasets.samples import Sample, SampleSet, with_faces
 from orchestrator.errors import InputError, Problem
@@ -107,6 +107,8 @@ def _steps(recipe: Recipe, batch: SampleSet, request: Request) -> SampleSet:
     if recipe.mask and finder:
         known = [sample for sample in batch.samples if sample.face]
         batch = batch.keep([*known, *with_faces([one for one in batch.samples if not one.face], finder.find)])
+    if recipe.captions:
+        batch = captions.apply(recipe.captions, batch)
     if not recipe.equal_steps or not batch.samples:
         return batch
     if len(batch.samples) > total:

@@ -1,12 +1,11 @@
 """Crops images to a face, and records for each what was done."""
 
-import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from orchestrator import images
 from orchestrator.config.recipe import Crop, CropRegion, OnNoFace
-from orchestrator.datasets import choose
+from orchestrator.datasets import captions, choose
 from orchestrator.datasets.samples import Box, DroppedSample, FindFaces, Sample, SampleSet, drop, with_faces
 
 # Beside, above and below the face's box, in sides of the box, which reaches from forehead to chin.
@@ -43,7 +42,9 @@ def _crop(sample: Sample, crop: Crop, trigger: str) -> Sample | str:
     box = crop_box(sample.face, size, crop)
     if box == (0, 0, *size):
         return "the face fills it" if crop.keep_original else sample.with_note("the whole image: the face fills it")
-    caption = None if sample.caption is None else without_words(sample.caption, crop.drop_words, trigger=trigger)
+    caption = (
+        None if sample.caption is None else captions.without_words(sample.caption, crop.drop_words, trigger=trigger)
+    )
     return replace(sample, crop=box, caption=caption or sample.caption)
 
 
@@ -63,14 +64,3 @@ def _span(middle: float, length: float, limit: int) -> tuple[int, int]:
     whole = min(round(length), limit)
     start = min(max(round(middle - whole / 2), 0), limit - whole)
     return start, start + whole
-
-
-def without_words(caption: str, words: Collection[str], *, trigger: str) -> str:
-    """The caption without its comma-separated parts that contain one of the words; a part with the trigger stays."""
-    pattern = "|".join(rf"(?<!\w){re.escape(word)}(?!\w)" for word in words)
-    parts = [part.strip() for part in caption.split(",")]
-    return ", ".join(
-        part
-        for part in parts
-        if part and ((trigger and trigger in part) or not (words and re.search(pattern, part, re.IGNORECASE)))
-    )

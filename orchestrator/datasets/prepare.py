@@ -105,7 +105,7 @@ def _key(dataset: Dataset, settings: Settings, hashes: HashCache) -> str:
     parts: dict[str, Any] = {
         "rule": builder.RULE,
         "source": _key(settings.datasets[recipe.source], settings, hashes),
-        "recipe": asdict(replace(recipe, source="", frames=None, choose=choose)),
+        "recipe": _without_new(asdict(replace(recipe, source="", frames=None, choose=choose))),
         "caption": [dataset.caption_extension, dataset.trigger],
     }
     if recipe.needs_faces:
@@ -114,6 +114,11 @@ def _key(dataset: Dataset, settings: Settings, hashes: HashCache) -> str:
         parts["frames"] = asdict(recipe.frames) | {"videos": hashes.of_all(video.files(recipe.frames.videos))}
         parts["references"] = hashes.of_all(images.pictures(used.references).pictures)
     return sha256_json(parts)
+
+
+def _without_new(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Without unused keys that older versions did not have, so that datasets that they built are found."""
+    return {key: value for key, value in recipe.items() if key != "captions" or value}
 
 
 def _make(dataset: Dataset, folder: Path, settings: Settings, hashes: HashCache) -> None:

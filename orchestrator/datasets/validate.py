@@ -8,7 +8,7 @@ from pathlib import Path
 from orchestrator import errors, images
 from orchestrator.config.recipe import Recipe
 from orchestrator.config.schema import Dataset
-from orchestrator.datasets import video
+from orchestrator.datasets import captions, video
 from orchestrator.errors import Problem
 from orchestrator.files import read_bytes
 from orchestrator.text import first_names
@@ -43,32 +43,48 @@ def validate_dataset(dataset: Dataset, where: str, arguments: Mapping[str, objec
     return [*problems, *_captions(listing.pictures, dataset, key, arguments or {})]
 
 
-def validate_subsets(dataset: Dataset) -> Iterator[Problem]:
-    """Warnings about the subsets of a dataset together."""
+def validate_captions(dataset: Dataset, known: Mapping[str, Dataset]) -> Iterator[Problem]:
+    """Warnings about the captions that each subset trains on, and about the subsets of a dataset together.
+
+    known: all datasets of the settings.
+    """
     triggers = {part.trigger for part in dataset.parts if part.trigger}
     counts = {True: 0, False: 0}
-    for part in dataset.subsets:
-        pictures, key = images.pictures(part.image_dir).pictures, f"datasets.{part.name}"
-        counts[bool(part.subset.get("is_reg"))] += len(pictures) * part.num_repeats
-        if not part.is_prior or part.recipe:
-            continue
-        texts = {
-            path.name: _readable(path.with_suffix(part.caption_extension)) or part.class_tokens for path in pictures
-        }
-        if named := [name for name, text in texts.items() if any(trigger in text for trigger in triggers)]:
+    for part in dataset.parts:
+        texts, key = _final_captions(part, known), f"datasets.{part.name}"
+        counts[bool(part.subset.get("is_reg"))] += len(texts) * part.num_repeats
+        if not part.is_prior:
+            for what, remedy in captions.lint(texts, part.trigger):
+                yield _warning(what, part.image_dir, key, remedy)
+        elif named := [name for name, text in texts.items() if any(trigger in text for trigger in triggers)]:
             what = f"the captions of {len(named)} images contain the trigger, and would bind it to the class"
-            remedy = "remove the trigger from them"
+            remedy = 'remove it from them, or use a recipe with captions = { replace_trigger = "woman" }'
             yield _warning(f"{what}: {first_names(named)}", part.image_dir, key, remedy)
-    if counts[True] > counts[False] and not any(part.recipe for part in dataset.subsets):
+    if counts[True] > counts[False] and not any(part.recipe for part in dataset.parts):
         what = f"sd-scripts uses {counts[False]} of {counts[True]} regularisation images: no more than training images"
         key = f"datasets.{dataset.name}"
         yield _warning(what, dataset.image_dir, key, "raise num_repeats of the training images, or ignore this")
 
 
+def _final_captions(dataset: Dataset, known: Mapping[str, Dataset]) -> dict[str, str]:
+    """The caption of each image by name, as far as files and recipes determine it."""
+    if recipe := dataset.recipe:
+        texts = _final_captions(known[recipe.source], known)
+        return (
+            {name: captions.rewrite(recipe.captions, text) for name, text in texts.items()}
+            if recipe.captions
+            else texts
+        )
+    found = {
+        path.name: path.with_suffix(dataset.caption_extension) for path in images.pictures(dataset.image_dir).pictures
+    }
+    return {name: _readable(path) or dataset.class_tokens for name, path in found.items()}
+
+
 def _readable(caption: Path) -> str:
     """The text of a caption; empty where it cannot be read."""
     try:
-        return read_bytes(caption, max_bytes=_MAX_CAPTION_BYTES).decode("utf-8-sig", "replace")
+        return read_bytes(caption, max_bytes=_MAX_CAPTION_BYTES).decode("utf-8-sig", "replace").strip()
     except (OSError, ValueError):
         return ""
 

@@ -30,7 +30,7 @@ def findings(settings: Settings, points: Iterable[Point], probe: VramProbe) -> l
     for one in datasets.with_ancestors(used["dataset"], settings.datasets):
         problems += validate.validate_dataset(one, where, _common_arguments(chosen))
     for name in used["dataset"]:
-        problems += validate.validate_subsets(settings.datasets[name])
+        problems += validate.validate_captions(settings.datasets[name], settings.datasets)
     return [*problems, *_faces(settings, where), *_disk(settings, where)]
 
 

@@ -1,6 +1,7 @@
 """Datasets of several subsets in the unmodified trainer: repeats, the weight of the prior loss, what is preserved."""
 
 import itertools
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from orchestrator.config import settings
 from orchestrator.config.schema import PRESERVED
 from orchestrator.kohya.outputs import log, safetensors_header
 from orchestrator.miniature import world
+from orchestrator.model import Failure
 from orchestrator.plan.training_length import LengthEstimator
 from orchestrator.run.context import Context
 from orchestrator.run.stages import train
@@ -46,9 +48,18 @@ image_dir = "class"
 is_reg = true
 class_tokens = "person"
 
+[datasets.trigger]
+source = "two"
+captions = { style = "trigger" }
+
+[datasets.class-captions]
+source = "two"
+captions = { replace_trigger = "person", keep_words = ["light"], shuffle = true, dropout = 0.5 }
+
 [defaults]
 dataset = "persona"
 """
+TRAINED = ("two", "regularised", "preserved", "repeated", "trigger", "class-captions")
 NOTHING = 1e-9
 """A learning rate at which the loss of every step is that of the base model."""
 
@@ -78,7 +89,7 @@ def runs(tiny: World, ctx: Context) -> dict[str, Trained]:
             for weight in (0.0, 0.5, 1.0)
         },
         "only": one("only", "only", learning_rate=NOTHING),
-        **{name: one(name, name) for name in ("two", "regularised", "preserved", "repeated")},
+        **{name: one(name, name) for name in TRAINED},
     }
 
 
@@ -98,12 +109,14 @@ def test_the_loss_of_regularisation_images_is_scaled_by_prior_loss_weight(runs: 
 
 def test_the_target_of_preserved_images_is_the_base_models_prediction(runs: dict[str, Trained]) -> None:
     """While the LoRA is zero they have no loss."""
-    assert loss(runs["only"]) < 1e-4
+    progress = log.read_progress(runs["only"].log)
+    assert progress
+    assert progress.loss == 0
+    assert runs["only"].result.failure is Failure.NO_PRODUCT, "and the LoRA stays zero"
 
 
 def test_every_kind_of_subset_trains_other_weights(runs: dict[str, Trained]) -> None:
-    names = ("two", "regularised", "preserved", "repeated")
-    weights = [load_file(next(runs[name].output.glob("*.safetensors"))) for name in names]
+    weights = [load_file(next(runs[name].output.glob("*.safetensors"))) for name in TRAINED]
     for one, other in itertools.combinations(weights, 2):
         assert any(not np.array_equal(one[key], other[key]) for key in one)
 
@@ -121,3 +134,18 @@ def test_repeats_count_as_planned(
     metadata = safetensors_header.read_header(next(one.output.glob("*.safetensors"))).metadata
     assert metadata["ss_num_train_images"] == str(training)
     assert metadata["ss_num_reg_images"] == str(2 if name == "repeated" else regularisation)
+
+
+def test_the_trainer_reads_the_captions_of_the_recipe(runs: dict[str, Trained]) -> None:
+    def tags(name: str) -> set[str]:
+        metadata = safetensors_header.read_header(next(runs[name].output.glob("*.safetensors"))).metadata
+        return {tag for counts in json.loads(metadata["ss_tag_frequency"]).values() for tag in counts}
+
+    assert tags("trigger") == {"ohwx person"}
+    kept = tags("class-captions")
+    assert "photo of person" in kept
+    assert all(tag == "photo of person" or "light" in tag for tag in kept)
+    metadata = safetensors_header.read_header(next(runs["class-captions"].output.glob("*.safetensors"))).metadata
+    assert metadata["ss_caption_dropout_rate"] == "0.0", "of the arguments, not of the subset"
+    (dataset,) = json.loads(metadata["ss_datasets"])
+    assert (dataset["subsets"][0]["shuffle_caption"], dataset["subsets"][0]["keep_tokens"]) == (True, 1)

@@ -46,7 +46,7 @@ def build(settings_file: Path, seed: int, name: str) -> None:
 
     loaded = settings.load(settings_file)
     chosen = _dataset(loaded, name, seed)
-    problems = list(validate.validate_subsets(chosen))
+    problems = list(validate.validate_captions(chosen, loaded.datasets))
     for one in with_ancestors([name], loaded.datasets):
         problems += validate.validate_dataset(one, str(settings_file))
     if errors_of(problems):
