@@ -192,8 +192,11 @@ class Session:
         self.listener.message(f"one more seed, because it may decide {names}")
         return following
 
-    def probe(self, only: str = "*", *, retry: bool = False) -> list[Run]:
-        """Train 20 steps of each memory profile among the selected runs, for `forecast`. Returns those that failed."""
+    def probe(self, only: str = "*", *, retry: bool = False, at_once: int = 1) -> list[Run]:
+        """Train 20 steps of each memory profile among the selected runs, for `forecast`. Returns those that failed.
+
+        at_once: also train so many at once on one GPU, as with `vram.colocate`.
+        """
         from orchestrator.run import probe
 
         probes, sweep = probe.wanted(self.plan, only), layout.probe_sweep(self.settings.runs)
@@ -203,7 +206,9 @@ class Session:
             ctx = self.context(held, frozen=False)
             with self.listener.running(sweep, self.stop):
                 probe.run_probe(probes, ctx, retry=retry)
-        return probe.failed(probes)
+                groups = probe.wanted_at_once(self.plan, only, at_once) if at_once > 1 else []
+                probe.run_at_once(groups, ctx)
+        return probe.failed([*probes, *(one for group in groups for one in group)])
 
     def run_followup(
         self,

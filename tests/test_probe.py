@@ -104,3 +104,29 @@ def test_with_early_stopping_a_probe_draws_one_preview(world):
     drawn = list((run.attempts("train")[-1].path / "output" / "sample").iterdir())
     assert [path.name[:14] for path in drawn] == ["lora_000019_00"]
     assert not (run.path / preview_scores.FOLDER).exists(), "previews are drawn, not scored"
+
+
+def test_trainings_at_once_are_measured_and_used_where_runs_share_a_gpu(world: World) -> None:
+    world.ask("[dims]\nseed = [1, 2, 3, 4]\n")
+    world.settle(env={"STANDIN_STEP_S": "0.01"})
+    assert "share a GPU" not in call(world, "plan").stdout
+    world.settle(env={"STANDIN_STEP_S": "0.01"}, vram='[vram]\ncard = "none"\npoll_seconds = 0.05\ncolocate = true\n')
+    assert "4 of 4 trainings may share a GPU, and how fast they then are is not measured" in plain(world, "plan")
+    done = call(world, "probe", "--colocate", "2")
+    assert done.exit_code == 0, done.stderr
+    began = [line for line in world.ledger() if line.startswith("began")]
+    assert len(began) == 3, "one alone, then two"
+    assert [line.split()[0] for line in world.ledger()[2:]] == ["began", "began", "ended", "ended"]
+    alone, one, other = (run.attempts("train")[-1].request() for run in sorted(probed(world), key=lambda run: run.path))
+    assert ("at_once" not in alone, one["at_once"], other["at_once"]) == (True, 2, 2)
+    found = json.loads(call(world, "plan", "--json").stdout)
+    assert {run["at_once"] for run in found["runs"] if not run["is_baseline"]} == {2}
+    assert (found["profiles"][0]["at_once"], found["profiles"][0]["runs"]) == (2, 4)
+    assert "shares of a GPU that runs 2 at once" in plain(world, "plan")
+    trained = world.ledger()
+    call(world, "probe", "--colocate", "2")
+    assert world.ledger() == trained, "it is not repeated"
+
+
+def plain(world: World, *words: str) -> str:
+    return " ".join(call(world, *words).output.split())

@@ -103,7 +103,9 @@ def profiles(costs: Forecast) -> Table:
         table.add_column(heading, justify="right" if heading in ("trainings", "s/step") else "left")
     for profile in costs.profiles[:_ROWS]:
         source = profile.origin + (f"; OOM fallback: {', '.join(profile.fallbacks)}" if profile.fallbacks else "")
-        speed, peak = f"{profile.seconds_per_step:.2f}", _peak(profile, costs.card_gib)
+        together = profile.together
+        more = f" ({together.at_once} at once: {together.seconds_per_step:.2f})" if together else ""
+        speed, peak = f"{profile.seconds_per_step:.2f}{more}", _peak(profile, costs.card_gib)
         table.add_row(*map(escape, (label(profile.settings) or "all", str(profile.runs), speed, source, peak)))
     return table
 
@@ -137,10 +139,23 @@ def _sums(costs: Forecast) -> Iterator[str]:
             f"The speed of {len(assumed)} of {len(trained)} trainings is assumed, not measured: "
             "`orchestrate probe` with the same grid measures it in minutes."
         )
+    if costs.colocate and len(trained) > costs.cards:
+        yield _sharing(trained)
     if any(run.length and not run.counted for run in trained):
         yield "~ estimated: the pictures are missing, or a recipe has yet to make them."
     if any(run.length is None and run.run.point.is_trained for run in costs.runs):
         yield "? the pictures are missing: add them, or set their number (`pictures = 36`) in the settings."
+
+
+def _sharing(trained: Sequence[RunForecast]) -> str:
+    """What the times of trainings that share a GPU are based on."""
+    if assumed := [run for run in trained if run.at_once == 1]:
+        return (
+            f"{len(assumed)} of {len(trained)} trainings may share a GPU, and how fast they then are is not measured: "
+            "the times assume one at a time. `orchestrate probe --colocate 3` with the same grid measures 3 at once."
+        )
+    counts = " or ".join(map(str, sorted({run.at_once for run in trained})))
+    return f"The times of trainings are their shares of a GPU that runs {counts} at once, as probed."
 
 
 def rounds(least: Forecast, most: Forecast, design: SequentialDesign) -> str:

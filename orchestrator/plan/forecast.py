@@ -1,8 +1,9 @@
 """Forecast of a sweep's steps, time, GPU-hours, VRAM and disk space, and the source of each figure."""
 
+import math
 import shutil
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator.config.schema import Generation, Settings
@@ -38,7 +39,8 @@ class RunForecast:
     """The remaining work of one run. Seconds are 0 for a stage that is done and for a run that failed or was stopped.
 
     length: None where the number of pictures is unknown. counted: whether it was counted on this machine.
-    profile: key of the memory profile, empty for a baseline. origin: the source of the times.
+    profile: key of the memory profile, empty for a baseline. origin: the source of the times. at_once: how many
+    trainings share a GPU; `train_s` is then this run's share of their time.
     """
 
     run: Run
@@ -53,6 +55,7 @@ class RunForecast:
     disk_bytes: int
     profile: str
     origin: str
+    at_once: int
 
     @property
     def seconds(self) -> float:
@@ -68,7 +71,7 @@ class RunForecast:
 class Profile:
     """Trainings with the same VRAM need. `settings`: the arguments that differ from the sweep's other profiles.
 
-    peak: measured where its error is 0; None where it is unknown.
+    peak: measured where its error is 0; None where it is unknown. together: the costs of several at once, if probed.
     """
 
     key: str
@@ -78,6 +81,7 @@ class Profile:
     peak: Estimate | None
     fallbacks: tuple[str, ...]
     origin: str
+    together: ProfileStats | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +89,7 @@ class Forecast:
     """A sweep's runs and their sums.
 
     free_bytes: of the disk of runs/. cards: the number of GPUs. card_gib: VRAM that one run may use, None if unknown.
+    colocate: whether runs share a GPU.
     """
 
     name: str
@@ -94,10 +99,11 @@ class Forecast:
     cards: int
     card_gib: float | None
     scored_on_gpu: bool
+    colocate: bool
 
     @property
     def seconds(self) -> float:
-        """Duration with one run at a time on each GPU; colocated runs take less."""
+        """Duration with one run at a time on each GPU, or as many trainings at once as were probed."""
         return sum(run.seconds for run in self.runs) / self.cards
 
     @property
@@ -126,16 +132,26 @@ def forecast(
     probes to earlier runs.
     """
     known = history.gather(sweep, settings, gpus=gpus, probes_first=probes_first)
-    lengths = LengthEstimator(settings.datasets)
+    lengths, cards = LengthEstimator(settings.datasets), max(1, len(cards_gib))
+    costs = _of_shared_gpus(known, runs, cards) if settings.vram.colocate else known
     return Forecast(
         name=sweep.name,
-        runs=tuple(_run(run, settings, prompts, known, lengths) for run in runs),
+        runs=tuple(_run(run, settings, prompts, costs, lengths) for run in runs),
         profiles=tuple(_profiles([run.point.params for run in runs if run.point.is_trained], known, settings)),
         free_bytes=free_bytes(settings.runs),
-        cards=max(1, len(cards_gib)),
+        cards=cards,
         card_gib=settings.vram.budget_gib or min(cards_gib, default=None),
         scored_on_gpu=settings.scoring.device == "cuda",
+        colocate=settings.vram.colocate,
     )
+
+
+def _of_shared_gpus(known: RunHistory, runs: Sequence[Run], cards: int) -> RunHistory:
+    """With the costs of several trainings at once where they were probed; at most as many as are left for a GPU."""
+    left = sum(run.point.is_trained and not run.done("train") for run in runs)
+    most = math.ceil(left / cards)
+    together = {key: replace(one, at_once=min(one.at_once, most)) for key, one in known.at_once.items()}
+    return replace(known, by_profile={**known.by_profile, **together}) if most > 1 else known
 
 
 def _profiles(points: Sequence[Params], known: RunHistory, settings: Settings) -> Iterator[Profile]:
@@ -155,6 +171,7 @@ def _profiles(points: Sequence[Params], known: RunHistory, settings: Settings) -
             else vram_estimate.estimate(params),
             fallbacks=stats.fallbacks,
             origin=stats.origin,
+            together=known.at_once.get(key),
         )
 
 
@@ -183,6 +200,7 @@ def _run(run: Run, settings: Settings, prompts: int, known: RunHistory, lengths:
     pictures = lengths.pictures(str(params["dataset"])) if run.point.is_trained else None
     images = _images(run.point, length, settings.generation) * prompts
     stats = _stats(params, known)
+    train_s = (stats.overhead_s + stats.seconds_per_step * (length.steps if length else 0)) / stats.at_once
     ended = status.state in (State.FAILED, State.STOPPED)
     todo = [] if ended else [stage for stage in run.stages if not run.done(stage)]
     return RunForecast(
@@ -192,7 +210,7 @@ def _run(run: Run, settings: Settings, prompts: int, known: RunHistory, lengths:
         length=length,
         counted=pictures is not None and pictures.counted and not params.get("validation_split"),
         images=images,
-        train_s=stats.overhead_s + stats.seconds_per_step * (length.steps if length else 0) if "train" in todo else 0.0,
+        train_s=train_s if "train" in todo else 0.0,
         generate_s=images * (known.image_s.get(base) or _image_s(settings.generation_of(base)))
         if "generate" in todo
         else 0.0,
@@ -200,6 +218,7 @@ def _run(run: Run, settings: Settings, prompts: int, known: RunHistory, lengths:
         disk_bytes=_disk(params, todo, length, images, settings.generation),
         profile=history.key_of(params) if run.point.is_trained else "",
         origin=stats.origin,
+        at_once=stats.at_once,
     )
 
 

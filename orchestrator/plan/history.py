@@ -21,7 +21,7 @@ class ProfileStats:
     """Costs of the trainings of one memory profile.
 
     overhead_s: loading, caching and saving, in addition to the steps. fallbacks: the OOM fallbacks that were applied.
-    origin: the source of the figures, such as "this sweep" or "probe".
+    origin: the source of the figures, such as "this sweep" or "probe". at_once: the trainings on the GPU meanwhile.
     """
 
     seconds_per_step: float
@@ -29,16 +29,19 @@ class ProfileStats:
     peak_mib: int | None
     fallbacks: tuple[str, ...]
     origin: str
+    at_once: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunHistory:
     """Costs by key of the memory profile, and by base model the mean of all trainings of this sweep.
 
-    image_s, score_s: by base model, seconds to generate and to score one image, including loading.
+    at_once: by key, if several trainings at once on one GPU were probed. image_s, score_s: by base model, seconds to
+    generate and to score one image, including loading.
     """
 
     by_profile: Mapping[str, ProfileStats]
+    at_once: Mapping[str, ProfileStats] = field(default_factory=dict)
     sweep: Mapping[str, ProfileStats] = field(default_factory=dict)
     image_s: Mapping[str, float] = field(default_factory=dict)
     score_s: Mapping[str, float] = field(default_factory=dict)
@@ -91,7 +94,8 @@ def gather(sweep: Sweep, settings: Settings, *, gpus: Collection[str] = (), prob
     own = list(_trained(sweep.all_runs() if sweep.exists() else (), "this sweep", comparable))
     others = [one for one in layout.sweeps(runs) if one.path != sweep.path]
     known = [one for other in others for one in _trained(other.all_runs(), f"sweep {other.name}", comparable)]
-    probed = list(_trained(layout.probes(runs), "probe", comparable))
+    probes = list(_trained(layout.probes(runs), "probe", comparable))
+    probed = [one for one in probes if one[2].at_once == 1]
     finished = [run for one in (sweep, *others) if one.exists() for run in one.all_runs()]
     by_base = _mean_by_key([(base, stats) for _, base, stats in own])
     return RunHistory(
@@ -100,10 +104,19 @@ def gather(sweep: Sweep, settings: Settings, *, gpus: Collection[str] = (), prob
             for source in ((known, own, probed) if probes_first else (probed, known, own))
             for key, stats in _mean_by_key([(key, stats) for key, _, stats in source]).items()
         },
+        at_once=_at_once([(key, stats) for key, _, stats in probes]),
         sweep={base: replace(stats, **_OTHER_PROFILES) for base, stats in by_base.items()},
         image_s=_seconds_per_image(finished, "generate", comparable),
         score_s=_seconds_per_image(finished, "score", comparable),
     )
+
+
+def _at_once(probed: Sequence[tuple[str, ProfileStats]]) -> dict[str, ProfileStats]:
+    """By key, the mean of the most trainings at once, all of which succeeded."""
+    groups: dict[tuple[int, str], list[ProfileStats]] = {}
+    for key, stats in probed:
+        groups.setdefault((stats.at_once, key), []).append(stats)
+    return {key: _mean(group) for (count, key), group in sorted(groups.items()) if 1 < count == len(group)}
 
 
 def _mean_by_key(found: Sequence[tuple[str, ProfileStats]]) -> dict[str, ProfileStats]:
@@ -121,18 +134,23 @@ def _mean(group: Sequence[ProfileStats]) -> ProfileStats:
         peak_mib=max((one.peak_mib for one in group if one.peak_mib), default=None),
         fallbacks=max((one.fallbacks for one in group), key=len),
         origin=group[0].origin,
+        at_once=group[0].at_once,
     )
 
 
 def _trained(runs: Sequence[Run], origin: str, comparable: _Comparable) -> Iterator[tuple[str, str, ProfileStats]]:
-    """(profile, base model, costs) of the finished trainings, also where fallbacks were applied."""
+    """(profile, base model, costs) of the finished trainings, also where fallbacks were applied.
+
+    Without colocated runs: how many others were on the GPU, and how long, is not known.
+    """
     for run in runs:
         if not run.point.is_trained or not run.done("train"):
             continue
         attempt = run.attempts("train")[-1]
-        if not comparable.counts(run, "train", attempt.request()):
+        request, result = attempt.request(), attempt.result()
+        at_once = request.get("at_once", 1)
+        if not comparable.counts(run, "train", request) or (attempt.colocated and at_once == 1):
             continue
-        result = attempt.result()
         if result and result.failure is None and result.seconds_per_step and result.steps:
             yield (
                 key_of(run.point.params),
@@ -141,8 +159,9 @@ def _trained(runs: Sequence[Run], origin: str, comparable: _Comparable) -> Itera
                     seconds_per_step=result.seconds_per_step,
                     overhead_s=max(0.0, result.seconds - result.seconds_per_step * result.steps),
                     peak_mib=result.peak_vram_mib,
-                    fallbacks=tuple(attempt.request().get("fallbacks", ())),
+                    fallbacks=tuple(request.get("fallbacks", ())),
                     origin=origin,
+                    at_once=at_once,
                 ),
             )
 

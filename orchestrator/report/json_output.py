@@ -103,6 +103,7 @@ def _run(run: RunForecast) -> dict[str, Any]:
         "disk_bytes": run.disk_bytes,
         "profile": run.profile or None,
         "known_from": run.origin,
+        "at_once": run.at_once,
     }
 
 
@@ -122,6 +123,8 @@ def _profile(profile: Profile) -> dict[str, Any]:
         "peak_error_gib": profile.peak.error_gib if profile.peak else None,
         "oom_fallback": list(profile.fallbacks),
         "known_from": profile.origin,
+        "at_once": profile.together.at_once if profile.together else None,
+        "seconds_per_step_at_once": profile.together.seconds_per_step if profile.together else None,
     }
 
 

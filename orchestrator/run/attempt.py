@@ -129,7 +129,7 @@ def _decide(failure: Failure, attempt: Attempt, earlier: Sequence[Attempt], stag
     return retry.decide(
         FailedAttempt(
             failure=failure,
-            colocated=attempt.colocated,
+            colocated=attempt.colocated and "at_once" not in attempt.request(),
             resumed=bool(attempt.request().get("resumed")),
             fallback=bool(stage.fallback),
             earlier=[result.failure for result in results],

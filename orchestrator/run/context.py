@@ -44,7 +44,8 @@ class Context:
 
     templates: the folder of the frozen templates. datasets: by name, prepared. prompts: in the order of their file.
     environ: what child processes inherit. card: the UUID of the GPU to use, empty without one. colocated: other runs
-    may be on it. generators: the resident generators of this machine, None where each attempt has its own process.
+    may be on it. at_once: how many trainings a probe runs on it at once. generators: the resident generators of this
+    machine, None where each attempt has its own process.
     """
 
     settings: Settings
@@ -57,6 +58,7 @@ class Context:
     card: str = ""
     colocated: bool = False
     generators: Generators | None = None
+    at_once: int = 1
     stop: Stop = field(default_factory=Stop)
 
     def attempt_record(self, run: Run, stage: str) -> dict[str, Any]:

@@ -42,7 +42,7 @@ class Mps:
         self._pipe = folder / "pipe"
         self._available = True
 
-    def variables(self, limit_mib: int) -> dict[str, str]:
+    def variables(self, limit_mib: int | None = None) -> dict[str, str]:
         """The variables of a client that may allocate so much VRAM, with the daemon running; {} if it cannot run."""
         if self._available:
             try:
@@ -54,7 +54,9 @@ class Mps:
                     f"NVIDIA MPS is not available: {error}{self._last_line()}; runs that share a GPU take turns on it\n"
                     "    -> see docs/several-gpus.md, or set `colocate = false` in [vram]"
                 )
-        return {**self._addresses(), LIMIT: f"0={limit_mib}M"} if self._available else {}
+        if not self._available:
+            return {}
+        return {**self._addresses(), **({LIMIT: f"0={limit_mib}M"} if limit_mib else {})}
 
     def stop(self) -> None:
         """End the daemon and remove its sockets, unless it still has clients."""

@@ -14,7 +14,15 @@ from orchestrator.cli import common, options
 @options.grid()
 @options.only
 @options.retry
-def probe(settings_file: Path, grid_file: Path, only: str, retry: str | None) -> None:
+@click.option(
+    "--colocate",
+    "at_once",
+    type=click.IntRange(min=1),
+    default=1,
+    metavar="N",
+    help="Also train N at once on one GPU, for the forecast of a sweep with `vram.colocate`.",
+)
+def probe(settings_file: Path, grid_file: Path, only: str, retry: str | None, at_once: int) -> None:
     """Measure VRAM and speed with 20 training steps per memory profile.
 
     `orchestrate plan` then uses the measured values instead of estimates.
@@ -22,6 +30,7 @@ def probe(settings_file: Path, grid_file: Path, only: str, retry: str | None) ->
     \b
     Example:
       orchestrate probe grids/demo.toml
+      orchestrate probe grids/demo.toml --colocate 3
 
     \b
     Writes:
@@ -34,6 +43,6 @@ def probe(settings_file: Path, grid_file: Path, only: str, retry: str | None) ->
     session = Session.open(settings_file, grid_file, listener=console)
     for profile in session.forecast(only).profiles:
         console.message(f"{profile.key}: {tables.label(profile.settings) or 'all'}")
-    failed = session.probe(only, retry=retry is not None)
+    failed = session.probe(only, retry=retry is not None, at_once=at_once)
     console.page(tables.profiles(session.forecast(only, probes_first=True)))
     common.leave(session.stop, not failed)

@@ -100,6 +100,7 @@ def resume_from(run: Run, fallback: Fallback, settings: Settings) -> dict[str, i
 
 def _prepare(run: Run, attempt: Attempt, record: Mapping[str, Any], ctx: Context) -> Command:
     shared = {"card": ctx.card, "colocated": ctx.colocated, "others": _other_processes(ctx)}
+    shared |= {"at_once": ctx.at_once} if ctx.at_once > 1 else {}
     attempt.open({**record, **shared, **ctx.attempt_record(run, NAME)})
     for name, text in rendered(run, attempt, ctx).items():
         (attempt.path / name).write_text(text, encoding="utf-8", newline="\n")
