@@ -1,8 +1,7 @@
-"""What the unmodified generator makes of our prompter's plan."""
+"""What the unmodified generator makes of our prompter's plans."""
 
 import json
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,42 +17,47 @@ from orchestrator.store.layout import Run, Sweep
 
 @pytest.fixture(scope="module")
 def runs(swept: Swept) -> list[Run]:
-    """Two runs of one rank, whose pictures were drawn by a process of their own."""
+    """Two runs of one rank, whose pictures one resident process has drawn."""
     return [run for run in Sweep(swept.folder).runs() if run.point.params.get("network_dim") == 4]
 
 
 @pytest.fixture(scope="module")
-def together(tiny: World, runs: list[Run], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same pictures of both, in one process that swaps the LoRA between them."""
-    folder = tmp_path_factory.mktemp("together")
-    images = [
-        replace(image, checkpoint=str(run.path / image.checkpoint), file=f"{run.point.id}-{Path(image.file).name}")
-        for run in runs
-        for image in run.pictures()
-    ]
-    plan = generate.plan(images, folder=folder, negative="")
-    (folder / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
+def alone(tiny: World, runs: list[Run], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same pictures, by a process for each run."""
+    folder = tmp_path_factory.mktemp("alone")
     used = tiny.settings
-    argv = generate.generate_argv(
-        used.trainer,
-        used.base_models["tiny"],
-        used.generation,
-        plan=folder / "plan.json",
-        outdir=folder,
-        lora=Path(images[0].checkpoint),
-        params=runs[0].point.params,
-    )
-    environment = {**tiny.environ, **command.environment(used.trainer, card=None)}
-    with (folder / "log").open("w") as file:
-        subprocess.run(argv, cwd=folder, env=environment, stdout=file, stderr=subprocess.STDOUT, check=True)
+    for run in runs:
+        (folder / run.point.id).mkdir()
+        plan = generate.plan(run.pictures(), folder=run.path, negative="")
+        (folder / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
+        argv = generate.generate_argv(
+            used.trainer,
+            used.base_models["tiny"],
+            used.generation,
+            plan=folder / "plan.json",
+            outdir=folder / run.point.id,
+            lora=run.path / run.pictures()[0].checkpoint,
+            params=run.point.params,
+        )
+        environment = {**tiny.environ, **command.environment(used.trainer, card=None)}
+        with (folder / "log").open("w") as file:
+            subprocess.run(argv, cwd=folder, env=environment, stdout=file, stderr=subprocess.STDOUT, check=True)
     return folder
 
 
-def test_swapping_weights_draws_the_same_pictures(runs: list[Run], together: Path) -> None:
+def test_a_resident_process_draws_the_same_files_as_a_process_for_each_run(runs: list[Run], alone: Path) -> None:
+    assert len({attempt.generator.resolve() for run in runs for attempt in run.attempts("generate")}) == 1
     for run in runs:
+        assert len(run.pictures()) == 4
         for image in run.pictures():
-            alone = run.path / image.file
-            assert np.array_equal(_pixels(alone), _pixels(together / f"{run.point.id}-{alone.name}"))
+            file = run.path / image.file
+            assert file.read_bytes() == (alone / run.point.id / file.name).read_bytes()
+
+
+def test_each_shape_and_the_base_model_alone_have_a_process_of_their_own(swept: Swept) -> None:
+    runs = Sweep(swept.folder).runs()
+    folders = [attempt.generator.resolve() for run in runs for attempt in run.attempts("generate")]
+    assert (len(folders), len(set(folders))) == (5, 3)
 
 
 def test_two_trainings_draw_different_pictures(runs: list[Run]) -> None:
@@ -68,10 +72,11 @@ def test_prompt_and_seed_stand_in_the_picture(runs: list[Run]) -> None:
         assert (metadata["prompt"], metadata["seed"]) == (image.text, str(image.seed))
 
 
-def test_progress_is_printed_in_a_known_form(together: Path) -> None:
-    progress = log.read_images((together / "log").read_text(encoding="utf-8"))
-    assert progress is not None
-    assert (progress.step, progress.total) == (8, 8)
+def test_progress_is_printed_in_a_known_form(runs: list[Run]) -> None:
+    for run in runs:
+        progress = log.read_images((run.attempts("generate")[-1].path / "log").read_text(encoding="utf-8"))
+        assert progress is not None
+        assert (progress.step, progress.total) == (4, 4)
 
 
 def _pixels(file: Path) -> np.ndarray:
