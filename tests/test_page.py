@@ -303,6 +303,13 @@ def test_the_losses_of_all_runs_are_in_one_figure(tmp_path, album):
     assert loss.alt == "network_dim 8: 2 runs, mean 1.000 to 0.011 from step 1 to 90"
 
 
+def test_the_validation_losses_of_all_runs_are_in_one_figure(tmp_path, album):
+    sweep = made(tmp_path, album, runs=2)
+    found = [replace(one, validation={300: 0.5, 600: 0.25}) for one in summary.gather(sweep)]
+    (loss,) = [figure for figure in figures.figures(found) if figure.title == "Validation loss"]
+    assert "mean 0.500 to 0.250 from step 300 to 600" in loss.alt
+
+
 def test_the_matrix_has_a_row_for_every_run_and_checkpoint_and_the_baseline_first(tmp_path, album):
     sweep = made(tmp_path, album, runs=4, checkpoints=2)
     found = image_matrix.matrix(summary.read(sweep))

@@ -20,6 +20,7 @@ from orchestrator.evidence.run_metrics import RunMetrics, Thresholds
 from orchestrator.evidence.side_effects import Vectors
 from orchestrator.evidence.stats import pareto
 from orchestrator.evidence.stats.contrast import TestSettings
+from orchestrator.kohya.outputs import events
 from orchestrator.model import Question, Result, Score, SequentialDesign
 from orchestrator.scoring import References, embedding
 from orchestrator.store import layout, provenance, state
@@ -52,6 +53,7 @@ class RunSummary:
     minus that of the baseline on the same prompts and seeds; None without a baseline. drift: mean of one minus the CLIP
     cosine to the baseline's images, over prompts without a trigger; None without CLIP or such prompts.
     side_effects, seed_deviations: as in `evidence.side_effects`; the second of baselines only.
+    validation: optimizer step -> loss on the validation images; empty without `validation_split`.
     environment: GPU model, driver and versions of the successful attempts, those of the generation as `images: NAME`;
     empty if unknown.
     """
@@ -71,6 +73,7 @@ class RunSummary:
     side_effects: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     seed_deviations: Mapping[str, float] = field(default_factory=dict)
     confirmation: ConfirmationResult | None = None
+    validation: Mapping[int, float] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -197,8 +200,20 @@ def _read(run: Run) -> RunSummary:
         references=scored.references if scored else None,
         previews=preview_scores.of_run(run),
         trained_faces=scored.training if scored and not run.point.is_baseline else None,
+        validation=_validation(run),
         environment=environment_of(run),
     )
+
+
+def _validation(run: Run) -> dict[int, float]:
+    """Of the whole training: a resumed attempt counts its steps from zero."""
+    found: dict[int, float] = {}
+    for attempt in run.attempts("train") if run.point.params.get("validation_split") else ():
+        begun = (attempt.request().get("resumed") or {}).get("step", 0)
+        losses = events.validation_losses(attempt.path / "logs")
+        before = {step: loss for step, loss in found.items() if step <= begun}
+        found = {**before, **{begun + step: loss for step, loss in losses.items()}}
+    return found
 
 
 def environment_of(run: Run) -> dict[str, str]:

@@ -61,7 +61,7 @@ class Renderer:
         return text
 
     def dataset_toml(self, point: Point, *, dataset: Dataset, folders: Sequence[Path]) -> str:
-        """sd-scripts' `--dataset_config`: a dataset for each size, each of its subsets with a folder; verified as above."""
+        """sd-scripts' `--dataset_config`: a dataset for each size, each subset with a folder; verified as above."""
         subsets = [_subset(part, folder) for part, folder in zip(dataset.parts, folders, strict=True)]
         sizes = [_of_size(one) for one in dataset.resolutions or ({},)]
         values = {key: value for table in (*subsets, *sizes) for key, value in table.items()}

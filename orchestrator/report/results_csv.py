@@ -75,6 +75,14 @@ def _checkpoint_hash(run: RunSummary) -> str | None:
     return next((one.sha256 for one in known if run.choice and one.file == run.choice.checkpoint), None) or None
 
 
+def _validation_loss(run: RunSummary) -> float | None:
+    return run.validation[max(run.validation)] if run.validation else None
+
+
+def _validation_best_step(run: RunSummary) -> int | None:
+    return min(run.validation, key=lambda step: run.validation[step]) if run.validation else None
+
+
 def _confirmed(run: RunSummary) -> float | None:
     return run.confirmation.comparison.confirmed if run.confirmation else None
 
@@ -135,6 +143,12 @@ COLUMNS = (
         "drift", "mean of 1 - CLIP cosine to the baseline's image, on prompts without a trigger", lambda run: run.drift
     ),
     _trained("steps", "number of training steps", lambda done: done.result.steps),
+    _run(
+        "validation_loss",
+        "loss on the validation images after the training; empty without `validation_split`",
+        _validation_loss,
+    ),
+    _run("validation_best_step", "step with the lowest validation loss", _validation_best_step),
     _run("gpu", "GPU model of the training; empty without a GPU", lambda run: run.environment.get("GPU") or None),
     _run("versions", "GPU driver and package versions of the trainer, as JSON", _versions),
     _trained("resumed", "epochs that were complete when the last attempt resumed", lambda done: done.resumed),

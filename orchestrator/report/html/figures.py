@@ -44,7 +44,7 @@ class Figure:
 def figures(found: Sequence[RunSummary], calibration: CalibrationRecord | None = None) -> list[Figure]:
     """The figures for which there are data, in the order of the page. calibration: drawn with the scores."""
     learned = [*_over_pictures(found), _over_checkpoints(found), _over_strengths(found)]
-    every = [*_by_dim(found, calibration), *learned, _loss(found), _memory(found), _time(found)]
+    every = [*_by_dim(found, calibration), *learned, _loss(found), _validation(found), _memory(found), _time(found)]
     return [one for one in every if one]
 
 
@@ -242,6 +242,25 @@ def _loss(found: Sequence[RunSummary]) -> Figure | None:
     caption = "Average loss during training, as the trainer prints it. Losses of different datasets do not compare."
     svg = plots.lines(lines, x="step", y="loss", wide=True)
     return Figure(title="Loss", caption=caption, svg=svg, alt=_ends(lines, "step"), wide=True)
+
+
+def _validation(found: Sequence[RunSummary]) -> Figure | None:
+    """The loss on the validation images; None without at least two values of a run."""
+    lines = [
+        Line(
+            group=_first_level(one), points=tuple((float(step), loss) for step, loss in sorted(one.validation.items()))
+        )
+        for one in found
+        if len(one.validation) > 1
+    ]
+    if not lines:
+        return None
+    caption = (
+        "Loss on images that are not trained on (validation_split). It compares runs with the same dataset, "
+        "validation_seed and loss arguments."
+    )
+    svg = plots.lines(lines, x="step", y="loss", wide=True)
+    return Figure(title="Validation loss", caption=caption, svg=svg, alt=_ends(lines, "step"), wide=True)
 
 
 def _memory(found: Sequence[RunSummary]) -> Figure | None:
