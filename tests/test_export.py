@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 from standins.world import GRID, World
 
 from orchestrator import cli
@@ -61,7 +62,10 @@ def files(world) -> set[str]:
 def test_the_best_run_is_exported_with_card_workflow_and_prompt(finished):
     result = call(finished, "export", "grid")
     assert result.exit_code == 0, result.output
-    lora, card, comfyui, prompt = (finished.sweep.path / "export" / line for line in result.stdout.splitlines())
+    lora, card, comfyui, prompt, samples = map(Path, result.stdout.splitlines())
+    assert {path.parent for path in (lora, card, comfyui, prompt, samples)} == {card.parent}
+    assert card.parent.parent == finished.sweep.path / "export"
+    assert set(card.parent.iterdir()) == {lora, card, comfyui, prompt, samples}, "nothing else is uploaded"
     best = summary.rank_runs(summary.gather(finished.sweep))[0]
     chosen = next(one for one in best.run.checkpoints() if one.file == best.choice.checkpoint)
     assert hashlib.sha256(lora.read_bytes()).hexdigest() == chosen.sha256
@@ -74,6 +78,15 @@ def test_the_best_run_is_exported_with_card_workflow_and_prompt(finished):
     nodes = json.loads(comfyui.read_text(encoding="utf-8"))
     assert nodes["2"]["inputs"]["lora_name"] == lora.name
     assert f"<lora:{lora.stem}:1>" in prompt.read_text(encoding="utf-8")
+    with Image.open(samples) as image:
+        assert image.size == (388, 2 * (388 + 16)), "two prompts, one image seed"
+        assert len(image.crop((0, 16, 384, 400)).getcolors(999_999) or []) > 20
+        assert not image.getexif()
+    assert f"[images]({samples.name})" in text
+    assert text.startswith(
+        '---\ntags: [text-to-image, lora, stable-diffusion-xl]\ninstance_prompt: "ohwx person"\n---\n'
+    )
+    assert str(finished.folder) not in text, "no folders of this machine"
 
 
 def test_the_card_has_threshold_caveats_and_the_confirmed_similarity(finished):
@@ -173,7 +186,7 @@ def test_a_changed_checkpoint_is_not_exported(finished):
     result = call(finished, "export", "grid")
     assert result.exit_code == 1
     assert "is not the file that was scored" in result.stderr
-    assert not list((finished.sweep.path / export.FOLDER).glob("*.safetensors"))
+    assert not list((finished.sweep.path / export.FOLDER).rglob("*.safetensors"))
 
 
 def test_prune_only_lists_files_without_yes(finished):

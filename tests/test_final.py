@@ -48,7 +48,7 @@ def test_the_selected_seed_is_confirmed_on_other_prompts_and_exported(world: Wor
     assert best.confirmation.gain is not None, "the baseline is confirmed, too"
     (row,) = (row for row in csv.DictReader((sweep.report / "confirm.csv").open()) if row["run"] == best.run.point.name)
     assert f"Similarity to quote: {float(row['confirmed_similarity']):.3f}" in done.output.splitlines()[-1]
-    (lora,) = (sweep.path / "export").glob("*.safetensors")
+    (lora,) = (sweep.path / "export").rglob("*.safetensors")
     chosen = next(one for one in best.run.checkpoints() if one.file == best.choice.checkpoint)
     assert hashlib.sha256(lora.read_bytes()).hexdigest() == chosen.sha256
     before = attempts(sweep)

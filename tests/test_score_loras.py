@@ -44,6 +44,8 @@ def table(folder: Path, name: str) -> list[dict[str, str]]:
 def test_a_lora_of_a_sweep_and_a_foreign_one_are_scored_and_compared(world: World) -> None:
     world.drive(only="network_dim=2*")
     swept = next(world.run("network_dim=2*").path.glob("train/*/output/*.safetensors"))
+    calibrated = CliRunner().invoke(cli.main, ["calibrate", "--settings", str(world.settings)])
+    assert calibrated.exit_code == 0, calibrated.output
     foreign = lora(
         world.folder / "foreign.safetensors",
         rank=5,
@@ -57,10 +59,14 @@ def test_a_lora_of_a_sweep_and_a_foreign_one_are_scored_and_compared(world: Worl
     assert "was trained on 'pony?[2J.safetensors'; its images are generated on doll" in done.stderr
     first, second = table(world.folder, "loras.csv")
     assert (first["made_on"], second["ranks"], second["file"]) == ("doll", "5", str(foreign))
+    threshold = float(first["threshold"])
+    assert "provisional" in first["threshold_caveat"]
     values = []
     for row in (first, second):
         scores = scoring.read_scores(world.folder / "runs" / ".scores" / row["run"] / "scores.json")
         values.append({(s.image.prompt, s.image.seed): picture_value(s) or 0.0 for s in scores})
+        passed = np.mean([value >= threshold for value in values[-1].values()])
+        assert float(row["pass_rate"]) == pytest.approx(passed)
     own = scoring.read_scores(world.run("network_dim=2*").path / "scores.json")
     assert values[0] == {(s.image.prompt, s.image.seed): s.similarity for s in own}, "as in its sweep"
     (pair,) = table(world.folder, "pairs.csv")

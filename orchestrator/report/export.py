@@ -1,4 +1,4 @@
-"""Exports a run's LoRA: the selected checkpoint, a model card, a ComfyUI workflow and an A1111 prompt."""
+"""Exports a run's LoRA as a folder to upload: checkpoint, model card, ComfyUI workflow, A1111 prompt and samples."""
 
 import json
 import os
@@ -13,11 +13,11 @@ from orchestrator.config.schema import Settings
 from orchestrator.errors import InputError, NothingSelected, OrchestrateError, Problem
 from orchestrator.evidence.summary import RunSummary, SweepSummary
 from orchestrator.model import State
-from orchestrator.report import model_card, workflow
+from orchestrator.report import model_card, sheet, workflow
 from orchestrator.store import hashes
 from orchestrator.store.layout import Sweep
 
-FOLDER = "export"
+FOLDER, CARD = "export", "README.md"
 
 
 def choose(ranked: Sequence[RunSummary], pattern: str, sweep: Sweep) -> RunSummary:
@@ -41,22 +41,24 @@ def choose(ranked: Sequence[RunSummary], pattern: str, sweep: Sweep) -> RunSumma
 
 
 def export(one: RunSummary, summary: SweepSummary, settings: Settings) -> list[Path]:
-    """Write the files into the sweep's export folder; replaces older ones.
+    """Write the files into a folder of the sweep's export folder; replaces older ones.
 
     Raises OrchestrateError if the checkpoint is missing or is not the scored file.
     """
-    folder, name = summary.sweep.path / FOLDER, name_of(one, summary.sweep)
-    folder.mkdir(exist_ok=True)
+    name = name_of(one, summary.sweep)
+    folder = summary.sweep.path / FOLDER / name
+    folder.mkdir(parents=True, exist_ok=True)
     _copy_checkpoint(one, folder / f"{name}.safetensors")
     nodes = json.dumps(workflow.comfyui(one, name, settings), ensure_ascii=False, indent=1)
     texts = {
-        ".md": model_card.text(one, name, summary, settings),
-        ".comfyui.json": f"{nodes}\n",
-        ".a1111.txt": f"{workflow.a1111(one, name, settings)}\n",
+        CARD: model_card.text(one, name, summary, settings),
+        f"{name}.comfyui.json": f"{nodes}\n",
+        f"{name}.a1111.txt": f"{workflow.a1111(one, name, settings)}\n",
     }
-    for ending, text in texts.items():
-        files.write_text(folder / f"{name}{ending}", text)
-    return [folder / f"{name}{ending}" for ending in (".safetensors", *texts)]
+    for file, text in texts.items():
+        files.write_text(folder / file, text)
+    sheet.write_samples(one, folder / model_card.SAMPLES)
+    return [folder / file for file in (f"{name}.safetensors", *texts, model_card.SAMPLES)]
 
 
 def name_of(one: RunSummary, sweep: Sweep) -> str:

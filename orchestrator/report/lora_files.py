@@ -4,7 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator import scoring
+from orchestrator.errors import Problem
 from orchestrator.evidence import confirmation, lora_files, run_metrics
+from orchestrator.evidence.calibration import record
+from orchestrator.evidence.calibration.record import CalibrationRecord
 from orchestrator.evidence.lora_files import FileComparison
 from orchestrator.model import Score
 from orchestrator.report import csv_files
@@ -23,25 +26,47 @@ def output_folder(runs: Sequence[LoraRun]) -> Path:
     return runs[0].run.path.parent / f"loras-{sha256_json([one.run.point.name for one in runs])[:8]}"
 
 
-def write(runs: Sequence[LoraRun], strength: float, out: Path) -> list[str]:
-    """Write both tables from the finished runs; returns a sentence for each file and pair."""
+def write(runs: Sequence[LoraRun], strength: float, references: str, out: Path) -> tuple[list[str], list[Problem]]:
+    """Write both tables from the finished runs; returns a sentence for each file and pair, and warnings.
+
+    references: the hash of the reference photos.
+    """
     done = [one for one in runs if one.run.done("score")]
+    calibrated, problems = _calibration(done, references)
     scores, floors = [_scores(one.run) for one in done], [_scores(one.baseline) for one in done]
-    rows = [_row(one, strength, *pair) for one, pair in zip(done, zip(scores, floors, strict=True), strict=True)]
+    rows = [
+        _row(one, strength, *pair, calibrated) for one, pair in zip(done, zip(scores, floors, strict=True), strict=True)
+    ]
     compared = lora_files.compare(scores, floors, [one.base for one in done])
     pairs = [_pair(one, done) for one in compared]
     csv_files.write(out / LORAS, list(rows[0]) if rows else ["file"], rows)
     csv_files.write(out / PAIRS, list(pairs[0]) if pairs else ["first"], pairs)
     sentences = [_file_sentence(row) for row in rows]
-    return [*sentences, *([HEADING] if pairs else []), *(_sentence(one, done) for one in compared)]
+    return [*sentences, *([HEADING] if pairs else []), *(_sentence(one, done) for one in compared)], problems
 
 
 def _scores(run: Run) -> tuple[Score, ...]:
     return scoring.read_scores(run.path / layout.PRODUCTS["score"]) if run.done("score") else ()
 
 
-def _row(one: LoraRun, strength: float, scores: Sequence[Score], floor: Sequence[Score]) -> dict[str, object]:
-    metrics = run_metrics.summary(scores)
+def _calibration(runs: Sequence[LoraRun], references: str) -> tuple[CalibrationRecord | None, list[Problem]]:
+    """That of the same face pack and references; none without runs."""
+    if not runs:
+        return None, []
+    path = runs[0].run.path
+    pack = scoring.read_scored(path / layout.PRODUCTS["score"]).fingerprint
+    return record.load_matching(layout.calibration(path.parents[1]), {"face pack": pack, "references": references})
+
+
+def _row(
+    one: LoraRun,
+    strength: float,
+    scores: Sequence[Score],
+    floor: Sequence[Score],
+    calibrated: CalibrationRecord | None,
+) -> dict[str, object]:
+    metrics = run_metrics.summary(scores, calibrated.calibration.thresholds if calibrated else None)
+    passing = metrics.pass_interval
     return {
         "file": str(one.file.path),
         "sha256": one.file.sha256,
@@ -56,17 +81,28 @@ def _row(one: LoraRun, strength: float, scores: Sequence[Score], floor: Sequence
         "similarity_median": metrics.similarity_median,
         "no_face_rate": metrics.no_face_rate,
         "gain": confirmation.gain(scores, floor),
+        "pass_rate": metrics.pass_rate,
+        "pass_low": passing.low if passing else None,
+        "pass_high": passing.high if passing else None,
+        "threshold": calibrated.calibration.threshold if calibrated else None,
+        "threshold_caveat": "; ".join(calibrated.caveats) if calibrated else None,
         "diversity": metrics.diversity,
     }
 
 
 def _file_sentence(row: dict[str, object]) -> str:
-    mean, rate, gain = (
+    mean, rate, gain, passing = (
         f"{value:{form}}" if isinstance(value := row[name], float) else "unknown"
-        for name, form in (("similarity_mean", ".3f"), ("no_face_rate", ".0%"), ("gain", "+.3f"))
+        for name, form in (
+            ("similarity_mean", ".3f"),
+            ("no_face_rate", ".0%"),
+            ("gain", "+.3f"),
+            ("pass_rate", ".0%"),
+        )
     )
     name = ascii(row["file"])[1:-1] if not str(row["file"]).isprintable() else row["file"]
-    return f"{name} on {row['made_on']}: similarity {mean}, no face {rate}, gain over the baseline {gain}"
+    metrics = f"similarity {mean}, no face {rate}, gain over the baseline {gain}, passing {passing}"
+    return f"{name} on {row['made_on']}: {metrics}"
 
 
 def _pair(one: FileComparison, runs: Sequence[LoraRun]) -> dict[str, object]:

@@ -1,6 +1,8 @@
 """The model card of an exported LoRA: usage, scores with their uncertainty, training arguments, licences."""
 
+import json
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from orchestrator.config.schema import Generation, Settings
@@ -9,11 +11,14 @@ from orchestrator.evidence.stats import estimates
 from orchestrator.evidence.stats.estimates import Interval
 from orchestrator.evidence.stats.pairs import REPLICATE
 from orchestrator.evidence.summary import RunSummary, SweepSummary
-from orchestrator.model import Params, State
+from orchestrator.model import LORA, Params, State
 from orchestrator.report import workflow
+from orchestrator.store import layout, records
 from orchestrator.store.layout import Sweep
 from orchestrator.text import code_span, escape_markdown, pluralize
 from orchestrator.values import toml_repr
+
+SAMPLES = "samples.jpg"
 
 
 def text(one: RunSummary, name: str, summary: SweepSummary, settings: Settings) -> str:
@@ -28,16 +33,29 @@ def text(one: RunSummary, name: str, summary: SweepSummary, settings: Settings) 
 
 
 def _usage(one: RunSummary, name: str, settings: Settings) -> Iterator[str]:
-    dataset = settings.datasets.get(str(one.run.point.params["dataset"]))
-    trigger = escape_markdown(dataset.trigger) if dataset and dataset.trigger else "as in the captions"
+    words = _trigger(one, settings)
+    trigger = escape_markdown(words) or "as in the captions"
+    yield "---"
+    yield "tags: [text-to-image, lora, stable-diffusion-xl]"
+    yield from ([f"instance_prompt: {json.dumps(words)}"] if words else [])
+    yield "---"
+    yield ""
     yield f"# {escape_markdown(name)}"
     yield ""
     yield f"- base model: {escape_markdown(str(one.run.point.params['base_model']))}"
     yield f"- trigger: {trigger}"
     yield f"- strength: {one.choice.strength if one.choice else 1:g}"
     yield f"- scored images: {_images(settings.generation_of(str(one.run.point.params['base_model'])))}"
+    yield f"- files: the LoRA, a ComfyUI workflow, a prompt for A1111, and [images]({SAMPLES})"
     if one.degraded:
         yield "- degraded: the training ran out of memory and continued with other settings than requested (see below)"
+
+
+def _trigger(one: RunSummary, settings: Settings) -> str:
+    """Of the training's dataset, or of an existing LoRA file; empty if unknown."""
+    params = one.run.point.params
+    found = settings.loras.get(str(params.get(LORA))) or settings.datasets.get(str(params.get("dataset")))
+    return found.trigger if found else ""
 
 
 def _images(made: Generation) -> str:
@@ -105,12 +123,19 @@ def _over_seeds(runs: Sequence[RunSummary]) -> str:
 
 def _training(one: RunSummary, sweep: Sweep) -> Iterator[str]:
     point, used = one.run.point, one.trained.overrides if one.trained else {}
-    faces = f", {one.trained_faces} images with a face" if one.trained_faces else ""
     yield "## Training"
     yield ""
-    yield f"- dataset: {escape_markdown(str(point.params['dataset']))}{faces}"
+    if point.is_trained:
+        faces = f", {one.trained_faces} images with a face" if one.trained_faces else ""
+        yield f"- dataset: {escape_markdown(str(point.params['dataset']))}{faces}"
+    else:
+        origin = records.read(one.run.path / layout.LORA_ORIGIN)
+        yield f"- not trained here: the file {escape_markdown(Path(origin['path']).name)}, SHA-256 {origin['sha256']}"
+        named = {"module": origin["module"], "base model": origin["base_name"]}
+        yield from (f"- {key} in its metadata: {code_span(text)}" for key, text in named.items() if text)
     yield f"- sweep: {escape_markdown(sweep.name)}, run {point.id}"
-    yield from (f"- {escape_markdown(key)}: {code_span(value)}" for key, value in sweep.record()["fingerprint"].items())
+    fingerprint = {_without_folder(key): value for key, value in sweep.record()["fingerprint"].items()}
+    yield from (f"- {escape_markdown(key)}: {code_span(value)}" for key, value in fingerprint.items())
     yield ""
     yield "| argument | value |"
     yield "|---|---|"
@@ -118,6 +143,11 @@ def _training(one: RunSummary, sweep: Sweep) -> Iterator[str]:
         requested = _cell(point.params[key]) if key in point.params else "sd-scripts' default"
         changed = f", changed after out of memory to {_cell(used[key])}" if key in used else ""
         yield f"| `{key}` | {requested}{changed} |"
+
+
+def _without_folder(key: str) -> str:
+    """The key of an input without the folders of this machine."""
+    return f"file {Path(key).name}" if key.startswith("file ") else key
 
 
 def _licences(one: RunSummary, settings: Settings) -> Iterator[str]:

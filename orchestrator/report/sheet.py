@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from orchestrator import images
 from orchestrator.errors import InputError, NothingSelected, Problem
-from orchestrator.evidence.summary import SweepSummary
+from orchestrator.evidence.summary import RunSummary, SweepSummary
 from orchestrator.report.html import image_matrix
 from orchestrator.report.html.image_matrix import Cell, Matrix, MatrixRow
 
@@ -17,6 +17,7 @@ NAME = "sheet.png"
 _MAX_SIDE = 30_000
 _LABEL, _GAP, _LINE = 220, 4, 16
 """Pixels: width of the row labels, space between images, height of a line of text."""
+_SAMPLE_PX, _SAMPLE_ROWS, _SAMPLE_COLUMNS = 384, 8, 4
 _INK, _FAINT, _BAD = "black", "#666666", "#b3261e"
 
 
@@ -36,9 +37,30 @@ def write(summary: SweepSummary, path: Path, *, px: int, seed: str = "", variant
         raise InputError(Problem(what=what, where=str(path), remedy=remedy))
     sheet = Image.new("RGB", (width, height), "white")
     _draw(sheet, found, rows, px, image_matrix.reference_photo(summary))
+    return _save(sheet, path)
+
+
+def write_samples(one: RunSummary, path: Path) -> Path:
+    """Draw the reported images of one run: prompts as rows, image seeds as columns; without a reference photo."""
+    scores = {(score.image.prompt, score.image.seed): score for score in (one.choice.reported if one.choice else ())}
+    prompts = {number: score.image.text for (number, _), score in sorted(scores.items())}
+    rows, seeds = list(prompts)[:_SAMPLE_ROWS], sorted({seed for _, seed in scores})[:_SAMPLE_COLUMNS]
+    side = _SAMPLE_PX + _GAP
+    sheet = Image.new("RGB", (side * len(seeds) or 1, (side + _LINE) * len(rows) or 1), "white")
+    draw = ImageDraw.Draw(sheet)
+    for row, prompt in enumerate(rows):
+        top = (side + _LINE) * row
+        _text(draw, (2, top), prompts[prompt], sheet.width)
+        for column, seed in enumerate(seeds):
+            if score := scores.get((prompt, seed)):
+                sheet.paste(_thumbnail(one.run.path / score.image.file, _SAMPLE_PX), (side * column, top + _LINE))
+    return _save(sheet, path)
+
+
+def _save(sheet: Image.Image, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     encoded = io.BytesIO()
-    sheet.save(encoded, "PNG")
+    sheet.save(encoded, path.suffix[1:].replace("jpg", "jpeg"))
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     draft.write_bytes(encoded.getvalue())
     return draft.replace(path)

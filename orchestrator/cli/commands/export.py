@@ -14,7 +14,7 @@ from orchestrator.cli import common, options
 @options.sweep
 @click.option("--run", "pattern", metavar="GLOB", default="", help="The run's name or id. Default: the best run.")
 def export(settings_file: Path, sweep: str, pattern: str) -> None:
-    """Copy the best LoRA with a model card and a workflow.
+    """Copy the best LoRA with a model card and a workflow, in a folder to upload.
 
     \b
     Example:
@@ -22,7 +22,7 @@ def export(settings_file: Path, sweep: str, pattern: str) -> None:
 
     \b
     Writes:
-      runs/SWEEP/export/  LoRA, model card, ComfyUI workflow and A1111 prompt
+      runs/SWEEP/export/NAME/  LoRA, model card, ComfyUI workflow, A1111 prompt, samples
     """
     from orchestrator.config import settings
     from orchestrator.evidence import summary

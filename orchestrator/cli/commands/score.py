@@ -60,10 +60,12 @@ def _score_images(settings_file: Path, folder: Path, out: Path | None) -> None:
 
 
 def _score_loras(settings_file: Path, paths: tuple[Path, ...], strength: float, base: str, out: Path | None) -> None:
+    from orchestrator import images
     from orchestrator.config import settings
     from orchestrator.report import lora_files as lora_report
     from orchestrator.run import lora_files
     from orchestrator.session import Session
+    from orchestrator.store.hashes import HashCache
 
     console, loaded = common.console(), settings.load(settings_file)
     files, problems = lora_files.read(paths, loaded, base)
@@ -72,7 +74,10 @@ def _score_loras(settings_file: Path, paths: tuple[Path, ...], strength: float, 
     session = Session(plan=plan, listener=console)
     finished = session.run_followup(lambda ctx: (lora_files.prepare(runs, strength), ctx), frozen=False)
     target = out or lora_report.output_folder(runs)
-    for line in lora_report.write(runs, strength, target):
+    references = HashCache(loaded.runs).of_all(images.pictures(loaded.scoring.references).pictures)
+    lines, problems = lora_report.write(runs, strength, references, target)
+    console.problems(problems)
+    for line in lines:
         console.result(line)
     console.result(str(target / lora_report.LORAS))
     common.leave(session.stop, finished)
