@@ -68,6 +68,17 @@ def load(path: Path) -> Picture:
         return np.asarray(_rgb(ImageOps.exif_transpose(image)))
 
 
+def load_mask(path: Path) -> NDArray[np.float64]:
+    """The weights of a mask, height x width, 0..1: its alpha channel if it is used, else its brightness.
+
+    Raises Unreadable.
+    """
+    with _opened(path) as image:
+        upright = ImageOps.exif_transpose(image)
+        grey = upright.convert("RGBA").getchannel("A") if _transparent(image) else _rgb(upright).convert("L")
+        return np.asarray(grey, np.float64) / 255
+
+
 def size(path: Path) -> tuple[int, int]:
     """Width and height in pixels as after `load`, read from the header. Raises Unreadable."""
     with _opened(path) as image:

@@ -212,3 +212,18 @@ def test_the_page_explains_every_key(kind):
     ours = {"draw", "trigger"}  # a run's seed decides which draw; the source has the trigger
     missing = [field.name for field in fields(kind) if field.name not in ours and f"`{field.name}`" not in PAGE]
     assert not missing
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "what"),
+    [
+        ("mask = { masks = 'm', face = 1.0 }", "mask.face", "has no effect with a folder of masks"),
+        ("mask = { masks = 'm' }\nframes = { videos = 'v' }", "mask.masks", "stills of videos have no masks"),
+        ("mask = { masks = 'm' }", "mask.masks", "cropped has other images"),
+    ],
+)
+def test_masks_belong_to_the_images_of_the_folder(problems, text, key, what):
+    cropped = "[datasets.cropped]\nsource = 'persona'\ncrop = {}\n"
+    source = "cropped" if "cropped" in what else "persona"
+    found = problems(f"{PERSONA}{cropped}[datasets.odd]\nsource = '{source}'\n{text}\n")
+    assert what in found[f"datasets.odd.{key}"].what

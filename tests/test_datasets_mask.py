@@ -8,9 +8,12 @@ import pytest
 from kitchen import drawn
 from PIL import Image
 
+from orchestrator import images
 from orchestrator.config.recipe import Crop, Mask
-from orchestrator.datasets import mask
+from orchestrator.datasets import mask, prepare, validate
+from orchestrator.errors import Severity
 from orchestrator.miniature.draw import Pose
+from orchestrator.store.hashes import HashCache
 
 pytestmark = pytest.mark.filterwarnings("ignore:.estimate. is deprecated:FutureWarning")
 
@@ -123,3 +126,76 @@ def test_who_looks_for_faces_gets_the_pictures_without_their_weights(kitchen, ph
     prepared = kitchen.cook(kitchen.dataset("weighted", mask=Mask(background=0.0)))
     assert prepared.unmasked_dir == prepared.folder.parent / "plain"
     assert all((prepared.unmasked_dir / name).exists() for name in prepared.pictures)
+
+
+# --- a folder of masks ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def masks(tmp_path) -> Path:
+    (tmp_path / "masks").mkdir()
+    return tmp_path / "masks"
+
+
+def test_masks_become_the_weights_and_follow_the_crop(kitchen, photos, masks):
+    drawn(Pose(x=0.25, y=0.3, size=0.3)).save(photos / "a.png")
+    weights = np.zeros((256, 256), np.uint8)
+    weights[70:90, 60:80] = 200
+    Image.fromarray(weights).save(masks / "a.png")
+    whole, _ = kitchen.taste(kitchen.dataset("whole", mask=Mask(masks=masks)))
+    with Image.open(whole / "a.png") as picture, Image.open(photos / "a.png") as original:
+        assert np.array_equal(np.asarray(picture)[..., 3], weights)
+        assert np.array_equal(np.asarray(picture)[..., :3], np.asarray(original))
+    made, record = kitchen.taste(kitchen.dataset("both", crop=Crop(smallest=96), mask=Mask(masks=masks)))
+    left, top, right, bottom = record["made"][0]["crop"]
+    with Image.open(made / "a.png") as picture:
+        assert np.array_equal(np.asarray(picture)[..., 3], weights[top:bottom, left:right])
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "1", "P", "RGBA", "cut out"])
+def test_masks_of_any_tool_are_read(tmp_path, mode):
+    grey = np.array([[0, 255], [255, 0]], np.uint8)
+    mask, white = Image.fromarray(grey), Image.new("L", (2, 2), 255)
+    # a cut-out is white where it counts and where it does not: its alpha channel says which
+    mask = Image.merge("RGBA", [white, white, white, mask]) if mode == "cut out" else mask.convert(mode)
+    mask.save(tmp_path / "a.png")
+    assert np.array_equal(images.load_mask(tmp_path / "a.png"), grey / 255)
+
+
+def test_a_mean_applies_to_masks_too(kitchen, photos, masks):
+    Image.new("RGB", (32, 32)).save(photos / "a.png")
+    Image.fromarray(np.repeat([[40, 80]], 16, 1).repeat(32, 0).astype(np.uint8)).save(masks / "a.png")
+    _, record = kitchen.taste(kitchen.dataset("mean", mask=Mask(masks=masks, mean=0.5)))
+    assert "mean weight 0.50" in record["made"][0]["notes"]
+
+
+@pytest.mark.parametrize(
+    ("names", "why"),
+    [
+        ((), "a.png has no mask"),
+        (("a.png", "a.jpg"), "a.png has 2 masks"),
+        (("small",), "a.png has 32 x 32 pixels, and its mask a.png 16 x 32"),
+        (("broken",), "a.png has the mask a.png, which cannot be read"),
+        (("black",), "a.png has the mask a.png, which is black everywhere"),
+    ],
+)
+def test_an_unusable_mask_is_an_error_before_anything_starts(kitchen, photos, masks, names, why):
+    Image.new("RGB", (32, 32)).save(photos / "a.png")
+    for name in names:
+        size, colour = (16 if name == "small" else 32, 32), "black" if name == "black" else "white"
+        path = masks / (name if "." in name else "a.png")
+        Image.new("L", size, colour).save(path)
+        if name == "broken":
+            path.write_bytes(path.read_bytes()[:40])
+    (problem,) = validate.validate_dataset(kitchen.dataset("masked", mask=Mask(masks=masks)), "settings")
+    assert (why in problem.what, problem.key, problem.severity) == (True, "datasets.masked.mask.masks", Severity.ERROR)
+
+
+def test_an_edited_mask_makes_another_dataset(kitchen, photos, masks):
+    for folder in (photos, masks):
+        Image.new("L", (32, 32), 255).save(folder / "a.png")
+    dataset, settings = kitchen.dataset("masked", mask=Mask(masks=masks)), kitchen._settings()
+    before = prepare.folder_of(dataset, settings, HashCache(kitchen.runs))
+    assert prepare.folder_of(dataset, settings, HashCache(kitchen.runs)) == before
+    Image.new("L", (32, 32), 128).save(masks / "a.png")
+    assert prepare.folder_of(dataset, settings, HashCache(kitchen.runs)) != before

@@ -215,9 +215,24 @@ class _Reading:
             self._note(
                 place, "mask", f"{source} has masks already (conditioning_data_dir)", "", "remove one of the two"
             )
+        if mask and mask.masks:
+            self._check_masks(recipe, base, place)
         if mask and (not max(mask.face, mask.body, mask.background) or mask.mean == 0):
             what = "no weight is above 0: the training would learn nothing"
             self._note((*place, "mask"), "face", what, "", "write face = 1.0")
+
+    def _check_masks(self, recipe: Recipe, base: Dataset, place: Place) -> None:
+        for key in ("face", "body", "background", "feather"):
+            if self._file.has((*place, "mask", key)):
+                self._note((*place, "mask"), key, "has no effect with a folder of masks", "", f"remove {key} or masks")
+        if recipe.frames:
+            self._note((*place, "mask"), "masks", "stills of videos have no masks", "", "remove frames or masks")
+        above: Dataset | None = base
+        while above and above.recipe:
+            if above.recipe.crop or above.recipe.frames:
+                what = f"{above.name} has other images than the folder for which the masks were made"
+                self._note((*place, "mask"), "masks", what, "", "write its steps into this recipe, over its source")
+            above = self._found.get(above.recipe.source)
 
     def _note(self, place: Place, key: str, what: str, value: str, remedy: str) -> None:
         self._file.note((*place, key), what, value=value, remedy=remedy)

@@ -78,9 +78,11 @@ class Crop(Table):
 class Mask(Table):
     """Weights of the loss, 0..1. `feather`: width of the soft edge, in sides of the face's box.
 
+    masks: a folder of images with these weights, instead of the other keys: white counts fully, black not at all.
     mean: the weights of each picture are scaled to this mean; None: they are not scaled.
     """
 
+    masks: FilePath | None = None
     face: Unit = 1.0
     body: Unit = 0.5
     background: Unit = 0.2
@@ -140,4 +142,4 @@ class Recipe(Table):
 
     @property
     def needs_faces(self) -> bool:
-        return bool(self.frames or self.crop or self.mask)
+        return bool(self.frames or self.crop or (self.mask and not self.mask.masks))

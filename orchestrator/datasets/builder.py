@@ -4,7 +4,6 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from orchestrator import images as media
-from orchestrator import scoring
+from orchestrator import images, scoring
 from orchestrator.config.recipe import Mask, Recipe
 from orchestrator.config.schema import Dataset, Scoring
 from orchestrator.datasets import captions, choose, crop, dedupe, frames, mask
@@ -104,7 +102,7 @@ def _steps(recipe: Recipe, batch: SampleSet, request: Request) -> SampleSet:
         batch = choose.apply(recipe.choose, batch, key=f"datasets.{dataset.name}")
     if recipe.crop and finder:
         batch = crop.apply(recipe.crop, batch, finder.find, trigger=dataset.trigger)
-    if recipe.mask and finder:
+    if recipe.mask and finder and not recipe.mask.masks:
         known = [sample for sample in batch.samples if sample.face]
         batch = batch.keep([*known, *with_faces([one for one in batch.samples if not one.face], finder.find)])
     if recipe.captions:
@@ -120,36 +118,43 @@ def _steps(recipe: Recipe, batch: SampleSet, request: Request) -> SampleSet:
 
 def _write(sample: Sample, recipe: Recipe, request: Request) -> dict[str, Any]:
     """Write the image, its caption and its weights; returns the image's entry in the record."""
-    images, picture = request.folder / "images", sample.pixels()
+    folder, picture = request.folder / "images", sample.pixels()
     if sample.crop:
         left, top, right, bottom = sample.crop
         picture = picture[top:bottom, left:right]
-    decoded = media.decode_notes(sample.file)
+    decoded = images.decode_notes(sample.file)
     notes = [*decoded, *sample.notes]
     if recipe.mask or sample.crop or decoded:
         name = f"{sample.name}.png"
         if recipe.mask:
             notes.append(_write_weighted(picture, sample, recipe.mask, request.folder, name))
         else:
-            Image.fromarray(picture).save(images / name)
+            Image.fromarray(picture).save(folder / name)
     else:
         name = sample.name + sample.file.suffix
-        shutil.copyfile(sample.file, images / name)
+        shutil.copyfile(sample.file, folder / name)
     if sample.caption is not None:
-        caption = (images / name).with_suffix(request.dataset.caption_extension)
+        caption = (folder / name).with_suffix(request.dataset.caption_extension)
         caption.write_text(f"{sample.caption}\n", encoding="utf-8")
     fields = {key: getattr(sample, key) for key in ("origin", "time_s", "face", "crop", "caption")}
     file = os.path.relpath(sample.file, request.folder)
     return {"name": name, "file": file, **fields, "notes": list(dict.fromkeys(notes))}
 
 
-def _write_weighted(picture: media.Picture, sample: Sample, settings: Mask, folder: Path, name: str) -> str:
+def _write_weighted(picture: images.Picture, sample: Sample, settings: Mask, folder: Path, name: str) -> str:
     """Write the weights as the image's alpha channel, which sd-scripts reads as loss weights; returns a note."""
     left, top = sample.crop[:2] if sample.crop else (0, 0)
-    face: Sequence[float] | None = None
-    if sample.face is not None:
-        face = tuple(np.subtract(sample.face, (left, top, left, top)))
-    weights = mask.weights(settings, face, (picture.shape[1], picture.shape[0]))
+    height, width = picture.shape[:2]
+    if settings.masks:
+        (file,) = mask.files(settings.masks)[Path(sample.origin).stem]
+        raw = images.load_mask(file)[top : top + height, left : left + width]
+        if not raw.any():
+            what, remedy = f"the mask {file.name} is black in the crop: it would teach nothing", "correct the mask"
+            raise InputError(Problem(what=what, where=str(file), remedy=remedy))
+        weights = mask.scaled(raw, settings.mean)
+    else:
+        face = None if sample.face is None else tuple(np.subtract(sample.face, (left, top, left, top)))
+        weights = mask.weights(settings, face, (width, height))
     alpha = Image.fromarray(np.rint(weights * 255).astype(np.uint8))
     image = Image.fromarray(picture)
     for kind in ("plain", "masks"):

@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator import images
 from orchestrator.config.recipe import Mask
 
 Weights: TypeAlias = NDArray[np.float64]
@@ -17,6 +19,29 @@ Array: TypeAlias = NDArray[Any]
 _FACE = (0.55, 0.6)  # half width, half height of an ellipse
 _HEAD = (0.85, 0.95)  # the same with hair and ears: counts as body
 _BODY = 1.5  # half width of a column from the chin down to the edge
+
+
+def files(folder: Path) -> dict[str, list[Path]]:
+    """The masks of a folder by the stem of their image's name."""
+    found: dict[str, list[Path]] = {}
+    for path in images.pictures(folder).pictures:
+        found.setdefault(path.stem, []).append(path)
+    return found
+
+
+def check(folder: Path, picture: Path) -> str:
+    """Why the mask of a picture in a folder cannot be used; empty where it can."""
+    candidates = files(folder).get(picture.stem, [])
+    if len(candidates) != 1:
+        return f"has {len(candidates)} masks" if candidates else "has no mask"
+    (path,) = candidates
+    try:
+        size, own = images.size(path), images.size(picture)
+        if size != own:
+            return f"has {own[0]} x {own[1]} pixels, and its mask {path.name} {size[0]} x {size[1]}"
+        return "" if images.load_mask(path).any() else f"has the mask {path.name}, which is black everywhere"
+    except images.Unreadable as error:
+        return f"has the mask {path.name}, which cannot be read: {error.reason}"
 
 
 def weights(mask: Mask, face: Sequence[float] | None, size: tuple[int, int]) -> Weights:

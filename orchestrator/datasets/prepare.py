@@ -110,6 +110,8 @@ def _key(dataset: Dataset, settings: Settings, hashes: HashCache) -> str:
     }
     if recipe.needs_faces:
         parts["faces"] = faces.inspect(used.pack, det_size=used.det_size).fingerprint
+    if recipe.mask and recipe.mask.masks:
+        parts["masks"] = hashes.of_all(images.pictures(recipe.mask.masks).pictures)
     if recipe.frames:
         parts["frames"] = asdict(recipe.frames) | {"videos": hashes.of_all(video.files(recipe.frames.videos))}
         parts["references"] = hashes.of_all(images.pictures(used.references).pictures)
@@ -117,7 +119,12 @@ def _key(dataset: Dataset, settings: Settings, hashes: HashCache) -> str:
 
 
 def _without_new(recipe: dict[str, Any]) -> dict[str, Any]:
-    """Without unused keys that older versions did not have, so that datasets that they built are found."""
+    """Without keys that older versions did not have, if they are unused, so that datasets that they built are found.
+
+    Masks are hashed by their contents.
+    """
+    if recipe["mask"]:
+        del recipe["mask"]["masks"]
     return {key: value for key, value in recipe.items() if key != "captions" or value}
 
 

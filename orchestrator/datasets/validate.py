@@ -8,7 +8,7 @@ from pathlib import Path
 from orchestrator import errors, images
 from orchestrator.config.recipe import Recipe
 from orchestrator.config.schema import Dataset
-from orchestrator.datasets import captions, video
+from orchestrator.datasets import captions, mask, video
 from orchestrator.errors import Problem
 from orchestrator.files import read_bytes
 from orchestrator.text import first_names
@@ -97,6 +97,12 @@ def _recipe(recipe: Recipe, pictures: Sequence[Path], where: str, key: str) -> I
     if recipe.choose and not recipe.frames and recipe.choose.n > len(pictures):
         what, remedy = f"asks for {recipe.choose.n} of {len(pictures)} images", f"n = {len(pictures)} or less"
         yield Problem(what=what, where=where, key=f"{key}.choose.n", remedy=remedy)
+    if recipe.mask and (folder := recipe.mask.masks):
+        wrong = [f"{path.name} {why}" for path in pictures if (why := mask.check(folder, path))]
+        if wrong:
+            what = f"{len(wrong)} of {len(pictures)} images have no usable mask: {'; '.join(wrong[:5])}"
+            remedy = "add a mask of the image's name and size, white where the loss counts"
+            yield Problem(what=what, where=where, key=f"{key}.mask.masks", value=str(folder), remedy=remedy)
     yield from _same_stem(pictures, key)
 
 

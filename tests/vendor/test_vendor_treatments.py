@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors.numpy import load_file
-from small_world import Trained, Trainer, World, trained
+from small_world import SIDE, Trained, Trainer, World, trained
 
 from orchestrator.config import settings
 from orchestrator.kohya.outputs import log
@@ -30,6 +30,9 @@ mask = { face = 0.5, body = 0.5, background = 0.5 }
 [datasets.weighted]
 source = "persona"
 mask = { face = 1.0, body = 0.5, background = 0.0, mean = 0.25 }
+[datasets.own-masks]
+source = "persona"
+mask = { masks = "grey" }
 """
 
 SEEN = """
@@ -59,6 +62,9 @@ for one in asked:
 @pytest.fixture(scope="module")
 def weighing(tiny: World) -> Context:
     """The tiny world with datasets of weighted pictures."""
+    (tiny.folder / "grey").mkdir(exist_ok=True)
+    for picture in tiny.dataset.image_dir.glob("*.png"):
+        Image.new("L", (SIDE, SIDE), 64).save(tiny.folder / "grey" / picture.name)
     path = tiny.folder / "weighing.toml"
     text = (tiny.folder / "orchestrate.toml").read_text(encoding="utf-8")
     path.write_text(text + DATASETS + '[defaults]\ndataset = "persona"\n', encoding="utf-8")
@@ -93,6 +99,10 @@ def test_weights_of_one_everywhere_change_nothing(runs: dict[str, Trained]) -> N
 
 def test_weights_of_a_half_halve_the_loss(runs: dict[str, Trained]) -> None:
     assert loss(runs["half"]) == pytest.approx(loss(runs["persona"]) / 2, rel=0.01)
+
+
+def test_a_folder_of_masks_scales_the_loss(runs: dict[str, Trained]) -> None:
+    assert loss(runs["own-masks"]) == pytest.approx(loss(runs["persona"]) * 64 / 255, rel=0.01)
 
 
 def test_the_loss_is_weighted_by_the_mean_that_was_asked(runs: dict[str, Trained]) -> None:
