@@ -180,9 +180,13 @@ def test_seeds_of_the_same_prompts_are_compared_prompt_by_prompt() -> None:
 
 
 def test_a_selected_strength_is_confirmed_on_prompts_outside_the_selection_and_paired(world: World) -> None:
-    """With four prompts and two strengths, two prompts select the strength; the others report and confirm it."""
-    prompts = world.folder / "four.txt"
-    prompts.write_text("".join(f"ohwx person {place}\n" for place in ("at sea", "in bed", "at work", "asleep")))
+    """With four prompts and two strengths, two prompts select the strength; the others report and confirm it.
+
+    The fifth prompt has no trigger, so its images measure drift only.
+    """
+    prompts = world.folder / "five.txt"
+    places = "".join(f"ohwx person {place}\n" for place in ("at sea", "in bed", "at work", "asleep"))
+    prompts.write_text(f"{places}a quiet street\n", encoding="utf-8")
     text = world.settings.read_text(encoding="utf-8").replace(
         f'prompts = "{world.shared}/prompts.txt"', f'prompts = "{prompts}"\nstrengths = [0.5, 1.0]'
     )
@@ -196,8 +200,9 @@ def test_a_selected_strength_is_confirmed_on_prompts_outside_the_selection_and_p
     reported = {s.image.text for s in one.choice.reported}
     assert len(reported) == len(one.choice.selection_texts) == 2
     assert {s.image.text for s in one.confirmation.scores} == reported
-    made = [s.image.text for s in fresh.latest(one.run, one.choice)]
-    assert set(made) == reported, "no image is generated for a prompt of the selection"
+    (confirmed_run,) = one.run.confirmations()
+    made = {image.text for image in confirmed_run.pictures()}
+    assert made == reported, "no image is generated for a prompt of the selection, or for drift only"
     assert one.confirmation.comparison.paired
     assert one.confirmation.comparison.change_interval
     assert one.confirmation.comparison.reported == pytest.approx(mean(one.choice.reported))
