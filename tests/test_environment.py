@@ -89,6 +89,21 @@ def test_runs_of_another_gpu_model_are_not_paired_unless_allowed(asked: World) -
     assert dict(allowed.facts)["Different conditions"] == "GPU H100 and A100 in 1 pair"
 
 
+def test_gains_over_a_baseline_of_another_gpu_model_are_excluded_unless_allowed(asked: World) -> None:
+    grid = asked.grid.read_text(encoding="utf-8").replace("contrast =", 'measure = "gain"\ncontrast =')
+    asked.ask(grid)
+    train(asked, "*", H100)
+    assert answered(asked).pairs == 2
+    (baseline,) = [run for run in asked.sweep.runs() if run.point.is_baseline]
+    record = baseline.attempts("generate")[-1].path / "attempt.json"
+    text = record.read_text(encoding="utf-8")
+    record.write_text(text.replace('"gpu": "H100"', '"gpu": "A100"'), encoding="utf-8")
+    found = answered(asked)
+    assert (found.pairs, found.left_out) == (0, 4)
+    assert "than the baseline: images: GPU H100 and A100" in dict(found.facts)["Excluded runs"]
+    assert answered(asked, Comparison(allow_different_hardware=True)).pairs == 2
+
+
 def test_another_card_of_the_same_model_is_equal(asked: World) -> None:
     train(asked, "*seed=1*", H100)
     text = asked.settings.read_text(encoding="utf-8").replace('card = "GPU-1"', 'card = "GPU-2"')

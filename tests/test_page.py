@@ -84,6 +84,18 @@ def test_notices_name_unfinished_and_degraded_runs(tmp_path, album):
     assert "The grid has no <code>[[question]]</code>" in text
 
 
+def test_notices_count_faces_that_are_not_the_largest_or_rotated(tmp_path, album):
+    read = summary.read(made(tmp_path, album, runs=2))
+    one = next(run for run in read.runs if run.choice)
+    first, *others = one.choice.reported
+    changed = replace(first, faces=2, largest_similarity=0.1, rotation=90)
+    run = replace(one, choice=replace(one.choice, reported=(changed, replace(others[0], faces=2), *others[1:])))
+    notices = "\n".join(rows.missing([run], None))
+    assert "In 1 of 2 images with several faces, the scored face (the most similar one) is not the largest." in notices
+    assert "1 image with a face rotated" in notices
+    assert "several faces" not in "\n".join(rows.missing([one], None))
+
+
 def test_a_sweep_without_results_has_a_page(tmp_path, album):
     sweep = made(tmp_path, album, runs=2, pending=2)
     for name in ("scores.json", "images.json"):

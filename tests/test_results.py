@@ -20,7 +20,7 @@ from orchestrator.cli import console, status_table
 from orchestrator.errors import Problem
 from orchestrator.evidence import configurations
 from orchestrator.evidence.summary import RunSummary
-from orchestrator.model import Failure, Params, Point, Progress, State
+from orchestrator.model import FaceStatus, Failure, Image, Params, Point, Progress, Score, State
 from orchestrator.report import overview, results_view
 from orchestrator.report import status as status_module
 from orchestrator.report.labels import labels
@@ -68,12 +68,21 @@ def test_the_interval_of_the_lead_is_wider_with_more_configurations() -> None:
     assert float(widths[1][1]) - float(widths[1][0]) > float(widths[0][1]) - float(widths[0][0])
 
 
-def test_a_better_baseline_is_reported() -> None:
-    base = run({"base_model": "x"}, 0.9)
+@pytest.mark.parametrize("lead", [0.3, 0.0, -0.001])
+def test_a_baseline_that_is_better_or_equal_is_reported(lead: float) -> None:
+    """`lead`: of the baseline over the best configuration. LoRAs that changed nothing lead it by rounding errors."""
+    ranked = configurations.group(list(grid(0.1)))
+    base = run({"base_model": "x"}, (ranked[0].value or 0) + lead)
     base = replace(base, run=replace(base.run, point=point({"base_model": "x"}, baseline=True)))
     assert overview.best(configurations.group([*grid(0.1), base])).startswith(
         "No configuration is better than the base"
     )
+
+
+def test_images_without_any_face_have_no_best_configuration() -> None:
+    nothing = Score(image=Image(file="a.png", checkpoint="", strength=1.0, prompt=0, seed=1), status=FaceStatus.NO_FACE)
+    runs = [replace(one, choice=replace(one.choice, reported=(nothing,))) for one in grid(0.1) if one.choice]
+    assert overview.best(configurations.group(runs)) == "No image of a trained run contains a face."
 
 
 def test_failures_with_one_reason_are_grouped_and_have_a_remedy() -> None:

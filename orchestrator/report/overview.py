@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from orchestrator.evidence import configurations, lora_files
 from orchestrator.evidence.configurations import Configuration
+from orchestrator.evidence.run_metrics import FAILURE
+from orchestrator.evidence.stats.contrast import TestSettings
 from orchestrator.evidence.summary import RunSummary, SweepSummary, log_of
 from orchestrator.model import Failure, State
 from orchestrator.report.labels import labels
@@ -40,7 +42,9 @@ def best(ranked: Sequence[Configuration]) -> str:
     """
     scored = [one for one in ranked if one.value is not None and not one.is_baseline]
     baselines = [one.value for one in ranked if one.value is not None and one.is_baseline]
-    if scored and baselines and max(baselines) >= (scored[0].value or 0):
+    if scored and scored[0].value == FAILURE:
+        return "No image of a trained run contains a face."
+    if scored and baselines and max(baselines) + TestSettings().unchanged > (scored[0].value or 0):
         return f"No configuration is better than the baseline. The best is {scored[0].label}."
     if len(scored) < 2:
         return "".join(f"Best: {one.label}. No other configuration is scored." for one in scored)

@@ -11,6 +11,7 @@ from orchestrator.evidence.stats.estimates import Estimate, FloatArray, Interval
 from orchestrator.evidence.stats.main_effect import main_effect
 from orchestrator.evidence.stats.pairs import REPLICATE, Matching, Pair, RunRow, match
 from orchestrator.model import Question, SequentialDesign, Value
+from orchestrator.store import provenance
 from orchestrator.values import canonical_json
 
 MIN_REPLICATES = 3
@@ -215,8 +216,10 @@ def _extended(family: QuestionFamily) -> tuple[str, ...]:
 
 def _by_gain(row: RunRow) -> RunRow:
     """The run compared by its gain over the baseline. Previews have no baseline."""
-    missing = "no baseline to subtract" if row.by_prompt else row.missing
-    return replace(row, by_prompt=row.gain_by_prompt, similarity=None, no_face_rate=None, previews={}, missing=missing)
+    gains, missing = row.gain_by_prompt, "no baseline to subtract" if row.by_prompt else row.missing
+    if found := provenance.differences(row.environment, row.baseline_environment):
+        gains, missing = {}, f"made under different conditions than the baseline: {', '.join(found)}"
+    return replace(row, by_prompt=gains, similarity=None, no_face_rate=None, previews={}, missing=missing)
 
 
 def _nothing_to_compare(pairs: Sequence[Pair], rows: Sequence[RunRow], settings: TestSettings) -> str:

@@ -17,12 +17,12 @@ class RunRow:
     """The input of a comparison from one run.
 
     params: effective. dims: those that the grid varied (Point.dims); written: their values as the grid writes them.
-    by_prompt: mean image value of each prompt over
-    the reported images (run_metrics.by_prompt); empty without scores. similarity: mean over detected faces.
-    no_face_rate: share of images without a face. gain_by_prompt: as by_prompt, minus the baseline on the same images;
-    change: mean absolute difference from the baseline over these images; both unknown without a baseline.
-    missing: why by_prompt is empty, if it is. environment: GPU model and versions; empty if unknown
-    or if differences are allowed. previews: step -> the run as its previews at that step score.
+    by_prompt: mean image value of each prompt over the reported images (run_metrics.by_prompt); empty without scores.
+    similarity: mean over detected faces. no_face_rate: share of images without a face. gain_by_prompt: as by_prompt,
+    minus the baseline on the same images; change: mean absolute difference from the baseline over these images; both
+    unknown without a baseline. missing: why by_prompt is empty, if it is. environment, baseline_environment: GPU model
+    and versions; empty if unknown or if differences are allowed. previews: step -> the run as its previews at that step
+    score.
     """
 
     run: str
@@ -38,6 +38,7 @@ class RunRow:
     change: float | None = None
     missing: str = "no scores"
     environment: Mapping[str, str] = field(default_factory=dict)
+    baseline_environment: Mapping[str, str] = field(default_factory=dict)
     previews: Mapping[int, "RunRow"] = field(default_factory=dict)
 
 

@@ -33,29 +33,26 @@ def rows_by_second_pack(runs: Sequence[RunSummary]) -> list[RunRow]:
 
 
 def _rows(runs: Sequence[RunSummary], convert: Callable[[Score], Score]) -> list[RunRow]:
-    baselines = {
-        str(run.run.point.params.get("base_model")): list(map(convert, run.scores))
-        for run in runs
-        if run.run.point.is_baseline
-    }
+    baselines = {str(run.run.point.params.get("base_model")): run for run in runs if run.run.point.is_baseline}
     trained = (run for run in runs if not run.run.point.is_baseline)
-    return [_row(run, convert, baselines.get(str(run.run.point.params.get("base_model")), ())) for run in trained]
+    return [_row(run, convert, baselines.get(str(run.run.point.params.get("base_model")))) for run in trained]
 
 
-def _row(run: RunSummary, convert: Callable[[Score], Score], baseline: Sequence[Score]) -> RunRow:
+def _row(run: RunSummary, convert: Callable[[Score], Score], baseline: RunSummary | None) -> RunRow:
     bare = RunRow(
         run=run.run.point.name,
         params=run.run.point.params,
         dims=run.run.point.dims,
         written=run.run.point.written,
         environment=run.environment,
+        baseline_environment=baseline.environment if baseline else {},
         state=run.status.state,
         degraded=run.degraded,
     )
     finished = replace(bare, state=State.FINISHED)
     previews = {step: _scored(finished, list(map(convert, scores))) for step, scores in run.previews.items()}
     scores = list(map(convert, run.choice.reported)) if run.choice else []
-    gains = _gains(scores, baseline)
+    gains = _gains(scores, list(map(convert, baseline.scores)) if baseline else ())
     return replace(
         _scored(bare, scores),
         gain_by_prompt=_mean_by_prompt(gains),

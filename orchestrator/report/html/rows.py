@@ -91,7 +91,7 @@ def dims(runs: Sequence[RunSummary]) -> list[str]:
 def missing(runs: Sequence[RunSummary], record: CalibrationRecord | None) -> list[str]:
     """Notices about incomplete or uncertain results; empty if there are none."""
     notices = (_unfinished(runs), _stopped(runs), _without_baseline(runs), _degraded(runs), _uncalibrated(record))
-    return [notice for notice in notices if notice]
+    return [notice for notice in (*notices, *_faces(runs)) if notice]
 
 
 def _unfinished(runs: Sequence[RunSummary]) -> str:
@@ -114,6 +114,16 @@ def _degraded(runs: Sequence[RunSummary]) -> str:
     count = sum(one.degraded for one in runs)
     notice = "ran out of memory and used other settings than requested. The answers exclude such runs."
     return f"{pluralize(count, 'run')} degraded: the training {notice}" if count else ""
+
+
+def _faces(runs: Sequence[RunSummary]) -> Iterator[str]:
+    scores = [score for one in runs if one.choice for score in one.choice.reported]
+    several = [score for score in scores if score.faces > 1]
+    if other := sum(score.largest_similarity not in (None, score.similarity) for score in several):
+        images = pluralize(len(several), "image")
+        yield f"In {other} of {images} with several faces, the scored face (the most similar one) is not the largest."
+    if rotated := sum(score.rotation != 0 for score in scores):
+        yield f"{pluralize(rotated, 'image')} with a face rotated by 90 degrees or more: see `rotation` in images.csv."
 
 
 def _uncalibrated(record: CalibrationRecord | None) -> str:
