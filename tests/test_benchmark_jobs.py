@@ -1,6 +1,8 @@
 """The sweeps of `benchmarks.gpu` without a GPU: their settings and grids are valid, and their figures are read."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -67,3 +69,11 @@ def test_the_figures_of_a_job_are_those_of_its_attempts(tmp_path: Path) -> None:
         "attempts": [1, 1],
         "each_images_s": [5.0, 5.0],
     }
+
+
+def test_the_program_starts() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.gpu", "--help"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--part" in done.stdout

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu import against, cells, limit, pictures, record, sweeps, watch
+from benchmarks.gpu.sweeps import Case
 
 STEPS = 5
 CHECK_STEPS = 8
@@ -102,7 +103,7 @@ class Bench:
         """The same by genuine errors, under a hard limit of 24 GiB, and images with default settings."""
         self._sweep("fallback", sweeps.FALLBACK)
 
-    def _sweep(self, part: str, case: sweeps.Case) -> None:
+    def _sweep(self, part: str, case: Case) -> None:
         if time.monotonic() < self._deadline and not self._results.under(part, case.name):
             for run, figures in sweeps.measure(self._programs, self._inputs, case, self._results.folder):
                 self._results.add(part, f"{case.name}: {run}", figures)
