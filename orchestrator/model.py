@@ -192,12 +192,16 @@ class Result:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """A trained and verified LoRA file. `epoch` and `step` as trained; `file` is relative to the run's folder."""
+    """A trained and verified LoRA file. `epoch` and `step` as trained; `file` is relative to the run's folder.
+
+    average: of the checkpoints until then, `mean` or `ema-0.8`; empty for one that sd-scripts wrote.
+    """
 
     file: str
     epoch: int | None
     step: int
     sha256: str = ""
+    average: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -173,6 +173,11 @@ Extension: TypeAlias = Annotated[str, AfterValidator(_extension)]
 Environment: TypeAlias = Annotated[Mapping[str, str], AfterValidator(_environment)]
 Seeds: TypeAlias = Annotated[tuple[Natural, ...], Field(min_length=1), AfterValidator(_distinct)]
 Strengths: TypeAlias = Annotated[tuple[Positive, ...], Field(min_length=1), AfterValidator(_distinct)]
+Averages: TypeAlias = Annotated[
+    tuple[Annotated[str, Field(pattern=r"^(mean(-([2-9]|[1-9]\d{1,3}))?|ema-0\.\d{1,4})$")], ...],
+    AfterValidator(_distinct),
+]
+"""`mean`, `mean-3` (of the last three) or `ema-0.8`."""
 Cards: TypeAlias = Annotated[str, PlainValidator(_cards, json_schema_input_type=str | list[str])]
 Checkpoints: TypeAlias = Annotated[
     str | tuple[int, ...], PlainValidator(_checkpoints, json_schema_input_type=str | list[int])

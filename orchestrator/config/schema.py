@@ -10,6 +10,7 @@ from pydantic import Field
 
 from orchestrator.config.fields import (
     Arguments,
+    Averages,
     Cards,
     Checkpoints,
     Count,
@@ -198,6 +199,8 @@ class Generation(Table):
     """LoRA multipliers."""
     checkpoints: Checkpoints = "last"
     """`last`, `all`, or epochs."""
+    averages: Averages = ()
+    """Averages of a run's saved checkpoints, generated too: `mean`, `mean-3` (of the last three), `ema-0.8` (decay)."""
     steps: Count = 28
     """Denoising steps."""
     sampler: str = "euler_a"

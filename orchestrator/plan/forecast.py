@@ -208,7 +208,7 @@ def _run(run: Run, settings: Settings, prompts: int, known: RunHistory, lengths:
         status=status,
         why=why(status),
         length=length,
-        counted=pictures is not None and pictures.counted and not params.get("validation_split"),
+        counted=pictures is not None and pictures.counted,
         images=images,
         train_s=train_s if "train" in todo else 0.0,
         generate_s=images * (known.image_s.get(base) or _image_s(settings.generation_of(base)))
@@ -260,17 +260,16 @@ def _images(point: Point, length: TrainingLength | None, generation: Generation)
     """Images per prompt; a baseline and a LoRA file make one for each seed."""
     if not point.is_trained:
         return len(generation.seeds)
-    return (
-        len(generation.seeds) * len(generation.strengths) * _checkpoints(point.params, length, generation.checkpoints)
-    )
+    return len(generation.seeds) * len(generation.strengths) * _checkpoints(point.params, length, generation)
 
 
-def _checkpoints(params: Params, length: TrainingLength | None, which: str | tuple[int, ...]) -> int:
-    """The number of checkpoints to generate from."""
-    if length is None or which == "last":
-        return 1
-    saved = files.expected("x", params, length)
-    return len(saved) if which == "all" else max(1, sum(one.epoch in which for one in saved))
+def _checkpoints(params: Params, length: TrainingLength | None, generation: Generation) -> int:
+    """The number of checkpoints to generate from, averages included."""
+    which, averages = generation.checkpoints, len(generation.averages)
+    saved = files.expected("x", params, length) if length else []
+    if len(saved) < 2 or which == "last":
+        return 1 + averages * (len(saved) > 1)
+    return averages + (len(saved) if which == "all" else max(1, sum(one.epoch in which for one in saved)))
 
 
 def _image_s(generation: Generation) -> float:
@@ -281,5 +280,6 @@ def _disk(
     params: Params, todo: Sequence[str], length: TrainingLength | None, images: int, generation: Generation
 ) -> int:
     trained = resource_profile.training_bytes(params, length) if "train" in todo and length else 0
+    averages = len(generation.averages) * resource_profile.checkpoint_bytes(params) if "train" in todo else 0
     made = images * generation.width * generation.height * _PNG_BYTES_PER_PIXEL if "generate" in todo else 0
-    return int(trained + made) + (_RECORD_BYTES if todo else 0)
+    return int(trained + averages + made) + (_RECORD_BYTES if todo else 0)

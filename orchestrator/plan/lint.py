@@ -48,6 +48,7 @@ def lint_points(points: Sequence[Point], grid: Grid, settings: Settings, steps: 
         *_lint_base_models(params, settings),
         *([] if broken else _lint_sizes(params, settings, accepted)),
         *(_lint_match(points, grid) if grid.match_parameters else ()),
+        *(_lint_averages(params, settings) if settings.generation.averages else ()),
     ]
 
 
@@ -132,6 +133,15 @@ def _lint_base_models(points: Iterable[Params], settings: Settings) -> Iterator[
     for name in dict.fromkeys(str(params["base_model"]) for params in points):
         path = settings.base_models[name].path
         yield from base_model.is_distilled(path, where=str(settings.path), key=f"base_models.{name}.path")
+
+
+def _lint_averages(points: Iterable[Params], settings: Settings) -> Iterator[Problem]:
+    """An error if a training saves only its last checkpoint, of which there is no average."""
+    saving = ("save_every_n_epochs", "save_every_n_steps", "save_n_epoch_ratio")
+    if any(not any(params.get(key) for key in saving) for params in points):
+        where = toml_reader.read(settings.path).where(("generate", "averages"))
+        what = "a training that saves one checkpoint has no average"
+        yield error("generate.averages", what, "set save_every_n_epochs = 1 in [arguments], or remove it", where=where)
 
 
 _MATCHED = 1.1

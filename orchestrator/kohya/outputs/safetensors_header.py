@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from orchestrator.files import open_regular
@@ -87,6 +88,19 @@ def all_zero(path: Path, header: Header, names: Iterable[str]) -> bool:
     """Whether each of these tensors is zero throughout (minus zero is not)."""
     chosen = {name: header.tensors[name] for name in names if name in header.tensors}
     return not any(bits.any() for _, bits, _ in _contents(path, Header(metadata={}, tensors=chosen)))
+
+
+def values(path: Path, tensor: Tensor) -> NDArray[np.floating[Any]]:
+    """The numbers of a tensor of floats, in its shape. Raises ValueError for other types."""
+    kinds = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+    if tensor.dtype not in kinds:
+        raise ValueError(f"{path} has a tensor of type {tensor.dtype}, not of floats")
+    with open_regular(path) as file:
+        file.seek(tensor.begin)
+        found = np.frombuffer(file.read(tensor.end - tensor.begin), dtype=kinds[tensor.dtype])
+    if tensor.dtype == "BF16":  # the upper half of a float32
+        found = (found.astype("<u4") << 16).view("<f4")
+    return found.reshape(tensor.shape)
 
 
 def _contents(path: Path, header: Header) -> Iterator[tuple[str, Any, int]]:

@@ -191,13 +191,15 @@ def _curve(one: RunSummary, *, by: str) -> Line | None:
     if one.choice is None:
         return None
     places = {
-        item.file: float(item.epoch if by == "epoch" and item.epoch else item.step) for item in one.run.checkpoints()
+        item.file: float(item.epoch if by == "epoch" and item.epoch else item.step)
+        for item in one.run.checkpoints()
+        if not item.average
     }
     groups: dict[float, list[Score]] = defaultdict(list)
     for score in one.scores:
         image = score.image
-        if by != "strength" and image.strength == one.choice.strength:
-            groups[places.get(image.checkpoint, 0.0)].append(score)
+        if by != "strength" and image.strength == one.choice.strength and image.checkpoint in places:
+            groups[places[image.checkpoint]].append(score)
         if by == "strength" and image.checkpoint == one.choice.checkpoint:
             groups[image.strength].append(score)
     means = {x: _mean(list(run_metrics.by_prompt(scores).values())) for x, scores in sorted(groups.items())}

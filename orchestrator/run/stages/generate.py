@@ -85,11 +85,13 @@ def wanted(
 
 
 def choose(checkpoints: Sequence[Checkpoint], which: str | tuple[int, ...]) -> list[Checkpoint]:
-    """The checkpoints to generate with: `last`, `all`, or those of the given epochs, the last if none matches."""
-    if which == "all":
-        return list(checkpoints)
-    named = [item for item in checkpoints if item.epoch in which] if isinstance(which, tuple) else []
-    return named or [checkpoints[-1]]
+    """The checkpoints to generate with: `last`, `all`, or those of the given epochs, the last if none matches.
+
+    The averages that the settings ask for are always among them.
+    """
+    trained, averages = ([item for item in checkpoints if bool(item.average) is wanted] for wanted in (False, True))
+    named = [item for item in trained if item.epoch in which] if isinstance(which, tuple) else []
+    return [*(trained if which == "all" else named or trained[-1:]), *averages]
 
 
 def _prepare(run: Run, attempt: Attempt, images: Sequence[Image], ctx: Context) -> Command:

@@ -1,12 +1,12 @@
 """The train stage: renders the trainer's config, runs sd-scripts, and verifies the checkpoints."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from orchestrator.config.schema import Settings
-from orchestrator.kohya import argv, config_files, oom_fallback, resume
+from orchestrator.kohya import argv, average, config_files, oom_fallback, resume
 from orchestrator.kohya.oom_fallback import Fallback
 from orchestrator.kohya.outputs import log, verify
 from orchestrator.kohya.resume import ResumeSegment
@@ -18,6 +18,7 @@ from orchestrator.run.early_stop import EarlyStopWatcher
 from orchestrator.run.retry import Action, FailedAttempt
 from orchestrator.run.stages import Command, Stage
 from orchestrator.store import process, vram_log
+from orchestrator.store.hashes import sha256
 from orchestrator.store.layout import Attempt, Run
 from orchestrator.store.outcome import FailureReason, Outcome
 
@@ -174,7 +175,17 @@ def _record(run: Run, attempt: Attempt, outcome: Outcome, settings: Settings) ->
         problems = "; ".join(str(problem) for problem in verified.problems)
         return FailureReason(*(logged or (verified.failure, problems)))
     checkpoints = [_checkpoint_record(run, checkpoint, [*earlier, this]) for checkpoint in verified.checkpoints]
-    return {"attempt": attempt.number, "checkpoints": checkpoints}
+    averages = _averages(run, [Checkpoint(**record) for record in checkpoints], this.folder, settings)
+    return {"attempt": attempt.number, "checkpoints": [*checkpoints, *map(asdict, averages)]}
+
+
+def _averages(run: Run, checkpoints: Sequence[Checkpoint], folder: Path, settings: Settings) -> Iterator[Checkpoint]:
+    """Written beside the checkpoints, where there are several."""
+    for kind in settings.generation.averages if len(checkpoints) > 1 else ():
+        target = folder / f"{train_config.OUTPUT_NAME}-{kind}.safetensors"
+        average.write(kind, [(run.path / one.file, one) for one in checkpoints], target)
+        file = str(target.relative_to(run.path))
+        yield replace(checkpoints[-1], file=file, sha256=sha256(target), average=kind)
 
 
 def _checkpoint_record(run: Run, checkpoint: Checkpoint, segments: Sequence[ResumeSegment]) -> dict[str, Any]:
