@@ -23,7 +23,8 @@ from typing import Any
 from orchestrator.config import settings as settings_file
 from orchestrator.config.schema import Settings
 from orchestrator.kohya import argv as command
-from orchestrator.store.layout import Attempt, Run, Sweep
+from orchestrator.kohya import generate
+from orchestrator.store.layout import Run, Sweep
 
 GRID = """
 [dims]
@@ -142,19 +143,25 @@ def _replaced(text: str, changed: Mapping[str, str]) -> str:
     return text
 
 
-def _generate(run: Path, out: Path, used: Settings) -> None:
+def _generate(run: Run, out: Path, used: Settings) -> None:
     """One process for each LoRA, as with `--network_weights` on the command line."""
-    attempt = Attempt(run / "generate" / "1")
-    plan = json.loads((attempt.path / "plan.json").read_text(encoding="utf-8"))
-    argv = json.loads(((attempt.generator or attempt.path) / "command.json").read_text(encoding="utf-8"))["argv"]
+    plan = json.loads((run.attempts("generate")[0].path / "plan.json").read_text(encoding="utf-8"))
+    base = str(run.point.params["base_model"])
     for number, lora in enumerate(plan["loras"] or [None]):
         images = [image for image in plan["images"] if not plan["loras"] or image["lora"] == number]
         alone = {**plan, "loras": [lora] if lora else [], "images": [_first(image) for image in images]}
         path = out / f"plan-{number}.json"
         path.write_text(json.dumps(alone), encoding="utf-8")
-        changed = {"--prompter_module_args": path, "--outdir": out / "images", "--network_weights": lora}
-        before = ["", *argv]
-        _call([str(changed.get(option, word)) for option, word in zip(before, argv, strict=False)], out, used)
+        argv = generate.generate_argv(
+            used.trainer,
+            used.base_models[base],
+            used.generation_of(base),
+            plan=path,
+            outdir=out / "images",
+            lora=Path(lora) if lora else None,
+            params=run.point.params,
+        )
+        _call(argv, out, used)
 
 
 def _first(image: dict[str, Any]) -> dict[str, Any]:

@@ -83,6 +83,18 @@ def test_a_crash_costs_only_the_images_that_were_not_written(world: World, fault
     assert not world.living()
 
 
+def test_a_generator_is_kept_whatever_vram_it_may_use(world: World) -> None:
+    world.ask("[dims]\nlearning_rate = [1e-4, 2e-4]\n")
+    ctx = world.context()
+    runs = world.plan().runs("learning*")
+    with generators.Generators(1.0, lambda: False) as own:
+        for number, run in enumerate(runs):
+            sweep.perform(run, "train", ctx)
+            environ = {**ctx.environ, "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT": f"0={number}G"}
+            generate.perform(run, replace(ctx, generators=own, environ=environ))
+    assert len(processes(world)) == 1
+
+
 def test_a_generator_that_was_killed_between_two_jobs_is_replaced(world: World) -> None:
     world.ask("[dims]\nlearning_rate = [1e-4, 2e-4]\n")
     ctx = world.context()

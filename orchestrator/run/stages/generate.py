@@ -108,7 +108,8 @@ def _prepare(run: Run, attempt: Attempt, images: Sequence[Image], ctx: Context) 
         attempt.open(record)
         return Command(argv=_argv(run, ctx, file, run.images, lora), env=env, cwd=attempt.path)
     env = {**child_environ(ctx.environ), **env}
-    same = _argv(run, ctx, Path(), Path(), Path() if lora else None), env, _shape(lora)
+    changing = {key: value for key, value in env.items() if not key.startswith("CUDA_MPS_")}  # of no effect on images
+    same = _argv(run, ctx, Path(), Path(), Path() if lora else None), changing, _shape(lora)
     folder = ctx.generators.choose(attempt, ctx.card, sha256_json(same))
     attempt.open({**record, "generator": os.path.relpath(folder, attempt.path)})
     job = {"plan": str(file), "outdir": str(run.images)}
