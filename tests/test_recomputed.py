@@ -1,4 +1,4 @@
-"""A report's columns and its verdict, recomputed from images.csv with NumPy and SciPy only."""
+"""A report's columns and its verdict, recomputed from images.csv and embeddings.npz with NumPy and SciPy only."""
 
 import csv
 import math
@@ -46,6 +46,23 @@ def values(rows: Sequence[Row]) -> FloatArray:
     return np.array([np.mean([value[id(row)] for row in rows if row["prompt"] == prompt]) for prompt in prompts])
 
 
+def spread(rows: Sequence[Row]) -> FloatArray:
+    """(prompts,): mean distance between the faces of the seeds of each prompt."""
+    prompts = sorted({row["prompt"] for row in rows})
+    return np.array(
+        [np.mean([float(row["seed_distance"]) for row in rows if row["prompt"] == prompt]) for prompt in prompts]
+    )
+
+
+def diversity(embeddings: Path, rows: Sequence[Row]) -> float:
+    """Mean over the images of the distance of their face to the other seeds' faces of the same prompt."""
+    with np.load(embeddings) as arrays:
+        faces = arrays["faces"] / np.linalg.norm(arrays["faces"], axis=1, keepdims=True)
+    distances = 1 - faces @ faces.T
+    same = np.array([[a["prompt"] == b["prompt"] and a is not b for b in rows] for a in rows])
+    return float(np.mean([line[others].mean() for line, others in zip(distances, same, strict=True)]))
+
+
 @pytest.fixture
 def reported(world: World, request: pytest.FixtureRequest) -> Path:
     """The report folder of a sweep whose scores are random around the given difference of the ranks."""
@@ -91,6 +108,8 @@ def test_the_columns_follow_from_the_images(reported: Path) -> None:
             "pass_low": interval.low,
             "pass_high": interval.high,
         }
+        if len(faces) == len(own):  # a face that the fixture removed is still in embeddings.npz
+            expected["diversity"] = diversity(reported.parent / row["run"] / "embeddings.npz", own)
         if row["run"] != baseline:
             expected["gain"] = (values(own) - values(by_run[baseline])).mean()
         assert {name: float(row[name]) for name in expected} == pytest.approx(expected, abs=2e-6)
@@ -106,6 +125,9 @@ def test_the_contrast_and_its_verdict_follow_from_the_images(reported: Path) -> 
     (answer,) = read(reported / "answers.csv")
     found = [float(answer[name]) for name in ("difference", "low", "high")]
     assert found == pytest.approx([table.mean(), low, high], rel=1e-3, abs=1e-4)
+    per_run = {key: spread([one for one in images if one["run"] == run]) for key, run in trained.items()}
+    spreads = np.array([per_run["4", seed] - per_run["2", seed] for seed in ("1", "2", "3")])
+    assert float(answer["diversity"]) == pytest.approx(spreads.mean(), abs=1e-6)
     expected = "yes" if low > 0 and table.mean() >= 0.02 else "no" if high < 0.02 else "undecided"
     assert answer["verdict"] == expected
     if expected != "no":
