@@ -109,6 +109,28 @@ def test_the_card_shows_changed_arguments_as_toml(made):
     assert "changed after out of memory to `true` |" in text
 
 
+@pytest.mark.parametrize(
+    ("file", "part"),
+    [
+        ("lora-000010", "_10_"), ("lora-step00000300", "_300_"), ("lora", "_"), ("lora-mean-3", "_mean-3_"),
+        ("lora-ema-0.8", "_ema-0.8_"),
+    ],
+)  # fmt: skip
+def test_the_exported_file_names_its_epoch_or_average(made, file, part):
+    one = best_of(made)
+    chosen = replace(one, choice=replace(one.choice, checkpoint=f"train/1/output/{file}.safetensors"))
+    name = export.name_of(chosen, made.sweep)
+    dims, _, identity = one.run.point.name.rpartition("-")
+    assert name == re.sub(r"[^A-Za-z0-9._]+", "-", f"{made.sweep.name}_{dims}{part}{identity}")
+
+
+def test_the_card_names_the_network_and_what_loads_it():
+    dora = {"network_module": "lycoris.kohya", "network_args": ("algo=lokr", "dora_wd=True")}
+    assert list(model_card._network({})) == []
+    assert list(model_card._network(dora)) == ["- network: lokr with decomposed weights (DoRA) of lycoris.kohya"]
+    assert "ComfyUI does not know" in list(model_card._network({"network_module": "networks.oft"}))[1]
+
+
 def test_the_card_shows_hostile_text_as_text(made):
     settings_ = settings.load(made.settings)
     trigger = "<img src=x> [a](http://b) *c*\n# d `e` | f"

@@ -62,9 +62,9 @@ def export(one: RunSummary, summary: SweepSummary, settings: Settings) -> list[P
 
 
 def name_of(one: RunSummary, sweep: Sweep) -> str:
-    """Sweep, dims, epoch and id, in characters that are valid in file names and in prompts."""
-    step = re.search(r"-(?:step)?(\d+)$", Path(one.choice.checkpoint).stem) if one.choice else None
-    epoch = f"_{int(step[1])}" if step else ""
+    """Sweep, dims, epoch or average, and id, in characters that are valid in file names and in prompts."""
+    end = re.search(r"-(?:step)?(?:(\d{6,})|(mean.*|ema.*))$", Path(one.choice.checkpoint).stem) if one.choice else None
+    epoch = f"_{int(end[1]) if end[1] else end[2]}" if end else ""
     dims, _, identity = one.run.point.name.rpartition("-")
     return re.sub(r"[^A-Za-z0-9._]+", "-", f"{sweep.name}_{dims}{epoch}_{identity}").strip("-")
 

@@ -11,6 +11,7 @@ from orchestrator.evidence.stats import estimates
 from orchestrator.evidence.stats.estimates import Interval
 from orchestrator.evidence.stats.pairs import REPLICATE
 from orchestrator.evidence.summary import RunSummary, SweepSummary
+from orchestrator.kohya import networks
 from orchestrator.model import LORA, Params, State
 from orchestrator.report import workflow
 from orchestrator.store import layout, records
@@ -46,9 +47,20 @@ def _usage(one: RunSummary, name: str, settings: Settings) -> Iterator[str]:
     yield f"- trigger: {trigger}"
     yield f"- strength: {one.choice.strength if one.choice else 1:g}"
     yield f"- scored images: {_images(settings.generation_of(str(one.run.point.params['base_model'])))}"
+    yield from _network(one.run.point.params)
     yield f"- files: the LoRA, a ComfyUI workflow, a prompt for A1111, and [images]({SAMPLES})"
     if one.degraded:
         yield "- degraded: the training ran out of memory and continued with other settings than requested (see below)"
+
+
+def _network(params: Params) -> Iterator[str]:
+    """What a network other than a plain LoRA is, and which programs load it."""
+    module = networks.module_of(params)
+    if module != networks.LORA:
+        dora = " with decomposed weights (DoRA)" if networks.is_dora(params) else ""
+        yield f"- network: {networks.algorithm(params)}{dora} of {escape_markdown(module)}"
+    if module == networks.OFT:
+        yield "- ComfyUI does not know the key names of networks.oft: use gen_img.py or A1111"
 
 
 def _trigger(one: RunSummary, settings: Settings) -> str:

@@ -80,7 +80,9 @@ def runs(tiny: World, ctx: Context) -> dict[str, Trained]:
     """One epoch of each."""
 
     def one(name: str, dataset: str, **arguments: float) -> Trained:
-        run = tiny.run(f"subsets-{name}", dataset=dataset, resolution="64,64", network_train_unet_only=True, **arguments)
+        run = tiny.run(
+            f"subsets-{name}", dataset=dataset, resolution="64,64", network_train_unet_only=True, **arguments
+        )
         return trained(run, train.perform(run, ctx))
 
     return {
