@@ -25,6 +25,7 @@ from orchestrator.evidence.calibration.measure import CalibrationRequest
 from orchestrator.evidence.calibration.record import CalibrationRecord
 from orchestrator.miniature import world as miniature
 from orchestrator.model import FaceStatus
+from orchestrator.plan import preflight
 from orchestrator.scoring import embedding
 from orchestrator.store import layout
 
@@ -352,3 +353,12 @@ def test_a_second_pack_scores_every_image_and_reports_its_agreement(world: World
     assert found.metrics.second_similarity == pytest.approx(found.metrics.similarity_mean)
     assert found.metrics.second_agreement == pytest.approx(1.0)
     assert "second face pack" in world.sweep.record()["fingerprint"]
+    assert _second_pack_problems(world) == [(Severity.WARNING, "has the recogniser of score.pack")]
+    shutil.rmtree(world.folder / "second")
+    assert _second_pack_problems(world) == [(Severity.ERROR, "the face pack: there is no such folder")]
+
+
+def _second_pack_problems(world: World) -> list[tuple[Severity, str]]:
+    session = world.session()
+    found = preflight.findings(session.settings, session.plan.points, session.gpus)
+    return [(one.severity, one.what) for one in found if one.key == "score.second_pack"]

@@ -1,13 +1,16 @@
 """Faces are found and compared by the unmodified InsightFace, on the miniature's pack and on broken ones."""
 
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from orchestrator.errors import NotReady, Problem
 from orchestrator.miniature import draw, pack
@@ -17,6 +20,7 @@ from orchestrator.scoring.faces import insight
 from orchestrator.scoring.faces.pack import DetectorPass, Signature, read_signature
 
 PX = 256
+ROOT = Path(__file__).parents[1]
 
 # InsightFace calls what scikit-image deprecates; pytest resets the filter that the scorer sets.
 pytestmark = pytest.mark.filterwarnings("ignore:.estimate. is deprecated:FutureWarning")
@@ -106,6 +110,42 @@ def test_each_model_must_be_there_exactly_once(copy: Path, name: str) -> None:
     for path in (copy / f"{name}.onnx", copy / "second.onnx"):
         path.unlink()
     assert f"exactly one {name}, found: none" in _refusal(copy).what
+
+
+def _quantise(path: Path) -> None:
+    """As OpenCV's SFace: int8 weights with DequantizeLinear, which the graph also lists as inputs."""
+    model = onnx.load(str(path))
+    graph, nodes = model.graph, []
+    for tensor in [one for one in graph.initializer if len(one.dims) > 1]:
+        values, scale = numpy_helper.to_array(tensor), float(np.abs(numpy_helper.to_array(tensor)).max()) / 127
+        codes = np.round(values / (scale or 1.0)).astype(np.int8)
+        parts = {"codes": codes, "scale": np.float32(scale or 1.0), "zero": np.int8(0)}
+        graph.initializer.extend(numpy_helper.from_array(np.asarray(v), f"{tensor.name}_{k}") for k, v in parts.items())
+        nodes.append(helper.make_node("DequantizeLinear", [f"{tensor.name}_{name}" for name in parts], [tensor.name]))
+        graph.input.append(helper.make_tensor_value_info(tensor.name, TensorProto.FLOAT, list(values.shape)))
+        graph.input.append(helper.make_tensor_value_info(f"{tensor.name}_more", TensorProto.FLOAT, [1]))
+        graph.initializer.remove(tensor)
+    for node in reversed(nodes):
+        graph.node.insert(0, node)
+    onnx.save(model, str(path))
+
+
+def test_a_quantised_recogniser_is_written_with_float32_weights(folder: Path, copy: Path) -> None:
+    quantised = copy / "recogniser.onnx"
+    _quantise(quantised)
+    problem = _refusal(copy)
+    assert "quantised weights" in problem.what
+    command = re.search(r"`python -m ([\w.]+) (\S+) (\S+)`", problem.remedy)
+    assert command
+    done = subprocess.run(
+        [sys.executable, "-m", *command.groups()], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    quantised.unlink()
+    crop = np.random.default_rng(0).integers(0, 256, (112, 112, 3), dtype=np.uint8)
+    one, other = (faces.load(_inspect(path), device="cpu").embed([crop])[0] for path in (folder, copy))
+    assert float(one @ other / np.linalg.norm(one) / np.linalg.norm(other)) > 0.999
+    assert not np.array_equal(one, other)
 
 
 def test_every_broken_file_is_named(copy: Path) -> None:

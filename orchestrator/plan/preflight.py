@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from orchestrator import datasets, images
@@ -15,6 +16,7 @@ from orchestrator.kohya.arguments import required
 from orchestrator.model import TREATMENTS, Point, Value
 from orchestrator.plan import loras
 from orchestrator.scoring import faces, prompt_adherence
+from orchestrator.store.hashes import sha256
 
 
 def findings(settings: Settings, points: Iterable[Point], probe: VramProbe) -> list[Problem]:
@@ -128,6 +130,7 @@ def _faces(settings: Settings, where: str) -> Iterator[Problem]:
         faces.inspect(scoring.pack, det_size=scoring.det_size)
     except NotReady as error:
         yield from error.problems
+    yield from _second_pack(scoring, where)
     listing = images.pictures(scoring.references)
     yield from listing.problems if scoring.references.is_dir() else ()
     if not listing.pictures:
@@ -138,6 +141,22 @@ def _faces(settings: Settings, where: str) -> Iterator[Problem]:
         yield _doubt(what, where, "score.references", str(scoring.references), "use at least 8, better 20")
     yield from _clip(scoring, where)
     yield from faces.runtime_problems()
+
+
+def _second_pack(scoring: Scoring, where: str) -> Iterator[Problem]:
+    """It must be usable, and is no second opinion with the recogniser of the first one."""
+    if scoring.second_pack is None:
+        return
+    key = "score.second_pack"
+    try:
+        second = faces.inspect(scoring.second_pack, det_size=scoring.det_size)
+        first = faces.inspect(scoring.pack, det_size=scoring.det_size)
+    except NotReady as error:
+        yield from (replace(one, key=key) for one in error.problems if str(scoring.second_pack) in one.where)
+        return
+    if sha256(second.recogniser) == sha256(first.recogniser):
+        what, remedy = "has the recogniser of score.pack", "use one of another family, such as OpenCV's SFace"
+        yield _doubt(what, where, key, str(scoring.second_pack), remedy)
 
 
 def _clip(scoring: Scoring, where: str) -> Iterator[Problem]:

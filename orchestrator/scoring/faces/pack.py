@@ -1,8 +1,9 @@
 """Checks a face pack on disk before InsightFace opens it, which would download, hang or fail with an empty message."""
 
 import importlib.metadata
+import shlex
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from orchestrator import images
@@ -38,6 +39,11 @@ class Signature:
     def is_detector(self) -> bool:
         """Scores, boxes and landmarks at three or five strides; without landmarks no face can be aligned."""
         return len(self.inputs) == 1 and len(self.inputs[0]) == 4 and self.outputs in (9, 15)
+
+    @property
+    def has_weights_as_inputs(self) -> bool:
+        """A recogniser that lists quantised weights as inputs, which InsightFace cannot load."""
+        return len(self.inputs) > 2 and replace(self, inputs=self.inputs[:1]).is_recogniser
 
     @property
     def is_recogniser(self) -> bool:
@@ -79,6 +85,14 @@ def inspect(folder: Path, *, det_size: int, decode_rule: str = images.DECODE_RUL
     detectors = [path for path, signature in signatures.items() if signature.is_detector]
     recognisers = [path for path, signature in signatures.items() if signature.is_recogniser]
     problems = [*_count_problems("detector", detectors, folder), *_count_problems("recogniser", recognisers, folder)]
+    quantised = [path for path, signature in signatures.items() if signature.has_weights_as_inputs]
+    if quantised and not recognisers:
+        what = "has quantised weights, which InsightFace cannot load"
+        target = f"{quantised[0].with_suffix('')}_fp32.onnx"
+        paths = f"{shlex.quote(str(quantised[0]))} {shlex.quote(target)}"
+        command = f"python -m orchestrator.scoring.faces.dequantise {paths}"
+        remedy = f"`{command}` writes it with float32 weights; remove the quantised file then"
+        problems = [Problem(what=what, where=str(quantised[0]), key=KEY, remedy=remedy)]
     for path in detectors:
         problems += _size_problems(path, signatures[path], det_size)
     if problems:
