@@ -1,13 +1,15 @@
 """A built dataset as tables: its pictures, what was dropped and why."""
 
-from collections import defaultdict
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
+
+from orchestrator.datasets.triage import Triaged
 
 _NAMED = 12
 
@@ -22,6 +24,18 @@ def page(record: Mapping[str, Any]) -> RenderableType:
     if dropped:
         parts.append(_dropped(dropped))
     return Group(*parts)
+
+
+def triage(found: Sequence[Triaged], balance: str) -> RenderableType:
+    """The recommendation for each image, those to remove first, and the balance of the images."""
+    table = _table("picture", "pixels", "blur", "similarity", "shows", "recommendation")
+    for one in sorted(found, key=lambda one: (not one.remove, not one.check)):
+        size = f"{one.size[0]} x {one.size[1]}" if one.size else ""
+        numbers = ["" if value is None else f"{value:.2f}" for value in (one.blur, one.similarity)]
+        table.add_row(escape(one.path.name), size, *numbers, one.framing, escape(one.recommendation))
+    counts = Counter(one.recommendation.partition(":")[0] for one in found)
+    verdicts = ", ".join(f"{counts[name]} {name}" for name in ("keep", "check", "remove"))
+    return Group(table, "", f"{verdicts}. Nothing is deleted.", escape(balance), "")
 
 
 def _pictures(made: list[Mapping[str, Any]]) -> Table:

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 @click.group(cls=common.Commands)
 def dataset() -> None:
-    """Build and show datasets, and generate class images.
+    """Sort out, build and show datasets, generate class images.
 
     \b
     Example:
+      orchestrate dataset triage persona
       orchestrate dataset build face-crop
-      orchestrate dataset show face-crop
     """
 
 
@@ -125,6 +125,55 @@ def generate(settings_file: Path, prompts: tuple[str, ...], count: int, seed: in
     if finished:
         console.result(str(asked.folder))
     common.leave(session.stop, finished)
+
+
+@dataset.command()
+@options.settings
+@click.option(
+    "--similarity",
+    type=click.FloatRange(-1, 1),
+    default=0.4,
+    show_default=True,
+    help="Least similarity of the persona to the references.",
+)
+@click.argument("name")
+def triage(settings_file: Path, similarity: float, name: str) -> None:
+    """Recommend which images of a dataset to keep; deletes nothing.
+
+    Finds images that are blurred, too small, near-duplicates, or do not show the persona, and counts images of the
+    face, the bust and the full body.
+
+    \b
+    Example:
+      orchestrate dataset triage persona
+
+    \b
+    Writes:
+      runs/.datasets/NAME-triage/  the contact sheet
+    """
+    from orchestrator import images, scoring
+    from orchestrator.cli import dataset_table
+    from orchestrator.config import settings
+    from orchestrator.datasets import triage as triaging
+    from orchestrator.datasets.face_finder import FaceFinder
+    from orchestrator.kohya import step_count
+
+    console, loaded = common.console(), settings.load(settings_file)
+    parts = [part for part in _dataset(loaded, name, 1).parts if not part.is_prior]
+    listings = [images.pictures(folder) for folder in dict.fromkeys(part.image_dir for part in parts)]
+    console.problems([problem for listing in listings for problem in listing.problems])
+    paths = [path for listing in listings for path in listing.pictures]
+    folder = loaded.runs / ".datasets" / f"{name}-triage"
+    if not paths:
+        raise InputError(Problem(what="has no images", where=str(parts[0].image_dir), remedy="put images there"))
+    folder.mkdir(parents=True, exist_ok=True)
+    in_progress = scoring.in_progress_path(folder)
+    finder = FaceFinder(loaded.scoring, cache=loaded.runs / scoring.FACE_CACHE, in_progress=in_progress)
+    found = triaging.triage(paths, finder, area=step_count.area(loaded.arguments), similarity=similarity)
+    in_progress.unlink(missing_ok=True)
+    console.page(dataset_table.triage(found, triaging.balance(found)))
+    if sheet := triaging.write_sheet(folder, found):
+        console.result(str(sheet))
 
 
 def _dataset(settings: Settings, name: str, seed: int) -> Dataset:
