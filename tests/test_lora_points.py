@@ -93,6 +93,7 @@ def test_files_are_generated_scored_ranked_and_compared_beside_trainings(files: 
     assert overview.best(ranked)
 
 
+@pytest.mark.nightly
 def test_two_files_alone_make_a_sweep_and_their_lead_is_that_of_files(files: World) -> None:
     files.ask(f'[dims]\nlora = ["v2", "v3"]\n{QUESTION}')
     assert [point.params.get(LORA) for point in files.plan().points] == ["v2", "v3", None]

@@ -292,10 +292,10 @@ def test_intervals_of_shares_contain_the_truth(truth: float, prompts: int, sprea
     assert inside / trials > 0.94
 
 
-def test_votes_appear_beside_the_scores_and_change_none(read: SweepSummary) -> None:
-    design, _ = vote_design.design(read, best=2, pairs=10, singles=20)
+def test_votes_appear_beside_the_scores_and_change_none(small: SweepSummary) -> None:
+    design, _ = vote_design.design(small, best=2, pairs=10, singles=20)
     question = Question(id="Q8", ask="From which similarity?", kind="threshold")
-    plain = replace(read, questions=(question,))
+    plain = replace(small, questions=(question,))
     with_votes = replace(
         plain, ballots=(replace(design, sheets=(sheet(design, lambda t, _: "equal" if t.right else True, "<b>&"),)),)
     )
