@@ -1,5 +1,6 @@
 """The command lines and environments of the trainer, and which prompts can be said on one."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -107,7 +108,12 @@ def test_the_network_of_the_point_is_generated_with() -> None:
     assert value_of(line, "--network_module") == "networks.lokr"
     assert value_of(line, "--network_args") == "factor=4"
     assert "--network_pre_calc" in line
-    assert "--network_pre_calc" not in argv(network_module="lycoris.kohya", network_args=("dora_wd=True",))
+    dora = {"network_module": "lycoris.kohya", "network_args": ("dora_wd=True",)}
+    assert "--network_pre_calc" not in argv(**dora)
+    module, path = value_of(argv(**dora), "--network_module"), generate.environment(dora, {"PYTHONPATH": "/x"})
+    folder, _, rest = path["PYTHONPATH"].partition(os.pathsep)
+    assert (rest, (Path(folder) / f"{module}.py").is_file()) == ("/x", True)
+    assert generate.environment({"network_module": "networks.lokr"}, {}) == {}
 
 
 def test_hooks_instead_of_merging() -> None:

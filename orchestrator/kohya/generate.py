@@ -1,6 +1,7 @@
 """The command line of `gen_img.py` and the plan that its plugin reads: one process makes all images of a run."""
 
-from collections.abc import Collection, Iterator, Sequence
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from orchestrator.config.schema import BaseModel, Generation, Trainer
@@ -54,8 +55,20 @@ def generate_argv(
 
 def _network(lora: Path, params: Params) -> dict[str, object]:
     arguments = networks.generation_args(params)
-    module = {"network_module": networks.module_of(params), "network_weights": lora, "network_mul": 1.0}
-    return {**module, **({"network_args": arguments} if arguments else {})}
+    module = _LYCORIS if networks.module_of(params) == networks.LYCORIS else networks.module_of(params)
+    options = {"network_module": module, "network_weights": lora, "network_mul": 1.0}
+    return {**options, **({"network_args": arguments} if arguments else {})}
+
+
+_LYCORIS = "lycoris_network"
+_MODULES = Path(gen_img_plugin.__file__).resolve().parent / "generator_modules"
+
+
+def environment(params: Params, inherited: Mapping[str, str]) -> dict[str, str]:
+    """The variables that a generator of this network needs besides `inherited`."""
+    if networks.module_of(params) != networks.LYCORIS:
+        return {}
+    return {"PYTHONPATH": os.pathsep.join(filter(None, (str(_MODULES), inherited.get("PYTHONPATH"))))}
 
 
 def plan(images: Sequence[Image], *, folder: Path, negative: str) -> dict[str, object]:

@@ -119,7 +119,7 @@ def _converted(table: dict[str, Any], schema: ArgumentSchema, path: Path, *, gui
         what = "trains no LoRA: it has neither LoRA_type nor network_dim"
         raise _refused(path, what, "import a preset of the GUI's tab LoRA")
     if kind not in _LORA_TYPES:
-        what = f"trains a network of type {kind}, whose files orchestrate cannot verify"
+        what = f"trains a network of type {kind}, whose preset orchestrate cannot convert"
         raise _refused(path, what, f"import a preset of type {' or '.join(_LORA_TYPES)}")
     if "datasets" in table or not (gui or "network_module" in table):
         what = "is a dataset config" if "datasets" in table else "has no network_module: it trains no LoRA"

@@ -104,7 +104,7 @@ def test_parameters_are_counted_as_the_modules_create_them(trainer: Trainer) -> 
     ]  # fmt: skip
     if lycoris(trainer):
         cells += [
-            ("lycoris.kohya", ["algo=lokr", "factor=8", "decompose_both=True"], 4),
+            ("lycoris.kohya", ["algo=lokr", "factor=8", "decompose_both=True", "preset=attn-mlp"], 4),
             ("lycoris.kohya", ["algo=loha", "preset=attn-mlp"], 8),
         ]
     command = [trainer.python, "-c", COUNT, trainer.sd_scripts, json.dumps(cells)]

@@ -104,6 +104,7 @@ def _prepare(run: Run, attempt: Attempt, images: Sequence[Image], ctx: Context) 
     lora = next((run.path / image.checkpoint for image in missing if image.checkpoint), None)
     record = {"images": len(missing), "card": ctx.card, "colocated": ctx.colocated, **ctx.attempt_record(run, NAME)}
     env = trainer_argv.environment(ctx.settings.trainer, card=ctx.card or None)
+    env |= generate.environment(run.point.params, {**ctx.environ, **env})
     if ctx.generators is None:
         attempt.open(record)
         return Command(argv=_argv(run, ctx, file, run.images, lora), env=env, cwd=attempt.path)

@@ -1,0 +1,1 @@
+"""Modules for `--network_module` of gen_img.py. This folder alone is on PYTHONPATH there."""
