@@ -108,7 +108,8 @@ COMMANDS = (
     Command(said="make bench-gpu", more="BENCH='--part train --minutes 1'", needs=card),
     Command(said="python -m benchmarks.gpu --part limit --part networks --part threads", needs=card),
     Command(said="python -m benchmarks.gpu --part sweeps", more="--minutes 1", needs=card),
-    Command(said="python -m benchmarks.gpu --part versus", prints="the loop", needs=card),
+    Command(said="python -m benchmarks.gpu --part versus --part cards --part fallback", more="--minutes 9", needs=card),
+    Command(said="python -m benchmarks.gpu --part fallback", more="--minutes 9", needs=card),
     Command(said="python -m benchmarks.gpu.fit runs/bench-gpu/gpu.json", prints="cells "),
     Command(said="make test-docs", more="PYTEST_ADDOPTS='-k gpu.fit'", prints=" passed"),
     Command(
