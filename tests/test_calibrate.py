@@ -101,6 +101,12 @@ def test_folders_with_the_same_name_are_separate_sets(tmp_path: Path) -> None:
     assert list(found.values()) == [(tmp_path / p / "others" / "x.png",) for p in ("a", "b")]
 
 
+def test_impostors_of_unsupported_suffixes_are_named(tmp_path: Path) -> None:
+    (tmp_path / "phone.heic").touch()
+    with pytest.raises(InputError, match=r"contains no images(.|\n)*phone\.heic"):
+        inputs.impostor_pictures([tmp_path])
+
+
 def test_impostors_without_a_face_are_reported(used: Settings, tmp_path: Path) -> None:
     Image.new("RGB", (64, 64)).save(tmp_path / "x.png")
     found = measure.measure(used, CalibrationRequest(impostors={"others": (tmp_path / "x.png",)}))

@@ -290,14 +290,16 @@ def test_a_pack_that_does_not_separate_people_and_unsupported_references_are_nam
     for name in ("phone.HEIC", "web.jfif", "new.jxl"):
         (tmp_path / "photos" / name).touch()
     text = world.settings.read_text(encoding="utf-8")
-    text = text.replace(f'pack = "{shared}/pack"', f'pack = "{tmp_path}/blind"')
+    blind = f'pack = "{tmp_path}/blind"'
+    text = text.replace(f'pack = "{shared}/pack"', f"{blind}\nsecond_{blind}")
     world.settings.write_text(
         text.replace(f'references = "{shared}/references"', f'references = "{tmp_path}/photos"'), encoding="utf-8"
     )
     done = check(world)
     said = " ".join(done.stderr.split())
     assert done.exit_code == 4, said
-    assert "the face pack does not separate people: the references score 0." in said
+    for key in ("score.pack", "score.second_pack"):
+        assert f"{key}: the face pack does not separate people: the references score 0." in said
     assert "use another recogniser" in said
     assert "3 files look like images and are not used: new.jxl, phone.HEIC, web.jfif" in said
 

@@ -111,8 +111,11 @@ class Scored:
         errors = sum(score.status is FaceStatus.ERROR for score in self.scores)
         return errors > MAX_ERROR_RATE * len(self.scores)
 
-    def pack_problem(self, pack: Path) -> Problem | None:
-        """An error when the face pack does not separate the persona from strangers: its input is wrongly scaled."""
+    def pack_problem(self, pack: Path, key: str = "score.pack") -> Problem | None:
+        """An error when the face pack does not separate the persona from strangers: its input is wrongly scaled.
+
+        key: the setting that names the pack.
+        """
         genuine = [cosine for cosine in self.references.leave_one_out.values() if cosine is not None]
         if not self.upside_down:
             return None
@@ -121,7 +124,7 @@ class Scored:
             return None
         what = f"the face pack does not separate people: the references score {right:.2f}, upside down {wrong:.2f}"
         remedy = "use another recogniser: this one expects other input values than InsightFace gives it"
-        return error("score.pack", what, remedy, where=str(pack))
+        return error(key, what, remedy, where=str(pack))
 
 
 def write_job(folder: Path, job: Job) -> list[str]:

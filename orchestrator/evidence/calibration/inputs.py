@@ -41,10 +41,12 @@ def impostor_pictures(folders: Iterable[Path]) -> dict[str, tuple[Path, ...]]:
     found: dict[str, tuple[Path, ...]] = {}
     for folder in folders:
         name = str(folder) if folder.name in found else folder.name
-        found[name] = images.pictures(folder).pictures
-        if not found[name]:
+        read = images.pictures(folder)
+        found[name] = read.pictures
+        if not read.pictures:
             remedy = "give a folder of images with one face each"
-            raise InputError(Problem(what="contains no images", where=str(folder), key="--impostors", remedy=remedy))
+            none = Problem(what="contains no images", where=str(folder), key="--impostors", remedy=remedy)
+            raise InputError(none, *read.problems)
     return found
 
 

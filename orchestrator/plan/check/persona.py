@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from orchestrator import errors
@@ -22,15 +23,21 @@ def check_persona(settings: Settings, datasets: Sequence[Dataset]) -> CheckRepor
     trained = {path: one for one in datasets if not one.is_prior for path in media.pictures(one.image_dir).pictures}
     if not references or not settings.scoring.pack.is_dir():
         return CheckReport()  # reported by preflight
+    second = settings.scoring.second_pack
     try:
         scored, _ = embedding.score(settings.scoring, list(trained), references=references)
+        other = (
+            embedding.score(replace(settings.scoring, pack=second), [], references=references)[0] if second else None
+        )
     except (OrchestrateError, OSError, subprocess.SubprocessError) as error:
         remedy = 'fix the cause, or use `device = "cpu"` under [score]'
         what, pack = f"scoring does not work: {error}", str(settings.scoring.pack)
         return CheckReport(problems=(errors.error("score", what, remedy, where=str(settings.path), value=pack),))
     faces = f"{settings.scoring.pack.name} on {scored.provider}"
-    broken = scored.pack_problem(settings.scoring.pack)
-    problems = (*([broken] if broken else []), *_problems(scored, trained))
+    broken = [scored.pack_problem(settings.scoring.pack)]
+    if second and other:
+        broken.append(other.pack_problem(second, "score.second_pack"))
+    problems = (*filter(None, broken), *_problems(scored, trained))
     return CheckReport(facts={"face pack": faces}, problems=problems)
 
 
