@@ -124,6 +124,28 @@ def test_a_command_line(tmp_path, name):
     assert preset.base_model["path"] in ("/m/x.safetensors", "/mnt/c/m/x.safetensors")
 
 
+def test_quotes_comments_defaults_and_other_scripts_around_a_command_line(tmp_path):
+    text = (
+        'ROOT="/data/my photos"\nSET_STEPS=${1:-5}\n'
+        "python tools/resize.py --dir x\n"
+        "# accelerate launch sdxl_train_network.py --network_module=networks.lora --network_dim=1\n"
+        'accelerate launch "./sd scripts/sdxl_train_network.py" --network_module=networks.lora --network_dim=${DIM:-16} '
+        '--training_comment="trigger words: " --train_data_dir=$ROOT/img --caption_prefix="a b, " --learning_rate 1e-4\n'
+    )
+    preset = presets.read(written(tmp_path, "train.sh", text), SCHEMA)
+    expected = {"network_dim": 16, "caption_prefix": "a b,", "learning_rate": 1e-4}
+    assert {key: preset.arguments.get(key) for key in expected} == expected
+    assert preset.dataset == {"image_dir": "/data/my photos/img"}
+
+
+def test_a_command_line_whose_config_file_is_elsewhere_names_it(tmp_path):
+    script = written(
+        tmp_path, "a.sh", "accelerate launch sdxl_train_network.py --config_file /far/away.toml --seed 1\n"
+    )
+    with pytest.raises(InputError, match=r"reads its arguments from /far/away.toml"):
+        presets.read(script, SCHEMA)
+
+
 def test_a_command_line_reads_the_config_file_beside_it(tmp_path):
     written(tmp_path, "a.toml", TOML)
     line = "accelerate launch sdxl_train_network.py --config_file=./a.toml --network_dim=64 --seed 3\n"

@@ -9,6 +9,7 @@ import pytest
 from standins.world import Probe, World
 
 from orchestrator.kohya import resume
+from orchestrator.kohya.outputs.files import TrainingLength
 from orchestrator.model import State
 
 ONE = "[dims]\nnetwork_dim = [2]\n[fixed]\n{more}"
@@ -100,12 +101,72 @@ def test_a_fallback_starts_from_the_first_step(ten: World) -> None:
     assert "resume" not in config(ten, 2)
 
 
-def test_a_training_with_saves_by_step_is_not_resumed(world: World) -> None:
-    world.ask(ONE.format(more="save_every_n_steps = 2\n"))
-    settle(world, "killed#1", length="max_train_steps = 4")
-    world.drive(only=ONLY)
-    assert world.rows()["network_dim=2"]["resumed"] == ""
-    assert not resume.possible({"max_train_epochs": 10, "save_every_n_steps": 50})
+def test_a_training_with_saves_by_step_has_the_checkpoints_of_all_its_attempts(ten: World) -> None:
+    """sd-scripts names them by its own count of steps: the files of the second attempt start at 2 again."""
+    ten.ask(ONE.format(more="save_every_n_steps = 2\n"))
+    settle(ten, "killed#1")
+    ten.drive(only=ONLY)
+    assert ten.rows()["network_dim=2"]["resumed"] == "5"
+    found = ten.run(ONLY).checkpoints()
+    assert [item.step for item in found] == [2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 20]
+    assert [item.file for item in found][4:6] == [
+        "train/1/output/lora-step00000010.safetensors",
+        "train/2/output/lora-step00000002.safetensors",
+    ]
+    assert all((ten.run(ONLY).path / item.file).exists() for item in found)
+    assert config(ten, 1)["save_last_n_steps_state"] == 1
+
+
+def test_a_training_that_would_save_at_other_steps_starts_again(ten: World) -> None:
+    """Epochs have two steps; the states of epochs 4 and 5 are kept, and neither is at a multiple of three."""
+    ten.ask(ONE.format(more="save_every_n_steps = 3\n"))
+    settle(ten, "killed#1")
+    ten.drive(only=ONLY)
+    assert ten.rows()["network_dim=2"]["resumed"] == ""
+    assert ten.states()["network_dim=2"] is State.FINISHED
+
+
+@pytest.mark.parametrize(
+    ("params", "steps", "key"),
+    [
+        ({}, 2150, None),
+        ({"save_every_n_epochs": 10}, 2160, None),
+        ({"save_every_n_epochs": 10}, 2150, "save_every_n_epochs"),
+        ({"gradient_accumulation_steps": 2}, 2160, None),
+        ({"gradient_accumulation_steps": 2}, 2150, "gradient_accumulation_steps"),
+        ({"save_every_n_steps": 12}, 2160, None),
+        ({"save_every_n_steps": 12}, 2148, None),
+        ({"save_every_n_steps": 12}, 2150, "save_every_n_steps"),
+        ({"save_every_n_steps": 72}, 2160, "save_every_n_steps"),
+        ({"save_every_n_steps": 250}, 2160, "save_every_n_steps"),
+    ],
+)
+def test_obstacles_depend_on_the_length_of_an_epoch(params: dict[str, int], steps: int, key: str | None) -> None:
+    length = TrainingLength(steps=steps, epochs=60, steps_per_epoch=36)
+    assert resume.obstacle_in({**params, "max_train_steps": steps}, length) == key
+
+
+@pytest.mark.parametrize(
+    ("length", "more", "remedy"),
+    [
+        ("max_train_steps = 10", "save_every_n_epochs = 1", "set max_train_steps = 9, which is 3 epochs"),
+        ("max_train_steps = 9", "save_every_n_epochs = 1", ""),
+        ("max_train_steps = 9", "save_every_n_steps = 6", "unset save_every_n_steps, and set save_every_n_epochs = 2"),
+    ],
+)
+def test_a_plan_names_what_prevents_a_resume_and_its_remedy_works(
+    world: World, length: str, more: str, remedy: str
+) -> None:
+    """The stand-in's dataset has three pictures."""
+    world.settle(trainer="resume = true", length=length)
+    world.ask(ONE.format(more=f"{more}\n"))
+    assert [one.remedy for one in world.plan().warnings if one.key == "trainer.resume"] == (
+        [f"{remedy}, or set resume = false in [trainer]"] if remedy else []
+    )
+    if "unset" in remedy:
+        world.ask('unset = ["save_every_n_steps"]\n' + ONE.format(more="save_every_n_epochs = 2\n"))
+        world.settle(trainer="resume = true", length=f"{length}\n{more}")
+        assert not [one for one in world.plan().warnings if one.key == "trainer.resume"]
 
 
 @pytest.mark.parametrize(("steps", "epoch", "begin"), [(20, 5, {"initial_epoch": 6}), (19, 4, {"initial_step": 9})])

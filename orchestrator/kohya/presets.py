@@ -2,7 +2,6 @@
 
 import json
 import re
-import shlex
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -68,30 +67,44 @@ def _flat(table: Any) -> dict[str, Any]:
 def _command_line(text: str, schema: ArgumentSchema, path: Path) -> dict[str, Any]:
     """The arguments after the script's name. A --config_file beside the script is read first."""
     joined = re.sub(r"[ \t]*[\\^`][ \t]*\r?\n", " ", text)
-    assigned = r"(?m)^\s*(?:export\s+|set\s+\"?|\$)?(\w+)\s*=\s*[\"']?([^\"'\r\n#]*?)[\"']?\s*(?:#.*)?$"
-    variables = dict(re.findall(assigned, joined))
-    joined = re.sub(r"\$\{?(?:env:)?(\w+)\}?|%(\w+)%", lambda m: variables.get(m[1] or m[2], m[0]), joined)
-    line = next((one for one in joined.splitlines() if re.search(r"\w+\.py\b.*\s--\w", one)), "")
-    script = re.search(r"([\w./\\-]*?)(\w+)\.py\b[\"']?", line)
+    variables = dict(re.findall(_ASSIGNMENT, joined))
+
+    def expanded(text: str, *, with_spaces: bool) -> str:
+        def value(match: re.Match[str]) -> str:
+            found = variables.get(match[1] or match[3], match[2] or match[0])
+            return found if with_spaces or " " not in found or found.startswith("--") else match[0]
+
+        return re.sub(r"\$\{?(?:env:)?(\w+)(?::-([^}]*))?\}?|%(\w+)%", value, text)
+
+    lines = [expanded(line, with_spaces=False) for line in joined.splitlines()]
+    starts = [line for line in lines if re.search(r"\w+\.py\b.*\s--\w", line) and not re.match(_COMMENT, line)]
+    line = next((line for line in starts if ENTRY in line), starts[0] if starts else "")
+    script = re.search(r"(\w+)\.py\b[\"']?", line)
     if script is None:
         raise _refused(path, "has no command line of a training", f"name a script that starts {ENTRY}.py")
-    if script[2] != ENTRY:
-        what = f"starts {script[2]}.py, and orchestrate trains LoRAs of SDXL with {ENTRY}.py"
+    if script[1] != ENTRY:
+        what = f"starts {script[1]}.py, and orchestrate trains LoRAs of SDXL with {ENTRY}.py"
         raise _refused(path, what, f"import a training of {ENTRY}.py")
-    found = dict(_options(_words(line[script.end() :]), schema))
+    words = [expanded(word, with_spaces=True) for word in _words(line[script.end() :])]
+    found = dict(_options(words, schema))
     config = str(found.pop("config_file", ""))
     beside = path.parent / re.split(r"[\\/]", config)[-1]
     if config and beside.is_file():
         return {**_flat(tomllib.loads(beside.read_text(encoding="utf-8-sig"))), **found}
-    return {**found, **({"config_file": config} if config else {})}
+    if config and "network_module" not in found:
+        what = f"reads its arguments from {config}, which is not in the same folder"
+        raise _refused(path, what, "import that file, or copy it into the folder of the script")
+    return found
+
+
+_ASSIGNMENT = r"(?mi)^\s*(?:export\s+|set\s+\"?|\$)?(\w+)\s*=\s*[\"']?([^\"'\r\n#]*?)[\"']?\s*(?:#.*)?$"
+_COMMENT = r"(?i)\s*(?:#|::|rem\s|//)"
 
 
 def _words(line: str) -> list[str]:
-    try:
-        words = shlex.split(line, posix=False)
-    except ValueError:
-        words = line.split()
-    return [re.sub(r"^([^\"']*)([\"'])(.*)\2$", r"\1\3", word) for word in words]
+    """The words of a command line without their quotes. Backslashes are kept: they are in Windows paths."""
+    words = re.findall(r"""(?:[^\s"']|"[^"]*"|'[^']*')+""", line)
+    return [re.sub(r"""\"([^\"]*)\"|'([^']*)'""", r"\1\2", word) for word in words]
 
 
 def _options(words: list[str], schema: ArgumentSchema) -> Iterator[tuple[str, Any]]:

@@ -7,6 +7,9 @@ given.
 A resumed sd-scripts always trains to the end of its last epoch. A training whose `max_train_steps` end inside an epoch
 therefore skips as many steps when it resumes for the first time as the last epoch has too many.
 
+It saves checkpoints where its own count, from zero in its first epoch, is a multiple of `save_every_n_steps`. So a
+state is only used if the steps before that count are a multiple, too.
+
 A power cut may lose pages of a state that looked complete. So each state is flushed to the disk, and the hashes of its
 files are recorded beside the output folder; only a state whose files still have these hashes is resumed.
 """
@@ -24,7 +27,8 @@ from orchestrator.errors import OrchestrateError
 from orchestrator.files import open_regular, read_text, sync
 from orchestrator.kohya import step_count
 from orchestrator.kohya.outputs import files, safetensors_header
-from orchestrator.model import Params
+from orchestrator.kohya.outputs.files import TrainingLength
+from orchestrator.model import Checkpoint, Params
 from orchestrator.store import hashes, records
 
 _PARTS = ("optimizer.bin", "scheduler.bin", "random_states_0.pkl")
@@ -34,7 +38,7 @@ _PARTS = ("optimizer.bin", "scheduler.bin", "random_states_0.pkl")
 class ResumeSegment:
     """A part of a training: the epochs and steps completed when it started, and its output folder.
 
-    skip: batches of its first epoch that it does not train.
+    skip: batches of its first epoch that it does not train, but counts.
     """
 
     epoch: int
@@ -42,22 +46,32 @@ class ResumeSegment:
     step: int = 0
     skip: int = 0
 
+    @property
+    def offset(self) -> int:
+        """The steps of the training that sd-scripts does not count in this part."""
+        return self.step - self.skip
 
-def possible(params: Params) -> bool:
-    """Whether a resumed training ends at the right step and saves the requested checkpoints at the right steps."""
-    return obstacle(params) is None
 
+def obstacle(params: Params, *, offset: int, skip: int) -> str | None:
+    """The argument whose checkpoints, or whose end, would be at other steps after a resume; None if there is none.
 
-def obstacle(params: Params) -> str | None:
-    """The argument that prevents that a training is resumed; None if there is none.
-
-    Without whole epochs, a resumed training skips batches, so its later epochs end at other steps; with gradient
+    offset: the steps that a resumed sd-scripts does not count; skip: the batches that it does not train. With gradient
     accumulation, sd-scripts skips a wrong number of them.
     """
-    by_steps = ("save_every_n_epochs", "save_n_epoch_ratio") if not params.get("max_train_epochs") else ()
-    found = next((key for key in ("save_every_n_steps", *by_steps) if params.get(key)), None)
-    accumulation = params.get("gradient_accumulation_steps", 1)
-    return found or ("gradient_accumulation_steps" if by_steps and accumulation != 1 else None)
+    if skip and params.get("gradient_accumulation_steps", 1) != 1:
+        return "gradient_accumulation_steps"
+    at_epochs = next((key for key in ("save_every_n_epochs", "save_n_epoch_ratio") if params.get(key)), None)
+    if skip and at_epochs:
+        return at_epochs
+    every = step_count.whole(params, "save_every_n_steps", 1)
+    return "save_every_n_steps" if offset % every else None
+
+
+def obstacle_in(params: Params, length: TrainingLength) -> str | None:
+    """The argument that prevents that a training of this length is resumed after any of its epochs."""
+    skip = -length.steps % length.steps_per_epoch
+    offsets = [epoch * length.steps_per_epoch - skip for epoch in (1, 2)]
+    return next(filter(None, (obstacle(params, offset=offset, skip=skip) for offset in offsets)), None)
 
 
 def save_state_args(params: Params) -> Params:
@@ -65,7 +79,8 @@ def save_state_args(params: Params) -> Params:
 
     States are saved with checkpoints: where no earlier checkpoints are requested, only the last one is kept, too.
     """
-    kept: Params = {"save_state": True, "save_last_n_epochs_state": 2}
+    by_step = {"save_last_n_steps_state": 1} if params.get("save_every_n_steps") else {}
+    kept: Params = {"save_state": True, "save_last_n_epochs_state": 2, **by_step}
     if params.get("save_every_n_epochs") or params.get("save_n_epoch_ratio"):
         return kept
     return {**kept, "save_every_n_epochs": 1, "save_last_n_epochs": 1}
@@ -82,16 +97,18 @@ def resume_args(state: Path, segment: ResumeSegment) -> Params:
 def continue_from(segment: ResumeSegment, output_name: str, epoch: int, params: Params) -> tuple[int, int] | None:
     """The steps completed at the end of `epoch`, which `segment` trained, and the batches to skip after it.
 
-    None if sd-scripts rejects the sum of both because it is not below max_train_steps. Raises OSError, ValueError,
-    KeyError when the state's own record cannot be read.
+    None if sd-scripts rejects the sum of both because it is not below max_train_steps, or if there is an obstacle.
+    Raises OSError, ValueError, KeyError when the state's own record cannot be read.
     """
     state = state_of(segment.folder, output_name, epoch)
     counted = int(json.loads(read_text(state / "train_state.json"))["current_step"])
-    if params.get("max_train_epochs") or segment.epoch:  # an earlier resume has skipped the batches
-        return segment.step + counted - segment.skip, 0
-    steps = step_count.whole(params, "max_train_steps", step_count.DEFAULT_STEPS)
-    skip = -steps % max(counted // epoch, 1)
-    return (counted, skip) if counted + skip < steps else None
+    step, skip = segment.offset + counted, 0
+    if not (params.get("max_train_epochs") or segment.epoch):  # an earlier resume has skipped the batches
+        steps = step_count.whole(params, "max_train_steps", step_count.DEFAULT_STEPS)
+        skip = -steps % max(counted // epoch, 1)
+        if counted + skip >= steps:
+            return None
+    return None if obstacle(params, offset=step - skip, skip=skip) else (step, skip)
 
 
 def record_states(output_dir: Path, output_name: str) -> None:
@@ -171,6 +188,8 @@ def _is_whole_zip(path: Path) -> bool:
         return False
 
 
-def segment_of(segments: Sequence[ResumeSegment], epoch: int) -> ResumeSegment:
-    """The one of `segments`, oldest first, that trained this epoch."""
-    return [segment for segment in segments if segment.epoch < epoch][-1]
+def segment_of(segments: Sequence[ResumeSegment], checkpoint: Checkpoint) -> ResumeSegment:
+    """The one of `segments`, oldest first, that trained this checkpoint."""
+    if checkpoint.epoch is None:
+        return [segment for segment in segments if segment.step < checkpoint.step][-1]
+    return [segment for segment in segments if segment.epoch < checkpoint.epoch][-1]

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from orchestrator.config import toml_reader
@@ -17,6 +17,7 @@ from orchestrator.kohya.arguments import check, lint, schema
 from orchestrator.kohya.arguments.schema import ArgumentSchema
 from orchestrator.model import Params, Point, Value
 from orchestrator.plan import train_config, unused_images
+from orchestrator.plan.training_length import LengthEstimator
 from orchestrator.store.layout import Attempt, Run
 from orchestrator.text import did_you_mean, pluralize
 from orchestrator.values import toml_repr
@@ -28,23 +29,20 @@ def lint_arguments(grid: Grid, settings: Settings) -> list[Problem]:
     return _placed(check.check(plain, _accepted(settings)), grid, settings)
 
 
-def lint_points(points: Sequence[Point], grid: Grid, settings: Settings, steps: Mapping[str, int]) -> list[Problem]:
-    """Problems of the points, and of the points after each OOM fallback.
-
-    steps: optimizer steps by point id, where they are known.
-    """
+def lint_points(points: Sequence[Point], grid: Grid, settings: Settings, lengths: LengthEstimator) -> list[Problem]:
+    """Problems of the points, and of the points after each OOM fallback."""
     params, accepted = _without_replicates(points), _accepted(settings)
     seeds: list[Params] = [{"seed": point.params["seed"]} for point in points if "seed" in point.params]
     wrong = check.check([*params, *seeds], accepted)
     broken = _broken(wrong)
     traps = [trap for trap in lint.lint_points(params, datasets=settings.datasets) if trap.key not in broken]
-    found = [*wrong, *traps, *lint.lint_sweep(points, steps=steps)]
+    found = [*wrong, *traps, *lint.lint_sweep(points, steps=lengths.steps(points))]
     of_fallbacks = [] if broken else _lint_fallbacks(params, {trap.what for trap in traps}, settings, accepted)
     return [
         *_merged(_placed(found, grid, settings)),
         *_merged(of_fallbacks),
         *_lint_tables(grid, settings, accepted),
-        *_lint_resume(params, settings),
+        *_lint_resume(params, settings, lengths),
         *_lint_base_models(params, settings),
         *([] if broken else _lint_sizes(params, settings, accepted)),
         *(_lint_match(points, grid) if grid.match_parameters else ()),
@@ -78,23 +76,28 @@ def _merged(problems: Iterable[Problem]) -> list[Problem]:
     return merged
 
 
-def _lint_resume(points: Iterable[Params], settings: Settings) -> Iterator[Problem]:
+def _lint_resume(points: Iterable[Params], settings: Settings, lengths: LengthEstimator) -> Iterator[Problem]:
     """A warning if trainer.resume is set and interrupted trainings start from the beginning all the same."""
-    key = next(filter(None, map(resume.obstacle, points)), None)
-    if settings.trainer.resume and key:
-        what = f"trainings with {key} are not resumed: an interrupted one starts from its first step"
-        remedies = {
-            "save_every_n_steps": "unset save_every_n_steps, and set max_train_epochs and save_every_n_epochs instead",
-        }
-        other = "set max_train_epochs instead of max_train_steps, or set resume = false in [trainer]"
-        where = toml_reader.read(settings.path).where(("trainer", "resume"))
-        yield Problem(
-            what=what,
-            where=where,
-            key="trainer.resume",
-            remedy=remedies.get(key, other),
-            severity=Severity.WARNING,
-        )
+    known = [(params, length) for params in points if settings.trainer.resume and (length := lengths.length(params))]
+    blocked = [(params, length, key) for params, length in known if (key := resume.obstacle_in(params, length))]
+    if not blocked:
+        return
+    params, length, key = blocked[0]
+    epoch, epochs = length.steps_per_epoch, max(1, round(length.steps / length.steps_per_epoch))
+    remedy = f"set max_train_steps = {epochs * epoch}, which is {pluralize(epochs, 'epoch')}"
+    what = f"max_train_steps = {length.steps} ends inside an epoch of {epoch} steps, where {key} prevents a resume"
+    if key == "save_every_n_steps":
+        every = int(str(params[key]))
+        what = f"save_every_n_steps = {every} and epochs of {epoch} steps: a resumed training would save at other steps"
+        saves = f"unset save_every_n_steps, and set save_every_n_epochs = {max(1, round(every / epoch))}"
+        remedy = f"{saves}; {remedy}" if length.steps % epoch else saves
+    yield Problem(
+        what=f"{what}; an interrupted one starts from its first step",
+        where=toml_reader.read(settings.path).where(("trainer", "resume")),
+        key="trainer.resume",
+        remedy=f"{remedy}, or set resume = false in [trainer]",
+        severity=Severity.WARNING,
+    )
 
 
 def _lint_tables(grid: Grid, settings: Settings, accepted: ArgumentSchema) -> list[Problem]:

@@ -148,7 +148,7 @@ def _points(
         problems += lint.lint_arguments(asked, used)
         return ()
     trained = [point for point in points if point.is_trained]
-    problems += lint.lint_points(trained, asked, used, training_length.LengthEstimator(used.datasets).steps(trained))
+    problems += lint.lint_points(trained, asked, used, training_length.LengthEstimator(used.datasets))
     return points
 
 

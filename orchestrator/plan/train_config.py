@@ -110,7 +110,7 @@ def config_toml(
 def _state_args(run: Run, attempt: Attempt, settings: Settings) -> tuple[Params, Params]:
     """The arguments that save states, and those that resume from one."""
     params = effective_params(run, attempt)
-    if not (settings.trainer.resume and resume.possible(params)):
+    if not settings.trainer.resume:
         return {}, {}
     *earlier, this = resume_chain(run, attempt)
     if not earlier:

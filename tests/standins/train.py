@@ -64,6 +64,9 @@ def _train(arguments: Mapping[str, Any], wrong: set[str]) -> None:
         _preview(output, arguments, wrong, step)
         if step == steps // 2 + 1:
             faults.go_wrong(wrong)
+        if counted % arguments.get("save_every_n_steps", counted + 1) == 0:
+            name = f"{arguments['output_name']}-step{counted:08d}.safetensors"
+            _save(output / name, arguments, wrong, step=counted, epoch=0)
         epoch, rest = divmod(step, STEPS_PER_EPOCH)
         if not rest and epoch < epochs:
             _epoch_ends(output, arguments, wrong, epoch=epoch, step=counted)

@@ -159,6 +159,8 @@ class World:
     def run(self, name: str, **arguments: Value) -> Run:
         """A run of a point with these arguments over the settings' own."""
         params = {**self.settings.arguments, "base_model": "tiny", "dataset": "persona", **arguments}
+        if "max_train_steps" in arguments:
+            del params["max_train_epochs"]
         run = Run(self.settings.runs / "single" / name, Point(id=f"{len(name):08x}", name=name, params=params))
         run.create()
         return run

@@ -9,7 +9,7 @@ from small_world import Trained, World
 
 from orchestrator.config.schema import Launcher
 from orchestrator.kohya.outputs import files, log, safetensors_header
-from orchestrator.model import Failure
+from orchestrator.model import Failure, Value
 from orchestrator.run.context import Stop
 from orchestrator.store import process
 
@@ -78,18 +78,23 @@ def test_an_unreadable_picture_is_the_datasets_fault(tiny: World) -> None:
 @pytest.fixture(scope="module")
 def legs(tiny: World) -> tuple[Trained, Trained]:
     """A training of six epochs that is stopped in its second one, and what the same command makes of it."""
+    return _stopped_and_resumed(tiny, "stopped", max_train_epochs=6)
+
+
+def _stopped_and_resumed(tiny: World, name: str, **arguments: Value) -> tuple[Trained, Trained]:
+    """A training that is stopped in its second epoch of two steps, and its next attempt."""
     stop = Stop()
-    log_file = tiny.settings.runs / "single" / "stopped" / "train" / "1" / "log"
-    watcher = threading.Thread(target=_ask_in_the_second_epoch, args=(log_file, stop))
+    log_file = tiny.settings.runs / "single" / name / "train" / "1" / "log"
+    watcher = threading.Thread(target=_stop_in_the_second_epoch, args=(log_file, stop))
     watcher.start()
-    stopped = tiny.train("stopped", stop=stop, resume=True, max_train_epochs=6)
+    stopped = tiny.train(name, stop=stop, resume=True, **arguments)
     watcher.join()
-    return stopped, tiny.train("stopped", resume=True, max_train_epochs=6)
+    return stopped, tiny.train(name, resume=True, **arguments)
 
 
-def _ask_in_the_second_epoch(file: Path, stop: Stop) -> None:
+def _stop_in_the_second_epoch(file: Path, stop: Stop) -> None:
     nap = threading.Event()
-    for _ in range(1200):
+    for _ in range(4000):
         text = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
         progress = log.read_progress(text)
         if progress and progress.step > 2:
@@ -110,6 +115,20 @@ def test_it_goes_on_where_it_was_stopped(legs: tuple[Trained, Trained]) -> None:
     assert resumed.result.failure is None, resumed.result.reason
     assert "epoch 1/6" not in resumed.log
     assert "epoch 6/6" in resumed.log
+
+
+def test_a_resumed_training_saves_at_the_right_steps(tiny: World) -> None:
+    """By steps, which the second attempt counts from zero, and by epochs, with a length in steps."""
+    by_steps = {"max_train_epochs": 6, "save_every_n_steps": 2}
+    by_epochs = {"max_train_steps": 12, "save_every_n_epochs": 2}
+    for name, arguments, steps in (
+        ("by-steps", by_steps, [2, 4, 6, 8, 10, 12, 12]),
+        ("by-epochs", by_epochs, [4, 8, 12]),
+    ):
+        _, resumed = _stopped_and_resumed(tiny, name, **arguments)
+        assert resumed.result.failure is None, resumed.result.reason
+        assert resumed.run.attempts("train")[1].request()["resumed"]
+        assert [one.step for one in resumed.run.checkpoints()] == steps
 
 
 def test_accelerates_launcher_trains_the_same(tiny: World, plain: Trained) -> None:

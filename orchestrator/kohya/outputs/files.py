@@ -22,6 +22,11 @@ def last(output_name: str) -> str:
     return f"{output_name}.safetensors"
 
 
+def at_step(output_name: str, step: int) -> str:
+    """The file of `save_every_n_steps`, by the trainer's own count."""
+    return f"{output_name}-step{step:08d}.safetensors"
+
+
 def expected(output_name: str, params: Params, length: TrainingLength) -> list[Checkpoint]:
     """The checkpoints that a training of this length must have written, oldest first, ending with `last`.
 
@@ -56,11 +61,7 @@ def _by_step(output_name: str, params: Params, length: TrainingLength) -> list[C
     kept = _number(params, "save_last_n_steps")
     # As sd-scripts computes it: saving `step` removes the multiple of `every` at or below (step - kept - 1).
     removed = {(step - kept - 1) // every * every for step in saved} if kept is not None else set()
-    return [
-        Checkpoint(file=f"{output_name}-step{step:08d}.safetensors", epoch=None, step=step)
-        for step in saved
-        if step not in removed
-    ]
+    return [Checkpoint(file=at_step(output_name, step), epoch=None, step=step) for step in saved if step not in removed]
 
 
 def _number(params: Params, key: str) -> int | None:

@@ -42,13 +42,14 @@ def verify(
     log_text: str,
     *,
     training_comment: str,
-    earlier: Sequence[ResumeSegment] = (),
-    begun: int = 0,
+    segments: Sequence[ResumeSegment] = (),
 ) -> OutputCheck:
     """Verify a training of `params` that exited with 0. `log_text` is its log, or the tail of it.
 
-    begun: the epochs completed before it was resumed; earlier: where those were trained, oldest first.
+    segments: the parts of a resumed training, oldest first; the last one wrote `output_dir`.
     """
+    segments = segments or (ResumeSegment(epoch=0, folder=output_dir),)
+    begun = segments[-1].epoch
     final = output_dir / files.last(output_name)
     quiet = log.classify(log_text, 0)
     if quiet and not (quiet[0] is Failure.DATASET and final.exists()):  # a good training may quote the message
@@ -60,15 +61,24 @@ def verify(
     if length is None:
         what = "the checkpoint does not record how long it was trained"
         return _rejected([Problem(what=what, where=str(final), remedy="train it again")], Failure.NO_PRODUCT)
-    expected = files.expected(output_name, params, length)
-    segments = (*earlier, ResumeSegment(epoch=begun, folder=output_dir))
+    located = [_located(found, output_name, segments) for found in files.expected(output_name, params, length)]
     problems = [
-        problem for found in expected[:-1] for problem in _earlier_checkpoint_problems(found, params, segments, length)
+        problem for found, segment in located[:-1] for problem in _earlier_checkpoint_problems(found, params, segment)
     ]
     if problems:
         return _rejected(problems, _failure(problems))
-    hashed = (replace(found, sha256=sha256(_segment(segments, found).folder / found.file)) for found in expected)
+    hashed = (replace(found, sha256=sha256(segment.folder / found.file)) for found, segment in located)
     return OutputCheck(checkpoints=tuple(hashed))
+
+
+def _located(
+    expected: Checkpoint, output_name: str, segments: Sequence[ResumeSegment]
+) -> tuple[Checkpoint, ResumeSegment]:
+    """The part of the training that wrote a checkpoint, which names it by its own count of steps."""
+    segment = resume.segment_of(segments, expected)
+    if expected.epoch is None:
+        expected = replace(expected, file=files.at_step(output_name, expected.step - segment.offset))
+    return expected, segment
 
 
 def _rejected(problems: list[Problem], failure: Failure) -> OutputCheck:
@@ -139,21 +149,13 @@ def ranks(header: Header) -> set[int]:
     return networks.ranks({name: tensor.shape for name, tensor in header.tensors.items()})
 
 
-def _earlier_checkpoint_problems(
-    checkpoint: Checkpoint, params: Params, segments: Sequence[ResumeSegment], length: TrainingLength
-) -> Iterator[Problem]:
+def _earlier_checkpoint_problems(checkpoint: Checkpoint, params: Params, segment: ResumeSegment) -> Iterator[Problem]:
     """What is wrong with a checkpoint from before the end of the training."""
-    segment = _segment(segments, checkpoint)
-    path, step = segment.folder / checkpoint.file, checkpoint.step - segment.epoch * length.steps_per_epoch
+    path, step = segment.folder / checkpoint.file, checkpoint.step - segment.offset
     problems = _file_problems(path, params)
     yield from problems
     if not problems and (steps := safetensors_header.read_header(path).metadata.get("ss_steps")) != str(step):
         yield Problem(what=f"it records step {steps}, not {step}", where=str(path), remedy="train it again")
-
-
-def _segment(segments: Sequence[ResumeSegment], checkpoint: Checkpoint) -> ResumeSegment:
-    """Trainings with checkpoints by step are never resumed: they have one segment."""
-    return segments[-1] if checkpoint.epoch is None else resume.segment_of(segments, checkpoint.epoch)
 
 
 # --- metadata ---------------------------------------------------------------------------------------------------------

@@ -157,25 +157,25 @@ def _check(attempt: Attempt, watcher: EarlyStopWatcher, settings: Settings) -> F
 
 def _record(run: Run, attempt: Attempt, outcome: Outcome, settings: Settings) -> Mapping[str, Any] | FailureReason:
     """The verified checkpoints count even if the program failed after it saved them."""
-    *earlier, this = train_config.resume_chain(run, attempt)
+    segments = train_config.resume_chain(run, attempt)
+    folder = segments[-1].folder
     verified = verify.verify(
-        this.folder,
+        folder,
         train_config.OUTPUT_NAME,
         train_config.effective_params(run, attempt),
         outcome.log,
         training_comment=train_config.comment(run, attempt),
-        earlier=earlier,
-        begun=this.epoch,
+        segments=segments,
     )
     if verified.failure:
         if settings.trainer.resume:
-            _record_states(this.folder)
+            _record_states(folder)
         full = vram_log.was_full(attempt.path)
         logged = log.classify(outcome.log, outcome.exit.code, gpu_full=full) if outcome.exit else None
         problems = "; ".join(str(problem) for problem in verified.problems)
         return FailureReason(*(logged or (verified.failure, problems)))
-    checkpoints = [_checkpoint_record(run, checkpoint, [*earlier, this]) for checkpoint in verified.checkpoints]
-    averages = _averages(run, [Checkpoint(**record) for record in checkpoints], this.folder, settings)
+    checkpoints = [_checkpoint_record(run, checkpoint, segments) for checkpoint in verified.checkpoints]
+    averages = _averages(run, [Checkpoint(**record) for record in checkpoints], folder, settings)
     return {"attempt": attempt.number, "checkpoints": [*checkpoints, *map(asdict, averages)]}
 
 
@@ -190,5 +190,5 @@ def _averages(run: Run, checkpoints: Sequence[Checkpoint], folder: Path, setting
 
 def _checkpoint_record(run: Run, checkpoint: Checkpoint, segments: Sequence[ResumeSegment]) -> dict[str, Any]:
     """With the file relative to the run's folder."""
-    segment = segments[-1] if checkpoint.epoch is None else resume.segment_of(segments, checkpoint.epoch)
-    return {**asdict(checkpoint), "file": str((segment.folder / checkpoint.file).relative_to(run.path))}
+    path = resume.segment_of(segments, checkpoint).folder / checkpoint.file
+    return {**asdict(checkpoint), "file": str(path.relative_to(run.path))}
