@@ -132,6 +132,33 @@ def test_a_successful_process_has_no_cause(name: str) -> None:
         ("voluptuous.error.MultipleInvalid: extra keys not allowed @ data['datasets'][0]", Failure.BAD_CONFIG),
         ("RuntimeError: Setting different lr values in different parameter groups is only", Failure.BAD_CONFIG),
         ("KeyboardInterrupt", Failure.KILLED),
+        ("RuntimeError: [enforce fail at inline_container.cc:626] . unexpected pos 64 vs 0", Failure.DISK_FULL),
+        ("RuntimeError: CUDA driver error: out of memory", Failure.OOM),
+        ("RuntimeError: The NVIDIA driver on your system is too old (found version 11040).", Failure.GPU_LOST),
+        ("RuntimeError: CUDA error: the GPU has fallen off the bus", Failure.GPU_LOST),
+        ("ValueError: fp16 mixed precision requires a GPU (not 'cpu').", Failure.GPU_LOST),
+        ("RuntimeError: stack expects each tensor to be equal size, but got [4, 128, 128] at entry 0", Failure.DATASET),
+        ("RuntimeError: DataLoader worker (pid 9) is killed by signal: Segmentation fault.", Failure.CRASHED),
+        ("safetensors_rust.SafetensorError: Error while deserializing header: HeaderTooLarge", Failure.BAD_CONFIG),
+        (
+            "RuntimeError: Error(s) in loading state_dict for LoRANetwork: size mismatch for lora_te1",
+            Failure.BAD_CONFIG,
+        ),
+        ("RuntimeError: mat1 and mat2 must have the same dtype, but got Float and BFloat16", Failure.BAD_CONFIG),
+        ("NotImplementedError: No operator found for `memory_efficient_attention_forward`", Failure.BAD_CONFIG),
+        ("RuntimeError: CUDA error: no kernel image is available for execution on the device", Failure.BAD_CONFIG),
+        ("RuntimeError: CUDA Setup failed despite GPU being available.", Failure.BAD_CONFIG),
+        ("NameError: name 'str2optimizer8bit_blockwise' is not defined", Failure.BAD_CONFIG),
+        ("torch._inductor.exc.TritonMissing: Cannot find a working triton installation.", Failure.BAD_CONFIG),
+        ("RuntimeError: operator torchvision::nms does not exist", Failure.BAD_CONFIG),
+        ("OSError: libcudart.so.12: cannot open shared object file: No such file", Failure.BAD_CONFIG),
+        ("/x/python: No module named accelerate", Failure.BAD_CONFIG),
+        ("wandb.errors.errors.UsageError: No API key configured.", Failure.BAD_CONFIG),
+        ("OSError: We couldn't connect to 'https://huggingface.co' to load the files", Failure.BAD_CONFIG),
+        ("huggingface_hub.errors.LocalEntryNotFoundError: An error happened", Failure.BAD_CONFIG),
+        ("OSError: Can't load tokenizer for 'openai/clip-vit-large-patch14'.", Failure.BAD_CONFIG),
+        ("json.decoder.JSONDecodeError: Expecting value: line 1 column 1 (char 0)", Failure.BAD_CONFIG),
+        ("PermissionError: [Errno 13] Permission denied: '/out/lora.safetensors'", Failure.UNKNOWN),
         ("RuntimeError: something new", Failure.UNKNOWN),
     ],
 )
@@ -229,3 +256,9 @@ def test_reading_is_quick_for_any_log(hostile: str) -> None:
     log.read_images(text)
     log.total_steps(text)
     assert time.process_time() - start < 2
+
+
+def test_a_signal_that_torchs_launcher_reports() -> None:
+    text = "torch.distributed.elastic.multiprocessing.errors.ChildFailedError:\n  exitcode  : -9 (pid: 1234)\n"
+    text += "  traceback : Signal 9 (SIGKILL) received by PID 1234\n"
+    assert log.classify(text, 1) == (Failure.HOST_OOM, "killed by SIGKILL")

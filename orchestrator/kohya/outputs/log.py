@@ -154,7 +154,7 @@ def _by_signal(whole: str, exit_code: int | None) -> tuple[Failure, str] | None:
     """By the signal that killed the process or, as accelerate reports it, the trainer that it launched."""
     if exit_code is None:
         return Failure.CRASHED, "the process ended without an exit code"
-    reported = re.search(r"died with <Signals\.(SIG\w+): \d+>", whole)
+    reported = re.search(r"(?:died with <Signals\.|Signal \d+ \()(SIG\w+)", whole)
     number = -exit_code if exit_code < 0 else exit_code - 128
     name = reported[1] if reported else signal.Signals(number).name if number in set(signal.Signals) else None
     return (_SIGNALS.get(name, Failure.CRASHED), f"killed by {name}") if name else None
@@ -175,7 +175,10 @@ def _by_shape(lines: list[str], text: str, exit_code: int | None) -> tuple[Failu
     reason = _reason(lines, errors[-1]) if errors else f"exit code {exit_code}{quoted}"[:_REASON_LENGTH]
     progress = read_progress(text)
     started = progress is not None and progress.step > 0
-    if exit_code == 2 or (not started and re.match(r"(Assertion|Attribute|Key|Type|Value)Error", reason)):
+    if exit_code == 2 or (
+        not started
+        and re.match(r"([\w.]+\.)?(Assertion|Attribute|Key|Name|Type|Value|\w*Decode|NotImplemented)Error", reason)
+    ):
         return Failure.BAD_CONFIG, reason
     return Failure.UNKNOWN, reason
 
