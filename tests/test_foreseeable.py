@@ -144,7 +144,8 @@ def test_a_base_model_that_predicts_v(tmp_path, tensors, metadata, needed):
     save_file({name: np.zeros(0, np.float16) for name in [*tensors, "x"]}, path, metadata)
     found = base_model.prediction(path, {})
     assert [needed in problem.remedy for problem in found] == ([True] if needed else [])
-    assert base_model.prediction(path, {"v_parameterization": True, "zero_terminal_snr": True}) == []
+    found = base_model.prediction(path, {"v_parameterization": True, "zero_terminal_snr": True})
+    assert ["remove v_parameterization" in problem.remedy for problem in found] == ([] if needed else [True])
 
 
 def test_check_warns_of_the_prediction_once(world):

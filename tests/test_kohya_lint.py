@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator.config.schema import Dataset
 from orchestrator.errors import Severity
-from orchestrator.kohya.arguments import check, lint, schema
+from orchestrator.kohya.arguments import check, lint, schema, training_lint
 from orchestrator.model import Params, Point, Value
 
 GOOD: Params = {
@@ -102,6 +102,7 @@ ERRORS: list[tuple[str, Params]] = [
     ("resolution", {"resolution": "1000,1000", "enable_bucket": ABSENT}),
     ("max_bucket_reso", {"max_bucket_reso": 768}),
     ("resolution", {"max_bucket_reso": ABSENT, "resolution": "1280,1280"}),
+    ("resolution", {"max_bucket_reso": ABSENT, "resolution": "1280,1280", "bucket_no_upscale": True}),
     ("min_bucket_reso", {"min_bucket_reso": 2048}),
     ("resolution", {"resolution": "128,128"}),
     ("validation_split", {"validation_split": 0.1}),
@@ -132,6 +133,13 @@ WARNINGS: list[tuple[str, Params]] = [
     ("cache_text_encoder_outputs_to_disk", {**TEXT_CACHE, "cache_text_encoder_outputs_to_disk": True}),
     ("max_bucket_reso", {"max_bucket_reso": ABSENT}),
     ("face_crop_aug_range", {"face_crop_aug_range": "2,4", "enable_bucket": ABSENT, **UNCACHED}),
+    ("huber_c", {"huber_c": 0.2}),
+    ("wandb_run_name", {"wandb_run_name": "a"}),
+    ("sample_every_n_steps", {"sample_every_n_steps": 1, "sample_every_n_epochs": 1}),
+    ("save_every_n_epochs", {"save_every_n_epochs": 20}),
+    ("unet_lr", {"unet_lr": 0.0}),
+    ("network_args", {"network_args": ("conv_dim=8",)}),
+    ("lr_scheduler", {"lr_scheduler": "warmup_stable_decay"}),
 ]
 
 
@@ -156,7 +164,18 @@ def test_what_works_is_accepted(change: Params) -> None:
     assert reported(changed(change)) == set()
 
 
+@pytest.mark.parametrize("key", training_lint.NEEDS)
+def test_an_argument_without_the_one_that_it_needs_has_no_effect(key: str) -> None:
+    needed = training_lint.NEEDS[key]
+    absent = dict.fromkeys(needed, ABSENT)
+    value = "cpu" if key == "dynamo_backend" else 1
+    assert (key, Severity.WARNING) in reported(changed({key: value, **absent}))
+    assert (key, Severity.WARNING) not in reported(changed({key: value, **absent, needed[0]: 1}))
+
+
 def test_arguments_in_the_tests_are_real_ones() -> None:
+    real = schema.read_snapshot().by_name.keys() | {"is_reg"}
+    assert {*training_lint.NEEDS, *(one for needed in training_lint.NEEDS.values() for one in needed)} <= real
     names = {key for _, change in [*ERRORS, *WARNINGS] for key in change} | {key for key, _ in [*ERRORS, *WARNINGS]}
     known = schema.read_snapshot()
     assert [name for name in names if name not in known.by_name] == []

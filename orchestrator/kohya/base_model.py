@@ -54,7 +54,7 @@ def _vae_issues(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def prediction(path: Path, params: Params, *, where: str = "", key: str = "") -> list[Problem]:
-    """A warning if a base model predicts v, or has a terminal SNR of zero, and the training does not."""
+    """A warning if only one of base model and training predicts v, or only the base has a terminal SNR of zero."""
     try:
         header = safetensors_header.read_header(path)
     except (OSError, ValueError):
@@ -66,7 +66,11 @@ def prediction(path: Path, params: Params, *, where: str = "", key: str = "") ->
     }
     needed = [argument for argument, marked in marks.items() if marked and not params.get(argument)]
     if not needed:
-        return []
+        if not params.get("v_parameterization") or marks["v_parameterization"]:
+            return []
+        what = "nothing in the base model says that it predicts v, as v_parameterization assumes"
+        remedy = "remove v_parameterization, unless the model's page says v-prediction"
+        return _placed([(what, remedy)], path, where, key, Severity.WARNING)
     what = "the base model says that it was trained with v-prediction or a terminal SNR of zero, unlike these trainings"
     remedy = f"set {' and '.join(f'{argument} = true' for argument in needed)} in [fixed]"
     return _placed([(what, remedy)], path, where, key, Severity.WARNING)

@@ -67,12 +67,12 @@ def _flat(table: Any) -> dict[str, Any]:
 def _command_line(text: str, schema: ArgumentSchema, path: Path) -> dict[str, Any]:
     """The arguments after the script's name. A --config_file beside the script is read first."""
     joined = re.sub(r"[ \t]*[\\^`][ \t]*\r?\n", " ", text)
-    variables = dict(re.findall(_ASSIGNMENT, joined))
+    variables: dict[str, str] = dict(re.findall(_ASSIGNMENT, joined))
 
     def expanded(text: str, *, with_spaces: bool) -> str:
         def value(match: re.Match[str]) -> str:
-            found = variables.get(match[1] or match[3], match[2] or match[0])
-            return found if with_spaces or " " not in found or found.startswith("--") else match[0]
+            found = variables.get(match[1] or match[3], match[2] or str(match[0]))
+            return found if with_spaces or " " not in found or found.startswith("--") else str(match[0])
 
         return re.sub(r"\$\{?(?:env:)?(\w+)(?::-([^}]*))?\}?|%(\w+)%", value, text)
 

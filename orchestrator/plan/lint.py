@@ -47,6 +47,7 @@ def lint_points(points: Sequence[Point], grid: Grid, settings: Settings, lengths
         *([] if broken else _lint_sizes(params, settings, accepted)),
         *(_lint_match(points, grid) if grid.match_parameters else ()),
         *(_lint_averages(params, settings) if settings.generation.averages else ()),
+        *_merged(_placed(_lint_batches(params, lengths), grid, settings)),
     ]
 
 
@@ -98,6 +99,15 @@ def _lint_resume(points: Iterable[Params], settings: Settings, lengths: LengthEs
         remedy=f"{remedy}, or set resume = false in [trainer]",
         severity=Severity.WARNING,
     )
+
+
+def _lint_batches(points: Iterable[Params], lengths: LengthEstimator) -> Iterator[Problem]:
+    """A warning if a batch has more places than an epoch has pictures: the trainer fills none of them twice."""
+    for params in points:
+        found, batch = lengths.pictures(str(params["dataset"])), params.get("train_batch_size", 1)
+        if found and isinstance(batch, int) and batch > (epoch := len(found.sizes) * found.repeats):
+            what = f"train_batch_size = {batch}, but an epoch has {pluralize(epoch, 'picture')}: no batch is larger"
+            yield warning("train_batch_size", what, f"set train_batch_size = {epoch} or less, or raise num_repeats")
 
 
 def _lint_tables(grid: Grid, settings: Settings, accepted: ArgumentSchema) -> list[Problem]:

@@ -81,23 +81,23 @@ def legs(tiny: World) -> tuple[Trained, Trained]:
     return _stopped_and_resumed(tiny, "stopped", max_train_epochs=6)
 
 
-def _stopped_and_resumed(tiny: World, name: str, **arguments: Value) -> tuple[Trained, Trained]:
-    """A training that is stopped in its second epoch of two steps, and its next attempt."""
+def _stopped_and_resumed(tiny: World, name: str, after: int = 2, **arguments: Value) -> tuple[Trained, Trained]:
+    """A training that is stopped after more than so many steps, and its next attempt. Epochs have two steps."""
     stop = Stop()
     log_file = tiny.settings.runs / "single" / name / "train" / "1" / "log"
-    watcher = threading.Thread(target=_stop_in_the_second_epoch, args=(log_file, stop))
+    watcher = threading.Thread(target=_stop_after, args=(after, log_file, stop))
     watcher.start()
     stopped = tiny.train(name, stop=stop, resume=True, **arguments)
     watcher.join()
     return stopped, tiny.train(name, resume=True, **arguments)
 
 
-def _stop_in_the_second_epoch(file: Path, stop: Stop) -> None:
+def _stop_after(steps: int, file: Path, stop: Stop) -> None:
     nap = threading.Event()
     for _ in range(4000):
         text = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
         progress = log.read_progress(text)
-        if progress and progress.step > 2:
+        if progress and progress.step > steps:
             break
         nap.wait(0.1)
     stop.asked = 1
@@ -121,11 +121,11 @@ def test_a_resumed_training_saves_at_the_right_steps(tiny: World) -> None:
     """By steps, which the second attempt counts from zero, and by epochs, with a length in steps."""
     by_steps = {"max_train_epochs": 6, "save_every_n_steps": 2}
     by_epochs = {"max_train_steps": 12, "save_every_n_epochs": 2}
-    for name, arguments, steps in (
-        ("by-steps", by_steps, [2, 4, 6, 8, 10, 12, 12]),
-        ("by-epochs", by_epochs, [4, 8, 12]),
+    for name, after, arguments, steps in (
+        ("by-steps", 2, by_steps, [2, 4, 6, 8, 10, 12, 12]),
+        ("by-epochs", 4, by_epochs, [4, 8, 12]),
     ):
-        _, resumed = _stopped_and_resumed(tiny, name, **arguments)
+        _, resumed = _stopped_and_resumed(tiny, name, after, **arguments)
         assert resumed.result.failure is None, resumed.result.reason
         assert resumed.run.attempts("train")[1].request()["resumed"]
         assert [one.step for one in resumed.run.checkpoints()] == steps

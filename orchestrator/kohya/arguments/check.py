@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import Problem
-from orchestrator.kohya import base_model, optimizers
+from orchestrator.kohya import base_model, optimizers, signatures
 from orchestrator.kohya.arguments import key_values, ranges, values
 from orchestrator.kohya.arguments.schema import Argument, ArgumentSchema, Kind, read_snapshot
 from orchestrator.model import LORA, TREATMENTS, Params, Value
@@ -98,7 +98,9 @@ def _type_issue(argument: Argument, value: Value) -> tuple[str, str] | None:
 def _list_issue(argument: Argument, value: tuple[object, ...]) -> tuple[str, str] | None:
     name, article = argument.name, _ARTICLES[argument.kind]
     if not argument.many:
-        return f"{name} takes {article}, not a list", "give one value"
+        pair = name in ("resolution", "face_crop_aug_range") and len(value) == 2
+        one = f'write "{",".join(map(str, value))}"' if pair else "give one value"
+        return f"{name} takes {article}, not a list", one
     if not all(_is(argument.kind, item) for item in value):
         return f"{name} takes a list in which each item is {article}", f"write each item as {article}"
     if len({type(item) for item in value}) > 1:
@@ -150,6 +152,8 @@ def _retyped(kind: Kind, value: Value) -> str:
                 return f'write "{toml_repr(value)}"'
             case Kind.INT, float() if value == int(value):
                 return f"write {int(value)}"
+            case Kind.INT_OR_FLOAT, str() if re.fullmatch(r"\d\d?(\.\d+)?%", value.strip()):
+                return f"write {float(value.strip()[:-1]) / 100:g}, a share of all steps"
             case ((Kind.FLOAT | Kind.INT | Kind.INT_OR_FLOAT), str()) if math.isfinite(float(value)):
                 return f"write {value.strip()} without quotes"
     except (ValueError, OverflowError):
@@ -203,6 +207,8 @@ _FULL_PATH = "name a class by its full path, package.module.Class"
 def _scheduler_issues(value: str) -> Iterator[tuple[str, str]]:
     if value not in values.SCHEDULERS:
         remedy = did_you_mean(value, values.SCHEDULERS, f"{_FULL_PATH}, in lr_scheduler_type")
+        if signatures.find("schedulers", "torch", value):
+            remedy = f'remove it, and set lr_scheduler_type = "{value}"'
         yield f'sd-scripts has no scheduler "{value}"', remedy
 
 

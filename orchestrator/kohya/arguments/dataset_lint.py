@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from orchestrator.errors import Problem, error, warning
+from orchestrator.kohya import step_count
 from orchestrator.model import Params
 
 
@@ -82,17 +83,16 @@ def _buckets(params: Params) -> Iterator[Problem]:
             what = "without enable_bucket, SDXL needs sides that are multiples of 32: training fails at its first step"
             yield error("resolution", what, "write multiples of 32, or set enable_bucket = true")
         return
-    if params.get("bucket_no_upscale"):
-        return
     least, most = params.get("min_bucket_reso", 256), params.get("max_bucket_reso", 1024)
-    if isinstance(most, int) and most < max(sides):
+    step = step_count.whole(params, "bucket_reso_steps", 64)
+    if isinstance(most, int) and most + -most % step < max(sides):
         key = "max_bucket_reso" if "max_bucket_reso" in params else "resolution"
         what = f"max_bucket_reso is {most}, below the resolution: sd-scripts exits"
         yield error(key, what, "set max_bucket_reso = 2048")
-    elif "max_bucket_reso" not in params and max(sides) >= 1024:
+    elif "max_bucket_reso" not in params and max(sides) >= 1024 and not params.get("bucket_no_upscale"):
         what = "no max_bucket_reso: sd-scripts uses 1024, which makes tall images smaller than the resolution allows"
         yield warning("max_bucket_reso", what, "set max_bucket_reso = 2048")
-    if isinstance(least, int) and least > min(sides):
+    if isinstance(least, int) and least - least % step > min(sides):
         key = "min_bucket_reso" if "min_bucket_reso" in params else "resolution"
         what = f"min_bucket_reso is {least}, above the resolution: sd-scripts exits"
         yield error(key, what, "set min_bucket_reso = 256")

@@ -55,6 +55,9 @@ def _ignored_arguments(params: Params) -> Iterator[Problem]:
         if name in given and not by_default and not any(other in given for other in accepted):
             what = f"{networks.module_of(params)} ignores {name} without {' or '.join(needed or ('block weights',))}"
             yield error("network_args", what, f"remove {name}")
+    if "conv_dim" in given and "conv_alpha" not in given:
+        what = f"no conv_alpha: networks.lora uses 1, which scales the convolutions by 1/{given['conv_dim']}"
+        yield warning("network_args", what, 'add "conv_alpha=..." with half of conv_dim')
     unet_only, text_only = params.get("network_train_unet_only"), params.get("network_train_text_encoder_only")
     if unet_only and "loraplus_text_encoder_lr_ratio" in given:
         what = "network_train_unet_only is set, so loraplus_text_encoder_lr_ratio has no effect"

@@ -190,3 +190,6 @@ def _text_encoder_rates(params: Params) -> Iterator[Problem]:
     elif "text_encoder_lr" in params and _first(several) == 0:
         what = "at rate 0 the text encoders' LoRA is still computed, and saved as zeros"
         yield warning("text_encoder_lr", what, "use network_train_unet_only = true")
+    if params.get("unet_lr") == 0 and not params.get("network_train_text_encoder_only"):
+        what = "at rate 0 the U-Net's LoRA is still computed, and saved as zeros"
+        yield warning("unet_lr", what, "use network_train_text_encoder_only = true")

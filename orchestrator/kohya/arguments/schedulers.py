@@ -43,6 +43,8 @@ def lint(params: Params, *, ignored: str) -> Iterator[Problem]:
     for key, users in USED_BY.items():
         if params.get(key) and scheduler not in users:
             yield warning(key, f"the scheduler {scheduler} does not use {key}", "remove it")
+    if scheduler == "warmup_stable_decay" and not params.get("lr_decay_steps"):
+        yield warning("lr_scheduler", "without lr_decay_steps, the rate never decays", "set lr_decay_steps = 0.2")
     optimizer = optimizer_of(params)
     if scheduler == "adafactor":
         what = "this scheduler works with the optimizer Adafactor and relative_step=True only"

@@ -1,7 +1,7 @@
 """Lint rules for the arguments of one training: length, network, precision, noise and loss."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from orchestrator.errors import Problem, error, warning
 from orchestrator.kohya import networks
@@ -132,6 +132,67 @@ def _noise_and_loss(params: Params) -> Iterator[Problem]:
         yield warning("zero_terminal_snr", what, "remove it")
 
 
+# --- without effect ---------------------------------------------------------------------------------------------------
+
+_CAPTION_PARTS = ("shuffle_caption", "caption_tag_dropout_rate", "token_warmup_step")
+NEEDS: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("keep_tokens", "keep_tokens_separator"), _CAPTION_PARTS),
+    "token_warmup_min": ("token_warmup_step",),
+    "multires_noise_discount": ("multires_noise_iterations",),
+    "noise_offset_random_strength": ("noise_offset",),
+    "ip_noise_gamma_random_strength": ("ip_noise_gamma",),
+    "prior_loss_weight": ("is_reg",),
+    "save_last_n_epochs": ("save_every_n_epochs", "save_n_epoch_ratio"),
+    "save_last_n_steps": ("save_every_n_steps",),
+    **dict.fromkeys(("save_last_n_epochs_state", "save_last_n_steps_state"), ("save_state",)),
+    **dict.fromkeys(
+        ("huggingface_path_in_repo", "huggingface_repo_type", "huggingface_repo_visibility", "async_upload",
+         "save_state_to_huggingface"), ("huggingface_repo_id",),
+    ),
+    **dict.fromkeys(
+        ("validation_seed", "validate_every_n_steps", "validate_every_n_epochs", "max_validation_steps"),
+        ("validation_split",),
+    ),
+    "bucket_no_upscale": ("enable_bucket",),
+    "vae_batch_size": ("cache_latents", "cache_latents_to_disk"),
+    "dynamo_backend": ("torch_compile",),
+    **dict.fromkeys(
+        ("zero_stage", "offload_optimizer_device", "offload_optimizer_nvme_path", "offload_param_device",
+         "offload_param_nvme_path", "zero3_init_flag", "zero3_save_16bit_model", "fp16_master_weights_and_gradients"),
+        ("deepspeed",),
+    ),
+}  # fmt: skip
+"""Arguments that sd-scripts reads only beside one of others."""
+
+_EVERY = {
+    "save_every_n_steps": "max_train_steps",
+    "sample_every_n_steps": "max_train_steps",
+    "save_every_n_epochs": "max_train_epochs",
+    "sample_every_n_epochs": "max_train_epochs",
+}
+
+
+def _without_effect(params: Params) -> Iterator[Problem]:
+    cached = params.get("cache_text_encoder_outputs") or params.get("cache_text_encoder_outputs_to_disk")
+    for key, needed in NEEDS.items():
+        reported = cached and needed is _CAPTION_PARTS
+        if params.get(key) and not reported and not any(params.get(other) for other in needed):
+            yield warning(key, f"{key} has no effect without {' or '.join(needed)}", f"remove it, or set {needed[0]}")
+    if params.get("loss_type", "l2") not in ("huber", "smooth_l1"):
+        for key in ("huber_c", "huber_scale", "huber_schedule"):
+            if params.get(key):
+                yield warning(key, f"{key} has no effect without a Huber loss", 'remove it, or set loss_type = "huber"')
+    if params.get("wandb_run_name") and params.get("log_with") not in ("wandb", "all"):
+        yield warning("wandb_run_name", "it has no effect without wandb", 'remove it, or set log_with = "wandb"')
+    if params.get("sample_every_n_epochs") and params.get("sample_every_n_steps"):
+        what = "sd-scripts ignores sample_every_n_steps beside sample_every_n_epochs"
+        yield warning("sample_every_n_steps", what, "remove one of the two")
+    for every, total in _EVERY.items():
+        interval, length = params.get(every), params.get(total)
+        if isinstance(interval, int) and isinstance(length, int) and interval > length:
+            yield warning(every, f"{every} = {interval} is beyond {total} = {length}", f"set {every} below {total}")
+
+
 _RULES = (
-    _contradictions, _length, _network, _precision, _pairs, _noise_and_loss, _tracking,
+    _contradictions, _length, _network, _precision, _pairs, _noise_and_loss, _tracking, _without_effect,
 )  # fmt: skip
