@@ -253,15 +253,18 @@ def test_check_without_a_grid_uses_the_table_of_the_optimizer():
     ("grid", "warned"),
     [
         ("[fixed]\nseed = 1\n", False),
-        ("[fixed]\ngradient_accumulation_steps = 2\n", True),
+        ("[fixed]\ngradient_accumulation_steps = 2\n", False),
+        ("[fixed]\ngradient_accumulation_steps = 2\nmax_train_steps = 3\n", True),
         ("[fixed]\nsave_every_n_epochs = 2\n", True),
         ("[fixed]\nsave_every_n_steps = 2\n", True),
         ("[fixed]\nmax_train_epochs = 1\n", False),
         ("[fixed]\nmax_train_epochs = 1\ngradient_accumulation_steps = 2\n", False),
-        ("[fixed]\nmax_train_epochs = 1\nsave_every_n_steps = 1\n", True),
+        ("[fixed]\nmax_train_epochs = 2\nsave_every_n_steps = 1\n", False),
+        ("[fixed]\nmax_train_epochs = 2\nsave_every_n_steps = 2\n", True),
     ],
 )
 def test_plan_says_when_resume_has_no_effect(world, grid, warned):
+    """The settings train 4 steps, and an epoch has 3."""
     world.settle(trainer="resume = true")
     world.ask(grid)
     found = [problem for problem in world.plan().warnings if problem.key == "trainer.resume"]

@@ -66,7 +66,10 @@ def _warmup(params: Params) -> Iterator[Problem]:
     warmup, decay = _number(params, "lr_warmup_steps"), _number(params, "lr_decay_steps")
     if warmup and (custom or scheduler in _WITHOUT_WARMUP):
         what = f"sd-scripts rejects or ignores a warmup with the scheduler {custom or scheduler}"
-        yield error("lr_warmup_steps", what, 'set lr_scheduler = "constant_with_warmup", or remove the warmup')
+        other = "remove lr_warmup_steps"
+        yield error(
+            "lr_warmup_steps", what, other if custom else f'set lr_scheduler = "constant_with_warmup", or {other}'
+        )
     if steps and warmup >= steps:
         yield error("lr_warmup_steps", "the warmup is as long as the training", "set fewer warmup steps")
     elif steps and (warmup if warmup >= 1 else warmup * steps) + (decay if decay >= 1 else decay * steps) > steps:

@@ -141,7 +141,6 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
     "multires_noise_discount": ("multires_noise_iterations",),
     "noise_offset_random_strength": ("noise_offset",),
     "ip_noise_gamma_random_strength": ("ip_noise_gamma",),
-    "prior_loss_weight": ("is_reg",),
     "save_last_n_epochs": ("save_every_n_epochs", "save_n_epoch_ratio"),
     "save_last_n_steps": ("save_every_n_steps",),
     **dict.fromkeys(("save_last_n_epochs_state", "save_last_n_steps_state"), ("save_state",)),
