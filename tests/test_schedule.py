@@ -242,7 +242,7 @@ def test_runs_with_known_vram_are_colocated_under_mps(world: World, monkeypatch:
         return sweep.perform(run, stage, one)
 
     drive(world, ctx, "GPU-A", perform=perform)
-    assert limits == {1: None, 2: "0=8400M", 3: "0=8400M", 4: "0=8400M"}
+    assert limits == {1: None, 2: "0=12600M", 3: "0=12600M", 4: "0=12600M"}
     commands = [line.split()[0] for line in (world.folder / "mps").read_text().splitlines()]
     others = [command for command in commands if command != "terminate_client"]  # of generators, when they are stopped
     assert others == ["-d", "start_server", "quit"], "one daemon, which ends with the sweep"

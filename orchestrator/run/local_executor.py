@@ -65,7 +65,7 @@ class RunningTask:
 class LocalExecutor:
     """One task per GPU, more if they are colocated; besides them, as many scorers as there are cores for.
 
-    Colocated tasks are clients of the sweep's MPS daemon, and may allocate the VRAM that is assigned to them.
+    Colocated tasks are clients of the sweep's MPS daemon, which limits the VRAM that they allocate.
     """
 
     def __init__(
@@ -148,7 +148,11 @@ class LocalExecutor:
         return {one.slot.card for one in self._running.values() if one.task.stage == generate.NAME}
 
     def _start(self, task: Task, slot: Slot, need_mib: int | None) -> None:
-        mps = self._mps.variables(need_mib) if self._mps and slot.colocated and need_mib else {}
+        mps = (
+            self._mps.variables(int(need_mib * schedule.ALLOCATABLE))
+            if self._mps and slot.colocated and need_mib
+            else {}
+        )
         environ = {**self._ctx.environ, **mps}
         ctx = replace(self._ctx, card=slot.card, colocated=slot.colocated, environ=environ)
         future = self._threads.submit(self._perform, task.run, task.stage, ctx)

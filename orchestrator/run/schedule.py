@@ -31,6 +31,9 @@ LORA_IMAGES = "generate lora"
 _HEADROOM = 1.05
 """Factor on a measured peak, which the next run may exceed."""
 
+ALLOCATABLE = 1.5
+"""Factor on the assigned VRAM: more may not be allocated. Polls miss short peaks; decoding images took 2 GiB more."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
