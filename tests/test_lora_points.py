@@ -6,8 +6,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from safetensors.numpy import save_file
 from standins.world import World
 from test_score_loras import lora
 
@@ -15,6 +17,7 @@ from orchestrator import cli
 from orchestrator.errors import Conflict, InputError, NotReady
 from orchestrator.evidence import configurations, summary
 from orchestrator.evidence.lora_files import compare
+from orchestrator.kohya import lora_file
 from orchestrator.model import LORA, State
 from orchestrator.plan import preflight
 from orchestrator.report import answers, html, overview
@@ -171,6 +174,56 @@ def test_another_base_model_than_that_of_the_metadata_is_a_warning(files: World)
         ("loras.v2.path", "its metadata names the module 'other.trainer'; it is loaded as networks.lora"),
         ("loras.v2.base_model", "its metadata names no base model; its images are generated on doll"),
     ]
+
+
+TENSORS = {
+    "loha": ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "alpha"),
+    "dora": ("lora_down.weight", "lora_up.weight", "alpha", "dora_scale"),
+    "lokr": ("lokr_w1", "lokr_w2_a", "lokr_w2_b", "alpha"),
+    "oft": ("oft_blocks", "alpha"),
+}
+
+
+def network(path: Path, kind: str, **metadata: str) -> Path:
+    weights = {f"lora_unet_a.{name}": np.full((2, 2), 0.5, np.float16) for name in TENSORS[kind]}
+    save_file(weights, path, metadata=metadata)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "metadata", "expected"),
+    [
+        ("loha", {"ss_network_module": "lycoris.kohya"}, {"network_module": "lycoris.kohya"}),
+        ("dora", {"ss_network_module": "lycoris.kohya"}, {"network_module": "lycoris.kohya"}),
+        (
+            "lokr",
+            {"ss_network_module": "networks.lokr", "ss_network_args": '{"factor": "4"}'},
+            {"network_module": "networks.lokr", "network_args": ("factor=4",)},
+        ),
+        ("lokr", {"ss_network_module": "networks.lokr", "ss_network_args": "["}, {"network_module": "networks.lokr"}),
+        ("oft", {"ss_network_module": "networks.oft"}, {"network_module": "networks.oft"}),
+        ("loha", {}, None),
+        ("dora", {"ss_network_module": "networks.lora"}, None),
+        ("oft", {"ss_network_module": "lycoris.kohya"}, None),
+    ],
+)
+def test_the_network_is_read_from_the_metadata(tmp_path: Path, kind: str, metadata: Any, expected: Any) -> None:
+    file, problems = lora_file.read(network(tmp_path / "a.safetensors", kind, **metadata))
+    assert (file and file.network) == expected
+    if expected is None:
+        assert "cannot generate" in problems[0].what
+
+
+def test_a_lycoris_file_is_generated_by_its_own_module(world: World) -> None:
+    network(world.folder / "loha.safetensors", "loha", ss_network_module="lycoris.kohya")
+    settle(world, loha=world.folder / "loha.safetensors")
+    world.ask('[dims]\nlora = ["loha"]\n')
+    world.drive(only="lora=loha*")
+    commands = [json.loads(path.read_text(encoding="utf-8"))["argv"] for path in world.sweep.path.rglob("command.json")]
+    (words,) = [command for command in commands if "--network_module" in command]
+    assert words[words.index("--network_module") + 1] == "lycoris.kohya"
+    assert "--network_pre_calc" not in words
+    assert world.states()["lora=loha"] is State.FINISHED
 
 
 @pytest.mark.parametrize(

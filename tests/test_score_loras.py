@@ -94,7 +94,9 @@ class _Evil:
         return (Path.touch, (Path("/tmp/orchestrate-pickle-was-opened"),))
 
 
-@pytest.mark.parametrize("kind", ["broken", "pickle", "pickle.pt", "lycoris", "sd1", "flux", "width", "nan", "absent"])
+@pytest.mark.parametrize(
+    "kind", ["broken", "pickle", "pickle.pt", "lycoris", "unknown", "sd1", "flux", "width", "nan", "absent"]
+)
 def test_a_file_that_cannot_be_used_is_named_with_the_reason(world: World, kind: str) -> None:
     path, zeros = world.folder / f"{kind}.safetensors", np.zeros((2, 2), np.float16)
     opened = Path("/tmp/orchestrate-pickle-was-opened")
@@ -109,6 +111,8 @@ def test_a_file_that_cannot_be_used_is_named_with_the_reason(world: World, kind:
         path.write_bytes(pickle.dumps(_Evil()))
     elif kind == "lycoris":
         save_file({"lora_unet_a.hada_w1_a": zeros}, path, metadata={"ss_network_module": "lycoris.kohya"})
+    elif kind == "unknown":
+        save_file({"lora_unet_a.hada_w1_a": zeros}, path)
     elif kind == "sd1":
         lora(path, metadata={"ss_base_model_version": "sd_v1"})
     elif kind == "flux":
@@ -123,7 +127,8 @@ def test_a_file_that_cannot_be_used_is_named_with_the_reason(world: World, kind:
         "broken": "cannot be read",
         "pickle": "not a safetensors file",
         "pickle.pt": "as a pickle",
-        "lycoris": "of lycoris.kohya (hada_w1_a): networks.lora cannot load it",
+        "lycoris": "1 of its modules lack tensors, the first is 'lora_unet_a'",
+        "unknown": "is of another program and has hada_w1_a",
         "sd1": "ss_base_model_version is 'sd_v1'",
         "flux": "another architecture",
         "width": "its text width is 768, not 2048",

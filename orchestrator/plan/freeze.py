@@ -98,7 +98,7 @@ def _fingerprint(plan: Plan, prepared: Mapping[str, PreparedDataset], hashes: Ha
         **{f"datasets.{name}": json.dumps(subset_keys(settings.datasets[name])) for name in _datasets(plan)},
         **{
             f"datasets.{name}.resolutions": json.dumps(settings.datasets[name].resolutions)
-            for name in dict.fromkeys(str(one.params["dataset"]) for one in plan.points if not one.is_baseline)
+            for name in _datasets(plan)
             if settings.datasets[name].resolutions
         },
     }

@@ -5,8 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.config.schema import Settings
-from orchestrator.errors import Problem, warning
-from orchestrator.kohya import lora_file
+from orchestrator.errors import Problem, error, warning
+from orchestrator.kohya import lora_file, release
+from orchestrator.kohya.arguments import required
 from orchestrator.kohya.lora_file import LoraFile
 from orchestrator.model import LORA, Point
 from orchestrator.store.hashes import HashCache
@@ -23,6 +24,9 @@ def problems(points: Iterable[Point], settings: Settings, where: str) -> Iterato
             for one in found
         )
         if file:
+            sd_scripts, module = settings.trainer.sd_scripts, str(file.network["network_module"])
+            for what in required.missing_module(sd_scripts, module):
+                yield error(f"{key}.path", f"needs {module}: {what}", release.remedy(sd_scripts), where=where)
             remedy = f"set base_model in [{key}] to its base model, or compare a few images"
             doubts = choose_base(file, settings, lora.base_model)[1]
             yield from (replace(one, where=where, key=f"{key}.base_model", remedy=remedy) for one in doubts)

@@ -123,7 +123,7 @@ def _identity(question: Question) -> Identity:
 def _open(
     path: Path, plan: Plan, decided: set[Identity], given: Mapping[str, Answer] | None, cost: Forecast
 ) -> OpenGrid:
-    trained = [run for run in cost.runs if not run.run.point.is_baseline]
+    trained = [run for run in cost.runs if run.run.point.is_trained]
     ended = sum(run.status.state in (State.FINISHED, State.STOPPED, State.FAILED) for run in cost.runs)
     left, known = ended < len(cost.runs), {str(one[0]) for one in decided}
     state = f"{ended} of {len(cost.runs)} runs" if given is not None else "not run"

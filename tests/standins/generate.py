@@ -65,7 +65,7 @@ def _draw(path: Path, portrait: Path, number: int, wrong: set[str]) -> None:
 def _rank(lora: Path) -> int:
     with lora.open("rb") as file:
         header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
-    return int(header["lora_unet_a.lora_down.weight"]["shape"][0])
+    return int(header.get("lora_unet_a.lora_down.weight", {"shape": [1]})["shape"][0])
 
 
 if __name__ == "__main__":

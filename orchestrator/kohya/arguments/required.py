@@ -45,5 +45,11 @@ def missing(sd_scripts: Path, modules: Iterable[str] = ()) -> Iterator[str]:
         source = path.read_text(encoding="utf-8-sig", errors="replace") if path.is_file() else ""
         yield from (f"{name} does not mention {text}" for text in dict.fromkeys(texts) if text not in source)
     for module in sorted(modules):
-        if module.startswith("networks.") and not sd_scripts.joinpath(*module.split(".")).with_suffix(".py").is_file():
-            yield f"{module.replace('.', '/')}.py does not exist"
+        yield from missing_module(sd_scripts, module)
+
+
+def missing_module(sd_scripts: Path, module: str) -> Iterator[str]:
+    """As `missing`, of one value of network_module."""
+    known = sd_scripts.joinpath(*module.split(".")).with_suffix(".py").is_file()
+    if module.startswith("networks.") and not known and (sd_scripts / f"{schema.ENTRY}.py").is_file():
+        yield f"{module.replace('.', '/')}.py does not exist"

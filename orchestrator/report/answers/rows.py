@@ -26,7 +26,7 @@ def rows(runs: Sequence[RunSummary]) -> list[RunRow]:
 
 def rows_by_second_pack(runs: Sequence[RunSummary]) -> list[RunRow]:
     """The same with the scores of the second face pack; empty unless it scored every scored run."""
-    scored = [run for run in runs if run.choice and not run.run.point.is_baseline]
+    scored = [run for run in runs if run.choice and run.run.point.is_trained]
     if not scored or any(run.metrics is None or run.metrics.second_similarity is None for run in scored):
         return []
     return _rows(runs, lambda score: replace(score, similarity=score.second_similarity))
@@ -34,7 +34,7 @@ def rows_by_second_pack(runs: Sequence[RunSummary]) -> list[RunRow]:
 
 def _rows(runs: Sequence[RunSummary], convert: Callable[[Score], Score]) -> list[RunRow]:
     baselines = {str(run.run.point.params.get("base_model")): run for run in runs if run.run.point.is_baseline}
-    trained = (run for run in runs if not run.run.point.is_baseline)
+    trained = (run for run in runs if run.run.point.is_trained)
     return [_row(run, convert, baselines.get(str(run.run.point.params.get("base_model")))) for run in trained]
 
 
@@ -162,7 +162,7 @@ def curve_points(runs: Sequence[RunSummary]) -> list[CurvePoint]:
 
     Empty if a run was stopped early: only the better runs of a size would remain.
     """
-    trained = [run for run in runs if not run.run.point.is_baseline]
+    trained = [run for run in runs if run.run.point.is_trained]
     if any(run.status.state is State.STOPPED for run in trained):
         return []
     return [

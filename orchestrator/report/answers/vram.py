@@ -32,7 +32,7 @@ class _Fit(StrEnum):
 def answer(sweep: SweepSummary, question: Question) -> Answer:
     """Yes if all trainings fit `within_gib` (default: the size of their card) with the requested result, no if one
     does not, undecided if some runs are not finished or allow no conclusion."""
-    runs = [run for run in sweep.runs if not run.run.point.is_baseline]
+    runs = [run for run in sweep.runs if run.run.point.is_trained]
     cost, size = rows.cost(runs), question.within_gib or _card_gib(runs)
     fits = [_fit(run, size) for run in runs] if size else []
     verdict = _verdict(set(fits))

@@ -10,10 +10,10 @@ from typing import Any
 from orchestrator import images as image_files
 from orchestrator.config.schema import Generation
 from orchestrator.kohya import argv as trainer_argv
-from orchestrator.kohya import generate
+from orchestrator.kohya import generate, lora_file
 from orchestrator.kohya.outputs import log
 from orchestrator.kohya.outputs.safetensors_header import read_header
-from orchestrator.model import LORA, Checkpoint, Failure, Image, Result
+from orchestrator.model import LORA, Checkpoint, Failure, Image, Params, Result
 from orchestrator.redaction import child_environ
 from orchestrator.run import attempt
 from orchestrator.run.context import Context
@@ -102,23 +102,29 @@ def _prepare(run: Run, attempt: Attempt, images: Sequence[Image], ctx: Context) 
     plan, file = generate.plan(missing, folder=run.path, negative=negative), attempt.path / "plan.json"
     file.write_text(json.dumps(plan, ensure_ascii=False, indent=1), encoding="utf-8")
     lora = next((run.path / image.checkpoint for image in missing if image.checkpoint), None)
+    network = _network(run, lora)
     record = {"images": len(missing), "card": ctx.card, "colocated": ctx.colocated, **ctx.attempt_record(run, NAME)}
     env = trainer_argv.environment(ctx.settings.trainer, card=ctx.card or None)
     env |= generate.environment(run.point.params, {**ctx.environ, **env})
     if ctx.generators is None:
         attempt.open(record)
-        return Command(argv=_argv(run, ctx, file, run.images, lora), env=env, cwd=attempt.path)
+        return Command(argv=_argv(run, ctx, file, run.images, lora, network), env=env, cwd=attempt.path)
     env = {**child_environ(ctx.environ), **env}
     changing = {key: value for key, value in env.items() if not key.startswith("CUDA_MPS_")}  # of no effect on images
-    same = _argv(run, ctx, Path(), Path(), Path() if lora else None), changing, _shape(lora)
+    same = _argv(run, ctx, Path(), Path(), Path() if lora else None, network), changing, _shape(lora)
     folder = ctx.generators.choose(attempt, ctx.card, sha256_json(same))
     attempt.open({**record, "generator": os.path.relpath(folder, attempt.path)})
     job = {"plan": str(file), "outdir": str(run.images)}
-    command = Command(argv=_argv(run, ctx, folder, run.images, lora), env=env, cwd=attempt.path)
+    command = Command(argv=_argv(run, ctx, folder, run.images, lora, network), env=env, cwd=attempt.path)
     return ctx.generators.give(folder, job, command)
 
 
-def _argv(run: Run, ctx: Context, plan: Path, outdir: Path, lora: Path | None) -> list[str]:
+def _network(run: Run, lora: Path | None) -> Params:
+    """The arguments that an existing LoRA file needs beside those of its point."""
+    return lora_file.network_of(read_header(lora)) if lora and LORA in run.point.params else {}
+
+
+def _argv(run: Run, ctx: Context, plan: Path, outdir: Path, lora: Path | None, network: Params) -> list[str]:
     settings, base = ctx.settings, str(run.point.params["base_model"])
     return generate.generate_argv(
         settings.trainer,
@@ -127,7 +133,7 @@ def _argv(run: Run, ctx: Context, plan: Path, outdir: Path, lora: Path | None) -
         plan=plan,
         outdir=outdir,
         lora=lora,
-        params=run.point.params,
+        params={**run.point.params, **network},
     )
 
 
