@@ -127,7 +127,9 @@ def _masks(params: Params, subsets: Sequence[Params]) -> Iterator[Problem]:
         what = "the dataset has no masks, so masked_loss has no effect"
         yield error("masked_loss", what, "use a dataset with masks, or remove masked_loss")
     if params.get("validation_split") and (any(masked) or not subsets):
-        what = "with a folder of masks, sd-scripts v0.10 rejects validation_split, and v0.11 validates on training images"
+        what = (
+            "with a folder of masks, sd-scripts v0.10 rejects validation_split, and v0.11 validates on training images"
+        )
         yield error("validation_split", what, "remove validation_split")
     if params.get("caption_dropout_every_n_epochs"):
         what = "with masked_loss, sd-scripts drops every caption in every epoch, not in every n-th"
