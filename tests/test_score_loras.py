@@ -14,8 +14,10 @@ from standins.world import World
 
 from orchestrator import cli, scoring
 from orchestrator.errors import InputError
+from orchestrator.evidence.lora_files import FileComparison
 from orchestrator.evidence.run_metrics import picture_value
 from orchestrator.evidence.stats import crossed
+from orchestrator.evidence.stats.estimates import Interval
 
 
 def call(world: World, *paths: Path, more: tuple[str, ...] = ()) -> Result:
@@ -173,3 +175,13 @@ def test_intervals_over_prompts_and_seeds_contain_the_truth(prompt_sd: float, se
         assert found
         inside += found.low <= 0.1 <= found.high
     assert inside / trials > 0.93
+
+
+@pytest.mark.parametrize(("difference", "better"), [(0.1, 1), (-0.1, 0), (0.001, None)])
+def test_a_file_is_better_by_a_certain_and_visible_difference(difference: float, better: int | None) -> None:
+    """Files that do the same differ by rounding errors, however certain these are."""
+    interval = Interval(low=difference - 0.0005, high=difference + 0.0005)
+    found = FileComparison(
+        first=0, second=1, difference=difference, interval=interval, prompts=8, seeds=4, by_gain=False
+    )
+    assert found.better == better

@@ -12,8 +12,10 @@ from scipy import stats
 from standins.world import BASE, World
 
 from orchestrator import cli, scoring
+from orchestrator.config.schema import Comparison
 from orchestrator.errors import Conflict, InputError
 from orchestrator.evidence import choice, confirmation, run_metrics, summary
+from orchestrator.evidence.stats.contrast import Verdict
 from orchestrator.report.followup import TRANSFER, compare_transfers, report_transfers
 
 
@@ -79,7 +81,16 @@ def test_base_models_are_compared_over_pairs_of_the_same_lora(scored: World) -> 
     expected = stats.ttest_1samp(means, 0).confidence_interval(0.95)
     assert result.interval is not None
     assert result.interval.low <= expected.low + 1e-9 < expected.high - 1e-9 <= result.interval.high
-    *_, sentence = report_transfers(scored.sweep)
+    for path in scored.sweep.path.glob("*/on/*/generate/*/attempt.json"):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        path.write_text(json.dumps({**record, "environment": {"gpu": "A100", "driver": "", "versions": {}}}))
+    found = [one for one in summary.gather(scored.sweep) if one.choice]
+    (excluded,) = compare_transfers(found, scored.sweep)
+    assert (excluded.matching.pairs, excluded.verdict) == ((), Verdict.UNDECIDED), "made on another GPU model"
+    allowed = Comparison(allow_different_hardware=True)
+    (included,) = compare_transfers(found, scored.sweep, allowed)
+    assert (included.verdict, included.interval) == (result.verdict, result.interval)
+    *_, sentence = report_transfers(scored.sweep, allowed)
     assert sentence.startswith(f"Do LoRAs trained on doll gain more on puppet? {result.verdict.value}: ")
     assert sentence.endswith("(6 LoRAs, 3 training seeds)")
     with (scored.sweep.report / TRANSFER).open(encoding="utf-8", newline="") as file:

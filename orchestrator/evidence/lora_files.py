@@ -11,6 +11,7 @@ import numpy as np
 
 from orchestrator.evidence.run_metrics import picture_value
 from orchestrator.evidence.stats import crossed
+from orchestrator.evidence.stats.contrast import TestSettings
 from orchestrator.evidence.stats.estimates import Interval
 from orchestrator.model import Score
 
@@ -32,8 +33,10 @@ class FileComparison:
 
     @property
     def better(self) -> int | None:
-        """The file with the higher values; None if the interval does not exclude 0."""
+        """The file with the higher values; None if the interval does not exclude 0, or if the files do the same."""
         if self.interval is None or self.interval.low <= 0 <= self.interval.high:
+            return None
+        if abs(self.difference) < TestSettings().unchanged:
             return None
         return self.second if self.difference > 0 else self.first
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from orchestrator import scoring
+from orchestrator.config.schema import Comparison
 from orchestrator.evidence import choice, confirmation, run_metrics, summary
 from orchestrator.evidence.confirmation import ConfirmationResult
 from orchestrator.evidence.stats import contrast
@@ -101,10 +102,13 @@ def _confirm_sentence(one: RunSummary, result: ConfirmationResult) -> str:
     )
 
 
-def report_transfers(sweep: Sweep) -> list[str]:
-    """Write transfer.csv; returns a sentence for each LoRA and base model, then one for each pair of base models."""
+def report_transfers(sweep: Sweep, comparison: Comparison | None = None) -> list[str]:
+    """Write transfer.csv; returns a sentence for each LoRA and base model, then one for each pair of base models.
+
+    comparison: of the settings.
+    """
     found = [one for one in summary.gather(sweep) if one.choice]
-    results = {(result.question.levels): result for result in compare_transfers(found, sweep)}
+    results = {(result.question.levels): result for result in compare_transfers(found, sweep, comparison)}
     rows = [row for one in found for row in _transfer_rows(one, sweep)]
     for row in rows:
         result = results[row["trained_on"], row["made_on"]]
@@ -124,7 +128,9 @@ def report_transfers(sweep: Sweep) -> list[str]:
     return [*sentences, *map(_transfer_sentence, results.values())]
 
 
-def compare_transfers(found: Sequence[RunSummary], sweep: Sweep) -> list[ContrastResult]:
+def compare_transfers(
+    found: Sequence[RunSummary], sweep: Sweep, comparison: Comparison | None = None
+) -> list[ContrastResult]:
     """For each pair of base models: is the gain of the LoRAs better on the other base model than where it was trained?
 
     Paired by run; the training seeds are the replicates. All pairs of base models are corrected together.
@@ -138,7 +144,9 @@ def compare_transfers(found: Sequence[RunSummary], sweep: Sweep) -> list[Contras
                 groups.setdefault((home, base), []).extend((one, moved))
     families = [
         QuestionFamily(
-            rows=_with_base_as_dim(answer_rows.rows([*members, *(_baseline(name, sweep) for name in bases)])),
+            rows=_with_base_as_dim(
+                answer_rows.rows([*members, *(_baseline(name, sweep) for name in bases)]), comparison or Comparison()
+            ),
             questions=[Question(id=f"transfer to {bases[1]}", ask="", dim="base_model", levels=bases, measure="gain")],
         )
         for bases, members in groups.items()
@@ -164,14 +172,18 @@ def _on(one: RunSummary, transfer: Run) -> RunSummary | None:
 
 def _baseline(base: str, sweep: Sweep) -> RunSummary:
     run = sweep.baseline_run(plan.baseline_point(base))
-    return RunSummary(run=run, status=state.status(run), training=(), scores=_scores(run))
+    environment = summary.environment_of(run)
+    return RunSummary(run=run, status=state.status(run), training=(), scores=_scores(run), environment=environment)
 
 
-def _with_base_as_dim(rows: Sequence[RunRow]) -> list[RunRow]:
+def _with_base_as_dim(rows: Sequence[RunRow], comparison: Comparison) -> list[RunRow]:
     """Named apart, because both runs of a pair are the same training."""
     return [
         replace(
-            row, run=f"{row.run} on {row.params['base_model']}", dims=tuple(dict.fromkeys((*row.dims, "base_model")))
+            row,
+            run=f"{row.run} on {row.params['base_model']}",
+            dims=tuple(dict.fromkeys((*row.dims, "base_model"))),
+            environment={} if comparison.allow_different_hardware else row.environment,
         )
         for row in rows
     ]
