@@ -223,7 +223,7 @@ def test_wrong_values_of_the_trainer(problems, line, key):
 
 
 @pytest.mark.parametrize(
-    "line", ["seeds = []", "seeds = [1, 1]", "seeds = [-1]", "strengths = [0.0]", "checkpoints = 'best'", "steps = 0"]
+    "line", ["seeds = []", "seeds = [1, 1]", "seeds = [-1]", "strengths = [0.0]", "checkpoints = 'first'", "steps = 0"]
 )
 def test_wrong_values_of_generation(problems, line):
     key = "generate." + line.split(" ")[0]

@@ -132,6 +132,8 @@ def _sums(costs: Forecast) -> Iterator[str]:
         f"{hours:.{1 if hours >= 1 else 2}f} GPU-hours; {size(costs.disk_bytes)} of disk, "
         f"{size(costs.free_bytes)} are free."
     )
+    if few := next((run for run in costs.runs if run.candidates), None):
+        yield f"{few.candidates} of the {few.images} images of a training select its checkpoint."
     trained = [run for run in costs.runs if run.train_s]
     assumed = [run for run in trained if run.origin == ASSUMED]
     if assumed:

@@ -149,10 +149,10 @@ def _cards(raw: object) -> str:
 
 
 def _checkpoints(raw: object) -> str | tuple[int, ...]:
-    if isinstance(raw, str) and raw in ("last", "all"):
+    if isinstance(raw, str) and raw in ("best", "last", "all"):
         return raw
     if not isinstance(raw, list) or not raw or not all(type(epoch) is int and epoch > 0 for epoch in raw):
-        raise wrong("must be last, all, or a list of epochs", "write them like [6, 8, 10]")
+        raise wrong("must be best, last, all, or a list of epochs", "write them like [6, 8, 10]")
     return _distinct(tuple(raw))
 
 

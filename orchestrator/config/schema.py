@@ -198,7 +198,7 @@ class Generation(Table):
     strengths: Strengths = (1.0,)
     """LoRA multipliers."""
     checkpoints: Checkpoints = "last"
-    """`last`, `all`, or epochs."""
+    """`best`: all compared on a few images, the best one scored on all; `last`, `all`, or epochs."""
     averages: Averages = ()
     """Averages of a run's saved checkpoints, generated too: `mean`, `mean-3` (of the last three), `ema-0.8` (decay)."""
     steps: Count = 28

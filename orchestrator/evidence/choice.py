@@ -13,6 +13,9 @@ from orchestrator.model import Score
 Cell: TypeAlias = tuple[int, int]
 """(prompt, seed) of an image."""
 
+FEW = 3
+"""With `generate.checkpoints = "best"` one of so many prompts compares the checkpoints."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelectionSplit:
@@ -54,16 +57,17 @@ class Choice:
     selection_texts: frozenset[str] = frozenset()
 
 
-def split(cells: Collection[Cell]) -> SelectionSplit:
+def split(cells: Collection[Cell], parts: int = 2) -> SelectionSplit:
     """Halve the cells of a sweep, by prompts if there are at least four, otherwise by seeds; the same for every run.
 
     Prompts stay whole because a checkpoint can suit a prompt. The order is that of a hash, so a pattern in the prompt
-    file does not put one kind of prompt into one half. The reporting half is the larger one.
+    file does not put one kind of prompt into one half. The reporting half is the larger one. parts: one of so many
+    parts is for selection, by default a half.
     """
     prompts, seeds = {p for p, _ in cells}, {s for _, s in cells}
     by_prompt = len(prompts) >= 4 or len(seeds) < 2
     items = sorted(prompts if by_prompt else seeds, key=lambda item: hashlib.sha256(str(item).encode()).digest())
-    chosen = frozenset(items[: len(items) // 2])
+    chosen = frozenset(items[: len(items) // parts or len(items) // 2])
     selection = frozenset(cell for cell in cells if cell[0 if by_prompt else 1] in chosen)
     if not selection:
         return SelectionSplit(selection=frozenset(cells), reporting=frozenset(cells))

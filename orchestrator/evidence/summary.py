@@ -150,7 +150,7 @@ def gather(sweep: Sweep) -> list[RunSummary]:
 
 def _gather(sweep: Sweep, kept: CalibrationRecord | None) -> list[RunSummary]:
     read = [_read(run) for run in sweep.runs()]
-    halves = choice.split({choice.cell(score) for one in read for score in one.scores})
+    halves = selection_split(read)
     baselines = {_base_model(one): one for one in read if one.run.point.is_baseline}
     thresholds = kept.calibration.thresholds if kept else None
     found = [_with_metrics(one, halves, baselines.get(_base_model(one)), thresholds) for one in read]
@@ -163,6 +163,12 @@ def _gather(sweep: Sweep, kept: CalibrationRecord | None) -> list[RunSummary]:
         _with_confirmation(one, baselines.get(_base_model(one)), confirmed_baselines.get(_base_model(one), ()))
         for one in found
     ]
+
+
+def selection_split(found: Sequence[RunSummary]) -> SelectionSplit:
+    """The cells of a sweep that select checkpoints, strengths and seeds, and those that are reported."""
+    cells = {choice.cell(score) for one in found for score in one.scores}
+    return choice.split(cells, choice.FEW if any("rank" in one.run.stages for one in found) else 2)
 
 
 def calibration(sweep: Sweep) -> tuple[CalibrationRecord | None, list[Problem]]:
@@ -189,11 +195,18 @@ def log_of(run: Run) -> Path | None:
 
 def _read(run: Run) -> RunSummary:
     scored = scoring.read_scored(run.path / layout.PRODUCTS["score"]) if run.done("score") else None
+    ranked = scoring.read_scores(run.path / layout.PRODUCTS["rank"]) if scored and run.done("rank") else ()
+    known = {one.image.file for one in ranked}  # of these, the scores that selected the checkpoint
     return RunSummary(
         run=run,
         status=state.status(run),
         training=tuple(_attempts(run)),
-        scores=tuple(one for one in scored.scores if not one.image.drift_only) if scored else (),
+        scores=(
+            *ranked,
+            *(one for one in scored.scores if not one.image.drift_only and one.image.file not in known),
+        )
+        if scored
+        else (),
         drift_scores=tuple((row, one) for row, one in enumerate(scored.scores) if one.image.drift_only)
         if scored
         else (),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from orchestrator.config.schema import Generation, Settings
 from orchestrator.errors import Problem, error
+from orchestrator.evidence import choice
 from orchestrator.kohya import previews, resource_profile, step_count
 from orchestrator.kohya.outputs import files
 from orchestrator.kohya.outputs.files import TrainingLength
@@ -38,7 +39,8 @@ _RECORD_BYTES = 2_000_000
 class RunForecast:
     """The remaining work of one run. Seconds are 0 for a stage that is done and for a run that failed or was stopped.
 
-    length: None where the number of pictures is unknown. counted: whether it was counted on this machine.
+    length: None where the number of pictures is unknown. counted: whether it was counted on this machine. candidates:
+    those of its images that only compare its checkpoints.
     profile: key of the memory profile, empty for a baseline. origin: the source of the times. at_once: how many
     trainings share a GPU; `train_s` is then this run's share of their time.
     """
@@ -49,6 +51,7 @@ class RunForecast:
     length: TrainingLength | None
     counted: bool
     images: int
+    candidates: int
     train_s: float
     generate_s: float
     score_s: float
@@ -198,24 +201,26 @@ def _run(run: Run, settings: Settings, prompts: int, known: RunHistory, lengths:
     base = str(params["base_model"])
     length = lengths.length(params) if run.point.is_trained else None
     pictures = lengths.pictures(str(params["dataset"])) if run.point.is_trained else None
-    images = _images(run.point, length, settings.generation) * prompts
+    candidates, images = _images(run.point, length, settings.generation, prompts)
     stats = _stats(params, known)
     train_s = (stats.overhead_s + stats.seconds_per_step * (length.steps if length else 0)) / stats.at_once
     ended = status.state in (State.FAILED, State.STOPPED)
-    todo = [] if ended else [stage for stage in run.stages if not run.done(stage)]
+    selecting = ("select", "rank") if candidates else ()
+    todo = [] if ended else [stage for stage in (*selecting, *run.stages) if not run.done(stage)]
+    new = candidates * ("select" in todo) + images * ("generate" in todo)
+    scored = candidates * ("rank" in todo) + images * ("score" in todo)
     return RunForecast(
         run=run,
         status=status,
         why=why(status),
         length=length,
         counted=pictures is not None and pictures.counted,
-        images=images,
+        images=candidates + images,
+        candidates=candidates,
         train_s=train_s if "train" in todo else 0.0,
-        generate_s=images * (known.image_s.get(base) or _image_s(settings.generation_of(base)))
-        if "generate" in todo
-        else 0.0,
-        score_s=images * (known.score_s.get(base) or _SCORE_S) if "score" in todo else 0.0,
-        disk_bytes=_disk(params, todo, length, images, settings.generation),
+        generate_s=new * (known.image_s.get(base) or _image_s(settings.generation_of(base))),
+        score_s=scored * (known.score_s.get(base) or _SCORE_S),
+        disk_bytes=_disk(params, todo, length, new, settings.generation),
         profile=history.key_of(params) if run.point.is_trained else "",
         origin=stats.origin,
         at_once=stats.at_once,
@@ -256,11 +261,16 @@ def _assumed(params: Params) -> ProfileStats:
     )
 
 
-def _images(point: Point, length: TrainingLength | None, generation: Generation) -> int:
-    """Images per prompt; a baseline and a LoRA file make one for each seed."""
+def _images(point: Point, length: TrainingLength | None, generation: Generation, prompts: int) -> tuple[int, int]:
+    """Images that compare the checkpoints, and further ones; a baseline and a LoRA file have one per prompt and seed."""
+    cells = {(prompt, seed) for prompt in range(prompts) for seed in generation.seeds}
     if not point.is_trained:
-        return len(generation.seeds)
-    return len(generation.seeds) * len(generation.strengths) * _checkpoints(point.params, length, generation)
+        return 0, len(cells)
+    count, each = _checkpoints(point.params, length, generation), len(generation.strengths)
+    if generation.checkpoints != "best":
+        return 0, len(cells) * each * count
+    few = len(choice.split(cells, choice.FEW).selection) if count * each > 1 else 0
+    return few * each * count, (len(cells) - few) * each
 
 
 def _checkpoints(params: Params, length: TrainingLength | None, generation: Generation) -> int:
@@ -269,7 +279,8 @@ def _checkpoints(params: Params, length: TrainingLength | None, generation: Gene
     saved = files.expected("x", params, length) if length else []
     if len(saved) < 2 or which == "last":
         return 1 + averages * (len(saved) > 1)
-    return averages + (len(saved) if which == "all" else max(1, sum(one.epoch in which for one in saved)))
+    every = which in ("all", "best")
+    return averages + (len(saved) if every else max(1, sum(one.epoch in which for one in saved)))
 
 
 def _image_s(generation: Generation) -> float:
@@ -281,5 +292,5 @@ def _disk(
 ) -> int:
     trained = resource_profile.training_bytes(params, length) if "train" in todo and length else 0
     averages = len(generation.averages) * resource_profile.checkpoint_bytes(params) if "train" in todo else 0
-    made = images * generation.width * generation.height * _PNG_BYTES_PER_PIXEL if "generate" in todo else 0
+    made = images * generation.width * generation.height * _PNG_BYTES_PER_PIXEL
     return int(trained + averages + made) + (_RECORD_BYTES if todo else 0)

@@ -86,6 +86,7 @@ def _remaining(costs: Forecast, view: SweepStatus) -> float:
         stages = {"train": run.train_s, "generate": run.generate_s, "score": run.score_s}
         if run.run.point.id in left:
             stage, seconds = left[run.run.point.id]
-            stages[stage] = seconds or 0.0
+            if stage in stages:  # else the forecast includes it
+                stages[stage] = seconds or 0.0
         total += sum(stages.values())
     return total / costs.cards

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from orchestrator.kohya.outputs import log
 from orchestrator.model import Progress, State, VramSample
-from orchestrator.store import outcome, state, vram_log
+from orchestrator.store import layout, outcome, state, vram_log
 from orchestrator.store.layout import Run, Sweep
 from orchestrator.store.state import Status
 
-_READERS = {"train": log.read_progress, "generate": log.read_images}
+_READERS = {"train": log.read_progress, **dict.fromkeys(layout.GENERATING, log.read_images)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

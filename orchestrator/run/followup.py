@@ -83,7 +83,7 @@ def best_by_selection(sweep: Sweep) -> list[RunSummary]:
     Its choice names the prompts of these images, so that none of them confirms it.
     """
     found = summary.gather(sweep)
-    halves = choice.split({choice.cell(score) for one in found for score in one.scores})
+    halves = summary.selection_split(found)
     texts = frozenset(s.image.text for one in found for s in one.scores if choice.cell(s) in halves.selection)
     best, *baselines = _with_baselines(found, summary.rank_runs(found, by_selection=True)[:1], sweep)
     assert best.choice, "only scored runs are ranked"

@@ -12,7 +12,7 @@ from orchestrator.run import generators, schedule
 from orchestrator.run.context import Context
 from orchestrator.run.generators import Generators
 from orchestrator.run.schedule import GpuLoad, MemoryBudget, PeakVramTable, Slot, Task
-from orchestrator.run.stages import generate
+from orchestrator.run.stages import score
 from orchestrator.store import layout, process
 from orchestrator.store.layout import Run
 from orchestrator.store.mps import Mps
@@ -110,7 +110,8 @@ class LocalExecutor:
             else:
                 waiting.append(task)
         queue[:] = waiting
-        if not any(task.needs_gpu for task in (*queue, *(one.task for one in self._running.values()))):
+        tasks = (*queue, *(one.task for one in self._running.values()))
+        if not any(task.needs_gpu or task.stage == score.RANK for task in tasks):  # images follow its ranking
             self._generators.stop_all()
 
     def ended(self) -> list[TaskResult]:
@@ -127,7 +128,7 @@ class LocalExecutor:
             self._max_scorers = 0
 
     def _slot(self, task: Task, need_mib: int | None, loads: Sequence[GpuLoad]) -> Slot | None:
-        if task.stage == generate.NAME:
+        if task.stage in layout.GENERATING:
             loads = [load for load in loads if load.card not in self._generating()]
         if task.needs_gpu:
             return schedule.choose_slot(task, need_mib, loads)
@@ -136,7 +137,7 @@ class LocalExecutor:
 
     def _make_room(self, task: Task, slot: Slot, need_mib: int | None, loads: Sequence[GpuLoad]) -> None:
         """Stop the idle generator of the slot's GPU unless the task fits beside it; `loads` do not count it."""
-        if not task.needs_gpu or task.stage == generate.NAME or slot.card in self._generating():
+        if not task.needs_gpu or task.stage in layout.GENERATING or slot.card in self._generating():
             return
         idle_mib = self._peaks.by_key.get(schedule.LORA_IMAGES)
         free_mib = next((load.free_mib for load in loads if load.card == slot.card), 0)
@@ -145,7 +146,7 @@ class LocalExecutor:
 
     def _generating(self) -> set[str]:
         """The GPUs on which images are generated now."""
-        return {one.slot.card for one in self._running.values() if one.task.stage == generate.NAME}
+        return {one.slot.card for one in self._running.values() if one.task.stage in layout.GENERATING}
 
     def _start(self, task: Task, slot: Slot, need_mib: int | None) -> None:
         mps = (

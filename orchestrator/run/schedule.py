@@ -9,7 +9,7 @@ from orchestrator.kohya.oom_fallback import Fallback
 from orchestrator.model import Result, State
 from orchestrator.plan import history, train_config
 from orchestrator.run import retry
-from orchestrator.run.stages import generate, score, train
+from orchestrator.run.stages import train
 from orchestrator.store import layout, process, state
 from orchestrator.store.layout import Run
 from orchestrator.store.state import Status
@@ -91,7 +91,7 @@ def next_task(
         run=run,
         stage=status.stage,
         memory_key=_memory_key(run, status.stage, settings) if settings.vram.colocate else "",
-        needs_gpu=status.stage != score.NAME or settings.scoring.device != "cpu",
+        needs_gpu=status.stage not in layout.SCORING or settings.scoring.device != "cpu",
         alone=any(map(retry.needs_gpu_alone, attempts)),
         running_on=str(running.request().get("card") or "") if running else None,
         host=process.host(running.path) if running else "",
@@ -104,7 +104,7 @@ def _stage_order(run: Run, status: Status, settings: Settings) -> tuple[int, str
     """With one task per GPU all trainings of a replicate come first, then the images, those of equal networks together,
     because the generator loads its base model once for them. With `vram.colocate` it stays beside trainings."""
     stage = layout.STAGES.index(status.stage) * (-1 if settings.vram.colocate else 1)
-    params = run.point.params if status.stage == generate.NAME else {}
+    params = run.point.params if status.stage in layout.GENERATING else {}
     network = [(name, params[name]) for name in sorted(params) if name.startswith(("base_model", "network_"))]
     return stage, repr(network), status.attempt == 0
 
@@ -146,8 +146,9 @@ class PeakVramTable:
         for run in runs:
             for attempt in run.attempts(train.NAME):
                 table.add(_training_key(run, train_config.fallback_of(attempt)), attempt.result())
-            for attempt in run.attempts(generate.NAME):
-                table.add(_generation_key(run), attempt.result())
+            for stage in layout.GENERATING:
+                for attempt in run.attempts(stage):
+                    table.add(_generation_key(run), attempt.result())
         return table
 
     def add(self, key: str, result: Result | None) -> None:
@@ -163,7 +164,7 @@ class PeakVramTable:
 def _memory_key(run: Run, stage: str, settings: Settings) -> str:
     if stage == train.NAME:
         return _training_key(run, train.choose_fallback(run, settings))
-    return _generation_key(run) if stage == generate.NAME else f"{stage} lora"
+    return _generation_key(run) if stage in layout.GENERATING else f"{stage} lora"
 
 
 def _training_key(run: Run, fallback: Fallback) -> str:

@@ -1,6 +1,7 @@
 """Runs all runs of a frozen sweep: the only loop over runs."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from orchestrator.errors import NotReady, OrchestrateError, Problem
 from orchestrator.model import Result, State
@@ -9,11 +10,13 @@ from orchestrator.run.context import Context
 from orchestrator.run.local_executor import Executor, LocalExecutor, TaskResult
 from orchestrator.run.retry import FailureStreak
 from orchestrator.run.stages import generate, score, train
-from orchestrator.store import state
+from orchestrator.store import layout, state
 from orchestrator.store.layout import Run
 
 _PERFORM: Mapping[str, Callable[[Run, Context], Result]] = {
-    stage.NAME: stage.perform for stage in (train, generate, score)
+    train.NAME: train.perform,
+    **{name: partial(generate.perform, name=name) for name in layout.GENERATING},
+    **{name: partial(score.perform, name=name) for name in layout.SCORING},
 }
 
 

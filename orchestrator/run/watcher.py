@@ -8,7 +8,7 @@ from dataclasses import asdict
 from orchestrator.model import Failure, Progress, VramSample
 from orchestrator.run.context import Context
 from orchestrator.run.stages import Stage
-from orchestrator.store import outcome, process, records, vram_log
+from orchestrator.store import layout, outcome, process, records, vram_log
 from orchestrator.store.layout import Attempt
 from orchestrator.store.outcome import FailureReason
 
@@ -80,7 +80,7 @@ class Watcher:
         return self._stage.progress(outcome.tail(log, _LOG_BYTES))
 
     def _sample(self) -> VramSample | None:
-        if not self._ctx.card or self._stage.name == "score":
+        if not self._ctx.card or self._stage.name in layout.SCORING:
             return None
         sample = self._ctx.probe.sample(self._ctx.card, self._attempt.pids())
         if sample:

@@ -7,7 +7,7 @@
     runs/.thumbnails/   small copies of images for the report
     runs/<sweep>/  .lock  sweep.json  grid-1.toml  templates/  report/  mps/
         votes/<ballot>/  ballot.json  vote.html  <session>.json  blind votes on the sweep's images
-        <run>/  point.json  checkpoints.json  images/  images.json  scores.json
+        <run>/  point.json  checkpoints.json  images/  images.json  scores.json  candidate-*.json
             train/1/  attempt.json  config.toml  dataset.toml  command.json  process.json  log  vram.csv  stop.json
                       exit.json  result.json  output/
             confirm/<key>/  on/<base>-<key>/  further images of the run's checkpoint, with the records of a run
@@ -32,11 +32,20 @@ from orchestrator.model import Checkpoint, Failure, Image, Point, Question, Resu
 from orchestrator.store import locks, process, records
 from orchestrator.values import from_json
 
-STAGES = ("train", "generate", "score")
+STAGES = ("train", "select", "rank", "generate", "score")
 LORA_ORIGIN = "lora.json"
 """In the folder of a run with an existing LoRA file: its path, hash and metadata."""
-PRODUCTS = {"train": "checkpoints.json", "generate": "images.json", "score": "scores.json"}
+PRODUCTS = {
+    "train": "checkpoints.json",
+    "select": "candidate-images.json",
+    "rank": "candidate-scores.json",
+    "generate": "images.json",
+    "score": "scores.json",
+}
 """The record that each stage writes into the run's folder when it is done."""
+GENERATING, SCORING = ("select", "generate"), ("rank", "score")
+"""Stages that generate images, and stages that score those of the stage before. The first of each compares all
+checkpoints of a run on a few images; only runs with several and `generate.checkpoints = "best"` have them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +104,9 @@ class Run:
     @property
     def stages(self) -> tuple[str, ...]:
         """The stages to run, in order; a baseline is not trained."""
-        return STAGES[1:] if self.point.is_baseline else STAGES
+        if self.point.is_baseline:
+            return STAGES[3:]
+        return STAGES if (self.path / "select").is_dir() else (STAGES[0], *STAGES[3:])
 
     @property
     def images(self) -> Path:
@@ -154,14 +165,18 @@ class Run:
         stopped = result is not None and result.failure is Failure.STOPPED_EARLY
         return past[-1].path / "result.json" if stopped else None
 
+    def compare_checkpoints(self) -> None:
+        """Give the run the stages that compare its checkpoints; called before its training is recorded."""
+        (self.path / "select").mkdir(exist_ok=True)
+
     def product(self, stage: str) -> dict[str, Any]:
         return records.read(self.path / PRODUCTS[stage])
 
     def checkpoints(self) -> tuple[Checkpoint, ...]:
         return tuple(Checkpoint(**record) for record in self.product("train")["checkpoints"])
 
-    def pictures(self) -> tuple[Image, ...]:
-        return tuple(Image(**record) for record in self.product("generate")["images"])
+    def pictures(self, stage: str = "generate") -> tuple[Image, ...]:
+        return tuple(Image(**record) for record in self.product(stage)["images"])
 
 
 @dataclass(frozen=True, slots=True)

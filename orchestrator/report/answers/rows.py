@@ -13,6 +13,7 @@ from orchestrator.evidence.stats.learning_curve import CurvePoint, LearningCurve
 from orchestrator.evidence.stats.pairs import REPLICATE, Pair, RunRow, unusable
 from orchestrator.evidence.summary import RunSummary
 from orchestrator.model import MEMORY_FAILURES, Score, State
+from orchestrator.store import layout
 from orchestrator.text import code_span, pluralize
 from orchestrator.values import canonical_json
 
@@ -215,7 +216,7 @@ def cost(runs: Sequence[RunSummary]) -> Cost:
     results = [
         result
         for run in runs
-        for stage in ("train", "generate")
+        for stage in ("train", *layout.GENERATING)
         for attempt in run.run.attempts(stage)
         if (result := attempt.result())
     ]

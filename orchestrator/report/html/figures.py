@@ -19,7 +19,7 @@ from orchestrator.report.answers import rows as evidence
 from orchestrator.report.html import plots, rows
 from orchestrator.report.html.plots import Bars, Dot, Level, Line
 from orchestrator.report.labels import labels
-from orchestrator.store import outcome, vram_log
+from orchestrator.store import layout, outcome, vram_log
 from orchestrator.store.layout import Attempt
 from orchestrator.text import duration, pluralize
 from orchestrator.values import toml_repr
@@ -309,7 +309,7 @@ def _time(found: Sequence[RunSummary]) -> Figure | None:
     lost = sum(seconds.get(rows.LOST, 0.0) for seconds in spent.values())
     some = f" The {_SHOWN_BARS} longest of {len(spent)} runs." if len(spent) > _SHOWN_BARS else ""
     caption = f"{duration(total)} in total, {duration(lost)} of it in failed attempts.{some}"
-    kinds = [kind for kind in ("train", "generate", "score", rows.LOST) if any(kind in one for one in spent.values())]
+    kinds = [kind for kind in (*layout.STAGES, rows.LOST) if any(kind in one for one in spent.values())]
     most = sum(spent[longest[0]].values())
     unit, scale = ("seconds", 1) if most < 180 else ("minutes", 60) if most < 3 * 3600 else ("hours", 3600)
     lengths = {kind: tuple(spent[name].get(kind, 0.0) / scale for name in longest) for kind in kinds}

@@ -1,4 +1,7 @@
-"""The generate stage: images of prompts x seeds x checkpoints x strengths. Complete images are not made again."""
+"""The generate stage: images of prompts x seeds x checkpoints x strengths. Complete images are not made again.
+
+And the select stage before it, for `checkpoints = "best"`: the images on which all checkpoints are compared.
+"""
 
 import json
 import os
@@ -8,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import images as image_files
+from orchestrator import scoring
 from orchestrator.config.schema import Generation
+from orchestrator.evidence import choice
 from orchestrator.kohya import argv as trainer_argv
 from orchestrator.kohya import generate, lora_file
 from orchestrator.kohya.outputs import log
@@ -19,19 +24,19 @@ from orchestrator.run import attempt
 from orchestrator.run.context import Context
 from orchestrator.run.stages import Command, Stage
 from orchestrator.scoring import prompt_adherence
-from orchestrator.store import process, vram_log
+from orchestrator.store import layout, process, vram_log
 from orchestrator.store.hashes import sha256_json
 from orchestrator.store.layout import Attempt, Run
 from orchestrator.store.outcome import FailureReason, Outcome
 
-NAME = "generate"
+NAME, SELECT = "generate", "select"
 
 
-def perform(run: Run, ctx: Context) -> Result:
-    """Run one attempt to generate the run's missing images."""
-    images = _wanted(run, ctx)
+def perform(run: Run, ctx: Context, name: str = NAME) -> Result:
+    """Run one attempt to generate the missing images of the stage `name`."""
+    images = _wanted(run, ctx, name)
     stage = Stage(
-        name=NAME,
+        name=name,
         prepare=lambda attempt: _prepare(run, attempt, images, ctx),
         progress=log.read_images,
         record=lambda attempt, outcome: _record(run, attempt, images, outcome),
@@ -41,16 +46,16 @@ def perform(run: Run, ctx: Context) -> Result:
         result = attempt.run_attempt(run, stage, ctx)
         made = result.failure is None
     finally:
-        if not made and (attempts := run.attempts(NAME)) and (generator := attempts[-1].generator):
+        if not made and (attempts := run.attempts(name)) and (generator := attempts[-1].generator):
             process.stop(generator, ctx.settings.limits.grace_seconds, ctx.stop.hurry)
     return result
 
 
-def _wanted(run: Run, ctx: Context) -> list[Image]:
+def _wanted(run: Run, ctx: Context, stage: str) -> list[Image]:
     """The images of a run; those of a LoRA file that the settings name have its strength and its trigger."""
     settings, lora = ctx.settings, ctx.settings.loras.get(str(run.point.params.get(LORA)))
     if lora is None:
-        return wanted(run, settings.generation, ctx.prompts, ctx.drift_prompts)
+        return wanted(run, settings.generation, ctx.prompts, ctx.drift_prompts, stage)
     generation = replace(settings.generation, strengths=(lora.strength,))
     images = wanted(run, generation, ctx.prompts, ctx.drift_prompts)
     triggers = [dataset.trigger for dataset in settings.datasets.values()] if lora.trigger else []
@@ -58,15 +63,25 @@ def _wanted(run: Run, ctx: Context) -> list[Image]:
 
 
 def wanted(
-    run: Run, generation: Generation, prompts: Sequence[str], drift_prompts: Collection[str] = ()
+    run: Run,
+    generation: Generation,
+    prompts: Sequence[str],
+    drift_prompts: Collection[str] = (),
+    stage: str = NAME,
 ) -> list[Image]:
-    """All images of a run, grouped by checkpoint and strength; every run has the same prompts and seeds.
+    """All images of a stage, grouped by checkpoint and strength; every run has the same prompts and seeds.
 
     drift_prompts: those of `prompts` that measure drift only.
     """
     baseline = run.point.is_baseline
     checkpoints = [""] if baseline else [one.file for one in choose(run.checkpoints(), generation.checkpoints)]
     strengths = (0.0,) if baseline else generation.strengths
+    cells = {(p, s) for p, text in enumerate(prompts) if text not in drift_prompts for s in generation.seeds}
+    few = choice.split(cells, choice.FEW)
+    selected = ""
+    if stage == NAME and SELECT in run.stages:
+        found = choice.choose(scoring.read_scores(run.path / layout.PRODUCTS["rank"]), few)
+        selected = found.checkpoint if found else checkpoints[-1]
     return [
         Image(
             file=f"images/c{index}_s{strength:g}_p{prompt:03d}_{seed}.png",
@@ -78,20 +93,22 @@ def wanted(
             drift_only=text in drift_prompts,
         )
         for index, checkpoint in enumerate(checkpoints)
+        if selected in ("", checkpoint)
         for strength in strengths
         for prompt, text in enumerate(prompts)
         for seed in generation.seeds
+        if stage == NAME or (prompt, seed) in few.selection
     ]
 
 
 def choose(checkpoints: Sequence[Checkpoint], which: str | tuple[int, ...]) -> list[Checkpoint]:
     """The checkpoints to generate with: `last`, `all`, or those of the given epochs, the last if none matches.
 
-    The averages that the settings ask for are always among them.
+    `best`: all are compared. The averages that the settings ask for are always among them.
     """
     trained, averages = ([item for item in checkpoints if bool(item.average) is wanted] for wanted in (False, True))
     named = [item for item in trained if item.epoch in which] if isinstance(which, tuple) else []
-    return [*(trained if which == "all" else named or trained[-1:]), *averages]
+    return [*(trained if which in ("all", "best") else named or trained[-1:]), *averages]
 
 
 def _prepare(run: Run, attempt: Attempt, images: Sequence[Image], ctx: Context) -> Command:

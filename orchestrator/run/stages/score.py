@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +19,23 @@ from orchestrator.store import layout, records
 from orchestrator.store.layout import Attempt, Run
 from orchestrator.store.outcome import FailureReason, Outcome
 
-NAME = "score"
+NAME, RANK = "score", "rank"
 _CRASH_CODES = {-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGILL, -signal.SIGFPE}
 
 
-def perform(run: Run, ctx: Context) -> Result:
-    """Run one attempt to score the run's images."""
-    stage = Stage(name=NAME, prepare=lambda attempt: _prepare(run, attempt, ctx), progress=_progress, record=_record)
+def perform(run: Run, ctx: Context, name: str = NAME) -> Result:
+    """Run one attempt to score the images of the stage before `name`."""
+    prepare = partial(_prepare, run, name=name, ctx=ctx)
+    stage = Stage(name=name, prepare=prepare, progress=_progress, record=_record)
     return attempt.run_attempt(run, stage, ctx)
 
 
-def _prepare(run: Run, attempt: Attempt, ctx: Context) -> Command:
-    skip, alone = _suspects(run)
+def _prepare(run: Run, attempt: Attempt, *, name: str, ctx: Context) -> Command:
+    skip, alone = _suspects(run, name)
     attempt.open({"skip": skip, "alone": alone, **ctx.attempt_record(run, NAME)})
     job = scoring.Job(
         settings=ctx.settings.scoring,
-        images=run.pictures(),
+        images=run.pictures(layout.GENERATING[layout.SCORING.index(name)]),
         root=run.path,
         out=_output(attempt),
         cache=ctx.settings.runs / scoring.FACE_CACHE,
@@ -42,7 +44,7 @@ def _prepare(run: Run, attempt: Attempt, ctx: Context) -> Command:
         training=_training_images(run, ctx),
         skip=tuple(skip),
         alone=tuple(alone),
-        embeddings=run.path / embedding.NAME,
+        embeddings=run.path / embedding.NAME if name == NAME else None,
         # None for follow-up images, which no report shows.
         thumbnails=layout.thumbnails(run.path) if layout.Sweep(run.path.parent).exists() else None,
     )
@@ -75,9 +77,9 @@ def _output(attempt: Attempt) -> Path:
     return attempt.path / "scored.json"
 
 
-def _suspects(run: Run) -> tuple[list[str], list[str]]:
+def _suspects(run: Run, name: str) -> tuple[list[str], list[str]]:
     """The images that crashed earlier scorers, and the images of batches that did, which are scored one by one."""
-    results = [(past, past.result()) for past in run.attempts(NAME)]
+    results = [(past, past.result()) for past in run.attempts(name)]
     crashed = [past for past, result in results if result and result.exit_code in _CRASH_CODES]
     batches = [scoring.in_progress(_output(past)) for past in crashed]
     skip = [names[0] for names in batches if len(names) == 1]

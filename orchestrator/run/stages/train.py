@@ -176,7 +176,10 @@ def _record(run: Run, attempt: Attempt, outcome: Outcome, settings: Settings) ->
         return FailureReason(*(logged or (verified.failure, problems)))
     checkpoints = [_checkpoint_record(run, checkpoint, segments) for checkpoint in verified.checkpoints]
     averages = _averages(run, [Checkpoint(**record) for record in checkpoints], folder, settings)
-    return {"attempt": attempt.number, "checkpoints": [*checkpoints, *map(asdict, averages)]}
+    checkpoints += map(asdict, averages)
+    if settings.generation.checkpoints == "best" and len(checkpoints) * len(settings.generation.strengths) > 1:
+        run.compare_checkpoints()
+    return {"attempt": attempt.number, "checkpoints": checkpoints}
 
 
 def _averages(run: Run, checkpoints: Sequence[Checkpoint], folder: Path, settings: Settings) -> Iterator[Checkpoint]:
