@@ -262,7 +262,7 @@ def _assumed(params: Params) -> ProfileStats:
 
 
 def _images(point: Point, length: TrainingLength | None, generation: Generation, prompts: int) -> tuple[int, int]:
-    """Images that compare the checkpoints, and further ones; a baseline and a LoRA file have one per prompt and seed."""
+    """Images that compare the checkpoints, and further ones; a baseline and a LoRA file have one per cell."""
     cells = {(prompt, seed) for prompt in range(prompts) for seed in generation.seeds}
     if not point.is_trained:
         return 0, len(cells)

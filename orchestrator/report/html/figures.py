@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from orchestrator.evidence import run_metrics
+from orchestrator.evidence import choice, run_metrics
 from orchestrator.evidence.calibration.record import CalibrationRecord
 from orchestrator.evidence.stats import estimates
 from orchestrator.evidence.stats.estimates import Interval
@@ -19,7 +19,7 @@ from orchestrator.report.answers import rows as evidence
 from orchestrator.report.html import plots, rows
 from orchestrator.report.html.plots import Bars, Dot, Level, Line
 from orchestrator.report.labels import labels
-from orchestrator.store import layout, outcome, vram_log
+from orchestrator.store import outcome, vram_log
 from orchestrator.store.layout import Attempt
 from orchestrator.text import duration, pluralize
 from orchestrator.values import toml_repr
@@ -187,7 +187,10 @@ def _over_strengths(found: Sequence[RunSummary]) -> Figure | None:
 
 
 def _curve(one: RunSummary, *, by: str) -> Line | None:
-    """A run's value by epoch, step or strength, with the selected checkpoint or strength otherwise; None below two."""
+    """A run's value by epoch, step or strength, with the selected checkpoint or strength otherwise; None below two.
+
+    Of the images that all of them have: the best checkpoint has more.
+    """
     if one.choice is None:
         return None
     places = {
@@ -202,7 +205,11 @@ def _curve(one: RunSummary, *, by: str) -> Line | None:
             groups[places[image.checkpoint]].append(score)
         if by == "strength" and image.checkpoint == one.choice.checkpoint:
             groups[image.strength].append(score)
-    means = {x: _mean(list(run_metrics.by_prompt(scores).values())) for x, scores in sorted(groups.items())}
+    cells = set.intersection(*({choice.cell(score) for score in scores} for scores in groups.values()))
+    means = {
+        x: _mean(list(run_metrics.by_prompt(score for score in scores if choice.cell(score) in cells).values()))
+        for x, scores in sorted(groups.items())
+    }
     points = tuple((x, y) for x, y in means.items() if y is not None)
     best = max(points, key=lambda point: point[1], default=None)
     return Line(group=_first_level(one), points=points, marked=best) if len(points) > 1 else None
@@ -309,7 +316,7 @@ def _time(found: Sequence[RunSummary]) -> Figure | None:
     lost = sum(seconds.get(rows.LOST, 0.0) for seconds in spent.values())
     some = f" The {_SHOWN_BARS} longest of {len(spent)} runs." if len(spent) > _SHOWN_BARS else ""
     caption = f"{duration(total)} in total, {duration(lost)} of it in failed attempts.{some}"
-    kinds = [kind for kind in (*layout.STAGES, rows.LOST) if any(kind in one for one in spent.values())]
+    kinds = [kind for kind in ("train", "generate", "score", rows.LOST) if any(kind in one for one in spent.values())]
     most = sum(spent[longest[0]].values())
     unit, scale = ("seconds", 1) if most < 180 else ("minutes", 60) if most < 3 * 3600 else ("hours", 3600)
     lengths = {kind: tuple(spent[name].get(kind, 0.0) / scale for name in longest) for kind in kinds}

@@ -179,12 +179,16 @@ def columns(table: Sequence[RunRow]) -> list[str]:
 
 
 def stage_seconds(run: Run) -> dict[str, float]:
-    """Stage -> seconds of its successful or early-stopped attempts; LOST -> seconds of all other attempts."""
+    """Stage -> seconds of its successful or early-stopped attempts; LOST -> seconds of all other attempts.
+
+    Images that compare checkpoints count as those of `generate`, their scores as `score`.
+    """
     spent: dict[str, float] = {}
     for stage in run.stages:
         for attempt in run.attempts(stage):
             if result := attempt.result():
-                kind = stage if result.failure in (None, Failure.STOPPED_EARLY) else LOST
+                part = next((one[-1] for one in (layout.GENERATING, layout.SCORING) if stage in one), stage)
+                kind = part if result.failure in (None, Failure.STOPPED_EARLY) else LOST
                 spent[kind] = spent.get(kind, 0.0) + result.seconds
     return spent
 
