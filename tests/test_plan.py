@@ -318,7 +318,8 @@ def test_plan_shows_runs_questions_and_costs(desk):
         "network_dim=16_seed=1-",
         "to train",
         "2160",
-        "Total: 5.8 h on 1 card, 5.8 GPU-hours; 6.2 GiB of disk",
+        "Total: 6.2 h on 1 card, 6.1 GPU-hours; 6.8 GiB of disk",
+        "72 of the 100 images of a training select its checkpoint.",
         "The speed of 6 of 6 trainings is assumed, not measured: `orchestrate probe`",
     ):
         assert text in done.stdout
@@ -368,7 +369,7 @@ def test_disk_space_includes_checkpoints_states_and_images(desk):
     with_states = desk.forecast(grid + "save_state = true\n")
     numbers = (2_660_000 + 903_000) * 32
     (run, _) = plain["runs"]
-    pictures = 40 * 1024 * 1024 * 1.7
+    pictures = (40 + 12) * 1024 * 1024 * 1.7  # 12 of each of two checkpoints, then 28 of the best
     assert run["disk_bytes"] == pytest.approx(2 * numbers * 2 + pictures, rel=0.01)
     more = with_states["runs"][0]["disk_bytes"] - run["disk_bytes"]
     assert more == pytest.approx(2 * numbers * (4 + 13.8), rel=0.01)
