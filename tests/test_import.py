@@ -7,9 +7,10 @@ import pytest
 from click.testing import CliRunner
 
 from orchestrator import cli
-from orchestrator.errors import InputError
+from orchestrator.errors import InputError, errors_of
 from orchestrator.kohya import presets
 from orchestrator.kohya.arguments import schema
+from orchestrator.plan import import_project, plan
 
 PRESETS = Path(__file__).parent / "fixtures" / "presets"
 SCHEMA = schema.read_snapshot()
@@ -82,6 +83,39 @@ def test_a_published_preset_plans(tmp_path, monkeypatch, name):
         assert text in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("ai-now-adamw.json", []),
+        ("ai-now-prodigy.json", []),
+        ("clothing.json", []),
+        ("edg-lora-xl.json", []),
+        ("face-dogu-cat.json", []),
+        ("finetuning-1.json", []),
+        ("kudou-reira-dadaptadam.json", []),
+        ("malcolmrey.json", []),
+        ("adafactor.json", ["unet_lr", "text_encoder_lr"]),  # Adafactor sets its own rate
+        ("finetuning-2.json", ["dim_from_weights"]),  # it has no network_weights
+        ("locon-dadaptation.json", ["bucket_reso_steps"]),  # 1
+        ("two-phases.ps1", ["keep_tokens"]),  # the text encoders' outputs are cached
+    ],
+)
+def test_a_published_preset_plans_or_has_an_error_that_is_right(tmp_path, monkeypatch, name, wrong):
+    monkeypatch.setenv("WANDB_API_KEY", "k")
+    files = import_project.write(presets.read(PRESETS / name, SCHEMA), "preset", tmp_path)
+    try:
+        found = plan.read(*files).warnings
+    except InputError as rejected:
+        found = rejected.problems
+    assert [problem.key for problem in errors_of(found)] == wrong
+
+
+@pytest.mark.parametrize("name", ["lokr.json", "loha.json"])
+def test_a_published_preset_of_another_network_is_rejected(name):
+    with pytest.raises(InputError, match="trains a network of type LyCORIS"):
+        presets.read(PRESETS / name, SCHEMA)
+
+
 def test_a_preset_keeps_its_values():
     preset = presets.read(PRESETS / "ai-characters-standard.json", SCHEMA)
     expected = {
@@ -129,8 +163,9 @@ def test_quotes_comments_defaults_and_other_scripts_around_a_command_line(tmp_pa
         'ROOT="/data/my photos"\nSET_STEPS=${1:-5}\n'
         "python tools/resize.py --dir x\n"
         "# accelerate launch sdxl_train_network.py --network_module=networks.lora --network_dim=1\n"
-        'accelerate launch "./sd scripts/sdxl_train_network.py" --network_module=networks.lora --network_dim=${DIM:-16} '
-        '--training_comment="trigger words: " --train_data_dir=$ROOT/img --caption_prefix="a b, " --learning_rate 1e-4\n'
+        'accelerate launch "./sd scripts/sdxl_train_network.py" --network_module=networks.lora '
+        '--network_dim=${DIM:-16} --training_comment="trigger words: " --train_data_dir=$ROOT/img '
+        '--caption_prefix="a b, " --learning_rate 1e-4\n'
     )
     preset = presets.read(written(tmp_path, "train.sh", text), SCHEMA)
     expected = {"network_dim": 16, "caption_prefix": "a b,", "learning_rate": 1e-4}
