@@ -119,12 +119,14 @@ def _rotated(image: Image.Image) -> bool:
 def pictures(folder: Path) -> Listing:
     """The images directly in `folder`, as sd-scripts finds them.
 
-    Ignores links that lead out of the folder, names of images that are not files, and other suffixes, also `.Jpg`.
+    Ignores hidden files (macOS writes `._a.png` beside `a.png`), links that lead out of the folder, names of images
+    that are not files, and other suffixes, also `.Jpg`.
     """
     if not folder.is_dir():
         return Listing(pictures=(), problems=(Problem(what="is not a folder", where=str(folder)),))
     unused = [path.name for path in unsupported(folder)]
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name not in unused)
+    visible = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    found = sorted(path for path in visible if path.suffix.lower() in SUFFIXES and path.name not in unused)
     problems = {path: problem for path in found if (problem := _unfit(path))}
     return Listing(
         pictures=tuple(path for path in found if path not in problems),
@@ -146,7 +148,7 @@ def unsupported(folder: Path) -> list[Path]:
         mixed = suffix.lower() in SUFFIXES and suffix not in (suffix.lower(), suffix.upper())
         return mixed or suffix.lower() in UNSUPPORTED_SUFFIXES
 
-    return sorted(path for path in folder.glob("*") if is_ignored(path.suffix))
+    return sorted(path for path in folder.glob("[!.]*") if is_ignored(path.suffix))
 
 
 def _unfit(path: Path) -> Problem | None:

@@ -111,6 +111,20 @@ def test_some_missing_captions_are_a_warning_with_names(make: Make) -> None:
     assert "2 of 3 images have no caption and would be trained on the trigger alone: b.png, c.png" in text
 
 
+def test_one_caption_with_another_suffix_is_to_be_renamed(make: Make) -> None:
+    """A caption_extension in the settings would make all other captions missing."""
+    dataset = make({"a.png": None, "a.txt": "ohwx person", "b.png": None, "b.TXT": "ohwx person"})
+    ((severity, text),) = found(dataset)
+    assert (severity, "rename b.TXT to b.txt" in text) == (WARNING, True)
+
+
+def test_hidden_files_are_not_read(make: Make) -> None:
+    dataset = make({"a.png": None, "a.txt": "ohwx person"})
+    for name in ("._a.png", "._a.gif", ".DS_Store"):
+        (dataset.image_dir / name).write_bytes(b"\0\5\26\7")
+    assert found(dataset) == []
+
+
 def test_regularisation_images_need_neither_captions_nor_the_trigger(make: Make) -> None:
     files = {"a.png": None, "b.png": None, "b.txt": "a person"}
     ((severity, text),) = found(make(files, subset={"is_reg": True}))

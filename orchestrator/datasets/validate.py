@@ -240,6 +240,8 @@ def _missing(missing: Sequence[Path], count: int, dataset: Dataset, key: str) ->
     for path in sorted(dataset.image_dir.iterdir()):
         if path.stem == missing[0].stem and path.suffix.lower() in (".caption", ".txt") and path != missing[0]:
             remedy = f'caption_extension = "{path.suffix}" under [{key}]'
+            if len(missing) < count:  # the others have captions with the expected suffix
+                remedy = f"rename {path.name} to {name}, and the others likewise"
         elif path.name.startswith(f"{missing[0].name}."):
             remedy = f"rename {path.name} to {missing[0].stem}{dataset.caption_extension}, and the others likewise"
     if not dataset.class_tokens:
