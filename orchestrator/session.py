@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from orchestrator.config.schema import NO_CARD, Settings
 from orchestrator.errors import NotReady, Problem, errors_of, warning
 from orchestrator.gpu import Nvml, VramProbe
+from orchestrator.host import Host
 from orchestrator.model import State
 from orchestrator.plan import plan as planning
 from orchestrator.plan.plan import Plan
@@ -157,7 +158,7 @@ class Session:
         self._note_retry(runs, retry)
         cards = self.preflight(cluster)
         with self.sweep.lock(), self.lock_cards(self.sweep, cards) as held:
-            ctx = self.context(held)
+            ctx = self.context(held, cluster=bool(cluster))
             if not cluster:
                 self._note_upgrade(runs, ctx)
             self.listener.labels.update(labels([run.point for run in self.sweep.runs()]))
@@ -297,7 +298,7 @@ class Session:
         """Lock those of the cards that no other sweep uses; all of them with `vram.ignore_other_sweeps`."""
         return nullcontext(cards) if self.settings.vram.ignore_other_sweeps else sweep.lock_cards(cards)
 
-    def context(self, cards: list[str], *, frozen: bool = True) -> Context:
+    def context(self, cards: list[str], *, frozen: bool = True, cluster: bool = False) -> Context:
         """Prepare the datasets, freeze the sweep unless it is only probed, and return what its runs share."""
         from orchestrator.datasets import prepare
         from orchestrator.plan import freeze
@@ -305,13 +306,15 @@ class Session:
         from orchestrator.store.hashes import HashCache
 
         settings = self.settings
+        threads: int | None
+        threads = default = settings.trainer.threads or self._default_threads(len(cards), cluster=cluster)
         hashes = HashCache(settings.runs)
         prepared = prepare.prepare_all(self.plan.points, settings, hashes, self.listener.message)
         if frozen:
-            freeze.freeze(self.plan, prepared, hashes)
+            threads = freeze.freeze(self.plan, prepared, hashes, threads=default)
             lora_files.store_points(self.plan.points, self.sweep, settings)
         return Context(
-            settings=settings,
+            settings=replace(settings, trainer=replace(settings.trainer, threads=threads)),
             templates=self.sweep.templates if frozen else settings.templates,
             datasets=prepared,
             prompts=self.plan.prompts,
@@ -321,6 +324,14 @@ class Session:
             card=cards[0] if cards else "",
             stop=self.stop,
         )
+
+    def _default_threads(self, cards: int, *, cluster: bool) -> int:
+        from orchestrator.run import schedule
+
+        if cluster:
+            return schedule.CORES_PER_TRAINING
+        trainings = sum(not point.is_baseline for point in self.plan.points)
+        return schedule.default_threads(Host().cores(), cards, trainings, colocate=self.settings.vram.colocate)
 
     def _executor(
         self, runs: list[Run], ctx: Context, cards: list[str], cluster: str

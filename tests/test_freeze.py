@@ -8,7 +8,9 @@ import pytest
 from standins.world import GRID, World
 
 from orchestrator.errors import Conflict
-from orchestrator.store import layout, provenance
+from orchestrator.host import Host
+from orchestrator.kohya import argv
+from orchestrator.store import layout, provenance, records
 from orchestrator.store.hashes import HashCache, sha256
 
 
@@ -289,3 +291,35 @@ def test_each_change_of_a_checkout_is_another_trainer(tmp_path):
     (tmp_path / "train.py").write_text("3\n", encoding="utf-8")
     assert len({clean, once, provenance.commit(tmp_path)}) == 3
     assert once.startswith(f"{clean}-dirty-")
+
+
+# --- threads ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_number_of_threads_is_frozen_and_recorded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Host, "cores", lambda _self: 6)
+    assert world.context().settings.trainer.threads == 6
+    monkeypatch.setattr(Host, "cores", lambda _self: 64)
+    ctx = world.context()
+    assert ctx.settings.trainer.threads == 6, "on a machine with more cores, too"
+    assert ctx.attempt_record(world.run("network*"), "train")["threads"] == 6
+    assert argv.environment(ctx.settings.trainer, card=None)["OMP_NUM_THREADS"] == "6"
+    world.settle(trainer="threads = 3")
+    assert "trainer.threads has changed" in refusal(world)
+    world.settle(trainer="threads = 6")
+    assert world.context().settings.trainer.threads == 6
+
+
+def test_the_settings_number_of_threads_is_frozen(world: World) -> None:
+    world.settle(trainer="threads = 3")
+    assert world.context().settings.trainer.threads == 3
+    world.settle()
+    assert world.context().settings.trainer.threads == 3
+
+
+def test_a_sweep_that_was_frozen_without_threads_goes_on_without(world: World) -> None:
+    record = frozen(world)
+    del record["fingerprint"]["trainer.threads"]
+    records.write(world.sweep.path / "sweep.json", record)
+    threads = world.context().settings.trainer.threads
+    assert threads is None

@@ -53,9 +53,12 @@ def test_the_environment_makes_the_log_readable_and_names_the_card() -> None:
 
 
 def test_the_settings_environment_has_the_last_word() -> None:
-    trainer = Trainer(python=Path("/p"), sd_scripts=Path("/s"), env={"COLUMNS": "80", "X": "y"})
+    env = {"COLUMNS": "80", "X": "y", "OMP_NUM_THREADS": "1"}
+    trainer = Trainer(python=Path("/p"), sd_scripts=Path("/s"), threads=4, env=env)
     found = command.environment(trainer, card=None)
     assert (found["COLUMNS"], found["X"]) == ("80", "y")
+    assert (found["OMP_NUM_THREADS"], found["MKL_NUM_THREADS"]) == ("1", "4")
+    assert not [name for name in command.environment(TRAINER, card=None) if name.endswith("_NUM_THREADS")]
 
 
 def test_the_hub_is_left_alone_once_both_tokenizers_are_there(tmp_path: Path) -> None:

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from standins.world import HERE, Heard, World
+from standins.world import CARD, HERE, Heard, Probe, World
 
 from orchestrator.errors import Conflict, NotReady
 from orchestrator.gpu import Card
 from orchestrator.host import Host
 from orchestrator.model import Failure, Point, Result, State, VramSample
+from orchestrator.plan import preflight
 from orchestrator.run import retry, schedule, sweep
 from orchestrator.run.context import Context
 from orchestrator.run.local_executor import LocalExecutor, Perform
@@ -96,6 +97,17 @@ def test_failures_are_counted_per_gpu() -> None:
     assert not streak.pauses("B", "train", Result(failure=Failure.BAD_CONFIG))
     assert not streak.pauses("B", "train", Result(failure=Failure.BAD_CONFIG)), "the point causes it"
     assert not streak.pauses("B", "train", lost), "another failure ended the row"
+
+
+@pytest.mark.parametrize(
+    ("cores", "cards", "trainings", "colocate", "threads"),
+    [
+        *((16, 1, 9, False, 16), (16, 2, 9, False, 8), (16, 0, 9, False, 16), (2, 4, 9, False, 1)),
+        *((16, 1, 3, True, 5), (16, 1, 30, True, 2), (1, 1, 9, True, 1)),
+    ],
+)
+def test_threads_share_the_cores(cores: int, cards: int, trainings: int, colocate: bool, threads: int) -> None:
+    assert schedule.default_threads(cores, cards, trainings, colocate=colocate) == threads
 
 
 # --- the order --------------------------------------------------------------------------------------------------------
@@ -350,6 +362,20 @@ def test_an_attempt_of_a_killed_sweep_keeps_its_gpu(tmp_path: Path) -> None:
         process.stop(attempt.path, 0)
     with Sweep(tmp_path / "other").lock_cards(["A"]) as held:
         assert held == ["A"]
+
+
+def test_processes_of_attempts_are_not_reported_as_foreign(world: World) -> None:
+    world.settle(vram="[vram]\n")
+    attempt = layout.Attempt(world.folder / "runs" / "killed" / "run" / "train" / "1")
+    attempt.path.mkdir(parents=True)
+    process.start(attempt.path, ["sleep", "60"], env=dict(os.environ), cwd=attempt.path)
+    try:
+        using = {**dict.fromkeys(process.pids_of(attempt.path), 9000), 1: 5}
+        asked = world.plan()
+        found = preflight.findings(asked.settings, asked.points, Probe(card=replace(CARD, processes=using)))
+        assert [one.what for one in found if "also used" in one.what] == ["a card is also used by process 1 (5 MiB)"]
+    finally:
+        process.stop(attempt.path, 0)
 
 
 def hold(world: World) -> AbstractContextManager[list[str]]:

@@ -62,6 +62,9 @@ class Trainer(Table):
     """Cache of the tokenizers. Once it is filled, sweeps need no network."""
     resume: Flag = False
     """Whether an interrupted training continues from its last saved state instead of from the beginning."""
+    threads: Count | None = None
+    """CPU threads of each training and generation (`OMP_NUM_THREADS` and similar). By default the cores divided by the
+    largest number of runs at once. Frozen with the sweep, because the number changes the last digits of weights."""
     env: Environment = field(default_factory=dict)
     """Environment variables of the trainer and the generator."""
 

@@ -7,6 +7,8 @@ from orchestrator.config.schema import Launcher, Trainer
 TOKENIZERS = ("openai_clip-vit-large-patch14", "laion_CLIP-ViT-bigG-14-laion2B-39B-b160k")
 """The folders that sd-scripts expects in --tokenizer_cache_dir. Without them it downloads from the Hub."""
 
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
 
 def train_argv(trainer: Trainer, config_file: Path) -> list[str]:
     """Start the trainer on one rendered config; `config_file` must end in `.toml`, or sd-scripts appends it."""
@@ -29,6 +31,8 @@ def environment(trainer: Trainer, *, card: str | None) -> dict[str, str]:
         "PYTHONIOENCODING": "utf-8:replace",  # its messages are bilingual
         "COLUMNS": "400",  # rich wraps log lines at 80 columns when there is no terminal, in the middle of paths
     }
+    if trainer.threads is not None:
+        needed |= dict.fromkeys(_THREADS, str(trainer.threads))
     if card is not None:
         needed |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": card}
     if trainer.tokenizer_cache_dir is not None and not missing_tokenizers(trainer.tokenizer_cache_dir):

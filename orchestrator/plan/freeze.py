@@ -20,14 +20,19 @@ from orchestrator.store import layout, provenance
 from orchestrator.store.hashes import HashCache, sha256, sha256_json
 from orchestrator.store.layout import Sweep
 
+_THREADS = "trainer.threads"
 
-def freeze(plan: Plan, prepared: Mapping[str, PreparedDataset], hashes: HashCache) -> None:
+
+def freeze(plan: Plan, prepared: Mapping[str, PreparedDataset], hashes: HashCache, *, threads: int) -> int | None:
     """Create the sweep, or replace its points and questions by those of the plan, unless the plan is a follow-up.
 
-    Raises Conflict when the inputs of the sweep have changed. Needs the sweep's lock.
+    threads: of each program of a new sweep, unless the settings name a number. Returns the sweep's number, None for one
+    that was frozen without. Raises Conflict when the inputs of the sweep have changed. Needs the sweep's lock.
     """
     fingerprint = _fingerprint(plan, prepared, hashes)
-    old = plan.sweep.record() if plan.sweep.exists() else {"fingerprint": {}, "points": [], "questions": []}
+    begun = {_THREADS: str(plan.settings.trainer.threads or threads)}
+    new: dict[str, Any] = {"fingerprint": begun, "points": [], "questions": []}
+    old = plan.sweep.record() if plan.sweep.exists() else new
     frozen = {key: old["fingerprint"].get(key, value) for key, value in fingerprint.items()}
     if changed := [key for key, value in fingerprint.items() if frozen[key] != value]:
         raise Conflict(*(_changed(key, frozen[key], fingerprint[key], plan.sweep) for key in changed))
@@ -44,6 +49,8 @@ def freeze(plan: Plan, prepared: Mapping[str, PreparedDataset], hashes: HashCach
     }
     if any(old.get(key) != record[key] for key in ("fingerprint", *current)):
         plan.sweep.freeze(record, grid=plan.grid_text, templates=_templates(plan.settings.templates))
+    known = record["fingerprint"].get(_THREADS)
+    return int(known) if known else None
 
 
 def _extended(old: Mapping[str, Any], current: Mapping[str, Any], plan: Plan) -> bool:
@@ -84,6 +91,7 @@ def _fingerprint(plan: Plan, prepared: Mapping[str, PreparedDataset], hashes: Ha
         **{f"generate.{key}": json.dumps(value) for key, value in generation.items()},
         "generate.prompts": sha256_json(plan.prompts),
         "trainer": trainer_identity(settings),
+        **({_THREADS: str(settings.trainer.threads)} if settings.trainer.threads else {}),
         "face pack": _pack(settings.scoring, settings.scoring.pack),
         **({"second face pack": _pack(settings.scoring, second)} if (second := settings.scoring.second_pack) else {}),
         **_clip(plan, hashes),

@@ -62,9 +62,11 @@ class Context:
     stop: Stop = field(default_factory=Stop)
 
     def attempt_record(self, run: Run, stage: str) -> dict[str, Any]:
-        """What an attempt of a stage that starts now records: its environment, and the conditions of its costs."""
+        """What an attempt of a stage that starts now records: its environment, its threads (of trainings and
+        generations), and the conditions of its costs."""
         base = str(run.point.params["base_model"])
-        return {"environment": self.environment(), "conditions": history.conditions(self.settings, stage, base)}
+        conditions = history.conditions(self.settings, stage, base)
+        return {"environment": self.environment(), "threads": self.settings.trainer.threads, "conditions": conditions}
 
     @property
     def drift_prompts(self) -> frozenset[str]:

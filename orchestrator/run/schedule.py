@@ -120,6 +120,12 @@ def _by_replicate(runs: Iterable[Run]) -> list[tuple[Run, int]]:
     return found
 
 
+def default_threads(cores: int, cards: int, trainings: int, *, colocate: bool) -> int:
+    """The threads of each program, so that the largest number of programs at once has a core for each thread."""
+    at_once = max(cards, min(cores // CORES_PER_TRAINING, trainings)) if colocate else cards
+    return max(1, cores // max(1, at_once))
+
+
 def host_mib(task: Task, settings: Settings) -> int:
     """MiB of RAM that a task needs while it loads the base model."""
     base = settings.base_models[str(task.run.point.params["base_model"])].path
