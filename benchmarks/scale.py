@@ -131,6 +131,9 @@ class Memory:
     def started(self, *_events: object) -> None:
         pass
 
+    def message(self, text: str) -> None:
+        pass
+
     def ended(self, *_events: object) -> None:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
         self.mib.append(pages * resource.getpagesize() / 1024**2)

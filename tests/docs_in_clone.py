@@ -106,6 +106,7 @@ COMMANDS = (
     Command(said="make setup-trainer", needs=sd_scripts_at_its_home),
     Command(said="make test-vendor", more="PYTEST_ADDOPTS='-k arguments'", prints=" passed", needs=trainer),
     Command(said="make bench-gpu", more="BENCH='--part train --minutes 1'", needs=card),
+    Command(said="python -m benchmarks.gpu --part generate", more="--minutes 1", needs=card),
     Command(said="python -m benchmarks.gpu --part limit --part networks --part threads", needs=card),
     Command(said="python -m benchmarks.gpu --part sweeps", more="--minutes 1", needs=card),
     Command(said="python -m benchmarks.gpu --part versus --part cards --part fallback", more="--minutes 9", needs=card),

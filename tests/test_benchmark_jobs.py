@@ -1,15 +1,19 @@
 """The sweeps of `benchmarks.gpu` without a GPU: their settings and grids are valid, and their figures are read."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import docs_in_clone
 import pytest
+from pages import ROOT
+from standins.world import HERE
 
 pytest.importorskip("pynvml")
 
-from benchmarks.gpu import against, cells, sweeps, watch
+from benchmarks.gpu import against, cells, pictures, sweeps, watch
 from orchestrator.kohya import oom_fallback
 from orchestrator.kohya.outputs import files
 from orchestrator.kohya.outputs.files import TrainingLength
@@ -77,3 +81,49 @@ def test_the_program_starts() -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert "--part" in done.stdout
+
+
+class FreeCard:
+    def used(self) -> int:
+        return 0
+
+
+@pytest.mark.parametrize("resident", [False, True])
+def test_pictures_of_several_loras_are_measured_and_compared(
+    programs: watch.Programs, monkeypatch: pytest.MonkeyPatch, resident: bool
+) -> None:
+    command = [sys.executable, str(HERE / "gen_img.py")]
+    monkeypatch.setattr(watch, "module", lambda _programs, _name, *words: [*command, *map(str, words)])
+    inputs = cells.Inputs(folder=programs.work)
+    variant = pictures.Variant(resident=resident, merge=True)
+    for one in (pictures.REFERENCE, variant):
+        figures = pictures.measure(programs, FreeCard(), inputs, one)  # type: ignore[arg-type]
+    assert figures["reserved_gib"] == 1.5
+    assert 0 < figures["further_lora_s"] < figures["wall_s"]
+    likeness = pictures.likeness(programs, variant)
+    assert (likeness["compared"], likeness["identical_files"]) == (8, 8)
+    assert likeness["between_loras"] > 0
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(
+    "command",
+    [one for one in docs_in_clone.COMMANDS if "benchmarks." in one.said and one.needs is not docs_in_clone.card],
+    ids=lambda command: command.said,
+)
+def test_each_documented_benchmark_runs(command: docs_in_clone.Command, tmp_path: Path) -> None:
+    """With little work, as `make test-docs` runs it; those of a GPU have their own tests above."""
+    record = tmp_path / "runs" / "bench-gpu" / "gpu.json"
+    record.parent.mkdir(parents=True)
+    shutil.copy(ROOT / "docs" / "vram.json", record)
+    paths = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        ["sh", "-c", f"{command.said} {command.more}"],
+        cwd=tmp_path,
+        env={**os.environ, **paths},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert command.prints in done.stdout
