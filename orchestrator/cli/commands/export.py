@@ -14,7 +14,7 @@ from orchestrator.cli import common, options
 @options.sweep
 @click.option("--run", "pattern", metavar="GLOB", default="", help="The run's name or id. Default: the best run.")
 def export(settings_file: Path, sweep: str, pattern: str) -> None:
-    """Copy the best LoRA with a model card and a workflow, in a folder to upload.
+    """Copy the best LoRA, a model card and a workflow into a folder.
 
     \b
     Example:
