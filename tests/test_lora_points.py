@@ -14,13 +14,14 @@ from standins.world import World
 from test_score_loras import lora
 
 from orchestrator import cli
+from orchestrator.config import settings
 from orchestrator.errors import Conflict, InputError, NotReady
 from orchestrator.evidence import configurations, summary
 from orchestrator.evidence.lora_files import compare
 from orchestrator.kohya import lora_file
 from orchestrator.model import LORA, State
 from orchestrator.plan import preflight
-from orchestrator.report import answers, html, overview
+from orchestrator.report import answers, html, model_card, overview
 from orchestrator.store.hashes import sha256
 
 QUESTION = '[[question]]\nid = "V"\nask = "Is v3 better?"\ncontrast = { lora = ["v2", "v3"] }\n'
@@ -92,6 +93,11 @@ def test_files_are_generated_scored_ranked_and_compared_beside_trainings(files: 
     assert answer.difference == pytest.approx(expected.difference)
     assert answer.interval == expected.interval
     assert "`other.trainer`" in dict(answer.facts)["File v2"]
+    card = model_card.text(v2, "v2", read, settings.load(files.settings))
+    assert "trigger: sks woman" in card
+    assert "not trained here: the file v2.safetensors" in card
+    assert "training seed" not in card
+    assert str(files.folder) not in card
     assert "lora.json" in html.write(read, [answer]).read_text(encoding="utf-8")
     assert overview.best(ranked)
 

@@ -66,8 +66,9 @@ def _network(params: Params) -> Iterator[str]:
 def _trigger(one: RunSummary, settings: Settings) -> str:
     """Of the training's dataset, or of an existing LoRA file; empty if unknown."""
     params = one.run.point.params
-    found = settings.loras.get(str(params.get(LORA))) or settings.datasets.get(str(params.get("dataset")))
-    return found.trigger if found else ""
+    lora, dataset = settings.loras.get(str(params.get(LORA))), str(params.get("dataset", settings.dataset))
+    found = settings.datasets.get(dataset)
+    return (lora.trigger if lora else "") or (found.trigger if found else "")
 
 
 def _images(made: Generation) -> str:
@@ -100,7 +101,8 @@ def _scores(one: RunSummary, summary: SweepSummary) -> Iterator[str]:
         caveats = f" ({'; '.join(record.caveats)})" if record.caveats else ""
         threshold = f"the calibrated threshold of {record.calibration.threshold:.3f}{caveats}"
         yield f"- images that reach {threshold}: {run.pass_rate:.0%}{_bounds(run.pass_interval, '.0%')}"
-    yield f"- these settings over {pluralize(len(replicates), 'training seed')}: {_over_seeds(replicates)}"
+    if one.run.point.is_trained:
+        yield f"- these settings over {pluralize(len(replicates), 'training seed')}: {_over_seeds(replicates)}"
     if one.confirmation:
         found = one.confirmation.comparison
         value = f"mean image value {found.confirmed:.3f}{_bounds(found.confirmed_interval, '.3f')}"
