@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import io
 import json
+import math
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +26,7 @@ from safetensors.torch import load_file
 
 from orchestrator import images as media
 from orchestrator.config import settings
-from orchestrator.config.recipe import Choose, Crop, Frames, Mask, Recipe
+from orchestrator.config.recipe import Captions, CaptionStyle, Choose, Crop, Frames, Mask, Recipe
 from orchestrator.config.schema import Dataset, Settings
 from orchestrator.datasets import prepare
 from orchestrator.miniature import draw, lora, pack, picture_model, training, world
@@ -39,6 +40,7 @@ LIKENESS = 0.6
 RED = (190, 70, 70)
 """The planted background. No caption speaks of it."""
 SUBJECT = world.SUBJECT
+CLASS = "person"
 PROMPTS = tuple(f"photo of {SUBJECT}, {words}" for words in (
     "close-up, soft light, looking straight", "portrait, soft light, looking straight",
     "close-up, bright light, tilted left", "portrait, dim light, tilted right",
@@ -51,35 +53,40 @@ class Learned:
 
     copied: how much nearer they are to one of the few
     pictures of the smaller arm than to the persona. redness: how far their corners have gone to the planted background,
-    1 for all of the way from grey.
+    1 for all of the way from grey. drift: mean difference of pixels (0..1) from the base model's images, on prompts
+    without the trigger. chosen: how much redder the red wall of a prompt is than the grey one. The last two only where
+    they are measured.
     """
 
     similarity: float
     copied: float
     redness: float
+    drift: float
+    chosen: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
     """Two datasets over the same pictures, what is measured, and whether the treated one should have more of it.
 
-    few: of the two the one with fewer pictures.
+    few: of the two the one with fewer pictures. prior: keys of a second subset of the treated arm, pictures of others.
     """
 
     name: str
     measured: str
     draw: Callable[[Path], None]
     plain: Recipe | None
-    treated: Recipe
+    treated: Recipe | None
     more: bool
+    prior: str = ""
 
     @property
     def few(self) -> Recipe | None:
-        return self.treated if self.treated.choose else self.plain
+        return self.treated if self.treated and self.treated.choose else self.plain
 
 
 def questions(folder: Path) -> tuple[Question, ...]:
-    """All four; `folder` is where videos are."""
+    """All of them; `folder` is where videos are."""
     few = Recipe(source="persona", choose=Choose(n=2))
     frames = Frames(
         videos=folder / "videos", similarity=0.3, smallest_face=48, share=0.9, duplicates=4,
@@ -99,6 +106,19 @@ def questions(folder: Path) -> tuple[Question, ...]:
             name="2 pictures, and frames", measured="copied", draw=_two_and_a_video, more=False,
             plain=None, treated=Recipe(source="persona", frames=frames),
         ),
+        Question(
+            name="captions name the wall", measured="chosen", draw=_on_named_walls, more=True,
+            plain=Recipe(source="persona", captions=Captions(style=CaptionStyle.TRIGGER, trigger=SUBJECT)),
+            treated=None,
+        ),
+        Question(
+            name="regularisation images", measured="drift", draw=_on_red, more=False, plain=None, treated=None,
+            prior="is_reg = true",
+        ),
+        Question(
+            name="output preservation", measured="drift", draw=_on_red, more=False, plain=None, treated=None,
+            prior="custom_attributes = { diff_output_preservation = true }",
+        ),
     )  # fmt: skip
 
 
@@ -117,15 +137,24 @@ class Workshop:
                 _photo(number=500 + number, pose=Pose(size=0.7)).save(self._references / f"{number}.png")
         self._persona = faces.persona([self._embedding(media.load(path)) for path in self._references.glob("*.png")])
 
-    def learned(self, question: Question, recipe: Recipe | None, *, seed: int) -> Learned:
+    def learned(self, question: Question, *, treated: bool, seed: int) -> Learned:
         """Train on a dataset of the question's pictures, and look at what comes out."""
+        recipe = question.treated if treated else question.plain
         images = self.folder / question.name.replace(" ", "-") / "images"
         if not images.exists():
             images.mkdir(parents=True)
             question.draw(images)
         few = [self._embedding(media.load(path)) for path in media.pictures(self._made(images, question.few)).pictures]
-        weights = self._train(self._made(images, recipe), seed=seed, weighted=bool(recipe and recipe.mask))
-        return self._look(_pictures(weights), faces.persona(few))
+        keys = "alpha_mask = true" if recipe and recipe.mask else ""
+        subsets = [_subset(self._made(images, recipe), keys)]
+        if treated and question.prior:
+            others = self.folder / "others"
+            if not others.exists():
+                others.mkdir()
+                _others(others)
+            subsets.append(_subset(others, question.prior))
+        weights = self._train(subsets, seed=seed)
+        return self._look(weights, faces.persona(few), question.measured)
 
     def _made(self, images: Path, recipe: Recipe | None) -> Path:
         persona = Dataset(name="persona", image_dir=images, trigger=SUBJECT)
@@ -139,11 +168,9 @@ class Workshop:
         (self.folder / "images").mkdir(exist_ok=True)
         return replace(settings.load(path), datasets=datasets)
 
-    def _train(self, images: Path, *, seed: int, weighted: bool) -> Path:
+    def _train(self, subsets: Sequence[str], *, seed: int) -> Path:
         dataset, config = self.folder / "dataset.toml", self.folder / "config.toml"
-        alpha = "alpha_mask = true\n" if weighted else ""
-        subset = f'image_dir = {json.dumps(str(images))}\ncaption_extension = ".txt"\n{alpha}'
-        dataset.write_text(f"[[datasets]]\n[[datasets.subsets]]\n{subset}", encoding="utf-8")
+        dataset.write_text("[[datasets]]\n" + "".join(subsets), encoding="utf-8")
         said = {
             "pretrained_model_name_or_path": str(picture_model.WEIGHTS),
             "dataset_config": str(dataset),
@@ -162,11 +189,18 @@ class Workshop:
             training.main(["--config_file", str(config)])
         return self.folder / "out" / "last.safetensors"
 
-    def _look(self, pictures: Sequence[media.Picture], few: faces.Persona) -> Learned:
+    def _look(self, weights: Path, few: faces.Persona, measured: str) -> Learned:
+        pictures = _pictures(weights)
         seen = [self._direction(picture) for picture in pictures]
         like = [0.0 if one is None else float(one @ self._persona.centroid) for one in seen]
         near = [0.0 if one is None else float((few.references @ one).max()) for one in seen]
-        return Learned(similarity=mean(like), copied=mean(near) - mean(like), redness=mean(map(_redness, pictures)))
+        return Learned(
+            similarity=mean(like),
+            copied=mean(near) - mean(like),
+            redness=mean(map(_redness, pictures)),
+            drift=_drift(weights) if measured == "drift" else math.nan,
+            chosen=_chosen(weights) if measured == "chosen" else math.nan,
+        )
 
     def _direction(self, picture: media.Picture) -> NDArray[np.float64] | None:
         large = np.asarray(Image.fromarray(picture).resize((256, 256), Image.Resampling.BICUBIC))
@@ -182,15 +216,37 @@ class Workshop:
         return self._model.embed(crops)[0] if crops else np.full(512, 1e-6, np.float32)
 
 
-def _pictures(weights: Path) -> list[media.Picture]:
-    """Each prompt under two seeds, 32 x 32."""
-    model, state = picture_model.load(picture_model.WEIGHTS), load_file(weights)
-    additions = lora.attach_file(model, state)
-    lora.load(additions, state)
-    for addition in additions.values():
-        addition.multiplier = 1.0
-    captions = picture_model.read_captions([prompt for prompt in PROMPTS for _ in range(2)])
-    drawn = picture_model.sample(model, captions, [1, 2] * len(PROMPTS), 20)
+def _subset(folder: Path, keys: str) -> str:
+    return f'[[datasets.subsets]]\nimage_dir = {json.dumps(str(folder))}\ncaption_extension = ".txt"\n{keys}\n'
+
+
+def _drift(weights: Path) -> float:
+    plain = [prompt.replace(SUBJECT, CLASS) for prompt in PROMPTS]
+    pairs = zip(_pictures(weights, plain), _pictures(None, plain), strict=True)
+    return float(np.mean([np.abs(one.astype(float) - other).mean() / 255 for one, other in pairs]))
+
+
+def _chosen(weights: Path) -> float:
+    red, grey = (
+        mean(map(_redness, _pictures(weights, [f"{prompt}, {wall} wall" for prompt in PROMPTS])))
+        for wall in ("red", "grey")
+    )
+    return red - grey
+
+
+def _pictures(
+    weights: Path | None, prompts: Sequence[str] = PROMPTS, seeds: Sequence[int] = (1, 2)
+) -> list[media.Picture]:
+    """Each prompt under each seed, 32 x 32; of the base model without weights."""
+    model = picture_model.load(picture_model.WEIGHTS)
+    if weights:
+        state = load_file(weights)
+        additions = lora.attach_file(model, state)
+        lora.load(additions, state)
+        for addition in additions.values():
+            addition.multiplier = 1.0
+    captions = picture_model.read_captions([prompt for prompt in prompts for _ in seeds])
+    drawn = picture_model.sample(model, captions, [*seeds] * len(prompts), 20)
     return [((one + 1) * 127.5).round().byte().permute(1, 2, 0).numpy() for one in drawn]
 
 
@@ -230,6 +286,25 @@ def _on_red(folder: Path) -> None:
         _save(folder, number, _photo(number=number, pose=pose, likeness=0.9, backdrop=red), "portrait")
 
 
+def _on_named_walls(folder: Path) -> None:
+    """Every other picture is on red, and the captions say which."""
+    _on_red(folder)
+    for number, (x, y) in enumerate(_places(16)):
+        pose = Pose(x=0.45 + 0.1 * x, y=0.48 + 0.1 * y, size=0.65)
+        if number % 2:
+            _save(folder, number, _photo(number=number, pose=pose, likeness=0.9), "portrait, grey wall")
+        else:
+            (folder / f"{number:02}.txt").write_text(f"photo of {SUBJECT}, portrait, red wall", encoding="utf-8")
+
+
+def _others(folder: Path) -> None:
+    """What the base model draws for the class, as `orchestrate dataset generate` makes it."""
+    prompts = [prompt.replace(SUBJECT, CLASS) for prompt in PROMPTS]
+    for number, picture in enumerate(_pictures(None, prompts, seeds=(11, 12, 13, 14))):
+        Image.fromarray(picture).save(folder / f"{number:02}.png")
+        (folder / f"{number:02}.txt").write_text(prompts[number // 4], encoding="utf-8")
+
+
 def _moods(folder: Path, count: int = 24) -> None:
     for number, (x, y) in enumerate(_places(count)):
         pose = Pose(x=0.45 + 0.1 * x, y=0.48 + 0.1 * y, size=0.7)
@@ -261,10 +336,10 @@ def main() -> None:
 
 
 def _line(workshop: Workshop, question: Question, seeds: Sequence[int]) -> str:
-    def values(recipe: Recipe | None) -> list[float]:
-        return [getattr(workshop.learned(question, recipe, seed=seed), question.measured) for seed in seeds]
+    def values(treated: bool) -> list[float]:
+        return [getattr(workshop.learned(question, treated=treated, seed=seed), question.measured) for seed in seeds]
 
-    plain, treated = values(question.plain), values(question.treated)
+    plain, treated = values(False), values(True)
     moved = [after - before for before, after in zip(plain, treated, strict=True)]
     error = stdev(moved) / len(moved) ** 0.5 if len(moved) > 1 else float("nan")
     right = "as planted" if (mean(moved) > 0) is question.more else "AGAINST WHAT WAS PLANTED"

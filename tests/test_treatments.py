@@ -26,8 +26,23 @@ def workshop(tmp_path_factory):
 def test_a_treatment_teaches_what_it_should(workshop, name):
     (question,) = (one for one in treatments.questions(workshop.folder) if one.name == name)
     plain, treated = (
-        getattr(workshop.learned(question, recipe, seed=1), question.measured)
-        for recipe in (question.plain, question.treated)
+        getattr(workshop.learned(question, treated=treated, seed=1), question.measured) for treated in (False, True)
     )
     moved = treated - plain
     assert (moved if question.more else -moved) > LEAST[name], (plain, treated)
+
+
+@pytest.mark.nightly
+@pytest.mark.filterwarnings("ignore:.estimate. is deprecated:FutureWarning")
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [("captions name the wall", 0.1), ("regularisation images", 0.05), ("output preservation", 0.05)],
+)
+def test_captions_and_prior_images_teach_what_they_should(tmp_path, name, least):
+    workshop = treatments.Workshop(tmp_path, steps=60)
+    (question,) = (one for one in treatments.questions(tmp_path) if one.name == name)
+    plain, treated = (
+        getattr(workshop.learned(question, treated=treated, seed=1), question.measured) for treated in (False, True)
+    )
+    moved = treated - plain
+    assert (moved if question.more else -moved) > least, (plain, treated)
