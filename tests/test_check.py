@@ -352,6 +352,7 @@ SD_SCRIPTS = {
     "library/__init__.py": "",
     "library/sdxl_train_util.py": "",
     "library/train_util.py": "get_optimizer = lambda args, _: (0, 0, 0)\nget_scheduler_fix = lambda *_: 0\n",
+    "networks/lora.py": "",  # without __init__.py, as in sd-scripts: a module of that name elsewhere would hide it
     "generate.py": "",
     "train.py": """
 import os, sys, tomllib
@@ -360,7 +361,6 @@ from library import sdxl_train_util, train_util
 if __name__ == "__main__":
     tables = tomllib.load(open(sys.argv[2], "rb"))
     args = {"unet_lr": None} | {key: value for table in tables.values() for key, value in table.items()}
-    args["network_module"] = "json"
     pictures = os.listdir(tomllib.load(open(args["dataset_config"], "rb"))["datasets"][0]["subsets"][0]["image_dir"])
     print(len(pictures), "files", os.environ["CUDA_VISIBLE_DEVICES"] or "no card")
     if args["network_dim"] == 3:

@@ -26,7 +26,7 @@ class _Accepted(BaseException):
 
 
 def main(sd_scripts: str, script: str, *configs: str) -> None:
-    sys.path[:0] = [str(Path(script).parent), sd_scripts]
+    sys.path[:1] = [str(Path(script).parent), sd_scripts]  # not this folder: its networks.py would hide sd-scripts' own
     vars(importlib.import_module("library.train_util"))["prepare_accelerator"] = _stop
     vars(importlib.import_module("library.sdxl_train_util"))["load_target_model"] = _stop
     with contextlib.suppress(ModuleNotFoundError):
