@@ -48,9 +48,13 @@ IN_ORDER = (
 )
 """The order in which a reader runs them."""
 
-STAND_FOR = {"SWEEP": "dims", "SWEEP...": "dims", "demo": "dims", "BASE": "juggernautxl-v9"} | dict.fromkeys(
-    ("G", "GRID", "my.toml", "grids/...", "grids/dims.toml"), "grids/sweep-v3.toml"
-)
+STAND_FOR = {
+    "SWEEP": "dims",
+    "SWEEP...": "dims",
+    "demo": "dims",
+    "BASE": "juggernautxl-v9",
+    "persona": "portraits",
+} | dict.fromkeys(("G", "GRID", "my.toml", "grids/...", "grids/dims.toml"), "grids/sweep-v3.toml")
 """Values for placeholders."""
 
 MAKE_HERE = ("help", "plan-v3", "sweep-v3", "report-v3")
