@@ -14,7 +14,7 @@ from standins.world import World
 from orchestrator.model import Failure, State
 from orchestrator.run import generators, sweep
 from orchestrator.run.stages import generate
-from orchestrator.store import process
+from orchestrator.store import mps, process
 
 RANKS = "[dims]\nnetwork_dim = [2, 4]\nseed = [1, 2]\n"
 
@@ -92,6 +92,17 @@ def test_a_generator_is_kept_whatever_vram_it_may_use(world: World) -> None:
             sweep.perform(run, "train", ctx)
             environ = {**ctx.environ, "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT": f"0={number}G"}
             generate.perform(run, replace(ctx, generators=own, environ=environ))
+    assert len(processes(world)) == 1
+
+
+def test_runs_with_and_without_mps_share_a_generator(world: World) -> None:
+    world.ask("[dims]\nlearning_rate = [1e-4, 2e-4]\n")
+    ctx = world.context()
+    with generators.Generators(1.0, lambda: False) as own:
+        for number, run in enumerate(world.plan().runs("learning*")):
+            sweep.perform(run, "train", ctx)
+            environ = {**ctx.environ, **({mps.PIPES: "pipes", mps.LIMIT: "0=1M"} if number else {})}
+            assert generate.perform(run, replace(ctx, generators=own, environ=environ)).failure is None
     assert len(processes(world)) == 1
 
 
