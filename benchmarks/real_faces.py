@@ -46,7 +46,7 @@ People = Mapping[str, FloatArray]
 
 
 def read(path: Path) -> People:
-    """Name -> (photos, width) unit vectors, for every array named `person_K`. Rows that are no directions are left out."""
+    """Name -> (photos, width) unit vectors of every array `person_K`. Rows that are no directions are left out."""
     with np.load(path, allow_pickle=False) as arrays:
         people = {name: arrays[name].astype(float) for name in arrays if re.fullmatch(r"person_[A-Za-z0-9]+", name)}
     lengths = {name: np.linalg.norm(faces, axis=-1) for name, faces in people.items() if faces.ndim == 2}

@@ -71,8 +71,9 @@ def test_a_daemon_starts_once_and_ends_with_the_sweep(fake: Fake, make: Make, tm
     assert not fake.messages
 
 
-def test_a_daemon_is_found_again_after_the_orchestrator_was_killed(fake: Fake, make: Make) -> None:
+def test_a_daemon_is_found_again_after_the_orchestrator_was_killed(fake: Fake, make: Make, tmp_path: Path) -> None:
     before = make().variables(1)
+    assert mps.servers(tmp_path) == {pid(tmp_path, "server.pid")}
     again = make()
     assert again.variables(1) == before
     again.stop()

@@ -16,7 +16,7 @@ from orchestrator.kohya.arguments import required
 from orchestrator.model import TREATMENTS, Point, Value
 from orchestrator.plan import loras
 from orchestrator.scoring import faces, prompt_adherence
-from orchestrator.store import process
+from orchestrator.store import mps, process
 from orchestrator.store.hashes import sha256
 
 
@@ -88,7 +88,7 @@ def _card(settings: Settings, probe: VramProbe, where: str) -> Iterator[Problem]
             listed = ", ".join(f"{index}: {card.uuid} ({card.name})" for index, card in enumerate(cards))
             remedy = f"use one of {listed}" if cards else "install the driver; `nvidia-smi` must list the GPU"
             yield _missing(what, where, "vram.card", wanted or "(all)", remedy)
-    own = _attempts(settings.runs) if any(card.processes for card in cards) else ()
+    own = _own_processes(settings.runs) if any(card.processes for card in cards) else ()
     for card in choose_cards(cards, settings.vram.card):
         if others := {pid: mib for pid, mib in card.processes.items() if pid not in own}:
             named = ", ".join(f"process {pid} ({mib or '?'} MiB)" for pid, mib in others.items())
@@ -96,10 +96,11 @@ def _card(settings: Settings, probe: VramProbe, where: str) -> Iterator[Problem]
             yield _doubt(what, where, "vram.card", card.uuid, remedy)
 
 
-def _attempts(runs: Path) -> set[int]:
-    """The processes of attempts below this folder: `run` adopts those of its sweep; other sweeps lock their GPUs."""
+def _own_processes(runs: Path) -> set[int]:
+    """Those of attempts and MPS daemons of sweeps: `run` adopts those of its sweep; other sweeps lock their GPUs."""
     live = [path for path in process.live_attempts() if runs.resolve() in path.parents]
-    return {pid for path in live for pid in process.pids_of(path)}
+    attempts = {pid for path in live for pid in process.pids_of(path)}
+    return attempts | mps.servers(runs)
 
 
 def choose_cards(cards: Iterable[Card], wanted: str) -> list[Card]:

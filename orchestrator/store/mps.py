@@ -129,6 +129,11 @@ def terminate(pipe: str, pids: Collection[int]) -> None:
             _ask(pipe, f"terminate_client {server} {client}")
 
 
+def servers(runs: Path) -> set[int]:
+    """The pids of the servers of all sweeps in this folder."""
+    return {pid for pipe in runs.glob("*/mps/pipe") for pid in _servers(os.path.realpath(pipe))}
+
+
 def _wait(condition: Callable[[], bool], seconds: float, what: str) -> None:
     """Raises TimeoutError with `what` after so many seconds."""
     deadline = time.monotonic() + seconds
@@ -139,7 +144,7 @@ def _wait(condition: Callable[[], bool], seconds: float, what: str) -> None:
 
 
 def _servers(pipe: str) -> set[int]:
-    """The pids of the servers; none if no daemon answers."""
+    """The pids of the servers of the daemon with this pipe folder; none if no daemon answers."""
     return _numbers(_ask(pipe, "get_server_list"))
 
 
