@@ -1,5 +1,6 @@
 """Importing presets of the kohya_ss GUI, sd-scripts' config files and command lines."""
 
+import json
 import tomllib
 from pathlib import Path
 
@@ -94,6 +95,9 @@ def test_a_published_preset_plans(tmp_path, monkeypatch, name):
         ("finetuning-1.json", []),
         ("kudou-reira-dadaptadam.json", []),
         ("malcolmrey.json", []),
+        ("loha.json", []),
+        ("lokr.json", []),
+        ("one-image-lokr.json", []),
         ("adafactor.json", ["unet_lr", "text_encoder_lr"]),  # Adafactor sets its own rate
         ("finetuning-2.json", ["dim_from_weights"]),  # it has no network_weights
         ("locon-dadaptation.json", ["bucket_reso_steps"]),  # 1
@@ -110,10 +114,46 @@ def test_a_published_preset_plans_or_has_an_error_that_is_right(tmp_path, monkey
     assert [problem.key for problem in errors_of(found)] == wrong
 
 
-@pytest.mark.parametrize("name", ["lokr.json", "loha.json"])
-def test_a_published_preset_of_another_network_is_rejected(name):
-    with pytest.raises(InputError, match="trains a network of type LyCORIS"):
-        presets.read(PRESETS / name, SCHEMA)
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("loha.json", ("conv_dim=16", "conv_alpha=16", "algo=loha")),
+        ("lokr.json", ("conv_dim=64", "conv_alpha=64", "rank_dropout=0.1", "module_dropout=0.1", "use_tucker=True", "algo=lokr")),
+        ("one-image-lokr.json", ("conv_dim=100000", "conv_alpha=1", "algo=lokr", "preset=full", "factor=6")),
+    ],
+)  # fmt: skip
+def test_a_published_preset_of_lycoris_has_the_guis_network_args(name, expected):
+    preset = presets.read(PRESETS / name, SCHEMA)
+    assert preset.arguments["network_module"] == "lycoris.kohya"
+    assert set(preset.arguments["network_args"]) == set(expected)
+    assert "LoRA_type" in preset.mapped
+
+
+@pytest.mark.parametrize(
+    ("table", "module", "expected"),
+    [
+        ({"LoRA_type": "Kohya LoHa", "conv_dim": 0, "conv_alpha": 1, "use_tucker": True}, "networks.loha", ()),
+        ({"LoRA_type": "Kohya LoKr", "conv_dim": 4, "conv_alpha": 1, "factor": 8}, "networks.lokr",
+         ("conv_dim=4", "conv_alpha=1", "factor=8")),
+        ({"LoRA_type": "LyCORIS/LoCon", "conv_dim": 4, "conv_alpha": 1, "factor": 8, "dora_wd": True, "train_norm": True},
+         "lycoris.kohya", ("conv_dim=4", "conv_alpha=1", "dora_wd=True", "algo=locon")),
+        ({"LoRA_type": "Standard", "conv_dim": 4, "use_tucker": True, "rank_dropout": 0.1}, "networks.lora",
+         ("rank_dropout=0.1",)),
+    ],
+)  # fmt: skip
+def test_each_type_of_the_gui_has_the_arguments_of_its_module(tmp_path, table, module, expected):
+    text = json.dumps({"sdxl": True, "network_dim": 8, **table})
+    preset = presets.read(written(tmp_path, "a.json", text), SCHEMA)
+    assert preset.arguments["network_module"] == module
+    assert set(preset.arguments.get("network_args", ())) == set(expected)
+    assert ("cannot verify" in preset.dropped.get("train_norm", "")) == bool(table.get("train_norm"))
+
+
+def test_additional_parameters_of_the_gui_are_arguments():
+    arguments = presets.read(PRESETS / "one-image-lokr.json", SCHEMA).arguments
+    assert arguments["lr_scheduler_type"] == "CosineAnnealingLR"
+    assert arguments["lr_scheduler_args"] == ("T_max=1000", "eta_min=0e-0")
+    assert "lr_scheduler" not in arguments
 
 
 def test_a_preset_keeps_its_values():
@@ -191,7 +231,7 @@ def test_a_command_line_reads_the_config_file_beside_it(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "what"),
     [
-        ("a.json", '{"sdxl": true, "LoRA_type": "LyCORIS/LoKr"}', "LyCORIS/LoKr"),
+        ("a.json", '{"sdxl": true, "LoRA_type": "LyCORIS/iA3"}', "LyCORIS/iA3"),
         ("a.json", '{"sdxl": false, "LoRA_type": "Standard"}', "not a training of SDXL"),
         ("a.json", '{"sdxl": true, "token_string": "zxc", "learning_rate": 1e-4}', "trains no LoRA"),
         ("a.json", "[1]", "it is a list"),

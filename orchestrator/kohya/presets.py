@@ -9,11 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import InputError, Problem
+from orchestrator.kohya import networks
 from orchestrator.kohya.arguments import check, key_values, values
 from orchestrator.kohya.arguments.schema import ENTRY, Argument, ArgumentSchema, Kind
 from orchestrator.model import Params, Value
 
-_LORA_TYPES = {"Standard": "networks.lora", "Kohya LoCon": "networks.lora"}
+_NETWORKS = {
+    "Standard": (networks.LORA, ""), "Kohya LoCon": (networks.LORA, ""),
+    "Kohya LoHa": (networks.LOHA, ""), "Kohya LoKr": (networks.LOKR, ""),
+    "LoCon": (networks.LYCORIS, "locon"), "LyCORIS/LoCon": (networks.LYCORIS, "locon"),
+    "LyCORIS/LoHa": (networks.LYCORIS, "loha"), "LyCORIS/LoKr": (networks.LYCORIS, "lokr"),
+}  # fmt: skip
+"""The GUI's LoRA_type -> module, and algorithm of LyCORIS."""
 _ALWAYS = (
     "learning_rate", "network_dim", "network_alpha", "max_train_steps", "max_train_epochs", "optimizer_type",
     "lr_scheduler", "train_batch_size", "gradient_accumulation_steps", "resolution", "mixed_precision",
@@ -131,28 +138,28 @@ def _converted(table: dict[str, Any], schema: ArgumentSchema, path: Path, *, gui
     if gui and not {"LoRA_type", "network_dim"} & table.keys():
         what = "trains no LoRA: it has neither LoRA_type nor network_dim"
         raise _refused(path, what, "import a preset of the GUI's tab LoRA")
-    if kind not in _LORA_TYPES:
+    if kind not in _NETWORKS:
         what = f"trains a network of type {kind}, whose preset orchestrate cannot convert"
-        raise _refused(path, what, f"import a preset of type {' or '.join(_LORA_TYPES)}")
+        raise _refused(path, what, f"import a preset of type {' or '.join(_NETWORKS)}")
     if "datasets" in table or not (gui or "network_module" in table):
         what = "is a dataset config" if "datasets" in table else "has no network_module: it trains no LoRA"
         raise _refused(path, what, "import the config of sdxl_train_network.py")
     preset = Preset()
     if gui:
-        table = _from_gui(table, preset)
+        table = _from_gui(table, preset, schema)
     for key, value in table.items():
         _take(key, value, preset, schema)
     _reconcile(preset)
     return preset
 
 
-def _from_gui(table: Mapping[str, Any], preset: Preset) -> dict[str, Any]:
+def _from_gui(table: Mapping[str, Any], preset: Preset, schema: ArgumentSchema) -> dict[str, Any]:
     """The table with the GUI's choices replaced by sd-scripts' arguments."""
     found = {key: value for key, value in table.items() if value not in ("", None)}
+    added = dict(_options(_words(str(found.pop("additional_parameters", ""))), schema))
     backend = found.pop("xformers", None)
     if backend in ("sdpa", "xformers", True):
         found["xformers" if backend is True else str(backend)] = True
-    found["network_module"] = "networks.lora"
     rates: dict[str, float] = {
         key: float(found.get(key, 0) or 0) for key in ("text_encoder_lr", "unet_lr") if key in found
     }
@@ -172,12 +179,39 @@ def _from_gui(table: Mapping[str, Any], preset: Preset) -> dict[str, Any]:
     for name in ("optimizer_args", "lr_scheduler_args", "network_args"):
         if isinstance(text := found.get(name), str):
             found[name] = text.replace('"', "").split()
-    wanted = [name for name in key_values.LORA_ARGS if found.get(name) not in (None, 0, "0", 0.0)]
-    if table.get("LoRA_type", "Standard") != "Kohya LoCon":
-        wanted = [name for name in wanted if not name.startswith("conv_")]
-    if wanted:
-        found["network_args"] = [*found.get("network_args", []), *(f"{name}={found[name]}" for name in wanted)]
-    return {key: value for key, value in found.items() if key not in key_values.LORA_ARGS}
+    return _with_network(found, preset) | added
+
+
+def _with_network(found: Mapping[str, Any], preset: Preset) -> dict[str, Any]:
+    """The table with network_module and network_args in place of the GUI's keys of the network."""
+    kind = str(found.get("LoRA_type", "Standard"))
+    module, algorithm = _NETWORKS[kind]
+    given = {**found, "algo": algorithm, "preset": found.get("LyCORIS_preset")}
+    given["use_tucker"] = found.get("use_tucker") or found.get("use_cp")
+    used = {
+        name: given[name]
+        for name in key_values.NETWORK_ARGS[module]
+        if given.get(name) not in (None, "", 0, "0") and not (name in key_values.OF_LOKR and "LoKr" not in kind)
+    }
+    if used.get("factor") == -1:
+        del used["factor"]
+    if kind == "Standard":
+        used = {name: value for name, value in used.items() if not name.startswith("conv_")}
+    elif module == networks.LYCORIS:
+        used.setdefault("conv_dim", found.get("conv_dim", 1))  # 0 disables them; without it, they have the rank
+    elif module != networks.LORA and "conv_dim" not in used:
+        used = {name: value for name, value in used.items() if name not in ("conv_alpha", "use_tucker")}
+    preset.mapped["LoRA_type"] = f"network_module = {module}" + f", algo={algorithm}" * bool(algorithm)
+    for name in _UNVERIFIED if algorithm else ():
+        if found.get(name):
+            preset.dropped[name] = "orchestrate cannot verify a LyCORIS network that uses it"
+    removed = {*key_values.LORA_ARGS, *used, "LoRA_type", *(("use_cp", "LyCORIS_preset") if algorithm else ())}
+    table = {key: value for key, value in found.items() if key not in removed | preset.dropped.keys()}
+    listed = [*found.get("network_args", []), *(f"{name}={value}" for name, value in used.items())]
+    return {**table, "network_module": module, **({"network_args": listed} if listed else {})}
+
+
+_UNVERIFIED = ("train_norm", "use_scalar", "rank_dropout_scale")
 
 
 def _take(key: str, value: Any, preset: Preset, schema: ArgumentSchema) -> None:
