@@ -55,6 +55,14 @@ def test_a_byte_order_mark_hides_no_error_of_a_caption(make: Make, text: str, wh
     assert any(what in one for _, one in found(make({"a.png": None, "a.txt": text})))
 
 
+@pytest.mark.parametrize("caption", [{}, {"b.txt": ""}])
+def test_an_unreadable_image_is_one_problem_beside_those_of_its_caption(make: Make, caption: dict[str, str]) -> None:
+    dataset = make({"a.png": None, "a.txt": "ohwx person", "b.png": "text", **caption})
+    [(_, unreadable), *others] = found(dataset)
+    assert "cannot be read" in unreadable
+    assert [what.partition(":")[0] for _, what in others] == ["is empty"] * len(caption)
+
+
 def test_files_that_look_like_images_are_named(make: Make) -> None:
     names = ["c.tif", "d.gif", "e.jfif", "f.heic", "g.jxl", "h.Jpg"]
     dataset = make({"a.png": None, "a.txt": "ohwx person", "notes.md": "", **dict.fromkeys(names)})

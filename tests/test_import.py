@@ -118,7 +118,8 @@ def test_a_published_preset_plans_or_has_an_error_that_is_right(tmp_path, monkey
     ("name", "expected"),
     [
         ("loha.json", ("conv_dim=16", "conv_alpha=16", "algo=loha")),
-        ("lokr.json", ("conv_dim=64", "conv_alpha=64", "rank_dropout=0.1", "module_dropout=0.1", "use_tucker=True", "algo=lokr")),
+        ("lokr.json",
+         ("conv_dim=64", "conv_alpha=64", "rank_dropout=0.1", "module_dropout=0.1", "use_tucker=True", "algo=lokr")),
         ("one-image-lokr.json", ("conv_dim=100000", "conv_alpha=1", "algo=lokr", "preset=full", "factor=6")),
     ],
 )  # fmt: skip
@@ -135,8 +136,8 @@ def test_a_published_preset_of_lycoris_has_the_guis_network_args(name, expected)
         ({"LoRA_type": "Kohya LoHa", "conv_dim": 0, "conv_alpha": 1, "use_tucker": True}, "networks.loha", ()),
         ({"LoRA_type": "Kohya LoKr", "conv_dim": 4, "conv_alpha": 1, "factor": 8}, "networks.lokr",
          ("conv_dim=4", "conv_alpha=1", "factor=8")),
-        ({"LoRA_type": "LyCORIS/LoCon", "conv_dim": 4, "conv_alpha": 1, "factor": 8, "dora_wd": True, "train_norm": True},
-         "lycoris.kohya", ("conv_dim=4", "conv_alpha=1", "dora_wd=True", "algo=locon")),
+        ({"LoRA_type": "LyCORIS/LoCon", "conv_dim": 4, "conv_alpha": 1, "factor": 8, "dora_wd": True,
+          "train_norm": True}, "lycoris.kohya", ("conv_dim=4", "conv_alpha=1", "dora_wd=True", "algo=locon")),
         ({"LoRA_type": "Standard", "conv_dim": 4, "use_tucker": True, "rank_dropout": 0.1}, "networks.lora",
          ("rank_dropout=0.1",)),
     ],

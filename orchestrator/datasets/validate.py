@@ -38,9 +38,19 @@ def validate_dataset(dataset: Dataset, where: str, arguments: Mapping[str, objec
     if dataset.pictures and len(listing.pictures) != dataset.pictures:
         what, remedy = f"contains {len(listing.pictures)} images, not {dataset.pictures}", f"correct {key}.pictures"
         problems.append(_warning(what, dataset.image_dir, key, f"find what is missing, or {remedy}"))
+    described = []  # without unreadable images that have no caption: they must be replaced anyway
     for picture in listing.pictures:
-        problems += _image(picture, dataset, key)
-    return [*problems, *_captions(listing.pictures, dataset, key, arguments or {})]
+        try:
+            images.load(picture)
+        except images.Unreadable as error:
+            what, remedy = f"cannot be read: {error.reason}", "replace the image or remove it"
+            problems.append(errors.error(key, what, remedy, where=str(picture)))
+            if not picture.with_suffix(dataset.caption_extension).exists():
+                continue
+        else:
+            problems += _image(picture, dataset, key)
+        described.append(picture)
+    return [*problems, *_captions(described, dataset, key, arguments or {})]
 
 
 def validate_captions(dataset: Dataset, known: Mapping[str, Dataset]) -> Iterator[Problem]:
@@ -142,11 +152,6 @@ def _image_folders(folder: Path) -> dict[str, int]:
 
 
 def _image(picture: Path, dataset: Dataset, key: str) -> list[Problem]:
-    try:
-        images.load(picture)
-    except images.Unreadable as error:
-        what, remedy = f"cannot be read: {error.reason}", "replace the image or remove it"
-        return [errors.error(key, what, remedy, where=str(picture))]
     if images.has_exif_rotation(picture):
         what = "is rotated by its EXIF data, which sd-scripts does not read: it would be trained rotated"
         remedy = "save it upright, for example with `mogrify -auto-orient`"
