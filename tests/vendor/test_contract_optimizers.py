@@ -66,7 +66,6 @@ def test_schedulers_are_those_of_the_source(trainer: Trainer) -> None:
     assert set(values.SCHEDULERS) - {"adafactor"} == {name for name in SHIPPED["schedulers"] if "." not in name}
 
 
-def test_network_args_are_those_of_networks_lora(trainer: Trainer) -> None:
+def test_curves_of_block_weights_are_those_of_networks_lora(trainer: Trainer) -> None:
     source = (trainer.sd_scripts / "networks" / "lora.py").read_text(encoding="utf-8")
-    assert all(f'.get("{name}"' in source for name in key_values.NETWORK_ARGS)
     assert all(f'name == "{curve}"' in source for curve in key_values.CURVES)
