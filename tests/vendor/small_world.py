@@ -38,7 +38,8 @@ sd_scripts = "{sd_scripts}"
 train_script = "{here}/tiny_train.py"
 generate_script = "{here}/tiny_generate.py"
 tokenizer_cache_dir = "tokenizers"
-env = {{ ORCHESTRATE_SD_SCRIPTS = "{sd_scripts}" }}
+threads = 1  # these models are too small to gain from more
+env = {{ ORCHESTRATE_SD_SCRIPTS = "{sd_scripts}", TORCHINDUCTOR_COMPILE_THREADS = "1" }}  # 1: no compiler processes
 
 [base_models.tiny]
 path = "base.safetensors"
