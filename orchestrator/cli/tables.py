@@ -14,6 +14,7 @@ from orchestrator.model import Params, Point, Question, SequentialDesign, State
 from orchestrator.plan import vram_estimate
 from orchestrator.plan.check.report import CheckReport
 from orchestrator.plan.forecast import ASSUMED, Forecast, Profile, RunForecast
+from orchestrator.report.labels import labels
 from orchestrator.report.open_questions import Agenda, OpenGrid
 from orchestrator.text import duration, pluralize, size
 from orchestrator.values import same, toml_repr
@@ -74,8 +75,9 @@ def _runs(costs: Forecast) -> Table:
     table.add_column("why", overflow="fold")
     for heading in ("steps", "epochs", "images", "train", "generate", "score", "disk"):
         table.add_column(heading, justify="right", no_wrap=True)
+    names = labels([run.run.point for run in costs.runs])
     for run in costs.runs[:_ROWS]:
-        table.add_row(*_cells(run))
+        table.add_row(escape(names[run.run.point.id]), *_cells(run))
     if len(costs.runs) > _ROWS:
         table.caption = f"and {len(costs.runs) - _ROWS} more; --only GLOB or --json shows them"
     return table
@@ -85,7 +87,6 @@ def _cells(run: RunForecast) -> list[str]:
     length = run.length
     steps, epochs = "" if run.exact else "~", "" if run.counted else "~"
     return [
-        escape(run.run.point.name),
         escape(run.why),
         f"{steps}{length.steps}" if length else ("?" if run.run.point.is_trained else ""),
         f"{epochs}{length.epochs}" if length else "",

@@ -228,12 +228,12 @@ def _run(run: Run, settings: Settings, prompts: int, known: RunHistory, lengths:
 
 
 _WHY = {
-    State.FINISHED: "finished: nothing to do",
-    State.RUNNING: "is running: `run` waits for it",
+    State.FINISHED: "finished",
+    State.RUNNING: "running",
     State.FAILED: "failed: runs again only with --retry failed",
-    State.STOPPED: "stopped early: nothing to do",
+    State.STOPPED: "stopped early",
     State.CRASHED: "crashed: another attempt",
-    State.KILLED: "was interrupted: another attempt",
+    State.KILLED: "interrupted: another attempt",
 }
 
 
