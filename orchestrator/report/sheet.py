@@ -86,7 +86,7 @@ def _draw(sheet: Image.Image, found: Matrix, rows: Sequence[MatrixRow], px: int,
     left = {cell: _LABEL + (px + _GAP) * at for at, cell in enumerate(found.columns)}
     for prompt, text in found.prompts.items():
         columns = [cell for cell in found.columns if cell[0] == prompt]
-        _text(draw, (left[columns[0]], 0), text, (px + _GAP) * len(columns))
+        _text(draw, (left[columns[0]], 0), text, (px + _GAP) * len(columns) - 3 * _GAP)
         for cell in columns:
             _text(draw, (left[cell], _LINE), f"seed {cell[1]}", px, _FAINT)
     if reference:
