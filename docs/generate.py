@@ -10,9 +10,11 @@ from typing import Any
 
 import click
 from click.testing import CliRunner
+from pydantic import TypeAdapter
 
 from orchestrator import cli
 from orchestrator.config.json_schema import schemas
+from orchestrator.config.schema import SubsetKeys
 
 HERE = Path(__file__).parent
 TABLES = {
@@ -37,7 +39,7 @@ relative to it, and unknown keys are errors. `orchestrate schema` writes a JSON 
 | `[arguments]` | sd-scripts arguments of all points; a grid can replace them |
 | `[optimizers.NAME]` | arguments for this optimizer; they replace `[arguments]`, and a grid replaces them |
 | `[datasets.NAME]` with `source` | a [dataset recipe](dataset-recipes.md) |
-| `[[datasets.NAME.subsets]]` | [several folders](dataset-recipes.md) instead of one |
+| `[[datasets.NAME.subsets]]` | [several folders](dataset-recipes.md#several-subsets) instead of one |
 """
 _COLUMNS = "| key | type | default | meaning |\n|---|---|---|---|\n"
 _COMMANDS = """# Commands
@@ -52,6 +54,12 @@ def settings_page() -> str:
     page = _HEAD
     for table, name in TABLES.items():
         known = schema["$defs"][name]
+        if name == "FolderSubset":  # pydantic drops the docstrings of inherited keys
+            inherited = schema["$defs"]["Dataset"]["properties"] | TypeAdapter(SubsetKeys).json_schema()["properties"]
+            known = {
+                **known,
+                "properties": {key: {**inherited[key], **one} for key, one in known["properties"].items()},
+            }
         page += f"\n## `[{table}]`\n\n{_one_line(known['description'])}\n\n{_COLUMNS}"
         page += "".join(_row(key, known) for key in known["properties"])
     return page

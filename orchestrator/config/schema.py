@@ -103,7 +103,7 @@ class Lora(Table):
     base_model: str = ""
     """A name of [base_models.NAME], on which images are generated. Default: that of [defaults]."""
     trigger: str = ""
-    """The words for the persona; they replace the triggers of the datasets in the prompts. Default: those."""
+    """The words for the persona; they replace the triggers of the datasets in the prompts. Default: no replacement."""
     strength: Positive = 1.0
     """The LoRA multiplier."""
 
@@ -171,7 +171,7 @@ class SubsetKeys(Table):
     shuffle_caption: Flag | None = None
     """Shuffle the comma-separated parts of a caption at each use."""
     keep_tokens: Natural | None = None
-    """So many parts at the start stay in place."""
+    """The number of parts at the start of a caption that stay in place."""
     keep_tokens_separator: str | None = None
     """The parts before this text stay in place."""
     caption_prefix: str | None = None
@@ -248,14 +248,14 @@ class Scoring(Table):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vram(Table):
-    """Which cards, and how much of one a run may use."""
+    """Which GPUs, and how much of one a run may use."""
 
     card: Cards = ""
-    """UUIDs or indices, with commas between; empty: all of them."""
+    """UUIDs or indices: a list, or text with commas between. Empty or `all`: all GPUs; `none`: no GPU."""
     budget_gib: Positive | None = None
     """A run that uses more counts as out of memory, also on a larger GPU."""
     colocate: Flag = False
-    """Run several runs on one card, as their measured peaks allow."""
+    """Run several trainings on one GPU, as their measured peaks allow."""
     ignore_other_sweeps: Flag = False
     """Use a card although another sweep uses it."""
     poll_seconds: Positive = 1.0
@@ -273,7 +273,7 @@ class Limits(Table):
     grace_seconds: Positive = 15.0
     """Time between SIGTERM and SIGKILL."""
     crashes: Count = 3
-    """So many crashes or machine failures in a row count as failed and pause the sweep."""
+    """A run fails after this many crashes in a row; as many machine failures in a row pause the sweep."""
     log_mib: Positive = 512.0
     """A program with a longer log is stopped."""
     free_gib: Positive = 5.0
@@ -344,7 +344,7 @@ class Comparison(Table):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Margins(Table):
-    """What a better similarity may cost. None: the variation between the baseline's image seeds."""
+    """What a better similarity may cost. Default: the standard deviation over the baseline's image seeds."""
 
     adherence: NonNegative | None = None
     """In CLIP cosine of image and prompt."""

@@ -156,11 +156,55 @@ COLUMNS = (
 )
 """All columns in their order; `params_*` stands for one column per argument."""
 
-_INTRODUCTION = """# Columns of results.csv
+_INTRODUCTION = """# CSV columns
 
 `results.csv` has one row per run; unknown values are empty. An image's value is its similarity, or -1 without a face.
 `images.csv` has one row per image; those with `drift_only` count in `drift` and in nothing else.
 [evidence.md](evidence.md) explains how the numbers are computed.
+"""
+
+_OTHER_TABLES = """
+## images.csv
+
+| column | meaning |
+|---|---|
+| `run`, `id` | as above |
+| `file` | the image, relative to the folder of the run |
+| `checkpoint`, `strength` | LoRA file and multiplier; no file: the base model without LoRA |
+| `prompt`, `seed`, `text` | number of the prompt, image seed, prompt |
+| `drift_only` | true: the prompt has no trigger |
+| `status` | ok, no_face, multi_face, unreadable, error |
+| `similarity`, `largest_similarity` | of the face most similar to the persona; of the largest face |
+| `faces`, `rotation` | number of faces; degrees by which the image was rotated |
+| `face_px`, `det_score`, `yaw` | size, detection score and turn of the scored face |
+| `nearest_reference`, `nearest_training` | cosine to the most similar reference or training image |
+| `next_training` | mean cosine to the next five training images |
+| `seed_distance` | mean of 1 - cosine to the faces of the other seeds of the prompt |
+| `second_similarity`, `adherence` | by the second face pack; CLIP cosine to the prompt |
+| `note` | details of the status |
+
+## answers.csv
+
+| column | meaning |
+|---|---|
+| `sweep`, `id`, `ask`, `contrast` | the question |
+| `verdict`, `sentence` | yes; yes, at a cost; no; undecided; the answer in words |
+| `difference`, `low`, `high`, `p` | second value minus first, its interval, and the p-value of the verdict |
+| `replicates`, `pairs`, `left_out` | training seeds, compared pairs, runs that are left out |
+| `gpu_hours`, `peak_gib` | cost; highest VRAM use |
+| `needs`, `warnings` | runs that are missing for a decision; violated assumptions |
+| `exceeds` | whether the difference exceeds the smallest relevant one |
+| `adherence`, `diversity`, `drift` | change; with `_low`, `_high`: its interval; with `_margin`: what is allowed |
+
+## votes.csv
+
+| column | meaning |
+|---|---|
+| `question` | persona (more like the person) or image (the better image) |
+| `first`, `second` | the two configurations |
+| `share_first`, `low`, `high` | share of votes for the first one, with its interval |
+| `votes`, `prompts` | number of votes and of prompts |
+| `preferred` | the preferred configuration, or undecided |
 """
 
 
@@ -212,7 +256,7 @@ def images(runs: Sequence[RunSummary]) -> pd.DataFrame:
 def document() -> str:
     """The page docs/results-csv.md; `python -m orchestrator.report.results_csv > docs/results-csv.md` renews it."""
     rows = "".join(f"| `{column.name}` | {column.meaning} |\n" for column in COLUMNS)
-    return f"{_INTRODUCTION}\n| column | meaning |\n|---|---|\n{rows}"
+    return f"{_INTRODUCTION}\n| column | meaning |\n|---|---|\n{rows}{_OTHER_TABLES}"
 
 
 def _save(frame: pd.DataFrame, path: Path) -> Path:
