@@ -227,7 +227,7 @@ def test_a_lycoris_file_is_generated_by_its_own_module(world: World) -> None:
     world.drive(only="lora=loha*")
     commands = [json.loads(path.read_text(encoding="utf-8"))["argv"] for path in world.sweep.path.rglob("command.json")]
     (words,) = [command for command in commands if "--network_module" in command]
-    assert words[words.index("--network_module") + 1] == "lycoris.kohya"
+    assert words[words.index("--network_module") + 1] == "lycoris_network", "lycoris.kohya with flags"
     assert "--network_pre_calc" not in words
     assert world.states()["lora=loha"] is State.FINISHED
 

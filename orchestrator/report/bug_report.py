@@ -19,6 +19,7 @@ from orchestrator import files, redaction
 from orchestrator.config.schema import Settings
 from orchestrator.errors import OrchestrateError
 from orchestrator.gpu import VramProbe
+from orchestrator.run import generators
 from orchestrator.store import provenance, state
 from orchestrator.store.layout import Sweep
 
@@ -97,11 +98,15 @@ def _versions(settings: Settings, gpus: VramProbe) -> dict[str, Any]:
 
 
 def _records(root: Path) -> Iterator[Path]:
-    """The records below the folder, and the logs of attempts that have failed or not ended; no links."""
+    """The records below the folder, and the logs of attempts that have failed or not ended; no links.
+
+    The log of a resident generator is left out: each attempt's log has its part.
+    """
     for folder, folders, names in os.walk(root):
         folders[:] = sorted(name for name in folders if name not in _NO_RECORDS)
         here = Path(folder)
-        wanted = [name for name in sorted(names) if _RECORDS.fullmatch(name) or (name == "log" and _failed(here))]
+        logs = {"log"} if here.name != generators.NAME and _failed(here) else set()
+        wanted = [name for name in sorted(names) if _RECORDS.fullmatch(name) or name in logs]
         yield from (here / name for name in wanted if not (here / name).is_symlink())
 
 
