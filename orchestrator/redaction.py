@@ -25,14 +25,22 @@ _URL_PASSWORD = re.compile(r"(?<=://)([^/@\s:\"']*):([^/@\s\"']+)@")
 _ADDRESS = re.compile(r"(?<=//)[^/@\s\"']+@")
 _KNOWN = (
     re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL),
-    re.compile(r"\b(?:gh[opsur]_\w{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|hf_[A-Za-z0-9]{20,}|sk-[\w-]{20,})"),
-    re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|\bxox[abeoprs]-[\w-]{10,}|\bAIza[\w-]{30,}|\b[rs]k_live_\w{16,}"),
-    re.compile(r"\beyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]*"),
+    re.compile(
+        r"(?<![A-Za-z0-9])(?:gh[opsur]_\w{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|(?:hf|npm|gsk|r8)_[A-Za-z0-9]{20,}"
+        r"|(?:sk|pypi)-[\w-]{20,}|(?:AKIA|ASIA)[A-Z0-9]{16}\b|(?:xox[abeoprs]|xapp)-[\w-]{10,}|AIza[\w-]{30,}"
+        r"|[rs]k_live_\w{16,}|SG\.[\w-]{16,}\.[\w-]{16,}|ya29\.[\w-]{20,}|eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]*)"
+    ),
     re.compile(r"https://(?:hooks\.slack\.com/services|(?:\w+\.)?discord(?:app)?\.com/api/webhooks)/[^\s\"']+"),
+    re.compile(r"(?<=://)[^/@\s:\"']{16,}(?=@)"),
     re.compile(r"(?i)(?<=authorization: )[^\r\n\"']+|(?<=bearer )[\w.~+/=-]{8,}"),
-    re.compile(r"(?i)(?:(?<=password=)|(?<=passwd=)|(?<=api_key=)|(?<=token=)|(?<=secret=))[^\s&\"',;)]+"),
 )
 """Formats of well-known secrets."""
+
+_NAMED = re.compile(
+    r"""(?i)((?:(?:pass(?:word|wd|phrase)|(?:api|access|account|secret)[_-]?key|token|secret|signature)["']?\s*[=:]\s*"""
+    r"""|[?&](?:sig|key)=|--\w*(?:_key|token|password|secret)["']?,?\s+)["']?)(?!\[)[^\s&"',;)\]}]+"""
+)
+"""A name, as in `token=...`, `"api_key": "..."`, `?sig=...` and `--wandb_api_key ...`, and its value."""
 
 _INHERITED = (
     *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "LC_*", "TZ", "TMPDIR", "TMP", "TEMP", "TERM"),
@@ -92,7 +100,7 @@ def _replace_known(text: str) -> str:
     text = _URL_PASSWORD.sub(lambda match: f"{match[1]}:[hidden]@", text)
     for pattern in _KNOWN:
         text = pattern.sub(lambda match: match[0] if match[0].startswith("[") else "[hidden]", text)
-    return text
+    return _NAMED.sub(r"\1[hidden]", text)
 
 
 def _secrets(name: str, value: str) -> Iterator[str]:

@@ -9,6 +9,8 @@ _GIB = 1024**3
 _MAX_NAME_BYTES = 60
 _RESERVED_NAMES = ("calibration.json", "calibration.svg")
 """Files in the folder of all sweeps; others begin with a dot."""
+_DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
+"""Names that Windows reserves, with any suffix: exported files are copied there."""
 
 
 def duration(seconds: float) -> str:
@@ -86,4 +88,4 @@ def bad_name(name: str) -> str:
         return 'must not contain line breaks, control or direction marks, or any of / \\ < > : " | ? * `'
     if name[0] in ".- " or name[-1] in ". ":
         return "must not start with a dot, a hyphen or a space, nor end with a dot or a space"
-    return "is reserved" if name.casefold() in _RESERVED_NAMES else ""
+    return "is reserved" if name.casefold() in _RESERVED_NAMES or _DEVICES.fullmatch(name) else ""

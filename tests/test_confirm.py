@@ -1,6 +1,7 @@
 """Confirmation images of the best runs, stored apart from the runs' own images."""
 
 import csv
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from orchestrator import cli
 from orchestrator.errors import InputError
 from orchestrator.evidence import confirmation as fresh
 from orchestrator.evidence import run_metrics, summary
+from orchestrator.kohya import resume
 from orchestrator.model import FaceStatus, Image, Score, State
 from orchestrator.report.followup import CONFIRM
 from orchestrator.run import followup
@@ -36,6 +38,20 @@ def finished(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> World:
     made.ask(GRID)
     made.drive()
     return made
+
+
+DISK = Path(__file__).parents[1] / "docs/disk.md"
+WHOLE = {"images", "output", "logs", "templates", ".faces", ".thumbnails"}
+"""Folders that the page describes without the names of their files."""
+
+
+def test_the_page_about_files_lists_every_file_of_a_finished_sweep(finished: World) -> None:
+    listed = set(re.findall(r"[\w.-]+(?:<\w+>[\w.-]+)?", DISK.read_text(encoding="utf-8")))
+    runs = finished.sweep.path.parent
+    written = [path.relative_to(runs) for path in runs.rglob("*") if path.is_file()]
+    assert len(written) > 100
+    assert {path.name for path in written if not WHOLE & set(path.parts[:-1])} - listed == set()
+    assert resume._record_of(Path("output/lora-000001-state")).name.replace("000001", "<epoch>") in listed
 
 
 @pytest.fixture

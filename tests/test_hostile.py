@@ -18,7 +18,10 @@ from orchestrator.config import settings as settings_file
 from orchestrator.config.schema import Dataset
 from orchestrator.datasets import prepare, validate
 from orchestrator.errors import InputError, OrchestrateError
-from orchestrator.kohya import prompts
+from orchestrator.evidence import ballot
+from orchestrator.evidence.calibration import inputs
+from orchestrator.kohya import lora_file, presets, prompts
+from orchestrator.kohya.arguments.schema import ArgumentSchema
 from orchestrator.kohya.outputs import safetensors_header, verify
 from orchestrator.model import PreparedDataset, State
 from orchestrator.plan import plan
@@ -32,6 +35,7 @@ EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "20"))
 
 few = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 
+NO_ARGUMENTS = ArgumentSchema(origin="", by_name={})
 KEYS = st.sampled_from(
     ["network_dim", "seed", "learning_rate", "optimizer_args", "base_model", "dataset", "x", "__class__"]
 )
@@ -227,6 +231,34 @@ def test_only_regular_small_files_are_read(place: World, tmp_path: Path, make: C
     assert prompts.read_prompts(path)[1]
     if make is not _huge:
         assert outcome.tail(path) == ""
+
+
+def _deep(path: Path) -> None:
+    path.write_bytes(b"a=" + b"[" * 100_000)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, _device, Path.mkdir, _huge, _deep])
+@pytest.mark.parametrize("name", ["preset.json", "preset.toml", "preset.sh", "pairs.csv", "lora.safetensors", "votes"])
+def test_an_imported_file_that_is_not_regular_is_rejected(
+    tmp_path: Path, name: str, make: Callable[[Path], None]
+) -> None:
+    path = tmp_path / name
+    make(path)
+    if name == "pairs.csv":
+        assert inputs._csv_pairs(path)[1]
+    elif name == "lora.safetensors":
+        assert lora_file.read(path)[1]
+    else:
+        with pytest.raises(InputError):
+            ballot._validate(path, {}) if name == "votes" else presets.read(path, NO_ARGUMENTS)
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"\xff", b"a = 'x"])
+def test_a_damaged_config_file_beside_a_script_is_rejected(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.toml").write_bytes(content)
+    (tmp_path / "train.sh").write_text("python sdxl_train_network.py --config_file a.toml", encoding="utf-8")
+    with pytest.raises(InputError, match="cannot be read"):
+        presets.read(tmp_path / "train.sh", NO_ARGUMENTS)
 
 
 def test_a_huge_caption_is_rejected(place: World, tmp_path: Path) -> None:

@@ -67,6 +67,36 @@ def test_secrets_of_known_formats_are_redacted_without_a_variable(secret: str) -
     assert found.endswith("it failed")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "GET https://x.org/a?access_token={}&b=1",
+        "https://b.s3.amazonaws.com/k?X-Amz-Signature={}",
+        "https://a.blob.core.windows.net/c?sv=1&sig={}",
+        "train.py --wandb_api_key {} --x",
+        "['--wandb_api_key', '{}']",
+        '{{"api_key": "{}"}}',
+        "Namespace(huggingface_token='{}', x=1)",
+        "password: {}",
+        "X-Api-Key: {}",
+        "clone https://{}@github.com/x.git",
+    ],
+)
+def test_a_value_with_the_name_of_a_secret_is_redacted(text: str) -> None:
+    assert "s3cr3tvalue9xyzAB" not in redact(text.format("s3cr3tvalue9xyzAB"), {})
+
+
+@pytest.mark.parametrize("before", ["", "name_", "a=", "C:\\", "/"])
+@pytest.mark.parametrize("token", [TOKEN, "github_pat_" + "a1B2_" * 9, "sk-proj-" + "a1-B" * 6, "npm_" + "a1B" * 12])
+def test_a_token_is_redacted_after_any_separator(before: str, token: str) -> None:
+    assert redact(f"{before}{token} end", {}) == f"{before}[hidden] end"
+
+
+def test_arguments_that_only_sound_secret_are_not_redacted() -> None:
+    text = "--keep_tokens 1 --max_token_length 150, token lengths: 75, tokenizer: openai/clip, a secret garden"
+    assert redact(text, {}) == text
+
+
 def test_a_multi_line_secret_is_redacted_line_by_line() -> None:
     assert redact("> line-one-x\n> line-two-x", {"MY_KEY": "line-one-x\nline-two-x"}) == "> [MY_KEY]\n> [MY_KEY]"
 

@@ -181,6 +181,7 @@ def test_the_answers_are_sent_before_the_end(world):
         "http://a b/",
         "http://[::1",
         "http://a:b/",
+        "https://me:hunter22@example.org/x",
     ],
 )
 def test_only_web_addresses_are_accepted(world, url):

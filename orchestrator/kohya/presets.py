@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import InputError, Problem
+from orchestrator.files import read_bytes
 from orchestrator.kohya import networks
 from orchestrator.kohya.arguments import check, key_values, values
 from orchestrator.kohya.arguments.schema import ENTRY, Argument, ArgumentSchema, Kind
 from orchestrator.model import Params, Value
 
+_MAX_BYTES = 2**20
 _NETWORKS = {
     "Standard": (networks.LORA, ""), "Kohya LoCon": (networks.LORA, ""),
     "Kohya LoHa": (networks.LOHA, ""), "Kohya LoKr": (networks.LOKR, ""),
@@ -46,14 +48,18 @@ class Preset:
 def read(path: Path, schema: ArgumentSchema) -> Preset:
     """The training that a .json, .toml or a script describes. InputError where it is none of an SDXL LoRA."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = _text(path)
         if path.suffix.lower() == ".json":
             return _converted(_flat(json.loads(text)), schema, path, gui=True)
         if path.suffix.lower() == ".toml":
             return _converted(_flat(tomllib.loads(text)), schema, path, gui=False)
-    except (OSError, ValueError) as error:
+        return _converted(_command_line(text, schema, path), schema, path, gui=False)
+    except (OSError, ValueError, RecursionError) as error:
         raise _refused(path, f"cannot be read: {error}", "name a preset, a config file or a script") from None
-    return _converted(_command_line(text, schema, path), schema, path, gui=False)
+
+
+def _text(path: Path) -> str:
+    return read_bytes(path, max_bytes=_MAX_BYTES).decode("utf-8-sig").replace("\r\n", "\n")
 
 
 def _refused(path: Path, what: str, remedy: str) -> InputError:
@@ -97,7 +103,7 @@ def _command_line(text: str, schema: ArgumentSchema, path: Path) -> dict[str, An
     config = str(found.pop("config_file", ""))
     beside = path.parent / re.split(r"[\\/]", config)[-1]
     if config and beside.is_file():
-        return {**_flat(tomllib.loads(beside.read_text(encoding="utf-8-sig"))), **found}
+        return {**_flat(tomllib.loads(_text(beside))), **found}
     if config and "network_module" not in found:
         what = f"reads its arguments from {config}, which is not in the same folder"
         raise _refused(path, what, "import that file, or copy it into the folder of the script")

@@ -16,7 +16,9 @@ files are recorded beside the output folder; only a state whose files still have
 
 import contextlib
 import json
+import lzma
 import re
+import struct
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -184,7 +186,7 @@ def _is_whole_zip(path: Path) -> bool:
     try:
         with open_regular(path) as file, zipfile.ZipFile(file) as members:
             return members.testzip() is None
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError):
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, NotImplementedError, RuntimeError, EOFError):
         return False
 
 

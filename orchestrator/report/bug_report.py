@@ -35,7 +35,7 @@ _TEXT_KEY = re.compile(r"prompt|caption(?!_extension)|^text$", re.IGNORECASE)
 _TEXT_LINE = re.compile(r"(?i)(prompt|caption)([^\n:=]{0,30}[:=]).*")
 """A log line with a prompt or caption."""
 
-_OTHER_HOME = re.compile(r"(?<![\w.-])/(?:home|Users)/[^/\s\"']+")
+_OTHER_HOME = re.compile(r"(?:(?<![\w.-])(?:/mnt)?(?:/[A-Za-z])?/|\b[A-Za-z]:[\\/]+)(?i:home|Users)[\\/]+[^\\/\s\"']+")
 
 Clean = Callable[[str], str]
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from http.client import HTTPException
 
 from orchestrator.model import Failure, Result
+from orchestrator.redaction import redact
 from orchestrator.report.answers.answer import Answer
 from orchestrator.report.status import SweepStatus
 from orchestrator.run.context import Listener
@@ -59,7 +60,7 @@ def _post(url: str, body: bytes) -> str:
         with urllib.request.build_opener(_NoRedirects).open(request, timeout=TIMEOUT_S):
             return ""
     except (OSError, ValueError, HTTPException) as error:
-        return " ".join(str(error).split()) or type(error).__name__
+        return redact(" ".join(str(error).split())) or type(error).__name__
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):

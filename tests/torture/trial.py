@@ -26,8 +26,11 @@ network_dim = [2]
 cache_latents = true
 resolution = "256,256"
 """
-TIMES = ("train_s", "attempts")
-"""Columns of results.csv that tell of time and of interruptions: left out of the comparison, and only they."""
+TIMES = ("train_s", "attempts", "checkpoint_sha256")
+"""Columns of results.csv that depend on times and interruptions, and are not compared.
+
+A checkpoint's metadata contain its folder and when its training ended; its weights are compared by their scores.
+"""
 
 VICTIMS = ("orchestrator", "shim", "program", "all")
 

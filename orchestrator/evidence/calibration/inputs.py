@@ -1,12 +1,13 @@
 """The images that a calibration compares besides the references: known-good pairs and impostors."""
 
 import csv
+import io
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator import images
+from orchestrator import files, images
 from orchestrator.config import toml_reader
 from orchestrator.config.fields import FilePath, Table
 from orchestrator.errors import InputError, NothingSelected, Problem
@@ -75,8 +76,8 @@ def _toml_pairs(path: Path) -> tuple[list[PicturePair], list[Problem]]:
 
 def _csv_pairs(path: Path) -> tuple[list[PicturePair], list[Problem]]:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = [(line, row) for line, row in enumerate(csv.reader(file), start=1) if any(row)]
+        text = files.read_bytes(path).decode("utf-8-sig")
+        rows = [(line, row) for line, row in enumerate(csv.reader(io.StringIO(text, newline="")), start=1) if any(row)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         return [], [Problem(what=f"cannot be read: {error}", where=str(path), remedy=_FORMAT)]
     if rows and [cell.strip().lower() for cell in rows[0][1]] == ["first", "second"]:

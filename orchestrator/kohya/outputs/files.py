@@ -82,6 +82,6 @@ def _state_step(path: Path, output_name: str) -> int | None:
         return None
     try:
         step = json.loads(read_text(path / "train_state.json"))["current_step"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return step if isinstance(step, int) else None
