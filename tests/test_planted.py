@@ -121,6 +121,7 @@ def _made(point: Point, folder: Path) -> list[Image]:
     plan = generate.plan(images, folder=run, negative="")
     (run / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
     asked = {"ckpt": picture_model.WEIGHTS, "outdir": run, "prompter_module_args": run / "plan.json"}
+    asked |= {"network_weights": run / LORA}
     sizes = {"W": 128, "H": 128, "steps": 10, "batch_size": 8}
     generation.main([text for key, value in {**asked, **sizes}.items() for text in (f"--{key}", str(value))])
     return images

@@ -216,7 +216,7 @@ def test_regularisation_images_need_class_tokens_instead_of_captions(known: dict
     [
         ({"prior_loss_weight": 0.5}, "persona", "prior_loss_weight"),
         ({"prior_loss_weight": 0.5}, "with-class", ""),
-        ({"keep_tokens": 2}, "with-class", ""),  # one subset overrides it, the other uses it
+        ({"keep_tokens": 2, "shuffle_caption": True}, "with-class", ""),  # one subset overrides it, the other uses it
         ({"flip_aug": True}, "preserved", "flip_aug"),
     ],
 )

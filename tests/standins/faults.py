@@ -45,7 +45,7 @@ def go_wrong(faults: set[str]) -> None:
         if name in faults:
             sys.exit(f"\n{words}")
     if "environment" in faults:
-        sys.exit("\n" + "\n".join(f"{name}={value}" for name, value in sorted(os.environ.items(), reverse=True)))
+        sys.exit("\n" + "\n".join(f"{name}={value}" for name, value in sorted(os.environ.items())))
     for name, number in (("segfault", signal.SIGSEGV), ("killed", signal.SIGKILL)):
         if name in faults:
             os.kill(os.getpid(), number)
