@@ -20,6 +20,7 @@ def files(run: Run) -> set[str]:
     return {f"images/{path.name}" for path in run.images.iterdir()}
 
 
+@pytest.mark.nightly
 def test_the_best_checkpoint_is_scored_on_images_that_did_not_select_it(world: World) -> None:
     settle(world, "max_train_epochs = 3\nsave_every_n_epochs = 1")
     (planned, _) = world.session().forecast().runs

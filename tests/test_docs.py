@@ -126,6 +126,7 @@ def save_votes(words: list[str]) -> None:
     Path(words[-1]).write_text(json.dumps(record), encoding="utf-8")
 
 
+@pytest.mark.nightly
 def test_all_commands_succeed(small):
     """Literally, one after the other, as by a reader of all pages."""
     with chdir(small.folder):

@@ -26,6 +26,7 @@ def attempts(sweep: Sweep) -> int:
     return len(list(sweep.path.rglob("attempt.json")))
 
 
+@pytest.mark.nightly
 def test_the_selected_seed_is_confirmed_on_other_prompts_and_exported(world: World) -> None:
     world.settle(length="max_train_epochs = 2\nsave_every_n_epochs = 1")
     text = world.settings.read_text(encoding="utf-8")

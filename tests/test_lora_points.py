@@ -124,6 +124,7 @@ def test_a_changed_file_or_strength_is_another_sweep(files: World) -> None:
         files.context()
 
 
+@pytest.mark.nightly
 def test_a_file_beside_finished_trainings_adds_no_seed(files: World) -> None:
     files.ask("[dims]\nnetwork_dim = [2]\n")
     files.context()

@@ -21,6 +21,7 @@ def workshop(tmp_path_factory):
     return treatments.Workshop(tmp_path_factory.mktemp("treatments"), steps=25)
 
 
+@pytest.mark.nightly
 @pytest.mark.filterwarnings("ignore:.estimate. is deprecated:FutureWarning")
 @pytest.mark.parametrize("name", LEAST)
 def test_a_treatment_teaches_what_it_should(workshop, name):

@@ -54,6 +54,7 @@ def photo(number: int, pose: Pose, *, px: int = 256) -> Image.Image:
     return Image.fromarray(draw.photo([(face, pose)], draw.Backdrop(seed=number), px=px))
 
 
+@pytest.mark.nightly
 def test_every_image_has_a_recommendation(tmp_path: Path) -> None:
     kitchens.scoring(tmp_path)
     folder = tmp_path / "images"
