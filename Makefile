@@ -28,7 +28,7 @@ $(WORLD)/orchestrate.toml: $(VENV)/.ready
 demo: $(VENV)/.ready ## a whole sweep on a miniature of SDXL, on any machine, in under three minutes
 	$(BIN)/orchestrate demo
 
-demo-oom: $(WORLD)/orchestrate.toml ## the same on a card that is too small: down the ladder to AdamW8bit
+demo-oom: $(WORLD)/orchestrate.toml ## the same on a GPU with too little VRAM: OOM fallback down to AdamW8bit
 	$(BIN)/orchestrate run --settings $(WORLD)/tight.toml --grid grids/demo-oom.toml
 
 test: setup ## all tests but the nightly ones and those of the real trainer

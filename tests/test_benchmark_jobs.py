@@ -99,7 +99,7 @@ def test_pictures_of_several_loras_are_measured_and_compared(
     for one in (pictures.REFERENCE, variant):
         figures = pictures.measure(programs, FreeCard(), inputs, one)  # type: ignore[arg-type]
     assert figures["reserved_gib"] == 1.5
-    assert figures["further_lora_s"] <= figures["wall_s"], "both are rounded, and the stand-in is fast"
+    assert 0 < figures["further_lora_s"] < figures["wall_s"]
     likeness = pictures.likeness(programs, variant)
     assert (likeness["compared"], likeness["identical_files"]) == (8, 8)
     assert likeness["between_loras"] > 0

@@ -84,7 +84,7 @@ def test_changed_generation_settings_are_rejected(world: World) -> None:
         world.context()
 
 
-# --- the ladder -------------------------------------------------------------------------------------------------------
+# --- OOM fallback -----------------------------------------------------------------------------------------------------
 
 
 def test_out_of_memory_applies_the_fallback_up_to_a_degraded_run(world: World) -> None:

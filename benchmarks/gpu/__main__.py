@@ -95,7 +95,7 @@ class Bench:
                 self._results.add("generate", variant.key, figures | pictures.likeness(self._programs, variant))
 
     def sweeps(self) -> None:
-        """Through `orchestrate run`, down the ladder."""
+        """Through `orchestrate run`, with all OOM fallback steps."""
         for case in sweeps.CASES:
             self._sweep("sweeps", case)
 

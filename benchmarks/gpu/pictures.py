@@ -51,8 +51,8 @@ def measure(programs: watch.Programs, card: watch.Card, files: cells.Inputs, var
         walls = draw(programs, files, variant, loras)
     reports = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("lora-?.json")]
     return {
-        "wall_s": round(sum(walls), 1),
-        "further_lora_s": round(walls[-1], 1),
+        "wall_s": round(sum(walls), 3),
+        "further_lora_s": round(walls[-1], 3),
         "peak_nvml_gib": peak.gib,
         "reserved_gib": max(report["reserved_gib"] for report in reports),
     }

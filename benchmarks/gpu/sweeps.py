@@ -1,4 +1,4 @@
-"""Whole sweeps through `orchestrate run`, with the shipped arguments and ladder, on a card that is made too small."""
+"""Whole sweeps through `orchestrate run` with the shipped arguments and OOM fallback, on a GPU made too small."""
 
 import contextlib
 import csv
@@ -132,7 +132,7 @@ def furnish(folder: Path, files: cells.Inputs) -> None:
 
 
 def settings(programs: watch.Programs, files: cells.Inputs, vram: str, images: str = SMALL_IMAGES) -> str:
-    """The shipped arguments and ladder over these inputs. vram, images: the lines of [vram], and more of [generate]."""
+    """The shipped arguments and OOM fallback. vram: the lines of [vram]. images: more lines of [generate]."""
     paths = {
         "templates": watch.ROOT / "templates",
         "python": programs.python,
@@ -145,12 +145,12 @@ def settings(programs: watch.Programs, files: cells.Inputs, vram: str, images: s
 
 
 def _shipped() -> str:
-    """The arguments and the ladder of the shipped settings, verbatim."""
+    """The arguments and the OOM fallback of the shipped settings, verbatim."""
     text = SHIPPED.read_text(encoding="utf-8")
-    arguments, generate, ladder = (
+    arguments, generate, fallback = (
         text.index(f"\n{table}") for table in ("[arguments]", "[generate]", "[[oom_fallback]]")
     )
-    return text[arguments:generate] + text[ladder:]
+    return text[arguments:generate] + text[fallback:]
 
 
 @contextlib.contextmanager

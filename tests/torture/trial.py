@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import hashlib
 import json
 import os
 import random
@@ -13,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors.numpy import load_file
 from standins.world import World
 
 from orchestrator.model import Failure, State
@@ -26,11 +28,8 @@ network_dim = [2]
 cache_latents = true
 resolution = "256,256"
 """
-TIMES = ("train_s", "attempts", "checkpoint_sha256")
-"""Columns of results.csv that depend on times and interruptions, and are not compared.
-
-A checkpoint's metadata contain its folder and when its training ended; its weights are compared by their scores.
-"""
+TIMES = ("train_s", "attempts")
+"""Columns of results.csv that tell of time and of interruptions: left out of the comparison, and only they."""
 
 VICTIMS = ("orchestrator", "shim", "program", "all")
 
@@ -191,8 +190,22 @@ def _repeated(ledger: list[str]) -> list[str]:
 
 
 def reports(world: World) -> tuple[str, ...]:
-    """The text of the reports, less times; attempts have the same name in paths."""
+    """The text of the reports, less times; attempts have the same name in paths.
+
+    A checkpoint's metadata contain its folder and when its training ended, so hashes are those of the weights of all
+    checkpoints of a run.
+    """
     with (world.sweep.report / "results.csv").open(encoding="utf-8", newline="") as file:
         rows = [{key: value for key, value in row.items() if key not in TIMES} for row in csv.DictReader(file)]
+    for row in rows:
+        (run,) = (one for one in world.sweep.runs() if one.point.name == row["run"])
+        trained = run.checkpoints() if run.done("train") else ()
+        row["checkpoint_sha256"] = " ".join(_weights(run.path / one.file) for one in trained)
     images = (world.sweep.report / "images.csv").read_text(encoding="utf-8")
     return json.dumps(rows), re.sub(r"train/\d+/", "train/", images)
+
+
+def _weights(checkpoint: Path) -> str:
+    """The SHA-256 of the names and values of a checkpoint's tensors."""
+    tensors = load_file(checkpoint)
+    return hashlib.sha256(b"".join(name.encode() + tensors[name].tobytes() for name in sorted(tensors))).hexdigest()
