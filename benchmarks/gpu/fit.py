@@ -34,7 +34,7 @@ def main(record: str = str(PUBLISHED)) -> None:
     found = fit(Path(record))
     for name, value in found.gib.items():
         print(f"{name:16} {value:7.3f}")
-    for kind, errors in (("fitted", found.fitted), ("held out", found.common_params_out)):
+    for kind, errors in (("fitted", found.fitted), ("held out", found.held_out)):
         worst = max(map(abs, errors.values()), default=0.0)
         print(f"\n{len(errors)} cells {kind}, worst {worst:.2f} GiB")
         for key, error in errors.items():
