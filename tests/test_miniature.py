@@ -3,6 +3,7 @@
 import itertools
 import runpy
 import sys
+import tomllib
 
 import numpy as np
 import pytest
@@ -174,3 +175,8 @@ def test_the_program_says_how_it_is_used(monkeypatch):
 
     with pytest.raises(SystemExit, match=r"usage: python -m orchestrator.miniature FOLDER"):
         runpy.run_module("orchestrator.miniature", run_name="__main__")
+
+
+def test_tables_can_be_appended_to_the_settings(tmp_path):
+    text = world.settings(tmp_path) + '[loras.v2]\npath = "v2.safetensors"\n'
+    assert tomllib.loads(text)["loras"]["v2"] == {"path": "v2.safetensors"}

@@ -65,7 +65,12 @@ def write(folder: Path, runs: Path) -> None:
 
 def settings(runs: Path, *, budget_gib: float | None = None) -> str:
     """The text of the world's orchestrate.toml."""
-    environment = SandboxedEnvironment(undefined=StrictUndefined, autoescape=False, trim_blocks=True)  # TOML, not HTML
+    environment = SandboxedEnvironment(
+        undefined=StrictUndefined,
+        autoescape=False,  # TOML, not HTML
+        trim_blocks=True,
+        keep_trailing_newline=True,  # users append tables
+    )
     environment.filters["toml"] = TomlWriter()
     return environment.from_string((_HERE / "orchestrate.toml.j2").read_text(encoding="utf-8")).render(
         runs=str(runs.absolute()),
