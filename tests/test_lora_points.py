@@ -16,13 +16,18 @@ from test_score_loras import lora
 from orchestrator import cli
 from orchestrator.config import settings
 from orchestrator.errors import Conflict, InputError, NotReady
-from orchestrator.evidence import configurations, summary
-from orchestrator.evidence.lora_files import compare
+from orchestrator.evidence import configurations, lora_files, summary
+from orchestrator.evidence.lora_files import FileComparison, compare
+from orchestrator.evidence.stats.contrast import TestSettings
+from orchestrator.evidence.stats.estimates import Interval
+from orchestrator.evidence.summary import SweepSummary
 from orchestrator.kohya import lora_file
-from orchestrator.model import LORA, State
+from orchestrator.model import LORA, Question, State
 from orchestrator.plan import preflight
 from orchestrator.report import answers, html, model_card, overview
+from orchestrator.report.answers import files as file_answers
 from orchestrator.store.hashes import sha256
+from orchestrator.store.layout import Sweep
 
 QUESTION = '[[question]]\nid = "V"\nask = "Is v3 better?"\ncontrast = { lora = ["v2", "v3"] }\n'
 BOTH = f'[dims]\nnetwork_dim = [2]\nlora = ["v2", "v3"]\n{QUESTION}'
@@ -100,6 +105,41 @@ def test_files_are_generated_scored_ranked_and_compared_beside_trainings(files: 
     assert str(files.folder) not in card
     assert "lora.json" in html.write(read, [answer]).read_text(encoding="utf-8")
     assert overview.best(ranked)
+
+
+@pytest.mark.parametrize(
+    ("interval", "verdict", "sentence"),
+    [
+        (
+            (0.02, 0.06),
+            "yes",
+            "v3 is better than v2: +0.040 similarity (95 % interval +0.020 to +0.060) on 8 prompts and 2 ",
+        ),
+        ((-0.06, -0.02), "no", "v3 is worse than v2: -0.040 similarity"),
+        ((-0.015, 0.015), "no", "No relevant difference between v2 and v3: +0.000 similarity"),
+        ((-0.03, 0.05), "undecided", "Not decided whether v3 is better than v2: +0.010 similarity"),
+        (None, "undecided", "Not decided whether v3 is better than v2: too few common images are scored."),
+    ],
+)
+def test_the_sentence_about_two_files_names_the_verdict(
+    monkeypatch: pytest.MonkeyPatch, interval: tuple[float, float] | None, verdict: str, sentence: str
+) -> None:
+    found = interval and FileComparison(
+        first=0,
+        second=1,
+        difference=sum(interval) / 2,
+        interval=Interval(low=interval[0], high=interval[1]),
+        prompts=8,
+        seeds=2,
+        by_gain=False,
+    )
+    monkeypatch.setattr(lora_files, "compare", lambda *_, **__: [found] if found else [])
+    question = Question(id="V", ask="Is v3 better?", dim=LORA, levels=("v2", "v3"))
+    answer = file_answers.answer(
+        SweepSummary(sweep=Sweep(Path("v")), questions=(question,), runs=()), question, TestSettings()
+    )
+    assert answer.verdict == verdict
+    assert answer.sentence.startswith(sentence)
 
 
 @pytest.mark.nightly

@@ -10,20 +10,21 @@ from orchestrator.store import layout, records
 from orchestrator.text import code_span, escape_markdown, pluralize
 from orchestrator.values import same
 
+_FILES = "This is a comparison of files, not of training settings."
+
 
 def answer(sweep: SweepSummary, question: Question, settings: TestSettings) -> Answer:
     """As the verdicts of other contrasts, with an interval over prompts and image seeds."""
     runs = [one for level in question.levels for one in sweep.runs if _is_file(one, level) and one.choice]
     found = _compare(sweep, question, runs)
     first, second = (escape_markdown(str(level)) for level in question.levels)
-    verdict, reason = _verdict(found, settings.smallest)
-    over = f" on {pluralize(found.prompts, 'prompt')} and {pluralize(found.seeds, 'image seed')}" if found else ""
+    verdict, claim = _verdict(found, settings.smallest)
     return Answer(
         id=question.id,
         ask=question.ask,
         sweep=sweep.sweep.name,
         verdict=verdict.value,
-        sentence=f"{second} against {first}: {reason}{over}. This is a comparison of files, not of training settings.",
+        sentence=f"{claim.format(first=first, second=second)}: {_size(found)}. {_FILES}",
         contrast=f"is {second} better than {first}?",
         difference=found.difference if found else None,
         interval=found.interval if found else None,
@@ -55,16 +56,23 @@ def _compare(sweep: SweepSummary, question: Question, runs: list[RunSummary]) ->
 
 
 def _verdict(found: FileComparison | None, smallest: float) -> tuple[Verdict, str]:
+    """The verdict, and what it says about the files `{first}` and `{second}`."""
+    if found and found.interval and found.interval.low > 0 and found.difference >= smallest:
+        return Verdict.YES, "{second} is better than {first}"
+    if found and found.interval and found.interval.high < 0:
+        return Verdict.NO, "{second} is worse than {first}"
+    if found and found.interval and found.interval.high < smallest:
+        return Verdict.NO, "No relevant difference between {first} and {second}"
+    return Verdict.UNDECIDED, "Not decided whether {second} is better than {first}"
+
+
+def _size(found: FileComparison | None) -> str:
     if found is None or found.interval is None:
-        return Verdict.UNDECIDED, "too few common images are scored"
-    low, high = found.interval.low, found.interval.high
+        return "too few common images are scored"
     measure = "gain" if found.by_gain else "similarity"
-    text = f"{measure} {found.difference:+.3f} (95 % interval {low:+.3f} to {high:+.3f})"
-    if low > 0 and found.difference >= smallest:
-        return Verdict.YES, f"better, {text}"
-    if high < smallest:
-        return Verdict.NO, f"{'worse' if high < 0 else 'no relevant difference'}, {text}"
-    return Verdict.UNDECIDED, text
+    images = f"{pluralize(found.prompts, 'prompt')} and {pluralize(found.seeds, 'image seed')}"
+    bounds = f"{found.interval.low:+.3f} to {found.interval.high:+.3f}"
+    return f"{found.difference:+.3f} {measure} (95 % interval {bounds}) on {images}"
 
 
 def _origin(one: RunSummary) -> str:
