@@ -186,12 +186,22 @@ def test_the_tables_name_real_arguments() -> None:
         ("networks.loha", "exclude_patterns=attn", "takes regular expressions", "exclude_patterns=["),
         ("networks.loha", "network_reg_dims=attn=0.5", "takes regular expressions", "network_reg_dims=.*attn1.*=4"),
         ("lycoris.kohya", "algo=boft", "algo must be lora or", "algo=lora"),
-        ("lycoris.kohya", "decompose_both=False", "decompose_both must be True", "remove it"),
+        ("lycoris.kohya", "preset=Full", "preset must be full or", 'write "preset=full"'),
+        ("lycoris.kohya", "dora_wd=0", "dora_wd must be True or False", 'write "dora_wd=False"'),
+        ("lycoris.kohya", "train_norm=True", "train_norm must be False", "remove it"),
+        ("lycoris.kohya", "use_cp=True", "use_cp must be False", 'write "use_tucker=True"'),
     ],
 )
 def test_network_args_are_those_of_the_module(module: str, argument: str, what: str, remedy: str) -> None:
     (found,) = problems(network_module=module, network_args=(argument,))
     assert (what in found.what, remedy in found.remedy) == (True, True), found
+
+
+# As kohya_ss writes a LoCon, with a key twice and keys of LoKr.
+GUI_LOCON = tuple(
+    "preset=full conv_dim=0 conv_alpha=1 use_tucker=False rank_dropout=0 bypass_mode=False dora_wd=False module_dropout=0"
+    " use_tucker=False use_scalar=False rank_dropout_scale=False algo=locon train_norm=False use_cp=False".split()
+)
 
 
 @pytest.mark.parametrize(
@@ -201,6 +211,8 @@ def test_network_args_are_those_of_the_module(module: str, argument: str, what: 
         ("networks.lokr", ("factor=-1", "network_reg_lrs=.*attn1.*=1e-4,.*ff.*=2e-4", "network_reg_dims=.*ff.*=4")),
         ("networks.oft", ("enable_all_linear=True",)),
         ("lycoris.kohya", ("algo=LoKr", "factor=8", "dora_wd=True", "preset=attn-mlp")),
+        ("networks.lora", ("conv_dim=0", "conv_alpha=1")),
+        ("lycoris.kohya", GUI_LOCON),
     ],
 )
 def test_network_args_of_each_module_are_accepted(module: str, arguments: Value) -> None:
@@ -246,7 +258,7 @@ def test_the_default_of_every_argument_is_in_its_range() -> None:
         ("huber_c", 0.0, "above 0", "in this range"),
         ("text_encoder_lr", (-1e-5,), "0 or more", "in this range"),
         ("network_args", ("rank_dropout=1",), "below 1", "or remove it"),
-        ("network_args", ("conv_dim=0",), "1 or more", "or remove it"),
+        ("network_args", ("conv_dim=-1",), "0 or more", "or remove it"),
         ("network_args", ("loraplus_lr_ratio=0",), "above 0", "or remove it"),
         ("network_args", ("mid_lr_weight=0",), "takes 3 numbers for SDXL, not 1", 'write "mid_lr_weight=0,0,0"'),
         ("network_args", ("mid_lr_weight=cosine",), "mid_lr_weight takes 3 numbers", "mid_lr_weight=1,1,1"),
@@ -352,7 +364,7 @@ MISTAKEN: list[tuple[str, Value]] = [
     *(("network_args", (text,)) for text in (
         "mid_lr_weight=0", "mid_lr_weight=cosine", "down_lr_weight=0.5", "up_lr_weight=1,1", "block_dims=8",
         "block_dims=" + ",".join(["8.5"] * 23), "block_alphas=1,1", "conv_dim = 8", "conv_dim=8,",
-        "conv_dim=8 conv_alpha=1", "rank_dropout=1", "conv_dim=0",
+        "conv_dim=8 conv_alpha=1", "rank_dropout=1", "conv_dim=-1",
     )),
     *(("optimizer_args", (text,)) for text in (
         "weight_decay=0.01,", "betas=0.9,0.99 d_coef=2", "betas=0.9,0.99,d_coef=2", "--weight_decay=0.1", "d_coef=TRUE",

@@ -82,12 +82,13 @@ def test_network_args_without_effect_are_reported(args: Value, change: Params, w
     "args",
     [
         ("conv_dim=4", "conv_alpha=1"),
+        ("conv_dim=0",),
         ("block_dims=" + ",".join(["4"] * 23), "block_alphas=" + ",".join(["1"] * 23)),
         ("loraplus_lr_ratio=4", "mid_lr_weight=1,0,1", "block_lr_zero_threshold=0.1"),
     ],
 )
 def test_network_args_that_work_are_accepted(args: Value) -> None:
-    assert reported(network_args=args) == []
+    assert reported(network_args=args) == reported(Severity.WARNING, network_args=args) == []
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -196,13 +197,29 @@ DORA: Params = {"network_module": "lycoris.kohya", "network_args": ("algo=lora",
         ({**OFT, "network_dim": 48}, "network_dim", "48 does not divide 640"),
         ({**OFT, "network_dim": 128, "network_args": ("enable_conv=True",)}, "network_dim", "does not divide 320"),
         ({**DORA, "network_args": ("algo=lora", "factor=4")}, "network_args", "algo=lora ignores factor"),
+        ({**DORA, "network_args": ("algo=lora", "full_matrix=True")}, "network_args", "algo=lora ignores full_matrix"),
+        ({**DORA, "network_args": ("algo=loha", "loraplus_lr_ratio=4")}, "network_args", "loha ignores loraplus_lr"),
+        ({**DORA, "network_args": ("algo=loha", "dropout=0.1")}, "network_args", "has no dropout of neurons"),
+        ({**DORA, "network_args": ("algo=lokr",), "network_dropout": 0.1}, "network_dropout", "no dropout of neurons"),
     ],
 )
 def test_what_another_network_ignores_or_fails_at_is_reported(change: Params, key: str, what: str) -> None:
     one(reported(**change), key, what)
 
 
-@pytest.mark.parametrize("change", [LOKR, OFT, DORA, {**LOKR, "text_encoder_lr": (1e-5, 0.0)}])
+def test_lycoris_takes_any_text_of_decompose_both_for_true() -> None:
+    lokr: Params = {"network_module": "lycoris.kohya", "network_args": ("algo=lokr", "decompose_both=False")}
+    one(reported(Severity.WARNING, **lokr), "network_args", "for True", "remove decompose_both")
+    assert reported(Severity.WARNING, **lokr, network_dim=64, network_alpha=64) == []  # too large to be split
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        LOKR, OFT, DORA, {**LOKR, "text_encoder_lr": (1e-5, 0.0)},
+        {**DORA, "network_args": ("algo=locon", "conv_dim=8", "factor=-1", "decompose_both=False")},
+    ],
+)  # fmt: skip
 def test_sound_settings_of_another_network_are_accepted(change: Params) -> None:
     assert reported(**change) == reported(Severity.WARNING, **change) == []
 

@@ -80,17 +80,27 @@ def trained_numbers(params: Params) -> int:
 def _layers(params: Params, arguments: Mapping[str, str], rank: int) -> Iterator[tuple[Layer, int]]:
     """The layers that are trained, and the rank of each."""
     module = module_of(params)
-    written = arguments.get("conv_dim", "")
+    written, preset = arguments.get("conv_dim", ""), arguments.get("preset", "full")
     kernel_rank = int(written) if written.isdecimal() else rank if module == LYCORIS else 0
+    blocks, attention_only = "conv_dim" in arguments, preset == "attn-only"
     if module == OFT:
-        kernel_rank = rank if "enable_conv" in arguments else 0
-    unet = [*(_ATTENTION if module == OFT and "enable_all_linear" not in arguments else _TRANSFORMER)]
-    if kernel_rank and arguments.get("preset", "full") == "full":
-        unet += _CONVOLUTIONS
+        kernel_rank = rank
+        blocks, attention_only = "enable_conv" in arguments, "enable_all_linear" not in arguments
+    elif module == LYCORIS:
+        kernel_rank = 0 if preset == "full-lin" else kernel_rank
+        blocks = preset in ("full", "full-lin", "unet-only", "unet-convblock-only")
+    unet = [*(_ATTENTION if attention_only else _TRANSFORMER)] if preset != "unet-convblock-only" else []
+    unet += [layer for layer in _CONVOLUTIONS if blocks and (kernel_rank or layer[2] == 1)]
     if not params.get("network_train_text_encoder_only"):
         yield from ((layer, kernel_rank if layer[2] > 1 else rank) for layer in unet)
-    if module != OFT and not params.get("network_train_unet_only"):
-        yield from ((layer, rank) for layer in _TEXT_ENCODERS)
+    if module != OFT and not params.get("network_train_unet_only") and not preset.startswith("unet-"):
+        yield from ((layer, rank) for layer in _TEXT_ENCODERS if layer[0] == layer[1] or preset != "attn-only")
+
+
+def decomposes_both(params: Params) -> bool:
+    """Whether LyCORIS' `decompose_both` changes a network of this rank: the smaller matrices are often small enough."""
+    plain = tuple(str(item) for item in params["network_args"] if not str(item).startswith("decompose_both"))
+    return trained_numbers(params) != trained_numbers({**params, "network_args": plain})
 
 
 def _lora(shape: tuple[int, int, int], rank: int, arguments: Mapping[str, str]) -> int:

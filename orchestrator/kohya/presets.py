@@ -196,8 +196,8 @@ def _with_network(found: Mapping[str, Any], preset: Preset) -> dict[str, Any]:
     given["use_tucker"] = found.get("use_tucker") or found.get("use_cp")
     used = {
         name: given[name]
-        for name in key_values.NETWORK_ARGS[module]
-        if given.get(name) not in (None, "", 0, "0") and not (name in key_values.OF_LOKR and "LoKr" not in kind)
+        for name, (accepted, _) in key_values.NETWORK_ARGS[module].items()
+        if accepted != "false" and given.get(name) not in (None, "", 0, "0") and not (name in key_values.OF_LOKR and "LoKr" not in kind)
     }
     if used.get("factor") == -1:
         del used["factor"]

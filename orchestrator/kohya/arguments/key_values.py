@@ -42,8 +42,8 @@ _LYCORIS_ARGS: Mapping[str, tuple[str, int]] = {
     "algo": ("algo", 1),
     "preset": ("preset", 1),
     "factor": ("int", 1),
-    **dict.fromkeys(("full_matrix", "unbalanced_factorization"), ("bool", 1)),
-    "decompose_both": ("true", 1),
+    **dict.fromkeys(("full_matrix", "unbalanced_factorization", "decompose_both"), ("bool", 1)),
+    **dict.fromkeys(("use_scalar", "train_norm", "rank_dropout_scale", "use_cp"), ("false", 1)),
 }
 NETWORK_ARGS: Mapping[str, Mapping[str, tuple[str, int]]] = {
     "networks.lora": LORA_ARGS,
@@ -54,19 +54,28 @@ NETWORK_ARGS: Mapping[str, Mapping[str, tuple[str, int]]] = {
 }
 """What each module reads from `network_args` for SDXL: type and number of values; it ignores other keys.
 
-`bool` is True or False; `true` must be True, because the module takes any text for True. Sources: sd-scripts v0.11.1
-(`create_network` in networks/), lycoris-lora 4.1.3 (kohya.py) without what belongs to other algorithms.
+`bool` is True or False; `true` must be True, because the module takes any text for True; `false` must be False, as
+kohya_ss writes it, because checkpoints with it cannot be verified. Sources: sd-scripts v0.11.1 (`create_network` in
+networks/), lycoris-lora 4.1.3 (kohya.py) without what belongs to other algorithms.
 """
 
 OF_LOKR = ("factor", "decompose_both", "full_matrix", "unbalanced_factorization")
 """What LyCORIS reads for `algo=lokr` alone."""
 
+PRESETS = (
+    "full", "full-lin", "attn-mlp", "attn-only", "unet-only", "unet-transformer-only", "unet-convblock-only",
+)  # fmt: skip
+"""The parts of the model that LyCORIS trains, by its names, which it reads in exactly this case."""
+
 _CHOICES = {
     "bool": ("True", "False"),
     "true": ("True",),
+    "false": ("False",),
     "algo": ("lora", "locon", "loha", "lokr"),
-    "preset": ("full", "full-lin", "attn-mlp", "attn-only", "unet-only", "unet-transformer-only"),
+    "preset": PRESETS,
 }
+_REMEDIES = {"true": "remove it: any text counts as True", "false": "remove it", "use_cp": 'write "use_tucker=True"'}
+_NO = ("0", "no", "off", "none", "n", "f")
 
 
 def pairs(params: Params, name: str) -> dict[str, str]:
@@ -99,17 +108,17 @@ def issues(name: str, items: Sequence[str], module: str = "") -> Iterator[tuple[
 
     module: the value of network_module; without it, the arguments of all modules are accepted.
     """
-    seen: set[str] = set()
+    seen: dict[str, str] = {}
     for item in items:
         key, _, text = item.partition("=")
         written = _rewritten(item, python=name != "network_args")
         if written != [item]:
             yield f"{name} has a malformed item {toml_repr(item)}", _remedy(written)
-        elif key in seen:
+        elif seen.get(key, text) != text:
             yield f"{name} sets {key} twice", "remove one of the two"
-        elif name == "network_args":
+        elif name == "network_args" and key not in seen:
             yield from _network_arg_issues(key, text, module)
-        seen.add(key)
+        seen[key] = text
 
 
 def _remedy(written: list[str]) -> str:
@@ -152,9 +161,11 @@ def _network_arg_issues(key: str, text: str, module: str) -> Iterator[tuple[str,
     if count == 9 and "," not in text:
         yield from _curve_issues(key, text)
     elif kind in _CHOICES:
-        if text.casefold() not in map(str.casefold, _CHOICES[kind]):
-            what = f'"{key}={text}": {key} must be {" or ".join(_CHOICES[kind])}'
-            yield what, "remove it: any text counts as True" if kind == "true" else f'write "{key}={_CHOICES[kind][0]}"'
+        choices, folded = _CHOICES[kind], text.casefold()
+        if text not in choices and (kind == "preset" or folded not in map(str.casefold, choices)):
+            meant = choices[-1] if kind == "bool" and folded in _NO else folded if folded in choices else choices[0]
+            what = f'"{key}={text}": {key} must be {" or ".join(choices)}'
+            yield what, _REMEDIES.get(key) or _REMEDIES.get(kind) or f'write "{key}={meant}"'
     elif kind == "patterns" or key in _BY_PATTERN:
         yield from _pattern_issues(key, text)
     else:

@@ -1,7 +1,7 @@
 """Lint rules for the network: network_args that have no effect, and files of weights that do not fit."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from orchestrator.errors import Problem, error, warning
@@ -55,8 +55,9 @@ def _ignored_arguments(params: Params) -> Iterator[Problem]:
         if name in given and not by_default and not any(other in given for other in accepted):
             what = f"{networks.module_of(params)} ignores {name} without {' or '.join(needed or ('block weights',))}"
             yield error("network_args", what, f"remove {name}")
-    if "conv_dim" in given and "conv_alpha" not in given:
-        what = f"no conv_alpha: networks.lora uses 1, which scales the convolutions by 1/{given['conv_dim']}"
+    module = networks.module_of(params)
+    if given.get("conv_dim", "0") != "0" and "conv_alpha" not in given and module != networks.LYCORIS:
+        what = f"no conv_alpha: {module} uses 1, which scales the convolutions by 1/{given['conv_dim']}"
         yield warning("network_args", what, 'add "conv_alpha=..." with half of conv_dim')
     unet_only, text_only = params.get("network_train_unet_only"), params.get("network_train_text_encoder_only")
     if unet_only and "loraplus_text_encoder_lr_ratio" in given:
@@ -81,15 +82,35 @@ def _of_module(params: Params) -> Iterator[Problem]:
         for key in ("network_dropout", "scale_weight_norms"):
             if params.get(key):
                 yield error(key, f"{module} ignores {key}", f"remove {key}")
-    if module in (networks.LOHA, networks.LOKR) and "conv_dim" not in given:
-        for name in given.keys() & {"use_tucker"}:
-            yield error("network_args", f"{module} ignores {name} without conv_dim", f"remove {name}")
-    if module == networks.LYCORIS and networks.algorithm(params) != "lokr":
-        for name in [name for name in given if name in key_values.OF_LOKR]:
-            what = f"algo={given.get('algo', 'lora')} ignores {name}, which belongs to lokr"
-            yield error("network_args", what, f"remove {name}")
+    if module in (networks.LOHA, networks.LOKR) and given.get("conv_dim", "0") == "0":
+        if given.get("use_tucker", "").lower() == "true":
+            yield error("network_args", f"{module} ignores use_tucker without conv_dim", "remove use_tucker")
+    if module == networks.LYCORIS:
+        yield from _lycoris(params, given)
     if module == networks.OFT:
         yield from _oft(params)
+
+
+_DEFAULTS = ("false", "-1")
+"""Values of arguments of LoKr that change nothing; kohya_ss writes them for every algorithm."""
+
+
+def _lycoris(params: Params, given: Mapping[str, str]) -> Iterator[Problem]:
+    algorithm = networks.algorithm(params)
+    changed = {name for name in key_values.OF_LOKR if given.get(name, "-1").lower() not in _DEFAULTS}
+    if algorithm != "lokr":
+        for name in [name for name in given if name in changed]:
+            what = f"algo={given.get('algo', 'lora')} ignores {name}, which belongs to lokr"
+            yield error("network_args", what, f"remove {name}")
+    elif "decompose_both" in given.keys() - changed and networks.decomposes_both(params):
+        what = f"LyCORIS takes decompose_both={given['decompose_both']} for True, like any text"
+        yield warning("network_args", what, "remove decompose_both")
+    if algorithm != "lora":
+        if params.get("network_dropout") or given.get("dropout", "0") != "0":
+            key = "network_dropout" if params.get("network_dropout") else "network_args"
+            yield error(key, f"algo={algorithm} has no dropout of neurons", "remove it, or use rank_dropout")
+        if plus := [name for name in given if name.startswith("loraplus_")]:
+            yield error("network_args", f"algo={algorithm} ignores {plus[0]}", f"remove {plus[0]}")
 
 
 def _oft(params: Params) -> Iterator[Problem]:
