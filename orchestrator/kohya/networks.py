@@ -99,7 +99,8 @@ def _layers(params: Params, arguments: Mapping[str, str], rank: int) -> Iterator
 
 def decomposes_both(params: Params) -> bool:
     """Whether LyCORIS' `decompose_both` changes a network of this rank: the smaller matrices are often small enough."""
-    plain = tuple(str(item) for item in params["network_args"] if not str(item).startswith("decompose_both"))
+    kept = key_values.pairs(params, "network_args").items()
+    plain = tuple(f"{name}={text}" for name, text in kept if name != "decompose_both")
     return trained_numbers(params) != trained_numbers({**params, "network_args": plain})
 
 

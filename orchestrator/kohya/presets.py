@@ -197,7 +197,9 @@ def _with_network(found: Mapping[str, Any], preset: Preset) -> dict[str, Any]:
     used = {
         name: given[name]
         for name, (accepted, _) in key_values.NETWORK_ARGS[module].items()
-        if accepted != "false" and given.get(name) not in (None, "", 0, "0") and not (name in key_values.OF_LOKR and "LoKr" not in kind)
+        if accepted != "false"
+        and given.get(name) not in (None, "", 0, "0")
+        and not (name in key_values.OF_LOKR and "LoKr" not in kind)
     }
     if used.get("factor") == -1:
         del used["factor"]
