@@ -38,8 +38,8 @@ def programs(tmp_path: Path) -> watch.Programs:
 @pytest.mark.parametrize("job", [*against.ALONE, *against.COLOCATED, *against.CARDS], ids=lambda job: job.name)
 def test_each_job_trains_loras_with_two_checkpoints(programs: watch.Programs, job: against.Job) -> None:
     inputs = cells.Inputs(folder=programs.work)
-    points = opened(programs.work, sweeps.settings(programs, inputs, job.vram), job.grid)
-    assert [point.params["seed"] for point in points] == list(range(1, job.loras + 1))
+    points = opened(programs.work, sweeps.settings(programs, inputs, job.vram(0)), job.grid)
+    assert [point.params["min_snr_gamma"] for point in points] == list(range(1, job.loras + 1))
     length = TrainingLength(steps=job.epochs * sweeps.PICTURES, epochs=job.epochs, steps_per_epoch=sweeps.PICTURES)
     assert {len(files.expected("x", point.params, length)) for point in points} == {2}
 

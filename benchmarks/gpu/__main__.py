@@ -9,6 +9,7 @@ as it is measured, to OUT/gpu.json and OUT/gpu.md; cells that are there already 
 
 import argparse
 import json
+import os
 import subprocess
 import time
 from collections.abc import Sequence
@@ -26,7 +27,8 @@ CHECK_STEPS = 8
 def main() -> None:
     """Run the parts that were asked for."""
     options = _options()
-    programs = watch.Programs(python=options.python, sd_scripts=options.sd_scripts, work=options.work)
+    programs = watch.Programs(python=options.python, sd_scripts=options.sd_scripts, work=options.work, card=options.card)
+    os.environ["CUDA_VISIBLE_DEVICES"] = watch.Card(options.card).uuid()  # for all children
     deadline = time.monotonic() + 60 * options.minutes
     bench = Bench(programs, record.Record(options.out), deadline, options.cell or ["*"])
     bench.prepare()
@@ -38,6 +40,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--python", type=_absolute, default=_absolute("vendor/.venv/bin/python"), help="the trainer's")
     parser.add_argument("--sd-scripts", type=_absolute, default=_absolute("vendor/sd-scripts"))
+    parser.add_argument("--card", type=int, default=0, help="number of the GPU; a second GPU takes the next number")
     parser.add_argument("--work", type=_absolute, default=_absolute("runs/.bench-gpu"), help="inputs, logs, pictures")
     parser.add_argument("--out", type=_absolute, default=_absolute("runs/bench-gpu"), help="gpu.json and gpu.md")
     parser.add_argument("--part", action="append", choices=PARTS, help="may be given several times; default: all")
@@ -60,7 +63,7 @@ class Bench:
         self._results = results
         self._deadline = deadline
         self._wanted = wanted
-        self._card = watch.Card()
+        self._card = watch.Card(programs.card)
         self._inputs = cells.Inputs(folder=programs.work / "inputs")
 
     def prepare(self) -> None:
@@ -122,7 +125,7 @@ class Bench:
 
     def cards(self) -> None:
         """The same job on one GPU and on two."""
-        for job in against.CARDS[: self._card.count()]:
+        for job in against.CARDS[: self._card.count() - self._programs.card]:
             self._job("cards", job)
 
     def _job(self, part: str, job: against.Job) -> None:

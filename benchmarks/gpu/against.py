@@ -26,29 +26,29 @@ optimizer_type = "{optimizer}"
 
 [dims]
 network_dim = [32]
-seed = {seeds}
+min_snr_gamma = {levels}
 """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """LoRAs with two checkpoints each; an epoch has `sweeps.PICTURES` steps. cards: as `vram.card` of the settings."""
+    """LoRAs of one shape with two checkpoints each; an epoch has `sweeps.PICTURES` steps. cards: the number of GPUs."""
 
     name: str
     epochs: int
     optimizer: str = cells.PRODIGY
     loras: int = 3
-    cards: str = "0"
+    cards: int = 1
     colocate: bool = False
 
     @property
     def grid(self) -> str:
-        every, seeds = -(-self.epochs // 2), list(range(1, self.loras + 1))
-        return GRID.format(epochs=self.epochs, every=every, optimizer=self.optimizer, seeds=seeds)
+        every, levels = -(-self.epochs // 2), list(range(1, self.loras + 1))
+        return GRID.format(epochs=self.epochs, every=every, optimizer=self.optimizer, levels=levels)
 
-    @property
-    def vram(self) -> str:
-        return f'card = "{self.cards}"\ncolocate = {str(self.colocate).lower()}\n'
+    def vram(self, first_card: int) -> str:
+        cards = ",".join(str(first_card + number) for number in range(self.cards))
+        return f'card = "{cards}"\ncolocate = {str(self.colocate).lower()}\n'
 
 
 ALONE = (Job(name="steps-12", epochs=2), Job(name="steps-102", epochs=17, optimizer=cells.ADAMW))
@@ -57,7 +57,7 @@ ALONE = (Job(name="steps-12", epochs=2), Job(name="steps-102", epochs=17, optimi
 COLOCATED = tuple(replace(job, name=f"{job.name}-colocated", colocate=True) for job in ALONE)
 """As many at once as fit: the VRAM that they need is known from `orchestrate probe`."""
 
-CARDS = (Job(name="six-1-gpu", epochs=2, loras=6), Job(name="six-2-gpus", epochs=2, loras=6, cards="0,1"))
+CARDS = (Job(name="six-1-gpu", epochs=2, loras=6), Job(name="six-2-gpus", epochs=2, loras=6, cards=2))
 
 
 def run(programs: watch.Programs, files: cells.Inputs, job: Job) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def loops(programs: watch.Programs, files: cells.Inputs, jobs: Sequence[Job]) ->
         sweep = Sweep(settings_file.load(settings).runs / job.name)
         runs = [one for one in sweep.runs() if not one.point.is_baseline] if sweep.exists() else []
         if runs and all(one.done("score") for one in runs):
-            yield from ((f"{jobs[0].name}: the loop: seed {one.point.params['seed']}", job, one) for one in runs)
+            yield from ((f"{jobs[0].name}: the loop: {one.point.params['min_snr_gamma']}", job, one) for one in runs)
             return
 
 
@@ -120,7 +120,7 @@ def _files(programs: watch.Programs, files: cells.Inputs, job: Job) -> tuple[Pat
     folder = programs.work / "against"
     sweeps.furnish(folder, files)
     settings, grid = folder / f"{job.name}.settings.toml", folder / f"{job.name}.toml"
-    text = sweeps.settings(programs, files, job.vram)
+    text = sweeps.settings(programs, files, job.vram(programs.card))
     settings.write_text(text.replace("[generate]\n", '[generate]\ncheckpoints = "all"\n'), encoding="utf-8")
     grid.write_text(job.grid, encoding="utf-8")
     return settings, grid

@@ -20,11 +20,14 @@ _BAR = re.compile(r"steps:[^\r\n]*?\| (\d+)/\d+ \[[\d:]+<[\d:?]+,\s*([\d.]+)(s/i
 
 
 class Card:
-    """The first card, as the driver sees it."""
+    """A GPU, by its number in the driver's list."""
 
-    def __init__(self) -> None:
+    def __init__(self, number: int) -> None:
         pynvml.nvmlInit()
-        self._handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+        self._handle = pynvml.nvmlDeviceGetHandleByIndex(number)
+
+    def uuid(self) -> str:
+        return str(pynvml.nvmlDeviceGetUUID(self._handle))
 
     def used(self) -> int:
         """Bytes in use on the whole card."""
@@ -72,11 +75,12 @@ class Peak(contextlib.AbstractContextManager["Peak"]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Programs:
-    """The trainer's interpreter and sources, and where a child may write."""
+    """The trainer's interpreter and sources, where a child may write, and the number of the measured GPU."""
 
     python: Path
     sd_scripts: Path
     work: Path
+    card: int = 0
 
 
 def module(programs: Programs, name: str, *arguments: object) -> list[str]:
