@@ -27,7 +27,9 @@ CHECK_STEPS = 8
 def main() -> None:
     """Run the parts that were asked for."""
     options = _options()
-    programs = watch.Programs(python=options.python, sd_scripts=options.sd_scripts, work=options.work, card=options.card)
+    programs = watch.Programs(
+        python=options.python, sd_scripts=options.sd_scripts, work=options.work, card=options.card
+    )
     os.environ["CUDA_VISIBLE_DEVICES"] = watch.Card(options.card).uuid()  # for all children
     deadline = time.monotonic() + 60 * options.minutes
     bench = Bench(programs, record.Record(options.out), deadline, options.cell or ["*"])

@@ -98,7 +98,9 @@ def measure(
     folder = programs.work / "sweeps"
     furnish(folder, files)
     budget = f"budget_gib = {case.budget_gib}\n" if case.budget_gib else ""
-    text = settings(programs, files, f'card = "{programs.card}"\n{budget}', images="" if case.limit_gib else SMALL_IMAGES)
+    text = settings(
+        programs, files, f'card = "{programs.card}"\n{budget}', images="" if case.limit_gib else SMALL_IMAGES
+    )
     (folder / f"{case.name}.toml").write_text(text, encoding="utf-8")
     (folder / f"{case.name}.grid.toml").write_text(GRID.format(dim=case.dim), encoding="utf-8")
     began = time.monotonic()
