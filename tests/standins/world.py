@@ -273,11 +273,19 @@ class World:
         where = ["--settings", str(self.settings), "--grid", str(self.grid)]
         return [sys.executable, "-c", "from orchestrator.cli import main; main()", "run", *where, *more]
 
-    def call(self, *more: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    def call(
+        self, *more: str, env: Mapping[str, str] | None = None, timeout_s: float = 120
+    ) -> subprocess.CompletedProcess[str]:
         """Run `orchestrate run` until it exits."""
         environ = {**os.environ, **(env or {})}
         return subprocess.run(
-            self.command(*more), env=environ, cwd=self.folder, capture_output=True, text=True, check=False, timeout=120
+            self.command(*more),
+            env=environ,
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=timeout_s,
         )
 
     def living(self) -> list[int]:

@@ -1,13 +1,20 @@
-"""`python -m torture [--writes N] [--random N] [--seed S] [--jobs J]`: a kill at each write, and random ones."""
+"""`python -m torture [--writes N] [--random N] [--seed S] [--shard I/N] [--jobs J] [--work FOLDER]`.
+
+Kills a sweep at each write, and at random moments. Shards may run at the same time: shard I of N runs every N-th trial.
+The last line is a JSON object with the counts. Exit code 1 after a loss; its folder is kept.
+"""
 
 import argparse
+import json
 import random
 import shutil
 import sys
 import tempfile
 import time
+import traceback
+import zlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,85 +32,105 @@ class Torture:
 
     folder: Path
     wanted: Reference
+    trials: Counter[str] = field(default_factory=Counter)
     kills: Counter[str] = field(default_factory=Counter)
+    missed: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
 
-    def at(self, event: Event, how: str) -> None:
-        """One place of the matrix."""
+    def at_write(self, event: Event, how: str) -> None:
+        """Kill one process at one write. It is missed if this sweep, for its timing, never came to this write."""
         name = f"{how} {event.what}, number {event.number} of {event.who}"
-        world = trial.build(self._fresh(), self.folder / "shared")
+        world = trial.build(self._new(), self.folder / "shared")
         if trial.kill_at(world, event, how):
             self.kills[event.who.partition(" ")[0]] += 1
         else:
-            self.lost.append(f"{name}: it was never killed")
-        self._judge(world, name)
+            self.missed.append(name)
+        self._judge(world, name, "at a write")
 
-    def random(self, seed: int) -> None:
-        """One random trial; in every second one the trainer is a launcher's child."""
-        world = trial.build(self._fresh(), self.folder / "shared", faults="launcher" if seed % 2 else "")
+    def at_random(self, seed: int) -> None:
+        """One to three kills; in every second trial the trainer is a launcher's child."""
+        world = trial.build(self._new(), self.folder / "shared", faults="launcher" if seed % 2 else "")
         killed = trial.kill_at_random(world, random.Random(seed), self.wanted.seconds)
         self.kills.update(f"{one.partition(' ')[0]} at random" for one in killed)
-        self._judge(world, f"seed {seed}, {', '.join(killed) or 'no process to kill'}")
+        self._judge(world, f"seed {seed}, {', '.join(killed) or 'no process to kill'}", "at random")
 
-    def _judge(self, world: trial.World, name: str) -> None:
+    def _judge(self, world: trial.World, name: str, kind: str) -> None:
         losses = trial.losses(world, self.wanted)
+        self.trials[kind] += 1
         print(f"{'LOST' if losses else 'ok'}\t{name}", flush=True)
         if losses:
             self.lost.append(f"{name}: {'; '.join(losses)} (kept in {world.folder})")
         else:
-            shutil.rmtree(world.folder)
+            shutil.rmtree(world.folder.parent)
 
-    def _fresh(self) -> Path:
+    def _new(self) -> Path:
         return Path(tempfile.mkdtemp(prefix="trial-", dir=self.folder)) / "world"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--writes", type=int, help="of the kills at writes, so many chosen at random; all by default")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--writes", type=int, help="so many kills at writes, chosen at random; all by default")
     parser.add_argument("--random", type=int, default=300, help="random trials, each of one to three kills")
     parser.add_argument("--seed", type=int, default=1, help="of the first random trial")
-    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--shard", default="0/1", metavar="I/N", help="I from 0 to N-1")
+    parser.add_argument("--jobs", type=int, default=2, help="trials at the same time")
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()), help="the folder of all trials")
     options = parser.parse_args()
     began = time.monotonic()
-    folder = Path(tempfile.mkdtemp(prefix="torture-"))
+    options.work.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="torture-", dir=options.work.resolve()))
     build_shared(folder / "shared")
     wanted = trial.reference(trial.build(folder / "reference", folder / "shared"))
     torture = Torture(folder=folder, wanted=wanted)
-    _carry_out(_trials(torture, options), options.jobs)
-    _tell(torture, time.monotonic() - began)
+    _carry_out(list(_trials(torture, options)), options.jobs, torture)
+    _report(torture, time.monotonic() - began)
     if not torture.lost:
         shutil.rmtree(folder)
     return 1 if torture.lost else 0
 
 
-def _trials(torture: Torture, options: argparse.Namespace) -> list[Callable[[], None]]:
-    """In mixed order: a run that is cut short has seen some of everything."""
-    mixed = random.Random(options.seed)
-    writes = [partial(torture.at, event, how) for event in torture.wanted.events for how in event.how]
-    mixed.shuffle(writes)
-    by_chance = [partial(torture.random, options.seed + number) for number in range(options.random)]
-    trials: list[Callable[[], None]] = [*writes[: options.writes], *by_chance]
-    mixed.shuffle(trials)
-    return trials
+def _trials(torture: Torture, options: argparse.Namespace) -> Iterator[Callable[[], None]]:
+    """In mixed order: a run that is cut short has tried some of everything.
+
+    A write belongs to a shard by its name, because two references may differ in their writes.
+    """
+    shard, shards = map(int, options.shard.split("/"))
+    writes = {
+        f"{how} {event}": partial(torture.at_write, event, how) for event in torture.wanted.events for how in event.how
+    }
+    names = sorted(writes, key=lambda name: zlib.crc32(f"{options.seed} {name}".encode()))[: options.writes]
+    trials = [writes[name] for name in names if zlib.crc32(name.encode()) % shards == shard]
+    trials += [partial(torture.at_random, options.seed + number) for number in range(shard, options.random, shards)]
+    random.Random(options.seed).shuffle(trials)
+    yield from trials
 
 
-def _carry_out(trials: list[Callable[[], None]], jobs: int) -> None:
+def _carry_out(trials: list[Callable[[], None]], jobs: int, torture: Torture) -> None:
     pool = ThreadPoolExecutor(jobs)
     try:
         for future in [pool.submit(trial) for trial in trials]:
-            future.result()
+            if error := future.exception():
+                torture.lost.append("".join(traceback.format_exception(error)))
     except KeyboardInterrupt:
         print("cut short")
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _tell(torture: Torture, seconds: float) -> None:
-    print(f"\n{sum(torture.kills.values())} kills in {seconds / 60:.0f} min, {len(torture.lost)} losses")
-    for who, count in sorted(torture.kills.items()):
-        print(f"  {count:4d}  {who}")
-    for lost in torture.lost:
-        print(f"LOST {lost}")
+def _report(torture: Torture, seconds: float) -> None:
+    for name in torture.missed:
+        print(f"MISSED {name}")
+    for name in torture.lost:
+        print(f"LOST {name}")
+    counts = {
+        "trials": torture.trials,
+        "kills": sum(torture.kills.values()),
+        "killed": torture.kills,
+        "missed": len(torture.missed),
+        "losses": len(torture.lost),
+        "seconds": round(seconds),
+    }
+    print(json.dumps(counts, sort_keys=True))
 
 
 if __name__ == "__main__":
