@@ -1,7 +1,7 @@
 """The generator: gen_img.py's command line; each picture is a copy of one of the portraits in STANDIN_ALBUM.
 
 Which one follows from the LoRA's rank, the prompt and the seed. Faults of its own: short (one picture is left out),
-torn (one is cut off).
+torn (one is cut off). Its only argument for faults is the name of the run, as in `short:run=seed=1`.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def _draw_all(plan: dict[str, Any], outdir: Path) -> None:
-    wrong = faults.requested(faults.GENERATE, {})
+    wrong = faults.requested(faults.GENERATE, {"run": Path.cwd().parents[1].name.rpartition("-")[0]})
     portraits = sorted(Path(os.environ[ALBUM]).glob("*.png"))
     ranks = [_rank(Path(name)) for name in plan["loras"]]
     for number, image in enumerate(plan["images"], start=1):

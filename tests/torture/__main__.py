@@ -1,13 +1,14 @@
 """`python -m torture [--writes N] [--random N] [--seed S] [--shard I/N] [--jobs J] [--work FOLDER]`.
 
 Kills a sweep at each write, and at random moments. Shards may run at the same time: shard I of N runs every N-th trial.
-The last line is a JSON object with the counts. Exit code 1 after a loss; its folder is kept.
+The last line is a JSON object with the counts, also after SIGTERM. Exit code 1 after a loss; its folder is kept.
 """
 
 import argparse
 import json
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -76,6 +77,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2, help="trials at the same time")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()), help="the folder of all trials")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     began = time.monotonic()
     options.work.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="torture-", dir=options.work.resolve()))

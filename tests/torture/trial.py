@@ -99,7 +99,7 @@ def kill_at_random(world: World, rng: random.Random, seconds: float) -> list[str
         with _started(world) as child:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(timeout=moment)
-            while not (hit := _kill(world, victim, child)) and child.poll() is None:
+            while not (hit := kill(world, victim, child)) and child.poll() is None:
                 time.sleep(0.01)  # no such process at present
             if hit:
                 killed.append(f"{victim} after {moment:.2f} s")
@@ -108,7 +108,7 @@ def kill_at_random(world: World, rng: random.Random, seconds: float) -> list[str
     return killed
 
 
-def _kill(world: World, victim: str, child: "subprocess.Popen[bytes]") -> bool:
+def kill(world: World, victim: str, child: "subprocess.Popen[bytes]") -> bool:
     if child.poll() is not None:
         return False
     shims, programs = _children(world)
@@ -159,7 +159,7 @@ def losses(world: World, wanted: Reference) -> list[str]:
     found = [f"exit code {done.returncode}: {done.stderr[-2000:]}"] if done.returncode else []
     found += [f"{name} is {state}" for name, state in world.states().items() if state is not State.FINISHED]
     found += _doubtful(world.plan().runs())
-    found += _repeated(world.ledger())
+    found += repeated(world.ledger())
     found += [f"process {pid} is left" for pid in world.living()]
     if not found and reports(world) != wanted.reports:
         found.append("the reports differ")
@@ -178,7 +178,7 @@ def _doubtful(runs: Iterable[Run]) -> list[str]:
     return found
 
 
-def _repeated(ledger: list[str]) -> list[str]:
+def repeated(ledger: list[str]) -> list[str]:
     """Trainings that began again after they had ended."""
     ended: set[str] = set()
     found = []
