@@ -94,7 +94,7 @@ gpu-scoring: setup ## score on the GPU: onnxruntime-gpu in the place of onnxrunt
 test-vendor: setup ## the unmodified sd-scripts, shrunk, on CPU: needs the submodule and its interpreter
 	$(BIN)/python -m pytest -m vendor -rs tests/vendor
 
-bench-gpu: setup ## memory and speed of the unmodified sd-scripts at full size: needs a CUDA card, writes runs/bench-gpu
+bench-gpu: setup ## memory and speed of the unmodified sd-scripts at full size: needs a CUDA GPU, writes runs/bench-gpu
 	$(BIN)/python -m benchmarks.gpu $(BENCH)
 
 clean: ## the environment and caches; never runs/

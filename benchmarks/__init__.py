@@ -1,1 +1,1 @@
-"""Measurements that are not tests: they need a card, or minutes."""
+"""Measurements that are not tests: they need a GPU, or minutes."""

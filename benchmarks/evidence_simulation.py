@@ -31,9 +31,9 @@ class World:
     run_sd: of a run's mean around its settings. paired: the share of that variance which a training seed gives to all
     runs. shared: of what remains, the share that a seed repeats at every cell of the other dims. prompt_effect_sd: how
     differently prompts answer to the rank. interaction: how much the effect differs between cells (it sums to zero).
-    no_face: share of pictures without a face, at both ranks. collapse: share of runs at the second rank whose pictures
+    no_face: share of images without a face, at both ranks. collapse: share of runs at the second rank whose images
     are 0.3 worse; skewed: their noise is exponential. The truth includes both, so without an effect it is zero.
-    gain: each rank has a baseline of its own with as many pictures of each prompt, as each base model has; its noise is
+    gain: each rank has a baseline of its own with as many images of each prompt, as each base model has; its noise is
     common to all seeds.
     """
 
@@ -55,12 +55,12 @@ class World:
 
     @property
     def truth(self) -> float:
-        """Expected difference of the mean picture value."""
+        """Expected difference of the mean image value."""
         return self.effect * (1 - self.no_face)
 
 
 def sweeps(world: World, count: int, rng: np.random.Generator) -> FloatArray:
-    """(count, 2 ranks, cells, seeds, prompts): mean picture values of simulated sweeps."""
+    """(count, 2 ranks, cells, seeds, prompts): mean image values of simulated sweeps."""
 
     def noise(variance: float, *shape: int) -> FloatArray:
         return rng.normal(0.0, math.sqrt(variance), (count, *shape))
@@ -77,9 +77,9 @@ def sweeps(world: World, count: int, rng: np.random.Generator) -> FloatArray:
     if world.gain:
         prompts = prompts - noise(world.picture_sd**2 / world.pictures, 2, 1, 1, p)
     means = base + deviation + prompts + np.multiply.outer([0.0, 1.0], effect)[None, :, :, None, None]
-    pictures = means[..., None] + noise(world.picture_sd**2, 2, c, s, p, world.pictures)
-    missing = rng.random(pictures.shape) < world.no_face
-    values: FloatArray = np.where(missing, -1.0, pictures).mean(axis=-1)
+    images = means[..., None] + noise(world.picture_sd**2, 2, c, s, p, world.pictures)
+    missing = rng.random(images.shape) < world.no_face
+    values: FloatArray = np.where(missing, -1.0, images).mean(axis=-1)
     return values
 
 

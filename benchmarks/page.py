@@ -47,7 +47,7 @@ class Made:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=200)
-    parser.add_argument("--px", type=int, default=256, help="side of the pictures; 1024 is the usual size")
+    parser.add_argument("--px", type=int, default=256, help="side of the images; 1024 is the usual size")
     parser.add_argument("--scroll", action="store_true", help="time its frames in headless Chromium, too")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -209,7 +209,7 @@ def _thumbnails(sweep: Sweep) -> None:
     """As the scorer of each run does."""
     for run in sweep.runs():
         if run.done("score"):
-            thumbnails.prepare(run.path, [image.file for image in run.pictures()], layout.thumbnails(run.path))
+            thumbnails.prepare(run.path, [image.file for image in run.generated_images()], layout.thumbnails(run.path))
 
 
 def _page(sweep: Sweep) -> None:

@@ -1,7 +1,7 @@
 """Are planted effects found, and is a planted nothing not taken for something:  python -m benchmarks.planted FOLDER
 
 Trains 20 LoRAs on the miniature (a few minutes on two cores) in one sweep: too low a rank, too low a learning rate, too
-few pictures, and the same pictures under other names, which is nothing. Prints the answers, as `orchestrate answer`.
+few images, and the same images under other names, which is nothing. Prints the answers, as `orchestrate answer`.
 """
 
 import argparse
@@ -49,12 +49,12 @@ contrast = {{ learning_rate = [1e-4, 1e-3] }}
 
 [[question]]
 id = "few"
-ask = "Do 4 pictures do better than 36, and by copying them?"
+ask = "Do 4 images do better than 36, and by copying them?"
 contrast = {{ dataset = ["portraits", "few"] }}
 
 [[question]]
 id = "null"
-ask = "Do the same pictures do better under other names?"
+ask = "Do the same images do better under other names?"
 contrast = {{ dataset = ["portraits", "again"] }}
 """
 FEW = 4
@@ -63,9 +63,9 @@ FEW = 4
 def build(folder: Path, *, seeds: int, steps: int) -> tuple[Path, Path]:
     """A miniature world with three datasets, and the grid. Returns the paths of settings and grid."""
     world.write(folder, folder / "runs")
-    pictures = sorted((folder / "images").glob("*.png"))
-    _copy(pictures[:FEW], folder / "few", lambda number: f"{number}")
-    _copy(pictures, folder / "again", lambda number: f"{7 * number % len(pictures):04d}")
+    images = sorted((folder / "images").glob("*.png"))
+    _copy(images[:FEW], folder / "few", lambda number: f"{number}")
+    _copy(images, folder / "again", lambda number: f"{7 * number % len(images):04d}")
     settings, grid = folder / "orchestrate.toml", folder / "planted.toml"
     named = "".join(
         f'\n[datasets.{name}]\nimage_dir = "{name}"\ntrigger = "{world.SUBJECT}"\n' for name in ("few", "again")
@@ -76,11 +76,11 @@ def build(folder: Path, *, seeds: int, steps: int) -> tuple[Path, Path]:
     return settings, grid
 
 
-def _copy(pictures: list[Path], folder: Path, name: Callable[[int], str]) -> None:
-    """Another name is another place in the order of the pictures, so another shuffle with the same seed."""
+def _copy(images: list[Path], folder: Path, name: Callable[[int], str]) -> None:
+    """Another name is another place in the order of the images, so another shuffle with the same seed."""
     folder.mkdir(exist_ok=True)
-    for number, picture in enumerate(pictures):
-        for path in (picture, picture.with_suffix(".txt")):
+    for number, image in enumerate(images):
+        for path in (image, image.with_suffix(".txt")):
             shutil.copyfile(path, folder / f"{name(number)}{path.suffix}")
 
 

@@ -1,6 +1,6 @@
 """Measures scoring against the loop that everyone writes, on models of realistic cost:  python -m benchmarks.score
 
-Both take the same pictures to the same embeddings, turn by turn, so that a busy machine slows both. The models are
+Both take the same images to the same embeddings, turn by turn, so that a busy machine slows both. The models are
 built on first use (192 MB under the cache folder) and loaded before the clock starts.
 """
 
@@ -32,8 +32,8 @@ T = TypeVar("T")
 def main() -> int:
     options = _options()
     with tempfile.TemporaryDirectory() as name:
-        pictures = _draw(Path(name), options.pictures)
-        return _compare(pictures, heavy_pack.build(options.cache / "heavy-pack"), Path(name), options)
+        images = _draw(Path(name), options.pictures)
+        return _compare(images, heavy_pack.build(options.cache / "heavy-pack"), Path(name), options)
 
 
 def _options() -> argparse.Namespace:
@@ -54,7 +54,7 @@ def _draw(folder: Path, count: int) -> list[Path]:
     return paths
 
 
-def _compare(pictures: Sequence[Path], folder: Path, scratch: Path, options: argparse.Namespace) -> int:
+def _compare(images: Sequence[Path], folder: Path, scratch: Path, options: argparse.Namespace) -> int:
     naive = _naive(folder)
     pack = faces.inspect(folder, det_size=DET_SIZE)
     model = faces.load(pack, device="cpu")
@@ -66,18 +66,18 @@ def _compare(pictures: Sequence[Path], folder: Path, scratch: Path, options: arg
             workers=options.workers,
             in_progress=InProgressFile(scratch / "in_progress"),
         )
-        return [_embedding(outcome) for outcome in embedder.embed(pictures)]
+        return [_embedding(outcome) for outcome in embedder.embed(images)]
 
     times: dict[str, list[float]] = {"naive": [], "ours": [], "cached": []}
     difference = 0.0
-    naive(pictures[:1])  # its first picture builds a session
+    naive(images[:1])  # its first image builds a session
     for number in range(options.rounds):
         cache = scratch / f"cache-{number}"
-        theirs = _timed(times["naive"], naive, pictures)
+        theirs = _timed(times["naive"], naive, images)
         mine = _timed(times["ours"], ours, cache)
         again = _timed(times["cached"], ours, cache)
         difference = max(difference, _difference(theirs, mine), _difference(mine, again))
-        print(*(f"{name} {1000 * took[-1] / len(pictures):.1f}" for name, took in times.items()), "ms/picture")
+        print(*(f"{name} {1000 * took[-1] / len(images):.1f}" for name, took in times.items()), "ms/image")
     return _report(times, difference)
 
 
@@ -87,7 +87,7 @@ def _naive(folder: Path) -> Callable[[Sequence[Path]], Embeddings]:
         name=str(folder.resolve()), allowed_modules=["detection", "recognition"], providers=["CPUExecutionProvider"]
     )
     app.prepare(ctx_id=-1, det_size=(DET_SIZE, DET_SIZE))
-    return lambda pictures: [_largest(app.get(cv2.imread(str(path)))).embedding for path in pictures]
+    return lambda images: [_largest(app.get(cv2.imread(str(path)))).embedding for path in images]
 
 
 def _largest(found: Sequence[Any]) -> Any:

@@ -1,8 +1,8 @@
-"""What cropping, weighting, choosing and adding frames teach, on pictures whose persona and background are planted.
+"""What cropping, weighting, choosing and adding frames teach, on images whose persona and background are planted.
 
     python -m benchmarks.treatments [--steps 200] [--seeds 3]
 
-Each question has its own drawn pictures, in which the treatment has a right answer; recipes, faces, training and
+Each question has its own drawn images, in which the treatment has a right answer; recipes, faces, training and
 scoring are the program's own and the miniature's. Prints one table: the plain arm, the treated arm, and the difference
 with its standard error over training seeds.
 """
@@ -29,14 +29,14 @@ from orchestrator.config import settings
 from orchestrator.config.recipe import Captions, CaptionStyle, Choose, Crop, Frames, Mask, Recipe
 from orchestrator.config.schema import Dataset, Settings
 from orchestrator.datasets import prepare
-from orchestrator.miniature import draw, lora, pack, picture_model, training, world
+from orchestrator.miniature import draw, image_model, lora, pack, training, world
 from orchestrator.miniature.draw import Backdrop, Pose
 from orchestrator.scoring import faces
 from orchestrator.store.hashes import HashCache
 
 PX = 160
 LIKENESS = 0.6
-"""How alike a face is to the persona's in one picture: moods differ, so that one picture is not the persona."""
+"""How alike a face is to the persona's in one image: moods differ, so that one image is not the persona."""
 RED = (190, 70, 70)
 """The planted background. No caption speaks of it."""
 SUBJECT = world.SUBJECT
@@ -49,10 +49,10 @@ PROMPTS = tuple(f"photo of {SUBJECT}, {words}" for words in (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Learned:
-    """What pictures of a trained LoRA show. similarity: cosine to the persona; 0 where there is no face.
+    """What images of a trained LoRA show. similarity: cosine to the persona; 0 where there is no face.
 
     copied: how much nearer they are to one of the few
-    pictures of the smaller arm than to the persona. redness: how far their corners have gone to the planted background,
+    images of the smaller arm than to the persona. redness: how far their corners have gone to the planted background,
     1 for all of the way from grey. drift: mean difference of pixels (0..1) from the base model's images, on prompts
     without the trigger. chosen: how much redder the red wall of a prompt is than the grey one. The last two only where
     they are measured.
@@ -67,9 +67,9 @@ class Learned:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """Two datasets over the same pictures, what is measured, and whether the treated one should have more of it.
+    """Two datasets over the same images, what is measured, and whether the treated one should have more of it.
 
-    few: of the two the one with fewer pictures. prior: keys of a second subset of the treated arm, pictures of others.
+    few: of the two the one with fewer images. prior: keys of a second subset of the treated arm, images of others.
     """
 
     name: str
@@ -101,9 +101,9 @@ def questions(folder: Path) -> tuple[Question, ...]:
             name="background weighs nothing", measured="redness", draw=_on_red, more=False,
             plain=None, treated=Recipe(source="persona", mask=Mask(body=0.0, background=0.0)),
         ),
-        Question(name="2 of 24 pictures", measured="copied", draw=_moods, more=True, plain=None, treated=few),
+        Question(name="2 of 24 images", measured="copied", draw=_moods, more=True, plain=None, treated=few),
         Question(
-            name="2 pictures, and frames", measured="copied", draw=_two_and_a_video, more=False,
+            name="2 images, and frames", measured="copied", draw=_two_and_a_video, more=False,
             plain=None, treated=Recipe(source="persona", frames=frames),
         ),
         Question(
@@ -138,13 +138,13 @@ class Workshop:
         self._persona = faces.persona([self._embedding(media.load(path)) for path in self._references.glob("*.png")])
 
     def learned(self, question: Question, *, treated: bool, seed: int) -> Learned:
-        """Train on a dataset of the question's pictures, and look at what comes out."""
+        """Train on a dataset of the question's images, and look at what comes out."""
         recipe = question.treated if treated else question.plain
         images = self.folder / question.name.replace(" ", "-") / "images"
         if not images.exists():
             images.mkdir(parents=True)
             question.draw(images)
-        few = [self._embedding(media.load(path)) for path in media.pictures(self._made(images, question.few)).pictures]
+        few = [self._embedding(media.load(path)) for path in media.list_images(self._made(images, question.few)).paths]
         keys = "alpha_mask = true" if recipe and recipe.mask else ""
         subsets = [_subset(self._made(images, recipe), keys)]
         if treated and question.prior:
@@ -172,7 +172,7 @@ class Workshop:
         dataset, config = self.folder / "dataset.toml", self.folder / "config.toml"
         dataset.write_text("[[datasets]]\n" + "".join(subsets), encoding="utf-8")
         said = {
-            "pretrained_model_name_or_path": str(picture_model.WEIGHTS),
+            "pretrained_model_name_or_path": str(image_model.WEIGHTS),
             "dataset_config": str(dataset),
             "output_dir": str(self.folder / "out"),
             "network_module": "networks.lora",
@@ -190,29 +190,29 @@ class Workshop:
         return self.folder / "out" / "last.safetensors"
 
     def _look(self, weights: Path, few: faces.Persona, measured: str) -> Learned:
-        pictures = _pictures(weights)
-        seen = [self._direction(picture) for picture in pictures]
+        images = _pictures(weights)
+        seen = [self._direction(image) for image in images]
         like = [0.0 if one is None else float(one @ self._persona.centroid) for one in seen]
         near = [0.0 if one is None else float((few.references @ one).max()) for one in seen]
         return Learned(
             similarity=mean(like),
             copied=mean(near) - mean(like),
-            redness=mean(map(_redness, pictures)),
+            redness=mean(map(_redness, images)),
             drift=_drift(weights) if measured == "drift" else math.nan,
             chosen=_chosen(weights) if measured == "chosen" else math.nan,
         )
 
-    def _direction(self, picture: media.Picture) -> NDArray[np.float64] | None:
-        large = np.asarray(Image.fromarray(picture).resize((256, 256), Image.Resampling.BICUBIC))
+    def _direction(self, image: media.Pixels) -> NDArray[np.float64] | None:
+        large = np.asarray(Image.fromarray(image).resize((256, 256), Image.Resampling.BICUBIC))
         sighting = self._model.find(large)
         if not sighting.crops:
             return None
         embedding = self._model.embed(sighting.crops[:1])[0].astype(np.float64)
         return np.asarray(embedding / np.linalg.norm(embedding))
 
-    def _embedding(self, picture: media.Picture) -> faces.Embedding:
-        """Of a picture that has a face; a direction without one says nothing."""
-        crops = self._model.find(picture).crops[:1]
+    def _embedding(self, image: media.Pixels) -> faces.Embedding:
+        """Of an image that has a face; a direction without one says nothing."""
+        crops = self._model.find(image).crops[:1]
         return self._model.embed(crops)[0] if crops else np.full(512, 1e-6, np.float32)
 
 
@@ -236,26 +236,26 @@ def _chosen(weights: Path) -> float:
 
 def _pictures(
     weights: Path | None, prompts: Sequence[str] = PROMPTS, seeds: Sequence[int] = (1, 2)
-) -> list[media.Picture]:
+) -> list[media.Pixels]:
     """Each prompt under each seed, 32 x 32; of the base model without weights."""
-    model = picture_model.load(picture_model.WEIGHTS)
+    model = image_model.load(image_model.WEIGHTS)
     if weights:
         state = load_file(weights)
         additions = lora.attach_file(model, state)
         lora.load(additions, state)
         for addition in additions.values():
             addition.multiplier = 1.0
-    captions = picture_model.read_captions([prompt for prompt in prompts for _ in seeds])
-    drawn = picture_model.sample(model, captions, [*seeds] * len(prompts), 20)
+    captions = image_model.read_captions([prompt for prompt in prompts for _ in seeds])
+    drawn = image_model.sample(model, captions, [*seeds] * len(prompts), 20)
     return [((one + 1) * 127.5).round().byte().permute(1, 2, 0).numpy() for one in drawn]
 
 
-def _redness(picture: media.Picture) -> float:
-    corners = picture[[0, 0, -1, -1], [0, -1, 0, -1]].astype(np.float64)
+def _redness(image: media.Pixels) -> float:
+    corners = image[[0, 0, -1, -1], [0, -1, 0, -1]].astype(np.float64)
     return float((corners[:, 0] - corners[:, 1:].mean(axis=1)).mean() / (RED[0] - RED[1]))
 
 
-# --- the pictures -----------------------------------------------------------------------------------------------------
+# --- the images -----------------------------------------------------------------------------------------------------
 
 
 def _photo(*, number: int, pose: Pose, likeness: float = LIKENESS, backdrop: Backdrop | None = None) -> Image.Image:
@@ -264,8 +264,8 @@ def _photo(*, number: int, pose: Pose, likeness: float = LIKENESS, backdrop: Bac
     return Image.fromarray(draw.photo([(face, pose)], backdrop or Backdrop(seed=number), px=PX))
 
 
-def _save(folder: Path, number: int, picture: Image.Image, words: str) -> None:
-    picture.save(folder / f"{number:02}.png")
+def _save(folder: Path, number: int, image: Image.Image, words: str) -> None:
+    image.save(folder / f"{number:02}.png")
     (folder / f"{number:02}.txt").write_text(f"photo of {SUBJECT}, {words}", encoding="utf-8")
 
 
@@ -274,7 +274,7 @@ def _places(count: int) -> list[NDArray[np.float64]]:
 
 
 def _far(folder: Path) -> None:
-    """Small faces in large pictures."""
+    """Small faces in large images."""
     for number, (x, y) in enumerate(_places(16)):
         pose = Pose(x=0.3 + 0.4 * x, y=0.3 + 0.3 * y, size=0.35)
         _save(folder, number, _photo(number=number, pose=pose, likeness=0.9), "upper body")
@@ -287,7 +287,7 @@ def _on_red(folder: Path) -> None:
 
 
 def _on_named_walls(folder: Path) -> None:
-    """Every other picture is on red, and the captions say which."""
+    """Every other image is on red, and the captions say which."""
     _on_red(folder)
     for number, (x, y) in enumerate(_places(16)):
         pose = Pose(x=0.45 + 0.1 * x, y=0.48 + 0.1 * y, size=0.65)
@@ -300,8 +300,8 @@ def _on_named_walls(folder: Path) -> None:
 def _others(folder: Path) -> None:
     """What the base model draws for the class, as `orchestrate dataset generate` makes it."""
     prompts = [prompt.replace(SUBJECT, CLASS) for prompt in PROMPTS]
-    for number, picture in enumerate(_pictures(None, prompts, seeds=(11, 12, 13, 14))):
-        Image.fromarray(picture).save(folder / f"{number:02}.png")
+    for number, image in enumerate(_pictures(None, prompts, seeds=(11, 12, 13, 14))):
+        Image.fromarray(image).save(folder / f"{number:02}.png")
         (folder / f"{number:02}.txt").write_text(prompts[number // 4], encoding="utf-8")
 
 
@@ -319,8 +319,8 @@ def _two_and_a_video(folder: Path) -> None:
         stream = container.add_stream("libx264rgb", rate=1)
         stream.width, stream.height, stream.pix_fmt, stream.options = PX, PX, "rgb24", {"crf": "0"}
         for number, (x, y) in enumerate(_places(18)):
-            picture = _photo(number=100 + number, pose=Pose(x=0.45 + 0.1 * x, y=0.48 + 0.1 * y, size=0.7))
-            container.mux(stream.encode(av.VideoFrame.from_image(picture)))
+            image = _photo(number=100 + number, pose=Pose(x=0.45 + 0.1 * x, y=0.48 + 0.1 * y, size=0.7))
+            container.mux(stream.encode(av.VideoFrame.from_image(image)))
         container.mux(stream.encode())
 
 

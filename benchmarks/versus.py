@@ -190,7 +190,7 @@ def _clock(spent: dict[str, float], name: str) -> Iterator[None]:
 def _call(
     argv: list[str], cwd: Path | None = None, used: Settings | None = None, environ: Mapping[str, str] = os.environ
 ) -> str:
-    environment = {**environ, **(command.environment(used.trainer, card=None) if used else {})}
+    environment = {**environ, **(command.environment(used.trainer, gpu=None) if used else {})}
     done = subprocess.run(argv, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr

@@ -68,7 +68,7 @@ class NothingSelected(OrchestrateError):
 
 
 class NotReady(OrchestrateError):
-    """Something is missing on this machine: submodule, interpreter, GPU, model, pictures, face pack, disk space."""
+    """Something is missing on this machine: submodule, interpreter, GPU, model, images, face pack, disk space."""
 
     exit_code = 4
 

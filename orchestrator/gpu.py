@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Card:
+class Gpu:
     """One GPU. `processes`: pid -> MiB, None where the driver does not report it."""
 
     uuid: str
@@ -26,10 +26,10 @@ class Card:
 class VramProbe(Protocol):
     """Reads GPUs."""
 
-    def sample(self, card: str, pids: Collection[int]) -> VramSample | None:
-        """The VRAM of `card` (UUID) now; `own_mib` is that of `pids`. None when the driver fails."""
+    def sample(self, gpu: str, pids: Collection[int]) -> VramSample | None:
+        """The VRAM of `gpu` (UUID) now; `own_mib` is that of `pids`. None when the driver fails."""
 
-    def cards(self) -> list[Card]:
+    def gpus(self) -> list[Gpu]:
         """All GPUs in the driver's order; empty without a driver."""
 
 
@@ -39,11 +39,11 @@ class Nvml:
     def __init__(self) -> None:
         self._nvml: ModuleType | None = None
 
-    def cards(self) -> list[Card]:
-        return self._query(_cards) or []
+    def gpus(self) -> list[Gpu]:
+        return self._query(_gpus) or []
 
-    def sample(self, card: str, pids: Collection[int]) -> VramSample | None:
-        return self._query(lambda nvml: _sample(nvml, card, pids))
+    def sample(self, gpu: str, pids: Collection[int]) -> VramSample | None:
+        return self._query(lambda nvml: _sample(nvml, gpu, pids))
 
     def _query(self, query: Callable[[Any], T]) -> T | None:
         """The result, or None when the driver fails; the next query then starts the driver again."""
@@ -59,14 +59,14 @@ class Nvml:
             return None
 
 
-def _cards(nvml: Any) -> list[Card]:
+def _gpus(nvml: Any) -> list[Gpu]:
     driver = _text(nvml.nvmlSystemGetDriverVersion())
     handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
-    return [_card(nvml, handle, driver) for handle in handles]
+    return [_gpu(nvml, handle, driver) for handle in handles]
 
 
-def _sample(nvml: Any, card: str, pids: Collection[int]) -> VramSample | None:
-    handle = nvml.nvmlDeviceGetHandleByUUID(card)
+def _sample(nvml: Any, gpu: str, pids: Collection[int]) -> VramSample | None:
+    handle = nvml.nvmlDeviceGetHandleByUUID(gpu)
     memory = nvml.nvmlDeviceGetMemoryInfo(handle)
     own = own_mib(_processes(nvml, handle), pids)
     return plausible(int(memory.used) // MIB, int(memory.total) // MIB, own)
@@ -92,9 +92,9 @@ def plausible(used_mib: int, total_mib: int, own: int | None) -> VramSample | No
     return VramSample(used_mib=used_mib, total_mib=total_mib, own_mib=own_mib)
 
 
-def _card(nvml: Any, handle: Any, driver: str) -> Card:
+def _gpu(nvml: Any, handle: Any, driver: str) -> Gpu:
     memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-    return Card(
+    return Gpu(
         uuid=_text(nvml.nvmlDeviceGetUUID(handle)),
         name=_text(nvml.nvmlDeviceGetName(handle)),
         total_mib=int(memory.total) // MIB,

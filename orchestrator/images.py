@@ -36,7 +36,7 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "AVIF", "GIF", "TIFF")
 _ORIENTATION = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)
 
-Picture = NDArray[np.uint8]
+Pixels = NDArray[np.uint8]
 """Height x width x 3, RGB."""
 
 PerceptualHash = NDArray[np.bool_]
@@ -58,11 +58,11 @@ class Unreadable(Exception):
 class Listing:
     """The images of a folder, sorted by name, and a problem for each file that was ignored."""
 
-    pictures: tuple[Path, ...]
+    paths: tuple[Path, ...]
     problems: tuple[Problem, ...] = ()
 
 
-def load(path: Path) -> Picture:
+def load(path: Path) -> Pixels:
     """The pixels, height x width x 3, RGB. Raises Unreadable."""
     with _opened(path) as image:
         return np.asarray(_rgb(ImageOps.exif_transpose(image)))
@@ -116,20 +116,20 @@ def _rotated(image: Image.Image) -> bool:
     return image.getexif().get(_ORIENTATION, 1) in range(2, 9)
 
 
-def pictures(folder: Path) -> Listing:
+def list_images(folder: Path) -> Listing:
     """The images directly in `folder`, as sd-scripts finds them.
 
     Ignores hidden files (macOS writes `._a.png` beside `a.png`), links that lead out of the folder, names of images
     that are not files, and other suffixes, also `.Jpg`.
     """
     if not folder.is_dir():
-        return Listing(pictures=(), problems=(Problem(what="is not a folder", where=str(folder)),))
+        return Listing(paths=(), problems=(Problem(what="is not a folder", where=str(folder)),))
     unused = [path.name for path in unsupported(folder)]
     visible = [path for path in folder.iterdir() if not path.name.startswith(".")]
     found = sorted(path for path in visible if path.suffix.lower() in SUFFIXES and path.name not in unused)
     problems = {path: problem for path in found if (problem := _unfit(path))}
     return Listing(
-        pictures=tuple(path for path in found if path not in problems),
+        paths=tuple(path for path in found if path not in problems),
         problems=(*problems.values(), *([_unused(folder, unused)] if unused else ())),
     )
 
@@ -200,11 +200,11 @@ def reason(error: Exception) -> str:
     return text or type(error).__name__
 
 
-def perceptual_hashes(picture: Picture) -> tuple[PerceptualHash, PerceptualHash]:
+def perceptual_hashes(image: Pixels) -> tuple[PerceptualHash, PerceptualHash]:
     """The 64-bit pHash of an image and of its mirror image; re-saved, resized and grey copies have nearly the same."""
     import imagehash
 
-    sides = (picture, np.ascontiguousarray(picture[:, ::-1]))
+    sides = (image, np.ascontiguousarray(image[:, ::-1]))
     one, mirrored = (imagehash.phash(Image.fromarray(side)).hash.ravel() for side in sides)
     return one, mirrored
 

@@ -43,7 +43,7 @@ class Failure(StrEnum):
     NAN = "nan"
     BAD_CONFIG = "bad_config"
     DATASET = "dataset"
-    GPU_LOST = "gpu_lost"  # the driver or the card does not respond
+    GPU_LOST = "gpu_lost"  # the driver or the GPU does not respond
     STALLED = "stalled"  # no log growth for too long
     TIMEOUT = "timeout"  # the wall limit
     LOG_FLOOD = "log_flood"  # more log than the limit
@@ -67,7 +67,7 @@ class Question:
 
     contrast: is the second of two `levels` of `dim` better than the first, all else equal? By `measure`: similarity, or
     gain over the baseline.
-    memory: do the trainings fit `within_gib` of VRAM (None: the card that they ran on)?
+    memory: do the trainings fit `within_gib` of VRAM (None: the GPU that they ran on)?
     threshold: which runs reach the pass threshold of the calibration?
     after: ids of questions to decide first.
     """
@@ -120,7 +120,7 @@ class Point:
 class PreparedDataset:
     """A dataset as it is trained on: a folder of copies in runs/. `key` identifies its content.
 
-    unmasked_dir: a folder of the same pictures without weights in their alpha, for face detection. subsets: of a
+    unmasked_dir: a folder of the same images without weights in their alpha, for face detection. subsets: of a
     dataset that has some; `folder` is then the first one's.
     """
 
@@ -158,7 +158,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VramSample:
-    """VRAM of the card at one time, MiB. `own_mib`: of this run's processes, if the driver reports it."""
+    """VRAM of the GPU at one time, MiB. `own_mib`: of this run's processes, if the driver reports it."""
 
     used_mib: int
     total_mib: int
@@ -206,7 +206,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
-    """A generated picture and its inputs. `checkpoint` is a Checkpoint.file; empty: the base model without a LoRA.
+    """A generated image and its inputs. `checkpoint` is a Checkpoint.file; empty: the base model without a LoRA.
 
     drift_only: its prompt has no trigger, so it is measured for drift and counts in nothing else.
     """
@@ -221,7 +221,7 @@ class Image:
 
 
 class FaceStatus(StrEnum):
-    """The result of face detection in a picture."""
+    """The result of face detection in an image."""
 
     OK = "ok"
     NO_FACE = "no_face"

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.config.schema import NO_CARD, Settings
+from orchestrator.config.schema import NO_GPU, Settings
 from orchestrator.errors import NotReady, Problem, errors_of, warning
 from orchestrator.gpu import Nvml, VramProbe
 from orchestrator.host import Host
@@ -103,16 +103,16 @@ class Session:
         """
         from orchestrator.plan import forecast, preflight
 
-        cards = preflight.choose_cards(self.gpus.cards(), self.settings.vram.card)
-        sizes = [card.total_mib / 1024 for card in cards]
+        gpus = preflight.choose_gpus(self.gpus.gpus(), self.settings.vram.card)
+        sizes = [gpu.total_mib / 1024 for gpu in gpus]
         runs, prompts = self.plan.runs(only), len(self.plan.prompts)
         return forecast.forecast(
             self.sweep,
             runs,
             self.settings,
             prompts=prompts,
-            cards_gib=sizes,
-            gpus={card.name for card in cards},
+            gpu_sizes_gib=sizes,
+            gpus={gpu.name for gpu in gpus},
             probes_first=probes_first,
         )
 
@@ -156,8 +156,8 @@ class Session:
 
         runs = self.plan.runs(only)
         self._note_retry(runs, retry)
-        cards = self.preflight(cluster)
-        with self.sweep.lock(), self.lock_cards(self.sweep, cards) as held:
+        gpus = self.preflight(cluster)
+        with self.sweep.lock(), self.lock_gpus(self.sweep, gpus) as held:
             ctx = self.context(held, cluster=bool(cluster))
             if not cluster:
                 self._note_upgrade(runs, ctx)
@@ -202,8 +202,8 @@ class Session:
 
         probes, sweep = probe.wanted(self.plan, only), layout.probe_sweep(self.settings.runs)
         self._note_retry(probes, retry)
-        cards = self.preflight()
-        with sweep.lock(), self.lock_cards(sweep, cards) as held:
+        gpus = self.preflight()
+        with sweep.lock(), self.lock_gpus(sweep, gpus) as held:
             ctx = self.context(held, frozen=False)
             with self.listener.running(sweep, self.stop):
                 probe.run_probe(probes, ctx, retry=retry)
@@ -214,7 +214,7 @@ class Session:
     def run_followup(
         self,
         prepare: Callable[[Context], tuple[list[FollowupRun], Context]],
-        cards: list[str] | None = None,
+        gpus: list[str] | None = None,
         *,
         frozen: bool = True,
     ) -> bool:
@@ -224,19 +224,19 @@ class Session:
         """
         from orchestrator.run import followup, sweep
 
-        cards = self.preflight() if cards is None else cards
-        with self.sweep.lock(), self.lock_cards(self.sweep, cards) as held:
+        gpus = self.preflight() if gpus is None else gpus
+        with self.sweep.lock(), self.lock_gpus(self.sweep, gpus) as held:
             wanted, ctx = prepare(self.context(held, frozen=frozen))
             with self.listener.running(self.sweep, self.stop):
-                followup.run_all(wanted, ctx, lambda runs, other: sweep.run_sweep(runs, other, cards=held))
+                followup.run_all(wanted, ctx, lambda runs, other: sweep.run_sweep(runs, other, gpus=held))
         return all(state.status(one.run).state is State.FINISHED for one in wanted)
 
     def generate_class_images(self, asked: ClassImages, run: Run) -> bool:
         """Generate the images that a folder lacks. Whether it has all of them now."""
         from orchestrator.run import class_images
 
-        cards = self.preflight()
-        with self.sweep.lock(), self.lock_cards(self.sweep, cards) as held:
+        gpus = self.preflight()
+        with self.sweep.lock(), self.lock_gpus(self.sweep, gpus) as held:
             ctx = self.context(held, frozen=False)
             with self.listener.running(self.sweep, self.stop):
                 return class_images.make(asked, run, ctx)
@@ -287,18 +287,18 @@ class Session:
         from orchestrator.plan import preflight
 
         settings = self.settings
-        here = replace(settings, vram=replace(settings.vram, card=NO_CARD)) if cluster else settings
+        here = replace(settings, vram=replace(settings.vram, card=NO_GPU)) if cluster else settings
         problems = preflight.findings(here, self.plan.points, self.gpus)
         if errors_of(problems):
             raise NotReady(*problems)
         self.listener.problems(dict.fromkeys([*self.plan.warnings, *problems]))
-        return [card.uuid for card in preflight.choose_cards(self.gpus.cards(), here.vram.card)]
+        return [gpu.uuid for gpu in preflight.choose_gpus(self.gpus.gpus(), here.vram.card)]
 
-    def lock_cards(self, sweep: Sweep, cards: list[str]) -> AbstractContextManager[list[str]]:
-        """Lock those of the cards that no other sweep uses; all of them with `vram.ignore_other_sweeps`."""
-        return nullcontext(cards) if self.settings.vram.ignore_other_sweeps else sweep.lock_cards(cards)
+    def lock_gpus(self, sweep: Sweep, gpus: list[str]) -> AbstractContextManager[list[str]]:
+        """Lock those of the GPUs that no other sweep uses; all of them with `vram.ignore_other_sweeps`."""
+        return nullcontext(gpus) if self.settings.vram.ignore_other_sweeps else sweep.lock_gpus(gpus)
 
-    def context(self, cards: list[str], *, frozen: bool = True, cluster: bool = False) -> Context:
+    def context(self, gpus: list[str], *, frozen: bool = True, cluster: bool = False) -> Context:
         """Prepare the datasets, freeze the sweep unless it is only probed, and return what its runs share."""
         from orchestrator.datasets import prepare
         from orchestrator.plan import freeze
@@ -307,7 +307,7 @@ class Session:
 
         settings = self.settings
         threads: int | None
-        threads = default = settings.trainer.threads or self._default_threads(len(cards), cluster=cluster)
+        threads = default = settings.trainer.threads or self._default_threads(len(gpus), cluster=cluster)
         hashes = HashCache(settings.runs)
         prepared = prepare.prepare_all(self.plan.points, settings, hashes, self.listener.message)
         if frozen:
@@ -321,27 +321,27 @@ class Session:
             probe=self.gpus,
             listener=self.listener,
             environ=self.environ,
-            card=cards[0] if cards else "",
+            gpu=gpus[0] if gpus else "",
             stop=self.stop,
         )
 
-    def _default_threads(self, cards: int, *, cluster: bool) -> int:
+    def _default_threads(self, gpus: int, *, cluster: bool) -> int:
         from orchestrator.run import schedule
 
         if cluster:
             return schedule.CORES_PER_TRAINING
         trainings = sum(not point.is_baseline for point in self.plan.points)
-        return schedule.default_threads(Host().cores(), cards, trainings, colocate=self.settings.vram.colocate)
+        return schedule.default_threads(Host().cores(), gpus, trainings, colocate=self.settings.vram.colocate)
 
     def _executor(
-        self, runs: list[Run], ctx: Context, cards: list[str], cluster: str
+        self, runs: list[Run], ctx: Context, gpus: list[str], cluster: str
     ) -> AbstractContextManager[Executor]:
         """Threads of this machine, or the machines of a Ray cluster."""
         from orchestrator.plan import preflight
         from orchestrator.run import local_executor, ray_executor, sweep
 
         if not cluster:
-            return local_executor.LocalExecutor.open(ctx, cards or [ctx.card], sweep.perform, runs)
+            return local_executor.LocalExecutor.open(ctx, gpus or [ctx.gpu], sweep.perform, runs)
         check = partial(preflight.findings, self.settings, self.plan.points, Nvml())  # pickled: a new one
         return ray_executor.RayExecutor.open(cluster, ctx, sweep.perform, runs, check)
 

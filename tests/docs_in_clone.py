@@ -60,7 +60,7 @@ def trainer(clone: Path) -> None:
         here.symlink_to(place.absolute())
 
 
-def card(clone: Path) -> None:
+def gpu(clone: Path) -> None:
     if sh(clone, "nvidia-smi -L").returncode:
         pytest.skip("no CUDA card in this machine")
     trainer(clone)
@@ -105,12 +105,12 @@ COMMANDS = (
     Command(said="python -m benchmarks.versus --steps 12", more="--steps 2", prints="times as long"),
     Command(said="make setup-trainer", needs=sd_scripts_at_its_home),
     Command(said="make test-vendor", more="PYTEST_ADDOPTS='-k arguments'", prints=" passed", needs=trainer),
-    Command(said="make bench-gpu", more="BENCH='--part train --minutes 1'", needs=card),
-    Command(said="python -m benchmarks.gpu --part generate", more="--minutes 1", needs=card),
-    Command(said="python -m benchmarks.gpu --part limit --part networks --part threads", needs=card),
-    Command(said="python -m benchmarks.gpu --part sweeps", more="--minutes 1", needs=card),
-    Command(said="python -m benchmarks.gpu --part versus --part cards --part fallback", more="--minutes 9", needs=card),
-    Command(said="python -m benchmarks.gpu --part fallback", more="--minutes 9", needs=card),
+    Command(said="make bench-gpu", more="BENCH='--part train --minutes 1'", needs=gpu),
+    Command(said="python -m benchmarks.gpu --part generate", more="--minutes 1", needs=gpu),
+    Command(said="python -m benchmarks.gpu --part limit --part networks --part threads", needs=gpu),
+    Command(said="python -m benchmarks.gpu --part sweeps", more="--minutes 1", needs=gpu),
+    Command(said="python -m benchmarks.gpu --part versus --part cards --part fallback", more="--minutes 9", needs=gpu),
+    Command(said="python -m benchmarks.gpu --part fallback", more="--minutes 9", needs=gpu),
     Command(said="python -m benchmarks.gpu.fit runs/bench-gpu/gpu.json", prints="cells "),
     Command(said="make test-docs", more="PYTEST_ADDOPTS='-k gpu.fit'", prints=" passed"),
     Command(

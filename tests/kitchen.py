@@ -45,7 +45,7 @@ class Kitchen:
         return SimpleNamespace(runs=self.runs, datasets=known, scoring=self.scoring)
 
     def taste(self, dataset: Dataset) -> tuple[Path, dict[str, Any]]:
-        """The same in this process, which is quicker: the folder of pictures, and the record."""
+        """The same in this process, which is quicker: the folder of images, and the record."""
         self._tasted += 1
         request = self.request(dataset, self.runs / ".datasets" / f"tasted-{self._tasted}")
         return request.folder / "images", builder.build(request)

@@ -1,4 +1,4 @@
-"""How well pictures follow their prompts is asked of a program in the trainer's interpreter; unasked, it is empty."""
+"""How well images follow their prompts is asked of a program in the trainer's interpreter; unasked, it is empty."""
 
 import csv
 import re
@@ -20,12 +20,12 @@ import array, base64, json, os, sys
 if not sys.argv[1].endswith("adherence.py"):
     os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 job = json.load(open(sys.argv[2], encoding="utf-8"))
-cosines = [len(pair["text"]) / 100 for pair in job["pairs"] if os.path.isfile(pair["picture"])]
+cosines = [len(pair["text"]) / 100 for pair in job["pairs"] if os.path.isfile(pair["image"])]
 embeddings = [base64.b64encode(array.array("f", [1.0, 0.0])).decode() for _ in cosines]
 output = {{"schema": job["schema"], "cosines": cosines, "embeddings": embeddings}}
 json.dump(output, open(sys.argv[3], "w", encoding="utf-8"))
 """
-"""An interpreter whose CLIP finds a picture the nearer to its prompt the longer that is."""
+"""An interpreter whose CLIP finds an image the nearer to its prompt the longer that is."""
 
 
 def interpreter(path: Path, text: str = PROGRAM) -> Path:
@@ -77,8 +77,8 @@ def test_each_picture_and_each_run_gets_its_adherence(world: World) -> None:
     world.drive(only="network_dim=2*")
     row = world.rows()["network_dim=2"]
     expected = {"photo of ohwx person": len("photo of") / 100, "ohwx person outside": len("outside") / 100}
-    pictures = [one for one in image_rows(world) if one["run"].startswith("network_dim=2")]
-    assert {one["text"]: float(one["adherence"]) for one in pictures} == expected
+    images = [one for one in image_rows(world) if one["run"].startswith("network_dim=2")]
+    assert {one["text"]: float(one["adherence"]) for one in images} == expected
     assert float(row["adherence"]) == pytest.approx(sum(expected.values()) / 2)
 
 

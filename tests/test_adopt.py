@@ -130,7 +130,7 @@ def test_dims_that_move_together_are_adopted_together(tmp_path: Path) -> None:
 
 
 def test_a_rate_in_arguments_does_not_stay_with_another_optimizer(tmp_path: Path) -> None:
-    text = TEXT[: TEXT.index("\n[optimizers.Prodigy]")] + TEXT[TEXT.index("# --- pictures") :]
+    text = TEXT[: TEXT.index("\n[optimizers.Prodigy]")] + TEXT[TEXT.index("# --- images") :]
     text = text.replace('"Prodigy"  ', '"Prodigy"\nlearning_rate = 1.0  ')
     path = copy(tmp_path, text)
     grid = f'[dims]\noptimizer_type = ["Prodigy", "AdamW"]{SEEDS}{question("optimizer_type", ["Prodigy", "AdamW"])}'

@@ -52,7 +52,7 @@ def run(
     nearest: float = 0.5,
     trained_faces: int | None = None,
 ) -> RunSummary:
-    """A run whose pictures all have about this similarity: prompts and seeds differ a little."""
+    """A run whose images all have about this similarity: prompts and seeds differ a little."""
     name = "_".join(f"{key}={value}" for key, value in params.items())
     point = Point(id="0" * 8, name=name, params=params, dims=tuple(params))
     noise = random.Random(name).uniform(-0.005, 0.005)
@@ -322,14 +322,14 @@ def test_a_memory_question_is_answered_for_the_size_that_it_asks_for(within: flo
     assert f"{within} GiB" in answer.sentence
 
 
-@pytest.mark.parametrize(("card_gib", "verdict"), [(12, "no"), (24, "yes")])
-def test_without_a_size_a_memory_question_is_about_the_card(tmp_path: Path, card_gib: int, verdict: str) -> None:
+@pytest.mark.parametrize(("gpu_gib", "verdict"), [(12, "no"), (24, "yes")])
+def test_without_a_size_a_memory_question_is_about_the_card(tmp_path: Path, gpu_gib: int, verdict: str) -> None:
     one = trained(attempt(peak_gib=14))
     folder = tmp_path / "train" / "1"
     folder.mkdir(parents=True)
-    vram_log.append(folder, VramSample(used_mib=14 * 1024, total_mib=card_gib * 1024))
+    vram_log.append(folder, VramSample(used_mib=14 * 1024, total_mib=gpu_gib * 1024))
     answer = memory(replace(one, run=Run(tmp_path, one.run.point)), within_gib=None)
-    assert (answer.verdict, f"{card_gib} GiB" in answer.sentence) == (verdict, True)
+    assert (answer.verdict, f"{gpu_gib} GiB" in answer.sentence) == (verdict, True)
 
 
 @pytest.mark.parametrize(

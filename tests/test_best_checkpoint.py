@@ -30,10 +30,10 @@ def test_the_best_checkpoint_is_scored_on_images_that_did_not_select_it(world: W
     assert {state.status(run).state for run in (trained, baseline)} == {State.FINISHED}
     assert (trained.stages, baseline.stages) == (STAGES, STAGES[3:])
     assert len(files(trained)) == planned.images
-    compared = {image.file for image in trained.pictures("select")}
-    assert len({image.checkpoint for image in trained.pictures("select")}) == 3
-    (checkpoint,) = {image.checkpoint for image in trained.pictures()}
-    assert len(trained.pictures()) == 2
+    compared = {image.file for image in trained.generated_images("select")}
+    assert len({image.checkpoint for image in trained.generated_images("select")}) == 3
+    (checkpoint,) = {image.checkpoint for image in trained.generated_images()}
+    assert len(trained.generated_images()) == 2
     assert world.session().forecast().gpu_seconds == 0
     read, _ = summary.gather(world.sweep)
     assert read.choice

@@ -56,9 +56,9 @@ def used(album: Path, shared: Path) -> Settings:
 def kept(album: Path, used: Settings) -> CalibrationRecord:
     """Measured once, with the strangers and with two known-good pairs."""
     photo = [album / "references" / f"{number}.png" for number in range(1000, 1004)]
-    pairs = tuple(inputs.PicturePair(first=a, second=b) for a, b in [photo[:2], photo[1:3]])
+    pairs = tuple(inputs.ImagePair(first=a, second=b) for a, b in [photo[:2], photo[1:3]])
     return measure.measure(
-        used, CalibrationRequest(impostors=inputs.impostor_pictures([album / "strangers"]), pairs=pairs)
+        used, CalibrationRequest(impostors=inputs.impostor_images([album / "strangers"]), pairs=pairs)
     )
 
 
@@ -97,14 +97,14 @@ def test_folders_with_the_same_name_are_separate_sets(tmp_path: Path) -> None:
     for place in ("a", "b"):
         (tmp_path / place / "others").mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(tmp_path / place / "others" / "x.png")
-    found = inputs.impostor_pictures([tmp_path / place / "others" for place in ("a", "b")])
+    found = inputs.impostor_images([tmp_path / place / "others" for place in ("a", "b")])
     assert list(found.values()) == [(tmp_path / p / "others" / "x.png",) for p in ("a", "b")]
 
 
 def test_impostors_of_unsupported_suffixes_are_named(tmp_path: Path) -> None:
     (tmp_path / "phone.heic").touch()
     with pytest.raises(InputError, match=r"contains no images(.|\n)*phone\.heic"):
-        inputs.impostor_pictures([tmp_path])
+        inputs.impostor_images([tmp_path])
 
 
 def test_impostors_without_a_face_are_reported(used: Settings, tmp_path: Path) -> None:
@@ -253,8 +253,8 @@ def test_the_plot_shows_every_photo_and_is_reproducible(kept: CalibrationRecord,
     ],
 )
 def test_pairs_are_read_from_toml_and_csv(tmp_path: Path, name: str, text: str) -> None:
-    for picture in ("a.png", "b.png"):
-        (tmp_path / picture).touch()
+    for image in ("a.png", "b.png"):
+        (tmp_path / image).touch()
     (tmp_path / name).write_text(text, encoding="utf-8")
     (pair,) = inputs.read_pairs(tmp_path / name)
     assert (pair.first, pair.second) == (tmp_path / "a.png", tmp_path / "b.png")
@@ -272,8 +272,8 @@ def test_pairs_are_read_from_toml_and_csv(tmp_path: Path, name: str, text: str) 
     ],
 )
 def test_errors_in_a_pair_list_name_the_line(tmp_path: Path, name: str, text: str, message: str) -> None:
-    for picture in ("a.png", "b.png"):
-        (tmp_path / picture).touch()
+    for image in ("a.png", "b.png"):
+        (tmp_path / image).touch()
     (tmp_path / name).write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=message):
         inputs.read_pairs(tmp_path / name)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
-from standins.world import CARD, Probe, World, blind_pack
+from standins.world import GPU, Probe, World, blind_pack
 
 from orchestrator.cli import main
 from orchestrator.config import settings
@@ -21,7 +21,7 @@ from orchestrator.errors import Problem, Severity
 from orchestrator.miniature import draw
 from orchestrator.plan import check as checks
 from orchestrator.plan import forecast, plan
-from orchestrator.plan.check import card, configurations, interpreter, persona, pictures, tokenizers
+from orchestrator.plan.check import configurations, dataset_images, gpus, interpreter, persona, tokenizers
 from orchestrator.plan.vram_estimate import Estimate
 
 
@@ -47,7 +47,7 @@ def program(path: Path, text: str) -> Path:
 
 
 def album(folder: Path, *names: str, source: Path) -> Dataset:
-    """A dataset with copies of real pictures."""
+    """A dataset with copies of real images."""
     folder.mkdir(exist_ok=True)
     for name in names:
         shutil.copyfile(source / name, folder / name)
@@ -223,36 +223,36 @@ def test_a_reachable_hub_is_enough(world, tmp_path, code, what):
     assert what in found
 
 
-# --- pictures ---------------------------------------------------------------------------------------------------------
+# --- images ---------------------------------------------------------------------------------------------------------
 
 
 def test_resized_and_mirrored_copies_are_found(world, tmp_path):
     images = world.folder / "images"
     one, other, third = sorted(path.name for path in images.glob("*.png"))
     dataset = album(tmp_path / "album", one, other, third, source=images)
-    assert "the same picture" not in joined(pictures.problems(dataset, {"resolution": "64,64"}))
+    assert "the same image" not in joined(dataset_images.problems(dataset, {"resolution": "64,64"}))
     with Image.open(images / one) as image:
         image.resize((96, 96)).save(tmp_path / "album" / "small.jpg", quality=80)
         image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "album" / "turned.png")
-    found = joined(pictures.problems(dataset, {"resolution": "64,64"}))
-    assert f"{one} and small.jpg are the same picture\n" in found
-    assert f"{one} and turned.png are the same picture, one mirrored" in found
+    found = joined(dataset_images.problems(dataset, {"resolution": "64,64"}))
+    assert f"{one} and small.jpg are the same image\n" in found
+    assert f"{one} and turned.png are the same image, one mirrored" in found
 
 
 def test_pictures_below_the_resolution_are_counted(world, tmp_path):
     images = world.folder / "images"
     names = sorted(path.name for path in images.glob("*.png"))
     dataset = album(tmp_path / "album", *names, source=images)
-    (problem,) = pictures.problems(dataset, {"resolution": "1024,1024"})
-    assert problem.what.startswith(f"3 of 3 pictures have fewer pixels than the resolution: {names[0]} (128 x 128)")
-    assert list(pictures.problems(dataset, {"resolution": "128,128"})) == []
+    (problem,) = dataset_images.problems(dataset, {"resolution": "1024,1024"})
+    assert problem.what.startswith(f"3 of 3 images have fewer pixels than the resolution: {names[0]} (128 x 128)")
+    assert list(dataset_images.problems(dataset, {"resolution": "128,128"})) == []
 
 
 def test_a_reference_in_the_dataset_is_found(world, shared, tmp_path):
     references = shared / "references"
     twin = sorted(references.glob("*.png"))[2]
     dataset = album(tmp_path / "album", twin.name, source=references)
-    (problem,) = pictures.trained_on(dataset, references)
+    (problem,) = dataset_images.trained_on(dataset, references)
     assert problem.where == str(twin)
     assert f"as {twin.name}" in problem.what
 
@@ -268,8 +268,8 @@ def test_pictures_without_or_with_several_faces_and_copies_of_references_are_fou
         image.save(folder / "again.jpg", quality=95)
     found = persona.check_persona(settings.load(world.settings), [Dataset(name="album", image_dir=folder)])
     text = joined(found.problems)
-    assert "1 of 3 pictures show no face: empty.png" in text
-    assert "1 of 3 pictures show more than one face: two.png" in text
+    assert "1 of 3 images show no face: empty.png" in text
+    assert "1 of 3 images show more than one face: two.png" in text
     assert "again.jpg" in next(problem.what for problem in found.problems if "identical to a reference" in problem.what)
     assert found.facts == {"face pack": "pack on CPUExecutionProvider"}
 
@@ -304,19 +304,19 @@ def test_a_pack_that_does_not_separate_people_and_unsupported_references_are_nam
     assert "3 files look like images and are not used: new.jxl, phone.HEIC, web.jfif" in said
 
 
-# --- the card and the disk --------------------------------------------------------------------------------------------
+# --- the GPU and the disk --------------------------------------------------------------------------------------------
 
 
 def test_the_gpu_its_driver_and_its_processes_are_reported(world, tmp_path):
-    busy = replace(CARD, used_mib=2048, processes={4711: 2048})
+    busy = replace(GPU, used_mib=2048, processes={4711: 2048})
     quick(world, tmp_path)
-    found = checks.inspect(settings.load(_with_card(world)), Probe(card=busy))
-    assert found.facts["card"] == "a card, 24.0 GiB, 2.0 in use, GPU-1"
+    found = checks.inspect(settings.load(_with_gpu(world)), Probe(gpu=busy))
+    assert found.facts["GPU"] == "a GPU, 24.0 GiB, 2.0 in use, GPU-1"
     assert found.facts["driver"] == "1"
     assert "process 4711 (2048 MiB)" in joined(found.problems)
 
 
-def _with_card(world: World) -> Path:
+def _with_gpu(world: World) -> Path:
     text = world.settings.read_text(encoding="utf-8")
     world.settings.write_text(text.replace('card = "none"', 'card = ""'), encoding="utf-8")
     return world.settings
@@ -324,15 +324,15 @@ def _with_card(world: World) -> Path:
 
 def test_a_memory_profile_that_does_not_fit_is_a_warning(world):
     asked = plan.read(world.settings, world.grid)
-    planned = forecast.forecast(asked.sweep, asked.runs(), asked.settings, prompts=2, cards_gib=[24.0])
+    planned = forecast.forecast(asked.sweep, asked.runs(), asked.settings, prompts=2, gpu_sizes_gib=[24.0])
     small, large = planned.profiles
     fits, tight, never = (Estimate(gib=gib, error_gib=0.6) for gib in (18.0, 23.5, 30.0))
-    assert list(card.too_small(replace(planned, profiles=(replace(small, peak=fits),)))) == []
-    first, second = card.too_small(replace(planned, profiles=(replace(small, peak=never), replace(large, peak=tight))))
+    assert list(gpus.too_small(replace(planned, profiles=(replace(small, peak=fits),)))) == []
+    first, second = gpus.too_small(replace(planned, profiles=(replace(small, peak=never), replace(large, peak=tight))))
     assert first.what == "network_dim = 2: about 30 GiB of 24: does not fit"
     assert second.what == "network_dim = 4: about 24 GiB of 24: tight"
     assert {first.severity, second.severity} == {Severity.WARNING}
-    (applied,) = card.too_small(replace(planned, profiles=(replace(small, fallbacks=("AdamW8bit",), origin="probe"),)))
+    (applied,) = gpus.too_small(replace(planned, profiles=(replace(small, fallbacks=("AdamW8bit",), origin="probe"),)))
     assert applied.what == "network_dim = 2: out of memory (probe); it fitted with the fallbacks AdamW8bit"
 
 
@@ -361,10 +361,10 @@ from library import sdxl_train_util, train_util
 if __name__ == "__main__":
     tables = tomllib.load(open(sys.argv[2], "rb"))
     args = {"unet_lr": None} | {key: value for table in tables.values() for key, value in table.items()}
-    pictures = os.listdir(tomllib.load(open(args["dataset_config"], "rb"))["datasets"][0]["subsets"][0]["image_dir"])
-    print(len(pictures), "files", os.environ["CUDA_VISIBLE_DEVICES"] or "no card")
+    images = os.listdir(tomllib.load(open(args["dataset_config"], "rb"))["datasets"][0]["subsets"][0]["image_dir"])
+    print(len(images), "files", os.environ["CUDA_VISIBLE_DEVICES"] or "no GPU")
     if args["network_dim"] == 3:
-        raise ValueError(f"rank three is odd, with {len(pictures)} files")
+        raise ValueError(f"rank three is odd, with {len(images)} files")
     if args["network_dim"] == 5:
         print("No data found. Please verify arguments")
         sys.exit()

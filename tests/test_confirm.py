@@ -217,7 +217,7 @@ def test_a_selected_strength_is_confirmed_on_prompts_outside_the_selection_and_p
     assert len(reported) == len(one.choice.selection_texts) == 2
     assert {s.image.text for s in one.confirmation.scores} == reported
     (confirmed_run,) = one.run.confirmations()
-    made = {image.text for image in confirmed_run.pictures()}
+    made = {image.text for image in confirmed_run.generated_images()}
     assert made == reported, "no image is generated for a prompt of the selection, or for drift only"
     assert one.confirmation.comparison.paired
     assert one.confirmation.comparison.change_interval

@@ -70,8 +70,8 @@ def orchestrate(here):
 
 
 def colours(path: Path) -> np.ndarray:
-    with Image.open(path) as picture:
-        return np.unique(np.asarray(picture).reshape(-1, 3), axis=0)
+    with Image.open(path) as image:
+        return np.unique(np.asarray(image).reshape(-1, 3), axis=0)
 
 
 def drawn_in(path: Path, colour: tuple[int, int, int]) -> bool:
@@ -81,7 +81,7 @@ def drawn_in(path: Path, colour: tuple[int, int, int]) -> bool:
 def test_a_crop_is_shown_with_its_boxes_and_what_was_dropped(orchestrate):
     result = orchestrate("build", "close")
     assert result.exit_code == 0, result.output
-    assert "3 pictures, 1 dropped" in result.stdout
+    assert "3 images, 1 dropped" in result.stdout
     assert "no-face.png" in result.stdout
     assert "no face found" in result.stdout
     path = Path(result.stdout.splitlines()[-1])
@@ -92,7 +92,7 @@ def test_a_crop_is_shown_with_its_boxes_and_what_was_dropped(orchestrate):
 
 
 def test_a_picture_is_shown_whatever_it_is_called(tmp_path):
-    """Phones call an edited picture NAME~2, as pictures are called that are repeated for equal steps."""
+    """Phones call an edited image NAME~2, as images are called that are repeated for equal steps."""
     (tmp_path / "images").mkdir()
     drawn(Pose(size=0.3)).save(tmp_path / "images" / "a~2.png")
     with Image.open(contact_sheet.write(tmp_path, {"pictures": ["a~2.png"]})) as one:

@@ -70,7 +70,7 @@ def test_files_that_look_like_images_are_named(make: Make) -> None:
     assert severity is WARNING
     assert "6 files look like images and are not used: c.tif, d.gif, e.jfif, f.heic, g.jxl and 1 more" in text
     assert "(suffixes .Jpg, .gif, .heic, .jfif, .jxl, .tif)" in text
-    assert [path.name for path in images.pictures(dataset.image_dir).pictures] == ["a.png"]
+    assert [path.name for path in images.list_images(dataset.image_dir).paths] == ["a.png"]
 
 
 def test_a_folder_of_unused_files_alone_is_an_error_that_names_them(make: Make) -> None:

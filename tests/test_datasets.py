@@ -1,4 +1,4 @@
-"""Recipes carried out: what they have in common, and the choice of pictures."""
+"""Recipes carried out: what they have in common, and the choice of images."""
 
 import hashlib
 import json
@@ -183,7 +183,7 @@ def test_equal_steps_show_each_picture_equally_often(kitchen):
 
 
 def test_repeated_pictures_take_no_others_name(tmp_path):
-    """An edited picture is called NAME~2 by phones."""
+    """An edited image is called NAME~2 by phones."""
     pieces = [Sample(name=name, file=tmp_path / f"{name}.png", caption="", origin="") for name in ("a", "a~2")]
     for piece in pieces:
         piece.file.write_bytes(piece.name.encode())

@@ -1,4 +1,4 @@
-"""Crops: what becomes of every kind of picture."""
+"""Crops: what becomes of every kind of image."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +35,7 @@ def model(scoring):
 
 @pytest.fixture
 def photos(tmp_path) -> Path:
-    """A folder for pictures."""
+    """A folder for images."""
     (tmp_path / "images").mkdir()
     return tmp_path / "images"
 
@@ -55,10 +55,10 @@ def notes(record: dict) -> dict[str, str]:
 
 
 def share(model: faces.Faces, path: Path) -> float:
-    """The longer side of the face's box as a part of the picture's width."""
-    picture = images.load(path)
-    left, top, right, bottom = model.find(picture).faces[0].box
-    return max(right - left, bottom - top) / picture.shape[1]
+    """The longer side of the face's box as a part of the image's width."""
+    image = images.load(path)
+    left, top, right, bottom = model.find(image).faces[0].box
+    return max(right - left, bottom - top) / image.shape[1]
 
 
 def test_the_face_is_cut_out_with_its_padding(kitchen, photos, model):
@@ -154,8 +154,8 @@ def test_a_picture_on_its_side_is_turned_as_its_exif_says(kitchen, photos, model
     put(drawn(SMALL).rotate(90, expand=True), photos / "turned.png", exif=exif)
     made, record = kitchen.taste(kitchen.dataset("close", crop=Crop(smallest=96)))
     assert "rotated as its EXIF says" in notes(record)["turned"]
-    with Image.open(made / "turned.png") as picture:
-        assert not picture.getexif()
+    with Image.open(made / "turned.png") as image:
+        assert not image.getexif()
     eyes = model.find(images.load(made / "turned.png")).faces[0].landmarks
     assert eyes[0][0] < eyes[1][0]
     assert abs(eyes[0][1] - eyes[1][1]) < 5
@@ -172,11 +172,11 @@ def test_sd_scripts_reads_no_exif_so_a_plain_folder_with_a_turned_picture_is_ref
 
 
 def test_transparent_parts_become_white(kitchen, photos):
-    picture = drawn(SMALL)
+    image = drawn(SMALL)
     alpha = np.full((256, 256), 255, np.uint8)
     alpha[200:] = 0
-    picture.putalpha(Image.fromarray(alpha))
-    put(picture, photos / "clear.png")
+    image.putalpha(Image.fromarray(alpha))
+    put(image, photos / "clear.png")
     made, record = kitchen.taste(kitchen.dataset("wide", crop=Crop(smallest=250)))
     assert "transparency replaced by white" in notes(record)["clear"]
     with Image.open(made / "clear.png") as opened:

@@ -42,14 +42,14 @@ def kitchen(tmp_path, photos, scoring):
 
 
 def film(path: Path, *pictures: Image.Image, rate: int = RATE) -> Path:
-    """A video of these pictures, without loss."""
+    """A video of these images, without loss."""
     path.parent.mkdir(exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264rgb", rate=rate)
         stream.width, stream.height, stream.pix_fmt = *pictures[0].size, "rgb24"
         stream.options = {"crf": "0"}
-        for picture in pictures:
-            container.mux(stream.encode(av.VideoFrame.from_image(picture)))
+        for image in pictures:
+            container.mux(stream.encode(av.VideoFrame.from_image(image)))
         container.mux(stream.encode())
     return path
 
@@ -166,7 +166,7 @@ def test_stills_that_are_alike_come_in_once_and_no_more_than_their_share(kitchen
 
 @pytest.mark.parametrize(("share", "most"), [(0.35, 1), (0.4, 2), (0.6, 4)])
 def test_stills_are_never_more_than_their_share(kitchen, tmp_path, share, most):
-    """Of three pictures: 0.35 are 1.6 stills, 0.6 are 4.5."""
+    """Of three images: 0.35 are 1.6 stills, 0.6 are 4.5."""
     path = film(tmp_path / "v.mp4", *scenes(5), rate=1)
     asked = Frames(videos=path, caption="x", share=share, smallest_face=32, duplicates=0)
     _, record = kitchen.taste(kitchen.dataset("more", frames=asked))
@@ -181,8 +181,8 @@ def test_two_videos_of_one_name_keep_their_own_stills(kitchen, tmp_path):
         kitchen.dataset("more", frames=Frames(videos=tmp_path / "videos", caption="x", smallest_face=32))
     )
     stills = {Path(one["origin"]).name: made / one["name"] for one in record["made"] if one["time_s"] is not None}
-    for name, picture in (("walk.mov", first), ("walk.mp4", second)):
-        assert np.abs(images.load(stills[name]).astype(int) - np.asarray(picture).astype(int)).mean() < 3
+    for name, image in (("walk.mov", first), ("walk.mp4", second)):
+        assert np.abs(images.load(stills[name]).astype(int) - np.asarray(image).astype(int)).mean() < 3
     assert all(one["face"] for one in record["made"] if one["time_s"] is not None), "the sheet shows whose face it was"
 
 

@@ -1,4 +1,4 @@
-"""Weights of the loss: where they lie, what their mean is, and that the picture under them is the same."""
+"""Weights of the loss: where they lie, what their mean is, and that the image under them is the same."""
 
 from pathlib import Path
 
@@ -89,10 +89,10 @@ def test_a_larger_face_weighs_no_more_than_a_smaller_one_under_a_mean():
 def test_the_weights_are_the_alpha_of_an_unchanged_picture(kitchen, photos):
     drawn(Pose(x=0.4, y=0.4, size=0.4)).save(photos / "a.png")
     made, record = kitchen.taste(kitchen.dataset("weighted", mask=Mask(background=0.0, feather=0.0)))
-    with Image.open(made / "a.png") as picture, Image.open(photos / "a.png") as original:
-        assert picture.mode == "RGBA"
-        assert np.array_equal(np.asarray(picture)[..., :3], np.asarray(original))
-        alpha = np.asarray(picture)[..., 3]
+    with Image.open(made / "a.png") as image, Image.open(photos / "a.png") as original:
+        assert image.mode == "RGBA"
+        assert np.array_equal(np.asarray(image)[..., :3], np.asarray(original))
+        alpha = np.asarray(image)[..., 3]
     with Image.open(made.parent / "masks" / "a.png") as kept, Image.open(made.parent / "plain" / "a.png") as plain:
         assert np.array_equal(np.asarray(kept), alpha)
         assert np.array_equal(np.asarray(plain), np.asarray(original))
@@ -106,8 +106,8 @@ def test_in_a_crop_the_weights_lie_where_the_face_is(kitchen, photos):
     drawn(Pose(x=0.25, y=0.3, size=0.3)).save(photos / "a.png")
     both = kitchen.dataset("both", crop=Crop(smallest=96), mask=Mask(body=0.0, background=0.0, feather=0.0))
     made, record = kitchen.taste(both)
-    with Image.open(made / "a.png") as picture:
-        alpha = np.asarray(picture)[..., 3]
+    with Image.open(made / "a.png") as image:
+        alpha = np.asarray(image)[..., 3]
     rows, columns = np.nonzero(alpha)
     face, crop = record["made"][0]["face"], record["made"][0]["crop"]
     middle = ((face[0] + face[2]) / 2 - crop[0], (face[1] + face[3]) / 2 - crop[1])
@@ -143,13 +143,13 @@ def test_masks_become_the_weights_and_follow_the_crop(kitchen, photos, masks):
     weights[70:90, 60:80] = 200
     Image.fromarray(weights).save(masks / "a.png")
     whole, _ = kitchen.taste(kitchen.dataset("whole", mask=Mask(masks=masks)))
-    with Image.open(whole / "a.png") as picture, Image.open(photos / "a.png") as original:
-        assert np.array_equal(np.asarray(picture)[..., 3], weights)
-        assert np.array_equal(np.asarray(picture)[..., :3], np.asarray(original))
+    with Image.open(whole / "a.png") as image, Image.open(photos / "a.png") as original:
+        assert np.array_equal(np.asarray(image)[..., 3], weights)
+        assert np.array_equal(np.asarray(image)[..., :3], np.asarray(original))
     made, record = kitchen.taste(kitchen.dataset("both", crop=Crop(smallest=96), mask=Mask(masks=masks)))
     left, top, right, bottom = record["made"][0]["crop"]
-    with Image.open(made / "a.png") as picture:
-        assert np.array_equal(np.asarray(picture)[..., 3], weights[top:bottom, left:right])
+    with Image.open(made / "a.png") as image:
+        assert np.array_equal(np.asarray(image)[..., 3], weights[top:bottom, left:right])
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "1", "P", "RGBA", "cut out"])

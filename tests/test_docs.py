@@ -111,7 +111,8 @@ def small(world: World) -> World:
     """A project folder with everything that docs and help pages name: grids, a dataset, another base model."""
     world.settle(sections=_NAMED_IN_DOCS)
     (world.folder / "grids").mkdir()
-    shutil.copytree(world.folder / "images", world.folder / "other-people")
+    for name in ("other-people", "comfyui-output"):
+        shutil.copytree(world.folder / "images", world.folder / name)
     for name in ("dims.toml", "grids/sweep-v3.toml"):
         (world.folder / name).write_text(_V3, encoding="utf-8")
     for grid in (path for path in (ROOT / "grids").glob("*.toml") if path.name != "sweep-v3.toml"):

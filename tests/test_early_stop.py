@@ -10,7 +10,7 @@ from standins.world import GRID, Heard, World
 
 from orchestrator.errors import InputError
 from orchestrator.evidence import preview_scores, summary
-from orchestrator.evidence.run_metrics import picture_value
+from orchestrator.evidence.run_metrics import image_value
 from orchestrator.model import Failure, State
 from orchestrator.report import answers, html
 from orchestrator.run.early_stop import EarlyStopWatcher
@@ -59,7 +59,7 @@ def test_a_clearly_worse_training_is_stopped_with_the_reason(world: World) -> No
     }
     status = state.status(bad)
     assert status.failure is Failure.STOPPED_EARLY
-    assert f"worse than {good.point.name} at step 2 of 4: 2 pictures" in status.reason
+    assert f"worse than {good.point.name} at step 2 of 4: 2 images" in status.reason
     assert [stage for name, stage, _ in heard.events if name == bad.point.name] == ["train", "train"]
 
     world.drive(world.context(listener=heard), retry=True)
@@ -103,7 +103,7 @@ def test_missing_preview_scores_are_made_again(stopped: World) -> None:
     """As after an orchestrator that ended between the previews and their scores."""
     run, ctx = stopped.run("network_dim=4*"), stopped.context()
     kept = preview_scores.of_run(run)
-    assert {step: list(map(picture_value, scores)) for step, scores in kept.items()} == {2: [-1.0, -1.0]}
+    assert {step: list(map(image_value, scores)) for step, scores in kept.items()} == {2: [-1.0, -1.0]}
 
     shutil.rmtree(run.path / preview_scores.FOLDER)
     training = run.attempts("train")[-1]

@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from standins.world import CARD, Heard, Probe, World
+from standins.world import GPU, Heard, Probe, World
 
 from orchestrator.config.schema import Comparison
 from orchestrator.errors import Problem
 from orchestrator.evidence import summary
-from orchestrator.gpu import Card
+from orchestrator.gpu import Gpu
 from orchestrator.report import answers
 from orchestrator.report.answers.answer import Answer
 from orchestrator.store import provenance
@@ -20,7 +20,7 @@ GRID = (
     "[dims]\nnetwork_dim = [2, 4]\nseed = [1, 2]\n"
     '[[question]]\nid = "Q3"\nask = "Too low?"\ncontrast = { network_dim = [2, 4] }\n'
 )
-H100 = replace(CARD, name="H100", driver="550")
+H100 = replace(GPU, name="H100", driver="550")
 
 
 def interpreter(folder: Path, torch: str) -> Path:
@@ -42,9 +42,9 @@ class Messages(Heard):
         self.messages += map(str, problems)
 
 
-def train(world: World, only: str, card: Card) -> list[str]:
+def train(world: World, only: str, gpu: Gpu) -> list[str]:
     listener = Messages()
-    world.session(probe=Probe(card=card), listener=listener).run(only)
+    world.session(probe=Probe(gpu=gpu), listener=listener).run(only)
     return listener.messages
 
 

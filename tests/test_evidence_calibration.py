@@ -111,7 +111,7 @@ def test_pairs_are_resampled_by_photo() -> None:
 def curve(noise: float, target: int = 72, k: float = 1.0) -> learning_curve.LearningCurve:
     rng = np.random.default_rng(0)
     points = [
-        CurvePoint(pictures=n, replicate=r, value=0.7 - 2 * n**-k + r / 10 + rng.normal(0, noise))
+        CurvePoint(images=n, replicate=r, value=0.7 - 2 * n**-k + r / 10 + rng.normal(0, noise))
         for n in (6, 12, 24, 36)
         for r in (1, 2, 3)
     ]
@@ -139,8 +139,8 @@ def test_noise_widens_the_interval_and_extrapolation_is_marked() -> None:
 
 
 def test_too_few_sizes_or_runs_give_no_curve() -> None:
-    two_sizes = [CurvePoint(pictures=n, replicate=r, value=0.5) for n in (18, 36) for r in (1, 2, 3)]
-    one_seed = [CurvePoint(pictures=n, replicate=1, value=0.5) for n in (9, 18, 36)]
+    two_sizes = [CurvePoint(images=n, replicate=r, value=0.5) for n in (18, 36) for r in (1, 2, 3)]
+    one_seed = [CurvePoint(images=n, replicate=1, value=0.5) for n in (9, 18, 36)]
     assert learning_curve.learning_curve(two_sizes, target=72) is None
     assert learning_curve.learning_curve(one_seed, target=72) is None
     with pytest.raises(ValueError, match="target is 36"):

@@ -39,7 +39,7 @@ def test_the_p_value_is_that_of_wilcoxons_test() -> None:
     assert found
     assert found.p == pytest.approx(1 / 32)
     assert found.difference == pytest.approx(-0.48)
-    assert found.pictures == 5
+    assert found.images == 5
     turned = early_stop_rule.compare(own | {(4, 1): 0.6}, other, 0.1)
     assert turned
     assert turned.p == pytest.approx(2 / 32)

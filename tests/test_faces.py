@@ -398,7 +398,7 @@ def _refusal(folder: Path) -> Problem:
     return problem
 
 
-def _photo(*shown: tuple[draw.Array, draw.Pose], seed: int = 0) -> faces.Picture:
+def _photo(*shown: tuple[draw.Array, draw.Pose], seed: int = 0) -> faces.Pixels:
     return draw.photo(shown, draw.Backdrop(seed=seed), px=PX)
 
 
@@ -418,8 +418,8 @@ def _score(outcome: faces.Outcome, someone: faces.Persona) -> Score:
     return faces.score(Image(file="a.png", checkpoint="", strength=1.0, prompt=0, seed=0), outcome, someone)
 
 
-def _assert_found(photo: faces.Picture, folder: Path, fallback: str, whole: faces.Face) -> None:
-    """By this fallback, in the picture's own pixels: where the full pack finds it at once."""
+def _assert_found(photo: faces.Pixels, folder: Path, fallback: str, whole: faces.Face) -> None:
+    """By this fallback, in the image's own pixels: where the full pack finds it at once."""
     sighting = faces.load(_inspect(folder), device="cpu").find(photo)
     assert sighting.fallback == fallback
     np.testing.assert_allclose(sighting.faces[0].landmarks, whole.landmarks, atol=3)

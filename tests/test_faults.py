@@ -195,6 +195,6 @@ def test_a_process_cannot_use_more_than_the_gpu() -> None:
 
 def test_a_machine_without_a_driver_has_no_gpus_and_no_samples() -> None:
     nvml = gpu.Nvml()
-    if nvml.cards():
-        pytest.skip("there is a card in this machine")
+    if nvml.gpus():
+        pytest.skip("there is a GPU in this machine")
     assert nvml.sample("GPU-none", []) is None

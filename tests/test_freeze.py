@@ -303,7 +303,7 @@ def test_the_number_of_threads_is_frozen_and_recorded(world: World, monkeypatch:
     ctx = world.context()
     assert ctx.settings.trainer.threads == 6, "on a machine with more cores, too"
     assert ctx.attempt_record(world.run("network*"), "train")["threads"] == 6
-    assert argv.environment(ctx.settings.trainer, card=None)["OMP_NUM_THREADS"] == "6"
+    assert argv.environment(ctx.settings.trainer, gpu=None)["OMP_NUM_THREADS"] == "6"
     world.settle(trainer="threads = 3")
     assert "trainer.threads has changed" in refusal(world)
     world.settle(trainer="threads = 6")

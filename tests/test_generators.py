@@ -79,7 +79,7 @@ def test_a_crash_costs_only_the_images_that_were_not_written(world: World, fault
         assert result is not None
         assert result.failure is failure
         assert len(json.loads((second.path / "plan.json").read_text())["images"]) == 1, "all others were written"
-        assert len(run.pictures()) == len(prompts)
+        assert len(run.generated_images()) == len(prompts)
     assert not world.living()
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from standins.world import CARD, World
+from standins.world import GPU, World
 
 from orchestrator.config import settings
 from orchestrator.plan import forecast, history, plan
@@ -48,11 +48,11 @@ def test_times_of_another_gpu_do_not_change_the_forecast(world: World) -> None:
     world.drive(only="network_dim=2*")
     for record in world.sweep.path.glob("*/*/*/attempt.json"):
         found = records.read(record)
-        found["environment"]["gpu"] = CARD.name
+        found["environment"]["gpu"] = GPU.name
         records.write(record, found)
     (trained, generated, _), *_ = times(world, world.settings, gpus=("NVIDIA H200",))
     assert (trained, generated) == before[0][:2]
-    assert times(world, world.settings, gpus=(CARD.name,))[0][:2] != before[0][:2]
+    assert times(world, world.settings, gpus=(GPU.name,))[0][:2] != before[0][:2]
 
 
 def test_an_attempt_without_recorded_conditions_does_not_count(world: World) -> None:

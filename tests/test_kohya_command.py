@@ -43,33 +43,33 @@ def test_accelerate_gets_all_arguments_and_the_users_last() -> None:
 
 
 def test_the_environment_makes_the_log_readable_and_names_the_card() -> None:
-    found = command.environment(TRAINER, card="GPU-1234")
+    found = command.environment(TRAINER, gpu="GPU-1234")
     assert found["PYTHONUNBUFFERED"] == "1"
     assert int(found["COLUMNS"]) >= 400
     assert found["PYTHONIOENCODING"].startswith("utf-8")
     assert found["CUDA_VISIBLE_DEVICES"] == "GPU-1234"
-    assert "CUDA_VISIBLE_DEVICES" not in command.environment(TRAINER, card=None)
+    assert "CUDA_VISIBLE_DEVICES" not in command.environment(TRAINER, gpu=None)
     assert "HF_HUB_OFFLINE" not in found
 
 
 def test_the_settings_environment_has_the_last_word() -> None:
     env = {"COLUMNS": "80", "X": "y", "OMP_NUM_THREADS": "1"}
     trainer = Trainer(python=Path("/p"), sd_scripts=Path("/s"), threads=4, env=env)
-    found = command.environment(trainer, card=None)
+    found = command.environment(trainer, gpu=None)
     assert (found["COLUMNS"], found["X"]) == ("80", "y")
     assert (found["OMP_NUM_THREADS"], found["MKL_NUM_THREADS"]) == ("1", "4")
-    assert not [name for name in command.environment(TRAINER, card=None) if name.endswith("_NUM_THREADS")]
+    assert not [name for name in command.environment(TRAINER, gpu=None) if name.endswith("_NUM_THREADS")]
 
 
 def test_the_hub_is_left_alone_once_both_tokenizers_are_there(tmp_path: Path) -> None:
     trainer = Trainer(python=Path("/p"), sd_scripts=Path("/s"), tokenizer_cache_dir=tmp_path)
     for name in command.TOKENIZERS:
         assert tmp_path / name in command.missing_tokenizers(tmp_path)
-        assert "HF_HUB_OFFLINE" not in command.environment(trainer, card=None)
+        assert "HF_HUB_OFFLINE" not in command.environment(trainer, gpu=None)
         (tmp_path / name).mkdir()
         (tmp_path / name / "vocab.json").touch()
     assert command.missing_tokenizers(tmp_path) == []
-    assert command.environment(trainer, card=None)["HF_HUB_OFFLINE"] == "1"
+    assert command.environment(trainer, gpu=None)["HF_HUB_OFFLINE"] == "1"
 
 
 # --- generation -------------------------------------------------------------------------------------------------------

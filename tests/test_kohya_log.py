@@ -121,7 +121,7 @@ def test_a_successful_process_has_no_cause(name: str) -> None:
         ("RuntimeError: No CUDA GPUs are available", Failure.GPU_LOST),
         ("RuntimeError: CUDA error: the MPS client has been terminated by the server", Failure.GPU_LOST),
         ("Error 805: MPS client failed to connect to the MPS control daemon or the MPS server", Failure.GPU_LOST),
-        ("RuntimeError: CUDA error: device-side assert triggered", Failure.UNKNOWN),  # a bug, not the card
+        ("RuntimeError: CUDA error: device-side assert triggered", Failure.UNKNOWN),  # a bug, not the GPU
         ("PIL.UnidentifiedImageError: cannot identify image file '/data/a.png'", Failure.DATASET),
         ("OSError: image file is truncated (3 bytes not processed)", Failure.DATASET),
         ("AssertionError: caption file is empty / キャプションファイルが空です: /data/a.txt", Failure.DATASET),

@@ -1,4 +1,4 @@
-"""Every picture is made with its own LoRA's weights, however gen_img.py's batches fall."""
+"""Every image is made with its own LoRA's weights, however gen_img.py's batches fall."""
 
 import itertools
 import json
@@ -87,7 +87,7 @@ def write_plan(folder: Path, loras: Sequence[Path], cells: Sequence[tuple[int | 
 def gen_img(args: Any, networks: list[Any], batch_size: int) -> list[list[tuple[str, float, float]]]:
     """gen_img.py's loop: ask for a prompt, start a new batch when the multipliers differ, set them, make the batch.
 
-    Returns per batch the (file, weight in the LoRA, multiplier) of each picture.
+    Returns per batch the (file, weight in the LoRA, multiplier) of each image.
     """
     batches: list[list[tuple[str, float, float]]] = []
     ask = gen_img_plugin.get_prompter(args, None, networks)

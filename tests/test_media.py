@@ -122,7 +122,7 @@ def test_only_images_are_listed_by_name(tmp_path: Path) -> None:
     for name in ("b.PNG", "a.jpg", "a.txt", "c.webp.part"):
         (tmp_path / name).touch()
     (tmp_path / "deeper.png").mkdir()
-    assert [path.name for path in images.pictures(tmp_path).pictures] == ["a.jpg", "b.PNG"]
+    assert [path.name for path in images.list_images(tmp_path).paths] == ["a.jpg", "b.PNG"]
 
 
 def test_a_link_out_of_the_folder_is_ignored_with_a_warning(tmp_path: Path) -> None:
@@ -132,8 +132,8 @@ def test_a_link_out_of_the_folder_is_ignored_with_a_warning(tmp_path: Path) -> N
     (folder / "real.png").touch()
     (folder / "inside.png").symlink_to(folder / "real.png")
     (folder / "outside.png").symlink_to(tmp_path / "secret.png")
-    listing = images.pictures(folder)
-    assert [path.name for path in listing.pictures] == ["inside.png", "real.png"]
+    listing = images.list_images(folder)
+    assert [path.name for path in listing.paths] == ["inside.png", "real.png"]
     assert [problem.where for problem in listing.problems] == [str(folder / "outside.png")]
 
 
@@ -142,14 +142,14 @@ def test_names_of_images_that_are_not_files_are_ignored(tmp_path: Path) -> None:
     (tmp_path / "itself.png").symlink_to("itself.png")
     (tmp_path / "nowhere.png").symlink_to("nothing.png")
     os.mkfifo(tmp_path / "pipe.png")
-    listing = images.pictures(tmp_path)
-    assert listing.pictures == ()
+    listing = images.list_images(tmp_path)
+    assert listing.paths == ()
     assert [Path(problem.where).stem for problem in listing.problems] == ["folder", "itself", "nowhere", "pipe"]
     assert all("not a file" in problem.what for problem in listing.problems)
 
 
 def test_a_missing_folder_is_a_problem(tmp_path: Path) -> None:
-    assert "not a folder" in str(images.pictures(tmp_path / "absent").problems[0])
+    assert "not a folder" in str(images.list_images(tmp_path / "absent").problems[0])
 
 
 def _png_header(width: int, height: int) -> bytes:

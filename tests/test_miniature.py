@@ -11,7 +11,7 @@ from insightface.app import FaceAnalysis
 from PIL import Image
 
 from orchestrator.kohya import base_model
-from orchestrator.miniature import draw, pack, picture_model, scene, world
+from orchestrator.miniature import draw, image_model, pack, scene, world
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def folder(tmp_path_factory):
 def faces(folder):
     app = FaceAnalysis(name=str(folder / "pack"), providers=["CPUExecutionProvider"])
     app.prepare(-1, det_size=(256, 256))
-    return lambda picture: app.get(np.ascontiguousarray(np.asarray(picture)[..., ::-1]))
+    return lambda image: app.get(np.ascontiguousarray(np.asarray(image)[..., ::-1]))
 
 
 def portrait(identity, seed=0, **pose):
@@ -73,8 +73,8 @@ def test_likeness_is_known_beforehand(faces):
 
     def likeness(share):
         mixed = draw.resembling(someone, other, share)
-        picture = draw.photo([(mixed, draw.Pose())], draw.Backdrop(), px=256)
-        return faces(picture)[0].normed_embedding @ faces(portrait(1))[0].normed_embedding
+        image = draw.photo([(mixed, draw.Pose())], draw.Backdrop(), px=256)
+        return faces(image)[0].normed_embedding @ faces(portrait(1))[0].normed_embedding
 
     measured = [likeness(share) for share in (0.0, 0.5, 0.9)]
     assert measured == pytest.approx([0.0, 0.5, 0.9], abs=0.15)
@@ -97,7 +97,7 @@ def test_a_pack_is_built_once(tmp_path):
 
 
 def test_no_word_stands_in_two_kinds_of_phrase():
-    kinds = [set().union(*(picture_model.words(phrase) for phrase in kind)) for kind in scene.PHRASES]
+    kinds = [set().union(*(image_model.words(phrase) for phrase in kind)) for kind in scene.PHRASES]
 
     assert not any(first & second for first, second in itertools.combinations(kinds, 2))
 
@@ -135,27 +135,27 @@ def test_two_worlds_are_the_same(folder, tmp_path):
 
 
 def test_the_base_model_passes_for_sdxl():
-    assert base_model.problems(picture_model.WEIGHTS) == []
-    assert picture_model.WEIGHTS.stat().st_size < 3_000_000
+    assert base_model.problems(image_model.WEIGHTS) == []
+    assert image_model.WEIGHTS.stat().st_size < 3_000_000
 
 
 def test_the_base_model_draws_what_the_caption_says(faces):
-    model = picture_model.load(picture_model.WEIGHTS)
+    model = image_model.load(image_model.WEIGHTS)
     captions = ["portrait, at night", "portrait, on snow", "close-up", "upper body"]
 
     night, snow, near, far = (
         ((drawn + 1) * 127.5).permute(1, 2, 0).numpy().astype(np.uint8)
-        for drawn in picture_model.sample(model, picture_model.read_captions(captions), [5] * 4, 12)
+        for drawn in image_model.sample(model, image_model.read_captions(captions), [5] * 4, 12)
     )
 
     assert night[:4].mean() + 60 < snow[:4].mean()
-    widths = [np.diff(faces(Image.fromarray(picture).resize((256, 256)))[0].bbox[::2])[0] for picture in (near, far)]
+    widths = [np.diff(faces(Image.fromarray(image).resize((256, 256)))[0].bbox[::2])[0] for image in (near, far)]
     assert widths[0] > 1.1 * widths[1]
 
 
 def test_words_count_not_their_order_or_case():
-    same = picture_model.read_captions(["photo of ohwx person", "Person, OHWX: of photo of"])
-    other = picture_model.read_captions(["photo of a person"])
+    same = image_model.read_captions(["photo of ohwx person", "Person, OHWX: of photo of"])
+    other = image_model.read_captions(["photo of a person"])
 
     assert (same[0] == same[1]).all()
     assert not (same[0] == other[0]).all()

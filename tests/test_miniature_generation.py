@@ -15,13 +15,13 @@ from standins.jobs import given
 from orchestrator.config.schema import BaseModel, Generation, Trainer
 from orchestrator.kohya import generate
 from orchestrator.kohya.outputs import log
-from orchestrator.miniature import generation, pack, picture_model, training, world
+from orchestrator.miniature import generation, image_model, pack, training, world
 from orchestrator.model import Image as Picture
 
 TRAINER = Trainer(
     python=Path(sys.executable), sd_scripts=Path(generation.__file__).parent, generate_script="generate.py"
 )
-BASE = BaseModel(name="miniature", path=picture_model.WEIGHTS)
+BASE = BaseModel(name="miniature", path=image_model.WEIGHTS)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def loras(tmp_path_factory):
             f"image_dir = {json.dumps(str(folder / 'images'))}\n"
         )
         said = {
-            "pretrained_model_name_or_path": str(picture_model.WEIGHTS),
+            "pretrained_model_name_or_path": str(image_model.WEIGHTS),
             "dataset_config": str(folder / "dataset.toml"),
             "output_dir": str(folder / "output"),
             "output_name": name,
@@ -51,7 +51,7 @@ def loras(tmp_path_factory):
 
 
 def draw(folder, out, images, *, px=128, steps=8):
-    """The pictures of a plan, drawn in this process: file -> pixels."""
+    """The images of a plan, drawn in this process: file -> pixels."""
     settings = Generation(prompts=Path(), width=px, height=px, steps=steps, batch_size=4)
     plan = folder / "plan.json"
     plan.write_text(json.dumps(generate.plan(images, folder=folder, negative="blurry")))

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from orchestrator.kohya import previews
 from orchestrator.kohya.outputs import files, log, safetensors_header, verify
-from orchestrator.miniature import memory, optimizer, photos, picture_model, training, world
+from orchestrator.miniature import image_model, memory, optimizer, photos, training, world
 from orchestrator.miniature.arguments import Arguments
 from orchestrator.model import Failure
 
@@ -47,7 +47,7 @@ class Workshop:
             f'caption_extension = ".txt"\n{subset}\n'
         )
         given = {
-            "pretrained_model_name_or_path": str(picture_model.WEIGHTS),
+            "pretrained_model_name_or_path": str(image_model.WEIGHTS),
             "dataset_config": str(dataset),
             "output_dir": str(self.folder / "out"),
             "output_name": name,
@@ -256,9 +256,9 @@ def test_alpha_takes_the_background_out_of_the_loss(workshop, images):
     half = workshop.folder / "half"
     half.mkdir()
     for path in images.glob("*.png"):
-        picture = Image.open(path)
-        picture.putalpha(Image.new("L", picture.size, 128))
-        picture.save(half / path.name)
+        image = Image.open(path)
+        image.putalpha(Image.new("L", image.size, 128))
+        image.save(half / path.name)
         shutil.copy(path.with_suffix(".txt"), half)
     plain = workshop.train("a", max_train_steps=1)
     workshop.images = half

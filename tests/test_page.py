@@ -34,9 +34,9 @@ def album(tmp_path_factory) -> list[Path]:
     return paper.album(folder, px=96, count=4)
 
 
-def made(folder: Path, album: list[Path], *, runs: int = 16, pending: int = 0, **pictures) -> Sweep:
+def made(folder: Path, album: list[Path], *, runs: int = 16, pending: int = 0, **images) -> Sweep:
     sweep = Sweep(folder / "runs" / "s")
-    paper.write(sweep, runs, paper.Made(album=album, **{"seeds": 2, **pictures}), pending=pending)
+    paper.write(sweep, runs, paper.Made(album=album, **{"seeds": 2, **images}), pending=pending)
     return sweep
 
 
@@ -348,7 +348,7 @@ def test_the_matrix_has_a_row_for_every_run_and_checkpoint_and_the_baseline_firs
 def test_a_damaged_image_is_shown_as_missing(tmp_path, album):
     sweep = made(tmp_path, album, runs=2)
     run = sweep.runs()[0]
-    damaged = run.path / run.pictures()[0].file
+    damaged = run.path / run.generated_images()[0].file
     content = damaged.read_bytes()
     damaged.unlink()
     damaged.write_bytes(content[:50])
@@ -410,6 +410,6 @@ def test_the_scorer_makes_thumbnails(world):
     run = next(run for run in world.sweep.runs() if run.done("score"))
     kept = layout.thumbnails(run.path) / f"{thumbnails.LARGEST}.json"
     assert kept.exists()
-    assert len(thumbnails.thumbnails(run.path, [image.file for image in run.pictures()], kept.parent)) == len(
-        run.pictures()
+    assert len(thumbnails.thumbnails(run.path, [image.file for image in run.generated_images()], kept.parent)) == len(
+        run.generated_images()
     )

@@ -135,9 +135,9 @@ def rows(tab):
 def test_the_matrix_shows_the_baseline_first_and_follows_the_filter(tab):
     assert rows(tab).first.locator("th").inner_text().startswith("baseline")
     assert tab.locator("#matrix thead th[scope=colgroup]").count() == 2
-    picture = tab.locator("#matrix tbody img").first
-    assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
-    assert "similarity" in picture.get_attribute("alt") or "no face" in picture.get_attribute("alt")
+    image = tab.locator("#matrix tbody img").first
+    assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
+    assert "similarity" in image.get_attribute("alt") or "no face" in image.get_attribute("alt")
     select(tab, "network_dim").select_option("8")
     playwright.expect(rows(tab)).to_have_count(2)
     assert {text.splitlines()[0] for text in rows(tab).locator("th").all_inner_texts()} == {

@@ -317,7 +317,7 @@ def test_plan_shows_runs_questions_and_costs(desk):
         "Q3: Is network_dim 16 too low for identity capture? network_dim 16 (3 runs) against 32 (3 runs)",
         "network_dim 16, seed 1  to train",
         "2160",
-        "Total: 6.2 h on 1 card, 6.1 GPU-hours; 6.8 GiB of disk",
+        "Total: 6.2 h on 1 GPU, 6.1 GPU-hours; 6.8 GiB of disk",
         "72 of the 100 images of a training select its checkpoint.",
         "The speed of 6 of 6 trainings is assumed, not measured: `orchestrate probe`",
     ):
@@ -368,8 +368,8 @@ def test_disk_space_includes_checkpoints_states_and_images(desk):
     with_states = desk.forecast(grid + "save_state = true\n")
     numbers = (2_660_000 + 903_000) * 32
     (run, _) = plain["runs"]
-    pictures = (40 + 12) * 1024 * 1024 * 1.7  # 12 of each of two checkpoints, then 28 of the best
-    assert run["disk_bytes"] == pytest.approx(2 * numbers * 2 + pictures, rel=0.01)
+    images = (40 + 12) * 1024 * 1024 * 1.7  # 12 of each of two checkpoints, then 28 of the best
+    assert run["disk_bytes"] == pytest.approx(2 * numbers * 2 + images, rel=0.01)
     more = with_states["runs"][0]["disk_bytes"] - run["disk_bytes"]
     assert more == pytest.approx(2 * numbers * (4 + 13.8), rel=0.01)
 
@@ -550,7 +550,7 @@ def test_the_size_of_a_dataset_after_a_recipe_is_estimated(desk):
     desk.grid.write_text("[dims]\nnetwork_dim = [16]\n", encoding="utf-8")
     used = plan.read(desk.settings, desk.grid).settings
     found = training_length.LengthEstimator(used.datasets)
-    counts = {name: (len(found.pictures(name).sizes), found.pictures(name).counted) for name in used.datasets}
+    counts = {name: (len(found.dataset_size(name).sizes), found.dataset_size(name).counted) for name in used.datasets}
     assert counts["persona"] == (6, True)
     assert counts["face-crop"] == (6, False)
     assert counts["images-12"] == (6, False), "repeated to the source's length"

@@ -17,7 +17,7 @@ from orchestrator.evidence import choice, run_metrics
 from orchestrator.evidence.stats.contrast import TestSettings
 from orchestrator.evidence.summary import RunSummary, SweepSummary
 from orchestrator.kohya import generate
-from orchestrator.miniature import generation, pack, picture_model, training, world
+from orchestrator.miniature import generation, image_model, pack, training, world
 from orchestrator.model import Image, Params, Point, Question, Score, State
 from orchestrator.report import answers
 from orchestrator.report.answers.answer import Answer
@@ -80,9 +80,9 @@ def test_the_same_pictures_under_other_names_leave_it_undecided(found: dict[str,
 def _renamed(source: Path, folder: Path) -> None:
     """In another order, so that a seed deals them out otherwise."""
     folder.mkdir()
-    pictures = sorted(source.glob("*.png"))
-    for number, picture in enumerate(reversed(pictures)):
-        for path in (picture, picture.with_suffix(".txt")):
+    images = sorted(source.glob("*.png"))
+    for number, image in enumerate(reversed(images)):
+        for path in (image, image.with_suffix(".txt")):
             shutil.copyfile(path, folder / f"{number}{path.suffix}")
 
 
@@ -98,7 +98,7 @@ def _made(point: Point, folder: Path) -> list[Image]:
     pictures = json.dumps(str(folder / str(point.params["dataset"])))
     given = {
         **{key: value for key, value in point.params.items() if key != "dataset"},
-        "pretrained_model_name_or_path": str(picture_model.WEIGHTS),
+        "pretrained_model_name_or_path": str(image_model.WEIGHTS),
         "dataset_config": str(run / "dataset.toml"),
         "output_dir": str(run),
         "output_name": "lora",
@@ -120,7 +120,7 @@ def _made(point: Point, folder: Path) -> list[Image]:
     ]
     plan = generate.plan(images, folder=run, negative="")
     (run / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
-    asked = {"ckpt": picture_model.WEIGHTS, "outdir": run, "prompter_module_args": run / "plan.json"}
+    asked = {"ckpt": image_model.WEIGHTS, "outdir": run, "prompter_module_args": run / "plan.json"}
     asked |= {"network_weights": run / LORA}
     sizes = {"W": 128, "H": 128, "steps": 10, "batch_size": 8}
     generation.main([text for key, value in {**asked, **sizes}.items() for text in (f"--{key}", str(value))])

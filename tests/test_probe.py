@@ -76,9 +76,9 @@ def test_a_probe_records_the_peak_and_the_fallbacks(world):
     step = '[[oom_fallback]]\nname = "smaller"\nset = { gradient_checkpointing = true }\nkeeps_result = true\n'
     world.settle(vram="[vram]\npoll_seconds = 0.02\nbudget_gib = 10\n", sections=step)
     sizes = iter([VramSample(used_mib=20000, total_mib=24576)])
-    card = Probe(answer=lambda _pids: next(sizes, VramSample(used_mib=9000, total_mib=24576)))
+    gpu = Probe(answer=lambda _pids: next(sizes, VramSample(used_mib=9000, total_mib=24576)))
     heard = Heard()
-    ctx = world.context(probe=card, listener=heard)
+    ctx = world.context(probe=gpu, listener=heard)
     (first, *_) = probe.wanted(world.plan())
     probe.run_probe([first], ctx)
     pace = history.gather(world.sweep, world.plan().settings).by_profile[first.point.id]

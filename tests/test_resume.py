@@ -157,7 +157,7 @@ def test_obstacles_depend_on_the_length_of_an_epoch(params: dict[str, int], step
 def test_a_plan_names_what_prevents_a_resume_and_its_remedy_works(
     world: World, length: str, more: str, remedy: str
 ) -> None:
-    """The stand-in's dataset has three pictures."""
+    """The stand-in's dataset has three images."""
     world.settle(trainer="resume = true", length=length)
     world.ask(ONE.format(more=f"{more}\n"))
     assert [one.remedy for one in world.plan().warnings if one.key == "trainer.resume"] == (

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from standins.world import CARD, HERE, Heard, Probe, World
+from standins.world import GPU, HERE, Heard, Probe, World
 
 from orchestrator.errors import Conflict, NotReady
-from orchestrator.gpu import Card
+from orchestrator.gpu import Gpu
 from orchestrator.host import Host
 from orchestrator.model import Failure, Point, Result, State, VramSample
 from orchestrator.plan import preflight
@@ -39,25 +39,25 @@ def task(**given: Any) -> Task:
 @pytest.mark.parametrize(
     ("need", "loads", "place"),
     [
-        (None, [GpuLoad(card="A")], Slot(card="A")),
+        (None, [GpuLoad(gpu="A")], Slot(gpu="A")),
         (
             None,
-            [GpuLoad(card="A", tasks=1, free_mib=90000)],
+            [GpuLoad(gpu="A", tasks=1, free_mib=90000)],
             None,
         ),  # unknown VRAM: it waits for a GPU of its own
-        (9000, [GpuLoad(card="A", free_mib=20000)], Slot(card="A", colocated=True)),
-        (9000, [GpuLoad(card="A", tasks=1, free_mib=9000)], Slot(card="A", colocated=True)),
-        (9000, [GpuLoad(card="A", tasks=1, free_mib=8999)], None),
-        (9000, [GpuLoad(card="A", tasks=1, alone=True, free_mib=90000)], None),
+        (9000, [GpuLoad(gpu="A", free_mib=20000)], Slot(gpu="A", colocated=True)),
+        (9000, [GpuLoad(gpu="A", tasks=1, free_mib=9000)], Slot(gpu="A", colocated=True)),
+        (9000, [GpuLoad(gpu="A", tasks=1, free_mib=8999)], None),
+        (9000, [GpuLoad(gpu="A", tasks=1, alone=True, free_mib=90000)], None),
         (
             9000,
-            [GpuLoad(card="A", tasks=1, free_mib=90000), GpuLoad(card="B", free_mib=90000)],
-            Slot(card="B", colocated=True),
+            [GpuLoad(gpu="A", tasks=1, free_mib=90000), GpuLoad(gpu="B", free_mib=90000)],
+            Slot(gpu="B", colocated=True),
         ),
         (
             9000,
-            [GpuLoad(card="A", free_mib=5000)],
-            Slot(card="A"),
+            [GpuLoad(gpu="A", free_mib=5000)],
+            Slot(gpu="A"),
         ),  # other processes use it: OOM fallback
         (9000, [], None),
     ],
@@ -100,14 +100,14 @@ def test_failures_are_counted_per_gpu() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cores", "cards", "trainings", "colocate", "threads"),
+    ("cores", "gpus", "trainings", "colocate", "threads"),
     [
         *((16, 1, 9, False, 16), (16, 2, 9, False, 8), (16, 0, 9, False, 16), (2, 4, 9, False, 1)),
         *((16, 1, 3, True, 5), (16, 1, 30, True, 2), (1, 1, 9, True, 1)),
     ],
 )
-def test_threads_share_the_cores(cores: int, cards: int, trainings: int, colocate: bool, threads: int) -> None:
-    assert schedule.default_threads(cores, cards, trainings, colocate=colocate) == threads
+def test_threads_share_the_cores(cores: int, gpus: int, trainings: int, colocate: bool, threads: int) -> None:
+    assert schedule.default_threads(cores, gpus, trainings, colocate=colocate) == threads
 
 
 # --- the order --------------------------------------------------------------------------------------------------------
@@ -161,18 +161,16 @@ def test_started_trainings_come_before_new_ones(world: World) -> None:
 
 
 @dataclass(slots=True)
-class Cards:
+class Gpus:
     """A driver with two GPUs of 24 GiB, on which every attempt uses `each_mib`."""
 
     each_mib: int = 8000
     busy: dict[str, int] = field(default_factory=dict)
 
-    def cards(self) -> list[Card]:
-        return [
-            Card(uuid=f"GPU-{one}", name="c", total_mib=24576, used_mib=0, driver="1", processes={}) for one in "AB"
-        ]
+    def gpus(self) -> list[Gpu]:
+        return [Gpu(uuid=f"GPU-{one}", name="c", total_mib=24576, used_mib=0, driver="1", processes={}) for one in "AB"]
 
-    def sample(self, card: str, pids: Collection[int]) -> VramSample | None:
+    def sample(self, gpu: str, pids: Collection[int]) -> VramSample | None:
         own = self.each_mib if pids else 0
         return VramSample(used_mib=own, total_mib=24576, own_mib=own)
 
@@ -211,7 +209,7 @@ def test_two_gpus_work_at_once(world: World) -> None:
     world.ask(SEEDS)
     world.settle(env={"STANDIN_STEP_S": "0.05"})
     together = Together()
-    ctx = world.context(probe=Cards(), listener=together)
+    ctx = world.context(probe=Gpus(), listener=together)
     drive(world, ctx, "GPU-A", "GPU-B")
     assert set(world.states().values()) == {State.FINISHED, State.PENDING}
     assert together.most["train"] == 2
@@ -232,10 +230,10 @@ class Large(Host):
         return self._memory_gib * 1024, 0
 
 
-def drive(world: World, ctx: Context, *cards: str, perform: Perform = sweep.perform, host: Host | None = None) -> None:
+def drive(world: World, ctx: Context, *gpus: str, perform: Perform = sweep.perform, host: Host | None = None) -> None:
     """All trainings, without the baseline."""
     runs = world.plan().runs("seed*")
-    with LocalExecutor.open(ctx, cards, perform, runs, host or Large()) as team:
+    with LocalExecutor.open(ctx, gpus, perform, runs, host or Large()) as team:
         sweep.run_sweep_on(team, runs, ctx)
 
 
@@ -245,7 +243,7 @@ def test_runs_with_known_vram_are_colocated_under_mps(world: World, monkeypatch:
     world.ask(SEEDS)
     world.settle(env={"STANDIN_STEP_S": "0.1"}, vram=PACKED)
     together = Together()
-    ctx = world.context(probe=Cards(each_mib=8000), listener=together)
+    ctx = world.context(probe=Gpus(each_mib=8000), listener=together)
     limits: dict[Any, str | None] = {}
 
     def perform(run: Run, stage: str, one: Context) -> Result:
@@ -270,7 +268,7 @@ def test_a_small_machine_does_not_colocate(world: World, host: Host) -> None:
     world.ask(SEEDS)
     world.settle(env={"STANDIN_STEP_S": "0.05"}, vram=PACKED)
     together = Together()
-    drive(world, world.context(probe=Cards(), listener=together), "GPU-A", host=host)
+    drive(world, world.context(probe=Gpus(), listener=together), "GPU-A", host=host)
     assert together.most["train"] == 1
 
 
@@ -280,7 +278,7 @@ def test_a_colocated_run_that_fails_is_repeated_alone(world: World) -> None:
     step = '[[oom_fallback]]\nname = "gradient checkpointing"\nset = { gradient_checkpointing = true }\n'
     env = {"STANDIN_STEP_S": "0.05", "STANDIN_TRAIN": "oom:seed=3#1 segfault:seed=4#2"}
     world.settle(env=env, vram=PACKED, sections=step, limits="crashes = 2\n")
-    drive(world, world.context(probe=Cards()), "GPU-A")
+    drive(world, world.context(probe=Gpus()), "GPU-A")
     first, second = world.run("seed=3*").attempts("train")
     assert (first.colocated, first.request()["fallbacks"], retry.needs_gpu_alone(first)) == (True, [], True)
     assert (second.colocated, second.request()["fallbacks"], retry.needs_gpu_alone(second)) == (False, [], False)
@@ -292,24 +290,24 @@ def test_a_colocated_run_that_fails_is_repeated_alone(world: World) -> None:
 def test_a_broken_gpu_is_retired_and_the_other_continues(world: World) -> None:
     world.ask("[dims]\nseed = [1, 2, 3, 4, 5, 6]\n")
     world.settle(env={"STANDIN_STEP_S": "0.1"})  # the broken GPU is the faster one
-    ctx = world.context(probe=Cards())
+    ctx = world.context(probe=Gpus())
     env = {**ctx.settings.trainer.env, "STANDIN_TRAIN": "gpu_lost", "STANDIN_STEP_S": "0"}
     bad = replace(ctx.settings.trainer, env=env)
     broken = replace(ctx, settings=replace(ctx.settings, trainer=bad))
 
     def perform(run: Run, stage: str, one: Context) -> Result:
-        return sweep.perform(run, stage, replace(broken, card=one.card) if one.card == "GPU-B" else one)
+        return sweep.perform(run, stage, replace(broken, gpu=one.gpu) if one.gpu == "GPU-B" else one)
 
     with pytest.raises(NotReady, match=r"GPU-B.*3 runs in a row failed with gpu_lost"):
         drive(world, ctx, "GPU-A", "GPU-B", perform=perform)
-    cards = [one["card"] for one in attempts(world)]
-    assert cards.count("GPU-B") == 3
-    assert cards.count("GPU-A") == 3
+    gpus = [one["card"] for one in attempts(world)]
+    assert gpus.count("GPU-B") == 3
+    assert gpus.count("GPU-A") == 3
 
 
 def test_an_error_stops_the_sweep_after_running_attempts_have_ended(world: World) -> None:
     world.ask(SEEDS)
-    ctx = world.context(probe=Cards())
+    ctx = world.context(probe=Gpus())
 
     def perform(run: Run, stage: str, one: Context) -> Result:
         if run.point.params["seed"] == 2:
@@ -328,18 +326,18 @@ def test_an_error_stops_the_sweep_after_running_attempts_have_ended(world: World
 
 def test_a_gpu_is_locked_by_one_sweep(tmp_path: Path) -> None:
     one, other = Sweep(tmp_path / "one"), Sweep(tmp_path / "other")
-    with one.lock_cards(["A", "B"]) as held:
+    with one.lock_gpus(["A", "B"]) as held:
         assert held == ["A", "B"]
-        with other.lock_cards(["B", "C"]) as rest:
+        with other.lock_gpus(["B", "C"]) as rest:
             assert rest == ["C"]
-        with pytest.raises(Conflict, match=f"A by process {os.getpid()} on .* since"), other.lock_cards(["A"]):
+        with pytest.raises(Conflict, match=f"A by process {os.getpid()} on .* since"), other.lock_gpus(["A"]):
             pass
-    with other.lock_cards(["A"]) as held:
+    with other.lock_gpus(["A"]) as held:
         assert held == ["A"]
 
 
 def test_no_gpu_needs_no_lock(tmp_path: Path) -> None:
-    with Sweep(tmp_path / "one").lock_cards([]) as held:
+    with Sweep(tmp_path / "one").lock_gpus([]) as held:
         assert held == []
 
 
@@ -349,18 +347,18 @@ def test_an_attempt_of_a_killed_sweep_keeps_its_gpu(tmp_path: Path) -> None:
     attempt.open({"card": "A"})
     process.start(attempt.path, ["sleep", "60"], env=dict(os.environ), cwd=attempt.path)
     try:
-        with Sweep(tmp_path / "other").lock_cards(["A", "B"]) as held:
+        with Sweep(tmp_path / "other").lock_gpus(["A", "B"]) as held:
             assert held == ["B"]
         with (
             pytest.raises(Conflict, match=r"A by the attempt in .*killed"),
-            Sweep(tmp_path / "other").lock_cards(["A"]),
+            Sweep(tmp_path / "other").lock_gpus(["A"]),
         ):
             pass
-        with Sweep(tmp_path / "killed").lock_cards(["A"]) as held:
+        with Sweep(tmp_path / "killed").lock_gpus(["A"]) as held:
             assert held == ["A"], "it is its own attempt"
     finally:
         process.stop(attempt.path, 0)
-    with Sweep(tmp_path / "other").lock_cards(["A"]) as held:
+    with Sweep(tmp_path / "other").lock_gpus(["A"]) as held:
         assert held == ["A"]
 
 
@@ -372,15 +370,15 @@ def test_processes_of_attempts_are_not_reported_as_foreign(world: World) -> None
     try:
         using = {**dict.fromkeys(process.pids_of(attempt.path), 9000), 1: 5}
         asked = world.plan()
-        found = preflight.findings(asked.settings, asked.points, Probe(card=replace(CARD, processes=using)))
-        assert [one.what for one in found if "also used" in one.what] == ["a card is also used by process 1 (5 MiB)"]
+        found = preflight.findings(asked.settings, asked.points, Probe(gpu=replace(GPU, processes=using)))
+        assert [one.what for one in found if "also used" in one.what] == ["a GPU is also used by process 1 (5 MiB)"]
     finally:
         process.stop(attempt.path, 0)
 
 
 def hold(world: World) -> AbstractContextManager[list[str]]:
     session = world.session()
-    return session.lock_cards(session.sweep, ["A"])
+    return session.lock_gpus(session.sweep, ["A"])
 
 
 def test_a_gpu_is_shared_only_with_ignore_other_sweeps(world: World) -> None:

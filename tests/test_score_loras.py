@@ -15,7 +15,7 @@ from standins.world import World
 from orchestrator import cli, scoring
 from orchestrator.errors import InputError
 from orchestrator.evidence.lora_files import FileComparison
-from orchestrator.evidence.run_metrics import picture_value
+from orchestrator.evidence.run_metrics import image_value
 from orchestrator.evidence.stats import crossed
 from orchestrator.evidence.stats.estimates import Interval
 
@@ -66,7 +66,7 @@ def test_a_lora_of_a_sweep_and_a_foreign_one_are_scored_and_compared(world: Worl
     values = []
     for row in (first, second):
         scores = scoring.read_scores(world.folder / "runs" / ".scores" / row["run"] / "scores.json")
-        values.append({(s.image.prompt, s.image.seed): picture_value(s) or 0.0 for s in scores})
+        values.append({(s.image.prompt, s.image.seed): image_value(s) or 0.0 for s in scores})
         passed = np.mean([value >= threshold for value in values[-1].values()])
         assert float(row["pass_rate"]) == pytest.approx(passed)
     own = scoring.read_scores(world.run("network_dim=2*").path / "scores.json")

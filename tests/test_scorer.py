@@ -1,4 +1,4 @@
-"""The scorer is a child that ends with a score or a reason for every picture, and leaves a trace when it cannot."""
+"""The scorer is a child that ends with a score or a reason for every image, and leaves a trace when it cannot."""
 
 import os
 import subprocess
@@ -170,7 +170,7 @@ def test_more_than_five_in_a_hundred_errors_are_too_many(errors: int, too_many: 
     assert scored.too_many_errors is too_many
 
 
-# --- one picture that kills the scorer --------------------------------------------------------------------------------
+# --- one image that kills the scorer --------------------------------------------------------------------------------
 
 _CRASHING = """
 import os, sys
@@ -180,10 +180,10 @@ from orchestrator.scoring.batch_embedder import BatchEmbedder, InProgressFile
 from tests.test_scorer import Fake
 
 class Crashing(Fake):
-    def find(self, picture):
-        if picture[0, 0, 0] == 66:
+    def find(self, image):
+        if image[0, 0, 0] == 66:
             os.abort()
-        return super().find(picture)
+        return super().find(image)
 
 folder, skip, alone = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
 embedder = BatchEmbedder(
@@ -212,7 +212,7 @@ def test_the_picture_that_killed_the_scorer_is_found_and_skipped(tmp_path: Path)
 
 
 class Fake:
-    """Stands in for the models: the picture's colour says what happens. Embeddings tell the colour back."""
+    """Stands in for the models: the image's colour says what happens. Embeddings tell the colour back."""
 
     provider = "fake"
 
@@ -221,7 +221,7 @@ class Fake:
         self.batches: list[int] = []
         self.threads: set[int] = set()
 
-    def find(self, picture: faces.Picture) -> faces.Detection:
+    def find(self, picture: faces.Pixels) -> faces.Detection:
         colour = int(picture[0, 0, 0])
         self.found.append(colour)
         self.threads.add(threading.get_ident())
@@ -230,7 +230,7 @@ class Fake:
         face = faces.Face(box=(0.0, 0.0, 1.0, 1.0), landmarks=(), det_score=1.0)
         return faces.Detection(faces=(face,) if colour else (), crops=(picture,) if colour else ())
 
-    def embed(self, crops: Sequence[faces.Picture]) -> list[faces.Embedding]:
+    def embed(self, crops: Sequence[faces.Pixels]) -> list[faces.Embedding]:
         colours = [float(crop[0, 0, 0]) for crop in crops]
         self.batches.append(len(crops))
         if 2 in colours:

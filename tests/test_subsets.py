@@ -149,8 +149,8 @@ def test_the_length_counts_the_images_of_an_epoch(known: dict[str, Dataset]) -> 
     assert lengths.length({**params, "dataset": "with-class"}).steps == 4
     assert lengths.length({**params, "dataset": "preserved"}).steps == 2  # two images once, and one of them twice
     assert lengths.length({**params, "dataset": "persona"}).steps == 2
-    assert lengths.pictures("with-class").counted
-    assert not lengths.pictures("preserved").counted
+    assert lengths.dataset_size("with-class").counted
+    assert not lengths.dataset_size("preserved").counted
 
 
 def test_the_trainer_gets_one_dataset_with_all_subsets(known: dict[str, Dataset]) -> None:

@@ -1,4 +1,4 @@
-"""Each treatment changes what is learned in the direction in which its pictures were planted.
+"""Each treatment changes what is learned in the direction in which its images were planted.
 
 `python -m benchmarks.treatments` is the long form.
 """
@@ -11,8 +11,8 @@ from benchmarks import treatments
 LEAST = {
     "crop to the face": 0.2,
     "background weighs nothing": 0.2,
-    "2 of 24 pictures": 0.1,
-    "2 pictures, and frames": 0.05,
+    "2 of 24 images": 0.1,
+    "2 images, and frames": 0.05,
 }
 
 

@@ -53,7 +53,7 @@ def test_a_failing_driver_gives_none() -> None:
         pynvml.nvmlInit()
         pytest.skip("this machine has a driver")
     probe = gpu.Nvml()
-    assert probe.cards() == []
+    assert probe.gpus() == []
     assert probe.sample("GPU-0", {OURS}) is None
 
 

@@ -85,7 +85,7 @@ def test_resolution_is_read_as_sd_scripts_writes_it(resolution: str | int) -> No
 
 
 @pytest.mark.parametrize(
-    ("gib", "card_gib", "message"),
+    ("gib", "gpu_gib", "message"),
     [
         (18.0, 24, None),
         (22.8, 24, "about 23 GiB of 24: tight"),
@@ -93,6 +93,6 @@ def test_resolution_is_read_as_sd_scripts_writes_it(resolution: str | int) -> No
         (26.4, 24, "about 26 GiB of 24: does not fit"),
     ],
 )
-def test_verdict(gib: float, card_gib: float, message: str | None) -> None:
-    problem = vram_estimate.verdict(Estimate(gib=gib, error_gib=0.6), card_gib)
+def test_verdict(gib: float, gpu_gib: float, message: str | None) -> None:
+    problem = vram_estimate.verdict(Estimate(gib=gib, error_gib=0.6), gpu_gib)
     assert (problem.what if problem else None) == message

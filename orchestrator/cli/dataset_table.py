@@ -1,4 +1,4 @@
-"""A built dataset as tables: its pictures, what was dropped and why."""
+"""A built dataset as tables: its images, what was dropped and why."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -17,10 +17,10 @@ _NAMED = 12
 def page(record: Mapping[str, Any]) -> RenderableType:
     """Render the record of dataset.json."""
     dropped, made = record.get("dropped", []), record.get("made", [])
-    head = f"{record['name']}, made from {record['source']}: {len(record['pictures'])} pictures"
+    head = f"{record['name']}, made from {record['source']}: {len(record['pictures'])} images"
     parts: list[RenderableType] = [escape(head + (f", {len(dropped)} dropped" if dropped else "")), ""]
     if made:
-        parts += [_pictures(made), ""]
+        parts += [_images(made), ""]
     if dropped:
         parts.append(_dropped(dropped))
     return Group(*parts)
@@ -28,7 +28,7 @@ def page(record: Mapping[str, Any]) -> RenderableType:
 
 def triage(found: Sequence[Triaged], balance: str) -> RenderableType:
     """The recommendation for each image, those to remove first, and the balance of the images."""
-    table = _table("picture", "pixels", "blur", "similarity", "shows", "recommendation")
+    table = _table("image", "pixels", "blur", "similarity", "shows", "recommendation")
     for one in sorted(found, key=lambda one: (not one.remove, not one.check)):
         size = f"{one.size[0]} x {one.size[1]}" if one.size else ""
         numbers = ["" if value is None else f"{value:.2f}" for value in (one.blur, one.similarity)]
@@ -38,8 +38,8 @@ def triage(found: Sequence[Triaged], balance: str) -> RenderableType:
     return Group(table, "", f"{verdicts}. Nothing is deleted.", escape(balance), "")
 
 
-def _pictures(made: list[Mapping[str, Any]]) -> Table:
-    table = _table("picture", "source", "crop", "notes")
+def _images(made: list[Mapping[str, Any]]) -> Table:
+    table = _table("image", "source", "crop", "notes")
     for one in made:
         crop = one["crop"]
         size = f"{crop[2] - crop[0]} x {crop[3] - crop[1]}" if crop else ""
@@ -52,7 +52,7 @@ def _dropped(dropped: list[Mapping[str, Any]]) -> Table:
     reasons: dict[str, list[str]] = defaultdict(list)
     for one in dropped:
         reasons[one["why"]].append(_origin(one))
-    table = _table("dropped because", "number", "pictures")
+    table = _table("dropped because", "number", "images")
     for why, names in sorted(reasons.items(), key=lambda item: -len(item[1])):
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         table.add_row(escape(why), str(len(names)), escape(", ".join(names[:_NAMED]) + more))

@@ -99,14 +99,14 @@ def _cells(run: RunForecast) -> list[str]:
 def profiles(costs: Forecast) -> Table:
     """Speed and peak VRAM of each memory profile."""
     table = Table(box=None, pad_edge=False)
-    of_card = f" of {costs.card_gib:g} GiB" if costs.card_gib else ""
-    for heading in ("memory profile", "trainings", "s/step", "source", f"peak VRAM{of_card}"):
+    of_gpu = f" of {costs.gpu_gib:g} GiB" if costs.gpu_gib else ""
+    for heading in ("memory profile", "trainings", "s/step", "source", f"peak VRAM{of_gpu}"):
         table.add_column(heading, justify="right" if heading in ("trainings", "s/step") else "left")
     for profile in costs.profiles[:_ROWS]:
         source = profile.origin + (f"; OOM fallback: {', '.join(profile.fallbacks)}" if profile.fallbacks else "")
         together = profile.together
         more = f" ({together.at_once} at once: {together.seconds_per_step:.2f})" if together else ""
-        speed, peak = f"{profile.seconds_per_step:.2f}{more}", _peak(profile, costs.card_gib)
+        speed, peak = f"{profile.seconds_per_step:.2f}{more}", _peak(profile, costs.gpu_gib)
         table.add_row(*map(escape, (label(profile.settings) or "all", str(profile.runs), speed, source, peak)))
     return table
 
@@ -117,19 +117,19 @@ def label(settings: Params) -> str:
     return ", ".join(f"{key} {value if isinstance(value, str) else toml_repr(value)}" for key, value in plain.items())
 
 
-def _peak(profile: Profile, card_gib: float | None) -> str:
+def _peak(profile: Profile, gpu_gib: float | None) -> str:
     if profile.peak is None:
         return "unknown"
     peak = f"{profile.peak.gib:.1f} GiB" + (", estimated" if profile.peak.error_gib else "")
-    if card_gib is None or profile.fallbacks:  # after an OOM fallback it fits
+    if gpu_gib is None or profile.fallbacks:  # after an OOM fallback it fits
         return peak
-    return peak + (": may not fit, see check" if vram_estimate.verdict(profile.peak, card_gib) else ": fits")
+    return peak + (": may not fit, see check" if vram_estimate.verdict(profile.peak, gpu_gib) else ": fits")
 
 
 def _sums(costs: Forecast) -> Iterator[str]:
     hours = costs.gpu_seconds / 3600
     yield (
-        f"Total: {duration(costs.seconds)} on {pluralize(costs.cards, 'card')}, "
+        f"Total: {duration(costs.seconds)} on {pluralize(costs.gpus, 'GPU')}, "
         f"{hours:.{1 if hours >= 1 else 2}f} GPU-hours; {size(costs.disk_bytes)} of disk, "
         f"{size(costs.free_bytes)} are free."
     )
@@ -142,12 +142,12 @@ def _sums(costs: Forecast) -> Iterator[str]:
             f"The speed of {len(assumed)} of {len(trained)} trainings is assumed, not measured: "
             "`orchestrate probe` with the same grid measures it in minutes."
         )
-    if costs.colocate and len(trained) > costs.cards:
+    if costs.colocate and len(trained) > costs.gpus:
         yield _sharing(trained)
     if any(run.length and not run.counted for run in trained):
-        yield "~ estimated: the pictures are missing, or a recipe has yet to make them."
+        yield "~ estimated: the images are missing, or a recipe has yet to make them."
     if any(run.length is None and run.run.point.is_trained for run in costs.runs):
-        yield "? the pictures are missing: add them, or set their number (`pictures = 36`) in the settings."
+        yield "? the images are missing: add them, or set their number (`pictures = 36`) in the settings."
 
 
 def _sharing(trained: Sequence[RunForecast]) -> str:
@@ -191,7 +191,7 @@ def open_questions(grids: Sequence[OpenGrid]) -> RenderableType:
         ["~ at an assumed speed: `orchestrate probe GRID` measures it."] if any(one.assumed for one in grids) else []
     )
     if any(one.gpu_hours is None for one in grids):
-        notes.append("? unknown: the pictures are missing, and the settings do not say how many there are.")
+        notes.append("? unknown: the images are missing, and the settings do not say how many there are.")
     return Group(table, "", *notes)
 
 

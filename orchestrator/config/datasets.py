@@ -1,4 +1,4 @@
-"""The tables `[datasets.NAME]` of orchestrate.toml: a folder of pictures, a recipe over another dataset, or subsets."""
+"""The tables `[datasets.NAME]` of orchestrate.toml: a folder of images, a recipe over another dataset, or subsets."""
 
 from dataclasses import dataclass, field, fields, replace
 
@@ -29,7 +29,7 @@ _BY_SIZE = (
 """What a table of `resolutions` may set: keys of sd-scripts' `[[datasets]]`."""
 _STEPS = ("frames", "dedupe", "choose", "crop", "mask", "captions")
 _MASKED: Params = {"alpha_mask": True, "resize_interpolation": "area"}
-"""sd-scripts must not enlarge a picture with weights in its alpha by its own Lanczos: Pillow multiplies the colours by
+"""sd-scripts must not enlarge an image with weights in its alpha by its own Lanczos: Pillow multiplies the colours by
 the alpha first, and pixels with weight 0 turn black."""
 
 
@@ -44,7 +44,7 @@ class DerivedDataset(Recipe):
 
 @dataclass(frozen=True, kw_only=True)
 class FolderSubset(SubsetKeys, Dataset):
-    """A subset: a folder of pictures."""
+    """A subset: a folder of images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,7 +201,7 @@ class _Reading:
     def _check(self, recipe: Recipe, base: Dataset, place: Place) -> None:
         source, mask = recipe.source, recipe.mask
         if base.recipe and base.recipe.mask:
-            what = f"{source} has weights in the alpha of its pictures, and a dataset made from it would lose them"
+            what = f"{source} has weights in the alpha of its images, and a dataset made from it would lose them"
             self._note(place, "source", what, source, "use the source of that dataset, and repeat its mask here")
         if recipe.frames and not (recipe.frames.caption or base.trigger):
             what, remedy = "stills have no caption, and the dataset has no trigger", f"set datasets.{source}.trigger"

@@ -142,11 +142,11 @@ def _extension(raw: str) -> str:
     return raw
 
 
-def _cards(raw: object) -> str:
-    cards = [card for card in (raw if isinstance(raw, list) else [raw]) if isinstance(card, str)]
-    if not cards or (isinstance(raw, list) and len(cards) < len(raw)):
+def _gpus(raw: object) -> str:
+    gpus = [gpu for gpu in (raw if isinstance(raw, list) else [raw]) if isinstance(gpu, str)]
+    if not gpus or (isinstance(raw, list) and len(gpus) < len(raw)):
         raise wrong("must be text or a list of texts", 'write "all", "none", or like ["0", "1"]')
-    return "" if cards == ["all"] else ",".join(cards)
+    return "" if gpus == ["all"] else ",".join(gpus)
 
 
 def _checkpoints(raw: object) -> str | tuple[int, ...]:
@@ -179,7 +179,7 @@ Averages: TypeAlias = Annotated[
     AfterValidator(_distinct),
 ]
 """`mean`, `mean-3` (of the last three) or `ema-0.8`."""
-Cards: TypeAlias = Annotated[str, PlainValidator(_cards, json_schema_input_type=str | list[str])]
+Gpus: TypeAlias = Annotated[str, PlainValidator(_gpus, json_schema_input_type=str | list[str])]
 Checkpoints: TypeAlias = Annotated[
     str | tuple[int, ...], PlainValidator(_checkpoints, json_schema_input_type=str | list[int])
 ]

@@ -20,7 +20,7 @@ QUESTIONS = {
 
 _README = """# The persona
 
-Put the pictures to train on into `pictures/`, each with its caption beside it in a `.txt` file of the same name. Every
+Put the images to train on into `pictures/`, each with its caption beside it in a `.txt` file of the same name. Every
 caption contains the trigger of `[datasets.persona]` in orchestrate.toml.
 
 Put photos of the persona that are not trained on into `references/`: at least 8, better 20. Images are compared with

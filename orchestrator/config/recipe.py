@@ -17,7 +17,7 @@ class CropRegion(StrEnum):
 
 
 class OnNoFace(StrEnum):
-    """What to do with a picture that cannot be cropped: no face, or too few pixels."""
+    """What to do with an image that cannot be cropped: no face, or too few pixels."""
 
     KEEP = "keep"
     DROP = "drop"
@@ -42,7 +42,7 @@ class Frames(Table):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dedupe(Table):
-    """Keeps one of pictures whose hashes differ in at most `distance` of 64 bits; `mirror`: also mirrored ones."""
+    """Keeps one of images whose hashes differ in at most `distance` of 64 bits; `mirror`: also mirrored ones."""
 
     distance: Natural = 4
     mirror: Flag = True
@@ -50,7 +50,7 @@ class Dedupe(Table):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choose(Table):
-    """`n` pictures, drawn in one of `num_subsets` ways; the seed of a run selects which (`draw`)."""
+    """`n` images, drawn in one of `num_subsets` ways; the seed of a run selects which (`draw`)."""
 
     n: Count
     num_subsets: Count = 1
@@ -61,7 +61,7 @@ class Choose(Table):
 class Crop(Table):
     """Cut to the largest face. `padding` is in sides of the face's box; `smallest`: pixels of a crop's shorter side.
 
-    share: of the pictures that are cropped; keep_original: crops are added to the originals. drop_words: parts of a
+    share: of the images that are cropped; keep_original: crops are added to the originals. drop_words: parts of a
     crop's caption between commas that contain one of these are removed.
     """
 
@@ -79,7 +79,7 @@ class Mask(Table):
     """Weights of the loss, 0..1. `feather`: width of the soft edge, in sides of the face's box.
 
     masks: a folder of images with these weights, instead of the other keys: white counts fully, black not at all.
-    mean: the weights of each picture are scaled to this mean; None: they are not scaled.
+    mean: the weights of each image are scaled to this mean; None: they are not scaled.
     """
 
     masks: FilePath | None = None
@@ -126,9 +126,9 @@ class Captions(Table):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe(Table):
-    """What is done to the pictures of the dataset `source`, in this order.
+    """What is done to the images of the dataset `source`, in this order.
 
-    equal_steps: pictures are repeated until an epoch is as long as the source's.
+    equal_steps: images are repeated until an epoch is as long as the source's.
     """
 
     source: str

@@ -11,13 +11,13 @@ from pydantic import Field
 from orchestrator.config.fields import (
     Arguments,
     Averages,
-    Cards,
     Checkpoints,
     Count,
     Environment,
     Extension,
     FilePath,
     Flag,
+    Gpus,
     Internal,
     Natural,
     NonNegative,
@@ -31,7 +31,7 @@ from orchestrator.config.fields import (
 )
 from orchestrator.config.recipe import Recipe
 
-NO_CARD = "none"
+NO_GPU = "none"
 """`vram.card` of a trainer that needs no GPU."""
 
 
@@ -122,7 +122,7 @@ class Dataset(Table):
     trigger: str = ""
     """The words for the persona; every caption contains them."""
     pictures: Count | None = None
-    """The expected number: another number is reported; forecasts use it while the pictures are absent."""
+    """The expected number: another number is reported; forecasts use it while the images are absent."""
     subset: Arguments = field(default_factory=dict)
     """Further keys of sd-scripts' `[[datasets.subsets]]`, unchanged."""
     resolutions: tuple[Arguments, ...] = ()
@@ -190,7 +190,7 @@ class SubsetKeys(Table):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation(Table):
-    """How pictures are made for scoring: the same for every run. Sizes in pixels."""
+    """How images are made for scoring: the same for every run. Sizes in pixels."""
 
     prompts: FilePath
     """A text file, one prompt per line."""
@@ -241,23 +241,23 @@ class Scoring(Table):
     url: str = ""
     """Where to get the face pack; messages show it."""
     second_pack: FilePath | None = None
-    """Another face pack that scores every picture too, to see whether a result depends on the pack."""
+    """Another face pack that scores every image too, to see whether a result depends on the pack."""
     clip: FilePath | None = None
-    """A CLIP model, a folder as transformers saves it: measures how well pictures follow their prompts."""
+    """A CLIP model, a folder as transformers saves it: measures how well images follow their prompts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vram(Table):
     """Which GPUs, and how much of one a run may use."""
 
-    card: Cards = ""
+    card: Gpus = ""
     """UUIDs or indices: a list, or text with commas between. Empty or `all`: all GPUs; `none`: no GPU."""
     budget_gib: Positive | None = None
     """A run that uses more counts as out of memory, also on a larger GPU."""
     colocate: Flag = False
     """Run several trainings on one GPU, as their measured peaks allow."""
     ignore_other_sweeps: Flag = False
-    """Use a card although another sweep uses it."""
+    """Use a GPU although another sweep uses it."""
     poll_seconds: Positive = 1.0
     """Interval of VRAM measurements."""
 

@@ -118,18 +118,18 @@ def _steps(recipe: Recipe, batch: SampleSet, request: Request) -> SampleSet:
 
 def _write(sample: Sample, recipe: Recipe, request: Request) -> dict[str, Any]:
     """Write the image, its caption and its weights; returns the image's entry in the record."""
-    folder, picture = request.folder / "images", sample.pixels()
+    folder, image = request.folder / "images", sample.pixels()
     if sample.crop:
         left, top, right, bottom = sample.crop
-        picture = picture[top:bottom, left:right]
+        image = image[top:bottom, left:right]
     decoded = images.decode_notes(sample.file)
     notes = [*decoded, *sample.notes]
     if recipe.mask or sample.crop or decoded:
         name = f"{sample.name}.png"
         if recipe.mask:
-            notes.append(_write_weighted(picture, sample, recipe.mask, request.folder, name))
+            notes.append(_write_weighted(image, sample, recipe.mask, request.folder, name))
         else:
-            Image.fromarray(picture).save(folder / name)
+            Image.fromarray(image).save(folder / name)
     else:
         name = sample.name + sample.file.suffix
         shutil.copyfile(sample.file, folder / name)
@@ -141,7 +141,7 @@ def _write(sample: Sample, recipe: Recipe, request: Request) -> dict[str, Any]:
     return {"name": name, "file": file, **fields, "notes": list(dict.fromkeys(notes))}
 
 
-def _write_weighted(picture: images.Picture, sample: Sample, settings: Mask, folder: Path, name: str) -> str:
+def _write_weighted(picture: images.Pixels, sample: Sample, settings: Mask, folder: Path, name: str) -> str:
     """Write the weights as the image's alpha channel, which sd-scripts reads as loss weights; returns a note."""
     left, top = sample.crop[:2] if sample.crop else (0, 0)
     height, width = picture.shape[:2]

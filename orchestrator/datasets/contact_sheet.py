@@ -55,23 +55,23 @@ def _strip(folder: Path, one: Mapping[str, Any]) -> Image.Image:
 
 
 def _source(path: Path, one: Mapping[str, Any]) -> Image.Image:
-    picture = Image.fromarray(images.load(path))
-    draw, pen = ImageDraw.Draw(picture), max(1, max(picture.size) // 120)
+    image = Image.fromarray(images.load(path))
+    draw, pen = ImageDraw.Draw(image), max(1, max(image.size) // 120)
     for box, colour in ((one["face"], _FACE), (one["crop"], _CROP)):
         if box:
             draw.rectangle([box[0], box[1], box[2] - 1, box[3] - 1], outline=colour, width=pen)
-    return ImageOps.pad(picture, (_TILE, _TILE), color=_PAPER)
+    return ImageOps.pad(image, (_TILE, _TILE), color=_PAPER)
 
 
 def _result(folder: Path, name: str, mask: Path) -> Image.Image:
     """Brightness shows the loss weight; the exponent inverts the gamma of a screen."""
     if not mask.exists():
-        picture = images.load(folder / "images" / name)
+        image = images.load(folder / "images" / name)
     else:
         with Image.open(mask) as opened:
             brightness = 0.1 + 0.9 * (np.asarray(opened, np.float32)[..., None] / 255) ** (1 / 2.2)
-        picture = (images.load(folder / "plain" / name) * brightness).astype(np.uint8)
-    return ImageOps.pad(Image.fromarray(picture), (_TILE, _TILE), color=_PAPER)
+        image = (images.load(folder / "plain" / name) * brightness).astype(np.uint8)
+    return ImageOps.pad(Image.fromarray(image), (_TILE, _TILE), color=_PAPER)
 
 
 def _text(one: Mapping[str, Any], tiles: int) -> Sequence[str]:

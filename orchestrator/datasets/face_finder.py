@@ -36,7 +36,7 @@ class FaceFinder:
 
     @cached_property
     def _persona(self) -> faces.Persona:
-        found = self.find(images.pictures(self._references).pictures)
+        found = self.find(images.list_images(self._references).paths)
         single = [one for one in found if isinstance(one, faces.FaceRecord) and len(one.faces) == 1]
         if embeddings := faces.embeddings(single):
             return faces.persona(embeddings)

@@ -24,19 +24,19 @@ _BODY = 1.5  # half width of a column from the chin down to the edge
 def files(folder: Path) -> dict[str, list[Path]]:
     """The masks of a folder by the stem of their image's name."""
     found: dict[str, list[Path]] = {}
-    for path in images.pictures(folder).pictures:
+    for path in images.list_images(folder).paths:
         found.setdefault(path.stem, []).append(path)
     return found
 
 
-def check(folder: Path, picture: Path) -> str:
-    """Why the mask of a picture in a folder cannot be used; empty where it can."""
-    candidates = files(folder).get(picture.stem, [])
+def check(folder: Path, image: Path) -> str:
+    """Why the mask of an image in a folder cannot be used; empty where it can."""
+    candidates = files(folder).get(image.stem, [])
     if len(candidates) != 1:
         return f"has {len(candidates)} masks" if candidates else "has no mask"
     (path,) = candidates
     try:
-        size, own = images.size(path), images.size(picture)
+        size, own = images.size(path), images.size(image)
         if size != own:
             return f"has {own[0]} x {own[1]} pixels, and its mask {path.name} {size[0]} x {size[1]}"
         return "" if images.load_mask(path).any() else f"has the mask {path.name}, which is black everywhere"

@@ -27,9 +27,9 @@ _NOT_CROPPED = ("no face", "not cropped")
 def sizes(dataset: Dataset) -> list[tuple[int, int]]:
     """Width and height of each readable image, from its header; none when there is no folder."""
     found = []
-    for picture in images.pictures(dataset.image_dir).pictures:
+    for image in images.list_images(dataset.image_dir).paths:
         with contextlib.suppress(images.Unreadable):
-            found.append(images.size(picture))
+            found.append(images.size(image))
     return found
 
 
@@ -111,10 +111,10 @@ def _key(dataset: Dataset, settings: Settings, hashes: HashCache) -> str:
     if recipe.needs_faces:
         parts["faces"] = faces.inspect(used.pack, det_size=used.det_size).fingerprint
     if recipe.mask and recipe.mask.masks:
-        parts["masks"] = hashes.of_all(images.pictures(recipe.mask.masks).pictures)
+        parts["masks"] = hashes.of_all(images.list_images(recipe.mask.masks).paths)
     if recipe.frames:
         parts["frames"] = asdict(recipe.frames) | {"videos": hashes.of_all(video.files(recipe.frames.videos))}
-        parts["references"] = hashes.of_all(images.pictures(used.references).pictures)
+        parts["references"] = hashes.of_all(images.list_images(used.references).paths)
     return sha256_json(parts)
 
 
@@ -152,7 +152,7 @@ def _copy(dataset: Dataset, draft: Path) -> dict[str, Any]:
     (draft / "images").mkdir(parents=True)
     for path in _files(dataset):
         shutil.copyfile(path, draft / "images" / path.name)
-    pictures = [path.name for path in images.pictures(draft / "images").pictures]
+    pictures = [path.name for path in images.list_images(draft / "images").paths]
     return {"name": dataset.name, "source": str(dataset.image_dir), "pictures": pictures}
 
 
@@ -173,6 +173,6 @@ def _build(dataset: Dataset, draft: Path, settings: Settings, hashes: HashCache)
 
 
 def _files(dataset: Dataset) -> list[Path]:
-    pictures = images.pictures(dataset.image_dir).pictures
-    captions = [picture.with_suffix(dataset.caption_extension) for picture in pictures]
+    pictures = images.list_images(dataset.image_dir).paths
+    captions = [image.with_suffix(dataset.caption_extension) for image in pictures]
     return [*pictures, *(caption for caption in captions if caption.is_file() and not images.escapes_folder(caption))]

@@ -37,7 +37,7 @@ class Sample:
     def with_note(self, note: str) -> "Sample":
         return replace(self, notes=(*self.notes, note))
 
-    def pixels(self) -> images.Picture:
+    def pixels(self) -> images.Pixels:
         """The whole image, decoded. Raises InputError that names it when it cannot be read."""
         try:
             return images.load(self.file)

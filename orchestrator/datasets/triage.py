@@ -60,17 +60,17 @@ def triage(paths: Sequence[Path], finder: FaceFinder, *, area: int, similarity: 
     outcomes = finder.find(paths)
     for one, outcome in zip(found, outcomes, strict=True):
         try:
-            picture = images.load(one.path)
+            image = images.load(one.path)
         except images.Unreadable as error:
             one.remove.append(f"cannot be read: {error.reason}")
             hashes.append(())
             continue
-        hashes.append(images.perceptual_hashes(picture))
-        one.size = (picture.shape[1], picture.shape[0])
+        hashes.append(images.perceptual_hashes(image))
+        one.size = (image.shape[1], image.shape[0])
         if one.size[0] * one.size[1] < _ENOUGH * area:
             one.check.append(f"too small: {one.size[0]} x {one.size[1]}")
         _judge_face(one, outcome, finder, similarity)
-        one.blur = _blur(picture, one.face, area)
+        one.blur = _blur(image, one.face, area)
         if one.blur >= BLURRED:
             one.check.append(f"blurred ({one.blur:.2f})")
     embeddings = [outcome.embedding if isinstance(outcome, faces.FaceRecord) else None for outcome in outcomes]
@@ -96,13 +96,13 @@ def _judge_face(one: Triaged, outcome: faces.Outcome, finder: FaceFinder, simila
         one.remove.append(f"not this persona (similarity {one.similarity:.2f})")
 
 
-def _blur(picture: images.Picture, face: tuple[float, ...] | None, area: int) -> float:
+def _blur(image: images.Pixels, face: tuple[float, ...] | None, area: int) -> float:
     """Of the face where it is large enough, else of the image, at the size at which it is trained."""
     from skimage.measure import blur_effect
 
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     scale = min(1.0, math.sqrt(area / (width * height)))
-    grey = Image.fromarray(picture).convert("L")
+    grey = Image.fromarray(image).convert("L")
     if face and scale * min(face[2] - face[0], face[3] - face[1]) >= _MEASURED_PX:
         grey = grey.crop(tuple(map(round, face)))  # type: ignore[arg-type]
     size = (max(1, round(grey.width * scale)), max(1, round(grey.height * scale)))

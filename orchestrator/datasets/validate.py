@@ -29,27 +29,27 @@ def validate_dataset(dataset: Dataset, where: str, arguments: Mapping[str, objec
     For a recipe, only what does not depend on its source's images; these are checked as the source's.
     """
     key = f"datasets.{dataset.name}"
-    listing = images.pictures(dataset.image_dir)
+    listing = images.list_images(dataset.image_dir)
     if dataset.recipe:
-        return list(_recipe(dataset.recipe, listing.pictures, where, key))
-    if not listing.pictures:
+        return list(_recipe(dataset.recipe, listing.paths, where, key))
+    if not listing.paths:
         return [*listing.problems, _no_images(dataset, where, key)]
-    problems = [*listing.problems, *_same_stem(listing.pictures, key), *_subfolders(dataset.image_dir, key)]
-    if dataset.pictures and len(listing.pictures) != dataset.pictures:
-        what, remedy = f"contains {len(listing.pictures)} images, not {dataset.pictures}", f"correct {key}.pictures"
+    problems = [*listing.problems, *_same_stem(listing.paths, key), *_subfolders(dataset.image_dir, key)]
+    if dataset.pictures and len(listing.paths) != dataset.pictures:
+        what, remedy = f"contains {len(listing.paths)} images, not {dataset.pictures}", f"correct {key}.pictures"
         problems.append(_warning(what, dataset.image_dir, key, f"find what is missing, or {remedy}"))
     described = []  # without unreadable images that have no caption: they must be replaced anyway
-    for picture in listing.pictures:
+    for image in listing.paths:
         try:
-            images.load(picture)
+            images.load(image)
         except images.Unreadable as error:
             what, remedy = f"cannot be read: {error.reason}", "replace the image or remove it"
-            problems.append(errors.error(key, what, remedy, where=str(picture)))
-            if not picture.with_suffix(dataset.caption_extension).exists():
+            problems.append(errors.error(key, what, remedy, where=str(image)))
+            if not image.with_suffix(dataset.caption_extension).exists():
                 continue
         else:
-            problems += _image(picture, dataset, key)
-        described.append(picture)
+            problems += _image(image, dataset, key)
+        described.append(image)
     return [*problems, *_captions(described, dataset, key, arguments or {})]
 
 
@@ -86,7 +86,7 @@ def _final_captions(dataset: Dataset, known: Mapping[str, Dataset]) -> dict[str,
             else texts
         )
     found = {
-        path.name: path.with_suffix(dataset.caption_extension) for path in images.pictures(dataset.image_dir).pictures
+        path.name: path.with_suffix(dataset.caption_extension) for path in images.list_images(dataset.image_dir).paths
     }
     return {name: _readable(path) or dataset.class_tokens for name, path in found.items()}
 
@@ -117,7 +117,7 @@ def _recipe(recipe: Recipe, pictures: Sequence[Path], where: str, key: str) -> I
 
 
 def _same_stem(pictures: Sequence[Path], key: str) -> Iterator[Problem]:
-    for one, other in itertools.pairwise(sorted(pictures, key=lambda picture: picture.stem)):
+    for one, other in itertools.pairwise(sorted(pictures, key=lambda image: image.stem)):
         if one.stem == other.stem:
             what = f"{one.name} and {other.name} share a name: sd-scripts reads one caption and one cache for both"
             yield errors.error(key, what, "rename one of the two, and its caption", where=str(one))
@@ -147,20 +147,20 @@ def _subfolders(folder: Path, key: str) -> Iterator[Problem]:
 def _image_folders(folder: Path) -> dict[str, int]:
     """Subfolder -> number of its images."""
     inner = sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
-    counts = {path.name: len(images.pictures(path).pictures) for path in inner if not path.name.startswith(".")}
+    counts = {path.name: len(images.list_images(path).paths) for path in inner if not path.name.startswith(".")}
     return {name: count for name, count in counts.items() if count}
 
 
-def _image(picture: Path, dataset: Dataset, key: str) -> list[Problem]:
-    if images.has_exif_rotation(picture):
+def _image(image: Path, dataset: Dataset, key: str) -> list[Problem]:
+    if images.has_exif_rotation(image):
         what = "is rotated by its EXIF data, which sd-scripts does not read: it would be trained rotated"
         remedy = "save it upright, for example with `mogrify -auto-orient`"
-        return [errors.error(key, what, remedy, where=str(picture))]
-    if images.has_transparency(picture) and not dataset.subset.get("alpha_mask"):
+        return [errors.error(key, what, remedy, where=str(image))]
+    if images.has_transparency(image) and not dataset.subset.get("alpha_mask"):
         # Recipes make transparent parts white: their datasets would differ from this one in more than the recipe.
         what = "has transparent parts: sd-scripts trains the colours hidden under them, recipes make them white"
         remedy = "save it without, for example with `mogrify -background white -alpha remove`"
-        return [_warning(what, picture, key, remedy)]
+        return [_warning(what, image, key, remedy)]
     return []
 
 
@@ -172,10 +172,10 @@ def _captions(
     trigger = "" if dataset.is_prior or dataset.trigger in affixes else dataset.trigger
     limit = int(str(subset.get("max_token_length") or _MAX_TOKENS))
     missing, ignored, long, cut = [], [], [], []
-    for picture in pictures:
-        caption = picture.with_suffix(dataset.caption_extension)
+    for image in pictures:
+        caption = image.with_suffix(dataset.caption_extension)
         if not caption.exists() and not caption.is_symlink():
-            missing.append(picture)
+            missing.append(image)
             continue
         text = yield from _caption(caption, trigger, key, wildcard=bool(subset.get("enable_wildcard")))
         if "\n" in text and not subset.get("enable_wildcard"):

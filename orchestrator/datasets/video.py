@@ -23,7 +23,7 @@ class Still:
 
     time_s: float
     sharpness: float
-    picture: images.Picture
+    picture: images.Pixels
 
 
 def files(path: Path) -> list[Path]:
@@ -73,7 +73,7 @@ def _sharpness(frame: Any) -> float:
     return float(laplacian.var())
 
 
-def _upright(frame: Any) -> images.Picture:
+def _upright(frame: Any) -> images.Pixels:
     """Apply the rotation that the video's metadata give, in degrees anticlockwise."""
-    picture = Image.fromarray(frame.to_ndarray(format="rgb24"))
-    return np.asarray(picture.rotate(frame.rotation, expand=True) if frame.rotation else picture)
+    image = Image.fromarray(frame.to_ndarray(format="rgb24"))
+    return np.asarray(image.rotate(frame.rotation, expand=True) if frame.rotation else image)

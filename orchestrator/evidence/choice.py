@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from orchestrator.evidence.run_metrics import FAILURE, picture_value
+from orchestrator.evidence.run_metrics import FAILURE, image_value
 from orchestrator.model import Score
 
 Cell: TypeAlias = tuple[int, int]
@@ -109,6 +109,6 @@ def cell(score: Score) -> Cell:
 
 
 def _selection_mean(scores: Iterable[Score], selection: frozenset[Cell]) -> float:
-    values = {cell(score): picture_value(score) for score in scores}
+    values = {cell(score): image_value(score) for score in scores}
     known = (values.get(one) for one in sorted(selection))
     return float(np.mean([FAILURE if value is None else value for value in known]))

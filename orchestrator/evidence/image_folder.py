@@ -50,7 +50,7 @@ def score(settings: Settings, folder: Path) -> FolderScores:
     """
     folder = folder.resolve()
     paths, problems = _printable_names(folder)
-    references = images.pictures(settings.scoring.references).pictures
+    references = images.list_images(settings.scoring.references).paths
     with tempfile.TemporaryDirectory(prefix="orchestrate-") as name:
         temporary = Path(name)
         job = scoring.Job(
@@ -85,12 +85,12 @@ def score(settings: Settings, folder: Path) -> FolderScores:
 
 def _printable_names(folder: Path) -> tuple[list[Path], list[Problem]]:
     """The images with printable names, and a problem for each file that is left out."""
-    listing = images.pictures(folder)
-    valid = [path for path in listing.pictures if path.name.isprintable()]
+    listing = images.list_images(folder)
+    valid = [path for path in listing.paths if path.name.isprintable()]
     remedy = "rename it to printable letters"
     problems = [
         warning("", "is left out: its name has unprintable characters", remedy, where=repr(str(path)))
-        for path in listing.pictures
+        for path in listing.paths
         if path not in valid
     ]
     if not valid:

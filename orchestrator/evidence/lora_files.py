@@ -9,7 +9,7 @@ from itertools import combinations, product
 
 import numpy as np
 
-from orchestrator.evidence.run_metrics import picture_value
+from orchestrator.evidence.run_metrics import image_value
 from orchestrator.evidence.stats import crossed
 from orchestrator.evidence.stats.contrast import TestSettings
 from orchestrator.evidence.stats.estimates import Interval
@@ -79,7 +79,7 @@ def compare(
 
 def values(scores: Sequence[Score]) -> dict[tuple[int, int], float]:
     """(prompt, image seed) -> image value, of readable images."""
-    found = {(one.image.prompt, one.image.seed): picture_value(one) for one in scores}
+    found = {(one.image.prompt, one.image.seed): image_value(one) for one in scores}
     return {cell: value for cell, value in found.items() if value is not None}
 
 

@@ -105,7 +105,7 @@ def summary(
     )
 
 
-def picture_value(score: Score) -> float | None:
+def image_value(score: Score) -> float | None:
     """Image value: the similarity, FAILURE without a face, None if the image could not be read."""
     if score.status in _UNREADABLE:
         return None
@@ -116,7 +116,7 @@ def by_prompt(scores: Iterable[Score]) -> dict[int, float]:
     """Prompt -> mean image value; prompts without a readable image are absent."""
     values: dict[int, list[float]] = defaultdict(list)
     for score in scores:
-        value = picture_value(score)
+        value = image_value(score)
         if value is not None:
             values[score.image.prompt].append(value)
     return {prompt: float(np.mean(v)) for prompt, v in sorted(values.items())}

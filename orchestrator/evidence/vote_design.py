@@ -12,7 +12,7 @@ from orchestrator.evidence import ballot, configurations
 from orchestrator.evidence.ballot import Ballot, ShownImage, Trial
 from orchestrator.evidence.choice import cell
 from orchestrator.evidence.configurations import Configuration
-from orchestrator.evidence.run_metrics import picture_value
+from orchestrator.evidence.run_metrics import image_value
 from orchestrator.evidence.stats.pairs import REPLICATE
 from orchestrator.evidence.summary import RunSummary, SweepSummary
 from orchestrator.model import Score
@@ -93,7 +93,7 @@ def _similarity(one: tuple[RunSummary, Score]) -> float:
 
 
 def _reported(one: RunSummary) -> list[Score]:
-    return [score for score in one.choice.reported if picture_value(score) is not None] if one.choice else []
+    return [score for score in one.choice.reported if image_value(score) is not None] if one.choice else []
 
 
 def _seed(one: RunSummary) -> object:

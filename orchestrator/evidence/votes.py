@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from orchestrator.evidence import ballot, configurations
 from orchestrator.evidence.ballot import QUESTIONS, Answer, ShownImage, Trial, VoteSheet
-from orchestrator.evidence.run_metrics import picture_value
+from orchestrator.evidence.run_metrics import image_value
 from orchestrator.evidence.stats import acceptance, preference
 from orchestrator.evidence.stats.acceptance import Acceptance
 from orchestrator.evidence.stats.preference import Share
@@ -220,7 +220,7 @@ def _differences(vote: _Vote, threshold: float | None) -> dict[str, float]:
     if vote.right is None:
         return {}
     values = {
-        "similarity": [picture_value(one) for one in (vote.left, vote.right)],
+        "similarity": [image_value(one) for one in (vote.left, vote.right)],
         "adherence": [one.adherence for one in (vote.left, vote.right)],
         "threshold": [None if threshold is None else float(_passes(one, threshold)) for one in (vote.left, vote.right)],
     }

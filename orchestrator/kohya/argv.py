@@ -21,10 +21,10 @@ def train_argv(trainer: Trainer, config_file: Path) -> list[str]:
     return [str(trainer.python), "-m", "accelerate.commands.launch", *explicit, *trainer.accelerate_args, *script]
 
 
-def environment(trainer: Trainer, *, card: str | None) -> dict[str, str]:
+def environment(trainer: Trainer, *, gpu: str | None) -> dict[str, str]:
     """The environment variables to add for a trainer or generator; `env` in the settings overrides them.
 
-    `card` is the UUID or index of the one GPU to use; None keeps the inherited choice.
+    `gpu` is the UUID or index of the one GPU to use; None keeps the inherited choice.
     """
     needed = {
         "PYTHONUNBUFFERED": "1",  # piped stdout is written in blocks: "saving checkpoint" would arrive late
@@ -33,8 +33,8 @@ def environment(trainer: Trainer, *, card: str | None) -> dict[str, str]:
     }
     if trainer.threads is not None:
         needed |= dict.fromkeys(_THREADS, str(trainer.threads))
-    if card is not None:
-        needed |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": card}
+    if gpu is not None:
+        needed |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": gpu}
     if trainer.tokenizer_cache_dir is not None and not missing_tokenizers(trainer.tokenizer_cache_dir):
         needed["HF_HUB_OFFLINE"] = "1"  # all files are cached: do not wait for a network
     return {**needed, **trainer.env}

@@ -70,7 +70,7 @@ class Arguments:
 
 def read(argv: Sequence[str]) -> Arguments:
     """Exits with 2 for a wrong command line, with 1 when the file is missing."""
-    parser = argparse.ArgumentParser(description="Trains a LoRA on the miniature's picture model.")
+    parser = argparse.ArgumentParser(description="Trains a LoRA on the miniature's image model.")
     parser.add_argument("--config_file", required=True)
     name = parser.parse_args(argv).config_file
     path = Path(name if name.endswith(".toml") else f"{name}.toml")

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from orchestrator.kohya import gen_img_plugin
-from orchestrator.miniature import log, lora, picture_model
+from orchestrator.miniature import image_model, log, lora
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> None:
     options = _parser().parse_args(argv)
     torch.set_num_threads(1)  # an image must not depend on the number of cores
     log.info(f"load StableDiffusion checkpoint: {options.ckpt}")
-    model = picture_model.load(options.ckpt)
+    model = image_model.load(options.ckpt)
     additions = lora.attach_file(model, load_file(options.network_weights[0])) if options.network_weights else {}
     log.info("pipeline is ready.")
     for requests in _planned(options) if options.prompter_module_args else [_listed(options)]:
@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _draw_all(
-    model: picture_model.PictureModel, additions: lora.Additions, requests: list[Request], options: argparse.Namespace
+    model: image_model.PictureModel, additions: lora.Additions, requests: list[Request], options: argparse.Namespace
 ) -> None:
     options.outdir.mkdir(parents=True, exist_ok=True)
     for (file, strength), group in itertools.groupby(requests, lambda request: (request.lora, request.strength)):
@@ -58,7 +58,7 @@ def _draw_all(
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Draws portraits with the miniature's picture model.")
+    parser = argparse.ArgumentParser(description="Draws portraits with the miniature's image model.")
     parser.add_argument("--ckpt", type=Path, required=True)
     parser.add_argument("--outdir", type=Path, required=True)
     parser.add_argument("--from_file", type=Path)
@@ -135,18 +135,18 @@ def _batches(group: Iterable[Request], size: int) -> Iterator[list[Request]]:
         yield batch
 
 
-def _draw(model: picture_model.PictureModel, batch: list[Request], of: int, options: argparse.Namespace) -> None:
+def _draw(model: image_model.PictureModel, batch: list[Request], of: int, options: argparse.Namespace) -> None:
     for request in batch:
         log.info(f"prompt {request.number}/{of}: {request.text}")
-    captions = picture_model.read_captions([request.text for request in batch])
-    drawn = picture_model.sample(model, captions, [request.seed for request in batch], options.steps)
-    for request, picture in zip(batch, drawn, strict=True):
-        enlarged(picture, options.W, options.H).save(options.outdir / request.file)
+    captions = image_model.read_captions([request.text for request in batch])
+    drawn = image_model.sample(model, captions, [request.seed for request in batch], options.steps)
+    for request, image in zip(batch, drawn, strict=True):
+        enlarged(image, options.W, options.H).save(options.outdir / request.file)
 
 
-def enlarged(picture: Tensor, width: int, height: int) -> Image.Image:
+def enlarged(image: Tensor, width: int, height: int) -> Image.Image:
     """The square image in the middle of the requested size, its edges repeated."""
-    pixels = ((picture + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+    pixels = ((image + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
     side = min(width, height)
     square = np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC))
     above, before = (height - side) // 2, (width - side) // 2

@@ -1,4 +1,4 @@
-"""LoRA for the picture model: low-rank additions to its weights, with networks.lora's names and file layout.
+"""LoRA for the image model: low-rank additions to its weights, with networks.lora's names and file layout.
 
 As in `networks.lora`, `network_dim` applies to the attention's linear layers and 1 x 1 convolutions. Here it also
 applies to the 3 x 3 convolutions (kohya's `conv_dim`), which draw most of a face this small.
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from orchestrator.miniature.picture_model import PictureModel
+from orchestrator.miniature.image_model import PictureModel
 
 UNTOUCHED = ("conv_in", "conv_out", "time")
 """Layers of the U-Net that networks.lora does not change either."""

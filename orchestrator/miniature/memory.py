@@ -1,6 +1,6 @@
 """Simulates a GPU with little memory: decides whether a training would fit, from measurements with full-size SDXL.
 
-ORCHESTRATE_VRAM_BUDGET_GIB is the card's size; without it everything fits. The formula reproduces torch's peak on real
+ORCHESTRATE_VRAM_BUDGET_GIB is the GPU's size; without it everything fits. The formula reproduces torch's peak on real
 hardware at 1024 px, with gradient checkpointing and both text encoders trained: AdamW8bit rank 16 8.6 GiB, rank 32 9.2;
 Prodigy rank 16 9.4, rank 32 10.2, at batch 2 11.3. What checkpointing and the text encoders save is an estimate.
 """

@@ -1,4 +1,4 @@
-"""Reads the pictures, captions and masks that a `dataset_config` names, and splits them into batches."""
+"""Reads the images, captions and masks that a `dataset_config` names, and splits them into batches."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from orchestrator.miniature import log, picture_model
+from orchestrator.miniature import image_model, log
 from orchestrator.miniature.arguments import Arguments
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
@@ -162,7 +162,7 @@ def _subset(subset: Mapping[str, Any], arguments: Arguments) -> Subset | None:
         folder=folder,
         repeats=subset.get("num_repeats", 1),
         pictures=torch.stack([_picture(file) for file in files]),
-        captions=picture_model.read_captions(captions),
+        captions=image_model.read_captions(captions),
         masks=torch.stack([_mask(file, subset, arguments) for file in files]),
         is_reg=subset.get("is_reg", False),
         preserved=subset.get("custom_attributes", {}).get("diff_output_preservation", False),
@@ -194,11 +194,11 @@ def _mask(file: Path, subset: Mapping[str, Any], arguments: Arguments) -> Tensor
     if subset.get("alpha_mask", arguments["alpha_mask"]):
         with Image.open(file) as image:
             return _shrunk(image.convert("RGBA").getchannel("A")) / 255
-    return torch.ones(1, picture_model.SIDE, picture_model.SIDE)
+    return torch.ones(1, image_model.SIDE, image_model.SIDE)
 
 
 def _shrunk(image: Image.Image) -> Tensor:
     """Channels x 32 x 32, 0..255; images that are not square are cropped."""
-    side = picture_model.SIDE
+    side = image_model.SIDE
     small = np.asarray(ImageOps.fit(image, (side, side), Image.Resampling.BOX), np.float32)
     return torch.from_numpy(small.reshape(side, side, -1).transpose(2, 0, 1).copy())

@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from orchestrator.miniature import generation, log, picture_model
+from orchestrator.miniature import generation, image_model, log
 from orchestrator.miniature.arguments import Arguments
 
 STEPS = 30
@@ -20,8 +20,8 @@ def due(asked: Arguments, *, step: int, epoch: int | None) -> bool:
     return bool(every and epoch is None and step % every == 0)
 
 
-def draw(asked: Arguments, model: picture_model.PictureModel, *, step: int, epoch: int | None) -> None:
-    """One picture for each line of `sample_prompts`, in order; an image's noise depends only on its seed."""
+def draw(asked: Arguments, model: image_model.PictureModel, *, step: int, epoch: int | None) -> None:
+    """One image for each line of `sample_prompts`, in order; an image's noise depends only on its seed."""
     log.info(f"generating sample images at step / サンプル画像生成 ステップ: {step}")
     folder = Path(asked["output_dir"]) / "sample"
     folder.mkdir(parents=True, exist_ok=True)
@@ -30,8 +30,8 @@ def draw(asked: Arguments, model: picture_model.PictureModel, *, step: int, epoc
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
     for place, line in enumerate(lines):
         words, values = generation.read_line(line)
-        captions = picture_model.read_captions([words])
-        drawn = picture_model.sample(model, captions, [int(values["d"])], int(values.get("s", STEPS)))
+        captions = image_model.read_captions([words])
+        drawn = image_model.sample(model, captions, [int(values["d"])], int(values.get("s", STEPS)))
         name = f"{asked['output_name']}_{number}_{place:02d}_{time.strftime('%Y%m%d%H%M%S')}_{values['d']}.png"
-        picture = generation.enlarged(drawn[0], int(values.get("w", 512)), int(values.get("h", 512)))
-        picture.save(folder / name)
+        image = generation.enlarged(drawn[0], int(values.get("w", 512)), int(values.get("h", 512)))
+        image.save(folder / name)

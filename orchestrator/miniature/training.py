@@ -12,13 +12,13 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from orchestrator.miniature import (
     arguments,
+    image_model,
     log,
     lora,
     memory,
     metadata,
     optimizer,
     photos,
-    picture_model,
     previews,
     state,
 )
@@ -58,7 +58,7 @@ class Training:
         self.epochs = math.ceil(self.steps / self.per_epoch)
         base = Path(asked["pretrained_model_name_or_path"])
         log.info(f"load StableDiffusion checkpoint: {base}")
-        self.model = picture_model.load(base)
+        self.model = image_model.load(base)
         self.additions = _network(asked, self.model)
         print("prepare optimizer, data loader etc.", flush=True)
         self.optimizer, optimizer_name = optimizer.make(asked, self.additions)
@@ -146,7 +146,7 @@ class Training:
 
     def _learn(self, batch: Batch, accumulate: int) -> float:
         """Adds this batch's gradient. The mask reduces the loss without rescaling, as in sd-scripts."""
-        noisy, times, target = picture_model.noised(batch.pictures)
+        noisy, times, target = image_model.noised(batch.pictures)
         if batch.preserved.any():
             target = torch.where(batch.preserved[:, None, None, None], self._prior(noisy, times, batch), target)
         error = torch.square(self.model(noisy, times, batch.captions).float() - target)
@@ -208,7 +208,7 @@ class Training:
         state.save(folder, self.additions, self.optimizer, self.rates, epoch=epoch, step=self.step)
 
 
-def _network(asked: Arguments, model: picture_model.PictureModel) -> lora.Additions:
+def _network(asked: Arguments, model: image_model.PictureModel) -> lora.Additions:
     print(f"import network module: {asked['network_module']}", flush=True)
     log.info(f"create LoRA network. base dim (rank): {asked.rank}, alpha: {asked.alpha}")
     text = not asked["network_train_unet_only"]

@@ -16,7 +16,7 @@ from PIL import Image
 
 from orchestrator.kohya import config_files
 from orchestrator.kohya.toml_writer import TomlWriter
-from orchestrator.miniature import draw, pack, picture_model, scene
+from orchestrator.miniature import draw, image_model, pack, scene
 
 _HERE = Path(__file__).parent
 
@@ -44,14 +44,14 @@ TIGHT_GIB = 13.7
 def write(folder: Path, runs: Path) -> None:
     """Makes `images/` (36 photos, captions), `references/` (12 others), `prompts.txt`, `base.safetensors`, `pack/`.
 
-    And settings that put their sweeps into `runs`: `orchestrate.toml`, and `tight.toml` with too small a card.
+    And settings that put their sweeps into `runs`: `orchestrate.toml`, and `tight.toml` with too small a GPU.
     """
     folder.mkdir(parents=True, exist_ok=True)
     parts: dict[str, Callable[[Path], object]] = {
         "images": lambda path: photos(path, PERSONA, count=36, first=0, captions=True),
         "references": lambda path: photos(path, PERSONA, count=12, first=1000, captions=False),
         "prompts.txt": lambda path: path.write_text("\n".join((*PROMPTS, "")), encoding="utf-8"),
-        "base.safetensors": lambda path: shutil.copyfile(picture_model.WEIGHTS, path),
+        "base.safetensors": lambda path: shutil.copyfile(image_model.WEIGHTS, path),
         "pack": pack.build,
     }
     for name, make in parts.items():

@@ -27,7 +27,7 @@ _SECONDS_PER_STEP = 1.5
 _OVERHEAD_S = 50.0
 _IMAGE_S = 3.5
 _SCORE_S = 0.5
-"""Assumed until something was measured: seconds per 1024 x 1024 picture in a training step, per training in addition
+"""Assumed until something was measured: seconds per 1024 x 1024 image in a training step, per training in addition
 to its steps, per generated image in 28 steps, per scored image. Measured on an H200 with slow CPU cores."""
 
 _PNG_BYTES_PER_PIXEL = 1.7
@@ -39,7 +39,7 @@ _RECORD_BYTES = 2_000_000
 class RunForecast:
     """The remaining work of one run. Seconds are 0 for a stage that is done and for a run that failed or was stopped.
 
-    length: None where the number of pictures is unknown. counted: whether it was counted on this machine. candidates:
+    length: None where the number of images is unknown. counted: whether it was counted on this machine. candidates:
     those of its images that only compare its checkpoints.
     profile: key of the memory profile, empty for a baseline. origin: the source of the times. at_once: how many
     trainings share a GPU; `train_s` is then this run's share of their time.
@@ -91,7 +91,7 @@ class Profile:
 class Forecast:
     """A sweep's runs and their sums.
 
-    free_bytes: of the disk of runs/. cards: the number of GPUs. card_gib: VRAM that one run may use, None if unknown.
+    free_bytes: of the disk of runs/. gpus: their number. gpu_gib: VRAM that one run may use, None if unknown.
     colocate: whether runs share a GPU.
     """
 
@@ -99,15 +99,15 @@ class Forecast:
     runs: tuple[RunForecast, ...]
     profiles: tuple[Profile, ...]
     free_bytes: int
-    cards: int
-    card_gib: float | None
+    gpus: int
+    gpu_gib: float | None
     scored_on_gpu: bool
     colocate: bool
 
     @property
     def seconds(self) -> float:
         """Duration with one run at a time on each GPU, or as many trainings at once as were probed."""
-        return sum(run.seconds for run in self.runs) / self.cards
+        return sum(run.seconds for run in self.runs) / self.gpus
 
     @property
     def gpu_seconds(self) -> float:
@@ -125,34 +125,34 @@ def forecast(
     settings: Settings,
     *,
     prompts: int,
-    cards_gib: Sequence[float] = (),
+    gpu_sizes_gib: Sequence[float] = (),
     gpus: Collection[str] = (),
     probes_first: bool = False,
 ) -> Forecast:
     """Forecast the remaining work of these runs from earlier runs and probes, else from assumptions.
 
-    prompts: their number. cards_gib, gpus: the sizes and models of this machine's GPUs. probes_first: prefer
+    prompts: their number. gpu_sizes_gib, gpus: the sizes and models of this machine's GPUs. probes_first: prefer
     probes to earlier runs.
     """
     known = history.gather(sweep, settings, gpus=gpus, probes_first=probes_first)
-    lengths, cards = LengthEstimator(settings.datasets), max(1, len(cards_gib))
-    costs = _of_shared_gpus(known, runs, cards) if settings.vram.colocate else known
+    lengths, count = LengthEstimator(settings.datasets), max(1, len(gpu_sizes_gib))
+    costs = _of_shared_gpus(known, runs, count) if settings.vram.colocate else known
     return Forecast(
         name=sweep.name,
         runs=tuple(_run(run, settings, prompts, costs, lengths) for run in runs),
         profiles=tuple(_profiles([run.point.params for run in runs if run.point.is_trained], known, settings)),
         free_bytes=free_bytes(settings.runs),
-        cards=cards,
-        card_gib=settings.vram.budget_gib or min(cards_gib, default=None),
+        gpus=count,
+        gpu_gib=settings.vram.budget_gib or min(gpu_sizes_gib, default=None),
         scored_on_gpu=settings.scoring.device == "cuda",
         colocate=settings.vram.colocate,
     )
 
 
-def _of_shared_gpus(known: RunHistory, runs: Sequence[Run], cards: int) -> RunHistory:
+def _of_shared_gpus(known: RunHistory, runs: Sequence[Run], gpus: int) -> RunHistory:
     """With the costs of several trainings at once where they were probed; at most as many as are left for a GPU."""
     left = sum(run.point.is_trained and not run.done("train") for run in runs)
-    most = math.ceil(left / cards)
+    most = math.ceil(left / gpus)
     together = {key: replace(one, at_once=min(one.at_once, most)) for key, one in known.at_once.items()}
     return replace(known, by_profile={**known.by_profile, **together}) if most > 1 else known
 
@@ -200,7 +200,7 @@ def _run(run: Run, settings: Settings, prompts: int, known: RunHistory, lengths:
     params, status = run.point.params, state.status(run)
     base = str(params["base_model"])
     length = lengths.length(params) if run.point.is_trained else None
-    pictures = lengths.pictures(str(params["dataset"])) if run.point.is_trained else None
+    pictures = lengths.dataset_size(str(params["dataset"])) if run.point.is_trained else None
     candidates, images = _images(run.point, length, settings.generation, prompts)
     stats = _stats(params, known)
     train_s = (stats.overhead_s + stats.seconds_per_step * (length.steps if length else 0)) / stats.at_once

@@ -96,7 +96,7 @@ def _fingerprint(plan: Plan, prepared: Mapping[str, PreparedDataset], hashes: Ha
         **({"second face pack": _pack(settings.scoring, second)} if (second := settings.scoring.second_pack) else {}),
         **_clip(plan, hashes),
         **({"early_stop": json.dumps(asdict(settings.early_stop))} if settings.early_stop else {}),
-        "references": hashes.of_all(images.pictures(settings.scoring.references).pictures),
+        "references": hashes.of_all(images.list_images(settings.scoring.references).paths),
         **{f"base_model {name}": _base(settings.base_models[name], hashes) for name in bases},
         **{f"base_models.{name} generation": json.dumps(settings.base_models[name].generation) for name in bases},
         **{f"file {path}": hashes.of(path) for path in _named_files(plan)},

@@ -81,8 +81,8 @@ class _Comparable:
     def counts(self, run: Run, stage: str, request: Mapping[str, Any]) -> bool:
         wanted = conditions(self.settings, stage, str(run.point.params["base_model"]))
         gpu = (request.get("environment") or {}).get("gpu", "")
-        on_card = stage != "score" or self.settings.scoring.device == "cuda"
-        return request.get("conditions") == wanted and (not (on_card and self.gpus) or gpu in self.gpus)
+        on_gpu = stage != "score" or self.settings.scoring.device == "cuda"
+        return request.get("conditions") == wanted and (not (on_gpu and self.gpus) or gpu in self.gpus)
 
 
 def gather(sweep: Sweep, settings: Settings, *, gpus: Collection[str] = (), probes_first: bool = False) -> RunHistory:
@@ -181,7 +181,7 @@ def _successful(run: Run, stage: str, comparable: _Comparable) -> Iterator[tuple
     """Results of the successful attempts with their numbers of images."""
     for attempt in run.attempts(stage) if run.done(stage) else ():
         result, request = attempt.result(), attempt.request()
-        count = request.get("images") if stage == "generate" else len(run.pictures())
+        count = request.get("images") if stage == "generate" else len(run.generated_images())
         known = result is not None and result.failure is None and comparable.counts(run, stage, request)
         if known and result and isinstance(count, int) and count:
             yield result, count

@@ -102,11 +102,11 @@ def _lint_resume(points: Iterable[Params], settings: Settings, lengths: LengthEs
 
 
 def _lint_batches(points: Iterable[Params], lengths: LengthEstimator) -> Iterator[Problem]:
-    """A warning if a batch has more places than an epoch has pictures: the trainer fills none of them twice."""
+    """A warning if a batch has more places than an epoch has images: the trainer fills none of them twice."""
     for params in points:
-        found, batch = lengths.pictures(str(params["dataset"])), params.get("train_batch_size", 1)
+        found, batch = lengths.dataset_size(str(params["dataset"])), params.get("train_batch_size", 1)
         if found and isinstance(batch, int) and batch > (epoch := len(found.sizes) * found.repeats):
-            what = f"train_batch_size = {batch}, but an epoch has {pluralize(epoch, 'picture')}: no batch is larger"
+            what = f"train_batch_size = {batch}, but an epoch has {pluralize(epoch, 'image')}: no batch is larger"
             yield warning("train_batch_size", what, f"set train_batch_size = {epoch} or less, or raise num_repeats")
 
 
@@ -255,7 +255,7 @@ def _lint_preview_checks(points: Sequence[Point], settings: Settings, prompts: i
     needed = early_stop_rule.min_pairs(alpha)
     if settings.early_stop.pictures < needed:
         p = f"{settings.early_stop.p:g}"
-        what = f"too few pictures for any decision: {checks} checks of {others + 1} runs share p = {p}"
+        what = f"too few images for any decision: {checks} checks of {others + 1} runs share p = {p}"
         yield _early_stop(settings, "pictures", what, f"set at least {needed}, or a larger p")
     elif prompts and len(preview_scores.cells(prompts, settings)) < needed:
         what = (

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from orchestrator import datasets, images
-from orchestrator.config.schema import NO_CARD, BaseModel, Scoring, Settings
+from orchestrator.config.schema import NO_GPU, BaseModel, Scoring, Settings
 from orchestrator.datasets import validate
 from orchestrator.errors import NotReady, Problem, error, warning
-from orchestrator.gpu import Card, VramProbe
+from orchestrator.gpu import Gpu, VramProbe
 from orchestrator.kohya import argv, base_model, networks, release
 from orchestrator.kohya.arguments import required
 from orchestrator.model import TREATMENTS, Point, Value
@@ -25,7 +25,7 @@ def findings(settings: Settings, points: Iterable[Point], probe: VramProbe) -> l
     chosen = list(points)
     used = {key: dict.fromkeys(str(p.params[key]) for p in chosen if key in p.params) for key in TREATMENTS}
     where = str(settings.path)
-    problems = [*_trainer(settings, chosen, where), *_card(settings, probe, where)]
+    problems = [*_trainer(settings, chosen, where), *_gpu(settings, probe, where)]
     for name in used["base_model"]:
         problems += _base(settings.base_models[name], where)
         problems += _predictions(settings.base_models[name], chosen, where)
@@ -78,22 +78,22 @@ def _sd_scripts(folder: Path, modules: Iterable[str], where: str) -> Iterator[Pr
         yield _doubt(what, where, key, str(folder), f"{remedy}, or ignore this if the version is intended")
 
 
-def _card(settings: Settings, probe: VramProbe, where: str) -> Iterator[Problem]:
-    if settings.vram.card == NO_CARD:
+def _gpu(settings: Settings, probe: VramProbe, where: str) -> Iterator[Problem]:
+    if settings.vram.card == NO_GPU:
         return
-    cards = probe.cards()
+    gpus = probe.gpus()
     for wanted in _wanted(settings.vram.card) or [""]:
-        if not choose_cards(cards, wanted):
-            what = "no such NVIDIA GPU" if cards else "the NVIDIA driver shows no GPU"
-            listed = ", ".join(f"{index}: {card.uuid} ({card.name})" for index, card in enumerate(cards))
-            remedy = f"use one of {listed}" if cards else "install the driver; `nvidia-smi` must list the GPU"
+        if not choose_gpus(gpus, wanted):
+            what = "no such NVIDIA GPU" if gpus else "the NVIDIA driver shows no GPU"
+            listed = ", ".join(f"{index}: {gpu.uuid} ({gpu.name})" for index, gpu in enumerate(gpus))
+            remedy = f"use one of {listed}" if gpus else "install the driver; `nvidia-smi` must list the GPU"
             yield _missing(what, where, "vram.card", wanted or "(all)", remedy)
-    own = _own_processes(settings.runs) if any(card.processes for card in cards) else ()
-    for card in choose_cards(cards, settings.vram.card):
-        if others := {pid: mib for pid, mib in card.processes.items() if pid not in own}:
+    own = _own_processes(settings.runs) if any(gpu.processes for gpu in gpus) else ()
+    for gpu in choose_gpus(gpus, settings.vram.card):
+        if others := {pid: mib for pid, mib in gpu.processes.items() if pid not in own}:
             named = ", ".join(f"process {pid} ({mib or '?'} MiB)" for pid, mib in others.items())
-            what, remedy = f"{card.name} is also used by {named}", "stop these processes, or use another GPU"
-            yield _doubt(what, where, "vram.card", card.uuid, remedy)
+            what, remedy = f"{gpu.name} is also used by {named}", "stop these processes, or use another GPU"
+            yield _doubt(what, where, "vram.card", gpu.uuid, remedy)
 
 
 def _own_processes(runs: Path) -> set[int]:
@@ -103,10 +103,10 @@ def _own_processes(runs: Path) -> set[int]:
     return attempts | mps.servers(runs)
 
 
-def choose_cards(cards: Iterable[Card], wanted: str) -> list[Card]:
+def choose_gpus(gpus: Iterable[Gpu], wanted: str) -> list[Gpu]:
     """The GPUs with these comma-separated UUIDs or indices; all when `wanted` is empty."""
-    listed, names = list(cards), _wanted(wanted)
-    return [card for index, card in enumerate(listed) if not names or {card.uuid, str(index)} & set(names)]
+    listed, names = list(gpus), _wanted(wanted)
+    return [gpu for index, gpu in enumerate(listed) if not names or {gpu.uuid, str(index)} & set(names)]
 
 
 def _wanted(written: str) -> list[str]:
@@ -140,13 +140,13 @@ def _faces(settings: Settings, where: str) -> Iterator[Problem]:
     except NotReady as error:
         yield from error.problems
     yield from _second_pack(scoring, where)
-    listing = images.pictures(scoring.references)
+    listing = images.list_images(scoring.references)
     yield from listing.problems if scoring.references.is_dir() else ()
-    if not listing.pictures:
+    if not listing.paths:
         remedy = "copy at least 8, better 20 photos of the persona there that are not in a dataset"
-        yield _missing("has no pictures", where, "score.references", scoring.references, remedy)
-    elif len(listing.pictures) < 8:
-        what = f"only {len(listing.pictures)} reference pictures: scores are imprecise"
+        yield _missing("has no images", where, "score.references", scoring.references, remedy)
+    elif len(listing.paths) < 8:
+        what = f"only {len(listing.paths)} reference images: scores are imprecise"
         yield _doubt(what, where, "score.references", str(scoring.references), "use at least 8, better 20")
     yield from _clip(scoring, where)
     yield from faces.runtime_problems()

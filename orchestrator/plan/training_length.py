@@ -1,4 +1,4 @@
-"""Lengths of trainings: counted from a dataset's pictures, or estimated where they are not on this machine."""
+"""Lengths of trainings: counted from a dataset's images, or estimated where they are not on this machine."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +15,7 @@ from orchestrator.model import Params, Point
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetSize:
-    """Sizes of a dataset's pictures. `counted`: False where the number comes from the settings.
+    """Sizes of a dataset's images. `counted`: False where the number comes from the settings.
 
     subsets: the parts of a dataset with several; `sizes` are then those of an epoch.
     """
@@ -31,18 +31,18 @@ class LengthEstimator:
 
     def __init__(self, datasets: Mapping[str, Dataset]) -> None:
         self._datasets = datasets
-        self._pictures: dict[str, DatasetSize | None] = {}
+        self._sizes: dict[str, DatasetSize | None] = {}
         self._lengths: dict[tuple[object, ...], TrainingLength | None] = {}
 
-    def pictures(self, name: str) -> DatasetSize | None:
-        """A dataset's pictures; None where there are none and the settings give no number."""
-        if name not in self._pictures:
+    def dataset_size(self, name: str) -> DatasetSize | None:
+        """A dataset's images; None where there are none and the settings give no number."""
+        if name not in self._sizes:
             dataset = self._datasets[name]
-            self._pictures[name] = self._together(dataset.subsets) if dataset.subsets else self._of(dataset)
-        return self._pictures[name]
+            self._sizes[name] = self._together(dataset.subsets) if dataset.subsets else self._of(dataset)
+        return self._sizes[name]
 
     def _together(self, subsets: Sequence[Dataset]) -> DatasetSize | None:
-        """The pictures of one epoch; None where those of a subset are unknown."""
+        """The images of one epoch; None where those of a subset are unknown."""
         found = [size for part in subsets if (size := self._of(part))]
         if len(found) < len(subsets):
             return None
@@ -58,7 +58,7 @@ class LengthEstimator:
 
     def _after_recipe(self, dataset: Dataset, recipe: Recipe) -> DatasetSize | None:
         """An estimate of what a recipe produces from its source."""
-        source = self.pictures(recipe.source)
+        source = self.dataset_size(recipe.source)
         if source is None:
             return None
         count = len(source.sizes) if recipe.equal_steps else dataset.pictures or _count(recipe, len(source.sizes))
@@ -66,9 +66,9 @@ class LengthEstimator:
         return DatasetSize(sizes=sizes, repeats=dataset.num_repeats, counted=False)
 
     def length(self, params: Params) -> TrainingLength | None:
-        """The length of a point's training; None where its pictures are unknown, or all of them are skipped."""
+        """The length of a point's training; None where its images are unknown, or all of them are skipped."""
         name = str(params["dataset"])
-        if (found := self.pictures(name)) is None:
+        if (found := self.dataset_size(name)) is None:
             return None
         key = (name, *(params.get(key) for key in step_count.DECIDING))
         if key not in self._lengths:
@@ -92,12 +92,12 @@ def _listed(dataset: Dataset) -> DatasetSize | None:
     return None
 
 
-def _count(recipe: Recipe, pictures: int) -> int:
-    """The largest number of pictures that a recipe produces."""
+def _count(recipe: Recipe, images: int) -> int:
+    """The largest number of images that a recipe produces."""
     if recipe.frames:
-        pictures = math.floor(pictures / (1 - recipe.frames.share))
+        images = math.floor(images / (1 - recipe.frames.share))
     if recipe.choose:
-        pictures = min(pictures, recipe.choose.n)
+        images = min(images, recipe.choose.n)
     if recipe.crop and recipe.crop.keep_original:
-        pictures += round(pictures * recipe.crop.share)
-    return max(1, pictures)
+        images += round(images * recipe.crop.share)
+    return max(1, images)

@@ -12,10 +12,10 @@ from orchestrator.model import Params
 from orchestrator.text import first_names
 
 
-def readable_pictures(dataset: Dataset) -> list[tuple[Path, step_count.Size]]:
+def readable_images(dataset: Dataset) -> list[tuple[Path, step_count.Size]]:
     """Pictures with their sizes."""
     found = []
-    for path in images.pictures(dataset.image_dir).pictures:
+    for path in images.list_images(dataset.image_dir).paths:
         try:
             found.append((path, images.size(path)))
         except images.Unreadable:
@@ -25,7 +25,7 @@ def readable_pictures(dataset: Dataset) -> list[tuple[Path, step_count.Size]]:
 
 def unused(dataset: Dataset, points: Iterable[Params]) -> Iterator[Problem]:
     """Images that these trainings skip, with their names, and validation splits that leave no image or share one."""
-    readable, key, where = readable_pictures(dataset), f"datasets.{dataset.name}", str(dataset.image_dir)
+    readable, key, where = readable_images(dataset), f"datasets.{dataset.name}", str(dataset.image_dir)
     for params in points:
         skipped = [(path, size) for path, size in readable if step_count.is_skipped(params, size)]
         limit, left = params.get("skip_image_resolution"), len(readable) - len(skipped)

@@ -52,14 +52,14 @@ def estimate(params: Params) -> Estimate | None:
     return Estimate(gib=sum(GIB[name] * amount for name, amount in found.items()), error_gib=ERROR_GIB)
 
 
-def verdict(expected: Estimate, card_gib: float) -> Problem | None:
+def verdict(expected: Estimate, gpu_gib: float) -> Problem | None:
     """A warning when it does not fit into `card_gib` GiB, or only just: the GPU's size, or the budget if smaller."""
     most = expected.gib + expected.error_gib
-    if most + HEADROOM_GIB <= card_gib:
+    if most + HEADROOM_GIB <= gpu_gib:
         return None
-    result = "does not fit" if expected.gib - expected.error_gib > card_gib else "tight"
+    result = "does not fit" if expected.gib - expected.error_gib > gpu_gib else "tight"
     remedy = "set gradient_checkpointing = true or a smaller train_batch_size; otherwise the OOM fallbacks do"
-    return warning("vram", f"about {expected.gib:.0f} GiB of {card_gib:.0f}: {result}", remedy)
+    return warning("vram", f"about {expected.gib:.0f} GiB of {gpu_gib:.0f}: {result}", remedy)
 
 
 def terms(params: Params) -> Mapping[str, float] | None:

@@ -92,9 +92,9 @@ def _contents(
             yield name, lambda path=path, parse=parse: _json(parse(_read(path)), clean)  # type: ignore[misc]
 
 
-def _versions(settings: Settings, gpus: VramProbe) -> dict[str, Any]:
-    cards = [{"name": card.name, "total_mib": card.total_mib, "driver": card.driver} for card in gpus.cards()]
-    return {"versions": provenance.versions(), "trainer": provenance.commit(settings.trainer.sd_scripts), "gpus": cards}
+def _versions(settings: Settings, probe: VramProbe) -> dict[str, Any]:
+    gpus = [{"name": gpu.name, "total_mib": gpu.total_mib, "driver": gpu.driver} for gpu in probe.gpus()]
+    return {"versions": provenance.versions(), "trainer": provenance.commit(settings.trainer.sd_scripts), "gpus": gpus}
 
 
 def _records(root: Path) -> Iterator[Path]:

@@ -75,7 +75,7 @@ def _confirm_row(one: RunSummary, result: ConfirmationResult, optimism: float | 
         "new_prompts": "yes" if result.new_prompts else "no",
         "optimism": _number(optimism, 6),
         "corrected_similarity": _number(None if optimism is None else comparison.confirmed - optimism, 6),
-        "pictures": str(len(result.scores)),
+        "images": str(len(result.scores)),
     }
 
 

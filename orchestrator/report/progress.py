@@ -89,4 +89,4 @@ def _remaining(costs: Forecast, view: SweepStatus) -> float:
             if stage in stages:  # else the forecast includes it
                 stages[stage] = seconds or 0.0
         total += sum(stages.values())
-    return total / costs.cards
+    return total / costs.gpus

@@ -92,7 +92,7 @@ def make(asked: ClassImages, run: Run, ctx: Context) -> bool:
             generate.perform(run, ctx)
         if not run.done(generate.NAME):
             return False
-        _copy(asked, run.path, run.pictures())
+        _copy(asked, run.path, run.generated_images())
     return all(map(asked.exists, asked.seeds))
 
 

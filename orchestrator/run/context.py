@@ -43,7 +43,7 @@ class Context:
     """What the runs of a sweep share.
 
     templates: the folder of the frozen templates. datasets: by name, prepared. prompts: in the order of their file.
-    environ: what child processes inherit. card: the UUID of the GPU to use, empty without one. colocated: other runs
+    environ: what child processes inherit. gpu: the UUID of the GPU to use, empty without one. colocated: other runs
     may be on it. at_once: how many trainings a probe runs on it at once. generators: the resident generators of this
     machine, None where each attempt has its own process.
     """
@@ -55,7 +55,7 @@ class Context:
     probe: VramProbe
     listener: Listener
     environ: Mapping[str, str]
-    card: str = ""
+    gpu: str = ""
     colocated: bool = False
     generators: Generators | None = None
     at_once: int = 1
@@ -83,8 +83,6 @@ class Context:
 
     def environment(self) -> dict[str, Any]:
         """The GPU model, versions and `trainer.env` of an attempt that starts now, for its record."""
-        card = next((card for card in self.probe.cards() if card.uuid == self.card), None)
+        gpu = next((gpu for gpu in self.probe.gpus() if gpu.uuid == self.gpu), None)
         trainer = self.settings.trainer
-        return provenance.environment(
-            card.name if card else "", card.driver if card else "", trainer.python, trainer.env
-        )
+        return provenance.environment(gpu.name if gpu else "", gpu.driver if gpu else "", trainer.python, trainer.env)

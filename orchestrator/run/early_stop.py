@@ -61,7 +61,7 @@ class EarlyStopWatcher:
         key = (run.path.name, step)
         if key in self._values or not (scores := preview_scores.at_step(run, step, training)):
             return False
-        values = {(one.image.prompt, one.image.seed): run_metrics.picture_value(one) for one in scores}
+        values = {(one.image.prompt, one.image.seed): run_metrics.image_value(one) for one in scores}
         self._values[key] = {cell: value for cell, value in values.items() if value is not None}
         return True
 
@@ -94,7 +94,7 @@ class EarlyStopWatcher:
             return ""
         return (
             f"{-test.difference:.3f} worse than {other.point.name} at step {step} of "
-            f"{preview_scores.total_steps(self._run.point.params)}: {test.pictures} pictures, "
+            f"{preview_scores.total_steps(self._run.point.params)}: {test.images} images, "
             f"p {test.p:.2g} of being within {self._rule.margin:g} (bound {alpha:.2g})"
         )
 
@@ -132,7 +132,7 @@ def _start_scorer(run: Run, check: Attempt, training: Attempt, previews: list[Im
         root=run.path,
         out=preview_scores.output(check),
         cache=ctx.settings.runs / scoring.FACE_CACHE,
-        references=images.pictures(ctx.settings.scoring.references).pictures,
+        references=images.list_images(ctx.settings.scoring.references).paths,
     )
     argv = scoring.write_job(check.path, job)
     process.start(check.path, argv, env={**child_environ(ctx.environ), "PYTHONUNBUFFERED": "1"}, cwd=check.path)

@@ -34,25 +34,25 @@ class Generators:
 
     def __init__(self, grace_s: float, hurry: Callable[[], bool]) -> None:
         self._grace_s, self._hurry = grace_s, hurry
-        self._by_card: dict[str, _Resident] = {}
+        self._by_gpu: dict[str, _Resident] = {}
 
-    def folder(self, card: str) -> Path | None:
+    def folder(self, gpu: str) -> Path | None:
         """The folder of the GPU's generator."""
-        resident = self._by_card.get(card)
+        resident = self._by_gpu.get(gpu)
         return resident.folder if resident else None
 
-    def choose(self, attempt: Attempt, card: str, key: str) -> Path:
+    def choose(self, attempt: Attempt, gpu: str, key: str) -> Path:
         """The folder of the generator for an attempt: the GPU's if it has this key, else a new one in its place."""
-        resident = self._by_card.get(card)
+        resident = self._by_gpu.get(gpu)
         if resident and resident.key == key and process.running(resident.folder):
             return resident.folder
-        self.stop(card)
+        self.stop(gpu)
         folder = attempt.path / NAME
         folder.mkdir()
-        Attempt(folder).open({"card": card})
+        Attempt(folder).open({"card": gpu})
         owner = contextlib.ExitStack()
         owner.enter_context(locks.acquire(folder / follow.OWNER))
-        self._by_card[card] = _Resident(folder=folder, key=key, owner=owner)
+        self._by_gpu[gpu] = _Resident(folder=folder, key=key, owner=owner)
         return folder
 
     def give(self, folder: Path, job: Mapping[str, Any], generator: Command) -> Command:
@@ -66,9 +66,9 @@ class Generators:
         argv = [sys.executable, "-m", "orchestrator.store.follow", str(folder), str(offset)]
         return Command(argv=argv, env={}, cwd=generator.cwd)
 
-    def stop(self, card: str) -> None:
+    def stop(self, gpu: str) -> None:
         """Stop the GPU's generator, if there is one. Raises NotReady when it goes on."""
-        if resident := self._by_card.pop(card, None):
+        if resident := self._by_gpu.pop(gpu, None):
             with resident.owner:
                 process.stop(resident.folder, self._grace_s, self._hurry)
 
@@ -79,8 +79,8 @@ class Generators:
         self.stop_all()
 
     def stop_all(self) -> None:
-        for card in list(self._by_card):
-            self.stop(card)
+        for gpu in list(self._by_gpu):
+            self.stop(gpu)
 
 
 def stop_orphans(folder: Path, grace_s: float) -> None:

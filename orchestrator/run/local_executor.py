@@ -69,29 +69,29 @@ class LocalExecutor:
     """
 
     def __init__(
-        self, ctx: Context, cards: Sequence[str], perform: Perform, peaks: PeakVramTable, host: Host, mps: Mps | None
+        self, ctx: Context, gpus: Sequence[str], perform: Perform, peaks: PeakVramTable, host: Host, mps: Mps | None
     ) -> None:
         self._generators = Generators(ctx.settings.limits.grace_seconds, ctx.stop.hurry)
         self._ctx = replace(ctx, generators=self._generators)
         self._perform, self._peaks, self._host, self._mps = perform, peaks, host, mps
-        self._budgets = {card: MemoryBudget() for card in cards}
+        self._budgets = {gpu: MemoryBudget() for gpu in gpus}
         self._host_budget = MemoryBudget()
         self._max_scorers = max(1, host.cores() // ctx.settings.scoring.workers)
-        self._max_gpu_tasks = max(len(cards), host.cores() // schedule.CORES_PER_TRAINING)
+        self._max_gpu_tasks = max(len(gpus), host.cores() // schedule.CORES_PER_TRAINING)
         self._running: dict[Future[Result], RunningTask] = {}
         self._threads = ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="watch")
 
     @classmethod
     @contextmanager
     def open(
-        cls, ctx: Context, cards: Sequence[str], perform: Perform, runs: Sequence[Run], host: Host | None = None
+        cls, ctx: Context, gpus: Sequence[str], perform: Perform, runs: Sequence[Run], host: Host | None = None
     ) -> Iterator["LocalExecutor"]:
         """An executor for `runs`. All its threads and generators have ended when the block ends."""
         folder = layout.mps(ctx.settings.runs, runs[0]) if runs else None
-        mps = Mps(folder, cards, ctx.environ, ctx.listener.message) if folder else None
+        mps = Mps(folder, gpus, ctx.environ, ctx.listener.message) if folder else None
         if folder:
             generators.stop_orphans(folder.parent, ctx.settings.limits.grace_seconds)
-        executor = cls(ctx, cards, perform, PeakVramTable.gather(runs, ctx.settings), host or Host(), mps)
+        executor = cls(ctx, gpus, perform, PeakVramTable.gather(runs, ctx.settings), host or Host(), mps)
         with ExitStack() as stack:
             if mps:
                 stack.callback(mps.stop)  # also one of an earlier orchestrator
@@ -123,30 +123,30 @@ class LocalExecutor:
 
     def retire(self, ended: TaskResult) -> None:
         if ended.task.needs_gpu:
-            self._budgets.pop(ended.slot.card, None)
+            self._budgets.pop(ended.slot.gpu, None)
         else:
             self._max_scorers = 0
 
     def _slot(self, task: Task, need_mib: int | None, loads: Sequence[GpuLoad]) -> Slot | None:
         if task.stage in layout.GENERATING:
-            loads = [load for load in loads if load.card not in self._generating()]
+            loads = [load for load in loads if load.gpu not in self._generating()]
         if task.needs_gpu:
             return schedule.choose_slot(task, need_mib, loads)
         scorers = sum(not running.task.needs_gpu for running in self._running.values())
-        return Slot(card="") if task.running_on is not None or scorers < self._max_scorers else None
+        return Slot(gpu="") if task.running_on is not None or scorers < self._max_scorers else None
 
     def _make_room(self, task: Task, slot: Slot, need_mib: int | None, loads: Sequence[GpuLoad]) -> None:
         """Stop the idle generator of the slot's GPU unless the task fits beside it; `loads` do not count it."""
-        if not task.needs_gpu or task.stage in layout.GENERATING or slot.card in self._generating():
+        if not task.needs_gpu or task.stage in layout.GENERATING or slot.gpu in self._generating():
             return
         idle_mib = self._peaks.by_key.get(schedule.LORA_IMAGES)
-        free_mib = next((load.free_mib for load in loads if load.card == slot.card), 0)
+        free_mib = next((load.free_mib for load in loads if load.gpu == slot.gpu), 0)
         if not slot.colocated or need_mib is None or idle_mib is None or need_mib + idle_mib > free_mib:
-            self._generators.stop(slot.card)
+            self._generators.stop(slot.gpu)
 
     def _generating(self) -> set[str]:
         """The GPUs on which images are generated now."""
-        return {one.slot.card for one in self._running.values() if one.task.stage in layout.GENERATING}
+        return {one.slot.gpu for one in self._running.values() if one.task.stage in layout.GENERATING}
 
     def _start(self, task: Task, slot: Slot, need_mib: int | None) -> None:
         mps = (
@@ -155,7 +155,7 @@ class LocalExecutor:
             else {}
         )
         environ = {**self._ctx.environ, **mps}
-        ctx = replace(self._ctx, card=slot.card, colocated=slot.colocated, environ=environ)
+        ctx = replace(self._ctx, gpu=slot.gpu, colocated=slot.colocated, environ=environ)
         future = self._threads.submit(self._perform, task.run, task.stage, ctx)
         host_mib = schedule.host_mib(task, self._ctx.settings) if task.needs_gpu else 0
         self._running[future] = RunningTask(task=task, slot=slot, need_mib=need_mib, host_mib=host_mib)
@@ -173,23 +173,23 @@ class LocalExecutor:
         running = [one for one in self._running.values() if one.task.needs_gpu]
         if running and not self._host_has_room(running):
             return []
-        return [self._load(card, [one for one in running if one.slot.card == card]) for card in self._budgets]
+        return [self._load(gpu, [one for one in running if one.slot.gpu == gpu]) for gpu in self._budgets]
 
     def _host_has_room(self, running: Sequence[RunningTask]) -> bool:
         total_mib, used_mib = self._host.memory_mib()
         free_mib = self._host_budget.free_mib(total_mib, used_mib, [one.host_mib for one in running])
         return len(running) < self._max_gpu_tasks and free_mib >= max(one.host_mib for one in running)
 
-    def _load(self, card: str, running: Sequence[RunningTask]) -> GpuLoad:
+    def _load(self, gpu: str, running: Sequence[RunningTask]) -> GpuLoad:
         alone = any(not one.slot.colocated or one.need_mib is None for one in running)
         if alone or not self._ctx.settings.vram.colocate:
-            return GpuLoad(card=card, tasks=len(running), alone=True)
+            return GpuLoad(gpu=gpu, tasks=len(running), alone=True)
         attempts = [attempt for one in running for attempt in one.task.run.attempts(one.task.stage)[-1:]]
-        idle = self._generators.folder(card)
+        idle = self._generators.folder(gpu)
         pids = {pid for attempt in attempts for pid in attempt.pids()} | set(process.pids_of(idle) if idle else ())
-        sample = self._ctx.probe.sample(card, pids) if card else None
+        sample = self._ctx.probe.sample(gpu, pids) if gpu else None
         if sample is None:
-            return GpuLoad(card=card, tasks=len(running))
+            return GpuLoad(gpu=gpu, tasks=len(running))
         assigned, own_mib = [one.need_mib or 0 for one in running], sample.own_mib if pids else None
-        free_mib = self._budgets[card].free_mib(sample.total_mib, sample.used_mib, assigned, own_mib)
-        return GpuLoad(card=card, tasks=len(running), free_mib=free_mib)
+        free_mib = self._budgets[gpu].free_mib(sample.total_mib, sample.used_mib, assigned, own_mib)
+        return GpuLoad(gpu=gpu, tasks=len(running), free_mib=free_mib)

@@ -96,7 +96,7 @@ def _key(base: str, settings: Settings, texts: Sequence[str]) -> str:
         texts,
         [faces.inspect(one, det_size=scoring.det_size).fingerprint for one in packs],
         str(scoring.clip),
-        hashes.of_all(images.pictures(scoring.references).pictures),
+        hashes.of_all(images.list_images(scoring.references).paths),
         freeze.trainer_identity(settings),
     ]
     return sha256_json(inputs)[:8]

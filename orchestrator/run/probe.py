@@ -71,7 +71,7 @@ def run_at_once(groups: Iterable[Sequence[Run]], ctx: Context) -> None:
         if not any(state.status(probe).state is State.RUNNING for probe in group):
             for probe in group:
                 shutil.rmtree(probe.path, ignore_errors=True)
-        mps = Mps(layout.mps(ctx.settings.runs, group[0]), [ctx.card], ctx.environ, ctx.listener.message)
+        mps = Mps(layout.mps(ctx.settings.runs, group[0]), [ctx.gpu], ctx.environ, ctx.listener.message)
         together = replace(ctx, at_once=len(group), environ={**ctx.environ, **mps.variables()})
         for probe in group:
             probe.create()

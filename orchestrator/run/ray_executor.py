@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config.schema import NO_CARD, Settings
+from orchestrator.config.schema import NO_GPU, Settings
 from orchestrator.errors import NotReady, OrchestrateError, Problem, errors_of
 from orchestrator.gpu import Nvml
 from orchestrator.model import PreparedDataset, Result
@@ -39,7 +39,7 @@ class TaskArgs:
     datasets: Mapping[str, PreparedDataset]
     prompts: tuple[str, ...]
     colocated: bool
-    card: str
+    gpu: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +114,7 @@ class RayExecutor:
         settings = self._ctx.settings
         wanted: dict[str, float] = {"CPU": settings.scoring.workers}
         if task.needs_gpu:
-            share = 0.0 if settings.vram.card == NO_CARD else self._gpu_share(task)
+            share = 0.0 if settings.vram.card == NO_GPU else self._gpu_share(task)
             wanted = {"GPU": share, "CPU": schedule.CORES_PER_TRAINING}
             wanted["memory"] = schedule.host_mib(task, settings) * 1024.0**2
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
@@ -134,14 +134,14 @@ class RayExecutor:
         return all(used[key] + amount <= available.get(key, 0.0) for key, amount in resources.items())
 
     def _submit(self, task: Task, resources: Mapping[str, float]) -> None:
-        slot, ctx = Slot(card=task.running_on or "", colocated=0 < resources.get("GPU", 0) < 1), self._ctx
+        slot, ctx = Slot(gpu=task.running_on or "", colocated=0 < resources.get("GPU", 0) < 1), self._ctx
         arguments = TaskArgs(
             settings=ctx.settings,
             templates=ctx.templates,
             datasets=dict(ctx.datasets),
             prompts=ctx.prompts,
             colocated=slot.colocated,
-            card=slot.card,
+            gpu=slot.gpu,
         )
         submitted = self._run_task.options(
             num_cpus=resources.get("CPU", 0),
@@ -214,7 +214,7 @@ def _connect(address: str) -> Any:
 def _check_machines(ray: Any, ctx: Context, check: Check) -> list[int]:
     """The sizes in MiB of the GPUs of all machines that train. Raises NotReady with what is missing on any of them."""
     task = ray.remote(num_cpus=0)(_check_machine)
-    without_gpu = ctx.settings.vram.card == NO_CARD
+    without_gpu = ctx.settings.vram.card == NO_GPU
     nodes = [node for node in ray.nodes() if node["Alive"] and (without_gpu or node["Resources"].get("GPU"))]
     checks = [
         task.options(scheduling_strategy=_on_node(ray, node["NodeID"])).remote(check, ctx.templates) for node in nodes
@@ -266,7 +266,7 @@ def _check_machine(check: Check, templates: Path) -> tuple[list[int], list[Probl
     if not templates.is_dir():
         what, remedy = "does not exist on this machine", "mount the folder of the runs here, under the same path"
         return [], [Problem(what=what, where=str(templates), remedy=remedy)]
-    return [card.total_mib for card in Nvml().cards()], check()
+    return [gpu.total_mib for gpu in Nvml().gpus()], check()
 
 
 def _run_task(perform: Perform, run: Run, stage: str, arguments: TaskArgs, events: Any) -> Any:
@@ -282,7 +282,7 @@ def _run_task(perform: Perform, run: Run, stage: str, arguments: TaskArgs, event
         probe=probe,
         listener=RemoteListener(ray, events),
         environ={key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"},
-        card=arguments.card or _uuid(ray.get_gpu_ids(), probe),
+        gpu=arguments.gpu or _uuid(ray.get_gpu_ids(), probe),
         colocated=arguments.colocated,
         stop=RemoteStop(ray, events),
     )
@@ -297,7 +297,7 @@ def _uuid(assigned: Sequence[Any], probe: Nvml) -> str:
     if not assigned:
         return ""
     name = str(assigned[0])
-    return probe.cards()[int(name)].uuid if name.isdigit() else name
+    return probe.gpus()[int(name)].uuid if name.isdigit() else name
 
 
 class RemoteListener:

@@ -60,7 +60,7 @@ class Task:
 class Slot:
     """Where a task runs. colocated: other runs are or may be started on the same GPU."""
 
-    card: str
+    gpu: str
     colocated: bool = False
 
 
@@ -120,9 +120,9 @@ def _by_replicate(runs: Iterable[Run]) -> list[tuple[Run, int]]:
     return found
 
 
-def default_threads(cores: int, cards: int, trainings: int, *, colocate: bool) -> int:
+def default_threads(cores: int, gpus: int, trainings: int, *, colocate: bool) -> int:
     """The threads of each program, so that the largest number of programs at once has a core for each thread."""
-    at_once = max(cards, min(cores // CORES_PER_TRAINING, trainings)) if colocate else cards
+    at_once = max(gpus, min(cores // CORES_PER_TRAINING, trainings)) if colocate else gpus
     return max(1, cores // max(1, at_once))
 
 
@@ -200,7 +200,7 @@ class MemoryBudget:
 class GpuLoad:
     """The number of tasks on a GPU, whether one of them must be alone, and the VRAM that can still be assigned."""
 
-    card: str
+    gpu: str
     tasks: int = 0
     alone: bool = False
     free_mib: int = 0
@@ -209,10 +209,10 @@ class GpuLoad:
 def choose_slot(task: Task, need_mib: int | None, loads: Sequence[GpuLoad]) -> Slot | None:
     """The slot of a task that needs a GPU; None while it has to wait."""
     if task.running_on is not None:
-        return Slot(card=task.running_on, colocated=task.run.attempts(task.stage)[-1].colocated)
+        return Slot(gpu=task.running_on, colocated=task.run.attempts(task.stage)[-1].colocated)
     for load in sorted(loads, key=lambda load: load.tasks):
         if not load.tasks:
-            return Slot(card=load.card, colocated=need_mib is not None and need_mib <= load.free_mib)
+            return Slot(gpu=load.gpu, colocated=need_mib is not None and need_mib <= load.free_mib)
         if need_mib is not None and not load.alone and need_mib <= load.free_mib:
-            return Slot(card=load.card, colocated=True)
+            return Slot(gpu=load.gpu, colocated=True)
     return None

@@ -32,14 +32,14 @@ def perform(run: Run, stage: str, ctx: Context) -> Result:
 
 
 def run_sweep(
-    runs: Sequence[Run], ctx: Context, *, cards: Sequence[str] = (), retry: bool = False, fail_fast: bool = False
+    runs: Sequence[Run], ctx: Context, *, gpus: Sequence[str] = (), retry: bool = False, fail_fast: bool = False
 ) -> None:
     """Run every run to its end on these GPUs, or on `ctx.card` without any.
 
     retry: give failed runs another attempt. fail_fast: start nothing after the first failed run. Raises NotReady when
     the machine makes several runs in a row fail. Returns or raises only after every started attempt has ended.
     """
-    with LocalExecutor.open(ctx, cards or (ctx.card,), perform, runs) as executor:
+    with LocalExecutor.open(ctx, gpus or (ctx.gpu,), perform, runs) as executor:
         run_sweep_on(executor, runs, ctx, retry=retry, fail_fast=fail_fast)
 
 
@@ -75,11 +75,11 @@ class StopPolicy:
     def add(self, ended: TaskResult, status: State) -> None:
         if ended.error:
             self._errors.append(ended.error)
-        elif ended.result and self._streak.pauses(ended.slot.card, ended.task.stage, ended.result):
+        elif ended.result and self._streak.pauses(ended.slot.gpu, ended.task.stage, ended.result):
             self._executor.retire(ended)
             what = f"{self._limit} runs in a row failed with {ended.result.failure}, so the machine may be the cause"
             remedy = "correct it (`orchestrate check` helps), then continue with `--retry failed`"
-            problem = Problem(what=what, where=ended.slot.card, value=ended.result.reason, remedy=remedy)
+            problem = Problem(what=what, where=ended.slot.gpu, value=ended.result.reason, remedy=remedy)
             self._paused.append(problem)
         self.stopped = self.stopped or bool(self._errors) or (self._fail_fast and status is State.FAILED)
 

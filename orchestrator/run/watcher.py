@@ -80,9 +80,9 @@ class Watcher:
         return self._stage.progress(outcome.tail(log, _LOG_BYTES))
 
     def _sample(self) -> VramSample | None:
-        if not self._ctx.card or self._stage.name in layout.SCORING:
+        if not self._ctx.gpu or self._stage.name in layout.SCORING:
             return None
-        sample = self._ctx.probe.sample(self._ctx.card, self._attempt.pids())
+        sample = self._ctx.probe.sample(self._ctx.gpu, self._attempt.pids())
         if sample:
             with contextlib.suppress(OSError):  # a full disk must not stop the training
                 vram_log.append(self._attempt.path, sample)

@@ -9,7 +9,7 @@ it imports only the standard library at the top. The job is a JSON file in UTF-8
       "schema": 2,
       "model": "/abs/clip-vit-large-patch14",
       "device": "cpu",
-      "pairs": [{"picture": "/abs/0001.png", "text": "photo of a woman in a red coat"}]
+      "pairs": [{"image": "/abs/0001.png", "text": "photo of a woman in a red coat"}]
     }
 
 `model` is a folder as transformers saves it. Nothing is downloaded. Only safetensors weights are read, because other
@@ -62,7 +62,7 @@ def _batch(model: Any, processor: Any, pairs: "list[dict[str, str]]") -> "list[t
 
     inputs = processor(
         text=[pair["text"] for pair in pairs],
-        images=[Image.open(pair["picture"]).convert("RGB") for pair in pairs],
+        images=[Image.open(pair["image"]).convert("RGB") for pair in pairs],
         return_tensors="pt",
         padding=True,
         truncation=True,

@@ -58,7 +58,7 @@ def measure(
     unreadable = (FaceStatus.UNREADABLE, FaceStatus.ERROR)
     chosen = [index for index, score in enumerate(scores) if score.status not in unreadable]
     texts = [without(clip.triggers, scores[index].image.text) for index in chosen]
-    pairs = [{"picture": str(root / scores[i].image.file), "text": text} for i, text in zip(chosen, texts, strict=True)]
+    pairs = [{"image": str(root / scores[i].image.file), "text": text} for i, text in zip(chosen, texts, strict=True)]
     output = _run(pairs, clip, folder) if pairs else {"cosines": [], "embeddings": []}
     found = list(scores)
     for index, text, cosine in zip(chosen, texts, output["cosines"], strict=True):

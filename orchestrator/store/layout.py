@@ -175,7 +175,7 @@ class Run:
     def checkpoints(self) -> tuple[Checkpoint, ...]:
         return tuple(Checkpoint(**record) for record in self.product("train")["checkpoints"])
 
-    def pictures(self, stage: str = "generate") -> tuple[Image, ...]:
+    def generated_images(self, stage: str = "generate") -> tuple[Image, ...]:
         return tuple(Image(**record) for record in self.product(stage)["images"])
 
 
@@ -287,16 +287,16 @@ class Sweep:
             yield
 
     @contextlib.contextmanager
-    def lock_cards(self, cards: Iterable[str]) -> Iterator[list[str]]:
+    def lock_gpus(self, gpus: Iterable[str]) -> Iterator[list[str]]:
         """Lock those of these GPUs (UUIDs) that no other sweep in `runs` uses. Raises Conflict when none is left."""
-        free, used, orphans = [], [], _orphans_by_card(self)
+        free, used, orphans = [], [], _orphans_by_gpu(self)
         with contextlib.ExitStack() as stack:
-            for card in cards:
-                lock = self.path.parent / ".cards" / f"{card}.lock"
-                if holder := stack.enter_context(locks.acquire(lock)) or orphans.get(card):
-                    used.append(f"{card} by {holder}")
+            for gpu in gpus:
+                lock = self.path.parent / ".cards" / f"{gpu}.lock"
+                if holder := stack.enter_context(locks.acquire(lock)) or orphans.get(gpu):
+                    used.append(f"{gpu} by {holder}")
                 else:
-                    free.append(card)
+                    free.append(gpu)
             if used and not free:
                 what = f"every GPU is in use by another sweep: {', '.join(used)}"
                 remedy = "wait for it, set `card` to another GPU, or set `ignore_other_sweeps = true` in [vram]"
@@ -317,7 +317,7 @@ def _modified_ns(path: Path) -> int:
     return path.stat().st_mtime_ns
 
 
-def _orphans_by_card(sweep: Sweep) -> dict[str, str]:
+def _orphans_by_gpu(sweep: Sweep) -> dict[str, str]:
     """By GPU, the running attempt of another sweep, even if that sweep's orchestrator has ended."""
     own = sweep.path.resolve()
     others = [path for path in process.live_attempts() if own.parent in path.parents and own not in path.parents]

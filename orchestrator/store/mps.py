@@ -30,15 +30,15 @@ _LONGEST_PATH = 107 - len("/control_privileged")
 class Mps:
     """The daemon of a sweep, started when it is first needed and again after it has died.
 
-    folder: its logs, and its sockets in `pipe`. cards: the UUIDs of its GPUs. environ: inherited by the daemon.
+    folder: its logs, and its sockets in `pipe`. gpus: the UUIDs of its GPUs. environ: inherited by the daemon.
     message: called once if MPS is not available.
     """
 
     def __init__(
-        self, folder: Path, cards: Sequence[str], environ: Mapping[str, str], message: Callable[[str], None]
+        self, folder: Path, gpus: Sequence[str], environ: Mapping[str, str], message: Callable[[str], None]
     ) -> None:
         self._folder, self._message = folder, message
-        self._environ = {**environ, "CUDA_VISIBLE_DEVICES": ",".join(cards)}
+        self._environ = {**environ, "CUDA_VISIBLE_DEVICES": ",".join(gpus)}
         self._pipe = folder / "pipe"
         self._available = True
 

@@ -1,6 +1,6 @@
-"""The generator: gen_img.py's command line; each picture is a copy of one of the portraits in STANDIN_ALBUM.
+"""The generator: gen_img.py's command line; each image is a copy of one of the portraits in STANDIN_ALBUM.
 
-Which one follows from the LoRA's rank, the prompt and the seed. Faults of its own: short (one picture is left out),
+Which one follows from the LoRA's rank, the prompt and the seed. Faults of its own: short (one image is left out),
 torn (one is cut off). Its only argument for faults is the name of the run, as in `short:run=seed=1`.
 """
 
@@ -20,7 +20,7 @@ import gen_img_plugin
 
 ALBUM = "STANDIN_ALBUM"
 PICTURE_S = "STANDIN_PICTURE_S"
-"""How long a picture takes, seconds."""
+"""How long an image takes, seconds."""
 LOAD_S = "STANDIN_LOAD_S"
 """How long the base model takes to load, seconds."""
 

@@ -119,7 +119,7 @@ _GREY = b"".join(
         _chunk(b"IEND", b""),
     )
 )
-"""A picture without a face."""
+"""An image without a face."""
 
 
 def _epoch_ends(output: Path, arguments: Mapping[str, Any], wrong: set[str], *, epoch: int, step: int) -> None:

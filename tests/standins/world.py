@@ -1,4 +1,4 @@
-"""A small project: settings, grid, pictures, face pack and stand-in programs. A run takes about a second."""
+"""A small project: settings, grid, images, face pack and stand-in programs. A run takes about a second."""
 
 import csv
 import os
@@ -17,7 +17,7 @@ from onnx import numpy_helper
 from orchestrator import scoring
 from orchestrator.config.schema import Scoring
 from orchestrator.evidence import summary
-from orchestrator.gpu import Card, VramProbe
+from orchestrator.gpu import Gpu, VramProbe
 from orchestrator.miniature import pack, world
 from orchestrator.model import Image, Result, State, VramSample
 from orchestrator.plan.plan import Plan
@@ -34,7 +34,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 BASE = ROOT / "orchestrator" / "miniature" / "base.safetensors"
 GRID = "[dims]\nnetwork_dim = [2, 4]\n"
-CARD = Card(uuid="GPU-1", name="a card", total_mib=24576, used_mib=0, driver="1", processes={})
+GPU = Gpu(uuid="GPU-1", name="a GPU", total_mib=24576, used_mib=0, driver="1", processes={})
 
 _SETTINGS = """
 runs = "runs"
@@ -138,17 +138,17 @@ class Heard(SessionListener):
 
 @dataclass(slots=True)
 class Probe:
-    """A VramProbe with one card; `answer` gives the sample of the polled processes."""
+    """A VramProbe with one GPU; `answer` gives the sample of the polled processes."""
 
     answer: Callable[[Collection[int]], VramSample | None] = lambda _pids: None
-    card: Card = CARD
+    gpu: Gpu = GPU
     polled: int = 0
 
-    def cards(self) -> list[Card]:
-        return [self.card]
+    def gpus(self) -> list[Gpu]:
+        return [self.gpu]
 
-    def sample(self, card: str, pids: Collection[int]) -> VramSample | None:
-        assert card == self.card.uuid
+    def sample(self, gpu: str, pids: Collection[int]) -> VramSample | None:
+        assert gpu == self.gpu.uuid
         self.polled += 1
         return self.answer(pids)
 
@@ -162,7 +162,7 @@ class World:
 
     @classmethod
     def build(cls, folder: Path, shared: Path) -> "World":
-        """A world whose trainings all succeed, with cached faces of its pictures."""
+        """A world whose trainings all succeed, with cached faces of its images."""
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copytree(shared / "images", folder / "images")
         shutil.copytree(shared / ".faces", folder / "runs" / ".faces")
@@ -224,7 +224,7 @@ class World:
         stop: Stop | None = None,
         environ: Mapping[str, str] = os.environ,
     ) -> Session:
-        """A session on the card of `probe`."""
+        """A session on the GPU of `probe`."""
         opened = Session.open(self.settings, self.grid, listener=listener or Heard())
         # A Stop is false until it is requested.
         return replace(opened, gpus=probe or Probe(), stop=Stop() if stop is None else stop, environ=environ)
@@ -237,9 +237,9 @@ class World:
         stop: Stop | None = None,
         environ: Mapping[str, str] = os.environ,
     ) -> Context:
-        """The context of the sweep, prepared and frozen; with `probe`, its card is in use."""
+        """The context of the sweep, prepared and frozen; with `probe`, its GPU is in use."""
         session = self.session(probe=probe, listener=listener, stop=stop, environ=environ)
-        return session.context([CARD.uuid] if probe else [])
+        return session.context([GPU.uuid] if probe else [])
 
     def drive(
         self, ctx: Context | None = None, *, only: str = "*", retry: bool = False, fail_fast: bool = False

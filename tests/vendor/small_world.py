@@ -152,7 +152,7 @@ class World:
             templates=used.templates,
             datasets={name: prepare.build(one, used, hashes) for name, one in used.datasets.items()},
             prompts=tuple((self.folder / "prompts.txt").read_text(encoding="utf-8").splitlines()),
-            probe=SimpleNamespace(cards=lambda: [], sample=lambda *_: None),
+            probe=SimpleNamespace(gpus=lambda: [], sample=lambda *_: None),
             listener=SimpleNamespace(started=lambda *_: None, ended=lambda *_: None),
             environ=os.environ,
         )
@@ -188,8 +188,8 @@ class World:
         masks.mkdir()
         mask = np.zeros((SIDE, SIDE, 3), np.uint8)
         mask[: SIDE // 4, : SIDE // 4] = 255
-        for picture in self.dataset.image_dir.glob("*.png"):
-            Image.fromarray(mask).save(masks / picture.name)
+        for image in self.dataset.image_dir.glob("*.png"):
+            Image.fromarray(mask).save(masks / image.name)
         return replace(self.dataset, subset={"conditioning_data_dir": str(masks)})
 
     def broken(self) -> Dataset:

@@ -157,7 +157,7 @@ def test_what_accelerates_launcher_makes_of_a_failure_is_distinguished(tiny: Wor
     ],
 )
 def test_torchs_own_words_for_out_of_memory(tiny: World, allocation: str, failure: Failure) -> None:
-    """Its class has been renamed before; what a card says is in the fixtures, a CPU has nothing to say it about."""
+    """Its class has been renamed before; what a GPU says is in the fixtures, a CPU has nothing to say it about."""
     text = tiny.said(f"import torch; {allocation}")
     classified = log.classify(text, 1)
     assert classified is not None

@@ -1,4 +1,4 @@
-"""A whole sweep with the unmodified trainer and generator: four points, their pictures, their scores, one CSV."""
+"""A whole sweep with the unmodified trainer and generator: four points, their images, their scores, one CSV."""
 
 from small_world import Swept
 

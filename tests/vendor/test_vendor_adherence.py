@@ -34,7 +34,7 @@ model, processor = CLIPModel.from_pretrained(sys.argv[1]).eval(), CLIPProcessor.
 found = []
 for pair in json.loads(sys.argv[2]):
     words = processor(text=pair["text"], return_tensors="pt", truncation=True)
-    seen = processor(images=Image.open(pair["picture"]), return_tensors="pt")
+    seen = processor(images=Image.open(pair["image"]), return_tensors="pt")
     with torch.no_grad():
         text = model.text_projection(model.text_model(**words).pooler_output)
         picture = model.visual_projection(model.vision_model(**seen).pooler_output)
@@ -59,9 +59,9 @@ def ask(trainer: Trainer, folder: Path, model: Path, pairs: list[dict[str, str]]
 def test_cosines_are_those_of_one_pair_at_a_time(trainer: Trainer, tiny: World, tmp_path: Path) -> None:
     model = make(trainer, tiny, tmp_path / "clip")
     assert all((model / name).is_file() for name in prompt_adherence.FILES)
-    pictures = sorted((tiny.folder / "references").glob("*.png"))
+    images = sorted((tiny.folder / "references").glob("*.png"))
     texts = ["a red coat", "a very long prompt, " * 40, ""]
-    pairs = [{"picture": str(pictures[n % len(pictures)]), "text": texts[n % 3]} for n in range(10)]
+    pairs = [{"image": str(images[n % len(images)]), "text": texts[n % 3]} for n in range(10)]
     done = ask(trainer, tmp_path, model, pairs)
     assert done.stdout.splitlines() == ["prompted: 8/10", "prompted: 10/10"], done.stderr
     alone = subprocess.run(
@@ -78,7 +78,7 @@ def test_cosines_are_those_of_one_pair_at_a_time(trainer: Trainer, tiny: World, 
 def test_weights_that_can_hold_code_are_not_loaded(trainer: Trainer, tiny: World, tmp_path: Path) -> None:
     model = make(trainer, tiny, tmp_path / "clip", kind="pickle")
     assert (model / "pytorch_model.bin").is_file()
-    done = ask(trainer, tmp_path, model, [{"picture": str(tmp_path / "a.png"), "text": "a hill"}])
+    done = ask(trainer, tmp_path, model, [{"image": str(tmp_path / "a.png"), "text": "a hill"}])
     assert done.returncode
     assert "safetensors" in done.stderr
     assert not (tmp_path / "out.json").exists()

@@ -61,10 +61,10 @@ for one in asked:
 
 @pytest.fixture(scope="module")
 def weighing(tiny: World) -> Context:
-    """The tiny world with datasets of weighted pictures."""
+    """The tiny world with datasets of weighted images."""
     (tiny.folder / "grey").mkdir(exist_ok=True)
-    for picture in tiny.dataset.image_dir.glob("*.png"):
-        Image.new("L", (SIDE, SIDE), 64).save(tiny.folder / "grey" / picture.name)
+    for image in tiny.dataset.image_dir.glob("*.png"):
+        Image.new("L", (SIDE, SIDE), 64).save(tiny.folder / "grey" / image.name)
     path = tiny.folder / "weighing.toml"
     text = (tiny.folder / "orchestrate.toml").read_text(encoding="utf-8")
     path.write_text(text + DATASETS + '[defaults]\ndataset = "persona"\n', encoding="utf-8")
@@ -148,13 +148,13 @@ def _weighted(folder: Path, size: tuple[int, int], *, interpolation: str | None)
     """A portrait off the middle, with and without weights that leave the face alone."""
     pose = draw.Pose(x=0.38, y=0.45, size=0.4)
     square = draw.photo([(draw.person(PERSONA), pose)], draw.Backdrop(), px=max(size))
-    picture = Image.fromarray(square[: size[1], : size[0]])
-    picture.save(folder / "plain.png")
+    image = Image.fromarray(square[: size[1], : size[0]])
+    image.save(folder / "plain.png")
     u, v = np.meshgrid(np.arange(size[0]) + 0.5, np.arange(size[1]) + 0.5)
     unit = pose.size * max(size)
     inside = np.hypot((u - pose.x * max(size)) / unit, (v - pose.y * max(size)) / unit) < 0.3
-    picture.putalpha(Image.fromarray(np.where(inside, 255, 0).astype(np.uint8)))
-    picture.save(folder / "weighted.png")
+    image.putalpha(Image.fromarray(np.where(inside, 255, 0).astype(np.uint8)))
+    image.save(folder / "weighted.png")
     return {
         "plain": str(folder / "plain.png"),
         "weighted": str(folder / "weighted.png"),
@@ -166,7 +166,7 @@ def _weighted(folder: Path, size: tuple[int, int], *, interpolation: str | None)
 
 
 def _seen(trainer: Trainer, asked: dict[str, object], folder: Path) -> dict[str, np.ndarray]:
-    """What the trainer makes of them: pictures 3 x height x width in -1..1, weights at the latents' size."""
+    """What the trainer makes of them: images 3 x height x width in -1..1, weights at the latents' size."""
     command = [trainer.python, "-c", SEEN, trainer.sd_scripts, json.dumps([asked])]
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     return dict(np.load(folder / "seen.npz"))

@@ -43,8 +43,8 @@ def calibrate(
     loaded, console = settings.load(settings_file), common.console()
     request = measure.CalibrationRequest(
         pairs=inputs.read_pairs(pairs) if pairs else (),
-        impostors=inputs.impostor_pictures(impostors),
-        baselines=inputs.baseline_pictures(common.find_sweep(settings_file, name) for name in against),
+        impostors=inputs.impostor_images(impostors),
+        baselines=inputs.baseline_images(common.find_sweep(settings_file, name) for name in against),
         allow_training_references=allow_training_references,
     )
     calibration, path = measure.measure(loaded, request), layout.calibration(loaded.runs)

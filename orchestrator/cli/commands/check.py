@@ -16,7 +16,7 @@ from orchestrator.cli import common, options
 @click.option("--deep", is_flag=True, help="sd-scripts reads each configuration and its dataset. Needs a grid.")
 @options.json
 def check(settings_file: Path, grid_file: Path | None, deep: bool, as_json: bool) -> None:
-    """Check this machine, the settings and the pictures.
+    """Check this machine, the settings and the images.
 
     Loads the trainer's libraries and the face pack. With a grid, also checks what its runs need.
 

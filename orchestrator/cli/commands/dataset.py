@@ -38,7 +38,7 @@ def build(settings_file: Path, seed: int, name: str) -> None:
 
     \b
     Writes:
-      runs/.datasets/  pictures, captions, dataset.json and a contact sheet
+      runs/.datasets/  images, captions, dataset.json and a contact sheet
     """
     from orchestrator.config import settings
     from orchestrator.datasets import prepare, validate, with_ancestors
@@ -61,9 +61,9 @@ def build(settings_file: Path, seed: int, name: str) -> None:
 @options.seed
 @click.argument("name")
 def show(settings_file: Path, seed: int, name: str) -> None:
-    """Show the pictures of a built dataset.
+    """Show the images of a built dataset.
 
-    Prints a table of the pictures, what was dropped and why, and the path of the contact sheet.
+    Prints a table of the images, what was dropped and why, and the path of the contact sheet.
 
     \b
     Example:
@@ -82,7 +82,7 @@ def show(settings_file: Path, seed: int, name: str) -> None:
     folders = [prepare.folder_of(part, loaded, hashes) for part in _dataset(loaded, name, seed).parts]
     for folder in folders:
         if not (folder / "dataset.json").exists():
-            what = f'dataset "{name}" is not built with its present recipe and pictures'
+            what = f'dataset "{name}" is not built with its present recipe and images'
             remedy = f"`orchestrate dataset build {name} --seed {seed}`"
             raise InputError(Problem(what=what, where=str(folder), remedy=remedy))
     for folder in folders:
@@ -160,9 +160,9 @@ def triage(settings_file: Path, similarity: float, name: str) -> None:
 
     console, loaded = common.console(), settings.load(settings_file)
     parts = [part for part in _dataset(loaded, name, 1).parts if not part.is_prior]
-    listings = [images.pictures(folder) for folder in dict.fromkeys(part.image_dir for part in parts)]
+    listings = [images.list_images(folder) for folder in dict.fromkeys(part.image_dir for part in parts)]
     console.problems([problem for listing in listings for problem in listing.problems])
-    paths = [path for listing in listings for path in listing.pictures]
+    paths = [path for listing in listings for path in listing.paths]
     folder = loaded.runs / ".datasets" / f"{name}-triage"
     if not paths:
         raise InputError(Problem(what="has no images", where=str(parts[0].image_dir), remedy="put images there"))

@@ -28,7 +28,7 @@ def score(
 
     \b
     Example:
-      orchestrate score --images other-people/
+      orchestrate score --images comfyui-output
 
     \b
     Writes:
@@ -74,7 +74,7 @@ def _score_loras(settings_file: Path, paths: tuple[Path, ...], strength: float, 
     session = Session(plan=plan, listener=console)
     finished = session.run_followup(lambda ctx: (lora_files.prepare(runs, strength), ctx), frozen=False)
     target = out or lora_report.output_folder(runs)
-    references = HashCache(loaded.runs).of_all(images.pictures(loaded.scoring.references).pictures)
+    references = HashCache(loaded.runs).of_all(images.list_images(loaded.scoring.references).paths)
     lines, problems = lora_report.write(runs, strength, references, target)
     console.problems(problems)
     for line in lines:

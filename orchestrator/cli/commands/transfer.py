@@ -33,11 +33,11 @@ def transfer(settings_file: Path, sweep: str, base: str, only: str) -> None:
 
     console, found, loaded = common.console(), common.find_sweep(settings_file, sweep), settings.load(settings_file)
     chosen = followup.transferable_runs(found, base, only, loaded)
-    cards = Session(
+    gpus = Session(
         plan=followup.plan(loaded, found, followup.transfer_points(chosen, base)), listener=console
     ).preflight()
     session = Session(plan=followup.plan(loaded, found, [one.run.point for one in chosen]), listener=console)
-    finished = session.run_followup(lambda ctx: followup.prepare_transfer(chosen, base, found, ctx), cards)
+    finished = session.run_followup(lambda ctx: followup.prepare_transfer(chosen, base, found, ctx), gpus)
     for line in report_transfers(found, loaded.comparison):
         console.result(line)
     console.result(str(found.report / TRANSFER))

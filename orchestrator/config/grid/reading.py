@@ -43,7 +43,7 @@ class QuestionTable(Table):
     measure: Measure | None = None
     """kind = "contrast": compare similarity, or gain over the base model without LoRA. Default: gain for base_model."""
     within_gib: Positive | None = None
-    """kind = "memory": the VRAM to fit; without it, the size of the card."""
+    """kind = "memory": the VRAM to fit; without it, the size of the GPU."""
     after: tuple[Name, ...] = ()
     """Questions to decide first, also of other grids; `orchestrate next` waits for them."""
 

@@ -17,14 +17,14 @@ _FORMAT = 'write first,second on each line, or [[pair]] tables with first = "...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PicturePair(Table):
+class ImagePair(Table):
     """Two images that the user calls a good match; absolute paths."""
 
     first: FilePath
     second: FilePath
 
 
-def read_pairs(path: Path) -> tuple[PicturePair, ...]:
+def read_pairs(path: Path) -> tuple[ImagePair, ...]:
     """The pairs of a CSV file with two columns or a TOML file of `[[pair]]` tables; paths are relative to the file.
 
     Raises InputError with all problems.
@@ -37,21 +37,21 @@ def read_pairs(path: Path) -> tuple[PicturePair, ...]:
     return tuple(pairs)
 
 
-def impostor_pictures(folders: Iterable[Path]) -> dict[str, tuple[Path, ...]]:
+def impostor_images(folders: Iterable[Path]) -> dict[str, tuple[Path, ...]]:
     """Name of a set -> the images of a folder. Raises InputError for a folder without images."""
     found: dict[str, tuple[Path, ...]] = {}
     for folder in folders:
         name = str(folder) if folder.name in found else folder.name
-        read = images.pictures(folder)
-        found[name] = read.pictures
-        if not read.pictures:
+        read = images.list_images(folder)
+        found[name] = read.paths
+        if not read.paths:
             remedy = "give a folder of images with one face each"
             none = Problem(what="contains no images", where=str(folder), key="--impostors", remedy=remedy)
             raise InputError(none, *read.problems)
     return found
 
 
-def baseline_pictures(sweeps: Iterable[Sweep]) -> dict[str, tuple[Path, ...]]:
+def baseline_images(sweeps: Iterable[Sweep]) -> dict[str, tuple[Path, ...]]:
     """Name of a set -> the images of a base model without LoRA. Raises NothingSelected for a sweep without any."""
     found: dict[str, tuple[Path, ...]] = {}
     for sweep in sweeps:
@@ -61,20 +61,20 @@ def baseline_pictures(sweeps: Iterable[Sweep]) -> dict[str, tuple[Path, ...]]:
             raise NothingSelected(Problem(what=what, key="--against", remedy="run its baseline-... runs first"))
         for run in baselines:
             name = f"{run.point.params['base_model']} without a LoRA, {sweep.name}"
-            found[name] = tuple(run.path / image.file for image in run.pictures())
+            found[name] = tuple(run.path / image.file for image in run.generated_images())
     return found
 
 
-def _toml_pairs(path: Path) -> tuple[list[PicturePair], list[Problem]]:
+def _toml_pairs(path: Path) -> tuple[list[ImagePair], list[Problem]]:
     file = toml_reader.read(path)
     file.note_unknown_keys({"pair"})
-    pairs = [(file.where(place), file.parse(place, PicturePair)) for place in file.tables("pair", array=True)]
+    pairs = [(file.where(place), file.parse(place, ImagePair)) for place in file.tables("pair", array=True)]
     if file.problems:
         return [], file.problems
     return _existing([(where, pair.first, pair.second) for where, pair in pairs])
 
 
-def _csv_pairs(path: Path) -> tuple[list[PicturePair], list[Problem]]:
+def _csv_pairs(path: Path) -> tuple[list[ImagePair], list[Problem]]:
     try:
         text = files.read_bytes(path).decode("utf-8-sig")
         rows = [(line, row) for line, row in enumerate(csv.reader(io.StringIO(text, newline="")), start=1) if any(row)]
@@ -96,7 +96,7 @@ def _absolute(path: Path, name: str) -> Path:
     return Path(os.path.normpath(path.parent.absolute() / Path(name.strip()).expanduser()))
 
 
-def _existing(found: list[tuple[str, Path, Path]]) -> tuple[list[PicturePair], list[Problem]]:
+def _existing(found: list[tuple[str, Path, Path]]) -> tuple[list[ImagePair], list[Problem]]:
     problems = []
     for where, first, second in found:
         remedy = "correct the path; it is relative to the list"
@@ -108,4 +108,4 @@ def _existing(found: list[tuple[str, Path, Path]]) -> tuple[list[PicturePair], l
         if first == second:
             remedy = "name two different images"
             problems.append(Problem(what="pairs an image with itself", where=where, value=str(first), remedy=remedy))
-    return [PicturePair(first=first, second=second) for _, first, second in found], problems
+    return [ImagePair(first=first, second=second) for _, first, second in found], problems

@@ -11,7 +11,7 @@ from orchestrator import images, scoring, text
 from orchestrator.config.schema import Settings
 from orchestrator.errors import InputError, NotReady, Problem
 from orchestrator.evidence.calibration import statistics
-from orchestrator.evidence.calibration.inputs import PicturePair
+from orchestrator.evidence.calibration.inputs import ImagePair
 from orchestrator.evidence.calibration.record import CalibrationRecord
 from orchestrator.evidence.calibration.statistics import Calibration, FloatArray, Impostors, KnownPair
 from orchestrator.scoring import copies, embedding, faces, same_photo
@@ -30,7 +30,7 @@ class CalibrationRequest:
     resemble the persona.
     """
 
-    pairs: tuple[PicturePair, ...] = ()
+    pairs: tuple[ImagePair, ...] = ()
     impostors: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
     baselines: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
     allow_training_references: bool = False
@@ -44,9 +44,9 @@ def measure(settings: Settings, request: CalibrationRequest) -> CalibrationRecor
     one face in each image.
     """
     others = {**request.baselines, **request.impostors}
-    references = images.pictures(settings.scoring.references).pictures
+    references = images.list_images(settings.scoring.references).paths
     taught = [part for one in settings.datasets.values() for part in one.parts if not part.is_prior]
-    training = [path for one in taught for path in images.pictures(one.image_dir).pictures]
+    training = [path for one in taught for path in images.list_images(one.image_dir).paths]
     members = [path for pair in request.pairs for path in (pair.first, pair.second)]
     paths = list(dict.fromkeys([*references, *training, *members, *chain(*others.values())]))
     cache = settings.runs / scoring.FACE_CACHE
@@ -149,7 +149,7 @@ def _leaked(settings: Settings, name: str, copy: Path) -> Problem:
     )
 
 
-def _known_pairs(pairs: Iterable[PicturePair], found: Mapping[Path, FaceEmbedding]) -> tuple[KnownPair, ...]:
+def _known_pairs(pairs: Iterable[ImagePair], found: Mapping[Path, FaceEmbedding]) -> tuple[KnownPair, ...]:
     members = [path for pair in pairs for path in (pair.first, pair.second)]
     unfit = {path: found[path].unfit for path in members if found[path].unfit}
     if unfit:

@@ -36,7 +36,7 @@ class EarlyStopTest:
 
     difference: float
     p: float
-    pictures: int
+    images: int
 
 
 def compare(
@@ -57,7 +57,7 @@ def compare(
     mean = float(differences.mean())
     worse = mean < -margin
     p = float(stats.wilcoxon(differences + margin, alternative="less").pvalue) if worse else 1.0
-    return EarlyStopTest(difference=mean, p=p, pictures=len(cells))
+    return EarlyStopTest(difference=mean, p=p, images=len(cells))
 
 
 def comparable(

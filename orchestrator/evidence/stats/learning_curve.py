@@ -13,14 +13,14 @@ from orchestrator.model import Value
 FloatArray = npt.NDArray[np.float64]
 
 EXPONENTS = np.geomspace(0.1, 3.0, 60)
-"""Exponents k of similarity = ceiling - a * pictures ** -k; published learning curves lie in this range."""
+"""Exponents k of similarity = ceiling - a * images ** -k; published learning curves lie in this range."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CurvePoint:
     """One run: number of training images, training seed, mean image value."""
 
-    pictures: int
+    images: int
     replicate: Value
     value: float
 
@@ -50,17 +50,17 @@ class LearningCurve:
 def learning_curve(points: Sequence[CurvePoint], *, target: int, confidence: float = 0.95) -> LearningCurve | None:
     """Worth of `target` images over the largest measured set; None below three sizes or without residual freedom.
 
-    For each exponent k of a grid, value = level of the replicate + worth * g_k(pictures) is fitted by least squares;
+    For each exponent k of a grid, value = level of the replicate + worth * g_k(images) is fitted by least squares;
     g_k is 0 at the present size and 1 at the target. The interval is the union of the worths that an F test on the
     residual sum of squares does not reject. Raises ValueError if `target` is not positive or equals the present size.
     """
-    sizes = sorted({p.pictures for p in points})
+    sizes = sorted({p.images for p in points})
     replicates = len({p.replicate for p in points})
     freedom = len(points) - replicates - 2
     if len(sizes) < 3 or freedom < 1:
         return None
     if target < 1 or target == sizes[-1]:
-        raise ValueError(f"target is {target}: it must be positive and differ from the present {sizes[-1]} pictures")
+        raise ValueError(f"target is {target}: it must be positive and differ from the present {sizes[-1]} images")
     worth, squares, information = _fits(points, sizes[-1], target)
     best = int(squares.argmin())
     margin = squares[best] * special.fdtri(1, freedom, confidence) / freedom
@@ -78,11 +78,11 @@ def learning_curve(points: Sequence[CurvePoint], *, target: int, confidence: flo
     )
 
 
-def _shape(pictures: Sequence[int], present: int, target: int) -> FloatArray:
+def _shape(images: Sequence[int], present: int, target: int) -> FloatArray:
     """(exponents, sizes): 0 at the present size, 1 at the target."""
     k = EXPONENTS[:, None]
     start = float(present) ** -k
-    shape: FloatArray = (start - np.array(pictures, dtype=float) ** -k) / (start - float(target) ** -k)
+    shape: FloatArray = (start - np.array(images, dtype=float) ** -k) / (start - float(target) ** -k)
     return shape
 
 
@@ -94,7 +94,7 @@ def _fits(points: Sequence[CurvePoint], present: int, target: int) -> tuple[Floa
     same = np.array([[float(a.replicate == b.replicate) for b in points] for a in points])
     inside = np.eye(len(points)) - same / same.sum(axis=1, keepdims=True)
     values = inside @ np.array([p.value for p in points])
-    shapes = _shape([p.pictures for p in points], present, target) @ inside
+    shapes = _shape([p.images for p in points], present, target) @ inside
     information = (shapes**2).sum(axis=1)
     worth = shapes @ values / information
     return worth, (values**2).sum() - worth**2 * information, information
@@ -111,7 +111,7 @@ def _heights(
 ) -> tuple[tuple[int, float], ...]:
     """(size, value) of the best curve at the measured sizes and the target (last), through the mean of all runs."""
     present, target = ends[-2], ends[-1]
-    measured = _shape([p.pictures for p in points], present, target)[best]
+    measured = _shape([p.images for p in points], present, target)[best]
     level = np.mean([p.value for p in points]) - worth * measured.mean()
     heights = level + worth * _shape(ends, present, target)[best]
     return tuple((size, float(height)) for size, height in zip(ends, heights, strict=True))

@@ -11,7 +11,7 @@ from orchestrator.kohya import release, step_count
 from orchestrator.kohya.inheritance import Inheritance
 from orchestrator.model import Point
 from orchestrator.plan import forecast, preflight
-from orchestrator.plan.check import card, configurations, interpreter, persona, pictures, tokenizers
+from orchestrator.plan.check import configurations, dataset_images, gpus, interpreter, persona, tokenizers
 from orchestrator.plan.check.report import CheckReport
 from orchestrator.plan.plan import Plan
 from orchestrator.store import provenance
@@ -28,21 +28,21 @@ def inspect(settings: Settings, probe: VramProbe, asked: Plan | None = None, *, 
     datasets = _user_datasets(settings, trained)
     trainer = interpreter.check_interpreter(settings, [one.params for one in trained])
     problems = [*(asked.warnings if asked else ()), *preflight.findings(settings, points, probe)]
-    problems += [*trainer.problems, *tokenizers.problems(settings), *_pictures(settings, trained, datasets)]
+    problems += [*trainer.problems, *tokenizers.problems(settings), *_images(settings, trained, datasets)]
     faces = persona.check_persona(settings, datasets)
     problems += faces.problems
     if asked:
-        cards = preflight.choose_cards(probe.cards(), settings.vram.card)
+        chosen = preflight.choose_gpus(probe.gpus(), settings.vram.card)
         planned = forecast.forecast(
             asked.sweep,
             asked.runs(),
             settings,
             prompts=len(asked.prompts),
-            cards_gib=card.sizes_gib(probe, settings),
-            gpus={one.name for one in cards},
+            gpu_sizes_gib=gpus.sizes_gib(probe, settings),
+            gpus={one.name for one in chosen},
         )
-        problems += [*card.too_small(planned), *forecast.shortage(planned)]
-    facts = {**_versions(settings), **trainer.facts, **card.facts(probe, settings), **faces.facts}
+        problems += [*gpus.too_small(planned), *forecast.shortage(planned)]
+    facts = {**_versions(settings), **trainer.facts, **gpus.facts(probe, settings), **faces.facts}
     if asked and deep:
         ready = not errors.errors_of(problems)
         checked = configurations.check_configurations(settings, trained, asked.prompts) if ready else _NOT_DEEP
@@ -65,8 +65,8 @@ def _user_datasets(settings: Settings, points: Iterable[Point]) -> list[Dataset]
     return [dataset for dataset in used if dataset.recipe is None]
 
 
-def _pictures(settings: Settings, points: Iterable[Point], datasets: Sequence[Dataset]) -> list[Problem]:
+def _images(settings: Settings, points: Iterable[Point], datasets: Sequence[Dataset]) -> list[Problem]:
     largest = max((point.params for point in points), key=step_count.area)
-    found = [problem for one in datasets for problem in pictures.problems(one, largest)]
+    found = [problem for one in datasets for problem in dataset_images.problems(one, largest)]
     references, cache = settings.scoring.references, settings.runs / scoring.FACE_CACHE
-    return [*found, *(problem for one in datasets for problem in pictures.trained_on(one, references, cache))]
+    return [*found, *(problem for one in datasets for problem in dataset_images.trained_on(one, references, cache))]

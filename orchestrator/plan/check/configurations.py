@@ -39,7 +39,7 @@ def check_configurations(settings: Settings, points: Iterable[Point], prompts: S
             return CheckReport(problems=tuple(failed.problems))
         child = [str(trainer.python), str(Path(dry_run.__file__)), str(trainer.sd_scripts)]
         child += [str(trainer.sd_scripts / trainer.train_script), *map(str, configs)]
-        environment = {**os.environ, **argv.environment(trainer, card="")}
+        environment = {**os.environ, **argv.environment(trainer, gpu="")}
         limit = _IMPORT_S + _CONFIG_S * len(configs)
         try:
             done = subprocess.run(

@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from orchestrator.config.schema import NO_CARD, Settings
+from orchestrator.config.schema import NO_GPU, Settings
 from orchestrator.errors import Problem, Severity
 from orchestrator.kohya import argv as command
 from orchestrator.kohya.arguments import schema
@@ -44,7 +44,7 @@ def check_interpreter(settings: Settings, points: Sequence[Params]) -> CheckRepo
     if not trainer.python.is_file():
         return CheckReport()  # reported by preflight
     needed = _needed(settings, points)
-    environment = {**os.environ, **command.environment(trainer, card=None)}
+    environment = {**os.environ, **command.environment(trainer, gpu=None)}
     try:
         argv = [str(trainer.python), "-c", _CHILD, *needed]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=TIMEOUT_S, env=environment, check=False)
@@ -88,7 +88,7 @@ def _wrong(
     if str(found.get("transformers", "")).partition(".")[0] not in ("", "4") and _needs_transformers_4(settings):
         what = f"has transformers {found['transformers']}: these sd-scripts need 4"
         yield _problem(settings, what, "pip install 'transformers>=4.54,<5' in it")
-    if settings.vram.card != NO_CARD and isinstance(found.get("torch"), str) and not found.get("cuda"):
+    if settings.vram.card != NO_GPU and isinstance(found.get("torch"), str) and not found.get("cuda"):
         what = f"sees no GPU (torch {found['torch']}, built for {found['built for']})"
         yield _problem(
             settings, what, "repair the driver (`nvidia-smi` must list the GPU), or install a torch built for CUDA"

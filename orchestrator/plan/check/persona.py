@@ -1,4 +1,4 @@
-"""Checks of the face pack and the persona's pictures: scores them once, as a sweep would."""
+"""Checks of the face pack and the persona's images: scores them once, as a sweep would."""
 
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,9 +18,9 @@ from orchestrator.text import first_names
 
 
 def check_persona(settings: Settings, datasets: Sequence[Dataset]) -> CheckReport:
-    """Score the datasets' pictures in a scorer process without the face cache, so that the pack runs."""
-    references = media.pictures(settings.scoring.references).pictures
-    trained = {path: one for one in datasets if not one.is_prior for path in media.pictures(one.image_dir).pictures}
+    """Score the datasets' images in a scorer process without the face cache, so that the pack runs."""
+    references = media.list_images(settings.scoring.references).paths
+    trained = {path: one for one in datasets if not one.is_prior for path in media.list_images(one.image_dir).paths}
     if not references or not settings.scoring.pack.is_dir():
         return CheckReport()  # reported by preflight
     second = settings.scoring.second_pack
@@ -65,5 +65,5 @@ def _of_dataset(scores: Sequence[Score], dataset: Dataset) -> Iterator[Problem]:
     ):
         if found:
             named = first_names([Path(score.image.file).name for score in found])
-            text = f"{len(found)} of {len(scores)} pictures {what}: {named}"
+            text = f"{len(found)} of {len(scores)} images {what}: {named}"
             yield errors.warning(f"datasets.{dataset.name}", text, remedy, where=str(dataset.image_dir))

@@ -64,8 +64,8 @@ def _row(run: RunSummary, convert: Callable[[Score], Score], baseline: RunSummar
 
 def _gains(scores: Sequence[Score], baseline: Sequence[Score]) -> dict[Cell, float]:
     """(prompt, seed) -> image value minus that of the baseline, where both are known."""
-    before = {choice.cell(score): run_metrics.picture_value(score) for score in baseline}
-    after = {choice.cell(score): run_metrics.picture_value(score) for score in scores}
+    before = {choice.cell(score): run_metrics.image_value(score) for score in baseline}
+    after = {choice.cell(score): run_metrics.image_value(score) for score in scores}
     return {
         cell: value - below
         for cell, value in after.items()
@@ -119,7 +119,7 @@ class ImagePair:
 
     @property
     def difference(self) -> float:
-        before, after = (run_metrics.picture_value(score) or 0.0 for _, score in (self.first, self.second))
+        before, after = (run_metrics.image_value(score) or 0.0 for _, score in (self.first, self.second))
         return after - before
 
     def __str__(self) -> str:
@@ -152,7 +152,7 @@ def _common_images(first: RunSummary, second: RunSummary, dim: str) -> list[Imag
 def _by_cell(run: RunSummary) -> dict[Cell, Score]:
     """(prompt, seed) -> score of the readable images."""
     reported = run.choice.reported if run.choice else ()
-    return {choice.cell(score): score for score in reported if run_metrics.picture_value(score) is not None}
+    return {choice.cell(score): score for score in reported if run_metrics.image_value(score) is not None}
 
 
 # --- number of training images ----------------------------------------------------------------------------------------
@@ -168,7 +168,7 @@ def curve_points(runs: Sequence[RunSummary]) -> list[CurvePoint]:
         return []
     return [
         CurvePoint(
-            pictures=run.trained_faces,
+            images=run.trained_faces,
             replicate=row.params.get(REPLICATE, 0),
             value=float(np.mean(list(row.by_prompt.values()))),
         )
@@ -181,7 +181,7 @@ def fit_curve(points: Sequence[CurvePoint]) -> LearningCurve | None:
     """A learning curve up to twice the largest size; None below three sizes or two seeds."""
     if not points:
         return None
-    return learning_curve.learning_curve(points, target=2 * max(point.pictures for point in points))
+    return learning_curve.learning_curve(points, target=2 * max(point.images for point in points))
 
 
 def describe_curve(curve: LearningCurve) -> str:

@@ -13,7 +13,7 @@ from orchestrator.store import vram_log
 from orchestrator.text import code_span, pluralize
 
 _DRIVER_GIB = 0.5
-"""VRAM of a card that a training cannot use."""
+"""VRAM of a GPU that a training cannot use."""
 _LIMIT = re.compile(r"(?:total capacity|budget) of ([\d.]+) GiB")
 """In the reason of an out-of-memory failure: the VRAM that the training had."""
 
@@ -30,10 +30,10 @@ class _Fit(StrEnum):
 
 
 def answer(sweep: SweepSummary, question: Question) -> Answer:
-    """Yes if all trainings fit `within_gib` (default: the size of their card) with the requested result, no if one
+    """Yes if all trainings fit `within_gib` (default: the size of their GPU) with the requested result, no if one
     does not, undecided if some runs are not finished or allow no conclusion."""
     runs = [run for run in sweep.runs if run.run.point.is_trained]
-    cost, size = rows.cost(runs), question.within_gib or _card_gib(runs)
+    cost, size = rows.cost(runs), question.within_gib or _gpu_gib(runs)
     fits = [_fit(run, size) for run in runs] if size else []
     verdict = _verdict(set(fits))
     too_large = [run.run.point.name for run, fit in zip(runs, fits, strict=False) if fit is _Fit.NO]
@@ -55,8 +55,8 @@ def answer(sweep: SweepSummary, question: Question) -> Answer:
     )
 
 
-def _card_gib(runs: Sequence[RunSummary]) -> float | None:
-    """The smallest card that a training used; None if VRAM was not monitored."""
+def _gpu_gib(runs: Sequence[RunSummary]) -> float | None:
+    """The smallest GPU that a training used; None if VRAM was not monitored."""
     samples = [vram_log.last(attempt.path) for run in runs for attempt in run.run.attempts("train")]
     return min((sample.total_mib / 1024 for sample in samples if sample), default=None)
 
@@ -77,7 +77,7 @@ def _fit(run: RunSummary, size: float) -> _Fit:
 
 
 def _available_gib(run: RunSummary, attempt: AttemptSummary) -> float | None:
-    """The VRAM that an attempt could use: its budget, or its card without other processes."""
+    """The VRAM that an attempt could use: its budget, or its GPU without other processes."""
     if limit := _LIMIT.search(attempt.result.reason):
         return float(limit[1])
     started = next((one for one in run.run.attempts("train") if one.number == attempt.number), None)
@@ -98,7 +98,7 @@ def _verdict(fits: set[_Fit]) -> Verdict:
 def _sentence(verdict: Verdict, fits: Sequence[_Fit], size: float | None, peak: float | None) -> str:
     if size is None:
         return (
-            "Not known: VRAM was not monitored, so neither the size of the card nor the use of the trainings is known."
+            "Not known: VRAM was not monitored, so neither the size of the GPU nor the use of the trainings is known."
         )
     trainings = pluralize(len(fits), "training")
     if verdict is Verdict.YES:

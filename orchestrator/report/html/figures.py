@@ -43,7 +43,7 @@ class Figure:
 
 def figures(found: Sequence[RunSummary], calibration: CalibrationRecord | None = None) -> list[Figure]:
     """The figures for which there are data, in the order of the page. calibration: drawn with the scores."""
-    learned = [*_over_pictures(found), _over_checkpoints(found), _over_strengths(found)]
+    learned = [*_over_images(found), _over_checkpoints(found), _over_strengths(found)]
     every = [*_by_dim(found, calibration), *learned, _loss(found), _validation(found), _memory(found), _time(found)]
     return [one for one in every if one]
 
@@ -128,10 +128,10 @@ def _in_words(dim: str, one: Level) -> str:
     return f"{dim} {one.label}: {pluralize(len(one.dots), 'run')}, {mean}"
 
 
-# --- over pictures, checkpoints and strengths -------------------------------------------------------------------------
+# --- over images, checkpoints and strengths -------------------------------------------------------------------------
 
 
-def _over_pictures(found: Sequence[RunSummary]) -> Iterator[Figure]:
+def _over_images(found: Sequence[RunSummary]) -> Iterator[Figure]:
     """Only for grids with datasets of three or more sizes."""
     measured = evidence.curve_points(found)
     fitted = evidence.fit_curve(measured) if any("dataset" in one.run.point.dims for one in found) else None
@@ -156,7 +156,7 @@ def _by_seed(measured: Sequence[CurvePoint]) -> Iterator[Line]:
         values: dict[int, list[float]] = defaultdict(list)
         for point in measured:
             if point.replicate == seed:
-                values[point.pictures].append(point.value)
+                values[point.images].append(point.value)
         means = {size: sum(here) / len(here) for size, here in sorted(values.items())}
         if len(means) > 1:
             yield Line(group="measured", points=_floats(means))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 from orchestrator.evidence.configurations import Configuration
-from orchestrator.evidence.run_metrics import picture_value
+from orchestrator.evidence.run_metrics import image_value
 from orchestrator.evidence.side_effects import BETTER
 from orchestrator.evidence.stats.estimates import Interval
 from orchestrator.evidence.summary import RunSummary
@@ -114,7 +114,7 @@ def _shown(label: str, run: RunSummary, score: Score) -> ShownImage:
     file, folder = score.image.file, run.run.path
     every = [one.image.file for one in run.scores]  # the cache keeps only what is asked for
     small = thumbnails.thumbnails(folder, every, layout.thumbnails(folder)).get(file, "")
-    value = picture_value(score)
+    value = image_value(score)
     word = "no face" if score.similarity is None else f"{value:.2f}"
     return ShownImage(small=small, href=f"../{folder.name}/{file}", caption=f"{label}: {word}")
 

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from orchestrator import scoring
 from orchestrator.evidence import configurations
-from orchestrator.evidence.run_metrics import picture_value
+from orchestrator.evidence.run_metrics import image_value
 from orchestrator.evidence.stats.pairs import REPLICATE
 from orchestrator.evidence.summary import RunSummary, SweepSummary
 from orchestrator.model import FaceStatus, Image, Score
@@ -85,9 +85,9 @@ def _rows(run: RunSummary, configuration: str, place: int) -> list[MatrixRow]:
     """One row per checkpoint and strength, the selected one first; before scoring, the last checkpoint only."""
     groups: dict[tuple[str, float], dict[Cell, MatrixImage]] = defaultdict(dict)
     if run.scores:
-        found = [MatrixImage(image=one.image, value=picture_value(one), word=_word(one)) for one in run.scores]
+        found = [MatrixImage(image=one.image, value=image_value(one), word=_word(one)) for one in run.scores]
     else:
-        generated = run.run.pictures() if run.run.done("generate") else ()
+        generated = run.run.generated_images() if run.run.done("generate") else ()
         found = [MatrixImage(image=image, value=None, word="not scored") for image in generated]
     for one in found:
         groups[one.image.checkpoint, one.image.strength][one.image.prompt, one.image.seed] = one

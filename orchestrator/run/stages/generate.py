@@ -120,8 +120,8 @@ def _prepare(run: Run, attempt: Attempt, images: Sequence[Image], ctx: Context) 
     file.write_text(json.dumps(plan, ensure_ascii=False, indent=1), encoding="utf-8")
     lora = next((run.path / image.checkpoint for image in missing if image.checkpoint), None)
     network = _network(run, lora)
-    record = {"images": len(missing), "card": ctx.card, "colocated": ctx.colocated, **ctx.attempt_record(run, NAME)}
-    env = trainer_argv.environment(ctx.settings.trainer, card=ctx.card or None)
+    record = {"images": len(missing), "card": ctx.gpu, "colocated": ctx.colocated, **ctx.attempt_record(run, NAME)}
+    env = trainer_argv.environment(ctx.settings.trainer, gpu=ctx.gpu or None)
     env |= generate.environment(run.point.params, {**ctx.environ, **env})
     if ctx.generators is None:
         attempt.open(record)
@@ -129,7 +129,7 @@ def _prepare(run: Run, attempt: Attempt, images: Sequence[Image], ctx: Context) 
     env = {**child_environ(ctx.environ), **env}
     changing = {key: value for key, value in env.items() if not key.startswith("CUDA_MPS_")}  # of no effect on images
     same = _argv(run, ctx, Path(), Path(), Path() if lora else None, network), changing, _shape(lora)
-    folder = ctx.generators.choose(attempt, ctx.card, sha256_json(same))
+    folder = ctx.generators.choose(attempt, ctx.gpu, sha256_json(same))
     attempt.open({**record, "generator": os.path.relpath(folder, attempt.path)})
     job = {"plan": str(file), "outdir": str(run.images)}
     command = Command(argv=_argv(run, ctx, folder, run.images, lora, network), env=env, cwd=attempt.path)

@@ -35,11 +35,11 @@ def _prepare(run: Run, attempt: Attempt, *, name: str, ctx: Context) -> Command:
     attempt.open({"skip": skip, "alone": alone, **ctx.attempt_record(run, NAME)})
     job = scoring.Job(
         settings=ctx.settings.scoring,
-        images=run.pictures(layout.GENERATING[layout.SCORING.index(name)]),
+        images=run.generated_images(layout.GENERATING[layout.SCORING.index(name)]),
         root=run.path,
         out=_output(attempt),
         cache=ctx.settings.runs / scoring.FACE_CACHE,
-        references=images.pictures(ctx.settings.scoring.references).pictures,
+        references=images.list_images(ctx.settings.scoring.references).paths,
         clip=_clip(ctx.settings),
         training=_training_images(run, ctx),
         skip=tuple(skip),

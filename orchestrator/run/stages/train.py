@@ -100,7 +100,7 @@ def resume_from(run: Run, fallback: Fallback, settings: Settings) -> dict[str, i
 
 
 def _prepare(run: Run, attempt: Attempt, record: Mapping[str, Any], ctx: Context) -> Command:
-    shared = {"card": ctx.card, "colocated": ctx.colocated, "others": _other_processes(ctx)}
+    shared = {"card": ctx.gpu, "colocated": ctx.colocated, "others": _other_processes(ctx)}
     shared |= {"at_once": ctx.at_once} if ctx.at_once > 1 else {}
     attempt.open({**record, **shared, **ctx.attempt_record(run, NAME)})
     for name, text in rendered(run, attempt, ctx).items():
@@ -108,7 +108,7 @@ def _prepare(run: Run, attempt: Attempt, record: Mapping[str, Any], ctx: Context
     trainer = ctx.settings.trainer
     return Command(
         argv=argv.train_argv(trainer, attempt.path / "config.toml"),
-        env={**argv.environment(trainer, card=ctx.card or None), **_budget(ctx.settings)},
+        env={**argv.environment(trainer, gpu=ctx.gpu or None), **_budget(ctx.settings)},
         cwd=attempt.path,
     )
 
@@ -130,8 +130,8 @@ def _other_processes(ctx: Context) -> dict[str, int | None]:
 
     Without processes that are exiting: the driver lists the previous attempt for a moment.
     """
-    cards = [card for card in ctx.probe.cards() if card.uuid == ctx.card]
-    return {str(pid): mib for card in cards for pid, mib in card.processes.items() if not process.is_exiting(pid)}
+    gpus = [gpu for gpu in ctx.probe.gpus() if gpu.uuid == ctx.gpu]
+    return {str(pid): mib for gpu in gpus for pid, mib in gpu.processes.items() if not process.is_exiting(pid)}
 
 
 def _progress(run: Run, text: str) -> Progress | None:

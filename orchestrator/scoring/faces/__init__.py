@@ -20,7 +20,7 @@ from orchestrator.scoring.faces.similarity import (
     unit,
     with_seed_distances,
 )
-from orchestrator.scoring.faces.types import Detection, Embedding, Face, FaceRecord, Faces, Outcome, Picture, ReadError
+from orchestrator.scoring.faces.types import Detection, Embedding, Face, FaceRecord, Faces, Outcome, Pixels, ReadError
 
 __all__ = [
     "Cache",
@@ -32,7 +32,7 @@ __all__ = [
     "Outcome",
     "Pack",
     "Persona",
-    "Picture",
+    "Pixels",
     "ReadError",
     "embeddings",
     "inspect",

@@ -10,7 +10,7 @@ import numpy as np
 
 from orchestrator.errors import NotReady, Problem, Severity
 from orchestrator.scoring.faces.pack import DET_THRESH, KEY, SOURCES, DetectorPass, Pack
-from orchestrator.scoring.faces.types import MAX_FACES, Detection, Embedding, Face, Faces, Picture
+from orchestrator.scoring.faces.types import MAX_FACES, Detection, Embedding, Face, Faces, Pixels
 
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _CERTAIN, _MARGIN, _MISPLACED = 0.7, 0.05, 0.2
@@ -87,9 +87,9 @@ class InsightFace:
         width, height = self._recogniser.input_size
         self.embed([np.zeros((height, width, 3), np.uint8)])
 
-    def find(self, picture: Picture) -> Detection:
+    def find(self, image: Pixels) -> Detection:
         """Detectors miss rotated faces or misplace their landmarks; both give a low score or a large roll angle."""
-        bgr = np.ascontiguousarray(picture[..., ::-1])
+        bgr = np.ascontiguousarray(image[..., ::-1])
         faces, fallback = self._detect_any(bgr)
         rotation, best = 0, _quality(faces)
         for quarter in (1, 2, 3) if best < _CERTAIN else ():
@@ -100,21 +100,21 @@ class InsightFace:
         crops = tuple(self._align(bgr, face) for face in faces[:MAX_FACES])
         return Detection(faces=faces, crops=crops, fallback=fallback, rotation=rotation)
 
-    def _detect_any(self, bgr: Picture) -> tuple[tuple[Face, ...], str]:
+    def _detect_any(self, bgr: Pixels) -> tuple[tuple[Face, ...], str]:
         """The faces by the first pass that finds some, and the name of the pass, empty for the first."""
         for number, one in enumerate(self._passes):
             if faces := self._detect(bgr, one):
                 return faces, str(one) if number else ""
         return (), ""
 
-    def embed(self, crops: Sequence[Picture]) -> list[Embedding]:
+    def embed(self, crops: Sequence[Pixels]) -> list[Embedding]:
         bgr = [np.ascontiguousarray(crop[..., ::-1]) for crop in crops]
         found: list[Embedding] = []
         for start in range(0, len(bgr), self._batch_size):
             found.extend(self._recogniser.get_feat(bgr[start : start + self._batch_size]))
         return found
 
-    def _detect(self, bgr: Picture, one: DetectorPass) -> tuple[Face, ...]:
+    def _detect(self, bgr: Pixels, one: DetectorPass) -> tuple[Face, ...]:
         """Faces in the image's own pixels, the largest first; among equals, the nearest to the image's middle."""
         border = round(max(bgr.shape[:2]) * one.padding)
         padded = np.pad(bgr, ((border, border), (border, border), (0, 0))) if border else bgr
@@ -129,7 +129,7 @@ class InsightFace:
 
         return tuple(sorted(faces, key=rank))
 
-    def _align(self, bgr: Picture, face: Face) -> Picture:
+    def _align(self, bgr: Pixels, face: Face) -> Pixels:
         from insightface.utils import face_align
 
         points = np.array(face.landmarks, np.float32)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from orchestrator.model import FaceStatus
 
-Picture: TypeAlias = NDArray[np.uint8]
+Pixels: TypeAlias = NDArray[np.uint8]
 """Height x width x 3, RGB."""
 
 Embedding: TypeAlias = NDArray[np.float32]
@@ -53,7 +53,7 @@ class Detection:
     """
 
     faces: tuple[Face, ...]
-    crops: tuple[Picture, ...]
+    crops: tuple[Pixels, ...]
     fallback: str = ""
     rotation: int = 0
 
@@ -98,8 +98,8 @@ class Faces(Protocol):
         """onnxruntime's name of the active execution provider."""
         ...
 
-    def find(self, picture: Picture) -> Detection: ...
+    def find(self, image: Pixels) -> Detection: ...
 
-    def embed(self, crops: Sequence[Picture]) -> list[Embedding]:
+    def embed(self, crops: Sequence[Pixels]) -> list[Embedding]:
         """One embedding per crop of `find`, in order."""
         ...

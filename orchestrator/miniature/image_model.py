@@ -1,6 +1,6 @@
 """The base model: a U-Net that turns noise into 32 x 32 portraits by flow matching, conditioned on a caption's words.
 
-Pictures are float tensors, N x 3 x 32 x 32, in -1..1; captions are N x 64; times are N, 0 for a picture, 1 for noise.
+Images are float tensors, N x 3 x 32 x 32, in -1..1; captions are N x 64; times are N, 0 for an image, 1 for noise.
 """
 
 import itertools
@@ -146,18 +146,18 @@ def words(caption: str) -> set[str]:
     return set(re.findall(r"\w+", caption.lower()))
 
 
-def error(model: PictureModel, pictures: Tensor, captions: Tensor) -> Tensor:
-    """The squared error of one random step of each picture, N x 3 x 32 x 32: the training loss."""
-    noisy, times, target = noised(pictures)
+def error(model: PictureModel, images: Tensor, captions: Tensor) -> Tensor:
+    """The squared error of one random step of each image, N x 3 x 32 x 32: the training loss."""
+    noisy, times, target = noised(images)
     return torch.square(model(noisy, times, captions).float() - target)
 
 
-def noised(pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """One random step of each picture: the noisy picture, its time, and what the model should predict."""
-    times = torch.sigmoid(torch.randn(len(pictures), device=pictures.device) * 1.2)
-    noise = torch.randn_like(pictures)
+def noised(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """One random step of each image: the noisy image, its time, and what the model should predict."""
+    times = torch.sigmoid(torch.randn(len(images), device=images.device) * 1.2)
+    noise = torch.randn_like(images)
     share = times[:, None, None, None]
-    return (1 - share) * pictures + share * noise, times, noise - pictures
+    return (1 - share) * images + share * noise, times, noise - images
 
 
 @torch.no_grad()
