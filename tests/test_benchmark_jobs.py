@@ -108,7 +108,7 @@ def test_pictures_of_several_loras_are_measured_and_compared(
 @pytest.mark.nightly
 @pytest.mark.parametrize(
     "command",
-    [one for one in docs_in_clone.COMMANDS if "benchmarks." in one.said and one.needs is not docs_in_clone.card],
+    [one for one in docs_in_clone.COMMANDS if "benchmarks." in one.said and one.needs is not docs_in_clone.gpu],
     ids=lambda command: command.said,
 )
 def test_each_documented_benchmark_runs(command: docs_in_clone.Command, tmp_path: Path) -> None:
