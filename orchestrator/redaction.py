@@ -2,8 +2,10 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
+from functools import lru_cache
+from typing import Any
 from urllib.parse import unquote
 
 _NAME = re.compile(
@@ -23,19 +25,57 @@ _CONTROLS = re.compile(
 
 _URL_PASSWORD = re.compile(r"(?<=://)([^/@\s:\"']*):([^/@\s\"']+)@")
 _ADDRESS = re.compile(r"(?<=//)[^/@\s\"']+@")
-_KNOWN = (
-    re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL),
-    re.compile(
-        r"(?<![A-Za-z0-9])(?:gh[opsur]_\w{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|(?:hf|npm|gsk|r8)_[A-Za-z0-9]{20,}"
-        r"|(?:sk|pypi)-[\w-]{20,}|(?:AKIA|ASIA)[A-Z0-9]{16}\b|(?:xox[abeoprs]|xapp)-[\w-]{10,}|AIza[\w-]{30,}"
-        r"|[rs]k_live_\w{16,}|SG\.[\w-]{16,}\.[\w-]{16,}|ya29\.[\w-]{20,}|eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]*)"
-    ),
-    re.compile(r"https://(?:hooks\.slack\.com/services|(?:\w+\.)?discord(?:app)?\.com/api/webhooks)/[^\s\"']+"),
-    re.compile(r"(?<=://)[^/@\s:\"']{16,}(?=@)"),
-    re.compile(r"(?i)(?<=authorization: )[^\r\n\"']+|(?<=bearer )[\w.~+/=-]{8,}"),
-)
-"""Formats of well-known secrets."""
+_DISTINCT = """
+ghp_ gho_ ghu_ ghs_ ghr_ github_pat_ glpat- glptt- glrt- gldt- glft- glcbt- glimt- gloas- glsoat- glagent- glffct- glsa_
+sk-proj- sk-ant- sk-svcacct- sk-admin- sk-or- sk-lf- sk_live_ sk_test_ sk_prod_ rk_live_ rk_test_ rk_prod_ whsec_ pypi-
+wandb_v1_ tgp_v1_ pcsk_ csb_v1_ dop_v1_ doo_v1_ dor_v1_ dckr_pat_ dckr_oat_ dp.pt. dp.st. dp.ct. dp.sa. dt0c01. AIza
+GOCSPX- ya29. xoxa- xoxb- xoxc- xoxe- xoxe. xoxo- xoxp- xoxr- xoxs- xapp- hvs. hvb. hvr. sntrys_ sntryu_ rubygems_
+tskey- sha256~ shpat_ shpca_ shppa_ shpss_ pscale_tkn_ pscale_oauth_ pscale_pw_ PMAK- ATATT3 ATCTT3 HRKU-AA CFPAT- NRAK-
+xkeysib- sq0atp- sq0csp- fm1r_ fm1a_ fm2_ fo1_ AGE-SECRET-KEY- ops_eyJ FLWSECK_TEST- duffel_live_ duffel_test_ nfp_
+figd_ LTAI api_org_ sm_pat_ sm_aat_ sm_sat_ shippo_live_ shippo_test_
+""".split()  # noqa: SIM905
+"""Beginnings of tokens; most are from the rules of gitleaks. Any letters, digits and separators follow."""
 
+_COMMON = """
+hf_ npm_ gsk_ r8_ fw_ rpa_ pnu_ ntn_ lin_api_ rdme_ sk- xai- pplx- pul- ico- glc_ key- ABSK AKCp cmVmd EAACE EAAG EZAK
+EZTK
+""".split()  # noqa: SIM905
+"""The same, but words begin like this, too: many letters and digits have to follow."""
+
+
+def _any_of(words: Iterable[str]) -> str:
+    return "|".join(map(re.escape, words))
+
+
+_KNOWN = (
+    (
+        ("PRIVATE KEY",),
+        re.compile(r"-----BEGIN[\w -]*PRIVATE KEY[\w -]*-----.*?(?:-----END[\w -]*-----|\Z)", re.DOTALL),
+    ),
+    (_DISTINCT, re.compile(rf"(?<![A-Za-z0-9])(?:{_any_of(_DISTINCT)})[\w.~+/-]{{10,}}=*")),
+    (_COMMON, re.compile(rf"(?<![A-Za-z0-9])(?:{_any_of(_COMMON)})[A-Za-z0-9]{{20,}}=*")),
+    (("AKIA", "ASIA", "ABIA", "ACCA"), re.compile(r"(?<![A-Za-z0-9])A(?:KIA|SIA|BIA|CCA)[A-Z0-9]{16}\b")),
+    (
+        ("eyJ",),
+        re.compile(r"(?<![A-Za-z0-9])eyJ[\w-]{8,}(?:\.eyJ[\w-]{8,}\.[\w-]*|[\w+/-]{50,}=*)"),
+    ),  # JWT, base64 of JSON
+    (("SG.", "dapi"), re.compile(r"(?<![A-Za-z0-9])(?:SG\.[\w-]{16,}\.[\w-]{16,}|dapi[a-f0-9]{32})")),
+    ((":A",), re.compile(r"(?<![A-Za-z0-9])\d{6,12}:A[\w-]{34}(?![\w-])|(?<=/bot)\d+:A[\w-]+")),  # Telegram
+    ((".",), re.compile(r"[MNO](?<![\w-][MNO])[A-Za-z\d_-]{23,25}\.[\w-]{6}\.[\w-]{27,38}(?![\w-])")),  # Discord
+    (
+        ("https://",),
+        re.compile(
+            r"https://(?:hooks\.slack\.com/\w+|(?:\w+\.)?discord(?:app)?\.com/api/webhooks|[\w.]+\.webhook\.office\.com"
+            r"|maker\.ifttt\.com/\w+|hooks\.zapier\.com/hooks)/[^\s\"']+"
+        ),
+    ),
+    (("://",), re.compile(r"(?<=://)[^/@\s:\"']{16,}(?=@)")),
+)
+"""Formats of well-known secrets, each after strings of which one is in every match."""
+
+_HEADER = re.compile(r"(?i)(?<=authorization: )[^\r\n\"']+|(?<=bearer )[\w.~+/=-]{8,}")
+
+_NAMED_HINTS = ("pass", "key", "token", "secret", "signature", "sig=")
 _NAMED = re.compile(
     r"""(?i)((?:(?:pass(?:word|wd|phrase)|(?:api|access|account|secret)[_-]?key|token|secret|signature)["']?\s*[=:]\s*"""
     r"""|[?&](?:sig|key)=|--\w*(?:_key|token|password|secret)["']?,?\s+)["']?)(?!\[)[^\s&"',;)\]}]+"""
@@ -84,23 +124,67 @@ def redact(text: str, environ: Mapping[str, str] = os.environ) -> str:
     has the format of a well-known secret becomes `[hidden]`.
     """
     text = _CONTROLS.sub("", text)
-    names: dict[str, str] = {}
-    for name, value in environ.items():
-        for secret in _secrets(name, value):
-            if len(secret) >= _SHORTEST:
-                names.setdefault(secret, name)
-    if names:
-        longest_first = sorted(names, key=len, reverse=True)
-        found = re.compile("|".join(map(re.escape, longest_first)))
-        text = found.sub(lambda match: f"[{names[match[0]]}]", text)
-    return _replace_known(text)
+    names, values = _values(tuple(environ.items()))
+    return _replace_known(values.sub(lambda match: f"[{names[match[0]]}]", text) if values else text)
+
+
+def redact_strings(value: Any, skip: Collection[str] = ()) -> Any:
+    """A value of JSON without secrets in its strings, except those under the keys of `skip`. Keys are not changed.
+
+    A string without a secret is not changed at all.
+    """
+    return _redact_strings(value, skip) if _is_secret("\n".join(_strings(value, skip))) else value
+
+
+def _redact_strings(value: Any, skip: Collection[str]) -> Any:
+    if isinstance(value, str):
+        return redact(value) if _is_secret(value) else value
+    if isinstance(value, dict):
+        return {key: item if key in skip else _redact_strings(item, skip) for key, item in value.items()}
+    return [_redact_strings(item, skip) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _is_secret(text: str) -> bool:
+    return redact(text) != _CONTROLS.sub("", text)
+
+
+def _strings(value: Any, skip: Collection[str]) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from () if key in skip else _strings(item, skip)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _strings(item, skip)
 
 
 def _replace_known(text: str) -> str:
-    text = _URL_PASSWORD.sub(lambda match: f"{match[1]}:[hidden]@", text)
-    for pattern in _KNOWN:
-        text = pattern.sub(lambda match: match[0] if match[0].startswith("[") else "[hidden]", text)
-    return _NAMED.sub(r"\1[hidden]", text)
+    if "@" in text:
+        text = _URL_PASSWORD.sub(lambda match: f"{match[1]}:[hidden]@", text)
+    for hints, pattern in _KNOWN:
+        if any(hint in text for hint in hints):
+            text = pattern.sub(_hidden, text)
+    lower = text.lower()
+    if "authorization: " in lower or "bearer " in lower:
+        text = _HEADER.sub(_hidden, text)
+    return _NAMED.sub(r"\1[hidden]", text) if any(hint in lower for hint in _NAMED_HINTS) else text
+
+
+def _hidden(match: "re.Match[str]") -> str:
+    """A placeholder, unless it is one already."""
+    return match[0] if match[0].startswith("[") else "[hidden]"
+
+
+@lru_cache(maxsize=8)
+def _values(environ: tuple[tuple[str, str], ...]) -> "tuple[dict[str, str], re.Pattern[str] | None]":
+    """The name of the variable of each secret, and a pattern that finds the secrets, the longest first."""
+    names: dict[str, str] = {}
+    for name, value in environ:
+        for secret in _secrets(name, value):
+            if len(secret) >= _SHORTEST:
+                names.setdefault(secret, name)
+    return names, re.compile(_any_of(sorted(names, key=len, reverse=True))) if names else None
 
 
 def _secrets(name: str, value: str) -> Iterator[str]:
@@ -111,5 +195,5 @@ def _secrets(name: str, value: str) -> Iterator[str]:
     for match in _URL_PASSWORD.finditer(value):
         yield match[2]
         yield unquote(match[2])
-    for pattern in _KNOWN:
+    for pattern in (*(pattern for _, pattern in _KNOWN), _HEADER):
         yield from (match[0] for match in pattern.finditer(value))

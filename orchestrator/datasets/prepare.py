@@ -138,7 +138,7 @@ def _make(dataset: Dataset, folder: Path, settings: Settings, hashes: HashCache)
         for path in (draft / "images").iterdir():
             files.sync(path)
         content, key = sha256_folder(draft / "images"), _key(dataset, settings, hashes)
-        records.write(draft / "dataset.json", {**record, "key": key, "content": content})
+        records.write(draft / "dataset.json", {**record, "key": key, "content": content}, exact=True)
         try:
             draft.rename(folder)
         except OSError:

@@ -123,7 +123,7 @@ def record_states(output_dir: Path, output_name: str) -> None:
             with contextlib.suppress(OSError):
                 for path in (*state.iterdir(), state, output_dir):
                     sync(path)
-                records.write(_record_of(state), {"files": _hashes(state)})
+                records.write(_record_of(state), {"files": _hashes(state)}, exact=True)
 
 
 def last_state(output_dir: Path, output_name: str, until: int | None = None) -> int | None:

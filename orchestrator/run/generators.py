@@ -60,7 +60,7 @@ class Generators:
         log = folder / "log"
         log.touch()
         offset = log.stat().st_size
-        records.write(folder / follow.JOB, job)
+        records.write(folder / follow.JOB, job, exact=True)
         if not process.started(folder):
             process.start(folder, generator.argv, env=generator.env, cwd=generator.cwd)
         argv = [sys.executable, "-m", "orchestrator.store.follow", str(folder), str(offset)]

@@ -129,7 +129,7 @@ class Scored:
 
 def write_job(folder: Path, job: Job) -> list[str]:
     """Write `job.json` into the folder; returns the command that runs it."""
-    records.write(folder / "job.json", _adapter(Job).dump_python(job, mode="json"))
+    records.write(folder / "job.json", _adapter(Job).dump_python(job, mode="json"), exact=True)
     return [sys.executable, "-m", "orchestrator.scoring", str(folder / "job.json")]
 
 

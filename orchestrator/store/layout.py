@@ -60,7 +60,7 @@ class Attempt:
 
     def open(self, record: Mapping[str, Any]) -> None:
         """Write the request: what this attempt does differently from its point. Nothing has started yet."""
-        records.write(self.path / "attempt.json", record)
+        records.write(self.path / "attempt.json", record, exact=True)
 
     def request(self) -> dict[str, Any]:
         """What `open` has written; {} before."""
@@ -116,7 +116,7 @@ class Run:
         """Make the folder with `point.json`, if it is not there."""
         self.path.mkdir(parents=True, exist_ok=True)
         if not (self.path / "point.json").exists():
-            records.write(self.path / "point.json", asdict(self.point))
+            records.write(self.path / "point.json", asdict(self.point), exact=True)
 
     def confirmation(self, key: str) -> "Run":
         """Further images of the run's chosen checkpoint, kept apart from the run's own."""
@@ -218,7 +218,7 @@ class Sweep:
         grids = [files.read_text(path) for path in self.grids()]
         if grid not in grids:
             files.write_text(self.path / f"grid-{len(grids) + 1}.toml", grid)
-        records.write(self.path / "sweep.json", record)
+        records.write(self.path / "sweep.json", record, exact=True)
 
     def grids(self) -> list[Path]:
         """Copies of the grids that the sweep was run with, oldest first."""

@@ -36,7 +36,7 @@ SILENT_S = 12 * shim.BEAT_S
 
 def start(folder: Path, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path) -> None:
     """Start `argv` under the shim; its records and its log go to `folder`. `env` is the child's whole environment."""
-    records.write(folder / "command.json", {"argv": list(argv), "cwd": str(cwd)})
+    records.write(folder / "command.json", {"argv": list(argv), "cwd": str(cwd)}, exact=True)
     child = subprocess.Popen(
         [sys.executable, "-I", "-S", shim.__file__, os.path.realpath(folder)],
         env={**env, MARKER: os.path.realpath(folder), _ID: _identity(folder)},

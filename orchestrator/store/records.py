@@ -5,15 +5,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator import files
+from orchestrator import files, redaction
 from orchestrator.errors import OrchestrateError, Problem
 
 SCHEMA = 1
 
+_EXACT = frozenset({"file", "checkpoint", "path", "name", "text", "failure", "status"})
+"""Keys of file names, prompts and words of this program, which are never redacted."""
 
-def write(path: Path, record: Mapping[str, Any]) -> None:
-    """Write a record with its schema number. The folder must exist."""
-    files.write_json(path, {"schema": SCHEMA, **record})
+
+def write(path: Path, record: Mapping[str, Any], *, exact: bool = False) -> None:
+    """Write a record with its schema number. The folder must exist.
+
+    Secrets are redacted, unless the record is `exact`: what a program reads, and what identifies an input.
+    """
+    recorded = record if exact else redaction.redact_strings(record, _EXACT)
+    files.write_json(path, {"schema": SCHEMA, **recorded})
 
 
 def read(path: Path) -> dict[str, Any]:
