@@ -126,7 +126,7 @@ def tally(world: World, count: int, rng: np.random.Generator) -> Tally:
     )
 
 
-def kept_promises(world: World, count: int, rng: np.random.Generator) -> tuple[float, float, int]:
+def matching_verdicts(world: World, count: int, rng: np.random.Generator) -> tuple[float, float, int]:
     """For undecided sweeps, repeated with the requested seeds and the measured difference as the truth: the share with
     the matching verdict, the median number of added seeds, and the number of such sweeps."""
     kept, added = [], []
@@ -356,7 +356,7 @@ def _table(title: str, lines: Iterator[tuple[str, ...]]) -> None:
 
 
 def _contrast_lines(count: int, rng: np.random.Generator) -> Iterator[tuple[str, ...]]:
-    yield "world", "covered", "false yes", "half width", "yes at +0.10", "t over pairs covers", "bootstrap covers"
+    yield "simulated sweeps", "covered", "false yes", "half width", "yes at +0.10", "t over pairs covers", "bootstrap covers"
     for name, world in WORLDS.items():
         null = tally(world, count, rng)
         planted = tally(replace(world, effect=0.1), count, rng)
@@ -376,9 +376,9 @@ def _sequential_lines(count: int, rng: np.random.Generator) -> Iterator[tuple[st
 
 
 def _promise_lines(count: int, rng: np.random.Generator) -> Iterator[tuple[str, ...]]:
-    yield "world", "kept", "seeds added (median)", "sweeps"
+    yield "simulated sweeps", "confirmed", "seeds added (median)", "sweeps"
     for seeds, effect in ((2, 0.08), (3, 0.0), (3, 0.08), (4, 0.08), (6, 0.05)):
-        kept, added, n = kept_promises(World(seeds=seeds, effect=effect), count, rng)
+        kept, added, n = matching_verdicts(World(seeds=seeds, effect=effect), count, rng)
         yield f"{seeds} seeds, effect {effect:g}", _percent(kept), f"{added:.0f}", str(n)
 
 

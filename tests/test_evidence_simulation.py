@@ -45,7 +45,7 @@ def test_a_true_effect_is_found() -> None:
 
 
 def test_undecided_sweeps_are_decided_with_the_required_seeds() -> None:
-    kept, _, n = simulation.kept_promises(World(effect=0.1), 80, np.random.default_rng(7))
+    kept, _, n = simulation.matching_verdicts(World(effect=0.1), 80, np.random.default_rng(7))
     assert n > 30
     assert kept * n >= stats.binom.ppf(CHANCE, n, 0.8)
 

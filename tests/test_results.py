@@ -36,9 +36,9 @@ def point(params: Params, *, baseline: bool = False) -> Point:
     )
 
 
-def failed(seed: int, failure: Failure, reason: str) -> RunSummary:
+def failed(seed: int, failure: Failure, reason: str, *, stage: str = "train") -> RunSummary:
     made = run({"network_dim": 64, "seed": seed}, 0.5, state=State.FAILED)
-    status = Status(state=State.FAILED, stage="train", failure=failure, reason=reason)
+    status = Status(state=State.FAILED, stage=stage, failure=failure, reason=reason)
     return replace(made, status=status, run=replace(made.run, point=point(made.run.point.params)))
 
 
@@ -94,6 +94,14 @@ def test_failures_with_one_reason_are_grouped_and_have_a_remedy() -> None:
     ]
     assert "`learning_rate`" in found[0].remedy
     assert all("--retry failed" in one.remedy for one in found)
+
+
+def test_the_remedy_for_out_of_memory_depends_on_the_stage() -> None:
+    runs = [failed(1, Failure.OOM, "full"), failed(2, Failure.OOM, "full", stage="generate")]
+    train, generate = (one.remedy for one in overview.failures(read([*grid(0.1), *runs])))
+    assert "[[oom_fallback]]" in train
+    assert "`vram.card`" in generate
+    assert "[[oom_fallback]]" not in generate
 
 
 def test_labels_name_the_dims_that_vary_and_differ() -> None:

@@ -10,9 +10,13 @@ from orchestrator.evidence.stats.contrast import TestSettings
 from orchestrator.evidence.summary import RunSummary, SweepSummary, log_of
 from orchestrator.model import Failure, State
 from orchestrator.report.labels import labels
+from orchestrator.store import layout
 from orchestrator.text import pluralize
 
 _MEMORY = "set a smaller `train_batch_size` or `resolution`, or add an [[oom_fallback]] step to the settings"
+_GENERATION_MEMORY = (
+    "end other programs on the GPU, or set `vram.card` to a larger one; [generate] is frozen (docs/oom-fallback.md)"
+)
 _REMEDIES = {
     Failure.OOM: _MEMORY,
     Failure.SPILL: _MEMORY,
@@ -84,7 +88,9 @@ def failures(summary: SweepSummary) -> Iterator[FailedRuns]:
     for (stage, failure, reason), runs in groups.items():
         shown = "; ".join(names[run.run.point.id] for run in runs[:4])
         who = f"{shown}; and {len(runs) - 4} more" if len(runs) > 4 else shown
-        remedy = _REMEDIES.get(failure or Failure.UNKNOWN, "") or f"the cause is in {log_of(runs[0].run)}"
+        generating = failure is Failure.OOM and stage in layout.GENERATING
+        known = _GENERATION_MEMORY if generating else _REMEDIES.get(failure or Failure.UNKNOWN)
+        remedy = known or f"the cause is in {log_of(runs[0].run)}"
         retry = "then repeat the command with `--retry failed`"
         yield FailedRuns(
             text=f"{who}: {stage} failed, {failure}: {reason}",
