@@ -356,7 +356,15 @@ def _table(title: str, lines: Iterator[tuple[str, ...]]) -> None:
 
 
 def _contrast_lines(count: int, rng: np.random.Generator) -> Iterator[tuple[str, ...]]:
-    yield "simulated sweeps", "covered", "false yes", "half width", "yes at +0.10", "t over pairs covers", "bootstrap covers"
+    yield (
+        "simulated sweeps",
+        "covered",
+        "false yes",
+        "half width",
+        "yes at +0.10",
+        "t over pairs covers",
+        "bootstrap covers",
+    )
     for name, world in WORLDS.items():
         null = tally(world, count, rng)
         planted = tally(replace(world, effect=0.1), count, rng)
