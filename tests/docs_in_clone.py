@@ -110,6 +110,7 @@ COMMANDS = (
     Command(said="python -m benchmarks.gpu --part limit --part networks --part threads", needs=gpu),
     Command(said="python -m benchmarks.gpu --part sweeps", more="--minutes 1", needs=gpu),
     Command(said="python -m benchmarks.gpu --part versus --part cards --part fallback", more="--minutes 9", needs=gpu),
+    Command(said="python -m benchmarks.gpu --part startup", more="--minutes 1", needs=gpu),
     Command(said="python -m benchmarks.gpu --part fallback", more="--minutes 9", needs=gpu),
     Command(said="python -m benchmarks.gpu.fit runs/bench-gpu/gpu.json", prints="cells "),
     Command(said="make test-docs", more="PYTEST_ADDOPTS='-k gpu.fit'", prints=" passed"),

@@ -13,7 +13,7 @@ from standins.world import HERE
 
 pytest.importorskip("pynvml")
 
-from benchmarks.gpu import against, cells, pictures, sweeps, watch
+from benchmarks.gpu import against, cells, inputs, phases, pictures, startup, sweeps, watch
 from orchestrator.kohya import oom_fallback
 from orchestrator.kohya.outputs import files
 from orchestrator.kohya.outputs.files import TrainingLength
@@ -103,6 +103,75 @@ def test_pictures_of_several_loras_are_measured_and_compared(
     likeness = pictures.likeness(programs, variant)
     assert (likeness["compared"], likeness["identical_files"]) == (8, 8)
     assert likeness["between_loras"] > 0
+
+
+TRAINER = {
+    "sdxl_train_network.py": """
+import sys
+import train_network
+if "--help" not in sys.argv:
+    train_network.NetworkTrainer().train(sys.argv)
+""",
+    "train_network.py": """
+import time
+import accelerate
+from library import config_util, model_io, sdxl_train_util
+from networks import lora
+class NetworkTrainer:
+    def on_step_start(self, step):
+        time.sleep(0.3 if step == 6 else 0.02)
+    def train(self, argv):
+        config_util.generate_dataset_group_by_blueprint()
+        sdxl_train_util.load_target_model()
+        accelerate.Accelerator().prepare()
+        model_io.calculate_sha256()
+        for step in range(9):
+            self.on_step_start(step)
+        lora.LoRANetwork().save_weights()
+""",
+    "library/strategy_sdxl.py": "class SdxlTokenizeStrategy:\n    def __init__(self): pass\n",
+    "library/config_util.py": "def generate_dataset_group_by_blueprint(): pass\n",
+    "library/train_util.py": "def prepare_accelerator(): pass\n",
+    "library/sdxl_train_util.py": "import time\ndef load_target_model(): time.sleep(0.2)\n",
+    "library/dataset.py": "class DatasetGroup:\n    new_cache_latents = new_cache_text_encoder_outputs = print\n",
+    "library/optimizer.py": "def get_optimizer(): pass\n",
+    "library/model_io.py": "import time\ndef calculate_sha256(): time.sleep(0.1)\n",
+    "networks/lora.py": "create_network = print\nclass LoRANetwork:\n    def save_weights(self): pass\n",
+    "accelerate.py": "class Accelerator:\n    def prepare(self): pass\n",
+}
+"""Modules with the functions of sd-scripts that the phases are measured by."""
+
+
+@pytest.fixture
+def trainer(programs: watch.Programs) -> watch.Programs:
+    for name, text in TRAINER.items():
+        file = programs.sd_scripts / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text)
+    return watch.Programs(python=Path(sys.executable), sd_scripts=programs.sd_scripts, work=programs.work)
+
+
+def test_the_phases_of_a_start_are_measured(trainer: watch.Programs) -> None:
+    files = cells.Inputs(folder=trainer.work / "inputs")
+    files.folder.mkdir()
+    files.checkpoint.touch()
+    inputs.pictures(files.pictures(1024), 64)
+    figures = startup.measure(trainer, files, startup.Training(name="a start", cached=False), trainer.work / "startup")
+    assert "failure" not in figures, (trainer.work / "startup" / "a-start.log").read_text()
+    assert figures["base_model_s"] >= 0.2
+    assert figures["hash_s"] >= 0.1
+    measured = [f"{name}_s" for name in ("interpreter", "imports", "arguments", *phases.PHASES, "other")]
+    assert sum(figures[name] for name in measured) == pytest.approx(figures["before_first_step_s"], abs=0.1)
+    assert figures["longest_later_step_s"] >= 0.3
+    assert figures["before_first_step_s"] + figures["exit_s"] < figures["wall_s"]
+
+
+def test_the_imports_of_a_start_are_measured_by_package(trainer: watch.Programs) -> None:
+    figures = startup.imports(trainer, startup.IMPORTS[0], trainer.work / "startup")
+    assert "failure" not in figures
+    assert 0 < figures["imports_s"] <= figures["wall_s"]
+    log = "import time: 1500000 | 2000000 | torch.nn\nusage\nimport time:  500000 | 500000 |   torch\n"
+    assert startup.by_package(log) == {"torch": 2.0}
 
 
 @pytest.mark.nightly

@@ -53,10 +53,11 @@ def test_the_environment_makes_the_log_readable_and_names_the_card() -> None:
 
 
 def test_the_settings_environment_has_the_last_word() -> None:
-    env = {"COLUMNS": "80", "X": "y", "OMP_NUM_THREADS": "1"}
+    env = {"COLUMNS": "80", "X": "y", "OMP_NUM_THREADS": "1", "USE_TF": "1"}
     trainer = Trainer(python=Path("/p"), sd_scripts=Path("/s"), threads=4, env=env)
     found = command.environment(trainer, gpu=None)
-    assert (found["COLUMNS"], found["X"]) == ("80", "y")
+    assert (found["COLUMNS"], found["X"], found["USE_FLAX"]) == ("80", "y", "0")
+    assert found["USE_TF"] == "1"
     assert (found["OMP_NUM_THREADS"], found["MKL_NUM_THREADS"]) == ("1", "4")
     assert not [name for name in command.environment(TRAINER, gpu=None) if name.endswith("_NUM_THREADS")]
 

@@ -17,7 +17,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu import against, cells, limit, pictures, record, sweeps, watch
+from benchmarks.gpu import against, cells, limit, pictures, record, startup, sweeps, watch
 from benchmarks.gpu.sweeps import Case
 
 STEPS = 5
@@ -154,6 +154,17 @@ class Bench:
                 for key, figures in limit.measure(self._programs, [trial], folder):
                     self._results.add("threads", key, figures)
 
+    def startup(self) -> None:
+        """The phases before the first step."""
+        folder = self._programs.work / "startup"
+        for variant in startup.IMPORTS:
+            if self._due("startup: imports", variant.name):
+                self._results.add("startup: imports", variant.name, startup.imports(self._programs, variant, folder))
+        for training in startup.TRAININGS:
+            if self._due("startup", training.name):
+                figures = startup.measure(self._programs, self._inputs, training, folder)
+                self._results.add("startup", training.name, figures)
+
     def _limited(self, part: str, trials: Sequence[limit.Trial], folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with limit.mps(folder, gib=24) as environment:
@@ -219,6 +230,7 @@ PARTS = {
     "limit": Bench.limited,
     "networks": Bench.networks,
     "threads": Bench.threads,
+    "startup": Bench.startup,
 }
 
 

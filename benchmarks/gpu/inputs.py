@@ -35,7 +35,7 @@ def main(sd_scripts: str, folder: str) -> None:
     for resolution in sorted({cell.resolution for cell in wanted}):
         _once(inputs.pictures(resolution), lambda target, side=resolution: pictures(target, side))
     for cell in wanted:
-        inputs.dataset(cell).write_text(_dataset(cell, inputs), encoding="utf-8")
+        inputs.dataset(cell).write_text(dataset(cell, inputs.pictures(cell.resolution)), encoding="utf-8")
         inputs.prompts(cell).write_text(_prompt(cell), encoding="utf-8")
     _once(inputs.tokenizers, tokenizers)
     _once(inputs.checkpoint, checkpoint)
@@ -69,14 +69,15 @@ def pictures(folder: Path, side: int) -> None:
         (folder / f"{number:02}.txt").write_text(f"photo of ohwx woman, picture {number}", encoding="utf-8")
 
 
-def _dataset(cell: cells.Cell, inputs: cells.Inputs) -> str:
+def dataset(cell: cells.Cell, pictures: Path) -> str:
+    """The dataset config of a cell over a folder of images."""
     return "\n".join(
         (
             "[[datasets]]",
             f"resolution = {cell.resolution}",
             f"batch_size = {cell.batch}",
             "[[datasets.subsets]]",
-            f"image_dir = {json.dumps(str(inputs.pictures(cell.resolution)))}",
+            f"image_dir = {json.dumps(str(pictures))}",
             'caption_extension = ".txt"',
             "num_repeats = 1\n",
         )

@@ -66,7 +66,7 @@ class Trainer(Table):
     """CPU threads of each training and generation (`OMP_NUM_THREADS` and similar). By default the cores divided by the
     largest number of runs at once. Frozen with the sweep, because the number changes the last digits of weights."""
     env: Environment = field(default_factory=dict)
-    """Environment variables of the trainer and the generator."""
+    """Environment variables of the trainer and the generator. They override those that orchestrate sets."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,14 @@ TOKENIZERS = ("openai_clip-vit-large-patch14", "laion_CLIP-ViT-bigG-14-laion2B-3
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
+START = {
+    "USE_TF": "0",  # transformers imports TensorFlow and Flax where they are installed; sd-scripts never uses them
+    "USE_FLAX": "0",
+    "TORCH_WARM_POOL": "0",  # bitsandbytes' import starts torch's compiler processes, one per core, in every training
+    "PYTHONDONTWRITEBYTECODE": "",  # as some container images set it: each start would compile each module again
+}
+"""Variables that shorten the start of the trainer and the generator, and change nothing else."""
+
 
 def train_argv(trainer: Trainer, config_file: Path) -> list[str]:
     """Start the trainer on one rendered config; `config_file` must end in `.toml`, or sd-scripts appends it."""
@@ -29,6 +37,7 @@ def environment(trainer: Trainer, *, gpu: str | None) -> dict[str, str]:
     needed = {
         "PYTHONUNBUFFERED": "1",  # piped stdout is written in blocks: "saving checkpoint" would arrive late
         "PYTHONIOENCODING": "utf-8:replace",  # its messages are bilingual
+        **START,
         "COLUMNS": "400",  # rich wraps log lines at 80 columns when there is no terminal, in the middle of paths
     }
     if trainer.threads is not None:

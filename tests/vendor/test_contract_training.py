@@ -1,11 +1,15 @@
 """What the unmodified trainer leaves and says: files, metadata, progress, and how it ends when it goes wrong."""
 
+import json
 import math
+import os
+import subprocess
 import threading
+import time
 from pathlib import Path
 
 import pytest
-from small_world import Trained, World
+from small_world import HERE, ROOT, Trained, Trainer, World
 
 from orchestrator.config.schema import Launcher
 from orchestrator.kohya.outputs import files, log, safetensors_header
@@ -162,3 +166,17 @@ def test_torchs_own_words_for_out_of_memory(tiny: World, allocation: str, failur
     classified = log.classify(text, 1)
     assert classified is not None
     assert classified[0] is failure
+
+
+def test_the_benchmark_measures_the_phases_of_a_start(masked: Trained, trainer: Trainer, tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    argv = [trainer.python, "-m", "benchmarks.gpu.phases", report, str(time.time()), HERE / "tiny_train.py"]
+    argv += ["--config_file", masked.folder / "config.toml", "--output_dir", tmp_path]
+    path = f"{trainer.sd_scripts}{os.pathsep}{ROOT}"
+    environment = {**os.environ, "PYTHONPATH": path, "ORCHESTRATE_SD_SCRIPTS": str(trainer.sd_scripts)}
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    figures = json.loads(report.read_text())
+    measured = ("imports_s", "tokenizers_s", "base_model_s", "latents_s", "network_s", "first_step_s", "save_s")
+    assert all(figures[name] > 0 for name in measured), figures
+    assert 0 < figures["other_s"] < figures["before_first_step_s"]
