@@ -82,6 +82,23 @@ def test_causes_in_real_logs(name: str, code: int, failure: Failure, reason: str
     assert reason in found[1]
 
 
+@pytest.mark.parametrize(
+    ("name", "short"),
+    [
+        ("train-cuda-oom-crowded", "out of memory at 139.8 of 140 GiB; Process 1024 has 124.79 GiB memory in use"),
+        ("train-cuda-oom", "torch.OutOfMemoryError: CUDA out of memory. Tried"),  # its limit is lower than the GPU
+        ("train-nan", "the loss is nan at step 6"),
+    ],
+)
+def test_an_out_of_memory_is_shortened_to_the_use_of_the_gpu(name: str, short: str) -> None:
+    found = log.classify(read(name), 1)
+    assert found is not None
+    text = log.shorten(f"{found[1]}; trying again")
+    assert text.startswith(short)
+    assert text.endswith("; trying again")
+    assert len(text) < 100 or not text.startswith("out")
+
+
 @pytest.mark.parametrize("name", ["train-finished", "generate-one-lora", "generate-four-loras-merged"])
 def test_a_successful_process_has_no_cause(name: str) -> None:
     assert log.classify(read(name), 0) is None

@@ -319,7 +319,7 @@ def test_plan_shows_runs_questions_and_costs(desk):
         "2160",
         "Total: 6.2 h on 1 GPU, 6.1 GPU-hours; 6.8 GiB of disk",
         "72 of the 100 images of a training select its checkpoint.",
-        "The speed of 6 of 6 trainings is assumed, not measured: `orchestrate probe`",
+        f"The speed of 6 of 6 trainings is assumed, not measured: `orchestrate probe --settings {desk.settings}`",
     ):
         assert text in done.stdout
 

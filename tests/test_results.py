@@ -3,15 +3,20 @@
 import csv
 import io
 import json
+import os
 import re
 import time
 from collections.abc import Iterable
 from contextlib import chdir
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
+from click.testing import Result as Called
 from rich.console import Console as Terminal
+from rich.console import Group
+from rich.table import Table
 from standins.world import World
 from test_answers import grid, read, run
 
@@ -20,12 +25,13 @@ from orchestrator.cli import console, status_table
 from orchestrator.errors import Problem
 from orchestrator.evidence import configurations
 from orchestrator.evidence.summary import RunSummary
-from orchestrator.model import FaceStatus, Failure, Image, Params, Point, Progress, Score, State
+from orchestrator.model import FaceStatus, Failure, Image, Params, Point, Progress, Result, Score, State
 from orchestrator.report import overview, results_view
 from orchestrator.report import status as status_module
 from orchestrator.report.labels import labels
 from orchestrator.report.progress import ProgressReader
 from orchestrator.report.status import StatusRow, SweepStatus
+from orchestrator.store.layout import Run
 from orchestrator.store.state import Status
 
 
@@ -136,7 +142,7 @@ def test_runs_are_sorted_best_first() -> None:
 # --- commands ---------------------------------------------------------------------------------------------------------
 
 
-def invoke(world: World, *args: str) -> Result:
+def invoke(world: World, *args: str) -> Called:
     with chdir(world.folder):
         return CliRunner().invoke(cli.main, args, env={"COLUMNS": "100"})
 
@@ -181,13 +187,15 @@ def test_run_prints_the_summary_and_then_the_paths(world: World) -> None:
 
 def test_list_shows_every_sweep_with_its_best_configuration(finished: World) -> None:
     assert invoke(finished, "plan", "grid.toml", "--name", "other").exit_code == 0
+    (finished.sweep.path / ".lock").touch()
+    os.utime(finished.sweep.path / ".lock", (0, 0))  # started long ago, active until now
     (listed,) = json.loads(invoke(finished, "list", "--json").stdout)["sweeps"]
     assert (listed["name"], listed["state"], listed["runs"], listed["finished"]) == ("grid", "failed", 5, 3)
     assert listed["best"] == "network_dim 2"
     assert listed["size_bytes"] > 10_000
     assert 0 <= listed["age_s"] < 600
     heading, row = invoke(finished, "list").stdout.splitlines()
-    assert heading.split() == ["sweep", "state", "runs", "best", "similarity", "size", "last", "run"]
+    assert heading.split() == ["sweep", "state", "runs", "best", "similarity", "size", "last", "active"]
     assert row.split()[:3] == ["grid", "failed", "3/5"]
 
 
@@ -233,6 +241,26 @@ def test_without_a_terminal_a_timestamped_line_is_repeated(world: World, capsys,
     assert len(lines) >= 3
     for line in lines:
         assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d grid: 0 of 3 runs finished; elapsed .+, about .+ left$", line)
+
+
+def test_commands_in_messages_name_the_settings_of_this_command(capsys) -> None:
+    shown = console.Console(settings=" --settings mine.toml")
+    shown.page(Group("Next: `orchestrate confirm demo` scores it.", Table()))
+    shown.sentence("`orchestrate init` and `orchestrate demo` need no settings, `orchestrate plan GRID` does")
+    text = capsys.readouterr().out
+    assert "`orchestrate confirm demo --settings mine.toml`" in text
+    assert "`orchestrate init` and `orchestrate demo` need" in text
+    assert "`orchestrate plan GRID --settings mine.toml`" in text
+
+
+def test_the_cause_in_a_message_is_short_and_what_follows_is_kept(capsys) -> None:
+    reason = f"RuntimeError: {'very ' * 100}long; trying again"
+    console.Console().ended(
+        Run(Path("x"), point({"seed": 1})), "train", Result(failure=Failure.CRASHED, reason=reason, retry=True)
+    )
+    text = capsys.readouterr().err
+    assert len(text) < 200
+    assert text.rstrip().endswith("; trying again")
 
 
 def test_messages_on_a_narrow_terminal_break_between_words_and_never_in_a_path() -> None:

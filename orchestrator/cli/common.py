@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -77,7 +78,14 @@ def _system_problem(error: OSError) -> Problem:
 def console(*, final: bool = False) -> Console:
     from orchestrator.cli.console import Console
 
-    return Console(final=final)
+    return Console(final=final, settings=settings_option())
+
+
+def settings_option() -> str:
+    """` --settings FILE` if the current command was called with it, else empty."""
+    context = click.get_current_context(silent=True)
+    given = context and context.get_parameter_source("settings_file") is click.core.ParameterSource.COMMANDLINE
+    return f" --settings {shlex.quote(str(context.params['settings_file']))}" if context and given else ""
 
 
 def find_sweep(settings_file: Path, name: str) -> Sweep:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 import textwrap
@@ -11,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console as Terminal
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from orchestrator.store.layout import Sweep
 
 
+_COMMAND = re.compile(r"`orchestrate (?!init|demo|schema)[^`\n]*(?=`)")
 _HEARTBEAT_S = 180.0
 _STOPPING = {
     1: "Stopping: waiting for the running programs to end; press Ctrl-C again to end them immediately. "
@@ -38,11 +40,15 @@ _STOPPING = {
 
 
 class Console(SessionListener):
-    """A live table on a terminal, plain lines elsewhere. final: the sweep's next steps follow by themselves."""
+    """A live table on a terminal, plain lines elsewhere.
 
-    def __init__(self, *, final: bool = False) -> None:
+    final: the sweep's next steps follow by themselves. settings: the option `--settings FILE` of this command, which
+    the commands in messages need as well.
+    """
+
+    def __init__(self, *, final: bool = False, settings: str = "") -> None:
         super().__init__()
-        self._final = final
+        self._final, self._settings = final, settings
         self._lock: AbstractContextManager[Any] = nullcontext()
         self._err = Terminal(stderr=True, highlight=False)
 
@@ -51,8 +57,12 @@ class Console(SessionListener):
         self._print(text)
 
     def result(self, text: str) -> None:
-        """A result, on stdout."""
+        """A result on stdout, as it is: a path, a file, a command."""
         print(text, flush=True)
+
+    def sentence(self, text: str) -> None:
+        """A sentence on stdout."""
+        print(self._wrapped(text, Terminal()), flush=True)
 
     def problems(self, problems: Iterable[Problem]) -> None:
         for problem in problems:
@@ -60,14 +70,22 @@ class Console(SessionListener):
             self._print(f"{problem.severity}: {problem}", (problem.severity, f"[{colour}]{problem.severity}[/]"))
 
     def _print(self, text: str, highlight: tuple[str, str] = ("", "")) -> None:
-        """On a terminal lines are broken between words; never within a path, so that it can be copied."""
-        if self._err.is_terminal:
-            wrapper = textwrap.TextWrapper(
-                self._err.width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
-            )
-            text = "\n".join(map(wrapper.fill, text.splitlines()))
         with self._lock:
-            self._err.print(escape(text).replace(*highlight, 1), soft_wrap=True)
+            self._err.print(escape(self._wrapped(text, self._err)).replace(*highlight, 1), soft_wrap=True)
+
+    def _wrapped(self, text: str, terminal: Terminal) -> str:
+        """On a terminal lines are broken between words; never within a path, so that it can be copied."""
+        text = self._runnable(text)
+        if not terminal.is_terminal:
+            return text
+        wrapper = textwrap.TextWrapper(
+            terminal.width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+        )
+        return "\n".join(map(wrapper.fill, text.splitlines()))
+
+    def _runnable(self, text: str) -> str:
+        """With the settings file of this command in the commands that the text names."""
+        return _COMMAND.sub(lambda found: f"{found[0]}{self._settings}", text)
 
     @contextmanager
     def running(self, sweep: Sweep, stop: Stop, forecast: Callable[[], Forecast] | None = None) -> Iterator[None]:
@@ -133,5 +151,8 @@ class Console(SessionListener):
         self.page(status_table.table(view, labels([row.run.point for row in view.rows])))
 
     def page(self, page: RenderableType) -> None:
-        """A table on stdout; in a file or a pipe lines are not wrapped."""
-        Terminal(highlight=False, width=None if sys.stdout.isatty() else 240).print(page)
+        """Tables and sentences on stdout; in a file or a pipe lines are not wrapped."""
+        parts = page.renderables if isinstance(page, Group) else [page]
+        terminal = Terminal(highlight=False, width=None if sys.stdout.isatty() else 10_000)
+        for part in parts:
+            terminal.print(self._runnable(part) if isinstance(part, str) else part)

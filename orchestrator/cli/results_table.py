@@ -89,8 +89,8 @@ def _cell(name: str, value: Any) -> str:
 def sweeps(found: Sequence[ListedSweep]) -> Table:
     """One row per sweep."""
     shown = Table(box=None, pad_edge=False)
-    for heading in ("sweep", "state", "runs", "best", "similarity", "size", "last run"):
-        number = heading in ("runs", "similarity", "size", "last run")
+    for heading in ("sweep", "state", "runs", "best", "similarity", "size", "last active"):
+        number = heading in ("runs", "similarity", "size", "last active")
         shown.add_column(heading, justify="right" if number else "left", overflow="fold", no_wrap=number)
     for one in found:
         similarity = "" if one.similarity is None else f"{one.similarity:.3f}"

@@ -29,6 +29,8 @@ _IMAGE_S = 3.5
 _SCORE_S = 0.5
 """Assumed until something was measured: seconds per 1024 x 1024 image in a training step, per training in addition
 to its steps, per generated image in 28 steps, per scored image. Measured on an H200 with slow CPU cores."""
+_MINIATURE_BYTES, _MINIATURE_SECONDS_PER_STEP, _MINIATURE_OVERHEAD_S = 1024**3, 0.01, 5.0
+"""A base model below this size is no SDXL but the miniature, which trains faster, on two CPU cores."""
 
 _PNG_BYTES_PER_PIXEL = 1.7
 _RECORD_BYTES = 2_000_000
@@ -163,7 +165,7 @@ def _profiles(points: Sequence[Params], known: RunHistory, settings: Settings) -
         by_key.setdefault(history.key_of(params), []).append(params)
     differing = resource_profile.differing([resource_profile.profile(group[0]) for group in by_key.values()])
     for key, group in by_key.items():
-        stats, params = _stats(group[0], known), {**group[0], **({previews.EVERY: 1} if settings.early_stop else {})}
+        stats, params = _stats(group[0], known, settings), {**group[0], **({previews.EVERY: 1} if settings.early_stop else {})}
         yield Profile(
             key=key,
             settings={name: group[0][name] for name in differing if name in group[0]},
@@ -202,7 +204,7 @@ def _run(run: Run, settings: Settings, prompts: int, known: RunHistory, lengths:
     length = lengths.length(params) if run.point.is_trained else None
     pictures = lengths.dataset_size(str(params["dataset"])) if run.point.is_trained else None
     candidates, images = _images(run.point, length, settings.generation, prompts)
-    stats = _stats(params, known)
+    stats = _stats(params, known, settings)
     train_s = (stats.overhead_s + stats.seconds_per_step * (length.steps if length else 0)) / stats.at_once
     ended = status.state in (State.FAILED, State.STOPPED)
     selecting = ("select", "rank") if candidates else ()
@@ -244,17 +246,24 @@ def why(status: Status) -> str:
     return _WHY[status.state] + (f" ({status.reason})" if status.reason else "")
 
 
-def _stats(params: Params, known: RunHistory) -> ProfileStats:
+def _stats(params: Params, known: RunHistory, settings: Settings) -> ProfileStats:
+    base = str(params["base_model"])
     return (
-        known.by_profile.get(history.key_of(params)) or known.sweep.get(str(params["base_model"])) or _assumed(params)
+        known.by_profile.get(history.key_of(params))
+        or known.sweep.get(base)
+        or _assumed(params, settings.base_models[base].path)
     )
 
 
-def _assumed(params: Params) -> ProfileStats:
+def _assumed(params: Params, base: Path) -> ProfileStats:
+    small = base.exists() and base.stat().st_size < _MINIATURE_BYTES
+    per_step, overhead_s = (
+        (_MINIATURE_SECONDS_PER_STEP, _MINIATURE_OVERHEAD_S) if small else (_SECONDS_PER_STEP, _OVERHEAD_S)
+    )
     batch = step_count.whole(params, "train_batch_size", 1) * step_count.whole(params, "gradient_accumulation_steps", 1)
     return ProfileStats(
-        seconds_per_step=_SECONDS_PER_STEP * batch * step_count.area(params) / 1024**2,
-        overhead_s=_OVERHEAD_S,
+        seconds_per_step=per_step * batch * step_count.area(params) / 1024**2,
+        overhead_s=overhead_s,
         peak_mib=None,
         fallbacks=(),
         origin=ASSUMED,

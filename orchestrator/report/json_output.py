@@ -69,7 +69,7 @@ def answers(found: Iterable[Answer]) -> str:
 
 
 def sweeps(found: Iterable[ListedSweep]) -> str:
-    """Last run first."""
+    """Those that were active last first."""
     return _text({"sweeps": [asdict(one) for one in found]})
 
 

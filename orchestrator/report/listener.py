@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from textwrap import shorten
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import Problem, Severity
+from orchestrator.kohya.outputs import log
 from orchestrator.model import MEMORY_FAILURES, Failure, Result
 from orchestrator.text import duration
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from orchestrator.store.layout import Run, Sweep
 
 _log = logging.getLogger("orchestrator")
+_CAUSE = 120
+"""Characters of the cause of a failure in a message; the report has all of it."""
 
 
 class SessionListener:
@@ -63,10 +67,10 @@ class SessionListener:
         elif result.failure is Failure.KILLED:
             text = f"{stage}: {result.reason}"
         else:
-            known = result.failure in MEMORY_FAILURES and result.reason.startswith("out of memory")
-            text = (result.reason if known else f"{stage} failed: {result.reason}") + (
-                "" if result.retry else "; given up"
-            )
+            cause, trying, following = log.shorten(result.reason).partition("; trying")
+            known = result.failure in MEMORY_FAILURES and cause.startswith("out of memory")
+            text = ("" if known else f"{stage} failed: ") + shorten(cause, _CAUSE, placeholder=" ...")
+            text += trying + following + ("" if result.retry else "; given up")
         self.message(f"{self._label(run)}: {text}")
 
     def _label(self, run: Run) -> str:

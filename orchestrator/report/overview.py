@@ -8,6 +8,7 @@ from orchestrator.evidence.configurations import Configuration
 from orchestrator.evidence.run_metrics import FAILURE
 from orchestrator.evidence.stats.contrast import TestSettings
 from orchestrator.evidence.summary import RunSummary, SweepSummary, log_of
+from orchestrator.kohya.outputs import log
 from orchestrator.model import Failure, State
 from orchestrator.report.labels import labels
 from orchestrator.store import layout
@@ -93,7 +94,7 @@ def failures(summary: SweepSummary) -> Iterator[FailedRuns]:
         remedy = known or f"the cause is in {log_of(runs[0].run)}"
         retry = "then repeat the command with `--retry failed`"
         yield FailedRuns(
-            text=f"{who}: {stage} failed, {failure}: {reason}",
+            text=f"{who}: {stage} failed, {failure}: {log.shorten(reason)}",
             remedy=f"{remedy.format(sweep=summary.sweep.name)}; {retry}",
         )
 

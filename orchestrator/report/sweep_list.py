@@ -1,7 +1,10 @@
 """All sweeps of a project: state, runs, best configuration, size and age."""
 
+import os
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +19,7 @@ from orchestrator.store.layout import Sweep
 class ListedSweep:
     """state: running, finished, failed, incomplete, or why it cannot be read. best: the label of a configuration.
 
-    similarity: of the best. size_bytes: of all files. age_s: since the sweep was last run.
+    similarity: of the best. size_bytes: of all files. age_s: since the last of them was written.
     """
 
     name: str
@@ -30,12 +33,13 @@ class ListedSweep:
 
 
 def sweeps(runs: Path) -> list[ListedSweep]:
-    """The sweeps in the folder `runs`, last run first."""
+    """The sweeps in the folder `runs`, those that were active last first."""
     return sorted(map(_listed, layout.sweeps(runs)), key=lambda one: one.age_s)
 
 
 def _listed(sweep: Sweep) -> ListedSweep:
-    size, age = _size(sweep.path), max(0.0, time.time() - sweep.started_at())
+    stats = list(_stats(sweep.path))
+    size, age = sum(one.st_size for one in stats), max(0.0, time.time() - max(one.st_mtime for one in stats))
     try:
         read = summary.read(sweep)
     except OrchestrateError as error:
@@ -65,5 +69,9 @@ def _state(sweep: Sweep, states: Counter[State], runs: int) -> str:
     return "failed" if states[State.FAILED] and not states[State.PENDING] else "incomplete"
 
 
-def _size(folder: Path) -> int:
-    return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
+def _stats(folder: Path) -> Iterator[os.stat_result]:
+    """Of all files; a running sweep may remove some meanwhile."""
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            if not path.is_dir():
+                yield path.lstat()

@@ -52,7 +52,7 @@ def answer(
     for sweep, of_sweep in zip(found, answered, strict=True):
         answer_text.write(sweep.report, of_sweep)
         if not as_json:
-            console.result(answer_text.markdown(of_sweep, details=verbose))
+            console.sentence(answer_text.markdown(of_sweep, details=verbose))
     if as_json:
         console.result(json_output.answers(one for of_sweep in answered for one in of_sweep))
     if into:

@@ -52,5 +52,5 @@ def calibrate(
     record.write(path, calibration)
     plot.draw(calibration, path.with_suffix(".svg"))
     for line in text.format_lines(calibration):
-        console.result(line)
+        console.sentence(line)
     console.result(str(path))

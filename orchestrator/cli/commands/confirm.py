@@ -38,6 +38,6 @@ def confirm(settings_file: Path, sweep: str, top: int) -> None:
     session = Session(plan=plan, listener=console)
     finished = session.run_followup(lambda ctx: followup.prepare_confirmation(best, ctx))
     for line in report_confirmations(found):
-        console.result(line)
+        console.sentence(line)
     console.paths(session.report())
     common.leave(session.stop, finished)

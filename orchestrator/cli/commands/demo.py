@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from orchestrator.cli import common
+
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default="runs")
@@ -35,9 +37,12 @@ def demo(context: click.Context, folder: Path) -> None:
     except ImportError as error:
         remedy = "install it: `pip install 'lora-orchestrator[miniature]'`"
         raise NotReady(Problem(what=f"the miniature needs {error.name}", remedy=remedy)) from None
-    world.write(folder / ".miniature", runs=folder)
-    settings = folder / ".miniature" / "orchestrate.toml"
+    settings, console = folder / ".miniature" / "orchestrate.toml", common.console()
+    if not settings.exists():
+        console.message(f"drawing photos of a persona into {settings.parent}")
+    world.write(settings.parent, runs=folder)
     if not layout.calibration(folder).exists():
+        console.message("calibrating the pass threshold on the reference photos")
         context.invoke(calibrate.calibrate, settings_file=settings)
     grid = str(project.shipped("grids/demo.toml"))
     run.run.main(["--settings", str(settings), grid], standalone_mode=False)

@@ -39,6 +39,5 @@ def next_steps(settings_file: Path, grids: tuple[Path, ...]) -> None:
     for path, problems in found.invalid:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         console.page(escape(f"{path} cannot be planned: {problems[0].what}{more}"))
-    used = "" if str(settings_file) == "orchestrate.toml" else f" --settings {settings_file}"
-    for line in tables.next_commands(found, used):
+    for line in tables.next_commands(found, common.settings_option()):
         console.result(line)

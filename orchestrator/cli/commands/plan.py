@@ -48,10 +48,10 @@ def plan(settings_file: Path, grid_file: Path | None, name: str, only: str, as_j
     console.problems(warnings)
     console.page(tables.plan(costs, session.plan.questions, session.plan.replaced))
     if most and session.plan.design:
-        console.result(tables.rounds(costs, most, session.plan.design))
+        console.sentence(tables.rounds(costs, most, session.plan.design))
     if missing := session.missing():
-        console.result("\nBefore `orchestrate run` (remedies: `orchestrate check`):")
+        console.sentence("\nBefore `orchestrate run` (remedies: `orchestrate check`):")
         for problem in missing:
-            console.result(f"  {problem.key or problem.where}: {problem.what}")
+            console.sentence(f"  {problem.key or problem.where}: {problem.what}")
     if toml:
         console.result("\n" + toml)

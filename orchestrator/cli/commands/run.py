@@ -62,5 +62,5 @@ def run(
             console.paths(session.report())
             for path in made.files:
                 console.result(str(path))
-            console.result(made.sentence)
+            console.sentence(made.sentence)
     common.leave(session.stop, finished)

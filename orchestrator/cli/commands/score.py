@@ -55,8 +55,10 @@ def _score_images(settings_file: Path, folder: Path, out: Path | None) -> None:
     console.problems(found.problems)
     target.mkdir(parents=True, exist_ok=True)
     paths = folder_report.write(found, target)
-    for line in [*folder_report.sentences(found), *map(str, paths)]:
-        console.result(line)
+    for line in folder_report.sentences(found):
+        console.sentence(line)
+    for path in paths:
+        console.result(str(path))
 
 
 def _score_loras(settings_file: Path, paths: tuple[Path, ...], strength: float, base: str, out: Path | None) -> None:
@@ -78,6 +80,6 @@ def _score_loras(settings_file: Path, paths: tuple[Path, ...], strength: float, 
     lines, problems = lora_report.write(runs, strength, references, target)
     console.problems(problems)
     for line in lines:
-        console.result(line)
+        console.sentence(line)
     console.result(str(target / lora_report.LORAS))
     common.leave(session.stop, finished)

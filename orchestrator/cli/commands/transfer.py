@@ -39,6 +39,6 @@ def transfer(settings_file: Path, sweep: str, base: str, only: str) -> None:
     session = Session(plan=followup.plan(loaded, found, [one.run.point for one in chosen]), listener=console)
     finished = session.run_followup(lambda ctx: followup.prepare_transfer(chosen, base, found, ctx), gpus)
     for line in report_transfers(found, loaded.comparison):
-        console.result(line)
+        console.sentence(line)
     console.result(str(found.report / TRANSFER))
     common.leave(session.stop, finished)

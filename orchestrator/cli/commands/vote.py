@@ -52,8 +52,8 @@ def vote(settings_file: Path, sweep: str, best: int, pairs: int, singles: int, f
     for path in files:
         sheet, is_new = ballot.import_sheet(found, path)
         state = "imported" if is_new else "already imported"
-        console.result(f"{path}: {state}, {len(sheet.answers)} answered by {sheet.voter}")
+        console.sentence(f"{path}: {state}, {len(sheet.answers)} answered by {sheet.voter}")
     written = report_files.write(found, {**os.environ, **used.trainer.env}, comparison=used.comparison)
     for line in report.sentences(votes.evaluate(written.summary)):
-        console.result(line)
+        console.sentence(line)
     console.paths(written)

@@ -26,6 +26,11 @@ _FRAME = re.compile(r"^([ \t]{0,20}File \"[^\"\n]{1,500}\", line \d{1,9}.{0,500}
 _RICH = re.compile(r"(?:\d{4}-\d\d-\d\d \d\d:\d\d:\d\d )?(?:INFO|WARNING|ERROR) (.*?)(?: \w+\.py:\d+)?")
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _REASON_LENGTH = 300
+_GPU_FULL = re.compile(
+    r"total capacity of (?P<total>[\d.]{1,9}) GiB of which (?P<free>[\d.]{1,9}) (?P<unit>GiB|MiB|KiB|bytes) is free"
+    r"(?!.{0,500} allowed;)"  # a limit below the GPU's size
+)
+_IN_GIB = {"GiB": 1, "MiB": 1024, "KiB": 1024**2, "bytes": 1024**3}
 
 _MESSAGES = tomllib.loads(Path(__file__).with_name("failures.toml").read_text(encoding="utf-8"))
 _FULL = "oom_if_gpu_full"
@@ -92,6 +97,18 @@ def _number(text: str | None) -> float | None:
         return float(text) if text is not None else None
     except ValueError:
         return None
+
+
+def shorten(reason: str) -> str:
+    """The reason of a failure; of torch's out-of-memory only the use of the GPU: `out of memory at 23.4 of 24 GiB`."""
+    full = _GPU_FULL.search(reason)
+    if full is None:
+        return reason
+    total = float(full["total"])
+    used = total - float(full["free"]) / _IN_GIB[full["unit"]]
+    others = re.findall(r"Process \d{1,9} has [\d.]{1,9} \w{3} memory in use", reason)
+    _, trying, following = reason.partition("; trying")
+    return "; ".join([f"out of memory at {used:.1f} of {total:.0f} GiB", *others]) + trying + following
 
 
 # --- why it ended -----------------------------------------------------------------------------------------------------
