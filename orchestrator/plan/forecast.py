@@ -165,7 +165,10 @@ def _profiles(points: Sequence[Params], known: RunHistory, settings: Settings) -
         by_key.setdefault(history.key_of(params), []).append(params)
     differing = resource_profile.differing([resource_profile.profile(group[0]) for group in by_key.values()])
     for key, group in by_key.items():
-        stats, params = _stats(group[0], known, settings), {**group[0], **({previews.EVERY: 1} if settings.early_stop else {})}
+        stats, params = (
+            _stats(group[0], known, settings),
+            {**group[0], **({previews.EVERY: 1} if settings.early_stop else {})},
+        )
         yield Profile(
             key=key,
             settings={name: group[0][name] for name in differing if name in group[0]},
