@@ -40,6 +40,8 @@ class Failure(StrEnum):
     SPILL = "spill"  # the driver moved VRAM to host memory instead of failing
     HOST_OOM = "host_oom"  # host memory
     DISK_FULL = "disk_full"
+    STORAGE = "storage"  # a file is missing, or a disk or network folder cannot be read or written
+    NETWORK = "network"  # a download or an upload failed, or a port is in use
     NAN = "nan"
     BAD_CONFIG = "bad_config"
     DATASET = "dataset"

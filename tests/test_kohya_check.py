@@ -198,24 +198,11 @@ def test_network_args_are_those_of_the_module(module: str, argument: str, what: 
 
 
 # As kohya_ss writes a LoCon, with a key twice and keys of LoKr.
-GUI_LOCON = tuple(
-    [
-        "preset=full",
-        "conv_dim=0",
-        "conv_alpha=1",
-        "use_tucker=False",
-        "rank_dropout=0",
-        "bypass_mode=False",
-        "dora_wd=False",
-        "module_dropout=0",
-        "use_tucker=False",
-        "use_scalar=False",
-        "rank_dropout_scale=False",
-        "algo=locon",
-        "train_norm=False",
-        "use_cp=False",
-    ]
-)
+GUI_LOCON = (
+    "preset=full", "conv_dim=0", "conv_alpha=1", "use_tucker=False", "rank_dropout=0", "bypass_mode=False",
+    "dora_wd=False", "module_dropout=0", "use_tucker=False", "use_scalar=False", "rank_dropout_scale=False",
+    "algo=locon", "train_norm=False", "use_cp=False",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,7 @@ def test_images_of_a_real_generation() -> None:
         ("train-nan", 0, Failure.NAN, "the loss is nan at step 6"),
         ("train-argparse-accelerate", 1, Failure.BAD_CONFIG, "unrecognized arguments: --netwrok_dim 4"),
         ("train-constant-warmup", 1, Failure.BAD_CONFIG, "ValueError: SchedulerType.CONSTANT does not require"),
+        ("train-no-network", 1, Failure.NETWORK, "requests.exceptions.ConnectionError: (MaxRetryError("),
         ("train-killed-accelerate", 1, Failure.HOST_OOM, "killed by SIGKILL"),
     ],
 )
@@ -102,6 +103,7 @@ def test_an_out_of_memory_is_shortened_to_the_use_of_the_gpu(name: str, short: s
 @pytest.mark.parametrize("name", ["train-finished", "generate-one-lora", "generate-four-loras-merged"])
 def test_a_successful_process_has_no_cause(name: str) -> None:
     assert log.classify(read(name), 0) is None
+    assert log.classify(read(name) + "OSError: [Errno 5] Input/output error\n", 0) is None  # it was handled
 
 
 @pytest.mark.parametrize(
@@ -171,11 +173,75 @@ def test_a_successful_process_has_no_cause(name: str) -> None:
         ("OSError: libcudart.so.12: cannot open shared object file: No such file", Failure.BAD_CONFIG),
         ("/x/python: No module named accelerate", Failure.BAD_CONFIG),
         ("wandb.errors.errors.UsageError: No API key configured.", Failure.BAD_CONFIG),
-        ("OSError: We couldn't connect to 'https://huggingface.co' to load the files", Failure.BAD_CONFIG),
-        ("huggingface_hub.errors.LocalEntryNotFoundError: An error happened", Failure.BAD_CONFIG),
-        ("OSError: Can't load tokenizer for 'openai/clip-vit-large-patch14'.", Failure.BAD_CONFIG),
+        ("OSError: We couldn't connect to 'https://huggingface.co' to load the files", Failure.NETWORK),
+        ("huggingface_hub.errors.LocalEntryNotFoundError: An error happened", Failure.NETWORK),
+        ("OSError: Can't load tokenizer for 'openai/clip-vit-large-patch14'.", Failure.NETWORK),
         ("json.decoder.JSONDecodeError: Expecting value: line 1 column 1 (char 0)", Failure.BAD_CONFIG),
-        ("PermissionError: [Errno 13] Permission denied: '/out/lora.safetensors'", Failure.UNKNOWN),
+        ("PermissionError: [Errno 13] Permission denied: '/out/lora.safetensors'", Failure.STORAGE),
+        ("FileNotFoundError: [Errno 2] No such file or directory: '/data/a.png'", Failure.STORAGE),
+        (
+            "safetensors_rust.SafetensorError: Error while serializing: IoError(Os { code: 13, kind: PermissionDenied, m",
+            Failure.STORAGE,
+        ),
+        ("OSError: [Errno 30] Read-only file system: '/out/logs'", Failure.STORAGE),
+        ("OSError: [Errno 5] Input/output error: '/mnt/data/a.png'", Failure.STORAGE),
+        ("OSError: [Errno 116] Stale file handle", Failure.STORAGE),
+        ("OSError: [Errno 107] Transport endpoint is not connected: '/content/drive/MyDrive'", Failure.STORAGE),
+        ("RuntimeError: Parent directory /out/state does not exist.", Failure.STORAGE),
+        ("OSError: [Errno 122] Disk quota exceeded", Failure.DISK_FULL),
+        (
+            "safetensors_rust.SafetensorError: Error while serializing: IoError(Os { code: 28, kind: StorageFull, message:",
+            Failure.DISK_FULL,
+        ),
+        (
+            "RuntimeError: [enforce fail at inline_container.cc:471] . PytorchStreamWriter failed writing file data/0: f",
+            Failure.DISK_FULL,
+        ),
+        ("OSError: [Errno 24] Too many open files", Failure.HOST_OOM),
+        ("RuntimeError: Too many open files. Communication with the workers is no longer possible.", Failure.HOST_OOM),
+        ("RuntimeError: can't start new thread", Failure.HOST_OOM),
+        ("slurmstepd: error: Detected 1 oom_kill event in StepId=7.0.", Failure.HOST_OOM),
+        ("RuntimeError: Address already in use", Failure.NETWORK),
+        (
+            "torch.distributed.DistNetworkError: The server socket has failed to listen on any local network address. "
+            "port: 29500, useIpv6: false, code: -98, name: EADDRINUSE, message: address already in use",
+            Failure.NETWORK,
+        ),
+        ("wandb.errors.errors.CommError: Run initialization has timed out after 90.0 sec.", Failure.NETWORK),
+        (
+            "requests.exceptions.ReadTimeout: HTTPSConnectionPool(host='huggingface.co', port=443): Read timed out. (",
+            Failure.NETWORK,
+        ),
+        (
+            "huggingface_hub.errors.HfHubHTTPError: 504 Server Error: Gateway Time-out for url: https://huggingface.co",
+            Failure.NETWORK,
+        ),
+        ("socket.gaierror: [Errno -3] Temporary failure in name resolution", Failure.NETWORK),
+        ("ConnectionResetError: [Errno 104] Connection reset by peer", Failure.NETWORK),
+        (
+            "wandb.errors.UsageError: api_key not configured (no-tty). call wandb.login(key=[your_api_key])",
+            Failure.BAD_CONFIG,
+        ),
+        (
+            "huggingface_hub.errors.HFValidationError: Repo id must be in the form 'repo_name' or 'namespace/repo_name'",
+            Failure.BAD_CONFIG,
+        ),
+        ("RuntimeError: CUDA error: invalid device function", Failure.BAD_CONFIG),
+        (
+            "RuntimeError: Unexpected error from cudaGetDeviceCount(). Did you run some cuda functions before calling "
+            "NumCudaDevices() that might have already set an error? Error 804: forward compatibility was attempted on "
+            "non supported HW",
+            Failure.GPU_LOST,
+        ),
+        ("RuntimeError: CUDA error: CUDA driver version is insufficient for CUDA runtime version", Failure.GPU_LOST),
+        ("RuntimeError: CUDA error: the provided PTX was compiled with an unsupported toolchain.", Failure.GPU_LOST),
+        ("RuntimeError: CUDA error: uncorrectable ECC error encountered", Failure.GPU_LOST),
+        ("NVRM: Xid (PCI:0000:41:00): 79, pid=1234, GPU has fallen off the bus.", Failure.GPU_LOST),
+        (
+            "cv2.error: OpenCV(4.8.1) resize.cpp:4065: error: (-215:Assertion failed) !ssize.empty() in function 'resize'",
+            Failure.DATASET,
+        ),
+        ("SyntaxError: broken PNG file (chunk b'\\x00\\x00\\x00\\x00')", Failure.DATASET),
         ("RuntimeError: something new", Failure.UNKNOWN),
     ],
 )
@@ -213,6 +279,17 @@ BAR = "steps:  {step}0%|####      | {step}/10 [00:04<00:06,  1.00s/it, avr_loss=
 TRITON = "ModuleNotFoundError: No module named 'triton'\n"
 SIGKILL = "subprocess.CalledProcessError: Command '[...]' died with <Signals.SIGKILL: 9>.\n"
 OUT_OF_MEMORY = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB\n"
+TIMED_OUT = "requests.exceptions.ReadTimeout: HTTPSConnectionPool(host='huggingface.co', port=443): Read timed out.\n"
+RETRY = (
+    "'(ReadTimeoutError(\"Read timed out.\"), '(Request ID: 1)')' thrown while requesting HEAD https://huggingface.co\n"
+)
+WANDB = "wandb: Network error (ConnectionError), entering retry loop.\n"
+NO_PORT = "[W socket.cpp:401] [c10d] The server socket has failed to bind to [::]:29500 (errno: 98 - Address already in use)\n"
+NO_CUDA = (
+    "UserWarning: CUDA initialization: CUDA unknown error - this may be due to an incorrectly set up environment\n"
+)
+NO_KERNELS = "Failed to load CPU gemm_4bit_forward from kernels-community: No module named 'kernels'.\n"
+NO_TRITON = "A matching Triton is not available.\nError caught was: No module named 'triton'\n"
 CHAIN = "During handling of the above exception, another exception occurred:\n"
 
 
@@ -233,6 +310,19 @@ CHAIN = "During handling of the above exception, another exception occurred:\n"
         ("first\nsecond\nthird\nfourth\n", 3, Failure.UNKNOWN, "exit code 3; its last lines: second | third | fourth"),
         ("prompt 1/4: a photo\n" + OUT_OF_MEMORY, 1, Failure.OOM, "torch.OutOfMemoryError"),
         (TRITON + "prompt 1/4: a photo\n", 1, Failure.UNKNOWN, "exit code 1"),
+        *(
+            (warned + "RuntimeError: something new\n", 1, Failure.UNKNOWN, "RuntimeError: something new")
+            for warned in (TIMED_OUT, RETRY, WANDB, NO_PORT, NO_CUDA, NO_KERNELS, NO_TRITON)
+        ),
+        (RETRY + WANDB + NO_PORT, 1, Failure.UNKNOWN, "exit code 1"),
+        (BAR.format(step=4, loss=0.1) + WANDB + OUT_OF_MEMORY, 1, Failure.OOM, "torch.OutOfMemoryError"),
+        (OUT_OF_MEMORY + TIMED_OUT, 1, Failure.NETWORK, "requests.exceptions.ReadTimeout"),
+        (
+            "wandb.errors.errors.CommError:\nRun initialization has timed out after 90.0 sec.\n",
+            1,
+            Failure.NETWORK,
+            "wandb.errors.errors.CommError: Run initialization",
+        ),
     ],
 )
 def test_the_last_cause_after_the_first_step_decides(text: str, code: int, failure: Failure, reason: str) -> None:

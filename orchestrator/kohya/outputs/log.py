@@ -20,7 +20,8 @@ _BAR = re.compile(
 _TOTAL = re.compile(r"total optimization steps[^:\r\n]{0,100}:[ ]{0,20}(\d{1,12})")
 _PROMPT = re.compile(r"prompt (\d{1,9})/(\d{1,9}):")
 _EXCEPTION = re.compile(
-    r"^(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:Error|Exception|Invalid|Interrupt|BadZipFile|StopIteration)(?::|$)"
+    r"^(?:(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:Error|Exception|Invalid|Interrupt|Timeout|BadZipFile|StopIteration)"
+    r"|[A-Za-z_]\w*\.(?:error|gaierror|timeout))(?::|$)"
 )
 _FRAME = re.compile(r"^([ \t]{0,20}File \"[^\"\n]{1,500}\", line \d{1,9}.{0,500})\n[ \t]{1,200}\S.*$", re.MULTILINE)
 _RICH = re.compile(r"(?:\d{4}-\d\d-\d\d \d\d:\d\d:\d\d )?(?:INFO|WARNING|ERROR) (.*?)(?: \w+\.py:\d+)?")
@@ -34,9 +35,10 @@ _IN_GIB = {"GiB": 1, "MiB": 1024, "KiB": 1024**2, "bytes": 1024**3}
 
 _MESSAGES = tomllib.loads(Path(__file__).with_name("failures.toml").read_text(encoding="utf-8"))
 _FULL = "oom_if_gpu_full"
+_IN_ERRORS = (Failure.STORAGE, Failure.NETWORK)
 _CAUSES = {Failure(cause): re.compile("|".join(found)) for cause, found in _MESSAGES.items() if cause != _FULL}
 _OOM_IF_FULL = re.compile("|".join([*_MESSAGES["oom"], *_MESSAGES[_FULL]]))
-_KNOWN = re.compile("|".join(pattern for found in _MESSAGES.values() for pattern in found))
+_WARNING = re.compile(r"\bWARNING\b|Warning: |^\[?W\d|^\[W |^wandb: ")
 _CHAINED = re.compile(r"During handling of the above exception|the direct cause of the following exception")
 _QUOTED = 3
 """Lines of an unknown failure without an error message that are quoted."""
@@ -140,12 +142,17 @@ def _first_step(text: str) -> int:
 def _by_message(lines: list[str], *, gpu_full: bool) -> tuple[Failure, str] | None:
     """By the last known message, unless a later error that has another cause follows it."""
     causes = {**_CAUSES, Failure.OOM: _OOM_IF_FULL} if gpu_full else _CAUSES
-    known = [index for index, line in enumerate(lines) if _KNOWN.search(line)]
-    for index in reversed(known):
-        failure = next((cause for cause, pattern in causes.items() if pattern.search(lines[index])), None)
+    for index in reversed(range(len(lines))):
+        line, is_error = lines[index], _is_error(lines[index])
+        failure = next(
+            (cause for cause, found in causes.items() if (is_error or cause not in _IN_ERRORS) and found.search(line)),
+            None,
+        )
         if failure is not None:
-            is_last = not any(map(_is_error, lines[index + 1 :])) or any(map(_CHAINED.search, lines[index + 1 :]))
-            return (failure, _reason(lines, index)) if is_last or not _is_error(lines[index]) else None
+            later = lines[index + 1 :]
+            is_last = not any(map(_is_error, later))
+            explains_later = not _WARNING.search(line) and (not is_error or any(map(_CHAINED.search, later)))
+            return (failure, _reason(lines, index)) if is_last or explains_later else None
     return None
 
 
