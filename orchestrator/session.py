@@ -362,7 +362,7 @@ class Session:
         names = ", ".join(f"{name} now ({pluralize(count, 'run')})" for name, count in changed.items())
         remedy = "restore the versions, or train all runs under a new --name"
         if not self.settings.comparison.allow_different_hardware:
-            remedy += "; `allow_different_hardware = true` in [comparison] compares them all the same"
+            remedy += "; `allow_different_hardware = true` in [comparison] compares them anyway"
         what = f"was trained with other hardware or versions: {names}; such runs are not compared with new ones"
         self.listener.problems([warning("", what, remedy, where=str(self.sweep.path))])
 

@@ -237,7 +237,7 @@ def mean(scores: Sequence[Score]) -> float:
 def test_the_best_confirmed_run_is_corrected_for_its_selection(scored: World) -> None:
     done = call(scored, "confirm", "grid", "--top", "3")
     output = " ".join(done.output.split())
-    assert "is the best of 3 confirmed runs, which is again a selection" in output
+    assert "was selected as the best of 3 confirmed runs, so its value is too high" in output
     trained = [row for row in table(scored) if row["run"] in {o.run.point.name for o in confirmed(scored)}]
     assert [float(row["optimism"]) > 0 for row in trained] == [True, False, False]
     first = trained[0]

@@ -148,7 +148,7 @@ def test_a_recipe_may_use_another_recipe(load):
         ("[datasets.a]\nimage_dir = 'x'\ncaption_extension = '.'", "datasets.a.caption_extension", "file extension"),
         ("[datasets.a]\nsource = 'persone'\nequal_steps = true", "datasets.a.source", "no [datasets.persone]"),
         ("[datasets.a]\nsource = 'a'\nequal_steps = true", "datasets.a.source", "a -> a"),
-        ("[datasets.a]\nsource = 'persona'", "datasets.a.source", "does nothing"),
+        ("[datasets.a]\nsource = 'persona'", "datasets.a.source", "is a recipe without steps"),
         ("[datasets.a]\nsource = 'persona'\nchoose = 12", "datasets.a.choose", "must be a table"),
         ("[datasets.a]\nsource = 'persona'\n[datasets.a.choose]\ndraws = 2", "datasets.a.choose.n", "is missing"),
         ("[datasets.a]\nsource = 'persona'\n[datasets.a.crop]\npading = 1", "datasets.a.crop.pading", "unknown key"),

@@ -40,7 +40,7 @@ def test_every_command_is_listed_once_under_a_step_with_its_whole_summary() -> N
         assert summary.endswith(".")
     assert [line for line in text.splitlines()[1:] if len(line) > 80 or "..." in line] == []
     assert re.findall(r"^(\w[\w ]+):$", text, re.MULTILINE)[1:] == [
-        "Prepare", "Run", "Look at results", "Use the winner"
+        "Prepare", "Run", "View results", "Use the best LoRA"
     ]  # fmt: skip
 
 

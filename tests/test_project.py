@@ -1,4 +1,4 @@
-"""`orchestrate init` and `orchestrate demo`: a new project can be planned at once."""
+"""`orchestrate init` and `orchestrate demo`: `plan` accepts a new project as it is."""
 
 from contextlib import chdir
 from pathlib import Path

@@ -58,7 +58,7 @@ common.add_section(
 common.add_section(main, "Run", run.run, status.status)
 common.add_section(
     main,
-    "Look at results",
+    "View results",
     list.list_sweeps,
     results.results,
     report.report,
@@ -69,5 +69,12 @@ common.add_section(
     bug_report.bug_report,
 )
 common.add_section(
-    main, "Use the winner", adopt.adopt, next.next_steps, confirm.confirm, transfer.transfer, export.export, prune.prune
+    main,
+    "Use the best LoRA",
+    adopt.adopt,
+    next.next_steps,
+    confirm.confirm,
+    transfer.transfer,
+    export.export,
+    prune.prune,
 )

@@ -21,7 +21,7 @@ settings = click.option(
 name = click.option("--name", default="", help="The name of the sweep. Default: that of the grid file.")
 json = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
 seed = click.option("--seed", default=1, show_default=True, help="The seed of a dataset with several subsets.")
-_ONLY = "Only runs whose name or id matches, or that have an argument, network_dim=8."
+_ONLY = "Only runs whose name or id matches, or with an argument such as network_dim=8."
 only = click.option("--only", default="*", metavar="GLOB", help=_ONLY)
 retry = click.option("--retry", type=click.Choice(["failed"]), help="Give failed runs another attempt.")
 sweep = click.argument("sweep")

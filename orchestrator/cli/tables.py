@@ -198,7 +198,7 @@ def open_questions(grids: Sequence[OpenGrid]) -> RenderableType:
 def next_commands(found: Agenda, options: str) -> Iterator[str]:
     """What to run next, as commands with these options."""
     for sweep, ids in found.adoptable:
-        yield f"Next: orchestrate adopt {sweep}{options}    (the settings lack the answer to {ids})"
+        yield f"Next: orchestrate adopt {sweep}{options}    (the settings do not have the answer to {ids} yet)"
     ready = next((one for one in found.grids if one.ready), None)
     waiting = [(grid, one) for grid in found.grids if not grid.left for one in grid.questions]
     then = "Then" if found.adoptable else "Next"

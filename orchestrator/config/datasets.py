@@ -132,8 +132,12 @@ class _Reading:
             own |= {PRESERVED: True} if attributes.diff_output_preservation else {}
         dataset = replace(dataset, subset={**common.subset, **dataset.subset, **own})
         if dataset.is_prior and table.trigger:
-            what = "images of the base model's knowledge have no trigger: the class would become the persona"
-            self._note(place, "trigger", what, table.trigger, 'write class_tokens = "woman", or another class')
+            what = (
+                "a subset with is_reg or output preservation has a trigger, which would bind the trigger to the class"
+            )
+            self._note(
+                place, "trigger", what, table.trigger, 'remove it, and write class_tokens = "woman", or another class'
+            )
         trigger = "" if dataset.is_prior else table.trigger or dataset.trigger or common.trigger
         return replace(dataset, trigger=trigger)
 
@@ -158,10 +162,10 @@ class _Reading:
         unchanged = recipe == Recipe(source=source) and not any(self._file.has((*place, step)) for step in _STEPS)
         if unchanged and not isinstance(table, DerivedSubset):
             steps = ", ".join(f"[datasets.{name}.{step}]" for step in _STEPS)
-            self._note(place, "source", "does nothing to its source", source, f"add {steps} or equal_steps = true")
+            self._note(place, "source", "is a recipe without steps", source, f"add {steps} or equal_steps = true")
         if source in waiting:
             what = f"is circular: {' -> '.join((*waiting, source))}"
-            self._note(place, "source", what, source, "name a dataset with an image_dir in the end")
+            self._note(place, "source", what, source, "replace one of these sources by a dataset with an image_dir")
         elif source not in self._places:
             remedy = did_you_mean(source, self._places)
             self._note(place, "source", f"there is no [datasets.{source}]", source, remedy)

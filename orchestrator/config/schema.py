@@ -81,7 +81,7 @@ class BaseModel(Table):
     url: str = ""
     """Where to get the file; messages show it."""
     scale: Positive | None = None
-    """With the next three: generation settings of this base model, instead of those in [generate]."""
+    """`scale`, `sampler`, `steps` and `negative_prompt` replace those of [generate] for this base model."""
     sampler: str | None = None
     steps: Count | None = None
     negative_prompt: str | None = None
@@ -110,7 +110,7 @@ class Lora(Table):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset(Table):
-    """Pictures with captions beside them: a named folder, or what a recipe makes of another dataset."""
+    """Images with captions beside them: a folder, or the result of a recipe over another dataset."""
 
     name: Annotated[str, Internal()] = ""
     image_dir: FilePath
@@ -248,7 +248,7 @@ class Scoring(Table):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vram(Table):
-    """Which GPUs, and how much of one a run may use."""
+    """Which GPUs to use, and how much VRAM a run may use."""
 
     card: Gpus = ""
     """UUIDs or indices: a list, or text with commas between. Empty or `all`: all GPUs; `none`: no GPU."""
@@ -344,7 +344,7 @@ class Comparison(Table):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Margins(Table):
-    """What a better similarity may cost. Default: the standard deviation over the baseline's image seeds."""
+    """The accepted cost of a better similarity. Default: the standard deviation over the baseline's image seeds."""
 
     adherence: NonNegative | None = None
     """In CLIP cosine of image and prompt."""

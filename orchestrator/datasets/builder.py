@@ -110,7 +110,9 @@ def _steps(recipe: Recipe, batch: SampleSet, request: Request) -> SampleSet:
     if not recipe.equal_steps or not batch.samples:
         return batch
     if len(batch.samples) > total:
-        what = f"has {len(batch.samples)} images, more than the {total} of its source: repeats cannot equal the steps"
+        what = (
+            f"has {len(batch.samples)} images, more than the {total} of its source, so repeats cannot make epochs equal"
+        )
         remedy = "remove equal_steps and set max_train_steps in the grid"
         raise InputError(Problem(what=what, key=f"datasets.{dataset.name}.equal_steps", remedy=remedy))
     return batch.keep(choose.repeated(batch.samples, total))

@@ -96,7 +96,7 @@ def lint(texts: Mapping[str, str], trigger: str) -> Iterator[tuple[str, str]]:
     if found:
         words = [word for word, _ in Counter(word.lower() for one in found.values() for word in one).most_common()]
         what = f"{pluralize(len(found), 'caption')} of {len(texts)} describe the face ({first_names(words)}): "
-        what += f"these words learn it instead of the trigger: {first_names(list(found))}"
+        what += f"these words would learn the face instead of the trigger: {first_names(list(found))}"
         listed = ", ".join(f'"{word}"' for word in words)
         yield what, f"remove the words, or train on a recipe with captions = {{ drop_words = [{listed}] }}"
     repeated = {text: count for text, count in Counter(texts.values()).items() if 1 < count < len(texts)}

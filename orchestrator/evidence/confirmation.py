@@ -1,4 +1,4 @@
-"""Scores of confirmation images: extra images of a run's chosen checkpoint that took no part in its selection."""
+"""Scores of confirmation images: extra images of a run's selected checkpoint that took no part in its selection."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -56,7 +56,7 @@ class ConfirmationResult:
 def confirmation_for(
     run: Run, chosen: Choice, baseline: Sequence[Score], earlier_baseline: Sequence[Score] = ()
 ) -> ConfirmationResult | None:
-    """The confirmation of a run's chosen checkpoint; None before its images are scored.
+    """The confirmation of a run's selected checkpoint; None before its images are scored.
 
     baseline: its confirmation images. earlier_baseline: its images of the sweep.
     """
@@ -124,12 +124,12 @@ def _by_text(scores: Sequence[Score]) -> dict[str, float]:
 
 
 def latest(run: Run, chosen: Choice) -> tuple[Score, ...]:
-    """The latest confirmation of the chosen checkpoint at its strength; empty before it is scored."""
+    """The latest confirmation of the selected checkpoint at its strength; empty before it is scored."""
     return next(_scored(run, chosen), ())
 
 
 def every(run: Run, chosen: Choice) -> tuple[Score, ...]:
-    """All confirmations of the chosen checkpoint, latest first: one baseline serves runs that were confirmed apart."""
+    """All confirmations of the selected checkpoint, latest first: runs that were confirmed apart share a baseline."""
     return tuple(score for found in _scored(run, chosen) for score in found)
 
 

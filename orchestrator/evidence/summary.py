@@ -278,7 +278,7 @@ def _with_metrics(
 
 
 def _vectors(one: RunSummary, chosen: Choice | None = None) -> Vectors:
-    """CLIP embeddings of the images for drift, of the chosen checkpoint; empty without CLIP or such images."""
+    """CLIP embeddings of the images for drift, of the selected checkpoint; empty without CLIP or such images."""
     found = embedding.read(one.run.path / embedding.NAME) if one.drift_scores else None
     if found is None or not found.clip.shape[1]:
         return {}

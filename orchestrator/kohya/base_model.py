@@ -95,9 +95,7 @@ def _placed(
 def is_distilled(path: Path, *, where: str = "", key: str = "") -> list[Problem]:
     """A warning about a checkpoint whose name says that it was made for few steps; the file need not exist."""
     kind = next((kind for kind, pattern in _DISTILLED.items() if re.search(pattern, path.name.lower())), "")
-    what = (
-        f"its name says that this is a {kind} checkpoint: made for few steps at low scale, it trains and scores badly"
-    )
+    what = f"its name says that this is a {kind} checkpoint, made for few steps at a low scale: it trains badly"
     remedy = "use the checkpoint that it was distilled from, or generate with its own steps, sampler and scale"
     return _placed([(what, remedy)] if kind else [], path, where, key, Severity.WARNING)
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 Array: TypeAlias = NDArray[Any]
 """Of floats: numpy's types lose the precision in arithmetic."""
-Picture: TypeAlias = NDArray[np.uint8]
+Pixels: TypeAlias = NDArray[np.uint8]
 """Height x width x 3, RGB."""
 
 LANDMARKS = ((38.29, 51.70), (73.53, 51.50), (56.03, 71.74), (41.55, 92.37), (70.73, 92.20))
@@ -54,7 +54,7 @@ def resembling(someone: Array, other: Array, share: float) -> Array:
     return np.asarray(share * someone + max(0.0, 1 - share**2) ** 0.5 * other)
 
 
-def photo(faces: Sequence[tuple[Array, Pose]], backdrop: Backdrop, *, px: int, noise: float = 4.0) -> Picture:
+def photo(faces: Sequence[tuple[Array, Pose]], backdrop: Backdrop, *, px: int, noise: float = 4.0) -> Pixels:
     """A square photo, `px` wide, of any number of faces; later ones cover earlier ones."""
     rng = np.random.default_rng([backdrop.seed, px])
     canvas = _background(backdrop, px)
@@ -64,7 +64,7 @@ def photo(faces: Sequence[tuple[Array, Pose]], backdrop: Backdrop, *, px: int, n
     return np.clip(canvas, 0, 255).astype(np.uint8)
 
 
-def canonical(pattern: Array) -> Picture:
+def canonical(pattern: Array) -> Pixels:
     """The face as ArcFace's crop shows it, filling the whole 112 x 112 square."""
     axis = np.arange(TEMPLATE, dtype=np.float32) + 0.5
     u, v = np.meshgrid(axis, axis)

@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _draw_all(
-    model: image_model.PictureModel, additions: lora.Additions, requests: list[Request], options: argparse.Namespace
+    model: image_model.ImageModel, additions: lora.Additions, requests: list[Request], options: argparse.Namespace
 ) -> None:
     options.outdir.mkdir(parents=True, exist_ok=True)
     for (file, strength), group in itertools.groupby(requests, lambda request: (request.lora, request.strength)):
@@ -135,7 +135,7 @@ def _batches(group: Iterable[Request], size: int) -> Iterator[list[Request]]:
         yield batch
 
 
-def _draw(model: image_model.PictureModel, batch: list[Request], of: int, options: argparse.Namespace) -> None:
+def _draw(model: image_model.ImageModel, batch: list[Request], of: int, options: argparse.Namespace) -> None:
     for request in batch:
         log.info(f"prompt {request.number}/{of}: {request.text}")
     captions = image_model.read_captions([request.text for request in batch])

@@ -30,7 +30,7 @@ _ONLY_FOR_READERS = {
 """Unused zeros, by which a program distinguishes SDXL's base from a refiner or an inpainting model."""
 
 
-class PictureModel(nn.Module):
+class ImageModel(nn.Module):
     """Predicts the direction from an image to noise: `noise - image`."""
 
     def __init__(self) -> None:
@@ -111,7 +111,7 @@ class Attention(nn.Module):
         return torch.add(x, self.to_out(seen).transpose(1, 2).view(n, channels, height, width))
 
 
-def load(path: Path) -> PictureModel:
+def load(path: Path) -> ImageModel:
     """The base model's weights, frozen; raises RuntimeError when they do not fit and OSError when there is no file."""
     stored = load_file(path)
     state = {
@@ -120,13 +120,13 @@ def load(path: Path) -> PictureModel:
         for name, value in stored.items()
         if name.startswith(theirs) and name not in _ONLY_FOR_READERS
     }
-    model = PictureModel()
+    model = ImageModel()
     model.load_state_dict(state)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # a sixth faster on a CPU
     return model.requires_grad_(False).eval()
 
 
-def save(model: PictureModel, path: Path) -> None:
+def save(model: ImageModel, path: Path) -> None:
     """Writes the weights at half precision, with the names and marks of an SDXL checkpoint."""
     stored = {name: torch.zeros(shape) for name, shape in _ONLY_FOR_READERS.items()}
     for own, theirs in _PREFIXES.items():
@@ -146,7 +146,7 @@ def words(caption: str) -> set[str]:
     return set(re.findall(r"\w+", caption.lower()))
 
 
-def error(model: PictureModel, images: Tensor, captions: Tensor) -> Tensor:
+def error(model: ImageModel, images: Tensor, captions: Tensor) -> Tensor:
     """The squared error of one random step of each image, N x 3 x 32 x 32: the training loss."""
     noisy, times, target = noised(images)
     return torch.square(model(noisy, times, captions).float() - target)
@@ -161,7 +161,7 @@ def noised(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @torch.no_grad()
-def sample(model: PictureModel, captions: Tensor, seeds: Sequence[int], steps: int) -> Tensor:
+def sample(model: ImageModel, captions: Tensor, seeds: Sequence[int], steps: int) -> Tensor:
     """One image per caption and seed. A seed's noise does not depend on its position in the batch."""
     x = torch.stack([_noise(seed) for seed in seeds])
     times = torch.linspace(1, 0, steps + 1)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from orchestrator.miniature.image_model import PictureModel
+from orchestrator.miniature.image_model import ImageModel
 
 UNTOUCHED = ("conv_in", "conv_out", "time")
 """Layers of the U-Net that networks.lora does not change either."""
@@ -39,7 +39,7 @@ Additions: TypeAlias = dict[str, Addition]
 """By kohya's module name: `lora_te1_*` for the caption's layers, `lora_unet_*` for the rest."""
 
 
-def attach(model: PictureModel, *, rank: int, alpha: float, text: bool) -> Additions:
+def attach(model: ImageModel, *, rank: int, alpha: float, text: bool) -> Additions:
     """Adds a LoRA to the model; text: also to the caption's layers."""
     additions: Additions = {}
     for name, layer in list(_layers(model, text=text)):
@@ -48,7 +48,7 @@ def attach(model: PictureModel, *, rank: int, alpha: float, text: bool) -> Addit
     return additions
 
 
-def attach_file(model: PictureModel, weights: Mapping[str, Tensor]) -> Additions:
+def attach_file(model: ImageModel, weights: Mapping[str, Tensor]) -> Additions:
     """Adds a file's LoRA to the model, with the file's rank and layers."""
     rank = next(len(value) for name, value in weights.items() if name.endswith(".lora_down.weight"))
     additions = attach(model, rank=rank, alpha=rank, text=any(name.startswith("lora_te1_") for name in weights))
@@ -74,7 +74,7 @@ def weights(additions: Additions, precision: torch.dtype) -> dict[str, Tensor]:
     return {name: value.detach().to(precision).contiguous() for name, value in state.items()}
 
 
-def _layers(model: PictureModel, *, text: bool) -> Iterator[tuple[str, nn.Linear | nn.Conv2d]]:
+def _layers(model: ImageModel, *, text: bool) -> Iterator[tuple[str, nn.Linear | nn.Conv2d]]:
     parts: dict[str, nn.Module] = {"lora_te1": model.text} if text else {}
     for prefix, part in {**parts, "lora_unet": model.unet}.items():
         for path, layer in part.named_modules():

@@ -45,7 +45,7 @@ def crowd(people: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(images.copy()), torch.tensor([phrases for _, phrases in drawn])
 
 
-def _portrait(number: int) -> tuple[draw.Picture, list[int]]:
+def _portrait(number: int) -> tuple[draw.Pixels, list[int]]:
     somewhere = scene.drawn(FIRST_PERSON + number)
     large = scene.photo(draw.person(FIRST_PERSON + number), somewhere, px=_DRAWN_PX)
     fold = _DRAWN_PX // image_model.SIDE
@@ -58,7 +58,7 @@ def pretrain(images: Tensor, phrases: Tensor, out: Path, *, steps: int, batch: i
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    model = image_model.PictureModel().to(device)
+    model = image_model.ImageModel().to(device)
     average = copy.deepcopy(model)
     optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=0.01, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.05)

@@ -20,7 +20,7 @@ def due(asked: Arguments, *, step: int, epoch: int | None) -> bool:
     return bool(every and epoch is None and step % every == 0)
 
 
-def draw(asked: Arguments, model: image_model.PictureModel, *, step: int, epoch: int | None) -> None:
+def draw(asked: Arguments, model: image_model.ImageModel, *, step: int, epoch: int | None) -> None:
     """One image for each line of `sample_prompts`, in order; an image's noise depends only on its seed."""
     log.info(f"generating sample images at step / サンプル画像生成 ステップ: {step}")
     folder = Path(asked["output_dir"]) / "sample"

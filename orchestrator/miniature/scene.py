@@ -54,6 +54,6 @@ def drawn(seed: int) -> Scene:
     return Scene(phrases=(framing, place, light, tilt), pose=pose, backdrop=backdrop)
 
 
-def photo(person: draw.Array, scene: Scene, *, px: int) -> draw.Picture:
+def photo(person: draw.Array, scene: Scene, *, px: int) -> draw.Pixels:
     """A square portrait, `px` wide."""
     return draw.photo([(person, scene.pose)], scene.backdrop, px=px)

@@ -208,7 +208,7 @@ class Training:
         state.save(folder, self.additions, self.optimizer, self.rates, epoch=epoch, step=self.step)
 
 
-def _network(asked: Arguments, model: image_model.PictureModel) -> lora.Additions:
+def _network(asked: Arguments, model: image_model.ImageModel) -> lora.Additions:
     print(f"import network module: {asked['network_module']}", flush=True)
     log.info(f"create LoRA network. base dim (rank): {asked.rank}, alpha: {asked.alpha}")
     text = not asked["network_train_unet_only"]

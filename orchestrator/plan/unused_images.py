@@ -13,7 +13,7 @@ from orchestrator.text import first_names
 
 
 def readable_images(dataset: Dataset) -> list[tuple[Path, step_count.Size]]:
-    """Pictures with their sizes."""
+    """Images with their sizes."""
     found = []
     for path in images.list_images(dataset.image_dir).paths:
         try:

@@ -53,11 +53,11 @@ def quote(one: RunSummary) -> str:
 
 def _best_sentence(one: RunSummary, result: ConfirmationResult, count: int, optimism: float | None) -> str:
     """What the selection of the best confirmed run adds to its value."""
-    start = f"{one.run.point.name} is the best of {count} confirmed runs, which is again a selection: "
+    start = f"{one.run.point.name} was selected as the best of {count} confirmed runs, so its value is too high: "
     if optimism is None:
-        return f"{start}how much too high its value is, is not known without two prompts that all of them have"
+        return f"{start}by how much is unknown, because the runs have fewer than two common prompts"
     corrected = result.comparison.confirmed - optimism
-    return f"{start}if they are equal, its value is {optimism:.3f} too high on average; quote {corrected:.3f}"
+    return f"{start}by {optimism:.3f} on average if the runs are equal; quote {corrected:.3f}"
 
 
 def _confirm_row(one: RunSummary, result: ConfirmationResult, optimism: float | None) -> dict[str, str]:

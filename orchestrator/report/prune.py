@@ -1,6 +1,6 @@
 """Lists and deletes files that no report needs.
 
-These are unselected checkpoints and training states of finished runs, and runs that left the grid.
+These are unselected checkpoints and training states of finished runs, and runs that are no longer in the grid.
 """
 
 import shutil
@@ -37,7 +37,7 @@ def find_prunable(ranked: Sequence[RunSummary], keep_best: int) -> list[Prunable
 
 
 def find_dropped(sweep: Sweep) -> list[PrunableFile]:
-    """The folders of the runs that left the grid, without those that are still running."""
+    """The folders of the runs that are no longer in the grid, without those that are still running."""
     runs = [run for run in sweep.all_runs()[len(sweep.runs()) :] if state.status(run).state is not State.RUNNING]
     return [PrunableFile(run=run.path.name, path=run.path, size=_size(run.path)) for run in runs]
 

@@ -180,7 +180,7 @@ def _key(choice: Choice, ctx: Context, base: str, *more: str) -> str:
 
 
 def _create(run: Run, origin: RunSummary, choice: Choice) -> FollowupRun:
-    """Create `run`, two folders below that of `origin`, with the chosen checkpoint of `origin` as its training."""
+    """Create `run`, two folders below that of `origin`, with the selected checkpoint of `origin` as its training."""
     run.create()
     if not run.point.is_baseline and not run.done("train"):
         checkpoint = next(one for one in origin.run.checkpoints() if one.file == choice.checkpoint)

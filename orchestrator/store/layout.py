@@ -14,7 +14,7 @@
         on/baseline-.../       the baseline of a base model that no run of the sweep was trained on
 
 A record is written once, atomically, and never edited. Only `sweep.json` is replaced, when its grid changes: it lists
-the points of the current grid. Runs that left the grid stay on disk until `orchestrate prune --dropped`.
+the points of the current grid. runs that are no longer in the grid stay on disk until `orchestrate prune --dropped`.
 The state of a run is derived from its records (store/state), never stored.
 """
 
@@ -119,7 +119,7 @@ class Run:
             records.write(self.path / "point.json", asdict(self.point), exact=True)
 
     def confirmation(self, key: str) -> "Run":
-        """Further images of the run's chosen checkpoint, kept apart from the run's own."""
+        """Further images of the run's selected checkpoint, kept apart from the run's own."""
         return Run(self.path / "confirm" / key, self.point)
 
     def confirmations(self) -> list["Run"]:
@@ -127,7 +127,7 @@ class Run:
         return [self.confirmation(path.parent.name) for path in sorted(self.path.glob("confirm/*/point.json"))]
 
     def transfer(self, name: str, point: Point) -> "Run":
-        """Images of the run's chosen checkpoint on the base model of `point`."""
+        """Images of the run's selected checkpoint on the base model of `point`."""
         return Run(self.path / "on" / name, point)
 
     def transfers(self) -> list["Run"]:

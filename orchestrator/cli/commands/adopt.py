@@ -45,7 +45,10 @@ def adopt(settings_file: Path, sweep: str, at_a_cost: bool, yes: bool) -> None:
     used = settings.load(settings_file)
     read = summary.read(found, used.comparison)
     if name := adoption.foreign(read, used):
-        what, remedy = f"the sweep {found.name} uses {name}, which these settings lack", "name its file with --settings"
+        what, remedy = (
+            f"the sweep {found.name} uses {name}, which is not in these settings",
+            "use --settings FILE of that sweep",
+        )
         raise InputError(Problem(what=what, where=str(settings_file), remedy=remedy))
     console.problems(read.problems)
     if not read.questions:
@@ -62,7 +65,7 @@ def adopt(settings_file: Path, sweep: str, at_a_cost: bool, yes: bool) -> None:
         try:
             edit = adoption.apply(one, read, settings_file, text)
         except InputError as error:
-            console.result("unchanged: the settings with it cannot be planned")
+            console.result("unchanged: with this change the settings would have errors")
             console.problems(error.problems)
             continue
         if edit.text == text:

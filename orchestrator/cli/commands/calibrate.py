@@ -16,7 +16,11 @@ from orchestrator.cli import common, options
     "--impostors", type=click.Path(path_type=Path, file_okay=False), multiple=True, help="Photos of other people."
 )
 @click.option("--against", metavar="SWEEP", multiple=True, help="Use its baseline images as photos of other people.")
-@click.option("--allow-training-references", is_flag=True, help="Continue, and mark every number.")
+@click.option(
+    "--allow-training-references",
+    is_flag=True,
+    help="Accept references that are training images, and mark all results.",
+)
 def calibrate(
     settings_file: Path,
     pairs: Path | None,

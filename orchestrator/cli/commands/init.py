@@ -11,7 +11,7 @@ from orchestrator.cli import common
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default=".")
 @click.option("--yes", is_flag=True, help="Use the defaults and ask nothing.")
 def init(folder: Path, yes: bool) -> None:
-    """Create a project that can be planned at once.
+    """Create a project: settings, grids, templates and folders.
 
     Asks for the trigger and paths on a terminal. Existing files are kept.
 

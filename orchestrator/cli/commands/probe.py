@@ -23,7 +23,7 @@ from orchestrator.cli import common, options
     help="Also train N at once on one GPU, for the forecast of a sweep with `vram.colocate`.",
 )
 def probe(settings_file: Path, grid_file: Path, only: str, retry: str | None, at_once: int) -> None:
-    """Measure VRAM and speed with 20 training steps per memory profile.
+    """Measure VRAM and speed with 20 steps per memory profile.
 
     `orchestrate plan` then uses the measured values instead of estimates.
 

@@ -18,10 +18,10 @@ from orchestrator.cli import common, options
 def prune(settings_file: Path, sweep: str, keep_best: int | None, dropped: bool, yes: bool) -> None:
     """Delete files that no report needs.
 
-    These are checkpoints that were not chosen and training states, or runs that left the grid.
+    These are unselected checkpoints and training states, or runs that are no longer in the grid.
 
-    With --keep-best, reports, records, images and the chosen checkpoint of every run stay. With --dropped, the folders
-    of the runs that are no longer in the grid are deleted completely.
+    With --keep-best, reports, records, images and the selected checkpoint of every run stay. With --dropped, folders
+    of runs that are no longer in the grid are deleted completely.
 
     \b
     Example:

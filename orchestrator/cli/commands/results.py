@@ -12,7 +12,9 @@ from orchestrator.cli import common, options
 @click.command()
 @options.settings
 @options.sweep
-@click.option("--by", type=click.Choice(["config", "run"]), default="config", show_default=True, help="What a row is.")
+@click.option(
+    "--by", type=click.Choice(["config", "run"]), default="config", show_default=True, help="One row for each."
+)
 @click.option("--sort", metavar="COLUMN", default="", help="Highest first; -COLUMN: lowest first. Default: best first.")
 @click.option("--columns", metavar="A,B,...", default="", help="These columns of results.csv.")
 @options.json

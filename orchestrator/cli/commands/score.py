@@ -14,8 +14,10 @@ _PATH = click.Path(path_type=Path)
 @click.command()
 @options.settings
 @click.option("--images", "folder", type=_PATH, help="A folder of images of any generator; only read.")
-@click.option("--lora", "loras", type=_PATH, multiple=True, help="A LoRA file (.safetensors) to generate images with.")
-@click.option("--strength", type=click.FloatRange(0.0, min_open=True), default=1.0, show_default=True)
+@click.option("--lora", "loras", type=_PATH, multiple=True, help="A LoRA file (.safetensors); repeat for several.")
+@click.option(
+    "--strength", type=click.FloatRange(0.0, min_open=True), default=1.0, show_default=True, help="The LoRA multiplier."
+)
 @click.option("--base", metavar="BASE", default="", help="Base model of all LoRAs. Default: by their metadata.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Write the results here instead.")
 def score(

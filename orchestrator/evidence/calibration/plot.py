@@ -38,7 +38,7 @@ def _bounds(axes: Axes, kept: CalibrationRecord) -> None:
     ends = found.threshold_interval
     axes.axvspan(found.band.low, found.band.high, color=_OWN, alpha=0.10, label="natural band, 5 % to 95 %")
     axes.axvspan(ends.low, ends.high, color=_PASS, alpha=0.12, label="95 % interval of the threshold")
-    axes.axvline(found.threshold, color=_PASS, lw=2, label=f"production ready: {found.threshold:.3f}")
+    axes.axvline(found.threshold, color=_PASS, lw=2, label=f"pass threshold: {found.threshold:.3f}")
 
 
 def _dots(axes: Axes, rows: Sequence[tuple[str, np.ndarray]], outliers: Sequence[bool]) -> None:

@@ -18,7 +18,7 @@ def format_verdict(calibration: CalibrationRecord) -> str:
     found = calibration.calibration
     bounds = found.threshold_interval
     caveats = f" ({'; '.join(calibration.caveats)})" if calibration.caveats else ""
-    return f"production ready from {found.threshold:.3f} (95 %: {bounds.low:.3f} to {bounds.high:.3f}){caveats}"
+    return f"pass threshold {found.threshold:.3f} (95 %: {bounds.low:.3f} to {bounds.high:.3f}){caveats}"
 
 
 def format_lines(calibration: CalibrationRecord) -> Iterator[str]:
@@ -42,7 +42,7 @@ def _photos(calibration: CalibrationRecord) -> Iterator[str]:
     yield f"natural band of {found.photos} photos: {found.band.low:.3f} to {found.band.high:.3f}"
     for one in found.references:
         if one.outlier:
-            yield f"outlier: {one.name} at {one.similarity:.3f}; check for another person, a profile or a tiny face"
+            yield f"outlier: {one.name} at {one.similarity:.3f}; check for another person, a side view or a tiny face"
     for name, why in calibration.rejected.items():
         yield f"not used: {name} {why}"
     achieved = ", ".join(f"{share} with {count}" for count, share in HELD_OUT_PASS.items())

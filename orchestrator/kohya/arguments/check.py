@@ -48,7 +48,7 @@ def _issues(name: str, value: Value, schema: ArgumentSchema, module: str) -> Ite
             return
         yield what, _intended(name) or did_you_mean(name, schema.by_name, _REMOVE)
     elif value == "" and schema.by_name[name].default != "":
-        yield f"{name} is empty, which sd-scripts does not read as absent", "remove it"
+        yield f"{name} is empty, and sd-scripts does not ignore an empty value", "remove it"
     elif issue := _type_issue(schema.by_name[name], value):
         yield issue
     else:
