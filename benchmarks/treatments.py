@@ -123,7 +123,7 @@ def questions(folder: Path) -> tuple[Question, ...]:
 
 
 class Workshop:
-    """Draws, cooks, trains and looks, below one folder."""
+    """Draws, builds datasets, trains and measures, below one folder."""
 
     def __init__(self, folder: Path, *, steps: int) -> None:
         self.folder, self._steps = folder, steps

@@ -151,7 +151,7 @@ def sh(clone: Path, line: str) -> "subprocess.CompletedProcess[str]":
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.said)
-def test_it_does_what_it_is_there_for(clone: Path, command: Command) -> None:
+def test_a_fallback_prevents_the_failure(clone: Path, command: Command) -> None:
     command.needs(clone)
     done = sh(clone, f"{command.said} {command.more}")
     assert done.returncode == 0, done.stdout

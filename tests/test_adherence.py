@@ -72,7 +72,7 @@ def test_triggers_are_left_out_as_whole_words_and_the_longest_first(text: str, l
     assert prompt_adherence.without(["ohwx", "", "ohwx person"], text) == left
 
 
-def test_each_picture_and_each_run_gets_its_adherence(world: World) -> None:
+def test_each_image_and_each_run_gets_its_adherence(world: World) -> None:
     with_clip(world, interpreter(world.folder / "python"))
     world.drive(only="network_dim=2*")
     row = world.rows()["network_dim=2"]
@@ -148,7 +148,7 @@ def test_another_model_is_refused_by_a_sweep_that_was_made_with_one(world: World
         world.context()
 
 
-def test_pictures_that_cannot_be_read_and_prompts_of_triggers_alone_have_none(tmp_path: Path) -> None:
+def test_unreadable_images_and_prompts_of_triggers_alone_have_no_adherence(tmp_path: Path) -> None:
     (tmp_path / "a.png").touch()
     scores = [score("a hill", FaceStatus.ERROR), score("ohwx"), score("ohwx on a hill", FaceStatus.NO_FACE)]
     scores.append(score(" a  hill"))
@@ -165,7 +165,7 @@ def test_a_program_that_fails_is_reported_with_its_last_output(tmp_path: Path) -
         prompt_adherence.measure([score("a hill")], asked(python), root=tmp_path, folder=tmp_path)
 
 
-def test_what_the_folder_lacks_is_said_before_anything_starts(world: World) -> None:
+def test_missing_parts_of_a_folder_are_reported_before_anything_starts(world: World) -> None:
     model = with_clip(world, Path(sys.executable))
     assert not _findings(world)
     (model / "model.safetensors").unlink()

@@ -141,7 +141,7 @@ def test_a_rate_in_arguments_does_not_stay_with_another_optimizer(tmp_path: Path
     assert table["optimizer_args"] == ["weight_decay=0.01"]
 
 
-def test_what_the_sweep_had_otherwise_is_noted(tmp_path: Path) -> None:
+def test_different_arguments_of_the_sweep_are_listed(tmp_path: Path) -> None:
     grid = f"[dims]\nnetwork_dim = [8, 16]{SEEDS}[fixed]\nmax_train_steps = 500\n{question('network_dim', [8, 16])}"
     found = sweep(tmp_path, grid)
     compared, other = adoption.apply(decision(found), found, SETTINGS, TEXT).notes

@@ -323,7 +323,7 @@ def test_a_memory_question_is_answered_for_the_size_that_it_asks_for(within: flo
 
 
 @pytest.mark.parametrize(("gpu_gib", "verdict"), [(12, "no"), (24, "yes")])
-def test_without_a_size_a_memory_question_is_about_the_card(tmp_path: Path, gpu_gib: int, verdict: str) -> None:
+def test_without_a_size_a_memory_question_is_about_the_gpu(tmp_path: Path, gpu_gib: int, verdict: str) -> None:
     one = trained(attempt(peak_gib=14))
     folder = tmp_path / "train" / "1"
     folder.mkdir(parents=True)
@@ -347,7 +347,7 @@ def test_vram_that_other_processes_use_allows_no_conclusion(
     assert memory(replace(one, run=Run(tmp_path, one.run.point))).verdict == verdict
 
 
-def test_without_a_size_and_a_monitored_card_a_memory_question_is_undecided() -> None:
+def test_without_a_size_and_a_monitored_gpu_a_memory_question_is_undecided() -> None:
     answer = memory(trained(attempt(peak_gib=14)), within_gib=None)
     assert answer.verdict == "undecided"
     assert "VRAM was not monitored" in answer.sentence

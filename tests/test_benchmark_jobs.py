@@ -89,7 +89,7 @@ class FreeCard:
 
 
 @pytest.mark.parametrize("resident", [False, True])
-def test_pictures_of_several_loras_are_measured_and_compared(
+def test_images_of_several_loras_are_measured_and_compared(
     programs: watch.Programs, monkeypatch: pytest.MonkeyPatch, resident: bool
 ) -> None:
     command = [sys.executable, str(HERE / "gen_img.py")]

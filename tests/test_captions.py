@@ -3,8 +3,8 @@
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import kitchen as kitchens
 import pytest
+import recipe_world
 from PIL import Image
 
 from orchestrator.config import datasets as dataset_settings
@@ -91,11 +91,11 @@ def persona(tmp_path: Path) -> Dataset:
 
 def test_captions_are_written_into_the_built_dataset_only(persona: Dataset, tmp_path: Path) -> None:
     scoring = Scoring(pack=tmp_path, references=tmp_path)
-    kitchen = kitchens.Kitchen(tmp_path, persona.image_dir, scoring)
-    kitchen.persona = persona
+    recipes = recipe_world.RecipeWorld(tmp_path, persona.image_dir, scoring)
+    recipes.persona = persona
     before = {path: path.read_bytes() for path in persona.image_dir.iterdir()}
     tags = Captions(trigger=TRIGGER, style=CaptionStyle.TAGS, drop_words=("blue eyes",))
-    folder, _ = kitchen.taste(kitchen.dataset("tags", captions=tags))
+    folder, _ = recipes.build_here(recipes.dataset("tags", captions=tags))
     written = {path.stem: path.read_text(encoding="utf-8") for path in folder.glob("*.txt")}
     assert written == {
         "a": "photo of ohwx woman, smiling, in a park\n",

@@ -115,7 +115,7 @@ def test_a_wrong_grid_exits_with_2(world):
     assert check(world, "--grid", str(world.grid)).exit_code == 2
 
 
-def test_an_unexpected_number_of_pictures_is_reported(world, tmp_path):
+def test_an_unexpected_number_of_images_is_reported(world, tmp_path):
     quick(world, tmp_path)
     text = world.settings.read_text(encoding="utf-8")
     world.settings.write_text(
@@ -239,7 +239,7 @@ def test_resized_and_mirrored_copies_are_found(world, tmp_path):
     assert f"{one} and turned.png are the same image, one mirrored" in found
 
 
-def test_pictures_below_the_resolution_are_counted(world, tmp_path):
+def test_images_below_the_resolution_are_counted(world, tmp_path):
     images = world.folder / "images"
     names = sorted(path.name for path in images.glob("*.png"))
     dataset = album(tmp_path / "album", *names, source=images)
@@ -257,7 +257,7 @@ def test_a_reference_in_the_dataset_is_found(world, shared, tmp_path):
     assert f"as {twin.name}" in problem.what
 
 
-def test_pictures_without_or_with_several_faces_and_copies_of_references_are_found(world, shared, tmp_path):
+def test_images_without_or_with_several_faces_and_copies_of_references_are_found(world, shared, tmp_path):
     folder = tmp_path / "album"
     folder.mkdir()
     places = (draw.Pose(x=0.3, y=0.35, size=0.5), draw.Pose(x=0.75, y=0.75, size=0.4))

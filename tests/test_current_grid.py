@@ -53,7 +53,7 @@ def test_an_edited_grid_is_answered_from_its_own_runs(world: World) -> None:
     assert all(run.point.is_baseline or run.point.params["max_train_steps"] == 20 for run in world.sweep.runs())
 
 
-def test_plan_counts_the_runs_that_left_the_grid_and_prune_deletes_them(world: World) -> None:
+def test_plan_counts_runs_that_are_no_longer_in_the_grid_and_prune_deletes_them(world: World) -> None:
     edited(world)
     planned = call(world, "plan", "--grid", str(world.grid))
     assert "4 runs of grid are no longer in the grid" in planned.stderr
@@ -91,7 +91,7 @@ def test_a_failed_run_is_not_listed_beside_its_correction(world: World) -> None:
     assert all(row["state"] == "finished" for row in world.rows().values())
 
 
-def test_a_question_that_left_the_grid_is_not_answered(world: World) -> None:
+def test_a_question_that_is_no_longer_in_the_grid_is_not_answered(world: World) -> None:
     world.ask(GRID.format(steps=4))
     world.settle(length="")
     world.drive()
@@ -113,7 +113,7 @@ def test_dims_are_paired_as_the_grid_writes_them(world: World) -> None:
     assert "changed with it: network_alpha" in dict(found.facts)["Compared"]
 
 
-def test_follow_up_images_leave_the_grid_as_it_is(world: World) -> None:
+def test_follow_up_images_do_not_change_the_grid(world: World) -> None:
     world.settle(length="")
     world.ask(GRID.format(steps=4))
     world.drive()

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-import kitchen as kitchens
 import numpy as np
 import pytest
+import recipe_world
 from click.testing import CliRunner
-from kitchen import drawn
 from PIL import Image
+from recipe_world import drawn
 
 from orchestrator import cli
 from orchestrator.datasets import contact_sheet
@@ -50,7 +50,7 @@ frames = { videos = "videos" }
 @pytest.fixture(scope="module")
 def here(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("persona")
-    kitchens.scoring(folder)
+    recipe_world.scoring(folder)
     (folder / "images").mkdir()
     for number, pose in enumerate((Pose(x=0.3, size=0.3), Pose(x=0.6, size=0.35), Pose(x=0.5, size=0.3))):
         drawn(pose, seed=number).save(folder / "images" / f"{number}.png")
@@ -91,7 +91,7 @@ def test_a_crop_is_shown_with_its_boxes_and_what_was_dropped(orchestrate):
     assert orchestrate("show", "close").stdout == result.stdout
 
 
-def test_a_picture_is_shown_whatever_it_is_called(tmp_path):
+def test_an_image_is_shown_with_any_file_name(tmp_path):
     """Phones call an edited image NAME~2, as images are called that are repeated for equal steps."""
     (tmp_path / "images").mkdir()
     drawn(Pose(size=0.3)).save(tmp_path / "images" / "a~2.png")
@@ -99,7 +99,7 @@ def test_a_picture_is_shown_whatever_it_is_called(tmp_path):
         assert one.width > contact_sheet._TILE
 
 
-def test_weights_are_shown_as_light(orchestrate):
+def test_weights_are_shown_as_brightness(orchestrate):
     shown = colours(Path(orchestrate("build", "weighted").stdout.splitlines()[-1]))
     plain = colours(Path(orchestrate("build", "persona").stdout.splitlines()[-1]))
     assert (shown.max(axis=1) < 25).sum() > 100
@@ -120,7 +120,7 @@ def test_draws_are_shown_by_seed(orchestrate):
         (("build", "nothing"), 2, "known datasets: persona, close"),
     ],
 )
-def test_what_cannot_be_shown_says_why(orchestrate, args, code, part):
+def test_a_page_that_cannot_be_shown_has_a_reason(orchestrate, args, code, part):
     result = orchestrate(*args)
     assert result.exit_code == code
     assert part in result.stderr

@@ -8,8 +8,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import kitchen as kitchens
 import pytest
+import recipe_world
 
 from orchestrator import datasets
 from orchestrator import scoring as scorer
@@ -33,12 +33,12 @@ def photos(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def scoring(tmp_path_factory):
-    return kitchens.scoring(tmp_path_factory.mktemp("scoring"))
+    return recipe_world.scoring(tmp_path_factory.mktemp("scoring"))
 
 
 @pytest.fixture
-def kitchen(tmp_path, photos, scoring):
-    return kitchens.Kitchen(tmp_path, photos, scoring)
+def recipes(tmp_path, photos, scoring):
+    return recipe_world.RecipeWorld(tmp_path, photos, scoring)
 
 
 def contents(folder: Path) -> set[str]:
@@ -48,14 +48,14 @@ def contents(folder: Path) -> set[str]:
 # --- any recipe -------------------------------------------------------------------------------------------------------
 
 
-def test_the_owners_folder_is_only_read(kitchen, photos):
+def test_the_users_image_folder_is_only_read(recipes, photos):
     before = {path: path.stat().st_mtime_ns for path in photos.iterdir()}
-    kitchen.cook(kitchen.dataset("few", choose=Choose(n=2)))
+    recipes.build(recipes.dataset("few", choose=Choose(n=2)))
     assert {path: path.stat().st_mtime_ns for path in photos.iterdir()} == before
 
 
-def test_pictures_that_nothing_is_done_to_are_copied_byte_by_byte_with_their_captions(kitchen, photos):
-    made = kitchen.cook(kitchen.dataset("few", choose=Choose(n=2)))
+def test_unchanged_images_are_copied_byte_by_byte_with_their_captions(recipes, photos):
+    made = recipes.build(recipes.dataset("few", choose=Choose(n=2)))
     assert len(made.pictures) == 2
     for name in made.pictures:
         assert (made.folder / name).read_bytes() == (photos / name).read_bytes()
@@ -63,25 +63,25 @@ def test_pictures_that_nothing_is_done_to_are_copied_byte_by_byte_with_their_cap
         assert (made.folder / caption).read_text() == (photos / caption).read_text()
 
 
-def test_built_once_and_again_only_when_an_input_or_the_recipe_changes(kitchen, photos, tmp_path):
-    few = kitchen.dataset("few", choose=Choose(n=2))
-    first = kitchen.cook(few)
+def test_built_once_and_again_only_when_an_input_or_the_recipe_changes(recipes, photos, tmp_path):
+    few = recipes.dataset("few", choose=Choose(n=2))
+    first = recipes.build(few)
     stamp = (first.folder.parent / "dataset.json").stat().st_mtime_ns
-    assert kitchen.cook(few) == first
+    assert recipes.build(few) == first
     assert (first.folder.parent / "dataset.json").stat().st_mtime_ns == stamp
-    other = kitchen.cook(kitchen.dataset("few", choose=Choose(n=3)))
+    other = recipes.build(recipes.dataset("few", choose=Choose(n=3)))
     (tmp_path / "more").mkdir()
     for path in photos.iterdir():
         (tmp_path / "more" / path.name).write_bytes(path.read_bytes())
     (tmp_path / "more" / "0000.txt").write_text("another caption of ohwx person")
-    kitchen.persona = replace(kitchen.persona, image_dir=tmp_path / "more")
-    recaptioned = kitchen.cook(kitchen.dataset("few", choose=Choose(n=2)))
+    recipes.persona = replace(recipes.persona, image_dir=tmp_path / "more")
+    recaptioned = recipes.build(recipes.dataset("few", choose=Choose(n=2)))
     assert len({first.key, other.key, recaptioned.key}) == 3
 
 
-def test_the_record_says_where_each_picture_is_from_and_why_others_are_not_there(kitchen, photos):
-    made = kitchen.cook(kitchen.dataset("few", choose=Choose(n=2)))
-    record = kitchen.record(made)
+def test_the_record_has_the_source_of_each_image_and_why_others_are_missing(recipes, photos):
+    made = recipes.build(recipes.dataset("few", choose=Choose(n=2)))
+    record = recipes.record(made)
     assert {one["origin"] for one in record["made"]} == {str(photos / name) for name in made.pictures}
     assert len(record["dropped"]) == 4
     assert all(one["why"] == "not among the 2 of draw 1" for one in record["dropped"])
@@ -89,23 +89,23 @@ def test_the_record_says_where_each_picture_is_from_and_why_others_are_not_there
     assert json.dumps(record["recipe"])
 
 
-def test_a_recipe_over_a_recipe_still_knows_the_owners_file(kitchen, photos):
-    four = kitchen.dataset("four", choose=Choose(n=4))
-    two = replace(kitchen.dataset("two", choose=Choose(n=2)), recipe=Recipe(source="four", choose=Choose(n=2)))
-    record = kitchen.record(kitchen.cook(two, four))
+def test_a_recipe_over_a_recipe_records_the_original_file(recipes, photos):
+    four = recipes.dataset("four", choose=Choose(n=4))
+    two = replace(recipes.dataset("two", choose=Choose(n=2)), recipe=Recipe(source="four", choose=Choose(n=2)))
+    record = recipes.record(recipes.build(two, four))
     assert record["source"].startswith("four-")
     assert {Path(one["origin"]).parent for one in record["made"]} == {photos}
 
 
-def test_nothing_is_left_of_a_build_that_fails(kitchen):
+def test_a_failed_build_leaves_no_files(recipes):
     with pytest.raises(InputError, match="asks for 7 of 6 images"):
-        kitchen.cook(kitchen.dataset("many", choose=Choose(n=7)))
-    assert [path.name.split("-")[0] for path in (kitchen.runs / ".datasets").iterdir()] == ["persona"]
+        recipes.build(recipes.dataset("many", choose=Choose(n=7)))
+    assert [path.name.split("-")[0] for path in (recipes.runs / ".datasets").iterdir()] == ["persona"]
 
 
-def test_a_build_that_dies_names_the_file_that_it_processed(kitchen, tmp_path):
-    few = kitchen.dataset("few", choose=Choose(n=2))
-    request = kitchen.request(few, tmp_path / "never")
+def test_a_build_that_dies_names_the_file_that_it_processed(recipes, tmp_path):
+    few = recipes.dataset("few", choose=Choose(n=2))
+    request = recipes.request(few, tmp_path / "never")
     scorer.in_progress_path(request.folder).write_text('["/videos/evil.mp4"]')
 
     def kill_the_first_child() -> None:
@@ -120,36 +120,36 @@ def test_a_build_that_dies_names_the_file_that_it_processed(kitchen, tmp_path):
     killer.join()
 
 
-def test_a_copy_that_was_changed_is_refused(kitchen):
-    few = kitchen.dataset("few", choose=Choose(n=2))
-    made = kitchen.cook(few)
+def test_a_copy_that_was_changed_is_refused(recipes):
+    few = recipes.dataset("few", choose=Choose(n=2))
+    made = recipes.build(few)
     (made.folder / made.pictures[0]).with_suffix(".txt").write_text("other words")
     with pytest.raises(NotReady, match="was changed"):
-        kitchen.cook(few)
+        recipes.build(few)
 
 
-def test_a_latent_that_somebody_has_cached_beside_a_picture_is_never_trained_on(kitchen):
-    few = kitchen.dataset("few", choose=Choose(n=2))
-    made = kitchen.cook(few)
+def test_a_latent_cached_beside_an_image_is_not_used(recipes):
+    few = recipes.dataset("few", choose=Choose(n=2))
+    made = recipes.build(few)
     (made.folder / f"{Path(made.pictures[0]).stem}_0096x0096_sdxl.npz").write_bytes(b"latents")
     with pytest.raises(NotReady, match="added"):
-        kitchen.cook(few)
+        recipes.build(few)
 
 
 # --- choose and repeats -----------------------------------------------------------------------------------------------
 
 
-def test_choices_are_nested_and_draws_differ(kitchen):
+def test_choices_are_nested_and_draws_differ(recipes):
     def names(n: int, draw: int) -> set[str]:
         chosen = Choose(n=n, num_subsets=2, draw=draw)
-        return set(kitchen.cook(kitchen.dataset(f"n{n}-{draw}", choose=chosen)).pictures)
+        return set(recipes.build(recipes.dataset(f"n{n}-{draw}", choose=chosen)).pictures)
 
     for draw in (1, 2):
         assert names(2, draw) < names(4, draw) < names(6, draw)
     assert names(4, 1) != names(4, 2)
 
 
-def test_a_choice_hangs_on_the_pictures_and_not_on_their_names(tmp_path):
+def test_a_choice_depends_on_the_content_of_images_and_not_on_their_names(tmp_path):
     files = [tmp_path / f"{number}.png" for number in range(8)]
     for number, file in enumerate(files):
         file.write_bytes(bytes([number]))
@@ -163,26 +163,26 @@ def test_a_choice_hangs_on_the_pictures_and_not_on_their_names(tmp_path):
     assert chosen("a") == chosen("b") != sorted(files)
 
 
-def test_the_draw_follows_the_training_seed(kitchen):
-    drawn = kitchen.dataset("few", choose=Choose(n=2, num_subsets=3))
-    known = {"few": drawn, "persona": kitchen.persona}
+def test_the_draw_follows_the_training_seed(recipes):
+    drawn = recipes.dataset("few", choose=Choose(n=2, num_subsets=3))
+    known = {"few": drawn, "persona": recipes.persona}
 
     def of(seed: int) -> Dataset:
         return datasets.dataset_for_point({"dataset": "few", "seed": seed}, known)
 
     assert [of(seed).name for seed in (1, 2, 3, 4)] == ["few-draw1", "few-draw2", "few-draw3", "few-draw1"]
     assert of(2).recipe.choose.draw == 2
-    assert datasets.dataset_for_point({"dataset": "persona", "seed": 2}, known) is kitchen.persona
+    assert datasets.dataset_for_point({"dataset": "persona", "seed": 2}, known) is recipes.persona
 
 
-def test_equal_steps_show_each_picture_equally_often(kitchen):
-    made = kitchen.cook(kitchen.dataset("few", choose=Choose(n=2), equal_steps=True))
+def test_equal_steps_show_each_image_equally_often(recipes):
+    made = recipes.build(recipes.dataset("few", choose=Choose(n=2), equal_steps=True))
     assert len(made.pictures) == 6
     assert len(contents(made.folder)) == 2
     assert all((made.folder / name).with_suffix(".txt").exists() for name in made.pictures)
 
 
-def test_repeated_pictures_take_no_others_name(tmp_path):
+def test_repeated_images_do_not_use_the_name_of_another(tmp_path):
     """An edited image is called NAME~2 by phones."""
     pieces = [Sample(name=name, file=tmp_path / f"{name}.png", caption="", origin="") for name in ("a", "a~2")]
     for piece in pieces:
@@ -190,18 +190,18 @@ def test_repeated_pictures_take_no_others_name(tmp_path):
     assert {one.name for one in choose.repeated(pieces, 4)} == {"a", "a~2", "a~~2", "a~2~~2"}
 
 
-def test_a_folder_with_two_pictures_of_one_name_is_reported_before_a_recipe_merges_them(kitchen, tmp_path):
+def test_a_folder_with_two_images_of_one_name_is_reported_before_a_recipe_merges_them(recipes, tmp_path):
     (tmp_path / "phone").mkdir()
     for name in ("a.png", "a.l.png", "a.jpg"):
-        (tmp_path / "phone" / name).write_bytes((kitchen.persona.image_dir / "0000.png").read_bytes())
-    few = replace(kitchen.dataset("few", choose=Choose(n=1)), image_dir=tmp_path / "phone")
+        (tmp_path / "phone" / name).write_bytes((recipes.persona.image_dir / "0000.png").read_bytes())
+    few = replace(recipes.dataset("few", choose=Choose(n=1)), image_dir=tmp_path / "phone")
     (problem,) = validate.validate_dataset(few, "settings")
     assert problem.where == str(tmp_path / "phone" / "a.jpg")
     assert "a.png share a name" in problem.what
 
 
-def test_equal_steps_are_equal_also_where_they_do_not_come_out_even(kitchen):
-    made = kitchen.cook(kitchen.dataset("few", choose=Choose(n=4), equal_steps=True))
+def test_equal_steps_repeat_some_images_more_often_if_necessary(recipes):
+    made = recipes.build(recipes.dataset("few", choose=Choose(n=4), equal_steps=True))
     assert len(made.pictures) == 6
     assert len(contents(made.folder)) == 4
-    assert sum("repeated for equal steps" in one["notes"] for one in kitchen.record(made)["made"]) == 2
+    assert sum("repeated for equal steps" in one["notes"] for one in recipes.record(made)["made"]) == 2

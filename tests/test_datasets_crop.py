@@ -3,11 +3,11 @@
 from dataclasses import replace
 from pathlib import Path
 
-import kitchen as kitchens
 import numpy as np
 import pytest
-from kitchen import drawn
+import recipe_world
 from PIL import Image
+from recipe_world import drawn
 
 from orchestrator import images
 from orchestrator.config.recipe import Crop, CropRegion, OnNoFace
@@ -24,7 +24,7 @@ SMALL = Pose(x=0.3, y=0.35, size=0.3)
 
 @pytest.fixture(scope="module")
 def scoring(tmp_path_factory):
-    return kitchens.scoring(tmp_path_factory.mktemp("scoring"))
+    return recipe_world.scoring(tmp_path_factory.mktemp("scoring"))
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +41,8 @@ def photos(tmp_path) -> Path:
 
 
 @pytest.fixture
-def kitchen(tmp_path, photos, scoring):
-    return kitchens.Kitchen(tmp_path, photos, scoring)
+def recipes(tmp_path, photos, scoring):
+    return recipe_world.RecipeWorld(tmp_path, photos, scoring)
 
 
 def put(picture: Image.Image, path: Path, **options: object) -> None:
@@ -61,9 +61,9 @@ def share(model: faces.Faces, path: Path) -> float:
     return max(right - left, bottom - top) / image.shape[1]
 
 
-def test_the_face_is_cut_out_with_its_padding(kitchen, photos, model):
+def test_the_face_is_cut_out_with_its_padding(recipes, photos, model):
     put(drawn(SMALL), photos / "a.png")
-    made, _ = kitchen.taste(kitchen.dataset("close", crop=Crop(padding=0.25, smallest=32)))
+    made, _ = recipes.build_here(recipes.dataset("close", crop=Crop(padding=0.25, smallest=32)))
     face = share(model, photos / "a.png")
     assert share(model, made / "a.png") == pytest.approx(1 / 1.5, abs=0.05)
     assert share(model, made / "a.png") > 2 * face
@@ -80,7 +80,7 @@ def test_head_and_shoulders_show_more_and_more_below_than_above():
 
 
 @pytest.mark.parametrize("face", [(0, 0, 40, 40), (360, 260, 400, 300), (180, 0, 220, 40)])
-def test_a_crop_lies_in_its_picture_and_is_no_smaller_than_the_smallest(face):
+def test_a_crop_lies_in_its_image_and_is_no_smaller_than_the_smallest(face):
     left, top, right, bottom = crop.crop_box(face, (400, 300), Crop(smallest=128))
     assert (right - left, bottom - top) == (128, 128)
     assert left >= 0
@@ -89,18 +89,18 @@ def test_a_crop_lies_in_its_picture_and_is_no_smaller_than_the_smallest(face):
     assert bottom <= 300
 
 
-def test_a_crop_wider_than_the_picture_is_cut_to_it():
+def test_a_crop_wider_than_the_image_is_cut_to_it():
     assert crop.crop_box((50, 50, 150, 150), (400, 200), Crop(padding=1.0)) == (0, 0, 400, 200)
     assert crop.crop_box((50, 50, 150, 150), (400, 200), Crop(padding=1.0, smallest=64)) == (0, 0, 300, 200)
 
 
-def test_every_kind_of_picture_has_its_outcome_and_its_line(kitchen, photos):
+def test_every_kind_of_image_has_its_result_and_table_row(recipes, photos):
     put(drawn(SMALL), photos / "one.png")
     put(drawn(), photos / "none.png")
     put(drawn(Pose(x=0.25, y=0.3, size=0.2), Pose(x=0.7, y=0.6, size=0.4)), photos / "two.png")
     put(drawn(Pose(size=0.7)).resize((60, 60)), photos / "tiny.png")
     put(drawn(Pose(size=0.8)), photos / "filled.png")
-    _, record = kitchen.taste(kitchen.dataset("close", crop=Crop(smallest=96)))
+    _, record = recipes.build_here(recipes.dataset("close", crop=Crop(smallest=96)))
     found = notes(record)
     assert found["one"] == ""
     assert "not cropped: no face found" in found["none"]
@@ -113,20 +113,20 @@ def test_every_kind_of_picture_has_its_outcome_and_its_line(kitchen, photos):
     assert record["dropped"] == []
 
 
-def test_lost_pictures_can_be_left_out_and_are_named(kitchen, photos):
+def test_lost_images_can_be_left_out_and_are_named(recipes, photos):
     put(drawn(SMALL), photos / "one.png")
     put(drawn(), photos / "none.png")
-    _, record = kitchen.taste(kitchen.dataset("close", crop=Crop(smallest=96, on_no_face=OnNoFace.DROP)))
+    _, record = recipes.build_here(recipes.dataset("close", crop=Crop(smallest=96, on_no_face=OnNoFace.DROP)))
     assert record["pictures"] == ["one.png"]
     (dropped,) = record["dropped"]
     assert (dropped["origin"], dropped["why"]) == (str(photos / "none.png"), "no face found")
 
 
-def test_crops_can_stand_beside_their_originals(kitchen, photos):
+def test_crops_can_stand_beside_their_originals(recipes, photos):
     put(drawn(SMALL), photos / "one.png")
     put(drawn(), photos / "none.png")
     words = Crop(smallest=96, keep_original=True, drop_words=("full body",))
-    made, record = kitchen.taste(kitchen.dataset("both", crop=words))
+    made, record = recipes.build_here(recipes.dataset("both", crop=words))
     assert set(record["pictures"]) == {"none.png", "one-face.png", "one.png"}
     assert (made / "one.png").read_bytes() == (photos / "one.png").read_bytes()
     assert "full body" in (made / "one.txt").read_text()
@@ -134,25 +134,25 @@ def test_crops_can_stand_beside_their_originals(kitchen, photos):
     assert "no crop added: no face found" in record["dropped"][0]["why"]
 
 
-def test_a_crop_that_would_take_another_pictures_file_stops_the_build(kitchen, photos):
+def test_a_crop_that_would_take_another_images_file_stops_the_build(recipes, photos):
     put(drawn(SMALL), photos / "one.png")
     put(drawn(SMALL, seed=1), photos / "one-face.png")
     with pytest.raises(InputError, match=r"named one-face: one(-face)?\.png and one(-face)?\.png"):
-        kitchen.taste(kitchen.dataset("both", crop=Crop(smallest=96, keep_original=True)))
+        recipes.build_here(recipes.dataset("both", crop=Crop(smallest=96, keep_original=True)))
 
 
-def test_a_share_of_the_pictures_is_cropped(kitchen, photos):
+def test_a_share_of_the_images_is_cropped(recipes, photos):
     for number in range(4):
         put(drawn(SMALL, seed=number), photos / f"{number}.png")
-    _, record = kitchen.taste(kitchen.dataset("half", crop=Crop(smallest=96, share=0.5)))
+    _, record = recipes.build_here(recipes.dataset("half", crop=Crop(smallest=96, share=0.5)))
     assert sum(one["crop"] is not None for one in record["made"]) == 2
 
 
-def test_a_picture_on_its_side_is_turned_as_its_exif_says(kitchen, photos, model):
+def test_an_image_is_rotated_by_its_exif_data(recipes, photos, model):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned clockwise
     put(drawn(SMALL).rotate(90, expand=True), photos / "turned.png", exif=exif)
-    made, record = kitchen.taste(kitchen.dataset("close", crop=Crop(smallest=96)))
+    made, record = recipes.build_here(recipes.dataset("close", crop=Crop(smallest=96)))
     assert "rotated as its EXIF says" in notes(record)["turned"]
     with Image.open(made / "turned.png") as image:
         assert not image.getexif()
@@ -161,45 +161,45 @@ def test_a_picture_on_its_side_is_turned_as_its_exif_says(kitchen, photos, model
     assert abs(eyes[0][1] - eyes[1][1]) < 5
 
 
-def test_sd_scripts_reads_no_exif_so_a_plain_folder_with_a_turned_picture_is_refused(kitchen, photos):
+def test_sd_scripts_reads_no_exif_so_a_plain_folder_with_a_turned_image_is_refused(recipes, photos):
     exif = Image.Exif()
     exif[0x0112] = 6
     put(drawn(SMALL), photos / "turned.png", exif=exif)
     put(drawn(SMALL), photos / "upright.png")
-    (problem,) = validate.validate_dataset(kitchen.persona, "settings")
+    (problem,) = validate.validate_dataset(recipes.persona, "settings")
     assert problem.where == str(photos / "turned.png")
     assert "is rotated by its EXIF data" in problem.what
 
 
-def test_transparent_parts_become_white(kitchen, photos):
+def test_transparent_parts_become_white(recipes, photos):
     image = drawn(SMALL)
     alpha = np.full((256, 256), 255, np.uint8)
     alpha[200:] = 0
     image.putalpha(Image.fromarray(alpha))
     put(image, photos / "clear.png")
-    made, record = kitchen.taste(kitchen.dataset("wide", crop=Crop(smallest=250)))
+    made, record = recipes.build_here(recipes.dataset("wide", crop=Crop(smallest=250)))
     assert "transparency replaced by white" in notes(record)["clear"]
     with Image.open(made / "clear.png") as opened:
         assert opened.mode == "RGB"
         assert np.asarray(opened)[-1].min() == 255
-    (problem,) = validate.validate_dataset(kitchen.persona, "settings")
+    (problem,) = validate.validate_dataset(recipes.persona, "settings")
     assert problem.severity is Severity.WARNING
     assert "hidden under them" in problem.what, "the source itself would be trained with other colours"
-    assert validate.validate_dataset(replace(kitchen.persona, subset={"alpha_mask": True}), "settings") == []
+    assert validate.validate_dataset(replace(recipes.persona, subset={"alpha_mask": True}), "settings") == []
 
 
-def test_an_alpha_that_hides_nothing_is_nothing_to_speak_of(kitchen, photos):
+def test_an_opaque_alpha_channel_is_not_reported(recipes, photos):
     put(drawn(SMALL).convert("RGBA"), photos / "opaque.png")
-    _, record = kitchen.taste(kitchen.dataset("close", crop=Crop(smallest=96)))
+    _, record = recipes.build_here(recipes.dataset("close", crop=Crop(smallest=96)))
     assert notes(record)["opaque"] == ""
-    assert validate.validate_dataset(kitchen.persona, "settings") == []
+    assert validate.validate_dataset(recipes.persona, "settings") == []
 
 
-def test_a_picture_that_cannot_be_decoded_stops_the_build_with_its_name(kitchen, photos):
+def test_an_image_that_cannot_be_decoded_stops_the_build_with_its_name(recipes, photos):
     put(drawn(SMALL), photos / "whole.png")
     (photos / "broken.png").write_bytes((photos / "whole.png").read_bytes()[:3000])
     with pytest.raises(InputError, match=r"broken\.png"):
-        kitchen.taste(kitchen.dataset("close", crop=Crop(smallest=96)))
+        recipes.build_here(recipes.dataset("close", crop=Crop(smallest=96)))
 
 
 @pytest.mark.parametrize(
@@ -211,25 +211,25 @@ def test_a_picture_that_cannot_be_decoded_stops_the_build_with_its_name(kitchen,
         ("on a street", ""),
     ],
 )
-def test_captions_lose_the_parts_that_are_no_longer_true(caption, kept):
+def test_captions_lose_the_parts_that_a_crop_does_not_show(caption, kept):
     assert captions.without_words(caption, ("full body", "street"), trigger="ohwx person") == kept
 
 
-def test_a_caption_never_becomes_empty(kitchen, photos):
+def test_a_caption_never_becomes_empty(recipes, photos):
     put(drawn(SMALL), photos / "a.png")
     (photos / "a.txt").write_text("on a street")
-    made, _ = kitchen.taste(kitchen.dataset("close", crop=Crop(smallest=96, drop_words=("street",))))
+    made, _ = recipes.build_here(recipes.dataset("close", crop=Crop(smallest=96, drop_words=("street",))))
     assert (made / "a.txt").read_text().strip() == "on a street"
 
 
-def test_a_sweep_says_what_it_builds_and_names_the_faces_that_were_lost(kitchen, photos):
+def test_a_sweep_reports_what_it_builds_and_images_without_faces(recipes, photos):
     put(drawn(SMALL), photos / "one.png")
     put(drawn(), photos / "none.png")
     said: list[str] = []
-    close = kitchen.dataset("close", crop=Crop(smallest=96))
-    made = kitchen.cook_for([{"dataset": "close", "seed": seed} for seed in (1, 2)], close, said.append)
+    close = recipes.dataset("close", crop=Crop(smallest=96))
+    made = recipes.prepare([{"dataset": "close", "seed": seed} for seed in (1, 2)], close, said.append)
     assert list(made) == ["close"]
     assert said[0] == "close: building from persona"
     assert "2 images; 0 dropped; without a face or not cropped: none.png" in said[1]
-    kitchen.cook_for([{"dataset": "close"}], close, said.append)
+    recipes.prepare([{"dataset": "close"}], close, said.append)
     assert len(said) == 2

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-import kitchen as kitchens
 import numpy as np
 import pytest
-from kitchen import drawn
+import recipe_world
 from PIL import Image
+from recipe_world import drawn
 
 from orchestrator import images
 from orchestrator.config.recipe import Crop, Mask
@@ -23,7 +23,7 @@ PLAIN = Mask(face=1.0, body=0.5, background=0.2, feather=0.0)
 
 @pytest.fixture(scope="module")
 def scoring(tmp_path_factory):
-    return kitchens.scoring(tmp_path_factory.mktemp("scoring"))
+    return recipe_world.scoring(tmp_path_factory.mktemp("scoring"))
 
 
 @pytest.fixture
@@ -33,8 +33,8 @@ def photos(tmp_path) -> Path:
 
 
 @pytest.fixture
-def kitchen(tmp_path, photos, scoring):
-    return kitchens.Kitchen(tmp_path, photos, scoring)
+def recipes(tmp_path, photos, scoring):
+    return recipe_world.RecipeWorld(tmp_path, photos, scoring)
 
 
 def test_face_body_and_background_have_their_weights():
@@ -59,7 +59,7 @@ def test_the_mean_is_what_the_recipe_says(mean):
     assert weights[100, 130] == weights.max()
 
 
-def test_the_mean_comes_out_also_where_a_weight_is_next_to_nothing():
+def test_the_mean_is_exact_with_a_weight_near_zero():
     raw = np.array([[1.0, 0.5, 0.25], [0.25, 1e-17, 0.0]])
     assert mask.scaled(raw, 0.2) == pytest.approx(raw * 0.6)
 
@@ -69,14 +69,14 @@ def test_below_one_the_ratios_stay():
     assert weights[100, 130] / weights[5, 5] == pytest.approx(4)
 
 
-def test_a_mean_that_cannot_be_reached_gives_all_there_is():
+def test_a_mean_that_cannot_be_reached_gives_the_largest_weights():
     weights = mask.weights(Mask(face=1, body=0, background=0, feather=0, mean=0.9), FACE, SIZE)
     assert set(np.unique(weights.round(6))) >= {0.0, 1.0}
     assert weights[5, 5] == 0
     assert weights.mean() < 0.2
 
 
-def test_without_a_face_all_weighs_the_same():
+def test_without_a_face_all_pixels_have_one_weight():
     assert np.all(mask.weights(Mask(mean=0.4), None, SIZE) == pytest.approx(0.4))
     assert np.all(mask.weights(Mask(), None, SIZE) == 1.0)
 
@@ -86,9 +86,9 @@ def test_a_larger_face_weighs_no_more_than_a_smaller_one_under_a_mean():
     assert close == pytest.approx(far)
 
 
-def test_the_weights_are_the_alpha_of_an_unchanged_picture(kitchen, photos):
+def test_the_weights_are_the_alpha_of_an_unchanged_image(recipes, photos):
     drawn(Pose(x=0.4, y=0.4, size=0.4)).save(photos / "a.png")
-    made, record = kitchen.taste(kitchen.dataset("weighted", mask=Mask(background=0.0, feather=0.0)))
+    made, record = recipes.build_here(recipes.dataset("weighted", mask=Mask(background=0.0, feather=0.0)))
     with Image.open(made / "a.png") as image, Image.open(photos / "a.png") as original:
         assert image.mode == "RGBA"
         assert np.array_equal(np.asarray(image)[..., :3], np.asarray(original))
@@ -102,10 +102,10 @@ def test_the_weights_are_the_alpha_of_an_unchanged_picture(kitchen, photos):
     assert f"mean weight {alpha.mean() / 255:.2f}" in record["made"][0]["notes"]
 
 
-def test_in_a_crop_the_weights_lie_where_the_face_is(kitchen, photos):
+def test_in_a_crop_the_weights_lie_where_the_face_is(recipes, photos):
     drawn(Pose(x=0.25, y=0.3, size=0.3)).save(photos / "a.png")
-    both = kitchen.dataset("both", crop=Crop(smallest=96), mask=Mask(body=0.0, background=0.0, feather=0.0))
-    made, record = kitchen.taste(both)
+    both = recipes.dataset("both", crop=Crop(smallest=96), mask=Mask(body=0.0, background=0.0, feather=0.0))
+    made, record = recipes.build_here(both)
     with Image.open(made / "a.png") as image:
         alpha = np.asarray(image)[..., 3]
     rows, columns = np.nonzero(alpha)
@@ -114,16 +114,16 @@ def test_in_a_crop_the_weights_lie_where_the_face_is(kitchen, photos):
     assert (columns.mean(), rows.mean()) == (pytest.approx(middle[0], abs=2), pytest.approx(middle[1], abs=2))
 
 
-def test_a_picture_without_a_face_is_named(kitchen, photos):
+def test_an_image_without_a_face_is_named(recipes, photos):
     drawn().save(photos / "none.png")
-    _, record = kitchen.taste(kitchen.dataset("weighted", mask=Mask(mean=0.4)))
+    _, record = recipes.build_here(recipes.dataset("weighted", mask=Mask(mean=0.4)))
     assert "no face found" in record["made"][0]["notes"]
     assert "mean weight 0.40" in record["made"][0]["notes"]
 
 
-def test_who_looks_for_faces_gets_the_pictures_without_their_weights(kitchen, photos):
+def test_face_detection_gets_images_without_weights(recipes, photos):
     drawn(Pose(size=0.5)).save(photos / "a.png")
-    prepared = kitchen.cook(kitchen.dataset("weighted", mask=Mask(background=0.0)))
+    prepared = recipes.build(recipes.dataset("weighted", mask=Mask(background=0.0)))
     assert prepared.unmasked_dir == prepared.folder.parent / "plain"
     assert all((prepared.unmasked_dir / name).exists() for name in prepared.pictures)
 
@@ -137,16 +137,16 @@ def masks(tmp_path) -> Path:
     return tmp_path / "masks"
 
 
-def test_masks_become_the_weights_and_follow_the_crop(kitchen, photos, masks):
+def test_masks_become_the_weights_and_follow_the_crop(recipes, photos, masks):
     drawn(Pose(x=0.25, y=0.3, size=0.3)).save(photos / "a.png")
     weights = np.zeros((256, 256), np.uint8)
     weights[70:90, 60:80] = 200
     Image.fromarray(weights).save(masks / "a.png")
-    whole, _ = kitchen.taste(kitchen.dataset("whole", mask=Mask(masks=masks)))
+    whole, _ = recipes.build_here(recipes.dataset("whole", mask=Mask(masks=masks)))
     with Image.open(whole / "a.png") as image, Image.open(photos / "a.png") as original:
         assert np.array_equal(np.asarray(image)[..., 3], weights)
         assert np.array_equal(np.asarray(image)[..., :3], np.asarray(original))
-    made, record = kitchen.taste(kitchen.dataset("both", crop=Crop(smallest=96), mask=Mask(masks=masks)))
+    made, record = recipes.build_here(recipes.dataset("both", crop=Crop(smallest=96), mask=Mask(masks=masks)))
     left, top, right, bottom = record["made"][0]["crop"]
     with Image.open(made / "a.png") as image:
         assert np.array_equal(np.asarray(image)[..., 3], weights[top:bottom, left:right])
@@ -162,10 +162,10 @@ def test_masks_of_any_tool_are_read(tmp_path, mode):
     assert np.array_equal(images.load_mask(tmp_path / "a.png"), grey / 255)
 
 
-def test_a_mean_applies_to_masks_too(kitchen, photos, masks):
+def test_a_mean_applies_to_masks_too(recipes, photos, masks):
     Image.new("RGB", (32, 32)).save(photos / "a.png")
     Image.fromarray(np.repeat([[40, 80]], 16, 1).repeat(32, 0).astype(np.uint8)).save(masks / "a.png")
-    _, record = kitchen.taste(kitchen.dataset("mean", mask=Mask(masks=masks, mean=0.5)))
+    _, record = recipes.build_here(recipes.dataset("mean", mask=Mask(masks=masks, mean=0.5)))
     assert "mean weight 0.50" in record["made"][0]["notes"]
 
 
@@ -179,7 +179,7 @@ def test_a_mean_applies_to_masks_too(kitchen, photos, masks):
         (("black",), "a.png has the mask a.png, which is black everywhere"),
     ],
 )
-def test_an_unusable_mask_is_an_error_before_anything_starts(kitchen, photos, masks, names, why):
+def test_an_unusable_mask_is_an_error_before_anything_starts(recipes, photos, masks, names, why):
     Image.new("RGB", (32, 32)).save(photos / "a.png")
     for name in names:
         size, colour = (16 if name == "small" else 32, 32), "black" if name == "black" else "white"
@@ -187,15 +187,15 @@ def test_an_unusable_mask_is_an_error_before_anything_starts(kitchen, photos, ma
         Image.new("L", size, colour).save(path)
         if name == "broken":
             path.write_bytes(path.read_bytes()[:40])
-    (problem,) = validate.validate_dataset(kitchen.dataset("masked", mask=Mask(masks=masks)), "settings")
+    (problem,) = validate.validate_dataset(recipes.dataset("masked", mask=Mask(masks=masks)), "settings")
     assert (why in problem.what, problem.key, problem.severity) == (True, "datasets.masked.mask.masks", Severity.ERROR)
 
 
-def test_an_edited_mask_makes_another_dataset(kitchen, photos, masks):
+def test_an_edited_mask_makes_another_dataset(recipes, photos, masks):
     for folder in (photos, masks):
         Image.new("L", (32, 32), 255).save(folder / "a.png")
-    dataset, settings = kitchen.dataset("masked", mask=Mask(masks=masks)), kitchen._settings()
-    before = prepare.folder_of(dataset, settings, HashCache(kitchen.runs))
-    assert prepare.folder_of(dataset, settings, HashCache(kitchen.runs)) == before
+    dataset, settings = recipes.dataset("masked", mask=Mask(masks=masks)), recipes._settings()
+    before = prepare.folder_of(dataset, settings, HashCache(recipes.runs))
+    assert prepare.folder_of(dataset, settings, HashCache(recipes.runs)) == before
     Image.new("L", (32, 32), 128).save(masks / "a.png")
-    assert prepare.folder_of(dataset, settings, HashCache(kitchen.runs)) != before
+    assert prepare.folder_of(dataset, settings, HashCache(recipes.runs)) != before

@@ -130,7 +130,7 @@ def test_the_next_orchestrator_continues_the_checks(world: World) -> None:
     assert len(bad.attempts("train")) == 1
 
 
-def test_another_watcher_scores_what_the_first_missed(stopped: World) -> None:
+def test_a_new_watcher_scores_missed_previews(stopped: World) -> None:
     good, bad = stopped.run("network_dim=2*"), stopped.run("network_dim=4*")
     shutil.rmtree(good.path / preview_scores.FOLDER)
     watch, training = EarlyStopWatcher(bad, stopped.context()), bad.attempts("train")[-1]

@@ -104,7 +104,7 @@ def test_gains_over_a_baseline_of_another_gpu_model_are_excluded_unless_allowed(
     assert answered(asked, Comparison(allow_different_hardware=True)).pairs == 2
 
 
-def test_another_card_of_the_same_model_is_equal(asked: World) -> None:
+def test_another_gpu_of_the_same_model_is_equal(asked: World) -> None:
     train(asked, "*seed=1*", H100)
     text = asked.settings.read_text(encoding="utf-8").replace('card = "GPU-1"', 'card = "GPU-2"')
     asked.settings.write_text(text, encoding="utf-8")

@@ -19,14 +19,14 @@ def answer(rows: list[RunRow], *, questions: int = 1, design: SequentialDesign |
     return contrast.evaluate_together([family], settings=TestSettings())[0][0]
 
 
-def test_one_look_has_the_level_of_the_t_test() -> None:
+def test_a_single_test_has_the_level_of_the_t_test() -> None:
     alone = SequentialDesign(first=5, max=5)
     assert sequential.nominal_level(alone, 0.05) == pytest.approx(0.05, rel=0.02)
     assert sequential.adjusted_p(0.01, alone) == pytest.approx(0.01, rel=0.05)
     assert sequential.adjusted_p(1e-9, alone) == pytest.approx(1e-9)
 
 
-def test_the_error_over_all_looks_is_kept_and_would_not_be_without_correction() -> None:
+def test_the_error_over_all_tests_is_bounded_and_would_not_be_without_correction() -> None:
     """New random numbers: the share of sweeps without a difference whose smallest p-value is below the level."""
     values = np.random.default_rng(99).normal(3.0, 0.2, (20_000, 12)) - 3.0
     p = np.stack([stats.ttest_1samp(values[:, :n], 0, axis=1).pvalue for n in range(3, 13)]).min(axis=0)

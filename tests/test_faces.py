@@ -99,7 +99,7 @@ def test_a_missing_pack_says_where_packs_come_from_and_under_which_licence(tmp_p
         assert part in problem.remedy
 
 
-def test_a_pack_one_folder_deeper_is_pointed_at(folder: Path) -> None:
+def test_a_pack_one_folder_deeper_is_suggested(folder: Path) -> None:
     assert str(folder) in _refusal(folder.parent).remedy
 
 
@@ -159,7 +159,7 @@ def test_every_broken_file_is_named(copy: Path) -> None:
     ]
 
 
-def test_a_pack_with_its_own_preprocessing_is_not_guessed_at(copy: Path) -> None:
+def test_a_pack_with_its_own_preprocessing_is_rejected(copy: Path) -> None:
     (copy / "manifest.json").write_text("{}")
     assert "its own preprocessing" in _refusal(copy).what
 
@@ -247,7 +247,7 @@ def test_a_model_that_does_not_load_is_refused(copy: Path) -> None:
     _assert_not_run(broken, copy / "recogniser.onnx", why="NoSuchOperator")
 
 
-def test_a_model_that_loads_and_does_not_run_is_refused_before_any_picture(copy: Path) -> None:
+def test_a_model_that_loads_and_does_not_run_is_refused_before_any_image(copy: Path) -> None:
     broken = onnx.load(str(copy / "recogniser.onnx"))
     last = broken.graph.node[-1]
     last.output[0] = "square"
@@ -272,7 +272,7 @@ VECTOR = np.linspace(-3, 3, 512, dtype=np.float32)
 FINDING = faces.FaceRecord(faces=(FACE,), embeddings=(VECTOR,), fallback="320 px", rotation=90)
 
 
-def test_what_is_put_comes_back(tmp_path: Path) -> None:
+def test_a_stored_value_is_read_back(tmp_path: Path) -> None:
     faces.Cache(tmp_path, "f" * 64).put(KEY, FINDING)
     found = faces.Cache(tmp_path, "f" * 64).get(KEY)
     assert found is not None
@@ -281,7 +281,7 @@ def test_what_is_put_comes_back(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.embedding, VECTOR)
 
 
-def test_no_face_is_worth_remembering(tmp_path: Path) -> None:
+def test_a_missing_face_is_cached(tmp_path: Path) -> None:
     faces.Cache(tmp_path, "f").put(KEY, faces.FaceRecord(faces=(), embeddings=()))
     found = faces.Cache(tmp_path, "f").get(KEY)
     assert found is not None
@@ -303,7 +303,7 @@ def test_a_damaged_or_misplaced_entry_is_no_entry(tmp_path: Path) -> None:
     assert cache.get(KEY) is not None
 
 
-def test_a_cache_that_cannot_be_written_says_so_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_reported_and_leaves_no_file(tmp_path: Path) -> None:
     cache = faces.Cache(tmp_path, "f" * 64)
     cache.put(KEY, FINDING)
     (path,) = tmp_path.rglob("*.json")
@@ -331,7 +331,7 @@ def test_leave_one_out_compares_with_the_others_only() -> None:
     assert faces.leave_one_out(faces.persona([_vector(1, 0)])) == [None]
 
 
-def test_a_score_tells_of_the_face_that_was_scored() -> None:
+def test_a_score_describes_the_face_that_was_scored() -> None:
     two = faces.FaceRecord(faces=(FACE, FACE), embeddings=(_vector(1, 0), _vector(0, 1)), fallback="320 px")
     score = _score(two, faces.persona([_vector(1, 0)]))
     assert (score.status, score.faces, score.face_px, score.det_score) == (FaceStatus.MULTI_FACE, 2, 28.75, 0.875)
@@ -358,7 +358,7 @@ def test_the_face_most_similar_to_the_persona_is_scored() -> None:
     assert [one.tolist() for one in faces.embeddings([record], faces.persona([_vector(1, 0)]))] == [[1.0, 0.0]]
 
 
-def test_likeness_is_measured_in_the_right_order(model: faces.Faces) -> None:
+def test_measured_similarities_have_the_right_order(model: faces.Faces) -> None:
     me, other = draw.person(1), draw.person(2)
     someone = faces.persona([_embedding(model, me, seed) for seed in range(3)])
     likeness = []

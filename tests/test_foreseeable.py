@@ -74,7 +74,7 @@ def test_an_argument_selects_runs_without_a_wildcard(world, only, count):
     assert len(world.plan().runs(only)) == count
 
 
-def test_half_an_argument_selects_nothing(world):
+def test_a_part_of_an_argument_selects_no_run(world):
     world.ask("[dims]\nnetwork_dim = [16, 1]\n")
     plan = world.plan()
     assert [point.params["network_dim"] for point in plan.points if grid.selects("network_dim=1", point)] == [1]

@@ -68,7 +68,7 @@ def test_a_changed_generation_setting_is_rejected_with_both_values(world, added,
     assert shown in message
 
 
-def test_changed_seeds_of_pictures_are_rejected(world):
+def test_changed_seeds_of_images_are_rejected(world):
     frozen(world)
     rewrite(world.settings, "seeds = [1]", "seeds = [1, 2]")
     assert "generate.seeds has changed since the sweep grid was frozen ([1], now [1, 2])" in refusal(world)
@@ -317,7 +317,7 @@ def test_the_settings_number_of_threads_is_frozen(world: World) -> None:
     assert world.context().settings.trainer.threads == 3
 
 
-def test_a_sweep_that_was_frozen_without_threads_goes_on_without(world: World) -> None:
+def test_a_sweep_frozen_without_threads_continues_without(world: World) -> None:
     record = frozen(world)
     del record["fingerprint"]["trainer.threads"]
     records.write(world.sweep.path / "sweep.json", record)

@@ -67,7 +67,7 @@ def _started(attempt: Path) -> int:
 
 
 @pytest.mark.parametrize(("fault", "failure"), [("killed", Failure.CRASHED), ("segfault", Failure.CRASHED)])
-def test_a_crash_costs_only_the_images_that_were_not_written(world: World, fault: str, failure: Failure) -> None:
+def test_a_crash_loses_only_images_that_were_not_written(world: World, fault: str, failure: Failure) -> None:
     world.ask("[dims]\nlearning_rate = [1e-4, 2e-4]\n")
     world.settle(env={"STANDIN_GENERATE": f"{fault}#1"}, limits="crashes = 9\n")
     prompts = (world.shared / "prompts.txt").read_text(encoding="utf-8").splitlines()

@@ -243,7 +243,7 @@ def test_a_command_line_reads_the_config_file_beside_it(tmp_path):
         ("a.sh", "echo hello\n", "no command line"),
     ],
 )
-def test_what_is_no_training_of_an_sdxl_lora_is_refused(tmp_path, name, text, what):
+def test_trainings_of_other_models_are_refused(tmp_path, name, text, what):
     with pytest.raises(InputError, match=what):
         presets.read(written(tmp_path, name, text), SCHEMA)
 

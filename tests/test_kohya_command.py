@@ -42,7 +42,7 @@ def test_accelerate_gets_all_arguments_and_the_users_last() -> None:
     assert "--mixed_precision" in argv
 
 
-def test_the_environment_makes_the_log_readable_and_names_the_card() -> None:
+def test_the_environment_makes_the_log_readable_and_names_the_gpu() -> None:
     found = command.environment(TRAINER, gpu="GPU-1234")
     assert found["PYTHONUNBUFFERED"] == "1"
     assert int(found["COLUMNS"]) >= 400
@@ -52,7 +52,7 @@ def test_the_environment_makes_the_log_readable_and_names_the_card() -> None:
     assert "HF_HUB_OFFLINE" not in found
 
 
-def test_the_settings_environment_has_the_last_word() -> None:
+def test_the_settings_environment_takes_precedence() -> None:
     env = {"COLUMNS": "80", "X": "y", "OMP_NUM_THREADS": "1", "USE_TF": "1"}
     trainer = Trainer(python=Path("/p"), sd_scripts=Path("/s"), threads=4, env=env)
     found = command.environment(trainer, gpu=None)
@@ -62,7 +62,7 @@ def test_the_settings_environment_has_the_last_word() -> None:
     assert not [name for name in command.environment(TRAINER, gpu=None) if name.endswith("_NUM_THREADS")]
 
 
-def test_the_hub_is_left_alone_once_both_tokenizers_are_there(tmp_path: Path) -> None:
+def test_the_hub_is_not_used_if_both_tokenizers_are_cached(tmp_path: Path) -> None:
     trainer = Trainer(python=Path("/p"), sd_scripts=Path("/s"), tokenizer_cache_dir=tmp_path)
     for name in command.TOKENIZERS:
         assert tmp_path / name in command.missing_tokenizers(tmp_path)
@@ -88,7 +88,7 @@ def value_of(line: list[str], option: str) -> str:
     return line[line.index(option) + 1]
 
 
-def test_one_process_makes_all_pictures_with_one_network_slot() -> None:
+def test_one_process_makes_all_images_with_one_network_slot() -> None:
     line = argv()
     assert line[:5] == ["/venv/bin/python", "/vendor/sd scripts/gen_img.py", "--sdxl", "--bf16", "--sdpa"]
     assert value_of(line, "--ckpt") == "/models/sdxl.safetensors"
@@ -143,7 +143,7 @@ def image(checkpoint: str, strength: float = 1.0, seed: int = 1) -> Image:
     return Image(file=name, checkpoint=checkpoint, strength=strength, prompt=0, seed=seed, text="a photo")
 
 
-def test_the_plan_names_each_lora_once_and_each_picture_by_its_file() -> None:
+def test_the_plan_names_each_lora_once_and_each_image_by_its_file() -> None:
     wanted = [image("output/a"), image("output/a", 0.5), image("output/b")]
     plan = generate.plan(wanted, folder=Path("/run"), negative="blurry")
     assert plan["schema"] == gen_img_plugin.SCHEMA
@@ -169,7 +169,7 @@ def test_a_plan_is_not_mixed() -> None:
         generate.plan([image(""), image("a")], folder=Path("/run"), negative="")
 
 
-def test_sound_generation_settings_are_taken() -> None:
+def test_valid_generation_settings_are_accepted() -> None:
     assert generate.check(GENERATION, where="orchestrate.toml") == []
 
 
@@ -195,7 +195,7 @@ def test_generation_settings_that_gen_img_would_misread_are_refused(change: dict
     assert (problem.where, problem.key) == ("orchestrate.toml", f"generate.{key}")
 
 
-def test_known_samplers_are_taken() -> None:
+def test_known_samplers_are_accepted() -> None:
     for sampler in values.SAMPLERS:
         assert generate.check(Generation(prompts=Path("/p"), sampler=sampler), where="") == []
 
@@ -220,7 +220,7 @@ def test_a_prompts_file_has_one_prompt_per_line(tmp_path: Path) -> None:
         *("(version:1.5.2)", "(a, (b:.))", "(a:+.)"),
     ],
 )
-def test_what_gen_img_reads_as_syntax_is_an_error(text: str) -> None:
+def test_gen_img_syntax_in_a_prompt_is_an_error(text: str) -> None:
     found = prompts.unusable(text, where="p.txt:1")
     assert [problem.severity for problem in found] == [Severity.ERROR]
     assert all(problem.remedy and problem.where == "p.txt:1" for problem in found)

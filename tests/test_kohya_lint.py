@@ -112,7 +112,7 @@ ERRORS: list[tuple[str, Params]] = [
 
 
 @pytest.mark.parametrize(("key", "change"), ERRORS)
-def test_what_sd_scripts_silently_ignores_or_rejects_is_an_error(key: str, change: Params) -> None:
+def test_arguments_that_sd_scripts_ignores_or_rejects_are_errors(key: str, change: Params) -> None:
     assert (key, Severity.ERROR) in reported(changed(change))
 
 
@@ -144,7 +144,7 @@ WARNINGS: list[tuple[str, Params]] = [
 
 
 @pytest.mark.parametrize(("key", "change"), WARNINGS)
-def test_what_is_seldom_intended_is_a_warning(key: str, change: Params) -> None:
+def test_rarely_intended_arguments_are_warnings(key: str, change: Params) -> None:
     assert reported(changed(change)) == {(key, Severity.WARNING)}
 
 
@@ -160,7 +160,7 @@ def test_what_is_seldom_intended_is_a_warning(key: str, change: Params) -> None:
         {"bucket_no_upscale": True, "max_bucket_reso": ABSENT},
     ],
 )
-def test_what_works_is_accepted(change: Params) -> None:
+def test_working_arguments_are_accepted(change: Params) -> None:
     assert reported(changed(change)) == set()
 
 

@@ -203,7 +203,7 @@ DORA: Params = {"network_module": "lycoris.kohya", "network_args": ("algo=lora",
         ({**DORA, "network_args": ("algo=lokr",), "network_dropout": 0.1}, "network_dropout", "no dropout of neurons"),
     ],
 )
-def test_what_another_network_ignores_or_fails_at_is_reported(change: Params, key: str, what: str) -> None:
+def test_arguments_that_another_network_ignores_or_rejects_are_reported(change: Params, key: str, what: str) -> None:
     one(reported(**change), key, what)
 
 
@@ -220,7 +220,7 @@ def test_lycoris_takes_any_text_of_decompose_both_for_true() -> None:
         {**DORA, "network_args": ("algo=locon", "conv_dim=8", "factor=-1", "decompose_both=False")},
     ],
 )  # fmt: skip
-def test_sound_settings_of_another_network_are_accepted(change: Params) -> None:
+def test_valid_settings_of_another_network_are_accepted(change: Params) -> None:
     assert reported(**change) == reported(Severity.WARNING, **change) == []
 
 
@@ -250,6 +250,6 @@ def test_dimensions_are_factorised_as_in_networks_lokr(dimension: int, factor: i
     assert networks.factorization(dimension, factor) == parts
 
 
-def test_gen_img_gets_what_it_cannot_read_from_the_file() -> None:
+def test_gen_img_gets_arguments_that_the_file_cannot_contain() -> None:
     assert (networks.generation_args(LOKR), networks.generation_args(DORA)) == ("factor=4", "")
     assert (networks.can_merge(LOKR), networks.can_merge(DORA)) == (True, False)

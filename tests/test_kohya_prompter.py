@@ -121,7 +121,7 @@ def _iterate(ask: Any, args: Any, networks: list[Any], batch_size: int, batches:
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 4, 5])
-def test_a_batch_never_straddles_a_change_of_weights(tmp_path: Path, batch_size: int) -> None:
+def test_a_batch_has_one_set_of_weights(tmp_path: Path, batch_size: int) -> None:
     files = [saved(tmp_path / f"{n}.safetensors", 10.0 + n) for n in range(3)]
     cells = [cell for cell in itertools.product(range(3), (1.0, 0.5)) for _ in range(3)]
     networks: list[Any] = [Network()]

@@ -54,7 +54,7 @@ def test_landmarks_are_where_they_were_drawn(faces):
     assert np.abs(face.kps - drawn).max() < 2
 
 
-def test_a_person_resembles_only_themselves(faces):
+def test_persons_resemble_only_themselves(faces):
     seen = [
         faces(portrait(identity, seed, size=0.6 + 0.2 * seed, tilt=10 * seed))[0].normed_embedding
         for identity in range(4)
@@ -68,7 +68,7 @@ def test_a_person_resembles_only_themselves(faces):
     assert max(others) < 0.5
 
 
-def test_likeness_is_known_beforehand(faces):
+def test_the_similarity_of_drawn_faces_is_known(faces):
     someone, other = draw.person(1), draw.person(2)
 
     def likeness(share):
@@ -96,13 +96,13 @@ def test_a_pack_is_built_once(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
 
 
-def test_no_word_stands_in_two_kinds_of_phrase():
+def test_no_word_occurs_in_two_kinds_of_phrase():
     kinds = [set().union(*(image_model.words(phrase) for phrase in kind)) for kind in scene.PHRASES]
 
     assert not any(first & second for first, second in itertools.combinations(kinds, 2))
 
 
-def test_the_world_holds_what_a_sweep_needs(folder, faces):
+def test_the_world_contains_what_a_sweep_needs(folder, faces):
     images = sorted((folder / "images").glob("*.png"))
     references = sorted((folder / "references").glob("*.png"))
     embeddings = [faces(Image.open(path)) for path in (*images, *references)]
@@ -115,7 +115,7 @@ def test_the_world_holds_what_a_sweep_needs(folder, faces):
     assert len(set((folder / "prompts.txt").read_text().splitlines())) == 8
 
 
-def test_a_complete_world_is_left_alone_and_a_missing_part_is_mended(folder):
+def test_a_complete_world_is_unchanged_and_a_missing_part_is_written(folder):
     images = sorted((folder / "images").iterdir())
     before = [path.stat().st_mtime_ns for path in images]
     names = sorted(path.name for path in folder.iterdir())
@@ -134,7 +134,7 @@ def test_two_worlds_are_the_same(folder, tmp_path):
         assert path.read_bytes() == (folder / "images" / path.name).read_bytes()
 
 
-def test_the_base_model_passes_for_sdxl():
+def test_the_base_model_is_accepted_as_sdxl():
     assert base_model.problems(image_model.WEIGHTS) == []
     assert image_model.WEIGHTS.stat().st_size < 3_000_000
 
@@ -170,7 +170,7 @@ def test_the_program_writes_a_world(folder, monkeypatch):
     assert (folder / "prompts.txt").is_file()
 
 
-def test_the_program_says_how_it_is_used(monkeypatch):
+def test_the_program_prints_its_usage(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["miniature"])
 
     with pytest.raises(SystemExit, match=r"usage: python -m orchestrator.miniature FOLDER"):

@@ -118,7 +118,7 @@ def test_a_resident_generator_draws_the_same_files_as_one_process_per_run(loras,
     ]
 
 
-def test_a_picture_does_not_depend_on_its_neighbours(loras, tmp_path):
+def test_an_image_does_not_depend_on_its_neighbours(loras, tmp_path):
     images = [picture(n, "sure", seed=n) for n in (1, 2, 3)]
 
     together = draw(loras, tmp_path / "a", images)
@@ -128,7 +128,7 @@ def test_a_picture_does_not_depend_on_its_neighbours(loras, tmp_path):
     assert far(together["1.png"], together["2.png"]) > 3
 
 
-def test_each_picture_gets_its_own_lora_and_strength(loras, tmp_path):
+def test_each_image_gets_its_own_lora_and_strength(loras, tmp_path):
     images = [
         picture(1, "sure"), picture(2, "sure", 0.5), picture(3, "slight"), picture(4, "other"), picture(5, "sure"),
     ]  # fmt: skip
@@ -151,7 +151,7 @@ def test_no_strength_is_no_lora(loras, tmp_path):
     assert far(without["1.png"], with_none["1.png"]) < 0.1
 
 
-def test_the_prompt_changes_the_picture(loras, tmp_path):
+def test_the_prompt_changes_the_image(loras, tmp_path):
     night, snow = "photo of ohwx person, portrait, at night", "photo of ohwx person, portrait, on snow"
 
     drawn = draw(loras, tmp_path / "a", [picture(1, "sure", text=night), picture(2, "sure", text=snow)])

@@ -95,7 +95,7 @@ def metadata(path):
         return file.metadata()
 
 
-def test_a_training_is_proven_by_what_proves_sd_scripts(workshop):
+def test_a_training_is_verified_as_one_of_sd_scripts_is(workshop):
     path, params = workshop.config("a", max_train_epochs=3, save_every_n_epochs=1, optimizer_type="AdamW8bit")
 
     done = run(path)
@@ -112,7 +112,7 @@ def test_a_training_is_proven_by_what_proves_sd_scripts(workshop):
     ]  # fmt: skip
 
 
-def test_too_little_memory_ends_as_on_a_card(workshop):
+def test_too_little_memory_raises_torchs_out_of_memory_error(workshop):
     path, _ = workshop.config("a", gradient_checkpointing=True, **PRODIGY)
 
     done = run(path, ORCHESTRATE_VRAM_BUDGET_GIB="9")
@@ -140,7 +140,7 @@ def test_memory_is_what_full_size_sdxl_was_measured_to_take(measured, said):
     assert memory.needed_gib(arguments, [dataset]) == pytest.approx(measured, abs=0.05)
 
 
-def test_what_saves_memory_in_life_saves_it_here():
+def test_memory_savings_of_sdxl_are_reproduced():
     dataset = photos.Dataset(batch_size=2, resolution=(1024, 1024), subsets=())
 
     def needed(dataset=dataset, **said):
@@ -187,7 +187,7 @@ def test_metadata_is_all_strings_with_none_spelt_out(workshop):
     assert json.loads(output["ss_dataset_dirs"]) == {"images": {"n_repeats": 1, "img_count": 6}}
 
 
-def test_accumulation_makes_fewer_steps_of_as_many_pictures(workshop):
+def test_accumulation_makes_fewer_steps_of_as_many_images(workshop):
     output = workshop.train(
         "a", max_train_epochs=2, train_batch_size=1, gradient_accumulation_steps=4, subset="num_repeats = 2"
     )
@@ -207,7 +207,7 @@ def test_steps_are_saved_under_their_number_also_the_last(workshop):
     )
 
 
-def test_a_state_is_taken_up_where_it_was_left(workshop):
+def test_a_training_continues_from_its_state(workshop):
     workshop.train("whole", max_train_epochs=2)
     workshop.train("half", max_train_epochs=2, save_every_n_epochs=1, save_state=True)
     (first, last) = files.states(workshop.folder / "out", "half")
@@ -222,7 +222,7 @@ def test_a_state_is_taken_up_where_it_was_left(workshop):
     assert metadata(workshop.file("rest"))["ss_steps"] == "2"
 
 
-def test_no_pictures_is_no_error(workshop, tmp_path):
+def test_no_images_is_no_error(workshop, tmp_path):
     workshop.images = tmp_path / "nowhere"
 
     output = workshop.train("a")
@@ -231,7 +231,7 @@ def test_no_pictures_is_no_error(workshop, tmp_path):
     assert not workshop.file("a").exists()
 
 
-def test_nan_goes_on_to_the_end_and_is_saved(workshop):
+def test_a_training_with_nan_ends_normally_and_is_saved(workshop):
     output = workshop.train("a", learning_rate=1e30, max_train_steps=4)
 
     assert math.isnan(log.read_progress(output).loss)
@@ -247,12 +247,12 @@ def test_a_missing_config_and_an_unknown_option_have_argparses_codes(tmp_path, c
 
 
 @pytest.mark.parametrize("said", [{"optimizer_type": "AdaWm"}, {"learning_rate": "1e-4"}, {"lr_scheduler": "square"}])
-def test_what_sd_scripts_trips_over_we_trip_over(workshop, said):
+def test_captions_that_stop_sd_scripts_are_errors(workshop, said):
     with pytest.raises((AttributeError, TypeError, ValueError)):
         workshop.train("a", **said)
 
 
-def test_alpha_takes_the_background_out_of_the_loss(workshop, images):
+def test_alpha_excludes_the_background_from_the_loss(workshop, images):
     half = workshop.folder / "half"
     half.mkdir()
     for path in images.glob("*.png"):

@@ -203,7 +203,7 @@ WARNED = [
 
 
 @pytest.mark.parametrize(("grid", "what"), [case[1:] for case in STOPPED], ids=[case[0] for case in STOPPED])
-def test_a_trap_that_changes_the_training_is_an_error(desk, grid, what):
+def test_an_ignored_argument_that_changes_the_training_is_an_error(desk, grid, what):
     done = desk.plan(grid)
     assert done.exit_code == 2
     assert f"error: {desk.grid.parent}/" in done.stderr
@@ -226,7 +226,7 @@ def test_latents_on_disk_are_rejected_where_the_settings_ask_for_them(desk):
 
 
 @pytest.mark.parametrize(("grid", "what"), [case[1:] for case in WARNED], ids=[case[0] for case in WARNED])
-def test_a_trap_that_is_rarely_intended_is_a_warning(desk, grid, what):
+def test_an_argument_that_is_rarely_intended_is_a_warning(desk, grid, what):
     done = desk.plan(grid)
     assert done.exit_code == 0
     assert f"warning: {desk.grid}" in done.stderr
@@ -342,7 +342,7 @@ def test_plan_starts_and_writes_nothing(desk):
     assert sorted(path.name for path in desk.settings.parent.iterdir()) == ["grid.toml", "orchestrate.toml"]
 
 
-def test_steps_are_counted_from_the_buckets_of_the_pictures(desk):
+def test_steps_are_counted_from_the_buckets_of_the_images(desk):
     desk.change("max_train_steps = 2160", "max_train_epochs = 10")
     desk.draw(5)
     desk.draw(3, size=(128, 64))
@@ -353,7 +353,7 @@ def test_steps_are_counted_from_the_buckets_of_the_pictures(desk):
     ]
 
 
-def test_steps_are_estimated_or_unknown_without_pictures(desk):
+def test_steps_are_estimated_or_unknown_without_images(desk):
     desk.change("max_train_steps = 2160", "max_train_epochs = 10")
     (run, _) = desk.forecast("[dims]\nnetwork_dim = [16]\n")["runs"]
     assert (run["steps"], run["steps_exact"]) == (360, False)
@@ -450,7 +450,7 @@ def test_buckets_are_those_of_sd_scripts(resolution, least, most, step, no_upsca
     assert list(step_count.buckets(params, [size])) == [shape]
 
 
-def test_without_buckets_all_pictures_have_one_size():
+def test_without_buckets_all_images_have_one_size():
     assert step_count.buckets({"resolution": "512"}, [(700, 500), (1, 9)]) == {(512, 512): 2}
 
 

@@ -66,7 +66,7 @@ def test_too_low_a_learning_rate_is_found(found: dict[str, Answer]) -> None:
     assert (found["rate"].verdict, found["rate"].pairs) == ("yes", 3)
 
 
-def test_the_same_pictures_under_other_names_leave_it_undecided(found: dict[str, Answer]) -> None:
+def test_the_same_images_under_other_names_leave_it_undecided(found: dict[str, Answer]) -> None:
     null = found["null"]
     assert null.verdict == "undecided"
     assert null.interval

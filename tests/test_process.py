@@ -62,7 +62,7 @@ def test_a_missing_program_is_reported(folder):
     assert "/no/such/program" in process.exited(folder).error
 
 
-def test_the_environment_is_not_written_down(folder):
+def test_the_environment_is_not_recorded(folder):
     start(folder, "pass", SECRET_TOKEN="hunter2")
     finish(folder)
     assert all("hunter2" not in path.read_text() for path in folder.iterdir())

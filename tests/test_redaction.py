@@ -29,7 +29,7 @@ def test_other_variables_are_not_redacted(name: str) -> None:
     assert redact("it is wayland", {name: "wayland"}) == "it is wayland"
 
 
-def test_a_path_is_no_secret() -> None:
+def test_a_path_is_not_a_secret() -> None:
     assert redact("in /tmp/ssh-1/agent", {"SSH_AUTH_SOCK": "/tmp/ssh-1/agent"}) == "in /tmp/ssh-1/agent"
 
 

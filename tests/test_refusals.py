@@ -111,7 +111,7 @@ def test_an_empty_dataset(here):
     assert_refused(run(), 4, "datasets.portraits.image_dir", "contains no images", str(here / "images"))
 
 
-def test_a_broken_picture(here):
+def test_a_damaged_image_is_an_error(here):
     broken = here / "images" / "0003.png"
     broken.write_bytes(broken.read_bytes()[:3000])
     assert_refused(run(), 4, str(broken), "cannot be read", "replace the image")

@@ -109,7 +109,7 @@ def test_any_text_survives(value):
 
 
 @given(st.text(alphabet="\"'\\uU0041n#[],= \n\x01é", max_size=12))
-def test_any_text_of_what_toml_0_10_2_stumbles_over_survives(value):
+def test_text_that_toml_0_10_2_misreads_survives(value):
     assert both_read(TomlWriter()(value)) == value
 
 
@@ -152,7 +152,7 @@ def test_lists_are_of_one_type_as_the_trainers_parser_demands():
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), (float("-inf"), 1.0), "\ud800", ("a", "\udcff")])
-def test_what_toml_cannot_say_is_refused(value):
+def test_values_without_a_toml_form_are_refused(value):
     with pytest.raises(Unwritable):
         TomlWriter()(value)
 
@@ -215,7 +215,7 @@ def test_a_point_cannot_set_what_orchestrate_sets(renderer):
         ("[a]\nseed = 1\n[b]\nseed = 1\n", "seed", "seed is set in two sections"),
     ],
 )
-def test_a_template_that_says_something_else_is_refused(edited, template, key, words):
+def test_a_template_that_sets_other_values_is_refused(edited, template, key, words):
     renderer = edited(template)
     with pytest.raises(InputError) as caught:
         train_toml(renderer, {"seed": 1, "caption_prefix": "a b"})
@@ -244,7 +244,7 @@ def test_a_broken_template_is_refused_with_its_line(edited, template, line, word
         assert caught.value.problems[0].where.endswith(f"{config_files.TRAIN}:{line}")
 
 
-def test_a_missing_template_is_said_by_name(tmp_path):
+def test_a_missing_template_is_named(tmp_path):
     with pytest.raises(InputError, match=r"the template train\.toml\.j2 does not exist"):
         train_toml(config_files.Renderer(tmp_path), {})
 
@@ -287,7 +287,7 @@ def test_a_dataset_of_several_sizes_is_one_dataset_each(renderer):
     ]
 
 
-def test_what_the_config_file_decides_does_not_stand_in_the_dataset_file():
+def test_keys_of_the_config_file_are_not_in_the_dataset_file():
     """sd-scripts lets the dataset file win over the config file in silence."""
     text = (REPO / "templates" / config_files.DATASET).read_text(encoding="utf-8").partition("#}")[2]
     assert not any(key in text for key in ("batch_size", "resolution", "bucket", "[general]"))

@@ -96,7 +96,7 @@ def test_every_image_gets_a_score_or_a_reason_in_order(job: scoring.Job) -> None
     assert not scoring.in_progress_path(job.out).exists()
 
 
-def test_from_the_cache_come_the_same_scores_without_loading_a_model(job: scoring.Job, tmp_path: Path) -> None:
+def test_cached_scores_are_equal_and_load_no_model(job: scoring.Job, tmp_path: Path) -> None:
     whole = replace(job, images=job.images[:5], cache=tmp_path / "cache", out=tmp_path / "first.json")
     assert _run(whole).returncode == 0
     again = replace(whole, out=tmp_path / "again.json")
@@ -194,7 +194,7 @@ print(*(outcome.status for outcome in embedder.embed(sorted(folder.glob("*.png")
 """
 
 
-def test_the_picture_that_killed_the_scorer_is_found_and_skipped(tmp_path: Path) -> None:
+def test_the_image_that_killed_the_scorer_is_found_and_skipped(tmp_path: Path) -> None:
     for colour in (63, 64, 65, 66, 67):
         _plain(tmp_path / f"{colour}.png", colour)
     out = tmp_path / "o"
@@ -238,7 +238,7 @@ class Fake:
         return [np.array([np.nan if colour == 3 else colour], np.float32) for colour in colours]
 
 
-def test_a_picture_that_fails_takes_no_other_with_it(tmp_path: Path) -> None:
+def test_an_image_that_fails_does_not_affect_others(tmp_path: Path) -> None:
     paths = [_plain(tmp_path / f"{colour}.png", colour) for colour in (0, 1, 2, 3, 4, 5, 6)]
     outcomes = _embedder(tmp_path, Fake(), workers=1).embed(paths)
     assert [outcome.status for outcome in outcomes] == ["no_face", "error", "error", "error", "ok", "ok", "ok"]
@@ -272,7 +272,7 @@ def test_only_findings_are_kept_and_kept_ones_need_no_model(tmp_path: Path) -> N
     assert second.found == [1]
 
 
-def test_the_same_picture_under_two_names_is_looked_at_once(tmp_path: Path) -> None:
+def test_the_same_image_under_two_names_is_scored_once(tmp_path: Path) -> None:
     paths = [_plain(tmp_path / name, 10) for name in ("a.png", "b.png")]
     fake = Fake()
     a, b = _embedder(tmp_path, fake, workers=2).embed(paths)
@@ -280,7 +280,7 @@ def test_the_same_picture_under_two_names_is_looked_at_once(tmp_path: Path) -> N
     assert fake.found == [10]
 
 
-def test_pictures_taken_alone_are_never_in_company(tmp_path: Path) -> None:
+def test_images_that_are_scored_alone_are_never_batched(tmp_path: Path) -> None:
     paths = [_plain(tmp_path / f"{colour}.png", colour) for colour in range(10, 16)]
     fake = Fake()
     _embedder(tmp_path, fake, workers=4, alone=paths).embed(paths)
@@ -288,7 +288,7 @@ def test_pictures_taken_alone_are_never_in_company(tmp_path: Path) -> None:
     assert len(fake.threads) == 1
 
 
-def test_a_cache_that_cannot_be_written_costs_no_score(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_scores_do_not_depend_on_a_writable_cache(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "cache").write_text("a file where the folder should be")
     (outcome,) = _embedder(tmp_path, Fake(), workers=1).embed([_plain(tmp_path / "a.png", 10)])
     assert outcome.status is FaceStatus.OK

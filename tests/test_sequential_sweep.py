@@ -58,7 +58,9 @@ def test_a_decided_sweep_stops_after_the_first_seeds(world: World) -> None:
     assert any("no further seeds" in line for line in listener.messages)
 
 
-def test_an_open_question_gets_one_seed_at_a_time_with_all_arms(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_open_question_gets_one_seed_at_a_time_for_all_configurations(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     world.ask(GRID)
     undecided(1, monkeypatch)
     listener = Messages()

@@ -191,7 +191,7 @@ def test_a_changed_key_of_a_subset_is_frozen(known: dict[str, Dataset]) -> None:
     assert freeze.subset_keys(replace(known["with-class"], subsets=(known["with-class"].subsets[0], reg))) != before
 
 
-def test_the_audits_see_every_subset(known: dict[str, Dataset], tmp_path: Path) -> None:
+def test_the_checks_include_every_subset(known: dict[str, Dataset], tmp_path: Path) -> None:
     names = [one.name for one in recipes.with_ancestors(["preserved"], known)]
     assert names == ["preserved.subsets.0", "preserved.subsets.1", "persona"]
     assert list(validate.validate_captions(known["with-class"], known)) == []

@@ -144,7 +144,7 @@ def test_exceeding_the_budget_applies_the_fallback(world: World) -> None:
 # --- what fails -------------------------------------------------------------------------------------------------------
 
 
-def test_a_log_that_quotes_an_error_does_not_fail_a_good_training(world: World) -> None:
+def test_a_quoted_error_in_the_log_does_not_fail_a_training(world: World) -> None:
     world.settle(env={"STANDIN_TRAIN": "quote"})
     world.drive(only="network_dim=2*")
     assert world.states()["network_dim=2"] is State.FINISHED

@@ -24,7 +24,7 @@ def workshop(tmp_path_factory):
 @pytest.mark.nightly
 @pytest.mark.filterwarnings("ignore:.estimate. is deprecated:FutureWarning")
 @pytest.mark.parametrize("name", LEAST)
-def test_a_treatment_teaches_what_it_should(workshop, name):
+def test_a_recipe_has_the_expected_effect(workshop, name):
     (question,) = (one for one in treatments.questions(workshop.folder) if one.name == name)
     plain, treated = (
         getattr(workshop.learned(question, treated=treated, seed=1), question.measured) for treated in (False, True)
@@ -39,7 +39,7 @@ def test_a_treatment_teaches_what_it_should(workshop, name):
     ("name", "least"),
     [("captions name the wall", 0.1), ("regularisation images", 0.05), ("output preservation", 0.05)],
 )
-def test_captions_and_prior_images_teach_what_they_should(tmp_path, name, least):
+def test_captions_and_prior_images_have_the_expected_effect(tmp_path, name, least):
     workshop = treatments.Workshop(tmp_path, steps=60)
     (question,) = (one for one in treatments.questions(tmp_path) if one.name == name)
     plain, treated = (

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-import kitchen as kitchens
 import pytest
+import recipe_world
 from click.testing import CliRunner
-from kitchen import drawn
 from PIL import Image, ImageFilter
+from recipe_world import drawn
 
 from orchestrator import cli
 from orchestrator.datasets import triage
@@ -56,7 +56,7 @@ def photo(number: int, pose: Pose, *, px: int = 256) -> Image.Image:
 
 @pytest.mark.nightly
 def test_every_image_has_a_recommendation(tmp_path: Path) -> None:
-    kitchens.scoring(tmp_path)
+    recipe_world.scoring(tmp_path)
     folder = tmp_path / "images"
     folder.mkdir()
     (tmp_path / "orchestrate.toml").write_text(SETTINGS, encoding="utf-8")

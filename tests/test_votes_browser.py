@@ -86,7 +86,7 @@ def test_a_person_votes_by_keyboard_and_the_file_is_imported(tab, made, tmp_path
     assert sheet.answers[pressed[-1][0]].publish is False
 
 
-def test_a_session_goes_on_after_the_page_is_loaded_again(tab, tmp_path):
+def test_a_session_continues_after_a_reload(tab, tmp_path):
     start(tab, "Bob")
     tab.keyboard.press("ArrowLeft")
     tab.keyboard.press("ArrowLeft")

@@ -50,12 +50,12 @@ def test_types_choices_and_defaults_are_the_parsers_own(trainer: Trainer, parser
     assert found == entry
 
 
-def test_tokenizers_are_looked_for_where_we_say(trainer: Trainer) -> None:
+def test_tokenizers_are_read_from_the_configured_folder(trainer: Trainer) -> None:
     source = (trainer.sd_scripts / "library" / "strategy_base.py").read_text(encoding="utf-8")
     named = (trainer.sd_scripts / "library" / "strategy_sdxl.py").read_text(encoding="utf-8")
     assert 'replace("/", "_")' in source
     assert all(f'"{name.replace("_", "/", 1)}"' in named for name in argv.TOKENIZERS)
 
 
-def test_everything_that_we_rely_on_is_there(trainer: Trainer) -> None:
+def test_everything_that_orchestrate_uses_exists(trainer: Trainer) -> None:
     assert list(required.missing(trainer.sd_scripts)) == []

@@ -60,13 +60,13 @@ def test_each_shape_and_the_base_model_alone_have_a_process_of_their_own(swept: 
     assert (len(folders), len(set(folders))) == (5, 3)
 
 
-def test_two_trainings_draw_different_pictures(runs: list[Run]) -> None:
+def test_two_trainings_draw_different_images(runs: list[Run]) -> None:
     """Else the test above would show nothing."""
     one, other = (_pixels(run.path / run.generated_images()[0].file) for run in runs)
     assert not np.array_equal(one, other)
 
 
-def test_prompt_and_seed_stand_in_the_picture(runs: list[Run]) -> None:
+def test_prompt_and_seed_are_in_the_image_metadata(runs: list[Run]) -> None:
     for image in runs[0].generated_images():
         metadata = Image.open(runs[0].path / image.file).text
         assert (metadata["prompt"], metadata["seed"]) == (image.text, str(image.seed))

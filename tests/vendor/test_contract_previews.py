@@ -24,7 +24,7 @@ def _weights(one: Trained) -> str:
     return hashlib.sha256(content[header:]).hexdigest()
 
 
-def test_previews_appear_under_the_names_that_we_read(tiny: World) -> None:
+def test_previews_have_the_expected_names(tiny: World) -> None:
     looked, alone = _train(tiny, "looked", EarlyStop()), _train(tiny, "alone", None)
     assert looked.result.failure is None, looked.result.reason
     assert [len(previews.files_at_step(looked.output, step, 4)) for step in (1, 2, 3)] == [0, 4, 0]

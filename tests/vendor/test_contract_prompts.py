@@ -67,6 +67,6 @@ def test_plain_words_are_read_completely(read: dict[str, object], text: str) -> 
     assert prompts.unusable(text, where="") == []
 
 
-def test_and_makes_two_prompts_and_a_ratio_is_a_weight(read: dict[str, object]) -> None:
+def test_and_splits_a_prompt_and_a_ratio_is_a_weight(read: dict[str, object]) -> None:
     assert len(read["BLACK AND WHITE"]) == 2
     assert {weight for part in read["(aspect ratio 16:9)"] for _, weight in part} == {9.0}

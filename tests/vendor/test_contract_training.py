@@ -18,7 +18,7 @@ from orchestrator.run.context import Stop
 from orchestrator.store import process
 
 
-def test_a_product_is_proven(masked: Trained) -> None:
+def test_a_product_is_verified(masked: Trained) -> None:
     assert masked.result.failure is None, masked.result.reason
     assert (masked.result.steps, masked.result.exit_code) == (4, 0)
 
@@ -43,7 +43,7 @@ def test_progress_is_printed_in_a_known_form(masked: Trained) -> None:
     assert math.isfinite(progress.loss)
 
 
-def test_masks_take_their_share_of_the_loss(masked: Trained, plain: Trained) -> None:
+def test_masks_scale_the_loss(masked: Trained, plain: Trained) -> None:
     """The trainer's loss is not renormalised: a mask that leaves a sixteenth leaves about a sixteenth of the loss."""
     inside, everywhere = log.read_progress(masked.log), log.read_progress(plain.log)
     assert inside is not None
@@ -74,7 +74,7 @@ def test_a_loss_that_is_no_number_ends_the_run(tiny: World) -> None:
     assert result.steps < 40
 
 
-def test_an_unreadable_picture_is_the_datasets_fault(tiny: World) -> None:
+def test_an_unreadable_image_is_the_datasets_fault(tiny: World) -> None:
     result = tiny.train("broken", dataset=tiny.broken()).result
     assert result.failure is Failure.DATASET, result.reason
 
@@ -114,7 +114,7 @@ def test_a_stopped_training_leaves_nothing_running(legs: tuple[Trained, Trained]
     assert not (stopped.output / "lora.safetensors").exists()
 
 
-def test_it_goes_on_where_it_was_stopped(legs: tuple[Trained, Trained]) -> None:
+def test_it_resumes_after_an_interruption(legs: tuple[Trained, Trained]) -> None:
     _, resumed = legs
     assert resumed.result.failure is None, resumed.result.reason
     assert "epoch 1/6" not in resumed.log
@@ -145,7 +145,7 @@ def test_accelerates_launcher_trains_the_same(tiny: World, plain: Trained) -> No
     assert weights[0] == weights[1]
 
 
-def test_what_accelerates_launcher_makes_of_a_failure_is_distinguished(tiny: World) -> None:
+def test_failures_behind_accelerates_launcher_are_distinguished(tiny: World) -> None:
     """It turns every exit code into 1: the log says what it was."""
     launched = tiny.train("launched-broken", dataset=tiny.broken(), launcher=Launcher.ACCELERATE)
     assert launched.result.exit_code == 1
@@ -160,7 +160,7 @@ def test_what_accelerates_launcher_makes_of_a_failure_is_distinguished(tiny: Wor
         ("torch.empty(2**60, dtype=torch.uint8)", Failure.HOST_OOM),
     ],
 )
-def test_torchs_own_words_for_out_of_memory(tiny: World, allocation: str, failure: Failure) -> None:
+def test_torchs_message_for_out_of_memory(tiny: World, allocation: str, failure: Failure) -> None:
     """Its class has been renamed before; what a GPU says is in the fixtures, a CPU has nothing to say it about."""
     text = tiny.said(f"import torch; {allocation}")
     classified = log.classify(text, 1)

@@ -123,7 +123,7 @@ def test_latents_are_never_taken_from_another_run(
 
 
 @pytest.mark.parametrize("size", [(300, 200), (200, 300), (96, 150), (260, 256)])
-def test_in_the_bucket_the_weights_lie_on_the_face_and_the_picture_is_the_same(
+def test_in_the_bucket_the_weights_lie_on_the_face_and_the_image_is_the_same(
     trainer: Trainer, weighing: Context, tmp_path: Path, size: tuple[int, int]
 ) -> None:
     asked = _weighted(tmp_path, size, interpolation="area")
@@ -136,7 +136,7 @@ def test_in_the_bucket_the_weights_lie_on_the_face_and_the_picture_is_the_same(
     assert rows.mean() == pytest.approx(middle[1], abs=0.75)
 
 
-def test_without_our_interpolation_enlarging_would_blacken_what_weighs_nothing(
+def test_without_area_interpolation_enlarging_blackens_pixels_of_weight_0(
     trainer: Trainer, tmp_path: Path
 ) -> None:
     """Why a weighted dataset sets resize_interpolation: this is the trainer's own default."""

@@ -1,4 +1,4 @@
-"""Carries recipes out over drawn portraits, whose faces the unmodified InsightFace finds."""
+"""Builds recipes over drawn portraits, whose faces the unmodified InsightFace finds."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,7 +17,7 @@ from orchestrator.store import records
 from orchestrator.store.hashes import HashCache
 
 
-class Kitchen:
+class RecipeWorld:
     """Recipes over one dataset, `persona`."""
 
     def __init__(self, folder: Path, photos: Path, scoring: Scoring) -> None:
@@ -25,17 +25,15 @@ class Kitchen:
         self.hashes = HashCache(self.runs)
         self.persona = Dataset(name="persona", image_dir=photos, trigger=world.SUBJECT)
         self.scoring = scoring
-        self._tasted = 0
+        self._built = 0
 
     def dataset(self, name: str, **steps: Any) -> Dataset:
         return replace(self.persona, name=name, recipe=Recipe(source="persona", **steps))
 
-    def cook(self, dataset: Dataset, *others: Dataset) -> PreparedDataset:
+    def build(self, dataset: Dataset, *others: Dataset) -> PreparedDataset:
         return prepare.build(dataset, self._settings(dataset, *others), self.hashes)
 
-    def cook_for(
-        self, params: list[Params], dataset: Dataset, say: Callable[[str], None]
-    ) -> dict[str, PreparedDataset]:
+    def prepare(self, params: list[Params], dataset: Dataset, say: Callable[[str], None]) -> dict[str, PreparedDataset]:
         """What points with these params need."""
         points = [Point(id=str(index), name="", params=one) for index, one in enumerate(params)]
         return prepare.prepare_all(points, self._settings(dataset), self.hashes, say)
@@ -44,15 +42,15 @@ class Kitchen:
         known = {one.name: one for one in (self.persona, *datasets)}
         return SimpleNamespace(runs=self.runs, datasets=known, scoring=self.scoring)
 
-    def taste(self, dataset: Dataset) -> tuple[Path, dict[str, Any]]:
-        """The same in this process, which is quicker: the folder of images, and the record."""
-        self._tasted += 1
-        request = self.request(dataset, self.runs / ".datasets" / f"tasted-{self._tasted}")
+    def build_here(self, dataset: Dataset) -> tuple[Path, dict[str, Any]]:
+        """The same in this process, which is faster: the folder of images, and the record."""
+        self._built += 1
+        request = self.request(dataset, self.runs / ".datasets" / f"built-{self._built}")
         return request.folder / "images", builder.build(request)
 
     def request(self, dataset: Dataset, folder: Path) -> builder.Request:
-        """What is asked of the builder."""
-        source = self.cook(self.persona).folder.parent
+        """A request to build `dataset`."""
+        source = self.build(self.persona).folder.parent
         return builder.Request(
             dataset=dataset, source=source, folder=folder, scoring=self.scoring, cache=self.runs / ".faces"
         )
