@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from standins.world import Heard, World
+from torture import trial
 
 from orchestrator.config.schema import Vram
 from orchestrator.errors import NotReady, Problem
@@ -166,6 +167,44 @@ def test_a_lost_node_loses_no_finished_work(nodes: Any, two: list[Any], world: W
     finished = [line.split()[2] for line in ledger if line.startswith("ended")]
     assert sorted(set(finished)) == sorted(finished), "finished work was not repeated"
     assert len([line for line in ledger if line.startswith("began")]) > 4, "unfinished work was repeated"
+
+
+@pytest.mark.nightly
+def test_a_lost_head_ends_the_command_and_loses_no_finished_work(world: World) -> None:
+    """Its programs survive as orphans; the same command without the cluster adopts them."""
+    world.ask(SEEDS)
+    world.settle(env={"STANDIN_STEP_S": "1"})
+    port = str(free_port())
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder:
+        environ = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "RAY_TMPDIR": folder}
+        head = ["ray", "start", "--head", f"--port={port}", "--num-cpus=2", "--include-dashboard=false"]
+        subprocess.run(head, env=environ, check=True, capture_output=True)
+        argv = world.command("--cluster", f"127.0.0.1:{port}")
+        with subprocess.Popen(argv, cwd=world.folder, env=environ, stderr=subprocess.PIPE, text=True) as child:
+            assert child.stderr
+            until(lambda: any(line.startswith("ended") for line in world.ledger()))
+            until(lambda: any(trains(pid) for pid in world.living()))
+            for pid in everything():
+                if _is_of_ray(pid, folder) and pid not in world.living():
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+            printed = child.stderr.read()
+            assert child.wait(timeout=300) == 4, printed
+            assert "the connection to the cluster is lost" in printed
+            assert "Traceback" not in printed
+    done = world.call()
+    assert done.returncode == 0, done.stderr
+    assert trial.repeated(world.ledger()) == []
+    assert world.living() == []
+
+
+def _is_of_ray(pid: int, folder: str) -> bool:
+    """Whether it is a process of Ray's head in this folder: servers and workers, not those that connect to it."""
+    with contextlib.suppress(OSError):
+        line = Path(f"/proc/{pid}/cmdline").read_bytes()
+        environ = Path(f"/proc/{pid}/environ").read_bytes()
+        return folder.encode() in line or (line.startswith(b"ray::") and folder.encode() in environ)
+    return False
 
 
 def test_an_interrupt_reaches_all_machines(nodes: Any, two: list[Any], world: World) -> None:

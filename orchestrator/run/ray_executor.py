@@ -69,12 +69,19 @@ class RayExecutor:
     def open(
         cls, address: str, ctx: Context, perform: Perform, runs: Sequence[Run], check: Check
     ) -> Iterator["RayExecutor"]:
-        """The cluster at `address` (`auto`, `HOST:PORT` or `ray://HOST:PORT`). Raises NotReady with what is missing."""
+        """The cluster at `address` (`auto`, `HOST:PORT` or `ray://HOST:PORT`).
+
+        Raises NotReady with what is missing, and when the connection is lost.
+        """
         ray = _connect(address)
         try:
             sizes_mib = _check_machines(ray, ctx, check)
             peaks = PeakVramTable.gather(runs, ctx.settings)
             yield cls(ray, ctx, perform, peaks, min(sizes_mib, default=None))
+        except (ray.exceptions.RayError, ConnectionError) as error:
+            what = f"the connection to the cluster is lost: {str(error).splitlines()[0]}"
+            remedy = "start Ray's head again (`ray start --head`), then run the same command"
+            raise NotReady(Problem(what=what, key="--cluster", value=address, remedy=remedy)) from error
         finally:
             ray.shutdown()
 
