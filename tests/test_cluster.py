@@ -170,6 +170,31 @@ def test_a_lost_node_loses_no_finished_work(nodes: Any, two: list[Any], world: W
 
 
 @pytest.mark.nightly
+def test_a_killed_worker_loses_nothing(nodes: Any, two: list[Any], world: World) -> None:
+    """Ray's process that watches a training is killed; the training goes on and is adopted by the next task."""
+    world.ask(SEEDS)
+    world.settle(env={"STANDIN_STEP_S": "1"})
+
+    def kill() -> None:
+        until(lambda: any(trains(pid) for pid in world.living()))
+        for pid in everything():
+            with contextlib.suppress(OSError):
+                if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::_run_task"):
+                    os.kill(pid, signal.SIGKILL)
+                    killed.append(pid)
+
+    killed: list[int] = []
+    killer = threading.Thread(target=kill)
+    killer.start()
+    drive(nodes, world, world.context())
+    killer.join()
+    assert killed
+    assert {state for name, state in world.states().items() if "baseline" not in name} == {State.FINISHED}
+    assert len([line for line in world.ledger() if line.startswith("began")]) == 4, "no training began again"
+    assert world.living() == []
+
+
+@pytest.mark.nightly
 def test_a_lost_head_ends_the_command_and_loses_no_finished_work(world: World) -> None:
     """Its programs survive as orphans; the same command without the cluster adopts them."""
     world.ask(SEEDS)

@@ -391,3 +391,40 @@ def test_a_gpu_is_shared_only_with_ignore_other_sweeps(world: World) -> None:
     world.settle(vram="[vram]\nignore_other_sweeps = true\n")
     with hold(world) as one, hold(world) as other:
         assert one == other == ["A"]
+
+
+@dataclass(slots=True, kw_only=True)
+class SharedGpu(Gpus):
+    """A GPU on which every running training or generation below a folder uses 8000 MiB."""
+
+    folder: Path
+    highest_mib: int = 0
+
+    def gpus(self) -> list[Gpu]:
+        return Gpus.gpus(self)[:1]
+
+    def sample(self, gpu: str, pids: Collection[int]) -> VramSample | None:
+        live = [path for path in process.live_attempts() if path.is_relative_to(self.folder)]
+        using = [path for path in live if path.parent.name in ("train", "generate")]
+        own = [path for path in using if set(process.pids_of(path)) & set(pids)]
+        used = self.each_mib * len(using)
+        self.highest_mib = max(self.highest_mib, used)
+        return VramSample(used_mib=used, total_mib=24576, own_mib=self.each_mib * len(own))
+
+
+@pytest.mark.nightly
+def test_two_sweeps_on_one_gpu_finish_and_count_only_their_own_vram(tmp_path: Path, shared: Path) -> None:
+    gpu, worlds = SharedGpu(folder=tmp_path), [World.build(tmp_path / name, shared) for name in ("one", "two")]
+    for world in worlds:
+        world.settle(vram="[vram]\nignore_other_sweeps = true\npoll_seconds = 0.05\n", env={"STANDIN_STEP_S": "0.3"})
+    sweeps = [threading.Thread(target=world.drive, args=(world.context(probe=gpu),)) for world in worlds]
+    for one in sweeps:
+        one.start()
+    for one in sweeps:
+        one.join()
+    assert gpu.highest_mib == 16000, "they ran at the same time"
+    for world in worlds:
+        assert set(world.states().values()) == {State.FINISHED}
+        results = [run.attempts(stage)[0].result() for run in world.plan().runs() for stage in run.stages[:-1]]
+        assert [result.peak_vram_mib for result in results if result] == [8000] * 5
+        assert world.living() == []
