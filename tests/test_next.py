@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import chdir
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,9 +14,11 @@ from orchestrator import cli
 from orchestrator.config import grid as grids
 from orchestrator.evidence import summary
 from orchestrator.evidence.summary import SweepSummary
+from orchestrator.model import State
 from orchestrator.report import open_questions
 from orchestrator.store import records
 from orchestrator.store.layout import Sweep
+from orchestrator.store.state import Status
 
 
 def grid(identity: str, dim: str, levels: str, more: str = "") -> str:
@@ -90,6 +92,16 @@ def test_an_invalid_grid_is_listed_with_its_reason(project: Callable[..., list[s
 def test_a_question_in_several_grids_is_listed_once(project: Callable[..., list[str]]) -> None:
     lines = project(rank=RANK, more='include = ["rank.toml"]\n[dims]\nseed = [1, 2, 3, 4, 5]\n')
     assert [line.split()[2] for line in lines if line.startswith("Q2")] == ["more.toml"]
+
+
+def test_a_sweep_with_another_name_than_its_grid_is_found(project: Callable[..., list[str]], tmp_path: Path) -> None:
+    (tmp_path / "first").mkdir()
+    made = sweep(tmp_path / "first", RANK)
+    pending = tuple(replace(one, status=Status(state=State.PENDING, stage="train"), choice=None) for one in made.runs)
+    named = replace(made, sweep=Sweep(tmp_path / "runs" / "first"), runs=pending)
+    assert project((named,), rank=RANK)[-1] == "Next: orchestrate run grids/rank.toml --name first"
+    other = RANK.replace(SEEDS, "\nseed = [1, 2]\n")
+    assert project((named,), rank=other)[-1] == "Next: orchestrate run grids/rank.toml"
 
 
 def test_sweeps_of_other_settings_answer_nothing(project: Callable[..., list[str]], tmp_path: Path) -> None:

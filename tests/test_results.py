@@ -22,6 +22,7 @@ from test_answers import grid, read, run
 
 from orchestrator import cli
 from orchestrator.cli import console, status_table
+from orchestrator.cli.fitted_table import FittedTable
 from orchestrator.errors import Problem
 from orchestrator.evidence import configurations
 from orchestrator.evidence.summary import RunSummary
@@ -241,6 +242,26 @@ def test_without_a_terminal_a_timestamped_line_is_repeated(world: World, capsys,
     assert len(lines) >= 3
     for line in lines:
         assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d grid: 0 of 3 runs finished; elapsed .+, about .+ left$", line)
+
+
+def test_a_narrow_terminal_lacks_columns_instead_of_parts_of_words() -> None:
+    label = "optimizer_type Prodigy, network_dim 16, seed 1"
+    rows = [(label, "failed: runs again only with --retry failed", "12", "3 min", "4 s")]
+    table = FittedTable(
+        ("run", "why", "steps", "train", "score"), rows, right=("steps", "train", "score"), optional=("score", "steps")
+    )
+
+    def shown(width: int) -> list[str]:
+        file = io.StringIO()
+        Terminal(file=file, width=width).print(table)
+        return file.getvalue().splitlines()
+
+    assert shown(160)[1].split("  ")[0] == label
+    assert shown(78)[0].split() == ["run", "why", "steps", "train"]
+    assert shown(78)[-1] == "A wider terminal also shows: score"
+    assert shown(50)[0].split() == ["run", "why", "train"]
+    words = {word for line in shown(50)[1:-1] for word in line.split()}
+    assert words <= {word for cell in rows[0] for word in cell.split()}
 
 
 def test_commands_in_messages_name_the_settings_of_this_command(capsys) -> None:

@@ -33,8 +33,7 @@ if TYPE_CHECKING:
 _COMMAND = re.compile(r"`orchestrate (?!init|demo|schema)[^`\n]*(?=`)")
 _HEARTBEAT_S = 180.0
 _STOPPING = {
-    1: "Stopping: waiting for the running programs to end; press Ctrl-C again to end them immediately. "
-    "The same command resumes the sweep.",
+    1: "Stopping the running programs; press Ctrl-C again to end them immediately. The same command resumes the sweep.",
     2: "Ending the running programs immediately.",
 }
 

@@ -1,6 +1,6 @@
 """Results of a sweep as tables, and the summary at the end of a run."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from orchestrator.cli.fitted_table import FittedTable
 from orchestrator.evidence import configurations, votes
 from orchestrator.evidence.side_effects import BETTER
 from orchestrator.evidence.summary import SweepSummary
@@ -18,7 +19,12 @@ from orchestrator.report.answers.answer import Answer
 from orchestrator.report.sweep_list import ListedSweep
 from orchestrator.text import duration, pluralize, size
 
-_HEADINGS = {"similarity_mean": "similarity", "no_face_rate": "no face", "peak_vram_mib": "VRAM MiB"}
+_HEADINGS = {
+    "similarity_mean": "similarity",
+    "no_face_rate": "no face",
+    "peak_vram_mib": "VRAM MiB",
+    "confirmed_similarity": "confirmed",
+}
 _SIGNED, _SHARES = ("gain",), ("no_face_rate", "pass_rate", "above_band_rate")
 
 
@@ -59,15 +65,28 @@ def default_columns(read: SweepSummary, by: str) -> list[str]:
     return columns + (["degraded"] if any(run.degraded for run in read.runs) else [])
 
 
-def table(frame: pd.DataFrame, columns: Sequence[str]) -> Table:
-    """The columns of the frame; long labels continue on the next line."""
-    shown = Table(box=None, pad_edge=False)
-    for name in columns:
-        number = pd.api.types.is_numeric_dtype(frame[name]) and not pd.api.types.is_bool_dtype(frame[name])
-        shown.add_column(_HEADINGS.get(name, name), justify="right" if number else "left", overflow="fold")
-    for _, row in frame.iterrows():
-        shown.add_row(*(escape(_runs(row) if name == "runs" else _cell(name, row[name])) for name in columns))
-    return shown
+def table(frame: pd.DataFrame, columns: Sequence[str], labels: Mapping[str, str] | None = None) -> RenderableType:
+    """The columns of the frame; a narrow terminal lacks the last ones. labels: instead of runs' names, by id."""
+    headings = [_HEADINGS.get(name, name) for name in columns]
+    numbers = [
+        heading
+        for heading, name in zip(headings, columns, strict=True)
+        if pd.api.types.is_numeric_dtype(frame[name]) and not pd.api.types.is_bool_dtype(frame[name])
+    ]
+    rows = [
+        [
+            escape(
+                labels[row["id"]]
+                if labels and name == "run"
+                else _runs(row)
+                if name == "runs"
+                else _cell(name, row[name])
+            )
+            for name in columns
+        ]
+        for _, row in frame.iterrows()
+    ]
+    return FittedTable(headings, rows, right=numbers, optional=headings[:0:-1])
 
 
 def _runs(row: Any) -> str:

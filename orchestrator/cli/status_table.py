@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from orchestrator.cli.fitted_table import FittedTable
 from orchestrator.model import State
 from orchestrator.report.progress import SweepProgress
 from orchestrator.report.status import StatusRow, SweepStatus
@@ -24,6 +25,7 @@ _COLOURS = {
 }
 _ORDER = [State.RUNNING, State.CRASHED, State.KILLED, State.FAILED, State.PENDING, State.STOPPED, State.FINISHED]
 _PROGRESS = ("step", "loss", "s/step", "VRAM", "left")
+_NUMBERS = ("step", "loss", "s/step", "left")
 _ROWS, _RUNNING_ROWS = 200, 16
 
 
@@ -50,7 +52,7 @@ def live(progress: SweepProgress) -> RenderableType:
         [escape(progress.labels[row.run.point.id]), _stage(row), _bar(row), *_progress(row)]
         for row in progress.running[:_RUNNING_ROWS]
     ]
-    shown = _table(("running", "stage", "", *_PROGRESS), rows)
+    shown = _table(("running", "stage", "", *_PROGRESS), rows, optional=("", "loss", "VRAM"))
     more = len(progress.running) - _RUNNING_ROWS
     parts: list[RenderableType] = [shown] if rows else []
     parts += [f"and {more} more"] if more > 0 else []
@@ -68,16 +70,18 @@ def heartbeat(progress: SweepProgress) -> str:
     return "; ".join([f"{now} {progress.view.name}: {progress.counts()}", progress.times(), *running])
 
 
-def _table(headings: Sequence[str], rows: Sequence[Sequence[RenderableType]]) -> Table:
+def _table(
+    headings: Sequence[str], rows: Sequence[Sequence[RenderableType]], optional: Sequence[str] = ("loss", "VRAM")
+) -> RenderableType:
     """Without the columns that are empty."""
     used = [index for index in range(len(headings)) if any(row[index] != "" for row in rows)]
-    shown = Table(box=None, pad_edge=False)
-    for index in used:
-        right = headings[index] in ("step", "loss", "s/step", "left")
-        shown.add_column(headings[index], justify="right" if right else "left", overflow="fold", no_wrap=index > 0)
-    for row in rows:
-        shown.add_row(*(row[index] for index in used))
-    return shown
+    return FittedTable(
+        [headings[index] for index in used],
+        [[row[index] for index in used] for row in rows],
+        right=_NUMBERS,
+        optional=optional,
+        notes=False,
+    )
 
 
 def _state(row: StatusRow) -> str:

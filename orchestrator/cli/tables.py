@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from orchestrator.cli.fitted_table import FittedTable
 from orchestrator.kohya import resource_profile
 from orchestrator.model import Params, Point, Question, SequentialDesign, State
 from orchestrator.plan import vram_estimate
@@ -39,7 +40,14 @@ def plan(
     more = (f", {pluralize(files, 'LoRA file')}" if files else "") + more
     head = f"[bold]{escape(costs.name)}[/]: {pluralize(len(trained), 'training')}{more}; {done} finished"
     replacing = [f"  {escape(cause)} replaces {', '.join(keys)} of the settings" for cause, keys in replaced.items()]
-    parts: list[RenderableType] = [head, *_questions(costs, questions), *_common(trained), *replacing, "", _runs(costs)]
+    parts: list[RenderableType] = [
+        head,
+        *_questions(costs, questions),
+        *_common(trained),
+        *replacing,
+        "",
+        *_runs(costs),
+    ]
     if costs.profiles:
         parts += ["", profiles(costs)]
     return Group(*parts, "", *_sums(costs))
@@ -69,18 +77,13 @@ def _common(trained: Sequence[RunForecast]) -> Iterator[str]:
         yield escape(f"  All with {label(common)}")
 
 
-def _runs(costs: Forecast) -> Table:
-    table = Table(box=None, pad_edge=False)
-    table.add_column("run", overflow="fold")
-    table.add_column("why", overflow="fold")
-    for heading in ("steps", "epochs", "images", "train", "generate", "score", "disk"):
-        table.add_column(heading, justify="right", no_wrap=True)
+def _runs(costs: Forecast) -> Iterator[RenderableType]:
     names = labels([run.run.point for run in costs.runs])
-    for run in costs.runs[:_ROWS]:
-        table.add_row(escape(names[run.run.point.id]), *_cells(run))
+    rows = [(escape(names[run.run.point.id]), *_cells(run)) for run in costs.runs[:_ROWS]]
+    numbers = ("steps", "epochs", "images", "train", "generate", "score", "disk")
+    yield FittedTable(("run", "why", *numbers), rows, right=numbers, optional=("epochs", "disk", "score", "images"))
     if len(costs.runs) > _ROWS:
-        table.caption = f"and {len(costs.runs) - _ROWS} more; --only GLOB or --json shows them"
-    return table
+        yield f"and {len(costs.runs) - _ROWS} more; --only GLOB or --json shows them"
 
 
 def _cells(run: RunForecast) -> list[str]:
@@ -203,7 +206,8 @@ def next_commands(found: Agenda, options: str) -> Iterator[str]:
     waiting = [(grid, one) for grid in found.grids if not grid.left for one in grid.questions]
     then = "Then" if found.adoptable else "Next"
     if ready:
-        yield f"{then}: orchestrate run {shlex.quote(str(ready.path))}{options}"
+        name = f" --name {shlex.quote(ready.name)}" if ready.name else ""
+        yield f"{then}: orchestrate run {shlex.quote(str(ready.path))}{name}{options}"
     for grid, one in waiting:
         yield f"{one.id} is undecided although all runs of {grid.path} are finished: {one.needs}"
     if not found.asked:

@@ -43,10 +43,12 @@ class OpenQuestion:
 class OpenGrid:
     """A grid with open questions, and the remaining cost of all its runs. gpu_hours: None if it is unknown.
 
-    assumed: whether the hours depend on an assumed speed. left: whether runs are left.
+    name: of its sweep if it is not that of the grid. assumed: whether the hours depend on an assumed speed. left:
+    whether runs are left.
     """
 
     path: Path
+    name: str
     questions: tuple[OpenQuestion, ...]
     gpu_hours: float | None
     assumed: bool
@@ -87,7 +89,9 @@ def agenda(settings: Path, grids: Sequence[Path], forecast: Callable[[Plan], For
     plans, invalid = [], []
     for path in grids:
         try:
-            plans.append((path, planning.read(settings, path)))
+            plan = planning.read(settings, path)
+            name = "" if plan.sweep.exists() else next((read.sweep.name for read, _ in sweeps if _ran(read, plan)), "")
+            plans.append((path, planning.read(settings, path, name) if name else plan))
         except InputError as error:
             invalid.append((path, error.problems))
     by_sweep = {read.sweep: {answer.id: answer for answer in given} for read, given in sweeps}
@@ -120,6 +124,16 @@ def _identity(question: Question) -> Identity:
     return question.id, question.kind, question.dim, question.levels, question.within_gib
 
 
+def _ran(read: SweepSummary, plan: Plan) -> bool:
+    """Whether a sweep has the questions and points of a grid: it was run with `--name`."""
+    points, planned = (
+        {point.id for point in points if not point.is_baseline}
+        for points in ((run.run.point for run in read.runs), plan.points)
+    )
+    asked = [sorted(map(str, map(_identity, one.questions))) for one in (read, plan)]
+    return asked[0] == asked[1] and planned <= points <= planned | {one.id for one in plan.later}
+
+
 def _open(
     path: Path, plan: Plan, decided: set[Identity], given: Mapping[str, Answer] | None, cost: Forecast
 ) -> OpenGrid:
@@ -129,6 +143,7 @@ def _open(
     state = f"{ended} of {len(cost.runs)} runs" if given is not None else "not run"
     return OpenGrid(
         path=path,
+        name=plan.sweep.name if plan.sweep.name != path.stem else "",
         questions=tuple(
             OpenQuestion(
                 id=one.id,

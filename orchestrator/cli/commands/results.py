@@ -37,6 +37,7 @@ def results(settings_file: Path, sweep: str, by: str, sort: str, columns: str, a
     from orchestrator.config import settings
     from orchestrator.evidence import summary
     from orchestrator.report import answers, json_output, results_view
+    from orchestrator.report import labels as report_labels
 
     if as_json and as_csv:
         raise click.UsageError("Choose one of --json and --csv.")
@@ -52,4 +53,5 @@ def results(settings_file: Path, sweep: str, by: str, sort: str, columns: str, a
     elif by == "config" and not named and not sort:
         console.page(results_table.summary(read, answers.answer_questions([read])[0]))
     else:
-        console.page(results_table.table(frame, named or results_table.default_columns(read, by)))
+        labels = None if named else report_labels.labels([run.run.point for run in read.runs])
+        console.page(results_table.table(frame, named or results_table.default_columns(read, by), labels))
