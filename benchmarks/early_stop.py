@@ -192,7 +192,7 @@ def is_stopped(kind: Kind, asked: EarlyStop, found: Swept, arm: int, seed: int) 
         for other in others
         if len(other) >= len(own)
     )
-    share = early_stop_rule.per_comparison_alpha(asked.p, looks=found.curves.shape[1] - 1, others=kind.arms - 1)
+    share = early_stop_rule.per_comparison_alpha(asked.p, checks=found.curves.shape[1] - 1, others=kind.arms - 1)
     return any(one is not None and one.p < share for one in compared)
 
 

@@ -1,7 +1,7 @@
 """How long a large grid takes to plan:  python -m benchmarks.planning [--points 10000]
 
 Reads a grid with this number of points as `orchestrate plan` and `run` do: expands and hashes it, checks every
-argument, trap and OOM fallback, and renders every config. Prints the seconds and the peak memory of this process, then
+argument, rule and OOM fallback, and renders every config. Prints the seconds and the peak memory of this process, then
 the seconds of `orchestrate --help` in its own process.
 """
 

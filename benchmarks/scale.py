@@ -42,7 +42,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         world = World.build(Path(folder) / "world", build_shared(Path(folder) / "shared"))
         world.ask(f"[dims]\nseed = {list(range(1, count + 1))}\n")
-        world.settle(vram='[vram]\ncard = "none"\n')  # polls once a second, as in life
+        world.settle(vram='[vram]\ncard = "none"\n')  # polls once a second, as by default
         ctx = world.context(listener=Memory())
         runs = world.plan().runs()
         first, rest = [runs[0], runs[-1]], runs[1:-1]
@@ -73,7 +73,7 @@ def _measure(runs: Sequence[Run], ctx: Context, example: Run) -> None:
 
 
 class _Perform:
-    """As in life, but for the scorer: that costs the same with any orchestrator."""
+    """As by default, but without the scorer, which takes the same time with any orchestrator."""
 
     def __init__(self, scored: Path) -> None:
         self._scored = scored

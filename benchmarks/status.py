@@ -1,7 +1,7 @@
 """How long `orchestrate status` takes over many runs:  python -m benchmarks.status [--runs 1000]
 
 Makes a sweep of so many runs in a temporary folder: finished ones with all their records, some failed and crashed, the
-rest pending, and one that this process pretends to be training. Prints the seconds of the whole command, in a process
+rest pending, and one that seems to be training in this process. Prints the seconds of the whole command, in a process
 of its own, as a table and as JSON.
 """
 

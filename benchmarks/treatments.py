@@ -38,7 +38,7 @@ PX = 160
 LIKENESS = 0.6
 """How alike a face is to the persona's in one image: moods differ, so that one image is not the persona."""
 RED = (190, 70, 70)
-"""The planted background. No caption speaks of it."""
+"""The planted background. No caption mentions it."""
 SUBJECT = world.SUBJECT
 CLASS = "person"
 PROMPTS = tuple(f"photo of {SUBJECT}, {words}" for words in (

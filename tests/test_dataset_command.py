@@ -1,4 +1,4 @@
-"""`orchestrate dataset`: what a person sees of a treatment before a night is spent on it."""
+"""`orchestrate dataset`: what it shows about a dataset before a training."""
 
 from pathlib import Path
 

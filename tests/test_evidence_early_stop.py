@@ -27,7 +27,7 @@ def test_preview_steps_are_evenly_spaced_and_before_the_end(total: int, after: f
 
 
 def test_alpha_is_divided_by_the_number_of_comparisons() -> None:
-    bound = early_stop_rule.per_comparison_alpha(0.01, looks=2, others=5)
+    bound = early_stop_rule.per_comparison_alpha(0.01, checks=2, others=5)
     assert bound == pytest.approx(0.001)
     assert 2.0 ** -early_stop_rule.min_pairs(bound) < bound <= 2.0 ** -(early_stop_rule.min_pairs(bound) - 1)
 

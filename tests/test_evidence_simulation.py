@@ -1,6 +1,6 @@
 """Intervals, verdicts and promises against a known truth; `python -m benchmarks.evidence_simulation` is the long form.
 
-The bounds leave room for chance: code as good as claimed fails one in a million times, were the seeds not fixed.
+The bounds allow for chance: without fixed seeds, correct code would fail once in a million runs.
 """
 
 from dataclasses import replace

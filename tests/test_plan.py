@@ -1,4 +1,4 @@
-"""`orchestrate plan`, end to end: all errors at once, silent traps of sd-scripts, and the forecast."""
+"""`orchestrate plan`, end to end: all errors at once, arguments that sd-scripts silently ignores, and the forecast."""
 
 import json
 import math
@@ -144,7 +144,7 @@ def test_a_broken_template_is_reported(desk, tmp_path):
     assert "train.toml.j2" in done.stderr
 
 
-# --- silent traps of sd-scripts ---------------------------------------------------------------------------------------
+# --- arguments that sd-scripts silently ignores -----------------------------------------------------------------------
 
 STOPPED = [
     ("Prodigy at 1e-4", "[fixed]\nlearning_rate = 1e-4\n", "Prodigy estimates its own step size and expects 1.0"),

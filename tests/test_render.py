@@ -288,7 +288,7 @@ def test_a_dataset_of_several_sizes_is_one_dataset_each(renderer):
 
 
 def test_keys_of_the_config_file_are_not_in_the_dataset_file():
-    """sd-scripts lets the dataset file win over the config file in silence."""
+    """sd-scripts silently prefers the dataset file to the config file."""
     text = (REPO / "templates" / config_files.DATASET).read_text(encoding="utf-8").partition("#}")[2]
     assert not any(key in text for key in ("batch_size", "resolution", "bucket", "[general]"))
 

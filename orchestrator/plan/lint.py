@@ -78,7 +78,7 @@ def _merged(problems: Iterable[Problem]) -> list[Problem]:
 
 
 def _lint_resume(points: Iterable[Params], settings: Settings, lengths: LengthEstimator) -> Iterator[Problem]:
-    """A warning if trainer.resume is set and interrupted trainings start from the beginning all the same."""
+    """A warning if trainer.resume is set and interrupted trainings start from the beginning anyway."""
     known = [(params, length) for params in points if settings.trainer.resume and (length := lengths.length(params))]
     blocked = [(params, length, key) for params, length in known if (key := resume.obstacle_in(params, length))]
     if not blocked:
@@ -251,7 +251,7 @@ def _lint_preview_checks(points: Sequence[Point], settings: Settings, prompts: i
         what = "cannot stop any training: no two runs share a training seed and a length, or `after` is too late"
         yield _early_stop(settings, "", what, "remove it, or lower `after`", Severity.WARNING)
         return
-    alpha = early_stop_rule.per_comparison_alpha(settings.early_stop.p, looks=checks, others=others)
+    alpha = early_stop_rule.per_comparison_alpha(settings.early_stop.p, checks=checks, others=others)
     needed = early_stop_rule.min_pairs(alpha)
     if settings.early_stop.pictures < needed:
         p = f"{settings.early_stop.p:g}"

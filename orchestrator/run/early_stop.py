@@ -89,7 +89,7 @@ class EarlyStopWatcher:
         """The difference and its p-value where the training is clearly worse; else empty."""
         own_values, other_values = (self._values[run.path.name, step] for run in (self._run, other))
         test = early_stop_rule.compare(own_values, other_values, self._rule.margin)
-        alpha = early_stop_rule.per_comparison_alpha(self._rule.p, looks=len(self._steps), others=len(self._others))
+        alpha = early_stop_rule.per_comparison_alpha(self._rule.p, checks=len(self._steps), others=len(self._others))
         if test is None or test.p >= alpha:
             return ""
         return (

@@ -95,7 +95,7 @@ def needs_gpu_alone(attempt: Attempt) -> bool:
 
 
 class FailureStreak:
-    """Counts equal failures in a row per GPU and stage, of runs that failed for good."""
+    """Counts equal failures in a row per GPU and stage, of runs that are not tried again."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit

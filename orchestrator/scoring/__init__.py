@@ -95,7 +95,7 @@ class Scored:
     provider: onnxruntime's execution provider, empty when every image was in the cache.
     training: number of different training images with a face.
     upside_down: similarity of the references' faces, turned upside down after alignment. A recogniser sees no person
-    there: they score as strangers do (SFace on real photos: median 0.11, strangers 0.12, the persona 0.86).
+    there: they score as other people do (SFace on real photos: median 0.11, other people 0.12, the persona 0.86).
     """
 
     fingerprint: str
@@ -112,7 +112,7 @@ class Scored:
         return errors > MAX_ERROR_RATE * len(self.scores)
 
     def pack_problem(self, pack: Path, key: str = "score.pack") -> Problem | None:
-        """An error when the face pack does not separate the persona from strangers: its input is wrongly scaled.
+        """An error when the face pack does not separate the persona from other people: its input is wrongly scaled.
 
         key: the setting that names the pack.
         """

@@ -14,7 +14,7 @@
         on/baseline-.../       the baseline of a base model that no run of the sweep was trained on
 
 A record is written once, atomically, and never edited. Only `sweep.json` is replaced, when its grid changes: it lists
-the points of the current grid. runs that are no longer in the grid stay on disk until `orchestrate prune --dropped`.
+the points of the current grid. Runs that are no longer in the grid stay on disk until `orchestrate prune --dropped`.
 The state of a run is derived from its records (store/state), never stored.
 """
 

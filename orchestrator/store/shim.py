@@ -81,7 +81,7 @@ def _run(argv: list[str], cwd: str, log: Path) -> tuple[int, str]:
 
 
 def _oom_kills() -> int:
-    """How often the kernel has killed a process for lack of memory; tells its SIGKILL from a person's."""
+    """How often the kernel has killed a process for lack of memory: distinguishes its SIGKILL from a user's."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/vmstat").read_text(encoding="ascii").splitlines():
             if line.startswith("oom_kill "):

@@ -44,7 +44,7 @@ def last(folder: Path) -> VramSample | None:
 
 
 def peak(folder: Path, *, colocated: bool) -> int | None:
-    """The highest VRAM use of the attempt in MiB; None where no sample tells it."""
+    """The highest VRAM use of the attempt in MiB; None if no sample has it."""
     used = (used_by_attempt(sample, colocated=colocated) for _, sample in series(folder))
     return max((mib for mib in used if mib is not None), default=None)
 

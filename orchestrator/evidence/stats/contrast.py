@@ -73,9 +73,9 @@ class ContrastResult:
     needs: None unless undecided, or if no reasonable number of runs decides. detectable: the smallest difference these
     data can show. warnings: violated assumptions of the interval.
 
-    design: of a sequential sweep. Its interval is the repeated confidence interval, which holds at all looks together,
-    and its p-values are corrected for the looks and, by a fixed split, for the questions of the sweep. chance: the
-    probability that an undecided question is decided by the last look; None if more seeds cannot decide it.
+    design: of a sequential sweep. Its interval is the repeated confidence interval, which holds for all tests together,
+    and its p-values are corrected for the tests and, by a fixed split, for the questions of the sweep. chance: the
+    probability that an undecided question is decided by the last test; None if more seeds cannot decide it.
     """
 
     question: Question
@@ -278,7 +278,7 @@ def _decide(
 def _decide_sequentially(
     result: ContrastResult, found: Estimate, table: FloatArray, design: SequentialDesign, questions: int
 ) -> ContrastResult:
-    """As `_decide`, at one look of a design. `questions`: those that share the error level."""
+    """As `_decide`, at one test of a design. `questions`: those that share the error level."""
     settings = result.settings
     alpha = 1 - settings.confidence
     p_yes, p_no = (

@@ -17,9 +17,9 @@ def preview_steps(total: int, after: float) -> range:
     return range(every, total, every)
 
 
-def per_comparison_alpha(p: float, *, looks: int, others: int) -> float:
+def per_comparison_alpha(p: float, *, checks: int, others: int) -> float:
     """Significance level of one comparison (Bonferroni): each preview check compares a training with all others."""
-    return p / max(1, looks * others)
+    return p / max(1, checks * others)
 
 
 def min_pairs(alpha: float) -> int:

@@ -1,6 +1,6 @@
-"""Group-sequential tests: seeds are added in rounds, and the error level holds over all looks at the results.
+"""Group-sequential tests: seeds are added in rounds, and the error level holds over all tests.
 
-A question is tested after `first` seeds and after each further one up to `max`. Each look uses the same nominal level
+A question is tested after `first` seeds and after each further one up to `max`. Each test uses the same nominal level
 (Pocock), found by simulating the t statistics of normal data without a difference. It does not depend on the scale.
 """
 
@@ -15,32 +15,32 @@ from orchestrator.model import SequentialDesign
 MIN_CHANCE = 0.1
 """A sweep stops for futility if every open question is decided by `max` with a smaller probability."""
 _VALUES = 2_400_000
-"""Simulated looks; 200,000 sweeps of 12 seeds."""
+"""Simulated tests; 200,000 sweeps of 12 seeds."""
 
 
 @lru_cache(maxsize=32)
 def _smallest_p(design: SequentialDesign) -> FloatArray:
-    """Sorted: the smallest two-sided p-value over all looks of each simulated sweep without a difference."""
+    """Sorted: the smallest two-sided p-value over all tests of each simulated sweep without a difference."""
     values = np.random.default_rng(0).standard_normal((_VALUES // design.max, design.max))
     seeds = np.arange(1, design.max + 1)
     sums, squares = values.cumsum(axis=1), (values**2).cumsum(axis=1)
-    looks = slice(design.first - 1, None)
-    n, total = seeds[looks], sums[:, looks]
-    variance = (squares[:, looks] - total**2 / n) / (n - 1)
+    tests = slice(design.first - 1, None)
+    n, total = seeds[tests], sums[:, tests]
+    variance = (squares[:, tests] - total**2 / n) / (n - 1)
     statistic = np.abs(total) / np.sqrt(n * variance)
     smallest: FloatArray = np.sort(2 * stats.t.sf(statistic, n - 1).min(axis=1))
     return smallest
 
 
 def nominal_level(design: SequentialDesign, alpha: float) -> float:
-    """The two-sided level of each look with which the error over all looks is `alpha`."""
+    """The two-sided level of each test with which the error over all tests is `alpha`."""
     return float(np.quantile(_smallest_p(design), alpha))
 
 
 def adjusted_p(p: float, design: SequentialDesign) -> float:
-    """The probability, without a difference, that some look has a p-value of at most `p`."""
+    """The probability, without a difference, that some test has a p-value of at most `p`."""
     smallest = _smallest_p(design)
-    if p < smallest[100]:  # too rare for the simulation: the sum over the looks is an upper bound
+    if p < smallest[100]:  # too rare for the simulation: the sum over the tests is an upper bound
         return min(p * (design.max - design.first + 1), 1.0)
     return float(np.searchsorted(smallest, p, side="right") / len(smallest))
 
@@ -48,7 +48,7 @@ def adjusted_p(p: float, design: SequentialDesign) -> float:
 def chance_to_decide(
     found: Estimate, design: SequentialDesign, *, nominal: float, smallest: float, draws: int = 4000
 ) -> float:
-    """The predictive probability of yes or no at a later look, given the present estimate; 0 after the last look."""
+    """The predictive probability of yes or no at a later test, given the present estimate; 0 after the last test."""
     rng, n = np.random.default_rng(0), found.replicates
     variance = found.replicate_variance * (n - 1) / rng.chisquare(n - 1, draws)
     mean = found.mean + rng.standard_normal(draws) * np.sqrt(variance / n)

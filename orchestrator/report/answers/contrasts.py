@@ -328,8 +328,8 @@ def _details(result: ContrastResult) -> Iterator[tuple[str, str]]:
     p, against = _tested(result)
     correction = "Holm-corrected over all questions"
     if result.design:
-        looks = f"{result.design.first} to {result.design.max} seeds"
-        correction = f"corrected for tests after {looks} and in equal parts for the questions of the sweep"
+        seeds = f"{result.design.first} to {result.design.max} seeds"
+        correction = f"corrected for tests after {seeds} and in equal parts for the questions of the sweep"
     yield "Test", "" if p is None else f"p = {p:.3f} against {against}, {correction}"
     yield "Sign-flip test", "" if result.sign_flip_p is None else f"p = {result.sign_flip_p:.3f} against no difference"
     if result.main_effect:

@@ -19,7 +19,7 @@ _LIMIT = re.compile(r"(?:total capacity|budget) of ([\d.]+) GiB")
 
 
 class _Fit(StrEnum):
-    """What a run tells, as it continues "3 trainings ..."."""
+    """What a run shows, as the rest of a sentence "3 trainings ..."."""
 
     YES = "fit"
     FALLBACK = "fit after an OOM fallback that keeps the result"

@@ -72,7 +72,7 @@ class _Counter:
                 file.write(f"{self.who}\t{self.seen[what]}\t{what}\n")
 
     def _first(self) -> bool:
-        """Whoever is killed is killed once: the next attempt shall live."""
+        """A process is killed once: the next attempt succeeds."""
         try:
             os.close(os.open(os.environ["TORTURE_EVENTS"] + ".killed", os.O_CREAT | os.O_EXCL))
         except FileExistsError:
