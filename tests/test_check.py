@@ -17,11 +17,13 @@ from standins.world import GPU, Probe, World, blind_pack
 from orchestrator.cli import main
 from orchestrator.config import settings
 from orchestrator.config.schema import Dataset
-from orchestrator.errors import Problem, Severity
+from orchestrator.datasets import validate
+from orchestrator.errors import Problem, Severity, errors_of
+from orchestrator.kohya import prompts
 from orchestrator.miniature import draw
 from orchestrator.plan import check as checks
 from orchestrator.plan import forecast, plan
-from orchestrator.plan.check import configurations, dataset_images, gpus, interpreter, persona, tokenizers
+from orchestrator.plan.check import configurations, dataset_images, gpus, interpreter, persona, token_counts, tokenizers
 from orchestrator.plan.vram_estimate import Estimate
 
 
@@ -352,6 +354,14 @@ SD_SCRIPTS = {
     "library/__init__.py": "",
     "library/sdxl_train_util.py": "",
     "library/train_util.py": "get_optimizer = lambda args, _: (0, 0, 0)\nget_scheduler_fix = lambda *_: 0\n",
+    "library/strategy_base.py": """
+from types import SimpleNamespace
+def tokenizer1(text):
+    return SimpleNamespace(input_ids=["start", *text.split(), "end"])
+tokenizer1.model_max_length = 77
+TokenizeStrategy = SimpleNamespace(get_strategy=lambda: SimpleNamespace(tokenizer1=tokenizer1))
+""",
+    "library/custom_train_functions.py": "parse_prompt_attention = lambda text: [(text, 1.0)]\n",
     "networks/lora.py": "",  # without __init__.py, as in sd-scripts: a module of that name elsewhere would hide it
     "generate.py": "",
     "train.py": """
@@ -360,7 +370,7 @@ from types import SimpleNamespace
 from library import sdxl_train_util, train_util
 if __name__ == "__main__":
     tables = tomllib.load(open(sys.argv[2], "rb"))
-    args = {"unet_lr": None} | {key: value for table in tables.values() for key, value in table.items()}
+    args = {"unet_lr": None, "weighted_captions": False, "max_token_length": None} | {key: value for table in tables.values() for key, value in table.items()}
     images = os.listdir(tomllib.load(open(args["dataset_config"], "rb"))["datasets"][0]["subsets"][0]["image_dir"])
     print(len(images), "files", os.environ["CUDA_VISIBLE_DEVICES"] or "no GPU")
     if args["network_dim"] == 3:
@@ -370,6 +380,10 @@ if __name__ == "__main__":
         sys.exit()
     if args["network_dim"] == 7:
         os.kill(os.getpid(), 9)
+    subset = SimpleNamespace(caption_prefix=None, caption_suffix="end", enable_wildcard=False)
+    info = SimpleNamespace(absolute_path="/data/a.png", caption="word " * 75 + "\\nline")
+    dataset = SimpleNamespace(image_data={"a": info}, image_to_subset={"a": subset})
+    train_dataset_group = SimpleNamespace(datasets=[dataset])
     train_util.prepare_accelerator(SimpleNamespace(**args))
     open(__file__ + ".trained", "w")
 """,
@@ -405,6 +419,34 @@ def test_a_deep_check_starts_the_trainer_on_each_distinct_configuration(world, s
     }
     assert done.exit_code == 4
     assert not list(sources.glob("*.trained"))
+
+
+def test_a_deep_check_also_starts_the_trainer_on_the_oom_fallbacks(world, sources):
+    step = '[[oom_fallback]]\nname = "rank three"\nset = { network_dim = 3 }\n'
+    world.settings.write_text(world.settings.read_text(encoding="utf-8") + step, encoding="utf-8")
+    plan = world.plan()
+    found = configurations.check_configurations(plan.settings, plan.points[:1], plan.prompts)
+    [wrong] = errors_of(found.problems)
+    assert wrong.where == f"{plan.points[0].name} after the OOM fallback rank three"
+    assert "rank three is odd" in wrong.what
+
+
+def test_counted_tokens_replace_the_estimate(world, sources):
+    plan = world.plan()
+    found = configurations.check_configurations(plan.settings, plan.points[:1], plan.prompts)
+    assert found.facts["tokens"] == "76 in the longest caption, 4 in the longest prompt"
+    [cut] = found.problems
+    assert "cuts 1 of 1 caption after 75 tokens: a.png (76)" in cut.what
+    dataset = plan.settings.datasets["portraits"]
+    for picture in dataset.image_dir.glob("*.png"):
+        picture.with_suffix(".txt").write_text(f"{dataset.trigger} {'word ' * 75}", encoding="utf-8")
+    estimates = [*prompts.parse_prompts("word " * 76, where="p")[1], *validate.validate_dataset(dataset, "")]
+    assert len(estimates) == 2
+    assert token_counts.without_estimates([*estimates, cut], found) == [cut]
+    (sources / "library" / "strategy_base.py").unlink()
+    found = configurations.check_configurations(plan.settings, plan.points[:1], plan.prompts)
+    assert found.facts["tokens"].startswith("estimated")
+    assert token_counts.without_estimates(estimates, found) == estimates
 
 
 def test_a_deep_check_names_sources_that_cannot_be_imported(world, sources):

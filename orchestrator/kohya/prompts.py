@@ -8,7 +8,8 @@ from orchestrator.config.schema import Generation
 from orchestrator.errors import Problem, Severity
 from orchestrator.files import read_bytes
 
-_TOKENS = 75  # one CLIP chunk; gen_img.py ignores the rest
+TOKENS = 75
+"""One chunk of CLIP: gen_img.py ignores the rest of a prompt."""
 
 
 def read_prompts(path: Path) -> tuple[tuple[str, ...], list[Problem]]:
@@ -121,8 +122,8 @@ def _repeated(prompts: list[tuple[int, str]], where: str) -> Iterator[Problem]:
 def _long(prompts: list[tuple[int, str]], where: str) -> Iterator[Problem]:
     """Prompts of more than one chunk; each word, digit and run of other characters is at least one token."""
     for number, line in prompts:
-        if len(re.findall(r"[^\W\d_]+|\d|[^\w\s]+", line)) > _TOKENS:
-            what = f"longer than {_TOKENS} tokens: gen_img.py ignores the rest"
+        if len(re.findall(r"[^\W\d_]+|\d|[^\w\s]+", line)) > TOKENS:
+            what = f"longer than {TOKENS} tokens: gen_img.py ignores the rest"
             yield _warning(what, f"{where}:{number}", line, "shorten it")
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from small_world import World
 
+from orchestrator.errors import Severity, errors_of
 from orchestrator.plan.check import configurations
 from orchestrator.plan.check.report import CheckReport
 
@@ -25,25 +26,37 @@ BAD = {
 }
 
 
+LONG = "(a:1.2), " * 40
+"""Of 80 tokens: the weights are none."""
+
+
 @pytest.fixture(scope="module")
 def report(tiny: World) -> CheckReport:
     """Of all configurations, and of one more that differs in its seed alone."""
     table = {**GOOD, **{name: arguments for name, (arguments, _) in BAD.items()}, "other-seed": {"seed": 2}}
     points = [tiny.run(name, **arguments).point for name, arguments in table.items()]
-    return configurations.check_configurations(tiny.settings, points, ("photo of ohwx person",))
+    return configurations.check_configurations(tiny.settings, points, ("photo of a person", LONG))
 
 
 def test_accepted_configurations_are_counted_without_replicates(report: CheckReport) -> None:
     counted = f"{len(GOOD)} of {len(GOOD) + len(BAD)} configurations accepted by sd-scripts"
-    assert report.facts == {"deep check": counted}
+    assert report.facts["deep check"] == counted
 
 
 def test_each_cause_is_one_problem_that_names_its_first_run(report: CheckReport) -> None:
-    found = {problem.where: problem.what for problem in report.problems}
+    found = {problem.where: problem.what for problem in errors_of(report.problems)}
     assert set(found) == set(BAD) - {"another-one"}
     for name, words in found.items():
         assert BAD[name][1] in words, words
     assert "2 configurations" in found["unknown-argument"]
+
+
+def test_tokens_are_counted_by_the_trainers_tokenizer(tiny: World, report: CheckReport) -> None:
+    captions = [path.read_text(encoding="utf-8") for path in tiny.dataset.image_dir.glob("*.txt")]
+    assert report.facts["tokens"] == "19 in the longest caption, 80 in the longest prompt", captions
+    [cut] = [one for one in report.problems if one.severity is Severity.WARNING]
+    assert "gen_img.py cuts 1 of 3 prompts after 75 tokens" in cut.what
+    assert "(80)" in cut.what
 
 
 def test_the_users_folder_is_unchanged(tiny: World, report: CheckReport) -> None:

@@ -11,7 +11,7 @@ from orchestrator.kohya import release, step_count
 from orchestrator.kohya.inheritance import Inheritance
 from orchestrator.model import Point
 from orchestrator.plan import forecast, preflight
-from orchestrator.plan.check import configurations, dataset_images, gpus, interpreter, persona, tokenizers
+from orchestrator.plan.check import configurations, dataset_images, gpus, interpreter, persona, token_counts, tokenizers
 from orchestrator.plan.check.report import CheckReport
 from orchestrator.plan.plan import Plan
 from orchestrator.store import provenance
@@ -47,6 +47,7 @@ def inspect(settings: Settings, probe: VramProbe, asked: Plan | None = None, *, 
         ready = not errors.errors_of(problems)
         checked = configurations.check_configurations(settings, trained, asked.prompts) if ready else _NOT_DEEP
         facts |= checked.facts
+        problems = token_counts.without_estimates(problems, checked)
         problems += checked.problems
     return CheckReport(facts=facts, problems=tuple(dict.fromkeys(problems)))
 

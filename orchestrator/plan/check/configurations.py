@@ -1,20 +1,25 @@
-"""`check --deep`: sd-scripts itself reads every distinct configuration and its dataset, without the base model."""
+"""`check --deep`: sd-scripts itself reads every distinct configuration and its dataset, without the base model.
+
+The configurations are those of the points and of their OOM fallbacks.
+"""
 
 import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.config.schema import Settings
 from orchestrator.datasets import prepare
 from orchestrator.errors import InputError, NotReady, Problem, error
 from orchestrator.files import read_tail
-from orchestrator.kohya import argv, config_files, dry_run
+from orchestrator.kohya import argv, config_files, dry_run, oom_fallback
 from orchestrator.kohya.outputs import log
 from orchestrator.model import Point
 from orchestrator.plan import train_config
+from orchestrator.plan.check import token_counts
 from orchestrator.plan.check.report import CheckReport
 from orchestrator.store.hashes import HashCache
 from orchestrator.store.layout import Attempt, Run
@@ -28,7 +33,7 @@ _LOG_BYTES = 256 * 1024
 def check_configurations(settings: Settings, points: Iterable[Point], prompts: Sequence[str]) -> CheckReport:
     """What sd-scripts rejects, once for each cause. Builds the datasets below `runs/`, as `run` does."""
     distinct: dict[str, Point] = {}
-    for point in points:
+    for point in _with_fallbacks(points, settings):
         read = {key: value for key, value in point.params.items() if key not in ("seed", "base_model")}
         distinct.setdefault(repr(sorted(read.items())), point)
     trainer = settings.trainer
@@ -51,13 +56,24 @@ def check_configurations(settings: Settings, points: Iterable[Point], prompts: S
             reason = (log.classify(done.stderr, done.returncode) or ("", ""))[1]
             return CheckReport(problems=(_broken(settings, f"cannot be imported: {reason}"),))
         codes = json.loads(done.stdout.splitlines()[-1])
-        problems = _rejected(dict(zip(configs, codes, strict=True)), configs)
+        names = {config: point.name for config, point in configs.items()}
+        problems = _rejected(dict(zip(configs, codes, strict=True)), names)
+        counted = token_counts.report(configs, [*prompts, settings.generation.negative_prompt], settings)
     accepted = f"{codes.count(0)} of {pluralize(len(codes), 'configuration')} accepted by sd-scripts"
-    return CheckReport(facts={"deep check": accepted}, problems=tuple(problems))
+    return CheckReport(facts={"deep check": accepted, **counted.facts}, problems=(*problems, *counted.problems))
 
 
-def _render(folder: Path, points: Sequence[Point], settings: Settings, prompts: Sequence[str]) -> dict[Path, str]:
-    """The configs, each with the name of its point."""
+def _with_fallbacks(points: Iterable[Point], settings: Settings) -> Iterator[Point]:
+    """The points, each followed by what it is after each OOM fallback."""
+    for point in points:
+        yield point
+        for step in oom_fallback.fallbacks(point.params, settings.oom_fallback, settings.optimizers):
+            name = f"{point.name} after the OOM fallback {' and '.join(dict.fromkeys(step.fallbacks))}"
+            yield replace(point, name=name, params={**point.params, **step.overrides})
+
+
+def _render(folder: Path, points: Sequence[Point], settings: Settings, prompts: Sequence[str]) -> dict[Path, Point]:
+    """The configs, each with its point."""
     prepared = prepare.prepare_all(points, settings, HashCache(settings.runs), lambda _: None)
     renderer, configs = config_files.Renderer(settings.templates), {}
     for number, point in enumerate(points):
@@ -67,7 +83,9 @@ def _render(folder: Path, points: Sequence[Point], settings: Settings, prompts: 
         files = train_config.input_files(run, attempt, settings, renderer, prepared, prompts)
         for name, text in files.items():
             (attempt.path / name).write_text(text, encoding="utf-8", newline="\n")
-        configs[attempt.path / "config.toml"] = point.name
+        texts = json.dumps([*prompts, settings.generation.negative_prompt])
+        (attempt.path / "texts.json").write_text(texts, encoding="utf-8")
+        configs[attempt.path / "config.toml"] = point
     return configs
 
 
