@@ -232,7 +232,8 @@ TENSORS = {
 
 
 def network(path: Path, kind: str, **metadata: str) -> Path:
-    weights = {f"lora_unet_a.{name}": np.full((2, 2), 0.5, np.float16) for name in TENSORS[kind]}
+    prefix = "oft_unet" if kind == "oft" else "lora_unet"
+    weights = {f"{prefix}_a.{name}": np.full((2, 2), 0.5, np.float16) for name in TENSORS[kind]}
     save_file(weights, path, metadata=metadata)
     return path
 

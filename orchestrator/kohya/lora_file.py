@@ -13,7 +13,7 @@ from orchestrator.kohya.outputs.safetensors_header import Header
 from orchestrator.model import Params
 from orchestrator.store.hashes import sha256
 
-_MODULE = re.compile(r"(lora_(?:unet|te1|te2)_[^.]+)\.(.+)")
+_MODULE = re.compile(r"((?:lora_(?:unet|te1|te2)|oft_unet)_[^.]+)\.(.+)")
 _TENSORS: Mapping[str, Sequence[frozenset[str]]] = {
     "lora": [frozenset({"lora_down.weight", "lora_up.weight"})],
     "loha": [frozenset({"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"})],
