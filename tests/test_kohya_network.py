@@ -1,6 +1,8 @@
 """Arguments of the network that have no effect, files of weights that do not fit, packages that are needed."""
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from safetensors.numpy import save_file
 from orchestrator.errors import Severity
 from orchestrator.kohya import networks, packages
 from orchestrator.kohya.arguments import lint
+from orchestrator.kohya.generator_modules import lycoris_network
 from orchestrator.model import Params, Value
 
 BASE: Params = {
@@ -236,6 +239,7 @@ def test_alpha_of_oft_is_no_scale() -> None:
         ({"network_module": "networks.loha"}, 114.0),
         (OFT, 51.2),
         ({**DORA, "network_args": ("dora_wd=True", "preset=attn-mlp")}, 58.9),
+        ({**DORA, "network_args": ("dora_wd=True", "wd_on_output=False", "preset=attn-mlp")}, 58.7),
     ],
 )
 def test_parameters_are_counted_for_each_network(params: Params, millions: float) -> None:
@@ -253,3 +257,29 @@ def test_dimensions_are_factorised_as_in_networks_lokr(dimension: int, factor: i
 def test_gen_img_gets_arguments_that_the_file_cannot_contain() -> None:
     assert (networks.generation_args(LOKR), networks.generation_args(DORA)) == ("factor=4", "")
     assert (networks.can_merge(LOKR), networks.can_merge(DORA)) == (True, False)
+
+
+@pytest.mark.parametrize(("shape", "of_outputs"), [((2, 1), True), ((1, 3), False), (None, True)])
+def test_a_dora_is_loaded_with_the_axis_of_its_norms(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int] | None, of_outputs: bool
+) -> None:
+    """LyCORIS's loader creates its modules as if the norms were those of the outputs."""
+
+    class Kind:
+        def __init__(self, wd_on_out: bool = True) -> None:
+            self.wd_on_out = wd_on_out
+
+    def load(*_: object, **__: object) -> tuple[SimpleNamespace, dict[str, object]]:
+        return SimpleNamespace(apply_to=lambda *words: applied.extend(words), module=Kind()), {}
+
+    applied: list[object] = []
+    kinds = dict.fromkeys(("LoConModule", "LohaModule", "LokrModule"), Kind)
+    parts = {"kohya": SimpleNamespace(create_network_from_weights=load), "modules": SimpleNamespace(**kinds)}
+    monkeypatch.setitem(sys.modules, "lycoris", SimpleNamespace(**parts))
+    names = {"lora_unet_a.alpha": np.ones(())} | ({"lora_unet_a.dora_scale": np.ones(shape)} if shape else {})
+    save_file(names, tmp_path / "dora.safetensors")
+    network, _ = lycoris_network.create_network_from_weights(1.0, str(tmp_path / "dora.safetensors"))
+    assert network.module.wd_on_out is of_outputs
+    network.apply_to("encoders", "unet")
+    assert applied == ["encoders", "unet", True, True]
+    assert Kind().wd_on_out is True, "the next network of the process is loaded as LyCORIS loads it"

@@ -70,9 +70,11 @@ def trained_numbers(params: Params) -> int:
     count = _COUNTS.get(algorithm(params))
     if count is None or not isinstance(rank, int) or rank < 1:
         return 0
-    dora = is_dora(params)
+    norms = (
+        (0, 0) if not is_dora(params) else (0, 1) if arguments.get("wd_on_output", "").lower() == "false" else (1, 0)
+    )
     return sum(
-        number * (count((out, into, side), used, arguments) + (out if dora else 0))
+        number * (count((out, into, side), used, arguments) + norms[0] * out + norms[1] * into)
         for (out, into, side, number), used in _layers(params, arguments, rank)
     )
 

@@ -88,7 +88,7 @@ def _network_measured(params: Params, weights: float, *, recomputed: bool) -> bo
     if networks.module_of(params) == networks.LORA:
         return not names and params["network_dim"] in DIMS
     least, most = _OTHER_NETWORKS
-    return recomputed and least <= weights <= most and names <= {"factor", "algo", "dora_wd", "preset"}
+    return recomputed and least <= weights <= most and names <= {"factor", "algo", "dora_wd", "wd_on_output", "preset"}
 
 
 def _optimizer(params: Params) -> str | None:

@@ -3,14 +3,23 @@
 It runs in the trainer's interpreter; its folder is on PYTHONPATH there (`generate.environment`).
 """
 
+from contextlib import ExitStack
+from functools import partialmethod
 from typing import Any
+from unittest import mock
 
 
-def create_network_from_weights(*args: Any, **kwargs: Any) -> "tuple[Any, dict[str, Any]]":
-    """As lycoris.kohya; the network's `apply_to` needs no flags."""
-    from lycoris import kohya  # type: ignore[import-not-found]  # only in the environment of the trainer
+def create_network_from_weights(
+    multiplier: float, file: str, *args: Any, **kwargs: Any
+) -> "tuple[Any, dict[str, Any]]":
+    """As lycoris.kohya; the network's `apply_to` needs no flags, and a DoRA with `wd_on_output=False` is loaded too."""
+    from lycoris import kohya, modules  # type: ignore[import-not-found]  # only in the environment of the trainer
 
-    network, weights = kohya.create_network_from_weights(*args, **kwargs)
+    with ExitStack() as patches:
+        for kind in (modules.LoConModule, modules.LohaModule, modules.LokrModule):
+            create = partialmethod(kind.__init__, wd_on_out=_norms_are_of_outputs(file))
+            patches.enter_context(mock.patch.object(kind, "__init__", create))
+        network, weights = kohya.create_network_from_weights(multiplier, file, *args, **kwargs)
     apply_to = network.apply_to
 
     def apply_to_both(text_encoder: Any, unet: Any) -> None:
@@ -18,3 +27,12 @@ def create_network_from_weights(*args: Any, **kwargs: Any) -> "tuple[Any, dict[s
 
     network.apply_to = apply_to_both
     return network, weights
+
+
+def _norms_are_of_outputs(file: str) -> bool:
+    """LyCORIS's loader always assumes so. `dora_scale` is (outputs, 1), or (1, inputs) with `wd_on_output=False`."""
+    from safetensors import safe_open
+
+    with safe_open(file, "np") as weights:
+        names = [name for name in weights.keys() if name.endswith(".dora_scale")]  # noqa: SIM118  # not a mapping
+        return not names or weights.get_slice(names[0]).get_shape()[0] != 1
