@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 from orchestrator import cli
 from orchestrator.config.json_schema import schemas
 from orchestrator.config.schema import SubsetKeys
+from orchestrator.kohya.inheritance import TABLES as OPTIMIZERS
 
 HERE = Path(__file__).parent
 TABLES = {
@@ -42,6 +43,16 @@ relative to it, and unknown keys are errors. `orchestrate schema` writes a JSON 
 | `[[datasets.NAME.subsets]]` | [several folders](dataset-recipes.md#several-subsets) instead of one |
 """
 _COLUMNS = "| key | type | default | meaning |\n|---|---|---|---|\n"
+_OPTIMIZERS = """
+## Built-in values of `[optimizers.NAME]`
+
+Settings without a table for an optimizer use these values; the shipped `orchestrate.toml` contains the same ones.
+Adaptive optimizers estimate the step size and expect a learning rate of 1. The values are usual ones, not results of a
+comparison.
+
+| optimizer | `learning_rate` | `optimizer_args` |
+|---|---|---|
+"""
 _COMMANDS = """# Commands
 
 The help pages of all commands; `docs/generate.py` writes this page from them.
@@ -62,7 +73,17 @@ def settings_page() -> str:
             }
         page += f"\n## `[{table}]`\n\n{_one_line(known['description'])}\n\n{_COLUMNS}"
         page += "".join(_row(key, known) for key in known["properties"])
-    return page
+    return page + _optimizers()
+
+
+def _optimizers() -> str:
+    """The values of settings without `[optimizers.NAME]`, one row for the optimizers that share them."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for name, table in OPTIMIZERS.items():
+        rate, arguments = f"{table['learning_rate']:g}", " ".join(table["optimizer_args"])
+        groups.setdefault((rate, arguments), []).append(f"`{name}`")
+    rows = (f"| {', '.join(names)} | {rate} | `{words}` |".replace("``", "") for (rate, words), names in groups.items())
+    return _OPTIMIZERS + "".join(f"{row}\n" for row in rows)
 
 
 def commands_page() -> str:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.config import settings
 from orchestrator.errors import Severity
-from orchestrator.kohya import optimizers, signatures
+from orchestrator.kohya import inheritance, optimizers, signatures
 from orchestrator.kohya.arguments import lint
 from orchestrator.model import Params, Value
 
@@ -196,3 +197,10 @@ def test_block_weights_and_loraplus_have_no_effect_where_adafactor_sets_the_rate
 def test_the_table_names_its_versions() -> None:
     record = json.loads(Path(signatures.__file__).with_suffix(".json").read_text(encoding="utf-8"))
     assert {"torch", "bitsandbytes", "prodigyopt", "transformers"} <= set(record["versions"])
+
+
+def test_the_shipped_settings_have_the_built_in_values() -> None:
+    """docs/settings.md says so."""
+    shipped = settings.load(Path(__file__).parents[1] / "orchestrate.toml").optimizers
+    assert shipped
+    assert dict(shipped) == {name: inheritance.TABLES[name.rpartition(".")[2]] for name in shipped}

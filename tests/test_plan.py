@@ -296,6 +296,17 @@ def test_every_grid_of_the_project_plans_without_a_warning(desk):
         assert len(replicates) >= 3
 
 
+NETWORKS = re.findall(
+    r"^```toml\n(.*?)^```", (ROOT / "docs" / "network-types.md").read_text(encoding="utf-8"), re.S | re.M
+)
+
+
+@pytest.mark.parametrize("grid", NETWORKS)
+def test_the_grids_of_network_types_plan_without_a_warning(desk, grid):
+    result = desk.forecast(grid)
+    assert (result["warnings"], len(result["runs"])) == ([], 9)
+
+
 def test_the_page_of_questions_has_the_forecast_of_every_grid(desk):
     lines = (ROOT / "docs" / "questions.md").read_text(encoding="utf-8").splitlines()
     rows = [line for line in lines if line.startswith("| Q") and line.count("|") == 7]  # six columns: the bills
