@@ -201,14 +201,17 @@ class World:
             victim.write_bytes(victim.read_bytes()[:200])
         return replace(self.dataset, image_dir=folder)
 
-    def sweep(self, grid: str = GRID, name: str = "four") -> Swept:
-        """A grid, by default of four points, by the command that a user types."""
+    def sweep(self, grid: str = GRID, name: str = "four", only: str = "") -> Swept:
+        """A grid, by default of four points, by the command that a user types. only: a glob of points."""
         (self.folder / f"{name}.toml").write_text(grid, encoding="utf-8")
-        orchestrate = Path(sys.executable).with_name("orchestrate")
-        command = [orchestrate, "run", "--settings", "orchestrate.toml", "--grid", f"{name}.toml"]
-        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False, timeout=1800)
+        done = self.orchestrate("run", "--grid", f"{name}.toml", *(["--only", only] if only else []))
         folder = self.settings.runs / name
         return Swept(code=done.returncode, output=done.stdout + done.stderr, folder=folder)
+
+    def orchestrate(self, command: str, *words: str) -> subprocess.CompletedProcess[str]:
+        program = Path(sys.executable).with_name("orchestrate")
+        argv = [program, command, "--settings", "orchestrate.toml", *words]
+        return subprocess.run(argv, cwd=self.folder, capture_output=True, text=True, check=False, timeout=1800)
 
     def said(self, code: str) -> str:
         """What the trainer's interpreter prints on standard error."""

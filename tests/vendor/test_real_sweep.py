@@ -12,7 +12,7 @@ def test_every_run_is_finished(swept: Swept) -> None:
             "network_dim=4_optimizer_type=Prodigy",
             "network_dim=8_optimizer_type=AdamW",
             "network_dim=8_optimizer_type=Prodigy",
-            "is_baseline",
+            "baseline",
         ],
         "finished",
     )

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from small_world import Swept, Trainer, World
 
 from orchestrator.kohya import networks
@@ -35,7 +36,7 @@ set = {{ network_args = ["factor=4"] }}
 DORA = """
 [[when]]
 match = { network_module = "lycoris.kohya" }
-set = { network_args = ["algo=lora", "dora_wd=True"] }
+set = { network_args = ["algo=lora", "dora_wd=True", "wd_on_output=False"] }
 """
 
 ALSO_READ = {
@@ -109,6 +110,7 @@ def test_parameters_are_counted_as_the_modules_create_them(trainer: Trainer) -> 
             ("lycoris.kohya", ["algo=lokr", "decompose_both=False", "preset=attn-only"], 8),
             ("lycoris.kohya", ["algo=lokr", "factor=8", "decompose_both=True", "preset=attn-mlp"], 4),
             ("lycoris.kohya", ["algo=loha", "preset=attn-mlp"], 8),
+            ("lycoris.kohya", ["algo=lora", "dora_wd=True", "wd_on_output=False", "preset=attn-mlp"], 16),
         ]
     command = [trainer.python, "-c", COUNT, trainer.sd_scripts, json.dumps(cells)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -122,24 +124,45 @@ def test_parameters_are_counted_as_the_modules_create_them(trainer: Trainer) -> 
 
 
 @pytest.fixture(scope="module")
-def compared(tiny: World, trainer: Trainer) -> Swept:
-    modules = [module for module in networks.MODULES if module not in (networks.LORA, networks.LYCORIS)]
-    rules = ""
-    if lycoris(trainer):
-        modules, rules = [*modules, networks.LYCORIS], DORA
-    return tiny.sweep(GRID.format(modules=json.dumps(modules)) + rules, "networks")
+def grid(trainer: Trainer) -> str:
+    modules, rules = list(networks.MODULES), DORA
+    if not lycoris(trainer):
+        modules.remove(networks.LYCORIS)
+        rules = ""
+    return GRID.format(modules=json.dumps(modules)) + rules
 
 
-def test_every_network_trains_is_verified_and_makes_other_images_than_the_base(compared: Swept) -> None:
-    rows = compared.rows("results.csv")
-    assert {row["run"]: row["state"] for row in rows if row["state"] != "finished"} == {}, compared.output
-    trained = [row for row in rows if row["params_network_module"]]
-    assert len(trained) >= 3
-    for row in trained:
-        (checkpoint,) = (compared.folder / row["run"]).glob("train/*/output/lora.safetensors")
-        header = safetensors_header.read_header(checkpoint)
-        names = networks.zero_at_start(list(header.tensors))
-        assert names
-        assert not safetensors_header.all_zero(checkpoint, header, names)
-    folders = [compared.folder / row["run"] for row in rows]  # with that of the base model
-    assert len({tuple(path.read_bytes() for path in sorted(run.rglob("*.png"))) for run in folders} - {()}) == len(rows)
+@pytest.fixture(scope="module")
+def base_model(tiny: World, grid: str) -> list[bytes]:
+    """The images of the base model alone, in the sweep that each test adds its network to."""
+    return _images(tiny.sweep(grid, "networks", only="baseline*"), "")
+
+
+@pytest.mark.parametrize("module", networks.MODULES)
+def test_a_network_trains_is_verified_generates_and_is_exported(
+    tiny: World, grid: str, base_model: list[bytes], module: str
+) -> None:
+    if module not in grid:
+        pytest.skip(f"{module} is not here")
+    swept = tiny.sweep(grid, "networks", only=f"network_module={module}*")
+    (row,) = [row for row in swept.rows("results.csv") if row["params_network_module"] == module]
+    assert row["state"] == "finished", swept.output
+    (checkpoint,) = (swept.folder / row["run"]).glob("train/*/output/lora.safetensors")
+    header = safetensors_header.read_header(checkpoint)
+    names = networks.zero_at_start(list(header.tensors))
+    assert names
+    assert not safetensors_header.all_zero(checkpoint, header, names)
+    images = _images(swept, module)
+    assert len(images) == len(base_model)
+    assert not set(images) & set(base_model)
+    exported = tiny.orchestrate("export", "networks", "--run", row["run"])
+    assert exported.returncode == 0, exported.stderr
+    assert Path(exported.stdout.splitlines()[0]).read_bytes() == checkpoint.read_bytes()
+
+
+def _images(swept: Swept, module: str) -> list[bytes]:
+    """The pixels of the images of a network, or of the base model."""
+    rows = [row for row in swept.rows("results.csv") if row["params_network_module"] == module]
+    paths = sorted((swept.folder / rows[0]["run"]).rglob("*.png"))
+    assert paths, swept.output
+    return [Image.open(path).tobytes() for path in paths]
