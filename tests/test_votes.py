@@ -22,7 +22,7 @@ from orchestrator.evidence.ballot import Answer, Ballot, ShownImage, Trial, Vote
 from orchestrator.evidence.stats import acceptance, preference
 from orchestrator.evidence.summary import SweepSummary
 from orchestrator.model import Question, Score
-from orchestrator.report import answers, html, vote_page
+from orchestrator.report import answers, html, results_view, vote_page
 from orchestrator.report import votes as report
 from orchestrator.store.layout import Sweep
 
@@ -192,6 +192,8 @@ def test_a_known_preference_is_recovered_within_the_interval(read: SweepSummary)
     assert persona.preferred == order[0]
     assert image.preferred is None
     assert persona.share.votes == 6 * 24, "repeated pairs count in the order check only"
+    assert found.standings["persona", order[0]] == persona.share
+    assert found.standings["persona", order[1]].mean == pytest.approx(1 - persona.share.mean)
     assert not any(one.prefers_a_side for one in found.voters)
 
 
@@ -301,6 +303,12 @@ def test_votes_appear_beside_the_scores_and_change_none(small: SweepSummary) -> 
     )
     before, after = (answers.answer_questions([one])[0][0] for one in (plain, with_votes))
     assert before.verdict == after.verdict
+    table = results_view.table(with_votes, "config")
+    assert table["votes_persona"].dropna().tolist() == [0.5, 0.5]
+    pairs = sum(one.right is not None and not one.repeats for one in design.trials)
+    assert set(table["votes_persona_number"].dropna()) == {pairs}
+    assert (table["votes_image_low"].dropna() < 0.5).all()
+    assert not [name for name in results_view.table(plain, "config") if name.startswith("votes")]
     page = html.write(with_votes).read_text(encoding="utf-8")
     assert "Blind votes" in page
     assert "&lt;b&gt;&amp;" in page

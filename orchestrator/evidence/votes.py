@@ -6,6 +6,7 @@ Votes are evidence of their own. They change no score, ranking or verdict.
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from orchestrator.evidence import ballot, configurations
 from orchestrator.evidence.ballot import QUESTIONS, Answer, ShownImage, Trial, VoteSheet
@@ -85,11 +86,13 @@ class Agreement:
 class VoteResults:
     """All results of the imported votes. dropped: answers about images that the sweep no longer has.
 
-    acceptance: from "would you publish this?"; None without such votes.
+    standings: question and label of a configuration -> its share of the votes on all its pairs; intervals as in
+    `Preference`. acceptance: from "would you publish this?"; None without such votes.
     """
 
     voters: tuple[Voter, ...]
     preferences: tuple[Preference, ...]
+    standings: Mapping[tuple[str, str], Share]
     agreements: tuple[Agreement, ...]
     acceptance: Acceptance | None
     dropped: int
@@ -126,9 +129,11 @@ def evaluate(read: SweepSummary) -> VoteResults | None:
     counted = [one for one in votes if one.sheet.voter not in ignored]
     first = [one for one in counted if not one.trial.repeats]
     threshold = read.calibration.calibration.threshold if read.calibration else None
+    compared = _compared(first, _labels(read))
     return VoteResults(
         voters=voters,
-        preferences=tuple(_preferences(first, _labels(read))),
+        preferences=tuple(_preferences(compared)),
+        standings=_standings(compared),
         agreements=tuple(_agreements(first, threshold)),
         acceptance=_acceptance(first),
         dropped=len(given) - len(votes),
@@ -181,7 +186,11 @@ def _repeated(votes: Sequence[_Vote]) -> Iterator[bool]:
 # --- preferences and agreement ----------------------------------------------------------------------------------------
 
 
-def _preferences(votes: Sequence[_Vote], labels: Mapping[str, str]) -> Iterator[Preference]:
+_Compared: TypeAlias = Mapping[tuple[str, str, str], Sequence[tuple[float, int]]]
+
+
+def _compared(votes: Sequence[_Vote], labels: Mapping[str, str]) -> _Compared:
+    """Question, better and worse configuration -> votes for the better one with their prompts."""
     order = {label: place for place, label in enumerate(dict.fromkeys(labels.values()))}
     groups: dict[tuple[str, str, str], list[tuple[float, int]]] = defaultdict(list)
     for question in QUESTIONS:
@@ -193,10 +202,27 @@ def _preferences(votes: Sequence[_Vote], labels: Mapping[str, str]) -> Iterator[
             first, second = sorted((left, right), key=lambda label: order[label])
             value = 0.5 if side == "equal" else float((left if side == "left" else right) == first)
             groups[question, first, second].append((value, vote.prompt))
-    confidence = 1 - 0.05 / max(len(groups), 1)
-    for (question, first, second), values in groups.items():
-        if found := preference.share(values, confidence):
+    return groups
+
+
+def _preferences(compared: _Compared) -> Iterator[Preference]:
+    for (question, first, second), values in compared.items():
+        if found := preference.share(values, _confidence(compared)):
             yield Preference(question=question, first=first, second=second, share=found)
+
+
+def _confidence(compared: _Compared) -> float:
+    """Of one interval, so that all hold together (Bonferroni)."""
+    return 1 - 0.05 / len(compared)
+
+
+def _standings(compared: _Compared) -> dict[tuple[str, str], Share]:
+    own: dict[tuple[str, str], list[tuple[float, int]]] = defaultdict(list)
+    for (question, first, second), values in compared.items():
+        own[question, first] += values
+        own[question, second] += [(1 - value, prompt) for value, prompt in values]
+    shares = {key: preference.share(values, _confidence(compared)) for key, values in own.items()}
+    return {key: found for key, found in shares.items() if found}
 
 
 def _agreements(votes: Sequence[_Vote], threshold: float | None) -> Iterator[Agreement]:
