@@ -51,17 +51,13 @@ def _means(one: Configuration) -> dict[str, float | None]:
 
 
 def _votes(one: Configuration, cast: VoteResults | None) -> dict[str, float | None]:
-    found = {f"votes_{question}": cast.standings.get((question, one.label)) for question in QUESTIONS} if cast else {}
-    return {
-        f"{name}{end}": value
-        for name, share in found.items()
-        for end, value in (
-            ("", share and share.mean),
-            ("_low", share and share.interval and share.interval.low),
-            ("_high", share and share.interval and share.interval.high),
-            ("_number", share and share.votes),
-        )
-    }
+    found: dict[str, float | None] = {}
+    for question in QUESTIONS if cast else ():
+        name, share = f"votes_{question}", cast.standings.get((question, one.label)) if cast else None
+        bounds = share.interval if share else None
+        found |= {name: share.mean if share else None, f"{name}_number": share.votes if share else None}
+        found |= {f"{name}_low": bounds.low if bounds else None, f"{name}_high": bounds.high if bounds else None}
+    return found
 
 
 def select(frame: pd.DataFrame, columns: Sequence[str], sort: str) -> pd.DataFrame:
