@@ -45,7 +45,6 @@ def one(found: list[tuple[str, str, str]], key: str, what: str, remedy: str = ""
         ({"min_timestep": 500, "max_timestep": 400}, "min_timestep", "min_timestep = 500 is not below"),
         ({"min_timestep": 500, "max_timestep": 500}, "min_timestep", "is not below max_timestep = 500"),
         ({"min_bucket_reso": 2048, "max_bucket_reso": 512}, "min_bucket_reso", "is not below max_bucket_reso"),
-        ({"initial_step": 1000}, "initial_step", "is not below max_train_steps"),
     ],
 )
 def test_pairs_in_the_wrong_order_are_reported(change: Params, key: str, what: str) -> None:
@@ -112,10 +111,14 @@ def test_weights_that_fit_are_accepted(tmp_path: Path) -> None:
     assert reported(Severity.WARNING, network_weights=file) == []
 
 
-@pytest.mark.parametrize("key", ["network_weights", "base_weights", "log_tracker_config"])
+@pytest.mark.parametrize("key", ["network_weights", "base_weights", "log_tracker_config", "metadata_thumbnail"])
 def test_a_file_that_does_not_exist_is_reported(key: str, tmp_path: Path) -> None:
     name = str(tmp_path / "no-such.safetensors")
     one(reported(**{key: (name,) if key == "base_weights" else name}), key, "does not exist", "correct the path")
+
+
+def test_a_thumbnail_may_be_the_picture_itself() -> None:
+    assert reported(metadata_thumbnail="data:image/png;base64,AAAA") == []
 
 
 def test_a_relative_path_is_reported_with_the_absolute_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

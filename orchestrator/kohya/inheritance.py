@@ -52,7 +52,6 @@ _GROUPS = (
     ("save_every_n_epochs", "save_n_epoch_ratio"),
     ("sample_every_n_steps", "sample_every_n_epochs"),
     ("v_parameterization", "v_pred_like_loss"),
-    ("initial_epoch", "initial_step"),
     ("lowram", "highvram"),
 )
 """Arguments of which sd-scripts uses or accepts one. Source: library.args and train_network of v0.11.1."""

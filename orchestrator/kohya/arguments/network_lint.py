@@ -9,9 +9,10 @@ from orchestrator.kohya import base_model, networks
 from orchestrator.kohya.arguments import key_values
 from orchestrator.kohya.outputs import safetensors_header
 from orchestrator.kohya.outputs.safetensors_header import Header
-from orchestrator.model import Params
+from orchestrator.model import Params, Value
 
-FILES = ("network_weights", "base_weights", "log_tracker_config")
+WEIGHTS = ("network_weights", "base_weights")
+FILES = (*WEIGHTS, "log_tracker_config", "metadata_thumbnail")
 """Arguments that name files, one or a list of them."""
 
 _OTHER_MODELS = r"lora_te_|lora_unet_(down|up|mid)_block|lora_unet_(single|double|joint)_blocks|lora_te[13]_.*t5"
@@ -36,7 +37,14 @@ def lint(params: Params) -> Iterator[Problem]:
 def named_files(params: Params, key: str) -> list[Path]:
     """The files that an argument names."""
     value = params.get(key, ())
-    return [Path(str(name)) for name in (value if isinstance(value, tuple) else (value,)) if name]
+    return [
+        Path(str(name)) for name in (value if isinstance(value, tuple) else (value,)) if name and not _is_data(name)
+    ]
+
+
+def _is_data(name: Value) -> bool:
+    """Whether it is the content itself, as metadata_thumbnail may be."""
+    return str(name).startswith("data:")
 
 
 def _ignored_arguments(params: Params) -> Iterator[Problem]:
@@ -137,7 +145,7 @@ def _file_problems(key: str, path: Path, params: Params) -> Iterator[Problem]:
     elif not path.is_absolute():
         what = f"{path} is not an absolute path, and the trainer runs in another folder"
         yield error(key, what, f'write "{full.resolve()}"')
-    elif key != "log_tracker_config":
+    elif key in WEIGHTS:
         yield from _weights_problems(key, path, params)
 
 

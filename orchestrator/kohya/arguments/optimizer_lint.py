@@ -184,10 +184,11 @@ def _text_encoder_rates(params: Params) -> Iterator[Problem]:
     if isinstance(several, tuple) and len(several) > 1 and module not in (networks.LOHA, networks.LOKR):
         what = f"{module} uses the first text encoder rate for both encoders"
         yield error("text_encoder_lr", what, "give one number")
-    if params.get("network_train_unet_only") and "text_encoder_lr" in params:
-        what = "network_train_unet_only is set, so text_encoder_lr has no effect"
-        yield warning("text_encoder_lr", what, "remove one of the two")
-    elif "text_encoder_lr" in params and _first(several) == 0:
+    trained = {"text_encoder_lr": "network_train_unet_only", "unet_lr": "network_train_text_encoder_only"}
+    for rate, only in trained.items():
+        if params.get(only) and rate in params:
+            yield warning(rate, f"{only} is set, so {rate} has no effect", "remove one of the two")
+    if not params.get("network_train_unet_only") and _first(several) == 0:
         what = "at rate 0 the text encoders' LoRA is still computed, and saved as zeros"
         yield warning("text_encoder_lr", what, "use network_train_unet_only = true")
     if params.get("unet_lr") == 0 and not params.get("network_train_text_encoder_only"):

@@ -14,6 +14,10 @@ def lint(params: Params) -> Iterator[Problem]:
         yield from rule(params)
 
 
+_ATTENTION = ("mem_eff_attn", "xformers", "sdpa")
+"""Backends of attention, in the order in which sd-scripts looks for one."""
+
+
 def _contradictions(params: Params) -> Iterator[Problem]:
     if params.get("network_train_unet_only") and params.get("network_train_text_encoder_only"):
         what = "together with network_train_text_encoder_only, nothing is trained"
@@ -24,14 +28,15 @@ def _contradictions(params: Params) -> Iterator[Problem]:
     if params.get("fused_backward_pass"):
         what = "fused_backward_pass works in full fine-tuning with Adafactor, not for a LoRA"
         yield error("fused_backward_pass", what, "remove it")
-    if params.get("cpu_offload_checkpointing") and params.get("gradient_checkpointing"):
+    if params.get("cpu_offload_checkpointing"):
         what = "SDXL's U-Net does not support cpu_offload_checkpointing: sd-scripts exits"
         yield error("cpu_offload_checkpointing", what, "remove it")
     if params.get("persistent_data_loader_workers") and params.get("max_data_loader_n_workers") == 0:
         what = "max_data_loader_n_workers = 0 leaves no workers to persist: sd-scripts exits"
         yield error("persistent_data_loader_workers", what, "remove one of the two")
-    if params.get("clip_skip") is not None:
-        yield warning("clip_skip", "clip_skip has no effect for SDXL", "remove it")
+    backends = [key for key in _ATTENTION if params.get(key)]
+    for key in backends[1:]:
+        yield warning(key, f"sd-scripts ignores {key} beside {backends[0]}", f"remove {key} or {backends[0]}")
 
 
 # --- length -----------------------------------------------------------------------------------------------------------
@@ -88,7 +93,7 @@ def _precision(params: Params) -> Iterator[Problem]:
     if "save_precision" not in params:
         what = "no save_precision: checkpoints are written in float32, at twice the size"
         yield warning("save_precision", what, 'set save_precision = "fp16"')
-    if not any(params.get(key) for key in ("sdpa", "xformers", "mem_eff_attn")):
+    if not any(params.get(key) for key in _ATTENTION):
         what = "no attention backend is set: full attention needs far more memory at 1024 px"
         yield warning("sdpa", what, "set sdpa = true")
 
@@ -96,8 +101,6 @@ def _precision(params: Params) -> Iterator[Problem]:
 _ORDERED = (
     ("min_timestep", "max_timestep", 0, 1000, False),
     ("min_bucket_reso", "max_bucket_reso", 256, 1024, True),
-    ("initial_epoch", "max_train_epochs", None, None, True),
-    ("initial_step", "max_train_steps", None, None, False),
 )
 """Pairs of which the first must be below the second, their defaults, and whether they may be equal."""
 
@@ -127,9 +130,31 @@ def _noise_and_loss(params: Params) -> Iterator[Problem]:
     if params.get("v_pred_like_loss") and params.get("v_parameterization"):
         what = "sd-scripts rejects it together with v_parameterization, and exits"
         yield error("v_pred_like_loss", what, "remove one of the two")
+    for one, other, what in _TWICE:
+        if params.get(one) and params.get(other):
+            yield warning(one, f"{one} and {other} {what}", "remove one of the two")
     if params.get("zero_terminal_snr") and not params.get("v_parameterization"):
         what = "without v_parameterization the model cannot learn the last noise level"
         yield warning("zero_terminal_snr", what, "remove it")
+
+
+_TWICE = (
+    (
+        "debiased_estimation_loss",
+        "min_snr_gamma",
+        "both weight the loss by the noise level: the weights are multiplied",
+    ),
+    ("multires_noise_iterations", "noise_offset", "both add low frequencies to the noise"),
+)
+"""Arguments with the same purpose that sd-scripts applies one after the other."""
+
+
+def _captions(params: Params) -> Iterator[Problem]:
+    for key in ("caption_dropout_rate", "caption_dropout_every_n_epochs", "caption_tag_dropout_rate"):
+        kept = key == "caption_tag_dropout_rate" and (params.get("keep_tokens") or params.get("keep_tokens_separator"))
+        if params.get(key) == 1 and not kept:
+            what = f"{key} = {params[key]} drops every caption, so no word is trained"
+            yield warning(key, what, "set it to 0.1 or less" if key.endswith("rate") else "set it to 2 or more")
 
 
 # --- without effect ---------------------------------------------------------------------------------------------------
@@ -153,6 +178,8 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
         ("validation_split",),
     ),
     "bucket_no_upscale": ("enable_bucket",),
+    "sample_sampler": ("sample_every_n_steps", "sample_every_n_epochs", "sample_at_first"),
+    "skip_cache_check": ("cache_text_encoder_outputs_to_disk",),
     "vae_batch_size": ("cache_latents", "cache_latents_to_disk"),
     "dynamo_backend": ("torch_compile",),
     **dict.fromkeys(
@@ -162,6 +189,12 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 """Arguments that sd-scripts reads only beside one of others."""
+
+_NEVER = {
+    "clip_skip": "for SDXL",
+    **dict.fromkeys(("ddp_timeout", "ddp_gradient_as_bucket_view", "ddp_static_graph"), "on one GPU, as each run uses"),
+}
+"""Arguments without effect, and where."""
 
 _EVERY = {
     "save_every_n_steps": "max_train_steps",
@@ -177,6 +210,9 @@ def _without_effect(params: Params) -> Iterator[Problem]:
         reported = cached and needed is _CAPTION_PARTS
         if params.get(key) and not reported and not any(params.get(other) for other in needed):
             yield warning(key, f"{key} has no effect without {' or '.join(needed)}", f"remove it, or set {needed[0]}")
+    for key, reason in _NEVER.items():
+        if params.get(key):
+            yield warning(key, f"{key} has no effect {reason}", "remove it")
     if params.get("loss_type", "l2") not in ("huber", "smooth_l1"):
         for key in ("huber_c", "huber_scale", "huber_schedule"):
             if params.get(key):
@@ -193,5 +229,5 @@ def _without_effect(params: Params) -> Iterator[Problem]:
 
 
 _RULES = (
-    _contradictions, _length, _network, _precision, _pairs, _noise_and_loss, _tracking, _without_effect,
+    _contradictions, _length, _network, _precision, _pairs, _noise_and_loss, _captions, _tracking, _without_effect,
 )  # fmt: skip

@@ -29,7 +29,10 @@ RESERVED = {
     "training_comment": "leave it out: it holds the point's id, by which checkpoints are verified",
     "no_metadata": "leave it out: checkpoints are verified by their metadata",
     "sample_prompts": "leave it out: previews use the first four prompts of generate.prompts",
-    "resume": "leave it out: run the same command again to continue interrupted runs",
+    **dict.fromkeys(
+        ("resume", "resume_from_huggingface", "initial_epoch", "initial_step", "skip_until_initial_step"),
+        "leave it out: with resume = true under [trainer], the same command continues interrupted runs",
+    ),
     "wandb_api_key": "set WANDB_API_KEY in the environment: a secret must not be written into run folders",
     "huggingface_token": "set HF_TOKEN in the environment: a secret must not be written into run folders",
 }  # fmt: skip
