@@ -51,10 +51,18 @@ def did_you_mean(name: str, known: Collection[str], otherwise: str = "remove it"
     return f"known here: {', '.join(sorted(known))}" if 0 < len(known) <= 20 else otherwise
 
 
+_FORMULA = re.compile(
+    r"[\t\n]|[\s\x00-\x1f\x7f\xad\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]*[=+\-@\uff1d\uff0b\uff0d\uff20]"
+)
+
+
 def escape_formula(cell: str) -> str:
-    """A CSV cell that spreadsheets show as text: an apostrophe precedes what they would evaluate. Numbers stay."""
+    """A CSV cell that spreadsheets show as text: an apostrophe precedes what they would evaluate. Numbers stay.
+
+    Some spreadsheets remove spaces and invisible characters first, and convert full-width signs.
+    """
     cell = re.sub("\r\n?", "\n", cell)
-    if not cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")):
+    if not _FORMULA.match(cell):
         return cell
     try:
         float(cell)

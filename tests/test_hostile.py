@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save
 from standins.world import World
 
-from orchestrator import images
+from orchestrator import images, text
 from orchestrator.config import settings as settings_file
 from orchestrator.config.schema import Dataset
 from orchestrator.datasets import prepare, validate
@@ -80,9 +80,9 @@ def place(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> World:
 
 
 @few
-@given(text=grids())
-def test_any_text_as_a_grid_is_a_plan_or_a_list_of_errors(place: World, text: str) -> None:
-    place.grid.write_text(text, encoding="utf-8")
+@given(grid=grids())
+def test_any_text_as_a_grid_is_a_plan_or_a_list_of_errors(place: World, grid: str) -> None:
+    place.grid.write_text(grid, encoding="utf-8")
     _plan_or_mistakes(place)
 
 
@@ -135,9 +135,9 @@ def test_a_sweeps_name_never_leads_out_of_runs(place: World, name: str) -> None:
 
 
 @few
-@given(text=st.text(max_size=80))
-def test_a_prompt_is_plain_text_or_rejected(text: str) -> None:
-    taken, problems = prompts.parse_prompts(text, where="prompts.txt")
+@given(prompt=st.text(max_size=80))
+def test_a_prompt_is_plain_text_or_rejected(prompt: str) -> None:
+    taken, problems = prompts.parse_prompts(prompt, where="prompts.txt")
     if not problems:
         assert taken
         assert all(line == line.strip() and "\n" not in line and " --" not in line for line in taken)
@@ -317,6 +317,20 @@ def test_any_checkpoint_is_verified_or_rejected_with_a_reason(
     assert found.failure
     assert all(problem.what for problem in found.problems)
     shutil.rmtree(folder)
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("before", ["", " ", "\u00a0", "\u200b", "\ufeff", "\t", "\r", "\n", " \t"])
+@pytest.mark.parametrize("sign", ["=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20"])
+def test_a_cell_is_no_formula(before: str, sign: str) -> None:
+    assert text.escape_formula(f"{before}{sign}cmd|' /C calc'!A0").startswith("'")
+
+
+@pytest.mark.parametrize("cell", ["-0.5", "+1e-4", "-inf", "a=b", "1-2", "", " plain", "seed=1, network_dim=4"])
+def test_a_number_and_a_plain_text_are_no_formula(cell: str) -> None:
+    assert text.escape_formula(cell) == cell
 
 
 # --- secrets ----------------------------------------------------------------------------------------------------------

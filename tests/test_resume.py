@@ -251,6 +251,13 @@ def test_a_truncated_or_unrecorded_state_is_not_resumed(saved: Path) -> None:
     assert resume.last_state(saved, "lora") is None
 
 
+def test_a_state_of_another_run_is_not_resumed(saved: Path) -> None:
+    """The folders of two attempts were exchanged."""
+    run = saved.parents[2]
+    other = run.rename(run.with_name("seed=2-12345678"))
+    assert resume.last_state(other / "train" / "1" / "output", "lora") is None
+
+
 @pytest.mark.parametrize("name", ["optimizer.bin", "scheduler.bin", "random_states_0.pkl"])
 def test_a_state_that_is_damaged_when_it_is_recorded_is_not_recorded(saved: Path, name: str) -> None:
     record = saved.parent / "lora-000009-state.json"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator import files
-from orchestrator.errors import Conflict, OrchestrateError
+from orchestrator.errors import Conflict, NotReady, OrchestrateError
 from orchestrator.model import Failure, Point, Result, State
 from orchestrator.store import hashes, layout, process, records, state
 from orchestrator.store.layout import Run, Sweep
@@ -28,6 +28,23 @@ def run(tmp_path: Path) -> Run:
     made = Sweep(tmp_path / "sweep").run(POINT)
     made.create()
     return made
+
+
+def test_a_folder_of_another_point_is_reported(run: Run) -> None:
+    """Two folders were exchanged, or one is a link to another: their results would be counted for the wrong point."""
+    other = Run(run.path.with_name("seed=2-99999999"), Point(id="99999999", name="seed=2-99999999", params={"seed": 2}))
+    run.path.rename(other.path)
+    for use in (other.create, other.check_folder):
+        with pytest.raises(NotReady, match=r"seed=2-99999999.*is the folder of the point 1a2b3c4d"):
+            use()
+    run.path.symlink_to(other.path.name)
+    run.check_folder()
+
+
+def test_a_folder_that_is_moved_during_a_command_is_reported(run: Run) -> None:
+    run.path.parent.rename(run.path.parent.with_name("moved"))
+    with pytest.raises(NotReady, match=f"{run.path}: was moved or deleted meanwhile"):
+        records.read(run.path / "point.json")
 
 
 # --- states: every row of the table in docs/design.md -----------------------------------------------------------------

@@ -194,6 +194,7 @@ def log_of(run: Run) -> Path | None:
 
 
 def _read(run: Run) -> RunSummary:
+    run.check_folder()
     scored = scoring.read_scored(run.path / layout.PRODUCTS["score"]) if run.done("score") else None
     ranked = scoring.read_scores(run.path / layout.PRODUCTS["rank"]) if scored and run.done("rank") else ()
     known = {one.image.file for one in ranked}  # of these, the scores that selected the checkpoint

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import files
-from orchestrator.errors import Conflict, Problem
+from orchestrator.errors import Conflict, NotReady, Problem
 from orchestrator.model import Checkpoint, Failure, Image, Point, Question, Result, SequentialDesign
 from orchestrator.store import locks, process, records
 from orchestrator.values import from_json
@@ -113,10 +113,21 @@ class Run:
         return self.path / "images"
 
     def create(self) -> None:
-        """Make the folder with `point.json`, if it is not there."""
+        """Make the folder with `point.json`, if it is not there. Raises NotReady as `check_folder`."""
         self.path.mkdir(parents=True, exist_ok=True)
         if not (self.path / "point.json").exists():
             records.write(self.path / "point.json", asdict(self.point), exact=True)
+        self.check_folder()
+
+    def check_folder(self) -> None:
+        """Raise NotReady when the folder is the one of another point: renamed, or a link to it."""
+        if not (self.path / "point.json").exists():
+            return
+        record = records.read(self.path / "point.json")
+        if record["id"] != self.point.id:
+            what = f"is the folder of the point {record['id']}, not {self.point.id}: it was renamed or is a link"
+            remedy = f"rename it to {record['name']} or move it out of the sweep's folder, then run the same command"
+            raise NotReady(Problem(what=what, where=str(self.path), remedy=remedy))
 
     def confirmation(self, key: str) -> "Run":
         """Further images of the run's selected checkpoint, kept apart from the run's own."""

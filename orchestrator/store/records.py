@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import files, redaction
-from orchestrator.errors import OrchestrateError, Problem
+from orchestrator.errors import NotReady, OrchestrateError, Problem
 
 SCHEMA = 1
 
@@ -24,7 +24,13 @@ def write(path: Path, record: Mapping[str, Any], *, exact: bool = False) -> None
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The record without its schema number. Raises OrchestrateError when it is damaged or has another schema."""
+    """The record without its schema number. Raises OrchestrateError when it is damaged or has another schema.
+
+    Raises NotReady when its folder was moved while a command uses it.
+    """
+    if not path.parent.exists():
+        what, remedy = "was moved or deleted meanwhile", "move it back, then run the same command"
+        raise NotReady(Problem(what=what, where=str(path.parent), remedy=remedy))
     try:
         record = dict(json.loads(files.read_text(path)))
     except (OSError, ValueError, TypeError, RecursionError) as error:
