@@ -1,10 +1,11 @@
 """`checkpoints = "best"`: all checkpoints are compared on a few images, the best one is scored on all."""
 
 import pytest
-from standins.world import World
+from standins.world import Heard, World
 
 from orchestrator.evidence import choice, summary
-from orchestrator.model import State
+from orchestrator.model import Result, State
+from orchestrator.run.context import Stop
 from orchestrator.store import state
 from orchestrator.store.layout import STAGES, Run
 
@@ -43,6 +44,27 @@ def test_the_best_checkpoint_is_scored_on_images_that_did_not_select_it(world: W
     assert [score.image.file for score in read.choice.reported] == list(files(trained) - compared)
     assert len(read.scores) == 4, "no image counts twice"
     assert world.rows()["network_dim=2"]["state"] == "finished"
+
+
+def test_a_run_killed_between_select_and_rank_resumes(world: World) -> None:
+    settle(world, "max_train_epochs = 3\nsave_every_n_epochs = 1")
+    stop, only = Stop(), "network_dim=2*"
+
+    class Ends(Heard):
+        def ended(self, run: Run, stage: str, result: Result) -> None:
+            super().ended(run, stage, result)
+            stop.asked = 2 if stage == "select" else 0
+
+    world.drive(world.context(listener=Ends(), stop=stop), only=only)
+    run = world.run(only)
+    assert [stage for stage in run.stages if run.done(stage)] == ["train", "select"]
+    assert not run.attempts("rank")
+    run.new_attempt("rank").open({})  # a kill before its program started
+    compared = {name: (run.path / name).stat().st_mtime_ns for name in files(run)}
+    world.drive(only=only)
+    assert world.statuses()["network_dim=2"].state is State.FINISHED
+    assert [len(run.attempts(stage)) for stage in run.stages] == [1, 1, 2, 1, 1]
+    assert compared.items() <= {name: (run.path / name).stat().st_mtime_ns for name in files(run)}.items()
 
 
 def test_a_single_checkpoint_is_not_compared(world: World) -> None:
