@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from orchestrator.run.class_images import ClassImages
     from orchestrator.run.followup import FollowupRun
     from orchestrator.run.local_executor import Executor
+    from orchestrator.run.probe_speed import Comparison
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,6 +211,16 @@ class Session:
                 groups = probe.wanted_at_once(self.plan, only, at_once) if at_once > 1 else []
                 probe.run_at_once(groups, ctx)
         return probe.failed([*probes, *(one for group in groups for one in group)])
+
+    def probe_speed(self, only: str = "*", *, retry: bool = False) -> Comparison:
+        """Compare, by short trainings of the first selected run, options that do not change the mathematics."""
+        from orchestrator.run import probe_speed
+
+        sweep, gpus = layout.speed_sweep(self.settings.runs), self.preflight()
+        with sweep.lock(), self.lock_gpus(sweep, gpus) as held:
+            ctx = self.context(held, frozen=False)
+            with self.listener.running(sweep, self.stop):
+                return probe_speed.compare(self.plan, only, ctx, retry=retry)
 
     def run_followup(
         self,

@@ -46,6 +46,13 @@ def test_progress_bars_of_all_forms(bar: str, progress: Progress) -> None:
     assert log.read_progress(before + bar + after) == progress
 
 
+def test_the_speed_of_later_steps_leaves_out_the_first() -> None:
+    bars = [f"steps:  10%|#    | {step}/9 [00:05<00:20, {rate}, avr_loss=0.1]" for step, rate in
+            ((0, "?it/s"), (1, "9.00s/it"), (2, "5.00s/it"), (6, "2.33s/it"))]  # fmt: skip
+    assert log.seconds_per_later_step("\r".join(bars)) == pytest.approx(1.0, abs=0.01)
+    assert log.seconds_per_later_step("\r".join(bars[:2])) is None
+
+
 def test_a_nan_loss_is_reported() -> None:
     progress = log.read_progress(read("train-nan"))
     assert progress is not None

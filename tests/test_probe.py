@@ -1,15 +1,18 @@
 """`orchestrate probe`: every memory profile once, kept apart from the runs, and known to `plan`."""
 
 import json
+from collections.abc import Mapping
 
+import pytest
 from click.testing import CliRunner
 from standins.world import Heard, Probe, World
 
-from orchestrator.cli import main
+from orchestrator.cli import main, tables
 from orchestrator.evidence import preview_scores
-from orchestrator.model import State, VramSample
+from orchestrator.model import Params, Point, State, VramSample
 from orchestrator.plan import history
-from orchestrator.run import probe
+from orchestrator.run import probe, probe_speed
+from orchestrator.run.probe_speed import Comparison, Speed
 from orchestrator.store import layout
 
 GRID = "[dims]\nnetwork_dim = [2, 4]\nseed = [1, 2, 3]\n"
@@ -130,3 +133,60 @@ def test_trainings_at_once_are_measured_and_used_where_runs_share_a_gpu(world: W
 
 def plain(world: World, *words: str) -> str:
     return " ".join(call(world, *words).output.split())
+
+
+# --- probe --speed ----------------------------------------------------------------------------------------------------
+
+
+def test_options_are_compared_once_and_apart_from_other_probes(world: World) -> None:
+    world.ask(GRID)
+    done = call(world, "probe", "--speed")
+    assert done.exit_code == 0, done.stderr
+    names = sorted(path.name.rpartition("-")[0] for path in (world.settings.parent / "runs" / ".speed").glob("*-*"))
+    assert {"settings", "gradient_checkpointing=true", "max_data_loader_n_workers=0", "lowram=true"} <= {*names}
+    assert len(names) == len({*names})
+    assert "no option saves more than 2 %" in done.output
+    trained = world.ledger()
+    assert call(world, "probe", "--speed").exit_code == 0
+    assert world.ledger() == trained, "they are not repeated"
+    found = json.loads(call(world, "plan", "--json").stdout)
+    assert "probe" not in {run["known_from"] for run in found["runs"]}
+    assert call(world, "probe", "--speed", "--colocate", "2").exit_code == 2
+
+
+def compared(world: World, monkeypatch: pytest.MonkeyPatch, measured: Mapping[str, float | str]) -> Comparison:
+    """measured: by changed arguments, seconds per step or the reason of a failure; others take 2 s."""
+
+    def measure(_point: Point, changes: Params, *_: object, **__: object) -> Speed:
+        value = measured.get("+".join(changes), 2.0)
+        if isinstance(value, str):
+            return Speed(changes=changes, failure=value)
+        return Speed(changes=changes, seconds_per_step=value, start_s=10, peak_mib=2048)
+
+    monkeypatch.setattr(probe_speed, "_measure", measure)
+    return probe_speed.compare(world.plan(), "*", world.context())
+
+
+def test_the_fastest_options_are_measured_together_and_recommended(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast = {"gradient_checkpointing": 1.99, "max_data_loader_n_workers": 1.8, "lowram": 1.9, "highvram": 1.7}
+    both = "max_data_loader_n_workers+highvram"
+    found = compared(world, monkeypatch, {**fast, both: 1.5})
+    assert {*found.best.changes} == {*both.split("+")}
+    assert found.best is found.speeds[-1]
+    shown = "".join(text for text in tables.speeds(found, world.plan().settings).renderables if isinstance(text, str))
+    assert shown.endswith("\\[arguments]\nmax_data_loader_n_workers = 0\nhighvram = true")
+    alone = compared(world, monkeypatch, {**fast, both: "out of memory"})
+    assert alone.best.changes == {"highvram": True}
+
+
+def test_settings_that_do_not_fit_are_replaced_by_an_option_that_does(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.ask("[fixed]\ngradient_checkpointing = false\n[dims]\nnetwork_dim = [2]\n")
+    options = ("", "max_data_loader_n_workers", "lowram", "highvram", "trainer.threads", "torch_compile")
+    found = compared(world, monkeypatch, dict.fromkeys(options, "out of memory"))
+    assert found.best.changes == {"gradient_checkpointing": True}
+    shown = tables.speeds(found, world.plan().settings)
+    assert shown.renderables[-1] == "\nIn the grid, which sets them:\ngradient_checkpointing = true"

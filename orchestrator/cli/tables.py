@@ -3,13 +3,14 @@
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
 from orchestrator.cli.fitted_table import FittedTable
+from orchestrator.config.schema import Settings
 from orchestrator.kohya import resource_profile
 from orchestrator.model import Params, Point, Question, SequentialDesign, State
 from orchestrator.plan import vram_estimate
@@ -19,6 +20,9 @@ from orchestrator.report.labels import labels
 from orchestrator.report.open_questions import Agenda, OpenGrid
 from orchestrator.text import duration, pluralize, size
 from orchestrator.values import same, toml_repr
+
+if TYPE_CHECKING:
+    from orchestrator.run.probe_speed import Comparison
 
 _ROWS = 60
 _COMMON = (
@@ -112,6 +116,43 @@ def profiles(costs: Forecast) -> Table:
         speed, peak = f"{profile.seconds_per_step:.2f}{more}", _peak(profile, costs.gpu_gib)
         table.add_row(*map(escape, (label(profile.settings) or "all", str(profile.runs), speed, source, peak)))
     return table
+
+
+def speeds(found: "Comparison", settings: Settings) -> RenderableType:
+    """What `probe --speed` measured, and the lines that select the fastest."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("changed", "s/step", "start", "peak VRAM", f"{found.steps} steps", "fits"):
+        table.add_column(heading, justify="left" if heading in ("changed", "fits") else "right")
+    for one in found.speeds:
+        peak = f"{one.peak_mib / 1024:.1f} GiB" if one.peak_mib else ""
+        figures = [f"{one.seconds_per_step:.2f}", f"{one.start_s:.0f} s", peak, duration(one.seconds(found.steps))]
+        fits = f"no: {one.failure}" if one.failure else "yes"
+        table.add_row(
+            *map(escape, (label(one.changes) or "nothing", *(figures if not one.failure else [""] * 4), fits))
+        )
+    return Group(escape(f"{found.point.name}, one training at a time:"), table, "", *_recommended(found, settings))
+
+
+def _recommended(found: "Comparison", settings: Settings) -> Iterator[str]:
+    if not found.speeds or found.best.failure:
+        yield "Nothing to recommend: no training succeeded."
+        return
+    if not (changes := found.best.changes):
+        yield "The settings are the fastest that fits: no option saves more than 2 % of the time."
+        return
+    yield "The fastest that fits. Set it before the sweep starts, because it may change the last digits of weights."
+    params = found.point.params
+    threads = [key for key in changes if key.startswith("trainer.")]
+    of_grid = [key for key in changes if key not in threads and params.get(key) != settings.arguments.get(key)]
+    places = {
+        "[trainer]": threads,
+        "[arguments]": [key for key in changes if key not in (*threads, *of_grid)],
+        "In the grid, which sets them:": of_grid,
+    }
+    for heading, keys in places.items():
+        if keys:
+            lines = [f"{key.removeprefix('trainer.')} = {toml_repr(changes[key])}" for key in keys]
+            yield escape("\n".join(["", heading, *lines]))
 
 
 def label(settings: Params) -> str:

@@ -4,6 +4,7 @@
     runs/.hashes.json   hashes of large files (store/hashes)
     runs/.cards/<uuid>.lock  locked by the sweep that uses the GPU
     runs/.probe/<key>/  a run of 20 steps that measures one memory profile
+    runs/.speed/<name>/ a run of 20 to 40 steps that measures one option of `probe --speed`
     runs/.thumbnails/   small copies of images for the report
     runs/<sweep>/  .lock  sweep.json  grid-1.toml  templates/  report/  mps/
         votes/<ballot>/  ballot.json  vote.html  <session>.json  blind votes on the sweep's images
@@ -361,6 +362,11 @@ def sweeps(runs: Path) -> Sequence[Sweep]:
 def probe_sweep(runs: Path) -> Sweep:
     """The folder of the probes: never frozen, so it is not listed as a sweep, but it is locked like one."""
     return Sweep(runs / ".probe")
+
+
+def speed_sweep(runs: Path) -> Sweep:
+    """The folder of `probe --speed`, like that of the probes."""
+    return Sweep(runs / ".speed")
 
 
 def probes(runs: Path) -> list[Run]:

@@ -22,7 +22,12 @@ from orchestrator.cli import common, options
     metavar="N",
     help="Also train N at once on one GPU, for the forecast of a sweep with `vram.colocate`.",
 )
-def probe(settings_file: Path, grid_file: Path, only: str, retry: str | None, at_once: int) -> None:
+@click.option(
+    "--speed",
+    is_flag=True,
+    help="Compare options that do not change the mathematics, in short trainings of the first run, and recommend some.",
+)
+def probe(settings_file: Path, grid_file: Path, only: str, retry: str | None, at_once: int, speed: bool) -> None:
     """Measure VRAM and speed with 20 steps per memory profile.
 
     `orchestrate plan` then uses the measured values instead of estimates.
@@ -31,16 +36,24 @@ def probe(settings_file: Path, grid_file: Path, only: str, retry: str | None, at
     Example:
       orchestrate probe grids/demo.toml
       orchestrate probe grids/demo.toml --colocate 3
+      orchestrate probe grids/demo.toml --speed
 
     \b
     Writes:
       runs/.probe/  logs and measurements, kept for later plans
+      runs/.speed/  the same of --speed
     """
     from orchestrator.cli import tables
     from orchestrator.session import Session
 
     console = common.console()
     session = Session.open(settings_file, grid_file, listener=console)
+    if speed:
+        if at_once > 1:
+            raise click.UsageError("--speed cannot be combined with --colocate: it measures one training at a time")
+        found = session.probe_speed(only, retry=retry is not None)
+        console.page(tables.speeds(found, session.settings))
+        common.leave(session.stop, bool(found.speeds) and not found.best.failure)
     for profile in session.forecast(only).profiles:
         console.message(f"{profile.key}: {tables.label(profile.settings) or 'all'}")
     failed = session.probe(only, retry=retry is not None, at_once=at_once)

@@ -62,6 +62,19 @@ def read_progress(text: str) -> Progress | None:
     )
 
 
+def seconds_per_later_step(text: str) -> float | None:
+    """Seconds per step after the first one, which may compile; None with fewer than two steps.
+
+    The rate of a bar is the mean since the start.
+    """
+    bars = [(int(bar["step"]), _seconds_per_step(bar["rate"], bar["unit"])) for bar in _BAR.finditer(text)]
+    ends = [(step, step * mean) for step, mean in bars if step and mean]
+    if not ends or ends[0][0] == ends[-1][0]:
+        return None
+    (first, began), (last, ended) = ends[0], ends[-1]
+    return (ended - began) / (last - first)
+
+
 def read_losses(text: str) -> dict[int, float]:
     """Step -> average loss of every progress bar of a training."""
     bars = ((int(bar["step"]), _number(bar["loss"])) for bar in _BAR.finditer(text))
