@@ -152,6 +152,7 @@ def test_options_are_compared_once_and_apart_from_other_probes(world: World) -> 
     found = json.loads(call(world, "plan", "--json").stdout)
     assert "probe" not in {run["known_from"] for run in found["runs"]}
     assert call(world, "probe", "--speed", "--colocate", "2").exit_code == 2
+    assert call(world, "probe", "--speed", "--only", "baseline*").exit_code == 3
 
 
 def compared(world: World, monkeypatch: pytest.MonkeyPatch, measured: Mapping[str, float | str]) -> Comparison:

@@ -8,10 +8,11 @@ import os
 import subprocess
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from orchestrator.config import grid
 from orchestrator.config.schema import Trainer
-from orchestrator.errors import errors_of
+from orchestrator.errors import NothingSelected, error, errors_of
 from orchestrator.host import Host
 from orchestrator.kohya import argv, resource_profile
 from orchestrator.kohya.arguments import check, lint, schema
@@ -94,13 +95,16 @@ class Comparison:
 
 def compare(plan: Plan, only: str, ctx: Context, *, retry: bool = False) -> Comparison:
     """Measure the first selected training. Without the rest if the user stops it."""
-    point = next(run.point for run in plan.runs(only) if run.point.is_trained)
+    point = next((run.point for run in plan.runs(only) if run.point.is_trained), None)
+    if point is None:
+        raise NothingSelected(error("--only", f'"{only}" selects no training', "`orchestrate plan` lists them"))
     length = LengthEstimator(plan.settings.datasets).length(point.params)
     epoch = length.steps_per_epoch + _AFTER_EPOCH if length else 0
     short = max(probe.STEPS, epoch if epoch <= 2 * probe.STEPS else 0)
     result = Comparison(point=point, steps=length.steps if length else _STEPS, speeds=())
     fastest: list[Params] = []
-    for group in ([{}], *_options(point.params, ctx)):
+    unchanged: list[Params] = [{}]
+    for group in (unchanged, *_options(point.params, ctx)):
         measured = [found for changes in group if (found := _measure(point, changes, short, ctx, retry=retry))]
         result = replace(result, speeds=(*result.speeds, *measured))
         if measured and result.is_faster(best := min(measured, key=lambda one: one.seconds(result.steps))):
@@ -162,7 +166,7 @@ def _run(point: Point, changes: Params, steps: int, ctx: Context) -> Run:
     """Its id depends on all that its figures depend on."""
     params = resource_profile.shortened({**point.params, **_arguments(changes)}, steps)
     gpu = next((gpu.name for gpu in ctx.probe.gpus() if gpu.uuid == ctx.gpu), "")
-    on = {"gpu": gpu, THREADS: ctx.settings.trainer.threads or 0}
+    on: dict[str, Any] = {"gpu": gpu, THREADS: ctx.settings.trainer.threads or 0}
     on |= history.conditions(ctx.settings, train.NAME, str(params["base_model"]))
     identity = grid.point_id({**params, **on})
     name = grid.point_name(changes, changes, identity) if changes else f"settings-{identity}"
