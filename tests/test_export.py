@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import shutil
+from contextlib import chdir
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from orchestrator.evidence.summary import RunSummary
 from orchestrator.kohya.arguments import values
 from orchestrator.model import State
 from orchestrator.report import export, model_card, workflow
-from orchestrator.store import state
+from orchestrator.store import records, state
 
 NODES = json.loads((Path(__file__).parent / "fixtures" / "comfyui-nodes.json").read_text(encoding="utf-8"))["nodes"]
 """ComfyUI's definitions of the nodes that we use: inputs with types, bounds and choices; outputs."""
@@ -87,6 +88,20 @@ def test_the_best_run_is_exported_with_card_workflow_and_prompt(finished):
         '---\ntags: [text-to-image, lora, stable-diffusion-xl]\ninstance_prompt: "ohwx person"\n---\n'
     )
     assert str(finished.folder) not in text, "no folders of this machine"
+
+
+def test_a_command_uses_the_settings_that_the_sweep_was_started_with(finished, tmp_path):
+    """As after `make demo`: the settings of the current folder have the same runs and another base model."""
+    text = finished.settings.read_text(encoding="utf-8").replace("doll", "other")
+    (tmp_path / "orchestrate.toml").write_text(text.replace('"runs"', json.dumps(str(finished.sweep.path.parent))))
+    record = finished.sweep.record()
+    records.write(finished.sweep.path / "sweep.json", {**record, "settings": str(finished.settings)})
+    with chdir(tmp_path):
+        done = CliRunner().invoke(cli.main, ["export", finished.sweep.name])
+        named = CliRunner().invoke(cli.main, ["export", finished.sweep.name, "--settings", "orchestrate.toml"])
+    assert done.exit_code == 0, done.output
+    assert named.exit_code == 2
+    assert "has no base_model doll" in named.stderr
 
 
 def test_the_card_has_threshold_caveats_and_the_confirmed_similarity(finished):

@@ -15,6 +15,7 @@ from orchestrator.errors import InputError, NotReady, OrchestrateError, Problem
 
 if TYPE_CHECKING:
     from orchestrator.cli.console import Console
+    from orchestrator.config.schema import Settings
     from orchestrator.run.context import Stop
     from orchestrator.store.layout import Sweep
 
@@ -105,6 +106,31 @@ def find_sweep(settings_file: Path, name: str) -> Sweep:
     known = [one.name for one in layout.sweeps(runs)]
     remedy = did_you_mean(Path(name).name, known, "run one: `orchestrate run grids/demo.toml`")
     raise InputError(Problem(what=f'there is no sweep "{name}"', where=str(runs), remedy=remedy))
+
+
+def settings_of(sweep: Sweep, settings_file: Path) -> Path:
+    """The settings with which the sweep was started, unless the command names others or they are gone."""
+    if click.get_current_context().get_parameter_source("settings_file") is not click.core.ParameterSource.DEFAULT:
+        return settings_file
+    own = Path(sweep.record().get("settings", ""))
+    return own if own.is_file() else settings_file
+
+
+def load_settings(sweep: Sweep, settings_file: Path) -> Settings:
+    """`settings_of` a sweep. Raises InputError if they do not have one of its base models or datasets."""
+    from orchestrator.config import settings
+
+    used = settings.load(settings_of(sweep, settings_file))
+    for key, known in {"base_model": used.base_models, "dataset": used.datasets}.items():
+        for run in sweep.runs():
+            name = str(run.point.params.get(key, ""))
+            if name and name not in known:
+                what, remedy = (
+                    f"has no {key} {name}, which the sweep {sweep.name} uses",
+                    "use --settings FILE of the sweep",
+                )
+                raise InputError(Problem(what=what, where=str(used.path), remedy=remedy))
+    return used
 
 
 def leave(stop: Stop, finished: bool) -> None:

@@ -43,6 +43,7 @@ def freeze(plan: Plan, prepared: Mapping[str, PreparedDataset], hashes: HashCach
     record = {
         "name": plan.sweep.name,
         "created_at": old.get("created_at", formatting.now()),
+        "settings": old.get("settings", str(plan.settings.path)),
         "fingerprint": {**old["fingerprint"], **fingerprint},
         "versions": provenance.versions(),
         **({key: old.get(key) for key in current} if plan.is_followup else current),

@@ -42,6 +42,7 @@ def adopt(settings_file: Path, sweep: str, at_a_cost: bool, yes: bool) -> None:
     from orchestrator.report import adoption, answers
 
     console, found = common.console(), common.find_sweep(settings_file, sweep)
+    settings_file = common.settings_of(found, settings_file)
     used = settings.load(settings_file)
     read = summary.read(found, used.comparison)
     if name := adoption.foreign(read, used):

@@ -34,6 +34,7 @@ def bug_report(settings_file: Path, sweep: str, out: Path | None) -> None:
     from orchestrator.report import bug_report as archive
 
     found = common.find_sweep(settings_file, sweep)
+    settings_file = common.settings_of(found, settings_file)
     path = out or Path(f"bug-report-{found.name}.tar.gz")
     archive.write(path, found, settings_file, settings.load(settings_file), Nvml(), os.environ)
     common.console().result(str(path))

@@ -27,14 +27,13 @@ def confirm(settings_file: Path, sweep: str, top: int) -> None:
       runs/SWEEP/RUN/confirm/  the new images
       runs/SWEEP/report/       confirm.csv, and the report again
     """
-    from orchestrator.config import settings
     from orchestrator.report.followup import report_confirmations
     from orchestrator.run import followup
     from orchestrator.session import Session
 
     console, found = common.console(), common.find_sweep(settings_file, sweep)
-    best = followup.best_runs(found, top)
-    plan = followup.plan(settings.load(settings_file), found, [one.run.point for one in best])
+    best, used = followup.best_runs(found, top), common.load_settings(found, settings_file)
+    plan = followup.plan(used, found, [one.run.point for one in best])
     session = Session(plan=plan, listener=console)
     finished = session.run_followup(lambda ctx: followup.prepare_confirmation(best, ctx))
     for line in report_confirmations(found):

@@ -24,7 +24,6 @@ def export(settings_file: Path, sweep: str, pattern: str) -> None:
     Writes:
       runs/SWEEP/export/NAME/  LoRA, model card, ComfyUI workflow, A1111 prompt, samples
     """
-    from orchestrator.config import settings
     from orchestrator.evidence import summary
     from orchestrator.report import export as exporting
 
@@ -32,5 +31,5 @@ def export(settings_file: Path, sweep: str, pattern: str) -> None:
     read = summary.read(found)
     console.problems(read.problems)
     chosen = exporting.choose(summary.rank_runs(read.runs), pattern, found)
-    for path in exporting.export(chosen, read, settings.load(settings_file)):
+    for path in exporting.export(chosen, read, common.load_settings(found, settings_file)):
         console.result(str(path))

@@ -35,7 +35,7 @@ def report(settings_file: Path, sweep: str, watch: bool) -> None:
     from orchestrator.report import files
 
     console, found = common.console(), common.find_sweep(settings_file, sweep)
-    used = settings.load(settings_file)
+    used = settings.load(common.settings_of(found, settings_file))
     write = partial(files.write, found, {**os.environ, **used.trainer.env}, comparison=used.comparison)
     console.paths(write())
     while watch and found.is_locked():

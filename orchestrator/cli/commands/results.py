@@ -42,7 +42,7 @@ def results(settings_file: Path, sweep: str, by: str, sort: str, columns: str, a
     if as_json and as_csv:
         raise click.UsageError("Choose one of --json and --csv.")
     console, found = common.console(), common.find_sweep(settings_file, sweep)
-    read = summary.read(found, settings.load(settings_file).comparison)
+    read = summary.read(found, settings.load(common.settings_of(found, settings_file)).comparison)
     console.problems(read.problems)
     named = [name.strip() for name in columns.split(",") if name.strip()]
     frame = results_view.select(results_view.table(read, by), named, sort)

@@ -36,7 +36,8 @@ def status(settings_file: Path, sweep: str, as_json: bool, watch: bool) -> None:
         from orchestrator.run import followup
         from orchestrator.session import Session
 
-        plan = followup.plan(settings.load(settings_file), found, [run.point for run in found.runs()])
+        used = settings.load(common.settings_of(found, settings_file))
+        plan = followup.plan(used, found, [run.point for run in found.runs()])
         with console.live(found, Session(plan=plan).forecast):
             while found.is_locked():
                 time.sleep(_INTERVAL_S)

@@ -26,12 +26,12 @@ def transfer(settings_file: Path, sweep: str, base: str, only: str) -> None:
       runs/SWEEP/RUN/on/  the new images
       runs/SWEEP/report/  transfer.csv
     """
-    from orchestrator.config import settings
     from orchestrator.report.followup import TRANSFER, report_transfers
     from orchestrator.run import followup
     from orchestrator.session import Session
 
-    console, found, loaded = common.console(), common.find_sweep(settings_file, sweep), settings.load(settings_file)
+    console, found = common.console(), common.find_sweep(settings_file, sweep)
+    loaded = common.load_settings(found, settings_file)
     chosen = followup.transferable_runs(found, base, only, loaded)
     gpus = Session(
         plan=followup.plan(loaded, found, followup.transfer_points(chosen, base)), listener=console

@@ -41,7 +41,8 @@ def vote(settings_file: Path, sweep: str, best: int, pairs: int, singles: int, f
     from orchestrator.report import vote_page
     from orchestrator.report import votes as report
 
-    console, found, used = common.console(), common.find_sweep(settings_file, sweep), settings.load(settings_file)
+    console, found = common.console(), common.find_sweep(settings_file, sweep)
+    used = settings.load(common.settings_of(found, settings_file))
     if not files:
         read = summary.read(found)
         design, is_new = vote_design.design(read, best=best, pairs=pairs, singles=singles)
