@@ -8,10 +8,13 @@ from contextlib import chdir
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 from standins.world import GRID, World
 
 from orchestrator import cli
@@ -19,7 +22,9 @@ from orchestrator.config import settings
 from orchestrator.config.schema import Settings
 from orchestrator.evidence import summary
 from orchestrator.evidence.summary import RunSummary
+from orchestrator.kohya import web_ui
 from orchestrator.kohya.arguments import values
+from orchestrator.kohya.outputs import safetensors_header
 from orchestrator.model import State
 from orchestrator.report import export, model_card, workflow
 from orchestrator.store import records, state
@@ -139,11 +144,53 @@ def test_the_exported_file_names_its_epoch_or_average(made, file, part):
     assert name == re.sub(r"[^A-Za-z0-9._]+", "-", f"{made.sweep.name}_{dims}{part}{identity}")
 
 
-def test_the_card_names_the_network_and_what_loads_it():
+def test_the_card_names_the_network():
     dora = {"network_module": "lycoris.kohya", "network_args": ("algo=lokr", "dora_wd=True")}
     assert list(model_card._network({})) == []
     assert list(model_card._network(dora)) == ["- network: lokr with decomposed weights (DoRA) of lycoris.kohya"]
-    assert "ComfyUI does not know" in list(model_card._network({"network_module": "networks.oft"}))[1]
+
+
+def test_an_oft_is_exported_with_key_names_that_comfyui_knows(finished, tmp_path):
+    """Its rotations are constrained in the file, because ComfyUI reads another constraint from alpha."""
+    one = best_of(finished)
+    chosen = next(item for item in one.run.checkpoints() if item.file == one.choice.checkpoint)
+    blocks = np.zeros((2, 3, 3), np.float32)
+    blocks[0, 0, 1] = 3.0
+    tensors = {f"oft_unet_{name}.oft_blocks": blocks for name in "ab"}
+    alphas = {"oft_unet_a.alpha": np.float32(0.1), "oft_unet_b.alpha": np.float32(9)}
+    save_file({**tensors, **{name: np.asarray(alpha) for name, alpha in alphas.items()}}, one.run.path / chosen.file)
+    replaced = replace(chosen, sha256=hashlib.sha256((one.run.path / chosen.file).read_bytes()).hexdigest())
+    checkpoints = [replaced if item == chosen else item for item in one.run.checkpoints()]
+    run = mock.Mock(wraps=one.run, path=one.run.path, point=one.run.point, checkpoints=lambda: checkpoints)
+    lora, copy, card, comfyui, prompt, _ = export.export(
+        replace(one, run=run), summary.read(finished.sweep), settings.load(finished.settings)
+    )
+    assert copy.name == f"{lora.stem}-lycoris.safetensors"
+    assert json.loads(comfyui.read_text(encoding="utf-8"))["2"]["inputs"]["lora_name"] == copy.name
+    assert f"<lora:{copy.stem}:1>" in prompt.read_text(encoding="utf-8")
+    assert "ComfyUI does not know the key names" in card.read_text(encoding="utf-8")
+    written = load_file(copy)
+    assert set(written) == {"lora_unet_a.oft_blocks", "lora_unet_b.oft_blocks"}
+    limited = written["lora_unet_a.oft_blocks"]
+    assert np.linalg.norm(limited - limited.transpose(0, 2, 1)) == pytest.approx(0.1 * 6)
+    assert np.array_equal(written["lora_unet_b.oft_blocks"], blocks), "its norm is below the limit"
+
+
+@pytest.mark.parametrize(
+    ("tensors", "strength", "said"),
+    [
+        ({"lora_unet_a.lora_up.weight": (4, 2)}, 0.5, []),
+        ({"lora_unet_a.hada_w1_a": (4, 2), "lora_unet_a.lokr_w1": (4, 4)}, 0.5, []),
+        ({"lora_unet_a.dora_scale": (1, 3)}, 1.0, []),
+        ({"lora_unet_a.dora_scale": (4, 1)}, 1.0, ["A1111 applies this DoRA wrongly"]),
+        ({"oft_unet_a.oft_blocks": (2, 3, 3)}, 1.0, []),
+        ({"oft_unet_a.oft_blocks": (2, 3, 3)}, 0.64, ["use 0.8 instead of 0.64 there"]),
+    ],
+)
+def test_deviations_of_comfyui_and_a1111_are_named(tmp_path, tensors, strength, said):
+    save_file({name: np.zeros(shape, np.float16) for name, shape in tensors.items()}, tmp_path / "a.safetensors")
+    found = list(web_ui.deviations(safetensors_header.read_header(tmp_path / "a.safetensors"), strength))
+    assert [words in sentence for words, sentence in zip(said, found, strict=True)] == [True] * len(said)
 
 
 def test_the_card_shows_hostile_text_as_text(made):

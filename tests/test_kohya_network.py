@@ -190,7 +190,10 @@ def test_a_package_is_installed_under_its_name_on_pypi() -> None:
 
 LOKR: Params = {"network_module": "networks.lokr", "network_args": ("factor=4",)}
 OFT: Params = {"network_module": "networks.oft", "network_alpha": 1e-3, "network_train_unet_only": True}
-DORA: Params = {"network_module": "lycoris.kohya", "network_args": ("algo=lora", "dora_wd=True")}
+DORA: Params = {
+    "network_module": "lycoris.kohya",
+    "network_args": ("algo=lora", "dora_wd=True", "wd_on_output=False"),
+}
 
 
 @pytest.mark.parametrize(
@@ -230,6 +233,11 @@ def test_valid_settings_of_another_network_are_accepted(change: Params) -> None:
     assert reported(**change) == reported(Severity.WARNING, **change) == []
 
 
+def test_a_dora_that_other_programs_apply_differently_is_reported() -> None:
+    found = reported(Severity.WARNING, **{**DORA, "network_args": ("algo=lora", "dora_wd=True")})
+    one(found, "network_args", "A1111 applies it wrongly", "wd_on_output=False")
+
+
 def test_alpha_of_oft_is_no_scale() -> None:
     one(reported(Severity.WARNING, **{**OFT, "network_alpha": 2}), "network_alpha", "constraint", "1e-3")
 
@@ -263,17 +271,21 @@ def test_gen_img_gets_arguments_that_the_file_cannot_contain() -> None:
 
 
 @pytest.mark.parametrize(("shape", "of_outputs"), [((2, 1), True), ((1, 3), False), (None, True)])
-def test_a_dora_is_loaded_with_the_axis_of_its_norms(
+def test_a_dora_is_loaded_with_the_axis_of_its_norms_and_scaled_as_a_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int] | None, of_outputs: bool
 ) -> None:
     """LyCORIS's loader creates its modules as if the norms were those of the outputs."""
 
     class Kind:
         def __init__(self, wd_on_out: bool = True) -> None:
-            self.wd_on_out = wd_on_out
+            self.wd_on_out, self.wd, self.org_weight = wd_on_out, shape is not None, 2.0
+
+        def apply_weight_decompose(self, weight: float, multiplier: float = 1) -> float:
+            return 3 * weight
 
     def load(*_: object, **__: object) -> tuple[SimpleNamespace, dict[str, object]]:
-        return SimpleNamespace(apply_to=lambda *words: applied.extend(words), module=Kind()), {}
+        parts = {"unet_loras": [Kind()], "text_encoder_loras": []}
+        return SimpleNamespace(apply_to=lambda *words: applied.extend(words), **parts), {}
 
     applied: list[object] = []
     kinds = dict.fromkeys(("LoConModule", "LohaModule", "LokrModule"), Kind)
@@ -282,7 +294,10 @@ def test_a_dora_is_loaded_with_the_axis_of_its_norms(
     names = {"lora_unet_a.alpha": np.ones(())} | ({"lora_unet_a.dora_scale": np.ones(shape)} if shape else {})
     save_file(names, tmp_path / "dora.safetensors")
     network, _ = lycoris_network.create_network_from_weights(1.0, str(tmp_path / "dora.safetensors"))
-    assert network.module.wd_on_out is of_outputs
+    (module,) = network.unet_loras
+    assert module.wd_on_out is of_outputs
+    if shape:
+        assert [module.apply_weight_decompose(4.0, strength) for strength in (0, 0.5, 1)] == [2.0, 7.0, 12.0]
     network.apply_to("encoders", "unet")
     assert applied == ["encoders", "unet", True, True]
     assert Kind().wd_on_out is True, "the next network of the process is loaded as LyCORIS loads it"

@@ -4,7 +4,6 @@ Each tensor is averaged by itself, as in training with EMA: of factors such as l
 that they change.
 """
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,9 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save
 
-from orchestrator import files
 from orchestrator.kohya.outputs import safetensors_header
 from orchestrator.kohya.outputs.safetensors_header import Header
 from orchestrator.model import Checkpoint
@@ -47,14 +44,8 @@ def write(kind: str, sources: Sequence[tuple[Path, Checkpoint]], target: Path) -
     used = shares(kind, len(parts))
     tensors = {name: _averaged(name, parts, used) for name in parts[0][1].tensors}
     of = [{**asdict(one), "share": share} for (_, one), share in zip(sources, used, strict=True) if share]
-    dropped = ("sshs_model_hash", "sshs_legacy_hash")
-    kept = {key: value for key, value in parts[-1][1].metadata.items() if key not in dropped}
-    metadata = {**kept, METADATA: json.dumps({"kind": kind, "of": of})}
-    body = save(tensors)
-    begin = 8 + int.from_bytes(body[:8], "little")
-    metadata["sshs_model_hash"] = hashlib.sha256(body[begin:]).hexdigest()
-    target.write_bytes(save(tensors, metadata))
-    files.sync(target)
+    described = {METADATA: json.dumps({"kind": kind, "of": of})}
+    safetensors_header.write(target, tensors, {**parts[-1][1].metadata, **described})
 
 
 def _averaged(name: str, parts: Sequence[tuple[Path, Header]], used: Sequence[float]) -> NDArray[np.floating]:

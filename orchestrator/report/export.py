@@ -12,6 +12,8 @@ from orchestrator.config import grid
 from orchestrator.config.schema import Settings
 from orchestrator.errors import InputError, NothingSelected, OrchestrateError, Problem
 from orchestrator.evidence.summary import RunSummary, SweepSummary
+from orchestrator.kohya import web_ui
+from orchestrator.kohya.outputs import safetensors_header
 from orchestrator.model import State
 from orchestrator.report import model_card, sheet, workflow
 from orchestrator.store import hashes
@@ -48,17 +50,34 @@ def export(one: RunSummary, summary: SweepSummary, settings: Settings) -> list[P
     name = name_of(one, summary.sweep)
     folder = summary.sweep.path / FOLDER / name
     folder.mkdir(parents=True, exist_ok=True)
-    _copy_checkpoint(one, folder / f"{name}.safetensors")
-    nodes = json.dumps(workflow.comfyui(one, name, settings), ensure_ascii=False, indent=1)
+    lora = folder / f"{name}.safetensors"
+    _copy_checkpoint(one, lora)
+    loaded = [lora]
+    if web_ui.is_oft(safetensors_header.read_header(lora)):
+        loaded.append(folder / f"{name}-lycoris.safetensors")
+        web_ui.write_oft(lora, loaded[-1])
+    nodes = json.dumps(workflow.comfyui(one, loaded[-1].stem, settings), ensure_ascii=False, indent=1)
     texts = {
-        CARD: model_card.text(one, name, summary, settings),
+        CARD: model_card.text(one, name, summary, settings, loading(lora, one)),
         f"{name}.comfyui.json": f"{nodes}\n",
-        f"{name}.a1111.txt": f"{workflow.a1111(one, name, settings)}\n",
+        f"{name}.a1111.txt": f"{workflow.a1111(one, loaded[-1].stem, settings)}\n",
     }
     for file, text in texts.items():
         files.write_text(folder / file, text)
     sheet.write_samples(one, folder / model_card.SAMPLES)
-    return [folder / file for file in (f"{name}.safetensors", *texts, model_card.SAMPLES)]
+    return [*loaded, *(folder / file for file in (*texts, model_card.SAMPLES))]
+
+
+def loading(lora: Path, one: RunSummary) -> list[str]:
+    """What to know before the exported LoRA is loaded in ComfyUI or A1111, as sentences."""
+    header = safetensors_header.read_header(lora)
+    copy = (
+        f"ComfyUI does not know the key names of networks.oft: load {lora.stem}-lycoris.safetensors there and in A1111"
+    )
+    return [
+        *([copy] if web_ui.is_oft(header) else []),
+        *web_ui.deviations(header, one.choice.strength if one.choice else 1.0),
+    ]
 
 
 def name_of(one: RunSummary, sweep: Sweep) -> str:

@@ -22,10 +22,13 @@ from orchestrator.values import toml_repr
 SAMPLES = "samples.jpg"
 
 
-def text(one: RunSummary, name: str, summary: SweepSummary, settings: Settings) -> str:
-    """The card of a run as Markdown. The other runs of the sweep give the spread over training seeds."""
+def text(one: RunSummary, name: str, summary: SweepSummary, settings: Settings, loading: Sequence[str] = ()) -> str:
+    """The card of a run as Markdown. The other runs of the sweep give the spread over training seeds.
+
+    loading: what to know before it is loaded in ComfyUI or A1111.
+    """
     parts = (
-        _usage(one, name, settings),
+        _usage(one, name, settings, loading),
         _scores(one, summary),
         _training(one, summary.sweep),
         _licences(one, settings),
@@ -33,7 +36,7 @@ def text(one: RunSummary, name: str, summary: SweepSummary, settings: Settings) 
     return "\n\n".join("\n".join(lines) for lines in parts) + "\n"
 
 
-def _usage(one: RunSummary, name: str, settings: Settings) -> Iterator[str]:
+def _usage(one: RunSummary, name: str, settings: Settings, loading: Sequence[str]) -> Iterator[str]:
     words = _trigger(one, settings)
     trigger = escape_markdown(words) or "as in the captions"
     yield "---"
@@ -48,19 +51,18 @@ def _usage(one: RunSummary, name: str, settings: Settings) -> Iterator[str]:
     yield f"- strength: {one.choice.strength if one.choice else 1:g}"
     yield f"- scored images: {_images(settings.generation_of(str(one.run.point.params['base_model'])))}"
     yield from _network(one.run.point.params)
+    yield from (f"- {escape_markdown(sentence)}" for sentence in loading)
     yield f"- files: the LoRA, a ComfyUI workflow, a prompt for A1111, and [images]({SAMPLES})"
     if one.degraded:
         yield "- degraded: the training ran out of memory and continued with other settings than requested (see below)"
 
 
 def _network(params: Params) -> Iterator[str]:
-    """What a network other than a plain LoRA is, and which programs load it."""
+    """What a network other than a plain LoRA is."""
     module = networks.module_of(params)
     if module != networks.LORA:
         dora = " with decomposed weights (DoRA)" if networks.is_dora(params) else ""
         yield f"- network: {networks.algorithm(params)}{dora} of {escape_markdown(module)}"
-    if module == networks.OFT:
-        yield "- ComfyUI does not know the key names of networks.oft: use gen_img.py or A1111"
 
 
 def _trigger(one: RunSummary, settings: Settings) -> str:

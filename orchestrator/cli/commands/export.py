@@ -31,5 +31,8 @@ def export(settings_file: Path, sweep: str, pattern: str) -> None:
     read = summary.read(found)
     console.problems(read.problems)
     chosen = exporting.choose(summary.rank_runs(read.runs), pattern, found)
-    for path in exporting.export(chosen, read, common.load_settings(found, settings_file)):
+    paths = exporting.export(chosen, read, common.load_settings(found, settings_file))
+    for path in paths:
         console.result(str(path))
+    for sentence in exporting.loading(paths[0], chosen):
+        console.message(f"note: {sentence}")

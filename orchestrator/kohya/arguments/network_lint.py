@@ -95,6 +95,9 @@ def _of_module(params: Params) -> Iterator[Problem]:
             yield error("network_args", f"{module} ignores use_tucker without conv_dim", "remove use_tucker")
     if module == networks.LYCORIS:
         yield from _lycoris(params, given)
+    if networks.is_dora(params) and given.get("wd_on_output", "").lower() != "false":
+        what = "the norms of this DoRA are those of the outputs: A1111 applies it wrongly and ComfyUI approximately"
+        yield warning("network_args", what, 'add "wd_on_output=False"')
     if module == networks.OFT:
         yield from _oft(params)
 

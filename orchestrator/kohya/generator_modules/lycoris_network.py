@@ -4,7 +4,7 @@ It runs in the trainer's interpreter; its folder is on PYTHONPATH there (`genera
 """
 
 from contextlib import ExitStack
-from functools import partialmethod
+from functools import partial, partialmethod
 from typing import Any
 from unittest import mock
 
@@ -12,7 +12,11 @@ from unittest import mock
 def create_network_from_weights(
     multiplier: float, file: str, *args: Any, **kwargs: Any
 ) -> "tuple[Any, dict[str, Any]]":
-    """As lycoris.kohya; the network's `apply_to` needs no flags, and a DoRA with `wd_on_output=False` is loaded too."""
+    """As lycoris.kohya, with three differences.
+
+    The network's `apply_to` needs no flags. A DoRA with `wd_on_output=False` is loaded. The strength of a DoRA scales
+    the whole change, as in ComfyUI and A1111; in LyCORIS it scales the norms alone, and strength 0 changes weights.
+    """
     from lycoris import kohya, modules  # type: ignore[import-not-found]  # only in the environment of the trainer
 
     with ExitStack() as patches:
@@ -20,6 +24,9 @@ def create_network_from_weights(
             create = partialmethod(kind.__init__, wd_on_out=_norms_are_of_outputs(file))
             patches.enter_context(mock.patch.object(kind, "__init__", create))
         network, weights = kohya.create_network_from_weights(multiplier, file, *args, **kwargs)
+    for module in (*network.unet_loras, *network.text_encoder_loras):
+        if getattr(module, "wd", False):
+            module.apply_weight_decompose = partial(_decomposed, module, module.apply_weight_decompose)
     apply_to = network.apply_to
 
     def apply_to_both(text_encoder: Any, unet: Any) -> None:
@@ -27,6 +34,12 @@ def create_network_from_weights(
 
     network.apply_to = apply_to_both
     return network, weights
+
+
+def _decomposed(module: Any, decompose: Any, weight: Any, multiplier: float = 1.0) -> Any:
+    if multiplier == 1:
+        return decompose(weight)
+    return module.org_weight + multiplier * (decompose(weight) - module.org_weight)
 
 
 def _norms_are_of_outputs(file: str) -> bool:

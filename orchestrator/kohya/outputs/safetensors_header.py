@@ -1,5 +1,9 @@
-"""Reads the headers of untrusted safetensors files: the library checks offsets and shapes, this module sizes."""
+"""Reads the headers of untrusted safetensors files: the library checks offsets and shapes, this module sizes.
 
+Also writes files.
+"""
+
+import hashlib
 import os
 import struct
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,7 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
+from orchestrator import files
 from orchestrator.files import open_regular
 
 MAX_BYTES = 16 * 1024 * 1024
@@ -101,6 +107,15 @@ def values(path: Path, tensor: Tensor) -> NDArray[np.floating[Any]]:
     if tensor.dtype == "BF16":  # the upper half of a float32
         found = (found.astype("<u4") << 16).view("<f4")
     return found.reshape(tensor.shape)
+
+
+def write(path: Path, tensors: Mapping[str, NDArray[np.floating[Any]]], metadata: Mapping[str, str]) -> None:
+    """Write a file with these tensors, this metadata, and the hash of the tensors that sd-scripts writes."""
+    kept = {key: value for key, value in metadata.items() if not key.startswith("sshs_")}
+    body = save(dict(tensors))
+    begin = 8 + int.from_bytes(body[:8], "little")
+    path.write_bytes(save(dict(tensors), {**kept, "sshs_model_hash": hashlib.sha256(body[begin:]).hexdigest()}))
+    files.sync(path)
 
 
 def _contents(path: Path, header: Header) -> Iterator[tuple[str, Any, int]]:
