@@ -112,6 +112,39 @@ def test_no_captions_at_all_are_an_error(make: Make, other: str, remedy: str) ->
     assert remedy in text
 
 
+def test_kohyas_folder_of_folders_is_found_by_the_message(make: Make) -> None:
+    ((severity, text),) = found(make({"img/10_ohwx person/a.png": None}, trigger=""))
+    assert 'its subfolder "img/10_ohwx person" contains 1' in text
+    assert 'num_repeats = 10, trigger = "ohwx person"' in text
+
+
+def test_captions_of_no_image_are_named(make: Make) -> None:
+    dataset = make({"a.png": None, "a.txt": "ohwx person", "b.txt": "ohwx person", "c.md": ""})
+    ((severity, text),) = found(dataset)
+    assert (severity, "1 captions belong to no image: b.txt" in text) == (WARNING, True)
+
+
+@pytest.mark.parametrize(
+    ("caption", "arguments", "what"),
+    [
+        ("ohwx person {smiling|sad}", {}, "1 captions contain {a|b}"),
+        ("ohwx person {smiling|sad}", {"enable_wildcard": True}, ""),
+        ("ohwx person (smiling:1.2)", {}, "1 captions contain (word:1.2)"),
+        ("ohwx person (smiling:1.2)", {"weighted_captions": True}, ""),
+        ("ohwx person <lora:x:1>", {}, "1 captions contain <lora:...>"),
+        ("ohwx person at 9:30 (see below)", {}, ""),
+        ("ohwx person smiling", {"shuffle_caption": True}, 'no caption contains ",", so shuffle_caption has no effect'),
+        ("ohwx person, smiling", {"shuffle_caption": True}, ""),
+        ("ohwx person smiling", {"caption_tag_dropout_rate": 0.1}, "drops whole captions"),
+        ("ohwx person, smiling", {"keep_tokens_separator": "|||"}, 'no caption contains "|||"'),
+        ("ohwx person ||| smiling", {"keep_tokens_separator": "|||"}, ""),
+    ],
+)
+def test_syntax_and_separators_of_captions(make: Make, caption: str, arguments: dict[str, object], what: str) -> None:
+    texts = found(make({"a.png": None, "a.txt": caption}), **arguments)
+    assert [what in text for _, text in texts] == [True] * bool(what)
+
+
 def test_some_missing_captions_are_a_warning_with_names(make: Make) -> None:
     dataset = make({"a.png": None, "a.txt": "ohwx person", "b.png": None, "c.png": None})
     ((severity, text),) = found(dataset)

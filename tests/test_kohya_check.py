@@ -283,6 +283,9 @@ def test_the_default_of_every_argument_is_in_its_range() -> None:
         ("optimizer_args", ("--weight_decay=0.1",), "malformed", 'write "weight_decay=0.1"'),
         ("optimizer_args", ("d_coef=TRUE",), "malformed", 'write "d_coef=True"'),
         ("lr_scheduler_args", ("mode=triangular",), "malformed", "write \"mode='triangular'\""),
+        ("lr_scheduler_args", ("T_max=max_train_steps",), "malformed", 'write "T_max={{ max_train_steps }}"'),
+        ("optimizer_args", ("weight_decay=10%",), "malformed", 'write "weight_decay=0.1"'),
+        ("optimizer_args", ("betas=0.9 0.999",), "malformed", 'write "betas=0.9,0.999"'),
         ("optimizer_type", "CAME", 'no optimizer "CAME"', 'write "pytorch_optimizer.CAME"'),
         ("optimizer_type", "AdEMAMix8bit", "no optimizer", 'write "bitsandbytes.optim.AdEMAMix8bit"'),
         (

@@ -129,6 +129,7 @@ WARNINGS: list[tuple[str, Params]] = [
     ("caption_dropout_rate", {"caption_dropout_rate": 1.0}),
     ("caption_dropout_every_n_epochs", {"caption_dropout_every_n_epochs": 1}),
     ("caption_tag_dropout_rate", {"caption_tag_dropout_rate": 1.0}),
+    ("caption_tag_dropout_rate", {"caption_tag_dropout_rate": 0.1}),
     ("lr_scheduler", {**PRODIGY, "lr_scheduler": "cosine_with_restarts"}),
     ("lr_decay_steps", {"lr_decay_steps": 10, "lr_scheduler": "cosine"}),
     ("network_alpha", {"network_alpha": ABSENT}),

@@ -282,6 +282,17 @@ def test_causes_by_exit_code_alone(code: int | None, failure: Failure) -> None:
     assert found[1]
 
 
+# As rich writes it: the source around a frame is quoted.
+BOX = """\
+╭──────────────────── Traceback (most recent call last) ────────────────────╮
+│ /sd-scripts/library/a.py:7 in load                                        │
+│                                                                           │
+│   4 │   if path is None:                                                  │
+│   5 │   │   raise MemoryError("No data found")                            │
+│ ❱ 6 │   raise RuntimeError("something new")                               │
+╰───────────────────────────────────────────────────────────────────────────╯
+RuntimeError: something new
+"""
 BAR = "steps:  {step}0%|####      | {step}/10 [00:04<00:06,  1.00s/it, avr_loss={loss}]\n"
 TRITON = "ModuleNotFoundError: No module named 'triton'\n"
 SIGKILL = "subprocess.CalledProcessError: Command '[...]' died with <Signals.SIGKILL: 9>.\n"
@@ -311,6 +322,7 @@ CHAIN = "During handling of the above exception, another exception occurred:\n"
         (TRITON + "RuntimeError: something new\n", 1, Failure.UNKNOWN, "RuntimeError: something new"),
         (TRITON + BAR.format(step=4, loss=0.1) + "RuntimeError: new\n", 1, Failure.UNKNOWN, "RuntimeError: new"),
         (TRITON, 1, Failure.BAD_CONFIG, "ModuleNotFoundError"),
+        (BOX, 1, Failure.UNKNOWN, "RuntimeError: something new"),
         (OUT_OF_MEMORY + "OSError: [Errno 28] No space left on device\n", 1, Failure.DISK_FULL, "OSError"),
         (OUT_OF_MEMORY + CHAIN + "KeyError: 'x'\n", 1, Failure.OOM, "torch.OutOfMemoryError"),
         ("RuntimeError:\n  \n  the decisive line\n", 1, Failure.UNKNOWN, "RuntimeError: the decisive line"),

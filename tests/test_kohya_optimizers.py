@@ -55,7 +55,9 @@ def test_every_optimizer_has_a_signature(name: str) -> None:
     ("name", "args", "what", "remedy"),
     [
         ("Prodigy", ("d_coeff=0.8", "decouple=True"), 'Prodigy has no argument "d_coeff"', "did you mean d_coef?"),
-        ("AdamW8bit", ("decouple=True",), 'AdamW8bit has no argument "decouple"', ""),
+        ("AdamW8bit", ("decouple=True",), 'AdamW8bit has no argument "decouple"', "remove it: it belongs to"),
+        ("AdamW8bit", ("relative_step=False",), "no argument", "remove it: it belongs to Adafactor"),
+        ("Lion", ("T_max=1024",), "no argument", "move it to lr_scheduler_args: it belongs to CosineAnnealingLR"),
         ("AdamW8bit", ("betas=0.9",), "takes 2 numbers", "betas=0.9,0.99"),
         ("AdamW8bit", ("weight_decay='a'",), "takes a number", "weight_decay=0.01"),
         ("AdamW8bit", ("weight_decay=True",), "takes a number", "weight_decay=0.01"),
@@ -139,7 +141,7 @@ def test_rates_that_are_all_0_are_reported() -> None:
     ("change", "key", "what"),
     [
         ({"lr_scheduler": "polynomial", "lr_scheduler_args": ("lr_ned=0",)}, "lr_scheduler_args", "lr_ned"),
-        ({"lr_scheduler": "cosine_with_restarts", "lr_scheduler_args": ("num_cycles=2",)}, "lr_scheduler_args", "no"),
+        ({"lr_scheduler": "cosine_with_restarts", "lr_scheduler_args": ("num_cycles=2",)}, "lr_scheduler_args", "itself"),
         ({"lr_scheduler": "piecewise_constant"}, "lr_scheduler", "needs step_rules"),
         ({"lr_scheduler": "cosine_with_min_lr"}, "lr_scheduler", "lr_scheduler_min_lr_ratio"),
         (
@@ -204,3 +206,10 @@ def test_the_shipped_settings_have_the_built_in_values() -> None:
     shipped = settings.load(Path(__file__).parents[1] / "orchestrate.toml").optimizers
     assert shipped
     assert dict(shipped) == {name: inheritance.TABLES[name.rpartition(".")[2]] for name in shipped}
+
+
+def test_a_cosine_that_rises_again_is_a_warning() -> None:
+    half = {**BASE, "lr_scheduler_type": "CosineAnnealingLR", "max_train_steps": 100}
+    for most, count in (("T_max=20", 1), ("T_max=100", 0)):
+        found = lint.lint_points([{**half, "lr_scheduler_args": (most,)}])
+        assert ["rises again" in one.what for one in found] == [True] * count

@@ -130,7 +130,7 @@ def _no_images(dataset: Dataset, where: str, key: str) -> Problem:
         return errors.error(key, "there is no such folder", f"correct {key}", where=where, value=str(folder))
     for name, count in _image_folders(folder).items():
         remedy = f'image_dir = "{(folder / name).as_posix()}"'
-        if match := _KOHYA_FOLDER.fullmatch(name):
+        if match := _KOHYA_FOLDER.fullmatch(Path(name).name):
             remedy += f", num_repeats = {int(match[1])}" + ("" if dataset.trigger else f', trigger = "{match[2]}"')
         what = f'contains no images itself; its subfolder "{name}" contains {count}, and subfolders are not read'
         return errors.error(key, what, f"{remedy} (a [datasets.NAME] for each folder)", where=where, value=str(folder))
@@ -145,9 +145,10 @@ def _subfolders(folder: Path, key: str) -> Iterator[Problem]:
 
 
 def _image_folders(folder: Path) -> dict[str, int]:
-    """Subfolder -> number of its images."""
-    inner = sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
-    counts = {path.name: len(images.list_images(path).paths) for path in inner if not path.name.startswith(".")}
+    """Subfolder, or subfolder of one -> number of its images."""
+    inner = sorted(path for pattern in ("[!.]*", "[!.]*/[!.]*") for path in folder.glob(pattern) if path.is_dir())
+    found = {path.relative_to(folder).as_posix(): path for path in inner if not path.is_symlink()}
+    counts = {name: len(images.list_images(path).paths) for name, path in found.items()}
     return {name: count for name, count in counts.items() if count}
 
 
@@ -172,6 +173,7 @@ def _captions(
     trigger = "" if dataset.is_prior or dataset.trigger in affixes else dataset.trigger
     limit = int(str(subset.get("max_token_length") or _MAX_TOKENS))
     missing, ignored, long, cut = [], [], [], []
+    texts: dict[str, str] = {}
     for image in pictures:
         caption = image.with_suffix(dataset.caption_extension)
         if not caption.exists() and not caption.is_symlink():
@@ -180,7 +182,7 @@ def _captions(
         text = yield from _caption(caption, trigger, key, wildcard=bool(subset.get("enable_wildcard")))
         if "\n" in text and not subset.get("enable_wildcard"):
             ignored.append(caption.name)
-        read = text if subset.get("enable_wildcard") else text.split("\n")[0]
+        read = texts[caption.name] = text if subset.get("enable_wildcard") else text.split("\n")[0]
         if len(_PART.findall(read)) > limit:
             long.append(caption.name)
             if trigger and trigger in read and len(_PART.findall(read[: read.index(trigger) + len(trigger)])) > limit:
@@ -200,6 +202,41 @@ def _captions(
         what = f"{len(long)} captions have more than {limit} tokens, and the rest is cut: {first_names(long)}"
         remedy = "shorten them" if limit >= 225 else "shorten them, or max_token_length = 225 under [arguments]"
         yield _warning(what, folder, key, remedy)
+    for what, remedy in (*_unread_syntax(texts, subset), *_untagged(texts, subset)):
+        yield _warning(what, folder, key, remedy)
+    stems = {name for image in pictures for name in (image.stem, image.name)}  # a.png.txt is reported as missing
+    if orphans := [
+        path.name for path in sorted(folder.glob(f"[!.]*{dataset.caption_extension}")) if path.stem not in stems
+    ]:
+        what = f"{len(orphans)} captions belong to no image: {first_names(orphans)}"
+        yield _warning(what, folder, key, "name each like its image, or remove it")
+
+
+_SYNTAX = (
+    (re.compile(r"\{[^{}]*\|[^{}]*\}"), "{a|b}", "enable_wildcard"),
+    (re.compile(r"(?<!\\)\([^()]*:\d*\.?\d+\)"), "(word:1.2)", "weighted_captions"),
+    (re.compile(r"<(?:lora|lyco|hypernet):"), "<lora:...>", ""),
+)
+"""Syntax of prompts in captions, and the argument with which sd-scripts reads it."""
+
+
+def _unread_syntax(texts: Mapping[str, str], subset: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    for pattern, shown, key in _SYNTAX:
+        if (found := [name for name, text in texts.items() if pattern.search(text)]) and not subset.get(key):
+            what = f"{len(found)} captions contain {shown}, which is trained as plain words: {first_names(found)}"
+            yield what, "remove it" + f", or set {key} = true under [arguments]" * bool(key)
+
+
+def _untagged(texts: Mapping[str, str], subset: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    """Arguments that need separators, where no caption has one."""
+    for key, needs in (("caption_separator", _OF_TAGS), ("keep_tokens_separator", ("keep_tokens_separator",))):
+        used, mark = [need for need in needs if subset.get(need)], str(subset.get(key) or ",")
+        if used and texts and not any(mark in text for text in texts.values()):
+            effect = "has no effect" if used[0] != "caption_tag_dropout_rate" else "drops whole captions"
+            yield f'no caption contains "{mark}", so {used[0]} {effect}', f"remove {used[0]}, or write tags"
+
+
+_OF_TAGS = ("shuffle_caption", "caption_tag_dropout_rate", "token_warmup_step")
 
 
 def _caption(path: Path, trigger: str, key: str, *, wildcard: bool) -> Generator[Problem, None, str]:

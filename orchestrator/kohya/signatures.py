@@ -38,12 +38,17 @@ def find(section: str, root: str, name: str) -> Signature | None:
     return table(section)[found[0]] if found else None
 
 
-def issues(owner: str, signature: Signature, given: Mapping[str, object]) -> Iterator[tuple[str, str]]:
-    """What `owner` would reject of these arguments: unknown names, wrong types, and missing ones."""
+def issues(owner: str, signature: Signature, given: Mapping[str, object], section: str) -> Iterator[tuple[str, str]]:
+    """What `owner` would reject of these arguments: unknown names, wrong types, and missing ones.
+
+    section: `optimizers` or `schedulers`, which `owner` is one of.
+    """
     for name, value in given.items():
         kind = signature.args.get(name)
         if kind is None:
-            yield f'{owner} has no argument "{name}"', did_you_mean(name, signature.args)
+            near = did_you_mean(name, signature.args)
+            elsewhere = "" if near.startswith("did") else _owner(name, section)
+            yield f'{owner} has no argument "{name}"', elsewhere or near
         elif not _fits(kind, value):
             yield (
                 f"{name} = {value!r}: {owner} takes {_noun(kind)} here",
@@ -54,6 +59,24 @@ def issues(owner: str, signature: Signature, given: Mapping[str, object]) -> Ite
             yield f"{owner} needs a Python object as {name}, which cannot be written here", "use another one"
         elif name not in given:
             yield f"{owner} needs {name}", f'add "{name}=..." with {_noun(signature.args[name])}'
+
+
+_LISTS = {"optimizers": "optimizer_args", "schedulers": "lr_scheduler_args"}
+
+
+def _owner(name: str, section: str) -> str:
+    """Where an argument belongs that another class has, those that sd-scripts names first; empty if none has it."""
+    owners = [
+        (path.startswith("pytorch_optimizer."), one != section, path, one)
+        for one in _LISTS
+        for path, found in table(one).items()
+        if name in found.args
+    ]
+    if not owners:
+        return ""
+    _, is_elsewhere, path, one = min(owners)
+    place = f", or move it to {_LISTS[one]}" if is_elsewhere else ""
+    return f"remove it{place}: it belongs to {path.rpartition('.')[2]}"
 
 
 def _fits(kind: str, value: object) -> bool:

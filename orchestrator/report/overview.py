@@ -24,7 +24,7 @@ _REMEDIES = {
     Failure.HOST_OOM: "close other programs, set a smaller `max_data_loader_n_workers`, or raise a limit that is named",
     Failure.DISK_FULL: "free disk space; `orchestrate prune {sweep} --keep-best 1` lists files that can go",
     Failure.STORAGE: "make the file that is named available; `dmesg` and `mount` show errors of its disk",
-    Failure.NETWORK: "repair the connection, or free the port; with cached tokenizers and without wandb, none is needed",
+    Failure.NETWORK: "repair the connection, or free the port; cached tokenizers need no connection",
     Failure.NAN: 'set a smaller `learning_rate`, or `mixed_precision = "bf16"`',
     Failure.DATASET: "`orchestrate check` lists what is wrong with the dataset",
     Failure.GPU_LOST: "`nvidia-smi` must list the GPU and a driver as new as torch's CUDA, if necessary after a reboot",

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from orchestrator.kohya.arguments import ranges
+from orchestrator.kohya.arguments.schema import read_snapshot
 from orchestrator.model import Params
 from orchestrator.text import did_you_mean
 from orchestrator.values import toml_repr
@@ -143,11 +144,22 @@ def _rewritten(item: str, *, python: bool) -> list[str]:
             try:
                 literal(text)
             except ValueError:
-                if not re.fullmatch(r"[A-Za-z_][\w.-]*", text):
+                text = _as_literal(text)
+                if not text:
                     return []
-                text = f"'{text}'"
         found.append(f"{key}={text}")
     return found
+
+
+def _as_literal(text: str) -> str:
+    """What was probably intended with a text that is no Python literal; empty if it cannot be guessed."""
+    if text in read_snapshot().by_name:
+        return f"{{{{ {text} }}}}"
+    if percent := re.fullmatch(r"(\d+\.?\d*)%", text):
+        return f"{float(percent[1]) / 100:g}"
+    if re.fullmatch(r"[\d.]+(\s+[\d.]+)+", text):
+        return ",".join(text.split())
+    return f"'{text}'" if re.fullmatch(r"[A-Za-z_][\w.-]*", text) else ""
 
 
 def _network_arg_issues(key: str, text: str, module: str) -> Iterator[tuple[str, str]]:

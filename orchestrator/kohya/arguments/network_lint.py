@@ -90,9 +90,9 @@ def _of_module(params: Params) -> Iterator[Problem]:
         for key in ("network_dropout", "scale_weight_norms"):
             if params.get(key):
                 yield error(key, f"{module} ignores {key}", f"remove {key}")
-    if module in (networks.LOHA, networks.LOKR) and given.get("conv_dim", "0") == "0":
-        if given.get("use_tucker", "").lower() == "true":
-            yield error("network_args", f"{module} ignores use_tucker without conv_dim", "remove use_tucker")
+    no_kernels = module in (networks.LOHA, networks.LOKR) and given.get("conv_dim", "0") == "0"
+    if no_kernels and given.get("use_tucker", "").lower() == "true":
+        yield error("network_args", f"{module} ignores use_tucker without conv_dim", "remove use_tucker")
     if module == networks.LYCORIS:
         yield from _lycoris(params, given)
     if networks.is_dora(params) and given.get("wd_on_output", "").lower() != "false":

@@ -34,7 +34,7 @@ def _arguments(params: Params) -> Iterator[Problem]:
             yield error("optimizer_args", what, "remove it, and set learning_rate")
     rest = {name: value for name, value in given.items() if name not in ("lr", "params")}
     if signature is not None:
-        for what, remedy in signatures.issues(optimizer.name, signature, rest):
+        for what, remedy in signatures.issues(optimizer.name, signature, rest, "optimizers"):
             yield error("optimizer_args", what, remedy)
     for name, value in rest.items():
         numbers = value if isinstance(value, tuple | list) else (value,)

@@ -100,7 +100,11 @@ def _arguments(params: Params, scheduler: str) -> Iterator[Problem]:
     key = "lr_scheduler_type" if params.get("lr_scheduler_type") else "lr_scheduler"
     if signature is None or scheduler in _NEED_METRICS:
         return
-    for what, remedy in signatures.issues(scheduler, signature, given):
+    for name in [name for name in given if scheduler in USED_BY.get(f"lr_scheduler_{name}", ())]:
+        what = f"sd-scripts passes {name} to {scheduler} itself, and fails at a second one"
+        yield error("lr_scheduler_args", what, f"remove it, and set lr_scheduler_{name}")
+        given.pop(name)
+    for what, remedy in signatures.issues(scheduler, signature, given, "schedulers"):
         where = "lr_scheduler_args" if "lr_scheduler_args" in params else key
         yield error(where, what, remedy.replace("add ", "set lr_scheduler_args with ") if where == key else remedy)
     if scheduler == "cosine_with_min_lr" and ("min_lr" in given) is ("lr_scheduler_min_lr_ratio" in params):
@@ -110,6 +114,10 @@ def _arguments(params: Params, scheduler: str) -> Iterator[Problem]:
         given.get("total_steps") or {"epochs", "steps_per_epoch"} <= set(given)
     ):
         yield error(key, f"{scheduler} needs total_steps", 'add "total_steps=..." with max_train_steps')
+    half, steps = given.get("T_max"), _number(params, "max_train_steps")
+    if scheduler.endswith("CosineAnnealingLR") and isinstance(half, int) and half < steps:
+        what = f"{scheduler} reaches its lowest rate after {half} of {steps} steps, and rises again"
+        yield warning("lr_scheduler_args", what, f'write "T_max={steps}"')
     total = given.get("total_steps")
     if isinstance(total, int) and total < _number(params, "max_train_steps"):
         what = f"{scheduler} ends after {total} steps, before the training: sd-scripts fails there"

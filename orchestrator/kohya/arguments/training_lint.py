@@ -155,6 +155,9 @@ def _captions(params: Params) -> Iterator[Problem]:
         if params.get(key) == 1 and not kept:
             what = f"{key} = {params[key]} drops every caption, so no word is trained"
             yield warning(key, what, "set it to 0.1 or less" if key.endswith("rate") else "set it to 2 or more")
+        elif params.get(key) and key == "caption_tag_dropout_rate" and not kept:
+            what = "without keep_tokens, the trigger is dropped like any other tag"
+            yield warning(key, what, "set keep_tokens = 1, and write the trigger first")
 
 
 # --- without effect ---------------------------------------------------------------------------------------------------

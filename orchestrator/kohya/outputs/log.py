@@ -26,6 +26,8 @@ _EXCEPTION = re.compile(
 _FRAME = re.compile(r"^([ \t]{0,20}File \"[^\"\n]{1,500}\", line \d{1,9}.{0,500})\n[ \t]{1,200}\S.*$", re.MULTILINE)
 _RICH = re.compile(r"(?:\d{4}-\d\d-\d\d \d\d:\d\d:\d\d )?(?:INFO|WARNING|ERROR) (.*?)(?: \w+\.py:\d+)?")
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_BOX = "╭│╰┌└"
+"""Characters that begin the lines of rich's tracebacks, which quote the source around each frame."""
 _REASON_LENGTH = 300
 _GPU_FULL = re.compile(
     r"total capacity of (?P<total>[\d.]{1,9}) GiB of which (?P<free>[\d.]{1,9}) (?P<unit>GiB|MiB|KiB|bytes) is free"
@@ -223,7 +225,8 @@ def _by_shape(lines: list[str], text: str, exit_code: int | None) -> tuple[Failu
 def _lines(text: str) -> list[str]:
     """The lines of the log and its progress bars, without colours, rich's padding and quoted source lines."""
     plain = _FRAME.sub(r"\1", _ANSI.sub("", text).replace("\r", "\n"))
-    return [" ".join(line.split()) for line in plain.split("\n") if line.strip()]
+    lines = (" ".join(line.split()) for line in plain.split("\n"))
+    return [line for line in lines if line and line[0] not in _BOX]
 
 
 def _message(line: str) -> str:
