@@ -139,7 +139,7 @@ def test_libraries_that_cannot_be_imported_are_named(world, tmp_path):
     bare = program(tmp_path / "python", f'exec {sys.executable} -S "$@"')
     found = interpreter.check_interpreter(trainer(world, python=bare), [])
     assert "cannot import torch: ModuleNotFoundError" in joined(found.problems)
-    assert "make setup-trainer" in joined(found.problems)
+    assert "-> set trainer.python to the interpreter of your sd-scripts" in joined(found.problems)
     assert {problem.severity for problem in found.problems} == {Severity.ERROR}
 
 

@@ -228,3 +228,11 @@ def test_the_remedy_for_a_folder_without_git_leaves_it_as_it_is(tmp_path: Path) 
     (whole(tmp_path) / "README.md").write_text("- **Version 0.10.6 (2026-06-12):**\n- **Version 0.10.5**\n")
     assert release.describe(tmp_path) == "v0.10.6, not a git checkout"
     assert f"set trainer.sd_scripts = '{tmp_path}-c162e903'" in release.remedy(tmp_path)
+
+
+def test_the_remedy_for_the_interpreter_works_outside_of_the_repository(tmp_path: Path) -> None:
+    here = Path(release.__file__).resolve().parents[2] / "vendor"
+    assert "`make setup-trainer`" in release.setup_remedy(here / ".venv/bin/python", here / "sd-scripts")
+    elsewhere = release.setup_remedy(tmp_path / "a b/bin/python", tmp_path / "sd-scripts")
+    assert f"python3 -m venv '{tmp_path}/a b' && '{tmp_path}/a b/bin/python' -m pip install" in elsewhere
+    assert "make" not in release.setup_remedy(Path("/usr/python3"), tmp_path)

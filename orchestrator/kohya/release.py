@@ -63,3 +63,15 @@ def remedy(sd_scripts: Path) -> str:
     if "-dirty" in provenance.commit(sd_scripts):
         found = f"git -C {folder} stash && {found}"
     return f"run `{found}`"
+
+
+def setup_remedy(python: Path, sd_scripts: Path) -> str:
+    """The commands that make the trainer's interpreter, or what to set if it is not in an environment of its own."""
+    if python == _ROOT / "vendor" / ".venv" / "bin" / "python" and (_ROOT / "Makefile").is_file():
+        return "run `make setup-trainer`, which installs it with everything it needs"
+    other = "set trainer.python to the interpreter of your sd-scripts installation"
+    if python.parent.name != "bin":
+        return other
+    venv, program, folder = (shlex.quote(str(path)) for path in (python.parents[1], python, sd_scripts))
+    torch = f"python3 -m venv {venv} && {program} -m pip install torch==2.6.0 torchvision==0.21.0"
+    return f"{other}, or run `{torch} && cd {folder} && {program} -m pip install -r requirements.txt bitsandbytes`"

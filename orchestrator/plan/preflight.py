@@ -54,7 +54,8 @@ def _trainer(settings: Settings, points: Iterable[Point], where: str) -> Iterato
             what, remedy = f"{script} does not exist", release.remedy(trainer.sd_scripts)
             yield _missing(what, where, "trainer.sd_scripts", trainer.sd_scripts, remedy)
     if not (trainer.python.is_file() and os.access(trainer.python, os.X_OK)):
-        yield _missing("is not an interpreter", where, "trainer.python", trainer.python, "run `make setup-trainer`")
+        remedy = release.setup_remedy(trainer.python, trainer.sd_scripts)
+        yield _missing("is not an interpreter", where, "trainer.python", trainer.python, remedy)
     yield from _sd_scripts(trainer.sd_scripts, {networks.module_of(point.params) for point in points}, where)
     cache = trainer.tokenizer_cache_dir
     if cache and (absent := argv.missing_tokenizers(cache)):

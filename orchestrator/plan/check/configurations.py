@@ -15,7 +15,7 @@ from orchestrator.config.schema import Settings
 from orchestrator.datasets import prepare
 from orchestrator.errors import InputError, NotReady, Problem, error
 from orchestrator.files import read_tail
-from orchestrator.kohya import argv, config_files, dry_run, oom_fallback
+from orchestrator.kohya import argv, config_files, dry_run, oom_fallback, release
 from orchestrator.kohya.outputs import log
 from orchestrator.model import Point
 from orchestrator.plan import train_config
@@ -103,6 +103,6 @@ def _rejected(codes: Mapping[Path, int], names: Mapping[Path, str]) -> list[Prob
 
 
 def _broken(settings: Settings, what: str) -> Problem:
-    remedy = "`make setup-trainer` installs sd-scripts and all that it needs"
+    remedy = release.setup_remedy(settings.trainer.python, settings.trainer.sd_scripts)
     value = str(settings.trainer.sd_scripts)
     return error("trainer.sd_scripts", f"sd-scripts {what}", remedy, where=str(settings.path), value=value)

@@ -9,6 +9,7 @@ from typing import Any
 from orchestrator.config.schema import NO_GPU, Settings
 from orchestrator.errors import Problem, Severity
 from orchestrator.kohya import argv as command
+from orchestrator.kohya import release
 from orchestrator.kohya.arguments import schema
 from orchestrator.kohya.packages import install_command, packages
 from orchestrator.model import Params
@@ -35,7 +36,6 @@ print("\\n" + json.dumps(found))
 
 _VENDOR = ("torch", "accelerate", "transformers", "diffusers", "safetensors", "toml", "cv2", "voluptuous")
 _SMALL = ("torch", "safetensors")
-_SETUP = "`make setup-trainer` installs it again with everything it needs"
 
 
 def check_interpreter(settings: Settings, points: Sequence[Params]) -> CheckReport:
@@ -44,15 +44,16 @@ def check_interpreter(settings: Settings, points: Sequence[Params]) -> CheckRepo
     if not trainer.python.is_file():
         return CheckReport()  # reported by preflight
     needed = _needed(settings, points)
+    setup = release.setup_remedy(trainer.python, trainer.sd_scripts)
     environment = {**os.environ, **command.environment(trainer, gpu=None)}
     try:
         argv = [str(trainer.python), "-c", _CHILD, *needed]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=TIMEOUT_S, env=environment, check=False)
         found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     except subprocess.TimeoutExpired:
-        return CheckReport(problems=(_problem(settings, f"has not imported torch after {TIMEOUT_S} s", _SETUP),))
+        return CheckReport(problems=(_problem(settings, f"has not imported torch after {TIMEOUT_S} s", setup),))
     except (OSError, ValueError, IndexError) as error:
-        return CheckReport(problems=(_problem(settings, f"does not run: {error}", _SETUP),))
+        return CheckReport(problems=(_problem(settings, f"does not run: {error}", setup),))
     return CheckReport(facts=_facts(found), problems=tuple(_wrong(found, needed, settings, points)))
 
 
@@ -77,17 +78,19 @@ def _facts(found: Mapping[str, Any]) -> dict[str, str]:
 def _wrong(
     found: Mapping[str, Any], needed: Mapping[str, Severity], settings: Settings, points: Sequence[Params]
 ) -> Iterator[Problem]:
+    trainer = settings.trainer
+    setup = release.setup_remedy(trainer.python, trainer.sd_scripts)
     changed = [step.set for step in settings.oom_fallback if "optimizer_type" in step.set]
     reasons = {module: key for params in (*changed, *points) for module, key in packages(params).items()}
     for name, severity in needed.items():
         if isinstance(found.get(name), dict):
             key = reasons.get(name)
             what = f"cannot import {name}{f', which {key} needs' if key else ''}: {found[name]['error']}"
-            remedy = f"run {install_command(settings.trainer.python, name)}, or change {key}" if key else _SETUP
+            remedy = f"run {install_command(trainer.python, name)}, or change {key}" if key else setup
             yield _problem(settings, what, remedy, severity)
     if str(found.get("transformers", "")).partition(".")[0] not in ("", "4") and _needs_transformers_4(settings):
         what = f"has transformers {found['transformers']}: these sd-scripts need 4"
-        yield _problem(settings, what, "pip install 'transformers>=4.54,<5' in it")
+        yield _problem(settings, what, f"run `{trainer.python} -m pip install 'transformers>=4.54,<5'`")
     if settings.vram.card != NO_GPU and isinstance(found.get("torch"), str) and not found.get("cuda"):
         what = f"sees no GPU (torch {found['torch']}, built for {found['built for']})"
         yield _problem(
