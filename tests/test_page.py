@@ -81,6 +81,7 @@ def test_notices_name_unfinished_and_degraded_runs(tmp_path, album):
     text = written(made(tmp_path, album, pending=3))
     assert "4 of 17 runs are not finished (1 failed, 3 pending)" in text
     assert "1 run degraded" in text
+    assert "the loss became nan by step 840. Remedy: set a smaller <code>learning_rate</code>" in text
     assert "The grid has no <code>[[question]]</code>" in text
 
 
@@ -302,6 +303,8 @@ def test_figures_without_data_are_left_out(tmp_path, album):
         path.unlink()
     titles = [figure.title for figure in figures.figures(summary.gather(sweep))]
     assert titles == ["Similarity by network_dim", "Similarity by optimizer_type", "Time per run"]
+    (one, *_) = summary.gather(sweep)
+    assert [figure.title for figure in figures.figures([one])] == ["Time per run"], "one level is no comparison"
 
 
 def test_the_losses_of_all_runs_are_in_one_figure(tmp_path, album):

@@ -73,7 +73,11 @@ def _html(summary: SweepSummary, answers: Sequence[Answer], environ: Mapping[str
             ranking=first_screen.ranking(ranked),
             effects=[name for name in BETTER if any(one.side_effect(name) is not None for one in ranked)],
             votes=vote_report.sentences(votes.evaluate(summary)),
-            missing=rows.missing(runs, calibration),
+            missing=[
+                *rows.missing(runs, calibration),
+                *(f"{one.text}. Remedy: {one.remedy}." for one in overview.failures(summary)),
+            ],
+            trainings=text.pluralize(sum(run.run.point.is_trained for run in runs), "training"),
             doubt=rows.DOUBT,
             caveats=calibration.caveats if calibration else (),
             dims=rows.dims(runs),

@@ -62,7 +62,7 @@ def _by_dim(found: Sequence[RunSummary], calibration: CalibrationRecord | None) 
             f"Hollow: degraded runs, not in the mean. Dashed: baseline.{_band_caption(calibration)}"
         )
         levels = [_level(value, scored, dim) for value in _values(scored, dim)]
-        if not levels:
+        if len(levels) < 2:
             continue
         alt = "; ".join(_in_words(dim, one) for one in levels)
         yield Figure(
