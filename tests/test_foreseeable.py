@@ -102,12 +102,17 @@ def test_one_run_is_one_process(errors, arguments, refused):
     assert [problem.key for problem in found] == ["trainer.accelerate_args"] * refused
 
 
-def test_wandb_needs_a_key(errors, monkeypatch):
-    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+def test_wandb_needs_a_key(errors, monkeypatch, tmp_path):
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     assert [problem.key for problem in errors('log_with = "wandb"')] == ["log_with"]
     assert [problem.key for problem in errors('wandb_api_key = "secret"')] == ["wandb_api_key"]
     assert errors('log_with = "tensorboard"') == []
+    assert errors('log_with = "wandb"', env={"WANDB_MODE": "offline"}) == []
+    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password k\n", encoding="utf-8")
+    assert errors('log_with = "wandb"') == []  # after `wandb login`
+    (tmp_path / "netrc").unlink()
     monkeypatch.setenv("WANDB_API_KEY", "k")
     assert errors('log_with = "wandb"') == []
 

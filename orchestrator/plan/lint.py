@@ -1,9 +1,13 @@
 """Checks of a grid under its settings, from the files alone: every problem with its file and line."""
 
+import contextlib
+import netrc
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from urllib.parse import urlsplit
 
 from orchestrator.config import toml_reader
 from orchestrator.config.expressions import Expressions, is_expression
@@ -36,7 +40,7 @@ def lint_points(points: Sequence[Point], grid: Grid, settings: Settings, lengths
     wrong = check.check([*params, *seeds], accepted)
     broken = _broken(wrong)
     traps = [trap for trap in lint.lint_points(params, datasets=settings.datasets) if trap.key not in broken]
-    found = [*wrong, *traps, *lint.lint_sweep(points, steps=lengths.steps(points))]
+    found = [*wrong, *traps, *_lint_tracking(params, settings), *lint.lint_sweep(points, steps=lengths.steps(points))]
     of_fallbacks = [] if broken else _lint_fallbacks(params, {trap.what for trap in traps}, settings, accepted)
     return [
         *_merged(_placed(found, grid, settings)),
@@ -99,6 +103,21 @@ def _lint_resume(points: Iterable[Params], settings: Settings, lengths: LengthEs
         remedy=f"{remedy}, or set resume = false in [trainer]",
         severity=Severity.WARNING,
     )
+
+
+def _lint_tracking(points: Iterable[Params], settings: Settings) -> Iterator[Problem]:
+    """An error if wandb would ask for a key: it is in the environment, or in ~/.netrc after `wandb login`."""
+    environment = {**os.environ, **settings.trainer.env}
+    if environment.get("WANDB_API_KEY") or environment.get("WANDB_MODE") in ("offline", "disabled", "dryrun"):
+        return
+    host = urlsplit(environment.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    with contextlib.suppress(OSError, netrc.NetrcParseError):
+        if netrc.netrc(environment.get("NETRC")).authenticators(host):
+            return
+    for params in points:
+        if params.get("log_with") in ("wandb", "all"):
+            what = "wandb needs a key, or it asks for one when a training starts, which then fails"
+            yield error("log_with", what, 'set WANDB_API_KEY in the environment, or set log_with = "tensorboard"')
 
 
 def _lint_batches(points: Iterable[Params], lengths: LengthEstimator) -> Iterator[Problem]:

@@ -136,7 +136,7 @@ def _one_rate(params: Params) -> Iterator[Problem]:
     optimizer, rates = optimizer_of(params), _rates(params)
     if not optimizer.one_rate:
         return
-    remedy = "remove unet_lr and text_encoder_lr, and set learning_rate = 1.0"
+    remedy = "remove unet_lr and text_encoder_lr: learning_rate is for all parts"
     if len({rate for rate in rates.values() if rate}) > 1:
         listed = ", ".join(f"{key} = {rate:g}" for key, rate in rates.items())
         key = next(key for key in ("unet_lr", "text_encoder_lr", "learning_rate") if key in params)

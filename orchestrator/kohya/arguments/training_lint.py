@@ -1,6 +1,5 @@
 """Lint rules for the arguments of one training: length, network, precision, noise and loss."""
 
-import os
 from collections.abc import Iterator, Mapping
 
 from orchestrator.errors import Problem, error, warning
@@ -111,14 +110,6 @@ def _pairs(params: Params) -> Iterator[Problem]:
         if isinstance(below, int) and isinstance(above, int) and (below > above or (below == above and not equal)):
             key = low if low in params else high
             yield error(key, f"{low} = {below} is not below {high} = {above}", f"set {low} below {high}")
-
-
-def _tracking(params: Params) -> Iterator[Problem]:
-    if params.get("log_with") in ("wandb", "all") and not (
-        os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun")
-    ):
-        what = "wandb needs a key, or it asks for one when a training starts, which then fails"
-        yield error("log_with", what, 'set WANDB_API_KEY in the environment, or set log_with = "tensorboard"')
 
 
 def _noise_and_loss(params: Params) -> Iterator[Problem]:
@@ -232,5 +223,5 @@ def _without_effect(params: Params) -> Iterator[Problem]:
 
 
 _RULES = (
-    _contradictions, _length, _network, _precision, _pairs, _noise_and_loss, _captions, _tracking, _without_effect,
+    _contradictions, _length, _network, _precision, _pairs, _noise_and_loss, _captions, _without_effect,
 )  # fmt: skip
