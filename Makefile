@@ -34,7 +34,7 @@ demo-oom: $(WORLD)/orchestrate.toml ## the same on a GPU with too little VRAM: O
 test: setup ## all tests but the nightly ones and those of the real trainer
 	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not vendor and not nightly'
 
-test-browser: setup ## the report page in headless Chromium, which has to be there (apt-get install chromium)
+test-browser: setup ## the report page in headless Chromium (apt-get install chromium)
 	$(PIP) --quiet playwright
 	$(BIN)/python -m pytest -rs tests/test_page_browser.py
 
@@ -53,7 +53,7 @@ torture: setup ## kill a sweep at every write and 300 times at random: what docs
 nightly: setup ## the tests that take too long for every commit
 	$(BIN)/python -m pytest -n auto --dist worksteal -m nightly
 
-fuzz: setup ## 10,000 examples of each test with generated input (grids, settings, captions, records, checkpoints); for nights
+fuzz: setup ## 10,000 examples of each test with generated input (grids, settings, captions, records, checkpoints)
 	FUZZ_EXAMPLES=10000 $(BIN)/python -m pytest -n auto -q tests/test_hostile.py
 
 check: setup ## format, lint, types, imports, tests
@@ -63,17 +63,17 @@ check: setup ## format, lint, types, imports, tests
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not vendor and not nightly'
 
-format: setup ## put the code into its format
+format: setup ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 sweep-%: setup ## make sweep-v3: run grids/sweep-v3.toml
 	$(BIN)/orchestrate run --grid grids/sweep-$*.toml
 
-plan-%: setup ## make plan-v3: what it would do and cost
+plan-%: setup ## make plan-v3: its runs, time, VRAM and disk
 	$(BIN)/orchestrate plan --grid grids/sweep-$*.toml
 
-report-%: setup ## make report-v3: write its report anew
+report-%: setup ## make report-v3: write its report again
 	$(BIN)/orchestrate report sweep-$*
 
 tensorboard-%: ## make tensorboard-v3: sd-scripts' own curves of runs/sweep-v3, from the trainer's environment
@@ -87,11 +87,11 @@ setup-trainer: setup ## sd-scripts and an interpreter of its own, with CUDA
 	vendor/.venv/bin/python -m pip install --no-deps lycoris-lora==3.4.0  # for lycoris.kohya; 4.1.3 fails with torch 2.6
 	vendor/.venv/bin/python -m pip install --no-deps open_clip_torch  # carries the vocabulary that `make test-vendor` needs
 
-gpu-scoring: setup ## score on the GPU: onnxruntime-gpu in the place of onnxruntime
+gpu-scoring: setup ## score on the GPU: onnxruntime-gpu instead of onnxruntime
 	$(BIN)/python -m pip uninstall --yes onnxruntime
 	$(PIP) --force-reinstall --no-deps onnxruntime-gpu
 
-test-vendor: setup ## the unmodified sd-scripts, shrunk, on CPU: needs the submodule and its interpreter
+test-vendor: setup ## the unmodified sd-scripts with a shrunk SDXL on the CPU: needs the submodule and its interpreter
 	$(BIN)/python -m pytest -m vendor -rs tests/vendor
 
 bench-gpu: setup ## memory and speed of the unmodified sd-scripts at full size: needs a CUDA GPU, writes runs/bench-gpu

@@ -1,4 +1,4 @@
-"""Run-time values that packages pass to each other: frozen, typed, without behaviour of their own."""
+"""Run-time values that packages pass to each other: frozen, typed, without behaviour."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

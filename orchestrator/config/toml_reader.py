@@ -56,7 +56,7 @@ class File:
         self._source = source
 
     def where(self, place: Place) -> str:
-        """`file:line` of a key; of the nearest table around it where the key has no line of its own."""
+        """`file:line` of a key; of the nearest table around it where the key has no line."""
         while place and place not in self._lines:
             place = place[:-1]
         return f"{self.path}:{self._lines[place]}" if place else str(self.path)

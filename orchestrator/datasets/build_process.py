@@ -1,4 +1,4 @@
-"""Builds a dataset in a process of its own, so that a crash of a decoder or model does not end the sweep.
+"""Builds a dataset in a separate process, so that a crash of a decoder or model does not end the sweep.
 
 The process ends with its parent: it is killed when the parent is interrupted, and exits when the parent was killed.
 """

@@ -1,6 +1,6 @@
 """Results of blind votes: preferences between configurations, agreement with the scores, and the voters' reliability.
 
-Votes are evidence of their own. They change no score, ranking or verdict.
+Votes are separate evidence. They change no score, ranking or verdict.
 """
 
 from collections import Counter, defaultdict

@@ -66,7 +66,7 @@ def remedy(sd_scripts: Path) -> str:
 
 
 def setup_remedy(python: Path, sd_scripts: Path) -> str:
-    """The commands that make the trainer's interpreter, or what to set if it is not in an environment of its own."""
+    """The commands that make the trainer's interpreter, or what to set if it is not in its own environment."""
     if python == _ROOT / "vendor" / ".venv" / "bin" / "python" and (_ROOT / "Makefile").is_file():
         return "run `make setup-trainer`, which installs it with everything it needs"
     other = "set trainer.python to the interpreter of your sd-scripts installation"

@@ -1,6 +1,6 @@
 """Follow-up images of scored runs: confirmation on new prompts or seeds, and transfer to another base model.
 
-Each set of images is a run of its own in the folder of the run whose checkpoint it uses.
+Each set of images is a separate run in the folder of the run whose checkpoint it uses.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""Scores images in a process of its own, so that a decoder or a model that crashes does not end the sweep.
+"""Scores images in a separate process, so that a decoder or a model that crashes does not end the sweep.
 
     python -m orchestrator.scoring JOB.json
 

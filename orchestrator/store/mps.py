@@ -1,6 +1,6 @@
 """NVIDIA MPS: several processes compute on one GPU at the same time, where the driver else lets them take turns.
 
-A sweep has a control daemon of its own. Like its clients it outlives the orchestrator, and it is found again by the
+Each sweep has its own control daemon. Like its clients it outlives the orchestrator, and it is found again by the
 folder of its sockets. A client is a process with the variables of `Mps.variables` in its environment; a program that
 finds no daemon there runs as without MPS.
 """

@@ -1,6 +1,6 @@
 """Child processes that outlive the orchestrator: start, find, wait for and stop them (Linux, /proc).
 
-A child runs under the shim in a session of its own. The processes of an attempt are those with the attempt's marker in
+A child runs under the shim in its own session. The processes of an attempt are those with the attempt's marker in
 their environment, those in the shim's session, those whose output goes to the attempt's log, and all descendants of
 these; the shim is the subreaper, so processes that leave their parent stay its descendants. An attempt is identified by
 the device and inode of its folder, whatever its path is. Processes are never found or killed by name.

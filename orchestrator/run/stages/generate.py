@@ -112,7 +112,7 @@ def choose(checkpoints: Sequence[Checkpoint], which: str | tuple[int, ...]) -> l
 
 
 def _prepare(run: Run, attempt: Attempt, images: Sequence[Image], ctx: Context) -> Command:
-    """The command of a process of its own, or of one that follows the job of a resident generator."""
+    """The command of a separate process, or of one that follows the job of a resident generator."""
     run.images.mkdir(exist_ok=True)
     missing = [image for image in images if not _is_complete(run.path / image.file)]
     negative = ctx.settings.generation_of(str(run.point.params["base_model"])).negative_prompt

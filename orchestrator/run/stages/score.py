@@ -1,4 +1,4 @@
-"""The score stage: scores the run's images in a process of its own, so that an image that crashes it costs one row."""
+"""The score stage: scores the run's images in a separate process, so that an image that crashes it costs one row."""
 
 import signal
 from collections.abc import Mapping
