@@ -1,4 +1,4 @@
-"""The commands in README.md and docs/ that take minutes, the network or a card, run in a clean clone: `make test-docs`.
+"""The commands in README.md and docs/ that take minutes, the network or a GPU, run in a clean clone: `make test-docs`.
 
 One after the other in one folder, as a reader would; long ones get less to do. Where sd-scripts cannot be fetched, the
 trainer is the one that ORCHESTRATE_SD_SCRIPTS and ORCHESTRATE_TRAINER_PYTHON name, as in tests/vendor.

@@ -1,4 +1,4 @@
-"""How well images follow their prompts is asked of a program in the trainer's interpreter; unasked, it is empty."""
+"""Adherence: measured by a program in the trainer's interpreter; empty without `score.clip`."""
 
 import csv
 import re

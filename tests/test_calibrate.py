@@ -241,7 +241,7 @@ def test_the_plot_shows_every_photo_and_is_reproducible(kept: CalibrationRecord,
     assert drawn == [12, 6, 1]
 
 
-# --- the owner's list of pairs ----------------------------------------------------------------------------------------
+# --- the user's list of pairs -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -348,7 +348,7 @@ def test_a_sweep_without_baselines_gives_no_impostors(world: World) -> None:
 
 
 def test_a_second_pack_scores_every_image_and_reports_its_agreement(world: World, shared: Path) -> None:
-    # A copy of the first pack, so that what it must say is known.
+    # A copy of the first pack, so that its scores are known.
     shutil.copytree(shared / "pack", world.folder / "second")
     text = world.settings.read_text(encoding="utf-8").replace("[score]", '[score]\nsecond_pack = "second"')
     world.settings.write_text(text.replace("seeds = [1]", "seeds = [1, 2]"), encoding="utf-8")

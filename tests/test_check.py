@@ -36,7 +36,7 @@ def joined(problems: object) -> str:
 
 
 def quick(world: World, folder: Path) -> None:
-    """A trainer's interpreter that says what it imported without taking the seconds for it."""
+    """A trainer's interpreter that reports its imports without importing anything."""
     stand_in = program(folder / "python", """echo '{"python": "3.11.0", "torch": "2.6.0", "built for": "CUDA 12.4"}'""")
     text = world.settings.read_text(encoding="utf-8")
     world.settings.write_text(text.replace(f'python = "{sys.executable}"', f'python = "{stand_in}"'), encoding="utf-8")

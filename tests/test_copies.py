@@ -1,4 +1,4 @@
-"""Copies of a photo are found whatever was done to them; other photos of the same person are none."""
+"""Changed copies of a photo are found; other photos of the same person are not copies."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Recipes carried out: what they have in common, and the choice of images."""
+"""Building datasets from recipes: what all have in common, and the choice of images."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Crops: what becomes of every kind of image."""
+"""Crops: the result for every kind of image."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -101,7 +101,7 @@ def test_the_sharpest_of_each_window_is_taken(tmp_path):
 
 
 def test_stills_are_upright(tmp_path):
-    """A phone that is held upright films on its side, and says so in the file's header."""
+    """A phone that is held upright stores a rotated film, with the rotation in the file's header."""
     upright = drawn(Pose(x=0.3, size=0.4))
     path = film(tmp_path / "a.mp4", upright.rotate(90, expand=True))
     whole, one = path.read_bytes(), 0x10000

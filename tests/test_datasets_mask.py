@@ -1,4 +1,4 @@
-"""Weights of the loss: where they lie, what their mean is, and that the image under them is the same."""
+"""Weights of the loss: their position and mean, and that they do not change the image."""
 
 from pathlib import Path
 
@@ -156,7 +156,7 @@ def test_masks_become_the_weights_and_follow_the_crop(recipes, photos, masks):
 def test_masks_of_any_tool_are_read(tmp_path, mode):
     grey = np.array([[0, 255], [255, 0]], np.uint8)
     mask, white = Image.fromarray(grey), Image.new("L", (2, 2), 255)
-    # a cut-out is white where it counts and where it does not: its alpha channel says which
+    # a cut-out is white everywhere: its alpha channel is the mask
     mask = Image.merge("RGBA", [white, white, white, mask]) if mode == "cut out" else mask.convert(mode)
     mask.save(tmp_path / "a.png")
     assert np.array_equal(images.load_mask(tmp_path / "a.png"), grey / 255)

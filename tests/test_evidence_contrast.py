@@ -160,7 +160,7 @@ def test_equal_results_of_all_seeds_are_reported() -> None:
 
 
 def test_pairs_with_the_same_seed_are_one_observation() -> None:
-    """Four cells that repeat a seed's effect add no certainty; taken for twelve pairs they would say yes."""
+    """Four cells that repeat a seed's effect add no certainty; as twelve pairs they would give a yes."""
     rows = [
         run(rank, seed, 0.5 + (rank == 32) * d + lr / 1000, lr=lr)
         for seed, d in enumerate([0.01, 0.12, 0.08])
@@ -276,7 +276,7 @@ def test_the_main_effect_equals_the_mean_of_complete_pairs() -> None:
 
 
 def test_the_main_effect_uses_runs_without_a_partner() -> None:
-    """Additive truth, and in each seed no two runs that differ in the rank alone but one: least squares still knows."""
+    """An additive truth, and in each seed only one pair of runs that differ in the rank alone: least squares finds it."""
     cells = [(16, 1), (32, 1), (64, 1), (16, 2), (64, 2), (32, 3), (64, 3)]
     rows = [
         run(rank, seed, {16: 0.1, 32: 0.3, 64: 0.4}[rank] + 0.05 * lr + seed / 10 + 0.01 * seed * (rank == 32), lr=lr)

@@ -115,7 +115,7 @@ def test_a_single_stopped_run_moves_all_pairs_to_its_last_step() -> None:
 
 
 def test_leaving_out_a_stopped_run_favours_its_level() -> None:
-    """The one pair that is left at the end says that the second level is as good; the two others were far worse."""
+    """In the one complete pair the second level is as good; in the two others it was far worse."""
     rows = [ended(16, seed, 0.7 + 0.01 * seed, s50=0.5) for seed in (1, 2, 3)]
     rows += [stopped(32, 1, s50=0.1), stopped(32, 2, s50=0.12), ended(32, 3, 0.73, s50=0.3)]
     found = contrast.evaluate_questions(rows, [RANK])[0]

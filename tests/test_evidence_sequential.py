@@ -1,4 +1,4 @@
-"""Group-sequential tests: error levels over all looks, the interval, futility, and the split over questions."""
+"""Group-sequential tests: error levels over all tests, the interval, futility, and the split over questions."""
 
 import numpy as np
 import pytest

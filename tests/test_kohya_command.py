@@ -1,4 +1,4 @@
-"""The command lines and environments of the trainer, and which prompts can be said on one."""
+"""The command lines and environments of the trainer, and which prompts a line can contain."""
 
 import os
 from pathlib import Path

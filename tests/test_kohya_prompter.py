@@ -1,4 +1,4 @@
-"""Every image is made with its own LoRA's weights, however gen_img.py's batches fall."""
+"""Every image is made with its own LoRA's weights, however gen_img.py divides the batches."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""Images are decoded by one rule; everything that is no complete image is rejected with a reason."""
+"""Images are decoded by one rule; everything that is not a complete image is rejected with a reason."""
 
 import os
 import struct
@@ -153,7 +153,7 @@ def test_a_missing_folder_is_a_problem(tmp_path: Path) -> None:
 
 
 def _png_header(width: int, height: int) -> bytes:
-    """A PNG that says how large it is and holds next to nothing."""
+    """A PNG with a large size in its header and almost no data."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(b"\0" * 64))
 

@@ -1,4 +1,4 @@
-"""The drawn world, with the unmodified InsightFace as the judge of its faces."""
+"""The drawn world, whose faces the unmodified InsightFace measures."""
 
 import itertools
 import runpy

@@ -1,4 +1,4 @@
-"""The miniature generator: fed with the plan and the command line that orchestrator.kohya makes for gen_img.py."""
+"""The miniature generator, started with the plan and the command line that orchestrator.kohya makes for gen_img.py."""
 
 import json
 import shutil

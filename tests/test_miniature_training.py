@@ -1,4 +1,4 @@
-"""The miniature trainer, judged by the readers that the orchestrator has for sd-scripts."""
+"""The miniature trainer: its output is read by the orchestrator's readers for sd-scripts."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Effects planted in real trainings of the miniature are found; a planted nothing is not taken for something.
+"""Effects planted in real trainings of the miniature are found, and no effect is found where there is none.
 
 `python -m benchmarks.planted FOLDER` is the long form, through the whole program.
 """

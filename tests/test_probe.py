@@ -1,4 +1,4 @@
-"""`orchestrate probe`: every memory profile once, kept apart from the runs, and known to `plan`."""
+"""`orchestrate probe`: every memory profile once, stored apart from the runs, and used by `plan`."""
 
 import json
 from collections.abc import Mapping

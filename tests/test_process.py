@@ -1,4 +1,4 @@
-"""Children that outlive us: started, waited for, found again, stopped; with real processes."""
+"""Child processes that outlive the orchestrator: started, waited for, found again, stopped."""
 
 import json
 import os
@@ -79,7 +79,7 @@ def test_a_child_that_ignores_term_is_killed_after_the_grace(folder):
 
 def test_stop_waits_for_an_exiting_process_without_an_environment(folder):
     folder.mkdir()
-    # It stands for a shim in its last moment: alive, and not marked.
+    # It simulates a shim that is about to end: running, and not marked.
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as leaving:
         files.write_json(folder / "process.json", {"schema": 1, **shim.identity(leaving.pid)})
         assert process.running(folder)

@@ -1,4 +1,4 @@
-"""The scorer is a child that ends with a score or a reason for every image, and leaves a trace when it cannot."""
+"""The scorer is a child that ends with a score or a reason for every image, and records why it failed."""
 
 import os
 import subprocess
@@ -212,7 +212,7 @@ def test_the_image_that_killed_the_scorer_is_found_and_skipped(tmp_path: Path) -
 
 
 class Fake:
-    """Stands in for the models: the image's colour says what happens. Embeddings tell the colour back."""
+    """Stands in for the models: the image's colour defines the result. The embedding is the colour."""
 
     provider = "fake"
 

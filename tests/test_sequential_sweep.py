@@ -49,7 +49,7 @@ def undecided(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_decided_sweep_stops_after_the_first_seeds(world: World) -> None:
-    """The stand-ins draw equal images whatever they train: nothing is open."""
+    """The stand-ins always draw equal images, so every question is decided."""
     world.ask(GRID)
     listener = Messages()
     ended = world.session(listener=listener).run()

@@ -1,4 +1,4 @@
-"""Datasets of several subsets: settings, lengths, config files, copies, audits, and the miniature's reading of them."""
+"""Datasets of several subsets: settings, lengths, config files, copies, checks, and how the miniature reads them."""
 
 from dataclasses import replace
 from pathlib import Path

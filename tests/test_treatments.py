@@ -1,4 +1,4 @@
-"""Each treatment changes what is learned in the direction in which its images were planted.
+"""Each recipe changes what is learned in the direction that its planted images define.
 
 `python -m benchmarks.treatments` is the long form.
 """

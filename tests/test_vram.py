@@ -20,7 +20,7 @@ DYING, NEIGHBOUR, OURS = 533, 652, 700
         ({OURS: 9000, 701: 300, NEIGHBOUR: 4000}, 9300),
         ({DYING: 17324}, 0),  # seen on an H200: the trainer stopped for its memory was listed when the next one started
         ({NEIGHBOUR: 127788}, 0),
-        ({}, None),  # a container: no process is listed, whatever is used
+        ({}, None),  # a container: no process is listed, although VRAM is used
         ({OURS: None}, None),  # WSL and Windows: sizes are unknown
         ({NEIGHBOUR: None}, None),
         ({OURS: 9000, NEIGHBOUR: None}, 9000),
@@ -47,7 +47,7 @@ def test_own_memory_larger_than_used_memory_is_unknown() -> None:
 
 
 def test_a_failing_driver_gives_none() -> None:
-    """Asked of the real library: without a driver it fails at its start, and again with every question."""
+    """With the real library: without a driver it fails at its start and with every call."""
     pynvml = pytest.importorskip("pynvml")
     with contextlib.suppress(pynvml.NVMLError):
         pynvml.nvmlInit()

@@ -151,7 +151,7 @@ def _save_state(folder: Path, arguments: Mapping[str, Any], wrong: set[str], *, 
 
 
 def _resumed(arguments: Mapping[str, Any]) -> int:
-    """The steps that are behind it: by the epoch to begin with, else by what the state says."""
+    """The steps before it: by the first epoch, else by the saved state."""
     if "resume" not in arguments:
         return 0
     state = json.loads((Path(arguments["resume"]) / "train_state.json").read_text(encoding="utf-8"))

@@ -1,1 +1,1 @@
-"""Kills a small sweep in every way and place, runs it again, and demands the same end: `make torture`."""
+"""Kills a small sweep at every write and at random, runs it again, and compares the results: `make torture`."""

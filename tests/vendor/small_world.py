@@ -1,4 +1,4 @@
-"""A persona's world over an SDXL of a CPU's size, and one way to start the real trainer in it: ours."""
+"""A persona's project with an SDXL small enough for a CPU, in which orchestrate starts the real trainer."""
 
 import csv
 import os

@@ -1,4 +1,4 @@
-"""What the unmodified generator makes of our prompter's plans."""
+"""The images that the unmodified generator makes from the prompter's plans."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Pictures that the unmodified trainer draws on its way: when, under which names, and that they change no weight."""
+"""Previews of the unmodified trainer: their steps and names, and that they do not change weights."""
 
 import hashlib
 

@@ -1,4 +1,4 @@
-"""What the unmodified trainer leaves and says: files, metadata, progress, and how it ends when it goes wrong."""
+"""The output of the unmodified trainer: files, metadata, progress, and failures."""
 
 import json
 import math

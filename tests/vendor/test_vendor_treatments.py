@@ -1,4 +1,4 @@
-"""Weights of the loss in the unmodified trainer: they count as they should, and lie on the face."""
+"""Weights of the loss in the unmodified trainer: their effect, and that they are on the face."""
 
 import json
 import subprocess
