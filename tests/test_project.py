@@ -38,6 +38,8 @@ def test_answers_replace_the_defaults_and_are_quoted(tmp_path: Path) -> None:
     project.create(tmp_path, values)
     loaded = settings.load(tmp_path / "orchestrate.toml")
     assert loaded.datasets["persona"].trigger == 'a "b" \\1'
+    prompts = (tmp_path / "persona" / "prompts.txt").read_text(encoding="utf-8").splitlines()
+    assert all('a "b" \\1' in prompt for prompt in prompts)
     assert loaded.base_models["realvisxl-v5"].path == tmp_path / "models" / "mine.safetensors"
     assert loaded.base_models["juggernautxl-v9"].path.name == "Juggernaut-XL_v9.safetensors"
 

@@ -104,7 +104,7 @@ def find_sweep(settings_file: Path, name: str) -> Sweep:
             Problem(what=f"the name {name!r} {reason}", where=str(runs), remedy="`orchestrate list` lists them")
         )
     known = [one.name for one in layout.sweeps(runs)]
-    remedy = did_you_mean(Path(name).name, known, "run one: `orchestrate run grids/demo.toml`")
+    remedy = did_you_mean(Path(name).name, known, "run one: `orchestrate run grids/sweep-v3.toml`")
     raise InputError(Problem(what=f'there is no sweep "{name}"', where=str(runs), remedy=remedy))
 
 

@@ -58,12 +58,17 @@ def create(folder: Path, values: Mapping[str, str]) -> list[Path]:
     text = shipped("orchestrate.toml").read_text(encoding="utf-8")
     for key, value in values.items():
         text = _replaced(text, key, tomli_w.dumps({key: value}).rstrip("\n"))
-    files = {"persona/README.md": _README, ".gitignore": _IGNORED, "orchestrate.toml": text}
+    default, prompts = defaults()["trigger"], shipped("persona/prompts.txt").read_text(encoding="utf-8")
+    files = {
+        "persona/prompts.txt": prompts.replace(default, values.get("trigger", default)),
+        "persona/README.md": _README,
+        ".gitignore": _IGNORED,
+        "orchestrate.toml": text,
+    }
     try:
         made = [path for name in ("grids", "templates") for path in _copy(shipped(name), folder / name)]
-        made += _copy(shipped("persona/prompts.txt"), folder / "persona" / "prompts.txt")
         for name in ("pictures", "references"):
-            (folder / "persona" / name).mkdir(exist_ok=True)
+            (folder / "persona" / name).mkdir(parents=True, exist_ok=True)
         made += [path for name, content in files.items() if _write(path := folder / name, content)]
     except OSError as error:
         remedy = "name a folder that you can write to"
@@ -83,13 +88,12 @@ def _replaced(text: str, key: str, line: str) -> str:
 
 
 def _copy(source: Path, target: Path) -> list[Path]:
-    """Copy the files that are not there yet; returns them."""
-    files = sorted(source.iterdir()) if source.is_dir() else [source]
+    """Copy the files of a folder that are not there yet; returns them."""
+    target.mkdir(parents=True, exist_ok=True)
     made = []
-    for file in files:
-        path = target / file.name if source.is_dir() else target
+    for file in sorted(source.iterdir()):
+        path = target / file.name
         if file.is_file() and not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, path)
             made.append(path)
     return made

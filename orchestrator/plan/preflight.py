@@ -49,17 +49,17 @@ def _common_arguments(points: Iterable[Point]) -> dict[str, Value]:
 
 def _trainer(settings: Settings, points: Iterable[Point], where: str) -> Iterator[Problem]:
     trainer = settings.trainer
-    for script in (trainer.train_script, trainer.generate_script):
-        if not (trainer.sd_scripts / script).is_file():
-            what, remedy = f"{script} does not exist", release.remedy(trainer.sd_scripts)
-            yield _missing(what, where, "trainer.sd_scripts", trainer.sd_scripts, remedy)
+    scripts = (trainer.train_script, trainer.generate_script)
+    if absent := [name for name in scripts if not (trainer.sd_scripts / name).is_file()]:
+        what = f"lacks {' and '.join(absent)}" if trainer.sd_scripts.is_dir() else "there is no such folder"
+        yield _missing(what, where, "trainer.sd_scripts", trainer.sd_scripts, release.remedy(trainer.sd_scripts))
     if not (trainer.python.is_file() and os.access(trainer.python, os.X_OK)):
         remedy = release.setup_remedy(trainer.python, trainer.sd_scripts)
         yield _missing("is not an interpreter", where, "trainer.python", trainer.python, remedy)
     yield from _sd_scripts(trainer.sd_scripts, {networks.module_of(point.params) for point in points}, where)
     cache = trainer.tokenizer_cache_dir
-    if cache and (absent := argv.missing_tokenizers(cache)):
-        what = f"lacks {len(absent)} of 2 tokenizers: the first training downloads them from the Hugging Face Hub"
+    if cache and (uncached := argv.missing_tokenizers(cache)):
+        what = f"lacks {len(uncached)} of 2 tokenizers: the first training downloads them from the Hugging Face Hub"
         yield _doubt(what, where, "trainer.tokenizer_cache_dir", str(cache), "keep this machine online for one run")
 
 
