@@ -159,6 +159,12 @@ def test_a_recipe_may_use_another_recipe(load):
         ),
         ("[datasets.a]\nsource = 'persona'\n[datasets.a.crop]\nshare = 0", "datasets.a.crop.share", "above 0"),
         ("[datasets.a]\nsource = 'persona'\n[datasets.a.mask]\nface = 1.5", "datasets.a.mask.face", "at most 1"),
+        ("[datasets.a]\nsubsets = []", "datasets.a.subsets", "must not be empty"),
+        (
+            "[datasets.a]\nimage_dir = 'i'\ntrigger = 't'\nnum_repeats = 10001",
+            "datasets.a.num_repeats",
+            "must be at most 10000",
+        ),
         (
             "[datasets.a]\nsource = 'persona'\n[datasets.a.mask]\nface = 0\nbody = 0\nbackground = 0",
             "datasets.a.mask.face",

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, fields, replace
 
 from pydantic import SkipValidation
 
-from orchestrator.config.fields import Arguments, Count, Extension, Table
+from orchestrator.config.fields import Arguments, Count, Extension, Repeats, Table
 from orchestrator.config.recipe import CaptionStyle, Recipe
 from orchestrator.config.schema import PRESERVED, Dataset, SubsetKeys
 from orchestrator.config.toml_reader import File, Place
@@ -37,7 +37,7 @@ the alpha first, and pixels with weight 0 turn black."""
 class DerivedDataset(Recipe):
     """A table with a `source`: a recipe, and what differs from the source."""
 
-    num_repeats: Count | None = None
+    num_repeats: Repeats | None = None
     pictures: Count | None = None
     subset: Arguments = field(default_factory=dict)
 
@@ -101,6 +101,9 @@ class _Reading:
         places = self._file.tables(*map(str, place), "subsets", array=True)
         read = [self._part(f"{name}.subsets.{at[-1]}", at, waiting, common) for at in places] if common else []
         parts = tuple(part for part in read if part)
+        if common and not read:
+            table = ".".join(map(str, (*place, "subsets")))
+            self._note(place, "subsets", "must not be empty", "", f"add [[{table}]], or remove the key")
         if common is None or not parts or len(parts) < len(read):
             return None
         if all(part.is_prior for part in parts):

@@ -22,6 +22,7 @@ from orchestrator.config.fields import (
     Natural,
     NonNegative,
     Positive,
+    Repeats,
     Seeds,
     Share,
     Strengths,
@@ -117,7 +118,7 @@ class Dataset(Table):
     """With a recipe: the folder of the dataset that the recipes start from."""
     caption_extension: Extension = ".txt"
     """Suffix of the caption files."""
-    num_repeats: Count = 1
+    num_repeats: Repeats = 1
     """How often an epoch contains each image."""
     trigger: str = ""
     """The words for the persona; every caption contains them."""

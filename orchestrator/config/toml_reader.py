@@ -31,7 +31,7 @@ _MESSAGES = {
     "greater_than": ("must be a finite number above {gt:g}", "write more than {gt:g}"),
     "greater_than_equal": ("must be at least {ge:g}", "write {ge:g} or more"),
     "less_than": ("must be below {lt:g}", "write less than {lt:g}"),
-    "less_than_equal": ("must be at most {le:g}", "write {le:g} or less"),
+    "less_than_equal": ("must be at most {le}", "write {le} or less"),
     "enum": ("is not known here", "write {expected}"),
     "literal_error": ("is not known here", "write {expected}"),
     "too_short": ("must not be empty", "add a value, or remove the key"),
