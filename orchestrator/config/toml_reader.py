@@ -174,6 +174,8 @@ def read(path: Path) -> File:
         line = re.search(r"line (\d+)", at)
         place = at.rstrip(")").partition(", ")[2] if line else at.rstrip(")")
         remedy = "write text in quotes, a list in [ ]"
+        if "table declaration" in what:
+            remedy = "write a table as [NAME], an array of tables as [[NAME]], on its own line"
         if "hex value" in what or "Unescaped" in what:
             remedy = (
                 "in double quotes a backslash starts an escape: write a Windows path in single quotes or with forward "
