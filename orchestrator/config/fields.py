@@ -99,7 +99,9 @@ def _value(raw: object) -> Value:
 
 def _levels(raw: object) -> tuple[Value, ...]:
     if not isinstance(raw, list) or not raw:
-        raise wrong("a dim needs a list of at least one value", "write a list such as [16, 32], or set the argument in [fixed]")
+        raise wrong(
+            "a dim needs a list of at least one value", "write a list such as [16, 32], or set the argument in [fixed]"
+        )
     levels = tuple(map(_value, raw))
     if repeated := [text for text, count in Counter(map(canonical_json, levels)).items() if count > 1]:
         raise wrong(f"the values of a dim must differ, but {', '.join(repeated)} occurs twice", "remove one of them")
