@@ -276,7 +276,7 @@ def test_the_main_effect_equals_the_mean_of_complete_pairs() -> None:
 
 
 def test_the_main_effect_uses_runs_without_a_partner() -> None:
-    """An additive truth, and in each seed only one pair of runs that differ in the rank alone: least squares finds it."""
+    """An additive truth; in each seed only one pair of runs differs in the rank alone: least squares finds it."""
     cells = [(16, 1), (32, 1), (64, 1), (16, 2), (64, 2), (32, 3), (64, 3)]
     rows = [
         run(rank, seed, {16: 0.1, 32: 0.3, 64: 0.4}[rank] + 0.05 * lr + seed / 10 + 0.01 * seed * (rank == 32), lr=lr)

@@ -1,4 +1,4 @@
-"""Intervals, verdicts and required seeds against a known truth; `python -m benchmarks.evidence_simulation` is the long form.
+"""Intervals, verdicts and required seeds against a known truth, as in `python -m benchmarks.evidence_simulation`.
 
 The bounds allow for chance: without fixed seeds, correct code would fail once in a million runs.
 """

@@ -1,4 +1,4 @@
-"""MPS: the sweep's own daemon, how it ends, how it is replaced, and its clients. The daemon is a stand-in in the PATH."""
+"""MPS: the sweep's own daemon, its end and replacement, and its clients. The daemon is a stand-in in the PATH."""
 
 import os
 import re
