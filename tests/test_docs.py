@@ -39,12 +39,13 @@ IN_ORDER = (
         "results",
         "list",
         "report",
+        "open",
         "answer",
         "sheet",
         "score",
         "vote",
     ),
-    *("next", "adopt", "confirm", "transfer", "export", "bug-report", "prune"),
+    *("next", "adopt", "confirm", "transfer", "export", "bug-report", "prune", "completion"),
 )
 """The order in which a reader runs them."""
 

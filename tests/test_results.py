@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from contextlib import chdir
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -198,6 +199,33 @@ def test_list_shows_every_sweep_with_its_best_configuration(finished: World) -> 
     heading, row = invoke(finished, "list").stdout.splitlines()
     assert heading.split() == ["sweep", "state", "runs", "best", "similarity", "size", "last", "active"]
     assert row.split()[:3] == ["grid", "failed", "3/5"]
+
+
+@pytest.mark.parametrize(("release", "opened"), [("6.6-microsoft-standard-WSL2", "windows"), ("6.6", "browser")])
+def test_open_shows_the_page(finished: World, monkeypatch: pytest.MonkeyPatch, release: str, opened: str) -> None:
+    page, used = finished.sweep.report / "report.html", []
+    monkeypatch.setattr("platform.release", lambda: release)
+    monkeypatch.setattr("shutil.which", lambda name: f"/mnt/c/{name}")
+    monkeypatch.setattr("webbrowser.open", lambda url: used.append(("browser", url)))
+
+    def start(argv: list[str], **_: object) -> SimpleNamespace:
+        used.append(("windows", argv[-1]))
+        return SimpleNamespace(stdout="C:\\report.html\n")
+
+    monkeypatch.setattr("subprocess.run", start)
+    assert invoke(finished, "open", "grid").exit_code == 3, "there is no report yet"
+    assert invoke(finished, "report", "grid").exit_code == 0
+    monkeypatch.setenv("DISPLAY", ":0")
+    assert invoke(finished, "open", "grid").stdout.strip() == str(page)
+    if opened == "windows":
+        assert used == [("windows", str(page)), ("windows", "C:\\report.html")]
+    else:
+        assert used == [("browser", page.as_uri())]
+        used.clear()
+        for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"):
+            monkeypatch.delenv(name, raising=False)
+        assert invoke(finished, "open", "grid").exit_code == 0
+        assert used == []
 
 
 # --- progress ---------------------------------------------------------------------------------------------------------

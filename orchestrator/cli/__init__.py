@@ -13,6 +13,7 @@ from orchestrator.cli.commands import (
     bug_report,
     calibrate,
     check,
+    completion,
     confirm,
     dataset,
     demo,
@@ -21,6 +22,7 @@ from orchestrator.cli.commands import (
     init,
     list,
     next,
+    open,
     plan,
     probe,
     prune,
@@ -54,6 +56,7 @@ common.add_section(
     dataset.dataset,
     plan.plan,
     probe.probe,
+    completion.completion,
 )
 common.add_section(main, "Run", run.run, status.status)
 common.add_section(
@@ -62,6 +65,7 @@ common.add_section(
     list.list_sweeps,
     results.results,
     report.report,
+    open.open_report,
     answer.answer,
     sheet.sheet,
     score.score,
