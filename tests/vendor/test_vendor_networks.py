@@ -110,7 +110,6 @@ def test_parameters_are_counted_as_the_modules_create_them(trainer: Trainer) -> 
             ("lycoris.kohya", ["algo=lokr", "decompose_both=False", "preset=attn-only"], 8),
             ("lycoris.kohya", ["algo=lokr", "factor=8", "decompose_both=True", "preset=attn-mlp"], 4),
             ("lycoris.kohya", ["algo=loha", "preset=attn-mlp"], 8),
-            ("lycoris.kohya", ["algo=lora", "dora_wd=True", "wd_on_output=False", "preset=attn-mlp"], 16),
         ]
     command = [trainer.python, "-c", COUNT, trainer.sd_scripts, json.dumps(cells)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -162,6 +161,7 @@ def test_a_network_trains_is_verified_generates_and_is_exported(
 
 def _images(swept: Swept, module: str) -> list[bytes]:
     """The pixels of the images of a network, or of the base model."""
+    assert swept.code in (0, 1), swept.output
     rows = [row for row in swept.rows("results.csv") if row["params_network_module"] == module]
     paths = sorted((swept.folder / rows[0]["run"]).rglob("*.png"))
     assert paths, swept.output
