@@ -62,7 +62,7 @@ def trainer(clone: Path) -> None:
 
 def gpu(clone: Path) -> None:
     if sh(clone, "nvidia-smi -L").returncode:
-        pytest.skip("no CUDA card in this machine")
+        pytest.skip("no CUDA GPU in this machine")
     trainer(clone)
 
 
@@ -130,7 +130,7 @@ COMMANDS = (
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What is committed here, and nothing else; with the record of a card at the place where a benchmark leaves it."""
+    """What is committed here, and nothing else; with the record of a GPU at the place where a benchmark leaves it."""
     folder = tmp_path_factory.mktemp("clone") / "project"
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
     (folder / "runs" / "bench-gpu").mkdir()

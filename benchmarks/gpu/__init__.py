@@ -1,1 +1,1 @@
-"""Memory and speed of the real trainer at full size, measured on a CUDA card; see __main__.py."""
+"""Memory and speed of the real trainer at full size, measured on a CUDA GPU; see __main__.py."""

@@ -1,9 +1,9 @@
-"""Measures the real trainer at full size on the first CUDA card: peak memory and speed of training and generation.
+"""Measures the real trainer at full size on the first CUDA GPU: peak memory and speed of training and generation.
 
     python -m benchmarks.gpu --python vendor/.venv/bin/python --sd-scripts vendor/sd-scripts [--part train ...]
 
-Needs a checkout, the trainer's interpreter, the sources of sd-scripts and a card; nothing is downloaded. The first run
-makes a random-weight SDXL checkpoint and pictures (about 8 GB) under --work. Every cell is printed and written as soon
+Needs a checkout, the trainer's interpreter, the sources of sd-scripts and a GPU; nothing is downloaded. The first run
+makes a random-weight SDXL checkpoint and images (about 8 GB) under --work. Every cell is printed and written as soon
 as it is measured, to OUT/gpu.json and OUT/gpu.md; cells that are there already are skipped, so a run may be cut short.
 """
 
@@ -43,7 +43,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--python", type=_absolute, default=_absolute("vendor/.venv/bin/python"), help="the trainer's")
     parser.add_argument("--sd-scripts", type=_absolute, default=_absolute("vendor/sd-scripts"))
     parser.add_argument("--card", type=int, default=0, help="number of the GPU; a second GPU takes the next number")
-    parser.add_argument("--work", type=_absolute, default=_absolute("runs/.bench-gpu"), help="inputs, logs, pictures")
+    parser.add_argument("--work", type=_absolute, default=_absolute("runs/.bench-gpu"), help="inputs, logs, images")
     parser.add_argument("--out", type=_absolute, default=_absolute("runs/bench-gpu"), help="gpu.json and gpu.md")
     parser.add_argument("--part", action="append", choices=PARTS, help="may be given several times; default: all")
     parser.add_argument("--cell", action="append", metavar="GLOB", help="only these cells; may be given several times")
@@ -56,7 +56,7 @@ def _absolute(path: str) -> Path:
 
 
 class Bench:
-    """The parts, over one card and one record."""
+    """The parts, over one GPU and one record."""
 
     def __init__(
         self, programs: watch.Programs, results: record.Record, deadline: float, wanted: Sequence[str]
@@ -90,7 +90,7 @@ class Bench:
         self._whole("check", others)
 
     def packing(self) -> None:
-        """Two trainings on one card at once."""
+        """Two trainings on one GPU at once."""
         self._whole("packing", [cells.Cell(dim=32, optimizer=cells.PRODIGY)] * 2)
 
     def generate(self) -> None:
@@ -196,7 +196,7 @@ class Bench:
                 self._results.add("train", figures.pop("key"), figures)
 
     def _whole(self, part: str, wanted: list[cells.Cell]) -> None:
-        """Whole processes, all at once. Memory of the card is theirs together, so it is kept for one alone only."""
+        """Whole processes, all at once. Memory of the GPU is theirs together, so it is kept for one alone only."""
         keys = [f"{cell.key} {number} of {len(wanted)} at once" for number, cell in enumerate(wanted, 1)]
         if not any(self._due(part, key) for key in keys):
             return

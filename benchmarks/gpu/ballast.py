@@ -1,4 +1,4 @@
-"""Holds the first card's memory until its input ends: `python -m benchmarks.gpu.ballast GIB` leaves so much free."""
+"""Holds the first GPU's memory until its input ends: `python -m benchmarks.gpu.ballast GIB` leaves so much free."""
 
 import sys
 

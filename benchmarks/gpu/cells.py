@@ -16,7 +16,7 @@ SAMPLE_STEPS = 4  # the peak of a sample is its VAE decode: more denoising steps
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One training whose memory and speed are measured. `resolution` and `sample` in pixels, 0: no sample pictures."""
+    """One training whose memory and speed are measured. `resolution` and `sample` in pixels, 0: no sample images."""
 
     dim: int
     optimizer: str
@@ -49,7 +49,7 @@ class Inputs:
         return self.folder / "tokenizers"
 
     def pictures(self, resolution: int) -> Path:
-        """One folder per resolution: sd-scripts' latent cache beside the pictures does not know the resolution."""
+        """One folder per resolution: sd-scripts' latent cache beside the images does not know the resolution."""
         return self.folder / f"pictures-{resolution}"
 
     def dataset(self, cell: Cell) -> Path:
@@ -60,7 +60,7 @@ class Inputs:
 
 
 def training() -> Iterator[Cell]:
-    """The cells, the most wanted first: each answers a question about a 24 GB card."""
+    """The cells, the most wanted first: each answers a question about a 24 GB GPU."""
     yield from (Cell(dim=dim, optimizer=name) for name in (PRODIGY, ADAMW) for dim in (32, 16, 64, 128))
     for batch in (1, 2, 4):  # is checkpointing needed at all?
         yield Cell(dim=32, optimizer=PRODIGY, batch=batch, checkpointing=False)
@@ -91,7 +91,7 @@ def held_out() -> Iterator[Cell]:
 
 
 def sampling() -> Iterator[Cell]:
-    """Cells that also draw a picture during training."""
+    """Cells that also draw an image during training."""
     yield from (Cell(dim=32, optimizer=PRODIGY, sample=size) for size in (1024, 768, 512))
     yield Cell(dim=16, optimizer=ADAMW, sample=1024)
     yield Cell(dim=32, optimizer=PRODIGY, checkpointing=False, sample=1024)

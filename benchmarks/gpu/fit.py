@@ -2,7 +2,7 @@
 
     python -m benchmarks.gpu.fit [docs/vram.json]
 
-Cells in `cells.held_out()` are not fitted to; cells that draw pictures in training are neither fitted nor predicted.
+Cells in `cells.held_out()` are not fitted to; cells that draw images in training are neither fitted nor predicted.
 """
 
 import json

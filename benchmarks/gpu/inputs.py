@@ -1,7 +1,7 @@
-"""Makes what the benchmark feeds to the trainer: a random SDXL checkpoint, LoRA files, pictures, tokenizers.
+"""Makes what the benchmark feeds to the trainer: a random SDXL checkpoint, LoRA files, images, tokenizers.
 
 Runs in the trainer's interpreter: `python -m benchmarks.gpu.inputs SD_SCRIPTS FOLDER`. What exists is not made again.
-The weights are random: memory and speed do not depend on them, pictures do.
+The weights are random: memory and speed do not depend on them, images do.
 """
 
 import json
@@ -66,7 +66,7 @@ def pictures(folder: Path, side: int) -> None:
     for number in range(PICTURES):
         coarse = random.integers(0, 255, (side // 16, side // 16, 3), dtype=np.uint8)
         Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC).save(folder / f"{number:02}.jpg")
-        (folder / f"{number:02}.txt").write_text(f"photo of ohwx woman, picture {number}", encoding="utf-8")
+        (folder / f"{number:02}.txt").write_text(f"photo of ohwx woman, image {number}", encoding="utf-8")
 
 
 def dataset(cell: cells.Cell, pictures: Path) -> str:
@@ -165,7 +165,7 @@ def _skeletons() -> tuple[torch.nn.Module, torch.nn.Module, torch.nn.Module, tor
 
 
 def lora(file: Path, seed: int) -> None:
-    """A LoRA in networks.lora's names and shapes whose up matrices are not zero, so that it changes pictures."""
+    """A LoRA in networks.lora's names and shapes whose up matrices are not zero, so that it changes images."""
     from networks import lora as networks_lora
 
     unet, first, second, vae = _skeletons()

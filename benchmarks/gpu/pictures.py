@@ -1,4 +1,4 @@
-"""Ways to draw pictures from several LoRAs with gen_img.py: how fast, how much memory, and are they the same?"""
+"""Ways to draw images from several LoRAs with gen_img.py: how fast, how much memory, and are they the same?"""
 
 import json
 import shutil
@@ -41,7 +41,7 @@ VARIANTS = (REFERENCE, Variant(resident=True, merge=True), Variant(resident=True
 
 
 def measure(programs: watch.Programs, card: watch.Card, files: cells.Inputs, variant: Variant) -> dict[str, Any]:
-    """Draw len(SEEDS) pictures from each LoRA."""
+    """Draw len(SEEDS) images from each LoRA."""
     folder = _folder(programs, variant)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -121,7 +121,7 @@ def _plan(folder: Path, lora: Path) -> Path:
 
 
 def likeness(programs: watch.Programs, variant: Variant) -> dict[str, Any]:
-    """How far a variant's pictures are from those of one process per LoRA, in steps of 8 bits per channel.
+    """How far a variant's images are from those of one process per LoRA, in steps of 8 bits per channel.
 
     `between_loras`: the same figure for two LoRAs under one seed, so that small has a meaning.
     """

@@ -84,7 +84,7 @@ FALLBACK = Case(name="fallback", dim=256, limit_gib=24)
 """At rank 256 Prodigy needs 28 GiB with gradient checkpointing, AdamW8bit 17 (estimated)."""
 
 CASES = (
-    # Prodigy at dim 64 takes 13.3 GiB with gradient checkpointing, AdamW8bit 10.7; the pictures take 8.2.
+    # Prodigy at dim 64 takes 13.3 GiB with gradient checkpointing, AdamW8bit 10.7; the images take 8.2.
     Case(name="budget", dim=64, budget_gib=12.75),
     # Prodigy at dim 16 takes 17 GiB without gradient checkpointing, 10.2 with.
     Case(name="crowded", dim=16, leave_gib=15),
@@ -122,7 +122,7 @@ def measure(
 
 
 def furnish(folder: Path, files: cells.Inputs) -> None:
-    """What a sweep needs beside its settings and grid: pictures, a face pack, references, prompts."""
+    """What a sweep needs beside its settings and grid: images, a face pack, references, prompts."""
     (folder / "pictures").mkdir(parents=True, exist_ok=True)
     for picture in sorted(files.pictures(1024).glob("*.jpg"))[:PICTURES]:
         for file in (picture, picture.with_suffix(".txt")):
@@ -157,7 +157,7 @@ def _shipped() -> str:
 
 @contextlib.contextmanager
 def _neighbour(programs: watch.Programs, leave_gib: float | None) -> Iterator[Mapping[str, Any]]:
-    """A foreign process that leaves so much of the card free; what it holds."""
+    """A foreign process that leaves so much of the GPU free; what it holds."""
     if leave_gib is None:
         yield {}
         return

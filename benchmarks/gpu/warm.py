@@ -4,7 +4,7 @@
 `{"key": ..., "argv": [...]}`. Prints one line `RESULT {json}` per cell; starts none after so many seconds.
 
 What differs from a process of its own, and nothing else does: the base model is loaded once and handed out again, with
-everything a training hooks into it taken off; it stays on the card meanwhile, so that the peak is counted from the
+everything a training hooks into it taken off; it stays on the GPU meanwhile, so that the peak is counted from the
 first step; LoRA's down matrices start as a constant instead of random numbers (minutes of the CPU's time at rank 128);
 the base model is not hashed, and the LoRA is not written. The `check` part says how far all that is off.
 """

@@ -1,4 +1,4 @@
-"""Children of the benchmark: started, watched on the card's memory counter, waited for."""
+"""Children of the benchmark: started, watched on the GPU's memory counter, waited for."""
 
 import contextlib
 import json
@@ -30,7 +30,7 @@ class Card:
         return str(pynvml.nvmlDeviceGetUUID(self._handle))
 
     def used(self) -> int:
-        """Bytes in use on the whole card."""
+        """Bytes in use on the whole GPU."""
         return int(pynvml.nvmlDeviceGetMemoryInfo(self._handle).used)
 
     def count(self) -> int:
@@ -47,7 +47,7 @@ class Card:
 
 
 class Peak(contextlib.AbstractContextManager["Peak"]):
-    """The most memory in use on the card inside the block, GiB, above what was in use before it."""
+    """The most memory in use on the GPU inside the block, GiB, above what was in use before it."""
 
     def __init__(self, card: Card) -> None:
         self._card = card

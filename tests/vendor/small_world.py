@@ -183,7 +183,7 @@ class World:
         return trained(run, train.perform(run, replace(ctx, stop=Stop() if stop is None else stop)))
 
     def masked(self) -> Dataset:
-        """The persona with a mask beside each picture that leaves a sixteenth of it."""
+        """The persona with a mask beside each image that leaves a sixteenth of it."""
         masks = self.folder / "masks"
         masks.mkdir()
         mask = np.zeros((SIDE, SIDE, 3), np.uint8)
@@ -193,7 +193,7 @@ class World:
         return replace(self.dataset, subset={"conditioning_data_dir": str(masks)})
 
     def broken(self) -> Dataset:
-        """The persona with one picture that was cut off."""
+        """The persona with one image that was cut off."""
         folder = self.folder / "broken"
         if not folder.exists():
             shutil.copytree(self.dataset.image_dir, folder)

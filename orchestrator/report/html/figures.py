@@ -248,7 +248,7 @@ def _loss(found: Sequence[RunSummary]) -> Figure | None:
             lines.append(Line(group=_first_level(one), points=(*points[:-1:stretch], points[-1])))
     if not lines:
         return None
-    caption = "Average loss during training, as the trainer prints it. Losses of different datasets do not compare."
+    caption = "Average loss during training, as the trainer prints it. Losses of different datasets are not comparable."
     svg = plots.lines(lines, x="step", y="loss", wide=True)
     return Figure(title="Loss", caption=caption, svg=svg, alt=_ends(lines, "step"), wide=True)
 
