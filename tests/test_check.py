@@ -370,7 +370,8 @@ from types import SimpleNamespace
 from library import sdxl_train_util, train_util
 if __name__ == "__main__":
     tables = tomllib.load(open(sys.argv[2], "rb"))
-    args = {"unet_lr": None, "weighted_captions": False, "max_token_length": None} | {key: value for table in tables.values() for key, value in table.items()}
+    args = {"unet_lr": None, "weighted_captions": False, "max_token_length": None}
+    args |= {key: value for table in tables.values() for key, value in table.items()}
     images = os.listdir(tomllib.load(open(args["dataset_config"], "rb"))["datasets"][0]["subsets"][0]["image_dir"])
     print(len(images), "files", os.environ["CUDA_VISIBLE_DEVICES"] or "no GPU")
     if args["network_dim"] == 3:

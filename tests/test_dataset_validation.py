@@ -113,7 +113,7 @@ def test_no_captions_at_all_are_an_error(make: Make, other: str, remedy: str) ->
 
 
 def test_kohyas_folder_of_folders_is_found_by_the_message(make: Make) -> None:
-    ((severity, text),) = found(make({"img/10_ohwx person/a.png": None}, trigger=""))
+    ((_, text),) = found(make({"img/10_ohwx person/a.png": None}, trigger=""))
     assert 'its subfolder "img/10_ohwx person" contains 1' in text
     assert 'num_repeats = 10, trigger = "ohwx person"' in text
 

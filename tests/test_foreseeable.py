@@ -117,6 +117,26 @@ def test_wandb_needs_a_key(errors, monkeypatch, tmp_path):
     assert errors('log_with = "wandb"') == []
 
 
+# --- subsets ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_wrong_key_of_a_subset_is_named_once_with_its_line(world):
+    crops = (
+        '[defaults]\ndataset = "portraits"\n[datasets.crops]\nsource = "portraits"\ncrop = { crop_region = "face" }\n'
+    )
+    text = world.settings.read_text(encoding="utf-8")
+    text = text.replace('trigger = "ohwx person"', 'trigger = "ohwx person"\nsubset = { flip_aug = "true", seed = 3 }')
+    world.settings.write_text(text + crops, encoding="utf-8")
+    world.ask('[dims]\ndataset = ["crops", "portraits"]\n')
+    with pytest.raises(InputError) as refused:
+        world.plan()
+    line = text[: text.index("subset =")].count("\n") + 1
+    found = {problem.key: problem.where for problem in errors_of(refused.value.problems)}
+    assert found == dict.fromkeys(
+        ("datasets.portraits.subset.flip_aug", "datasets.portraits.subset.seed"), f"{world.settings}:{line}"
+    )
+
+
 # --- base models ------------------------------------------------------------------------------------------------------
 
 

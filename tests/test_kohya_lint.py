@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator.config.schema import Dataset
 from orchestrator.errors import Severity
-from orchestrator.kohya.arguments import check, lint, schema, training_lint
+from orchestrator.kohya.arguments import check, dataset_lint, lint, schema, training_lint
 from orchestrator.model import Params, Point, Value
 
 GOOD: Params = {
@@ -257,3 +257,32 @@ def test_unequal_steps_are_reported() -> None:
     assert sweep(two) == [("dataset", Severity.WARNING)]
     assert sweep(two, {"0": 100, "1": 100}) == []
     assert sweep(two, {"0": 100, "1": 200}) == [("max_train_epochs", Severity.WARNING)]
+
+
+@pytest.mark.parametrize(
+    ("subset", "what", "remedy"),
+    [
+        ({"flip_aug": "true"}, "takes true or false, not a string", "write true without quotes"),
+        ({"keep_tokens": 1.0}, "takes an integer", "write 1"),
+        ({"caption_dropout_rate": 5}, "from 0 to 1, not 5", "write 0.05"),
+        ({"color_agu": True}, "no key color_agu", "did you mean color_aug?"),
+        ({"network_dim": 8}, "no key network_dim", "set it in [arguments]"),
+        ({"face_crop_aug_range": "2,4"}, "takes two numbers", "write [2.0, 4.0]"),
+        ({"is_reg": "yes"}, "takes true or false", "write is_reg = true"),
+        ({"class_tokens": 1}, "takes a string", 'write class_tokens = "woman"'),
+        ({"conditioning_data_dir": "masks"}, "is not the absolute path of a folder", "full path"),
+        ({"resize_interpolation": "lanczo"}, "must be one of", "did you mean lanczos?"),
+    ],
+)
+def test_keys_of_a_subset_that_sd_scripts_stops_at_are_errors(subset: Params, what: str, remedy: str) -> None:
+    ((found),) = dataset_lint.check_subset(subset, schema.read_snapshot())
+    assert (found.severity, what in found.what, remedy in found.remedy) == (Severity.ERROR, True, True), found
+
+
+def test_valid_keys_of_a_subset_are_accepted(tmp_path: Path) -> None:
+    valid: Params = {
+        "flip_aug": True, "keep_tokens": 1, "token_warmup_step": 0.1, "caption_prefix": "a ", "is_reg": False,
+        "class_tokens": "woman", "face_crop_aug_range": (2.0, 4.0), "conditioning_data_dir": str(tmp_path),
+        "custom_attributes.diff_output_preservation": True, "alpha_mask": True,
+    }  # fmt: skip
+    assert list(dataset_lint.check_subset(valid, schema.read_snapshot())) == []

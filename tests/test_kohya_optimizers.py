@@ -141,7 +141,11 @@ def test_rates_that_are_all_0_are_reported() -> None:
     ("change", "key", "what"),
     [
         ({"lr_scheduler": "polynomial", "lr_scheduler_args": ("lr_ned=0",)}, "lr_scheduler_args", "lr_ned"),
-        ({"lr_scheduler": "cosine_with_restarts", "lr_scheduler_args": ("num_cycles=2",)}, "lr_scheduler_args", "itself"),
+        (
+            {"lr_scheduler": "cosine_with_restarts", "lr_scheduler_args": ("num_cycles=2",)},
+            "lr_scheduler_args",
+            "itself",
+        ),
         ({"lr_scheduler": "piecewise_constant"}, "lr_scheduler", "needs step_rules"),
         ({"lr_scheduler": "cosine_with_min_lr"}, "lr_scheduler", "lr_scheduler_min_lr_ratio"),
         (

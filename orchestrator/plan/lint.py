@@ -17,7 +17,7 @@ from orchestrator.errors import InputError, Problem, Severity, error, warning
 from orchestrator.evidence import preview_scores
 from orchestrator.evidence.stats import early_stop_rule
 from orchestrator.kohya import base_model, config_files, inheritance, networks, oom_fallback, previews, resume
-from orchestrator.kohya.arguments import check, lint, schema
+from orchestrator.kohya.arguments import check, dataset_lint, lint, schema
 from orchestrator.kohya.arguments.schema import ArgumentSchema
 from orchestrator.model import Params, Point, Value
 from orchestrator.plan import train_config, unused_images
@@ -48,6 +48,7 @@ def lint_points(points: Sequence[Point], grid: Grid, settings: Settings, lengths
         *_lint_tables(grid, settings, accepted),
         *_lint_resume(params, settings, lengths),
         *_lint_base_models(params, settings),
+        *_lint_subsets(params, settings, accepted),
         *([] if broken else _lint_sizes(params, settings, accepted)),
         *(_lint_match(points, grid) if grid.match_parameters else ()),
         *(_lint_averages(params, settings) if settings.generation.averages else ()),
@@ -159,6 +160,26 @@ def _lint_sizes(points: Sequence[Params], settings: Settings, accepted: Argument
         for part in dataset.parts:
             found += [] if part.recipe else unused_images.unused(part, sizes)
     return list(dict.fromkeys(found))
+
+
+def _lint_subsets(points: Iterable[Params], settings: Settings, accepted: ArgumentSchema) -> list[Problem]:
+    """Mistakes in the keys of subsets. A recipe has those of its source, whose table is named."""
+    file, found = toml_reader.read(settings.path), dict[tuple[str, str], Problem]()
+    for name in dict.fromkeys(str(params["dataset"]) for params in points):
+        for part in settings.datasets[name].parts:
+            for problem in dataset_lint.check_subset(part.subset, accepted):
+                source = part
+                while source.recipe and source.recipe.source in settings.datasets:
+                    parent = settings.datasets[source.recipe.source]
+                    if problem.key not in parent.subset:
+                        break
+                    source = parent
+                place = ("datasets", *source.name.split("."), "subset", problem.key)
+                found.setdefault(
+                    (problem.key, problem.what),
+                    replace(problem, where=file.where(place), key=toml_reader.dotted(place)),
+                )
+    return list(found.values())
 
 
 def _lint_base_models(points: Iterable[Params], settings: Settings) -> Iterator[Problem]:

@@ -1,10 +1,47 @@
 """Lint rules for images and captions of one training: caches, buckets, crops, masks, validation."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from orchestrator.errors import Problem, error, warning
 from orchestrator.kohya import step_count
+from orchestrator.kohya.arguments import check
+from orchestrator.kohya.arguments.schema import ArgumentSchema
 from orchestrator.model import Params
+from orchestrator.text import did_you_mean
+from orchestrator.values import toml_repr
+
+SUBSET_KEYS = (
+    "alpha_mask", "cache_info", "caption_dropout_every_n_epochs", "caption_dropout_rate", "caption_prefix",
+    "caption_separator", "caption_suffix", "caption_tag_dropout_rate", "class_tokens", "color_aug",
+    "conditioning_data_dir", "custom_attributes", "enable_wildcard", "face_crop_aug_range", "flip_aug", "is_reg",
+    "keep_tokens", "keep_tokens_separator", "random_crop", "resize_interpolation", "secondary_separator",
+    "shuffle_caption", "token_warmup_min", "token_warmup_step",
+)  # fmt: skip
+"""What a subset may set beside its images. Source: config_util.ConfigSanitizer of sd-scripts v0.10.1 and v0.11.1."""
+
+_NO_ARGUMENTS = {"class_tokens": str, "is_reg": bool, "conditioning_data_dir": str}
+"""Those that are no arguments, or differ from the one of this name; their types."""
+
+
+def check_subset(subset: Params, schema: ArgumentSchema) -> Iterator[Problem]:
+    """What sd-scripts rejects in the keys of one subset by themselves: it stops at an unknown key or a wrong type."""
+    for key, value in subset.items():
+        kind = _NO_ARGUMENTS.get(key)
+        if key.partition(".")[0] not in SUBSET_KEYS:
+            remedy = "set it in [arguments]" if key in schema.by_name else did_you_mean(key, SUBSET_KEYS)
+            yield error(key, f"a subset of sd-scripts has no key {key}", remedy, value=toml_repr(value))
+        elif key == "face_crop_aug_range":
+            if not (isinstance(value, tuple) and len(value) == 2 and all(isinstance(one, float) for one in value)):
+                yield error(key, f"{key} takes two numbers here", "write [2.0, 4.0]", value=toml_repr(value))
+        elif kind and not isinstance(value, kind):
+            noun, example = ("a string", '"woman"') if kind is str else ("true or false", "true")
+            yield error(key, f"{key} takes {noun}", f"write {key} = {example}", value=toml_repr(value))
+        elif key == "conditioning_data_dir" and not (Path(str(value)).is_absolute() and Path(str(value)).is_dir()):
+            what = f"{key} is not the absolute path of a folder"
+            yield error(key, what, "write the full path of the folder of masks", value=toml_repr(value))
+        elif not kind and key in schema.by_name:
+            yield from check.check([{key: value}], schema)
 
 
 def lint(params: Params, *, subsets: Sequence[Params]) -> Iterator[Problem]:

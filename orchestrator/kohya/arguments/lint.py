@@ -36,7 +36,7 @@ def _without_seed(params: Params) -> tuple[str, ...]:
 
 def _lint_point(params: Params, dataset: Dataset | None) -> Iterator[Problem]:
     subsets = [part.subset for part in dataset.parts] if dataset else []
-    for key in params:
+    for key in params.keys() & set(dataset_lint.SUBSET_KEYS):
         values = [subset[key] for subset in subsets if key in subset]
         if dataset and values and len(values) == len(subsets) and params[key] not in values:
             what = f"dataset {dataset.name} sets {key} = {toml_repr(values[0])}, which overrides this"

@@ -109,8 +109,8 @@ def _rate_is_given(params: Params) -> Iterator[Problem]:
     if "learning_rate" not in params and "learning_rate" in _rates(params):
         what = f"no learning_rate: sd-scripts uses {DEFAULT_RATE:g}, which is too low for a LoRA"
         yield error("learning_rate", what, "set learning_rate (1e-4 for AdamW8bit, 1.0 for Prodigy)")
-    elif not any(_rates(params).values()) and not sets_own_rate(params):
-        key = next((key for key in _rates(params) if key in params), "learning_rate")
+    elif (rates := _rates(params)) and not any(rates.values()) and not sets_own_rate(params):
+        key = next((key for key in rates if key in params), "learning_rate")
         yield error(key, "every learning rate is 0: nothing is trained", f"set {key} to a rate above 0")
 
 
