@@ -48,6 +48,7 @@ def test_every_command_is_listed_once_under_a_step_with_its_whole_summary() -> N
 def test_every_page_has_an_example_that_parses(words: str) -> None:
     lines = examples(words)
     assert lines
+    assert [line for line in page(words).splitlines() if len(line) > 80] == []
     for line in lines:
         args = shlex.split(line)[1:]
         named = [name for name in COMMANDS if args[: len(name.split())] == name.split()]

@@ -22,7 +22,7 @@ def export(settings_file: Path, sweep: str, pattern: str) -> None:
 
     \b
     Writes:
-      runs/SWEEP/export/NAME/  LoRA, model card, ComfyUI workflow, A1111 prompt, samples
+      runs/SWEEP/export/NAME/  LoRA, model card, workflow, prompt, samples
     """
     from orchestrator.evidence import summary
     from orchestrator.report import export as exporting

@@ -23,7 +23,7 @@ def import_preset(file: Path, folder: Path) -> None:
 
     \b
     Writes:
-      NAME.settings.toml and NAME.toml in FOLDER, and a new project if there is none
+      NAME.settings.toml and NAME.toml in FOLDER, and a project if there is none
     """
     from orchestrator.kohya import presets
     from orchestrator.kohya.arguments import schema

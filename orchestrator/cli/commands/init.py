@@ -21,7 +21,8 @@ def init(folder: Path, yes: bool) -> None:
 
     \b
     Writes:
-      orchestrate.toml, grids/, templates/, persona/ and .gitignore in FOLDER, by default the current one
+      FOLDER/, by default the current one: orchestrate.toml, .gitignore,
+      grids/, templates/, persona/
     """
     import sys
 

@@ -28,7 +28,7 @@ def results(settings_file: Path, sweep: str, by: str, sort: str, columns: str, a
     \b
     Example:
       orchestrate results demo
-      orchestrate results demo --by run --columns run,similarity_mean,peak_vram_mib --sort similarity_mean
+      orchestrate results demo --by run --columns run,gain,train_s --sort train_s
       orchestrate results demo --csv
 
     Writes nothing.

@@ -32,8 +32,8 @@ def vote(settings_file: Path, sweep: str, best: int, pairs: int, singles: int, f
 
     \b
     Writes:
-      runs/SWEEP/votes/BALLOT/  vote.html to send; ballot.json, its key, to keep; imported votes
-      runs/SWEEP/report/        with --import: the report with the votes, votes.csv
+      runs/SWEEP/votes/BALLOT/  vote.html to send; ballot.json, its key, to keep
+      runs/SWEEP/report/        with --import: the report and votes.csv
     """
     from orchestrator.config import settings
     from orchestrator.evidence import ballot, summary, vote_design, votes
