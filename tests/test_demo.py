@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from orchestrator import cli
+from orchestrator.errors import Conflict, error
 from orchestrator.miniature import world
 
 GRID = """
@@ -107,3 +108,18 @@ def test_the_oom_fallback_ends_with_another_optimizer_and_its_learning_rate(here
     (answer,) = json.loads(CliRunner().invoke(cli.main, words).stdout)["answers"]
     assert answer["verdict"] == "undecided", "13.7 GiB say nothing about 24 GiB"
     assert "1 out of memory with less VRAM than that" in answer["sentence"]
+
+
+def test_after_an_update_the_demo_has_a_remedy_that_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".miniature").mkdir()
+    (tmp_path / "calibration.json").touch()
+    monkeypatch.setattr(world, "write", lambda *_, **__: None)
+
+    def changed(*_: object, **__: object) -> None:
+        raise Conflict(error("templates/train.toml.j2", "has changed", "start a new sweep with --name"))
+
+    monkeypatch.setattr(cli.run.run, "main", changed)
+    result = CliRunner().invoke(cli.main, ["demo", str(tmp_path)])
+    assert result.exit_code == 5
+    assert f"delete {tmp_path / 'demo'}, or name another folder: `orchestrate demo FOLDER`" in result.stderr
+    assert "--name" not in result.stderr

@@ -27,9 +27,11 @@ def demo(context: click.Context, folder: Path) -> None:
       FOLDER/.miniature/  the persona, base model and settings
       FOLDER/demo/        the sweep and its report
     """
+    from dataclasses import replace
+
     from orchestrator.cli.commands import calibrate, run
     from orchestrator.config import project
-    from orchestrator.errors import NotReady, Problem
+    from orchestrator.errors import Conflict, NotReady, Problem
     from orchestrator.store import layout
 
     try:
@@ -45,4 +47,10 @@ def demo(context: click.Context, folder: Path) -> None:
         console.message("calibrating the pass threshold on the reference photos")
         context.invoke(calibrate.calibrate, settings_file=settings)
     grid = str(project.shipped("grids/demo.toml"))
-    run.run.main(["--settings", str(settings), grid], standalone_mode=False)
+    try:
+        run.run.main(["--settings", str(settings), grid], standalone_mode=False)
+    except Conflict as error:
+        if not any("--name" in one.remedy for one in error.problems):
+            raise
+        remedy = f"delete {folder / 'demo'}, or name another folder: `orchestrate demo FOLDER`"
+        raise Conflict(*(replace(one, remedy=remedy) for one in error.problems)) from None  # orchestrate was updated
