@@ -87,13 +87,13 @@ def code_span(text: str) -> str:
 def bad_name(name: str) -> str:
     """Why a sweep, dataset, base model or question cannot have this name; empty when it can.
 
-    Names become file names and appear in tables, so that all of them follow one rule. The limit of 60 bytes leaves room
-    for dims and ids in the names of exported files.
+    Names become file names and appear in tables and in commands to copy, so they need no quotes in a shell and are no
+    options or formulas. The limit of 60 bytes leaves room for dims and ids in the names of exported files.
     """
     if not name or len(name.encode("utf-8", "surrogateescape")) > _MAX_NAME_BYTES:
         return f"must have 1 to {_MAX_NAME_BYTES} bytes"
-    if not name.isprintable() or set(name) & set('/\\<>:"|?*`'):
-        return 'must not contain line breaks, control or direction marks, or any of / \\ < > : " | ? * `'
-    if name[0] in ".- " or name[-1] in ". ":
-        return "must not start with a dot, a hyphen or a space, nor end with a dot or a space"
+    if not re.fullmatch(r"[\w.,+=@%-]+", name):
+        return "must consist of letters, digits and . , _ - + = @ %, without spaces"
+    if name[0] in ".,-+=@" or name[-1] == ".":
+        return "must start with a letter, a digit, _ or %, and not end with a dot"
     return "is reserved" if name.casefold() in _RESERVED_NAMES or _DEVICES.fullmatch(name) else ""

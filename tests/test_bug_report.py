@@ -1,6 +1,7 @@
 """`orchestrate bug-report`: what the archive contains and what it must not contain."""
 
 import json
+import os
 import tarfile
 from pathlib import Path
 
@@ -75,7 +76,13 @@ def test_links_and_damaged_records_are_left_out(world: World) -> None:
     point.unlink()
     point.symlink_to(outside / "point.json")
     (world.sweep.path / "grid-1.toml").write_text("[", encoding="utf-8")
+    for name in (b"a\nb", b"\xff", "\u202ea".encode()):
+        odd = world.sweep.path / os.fsdecode(name)
+        odd.mkdir()
+        (odd / "exit.json").write_text("{}", encoding="utf-8")
     found = unpack(world)
+    assert [name for name in found if not name.isprintable()] == []
+    assert sum(name.endswith("exit.json") and name.count("/") == 2 for name in found) == 3
     assert "of another folder" not in "\n".join(found.values())
     assert not [name for name in found if "linked" in name]
     assert "grid-1" in found["left-out.txt"]

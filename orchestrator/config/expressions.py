@@ -172,6 +172,8 @@ def _guarded(function: Callable[..., Any], *arguments: Any) -> Any:
         MemoryError,
     ) as error:
         raise ExpressionError(str(error) or type(error).__name__) from None
+    except NameError:  # Jinja writes infinite constants as `inf` into its code
+        raise ExpressionError("contains a number that is not finite") from None
 
 
 def _checked(result: Any) -> Value:

@@ -61,12 +61,17 @@ def write(
                 if total > _TOTAL_BYTES:
                     left_out.append(clean(f"{name} and all that follows: more than {_TOTAL_BYTES:,} bytes"))
                     break
-                _add(archive, clean(name), data)
+                _add(archive, _printable(clean(name)), data)
             if left_out:
                 _add(archive, "left-out.txt", "\n".join(left_out).encode("utf-8", "replace"))
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _printable(name: str) -> str:
+    """The name with escapes for line breaks, direction marks and invalid bytes."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in name)
 
 
 def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
