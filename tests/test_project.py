@@ -2,11 +2,13 @@
 
 from contextlib import chdir
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
 
 from orchestrator import cli
+from orchestrator.cli.commands import init
 from orchestrator.config import project, settings
 from orchestrator.errors import InputError
 
@@ -52,3 +54,11 @@ def test_existing_files_are_kept(tmp_path: Path) -> None:
     assert tmp_path / "persona" / "prompts.txt" not in made
     with pytest.raises(InputError, match="not overwritten"):
         project.create(tmp_path, {})
+
+
+def test_an_existing_project_is_reported_before_any_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project.create(tmp_path, {})
+    monkeypatch.setattr("click.prompt", lambda *_: pytest.fail("it asks"))
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
+    with pytest.raises(InputError, match="not overwritten"):
+        init.init.main([str(tmp_path)], standalone_mode=False)

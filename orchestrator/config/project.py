@@ -45,16 +45,20 @@ def defaults() -> dict[str, str]:
     return {key: match["value"] for key, match in found.items() if match}
 
 
+def require_new(folder: Path) -> None:
+    """Raises InputError if the folder has an orchestrate.toml."""
+    if (settings := folder / "orchestrate.toml").exists():
+        raise InputError(
+            Problem(what="exists and is not overwritten", where=str(settings), remedy="edit it, or name another folder")
+        )
+
+
 def create(folder: Path, values: Mapping[str, str]) -> list[Path]:
     """Write the project; returns the new files. Existing files are kept, except that orchestrate.toml must not exist.
 
     values: replaces the defaults of QUESTIONS.
     """
-    settings = folder / "orchestrate.toml"
-    if settings.exists():
-        raise InputError(
-            Problem(what="exists and is not overwritten", where=str(settings), remedy="edit it, or name another folder")
-        )
+    require_new(folder)
     text = shipped("orchestrate.toml").read_text(encoding="utf-8")
     for key, value in values.items():
         text = _replaced(text, key, tomli_w.dumps({key: value}).rstrip("\n"))

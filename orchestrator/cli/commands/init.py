@@ -28,6 +28,7 @@ def init(folder: Path, yes: bool) -> None:
 
     from orchestrator.config import project
 
+    project.require_new(folder)
     values = project.defaults()
     if not yes and sys.stdin.isatty():
         values = {key: click.prompt(question, values[key]) for key, question in project.QUESTIONS.items()}
