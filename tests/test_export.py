@@ -66,13 +66,18 @@ def files(world) -> set[str]:
 
 
 def test_the_best_run_is_exported_with_card_workflow_and_prompt(finished):
+    best = summary.rank_runs(summary.gather(finished.sweep))[0]
+    folder = finished.sweep.path / "export" / export.name_of(best, finished.sweep)
+    folder.mkdir(parents=True)
+    (folder / f".{folder.name}.safetensors.4194305.tmp").write_bytes(
+        b"of a killed export"
+    )  # no process has this number
     result = call(finished, "export", "grid")
     assert result.exit_code == 0, result.output
     lora, card, comfyui, prompt, samples = map(Path, result.stdout.splitlines())
     assert {path.parent for path in (lora, card, comfyui, prompt, samples)} == {card.parent}
     assert card.parent.parent == finished.sweep.path / "export"
     assert set(card.parent.iterdir()) == {lora, card, comfyui, prompt, samples}, "nothing else is uploaded"
-    best = summary.rank_runs(summary.gather(finished.sweep))[0]
     chosen = next(one for one in best.run.checkpoints() if one.file == best.choice.checkpoint)
     assert hashlib.sha256(lora.read_bytes()).hexdigest() == chosen.sha256
     assert best.run.point.id in lora.name

@@ -50,6 +50,9 @@ def export(one: RunSummary, summary: SweepSummary, settings: Settings) -> list[P
     name = name_of(one, summary.sweep)
     folder = summary.sweep.path / FOLDER / name
     folder.mkdir(parents=True, exist_ok=True)
+    for draft in folder.glob(".*.tmp"):  # the folder is passed on: without what a killed export has left
+        if not Path("/proc", draft.suffixes[-2].lstrip(".")).exists():
+            draft.unlink()
     lora = folder / f"{name}.safetensors"
     _copy_checkpoint(one, lora)
     loaded = [lora]
@@ -100,4 +103,5 @@ def _copy_checkpoint(one: RunSummary, target: Path) -> None:
         draft.unlink()
         what, remedy = "is not the file that was scored: its hash differs", "train the run again in a new sweep"
         raise OrchestrateError(Problem(what=what, where=str(source), remedy=remedy))
+    files.sync(draft)
     draft.replace(target)
