@@ -30,6 +30,9 @@ MIXED = "ohwx woman, smiling. She stands in a park, wearing a red coat. Trees ar
         (TAGS, {"drop_words": ["smil"]}, TAGS),
         (TAGS, {"replace_trigger": "woman"}, "photo of woman, blue eyes, smiling, in a park"),
         (TAGS, {"prefix": "snapshot,"}, f"snapshot, {TAGS}"),
+        ("Ohwx  Woman, smiling", {}, "Ohwx  Woman, smiling"),
+        ("Ohwx Woman's hat", {"replace_trigger": "woman"}, "woman's hat"),
+        ("ohwx womanly pose", {}, "ohwx woman, ohwx womanly pose"),
         ("smiling, ohwx woman", {"shuffle": True}, "ohwx woman, smiling"),
         (MIXED, {}, MIXED),
         (MIXED, {"style": "tags"}, "ohwx woman, smiling"),
@@ -47,6 +50,21 @@ MIXED = "ohwx woman, smiling. She stands in a park, wearing a red coat. Trees ar
 def test_a_caption_is_rewritten(text: str, settings: dict[str, object], expected: str) -> None:
     style = CaptionStyle(str(settings.pop("style", "all")))
     assert captions.rewrite(Captions(trigger=TRIGGER, style=style, **settings), text) == expected  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "trigger", "found"),
+    [
+        ("photo of Ohwx\nPerson", "ohwx person", "Ohwx\nPerson"),
+        ("ohwx persons, xohwx person", "ohwx person", None),
+        ("ohwx人, in a park", "ohwx", "ohwx"),
+        ("<sks>, in a park", "<sks>", "<sks>"),
+        ("in a park", "", None),
+    ],
+)
+def test_the_trigger_is_found_as_clip_reads_it(text: str, trigger: str, found: str | None) -> None:
+    match = captions.find_trigger(text, trigger)
+    assert (match and match[0]) == found
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
+from functools import cache
 
 from orchestrator.config.recipe import Captions, CaptionStyle
 from orchestrator.datasets.samples import SampleSet
@@ -45,15 +46,15 @@ def _rewrite(captions: Captions, line: str) -> str:
         parts = []
     if captions.shuffle:  # sd-scripts shuffles what is between commas and keeps the first of these in place
         parts = [(tag.strip(), False) for part, _ in parts for tag in part.split(",")]
-        parts.sort(key=lambda part: not (trigger and trigger in part[0]))
+        parts.sort(key=lambda part: not find_trigger(part[0], trigger))
     text = ""
     for part, is_sentence in parts:
         separator = "" if not text else " " if text.endswith((".", "!", "?")) else ". " if is_sentence else ", "
         text += separator + part
-    if trigger and trigger not in text:
+    if trigger and not find_trigger(text, trigger):
         text = f"{trigger}, {text}" if text else trigger
     if captions.replace_trigger:
-        text = text.replace(trigger, captions.replace_trigger)
+        text = _trigger(trigger).sub(lambda _: captions.replace_trigger, text)
     return f"{captions.prefix} {text}" if captions.prefix else text
 
 
@@ -72,7 +73,7 @@ def _is_kept(captions: Captions, part: str, is_sentence: bool) -> bool:
     """The part with the trigger stays, unless its kind is left out."""
     if captions.style is (CaptionStyle.TAGS if is_sentence else CaptionStyle.SENTENCES):
         return False
-    if captions.trigger and captions.trigger in part:
+    if find_trigger(part, captions.trigger):
         return True
     wanted = not captions.keep_words or contains(part, captions.keep_words)
     return wanted and not contains(part, captions.drop_words)
@@ -87,7 +88,18 @@ def contains(text: str, words: Collection[str]) -> bool:
 def without_words(caption: str, words: Collection[str], *, trigger: str) -> str:
     """The caption without its comma-separated parts that contain one of the words; a part with the trigger stays."""
     parts = [part.strip() for part in caption.split(",")]
-    return ", ".join(part for part in parts if part and ((trigger and trigger in part) or not contains(part, words)))
+    return ", ".join(part for part in parts if part and (find_trigger(part, trigger) or not contains(part, words)))
+
+
+def find_trigger(text: str, trigger: str) -> re.Match[str] | None:
+    """The first place of the trigger as CLIP reads it: whole words, whatever their case and the spaces between them."""
+    return _trigger(trigger).search(text) if trigger else None
+
+
+@cache
+def _trigger(trigger: str) -> re.Pattern[str]:
+    words = r"\s+".join(map(re.escape, trigger.split()))
+    return re.compile(rf"(?<![0-9A-Za-z_]){words}(?![0-9A-Za-z_])", re.IGNORECASE)
 
 
 def lint(texts: Mapping[str, str], trigger: str) -> Iterator[tuple[str, str]]:
@@ -100,7 +112,9 @@ def lint(texts: Mapping[str, str], trigger: str) -> Iterator[tuple[str, str]]:
         listed = ", ".join(f'"{word}"' for word in words)
         yield what, f"remove the words, or train on a recipe with captions = {{ drop_words = [{listed}] }}"
     repeated = {text: count for text, count in Counter(texts.values()).items() if 1 < count < len(texts)}
-    described = [text for text in repeated if len(text.replace(trigger, "").split()) >= _DESCRIBED]
+    described = [
+        text for text in repeated if len((_trigger(trigger).sub("", text) if trigger else text).split()) >= _DESCRIBED
+    ]
     if described:
         names = [name for name, text in texts.items() if text == described[0]]
         what = f"{pluralize(len(described), 'description')} belong to several images: {first_names(names)} share "

@@ -66,7 +66,9 @@ def validate_captions(dataset: Dataset, known: Mapping[str, Dataset]) -> Iterato
         if not part.is_prior:
             for what, remedy in captions.lint(texts, part.trigger):
                 yield _warning(what, part.image_dir, key, remedy)
-        elif named := [name for name, text in texts.items() if any(trigger in text for trigger in triggers)]:
+        elif named := [
+            name for name, text in texts.items() if any(captions.find_trigger(text, trigger) for trigger in triggers)
+        ]:
             what = f"the captions of {len(named)} images contain the trigger, and would bind it to the class"
             remedy = 'remove it from them, or use a recipe with captions = { replace_trigger = "woman" }'
             yield _warning(f"{what}: {first_names(named)}", part.image_dir, key, remedy)
@@ -170,7 +172,7 @@ def _captions(
 ) -> Iterator[Problem]:
     subset: Mapping[str, object] = {**arguments, **dataset.subset}
     affixes = f"{subset.get('caption_prefix', '')} {subset.get('caption_suffix', '')}"
-    trigger = "" if dataset.is_prior or dataset.trigger in affixes else dataset.trigger
+    trigger = "" if dataset.is_prior or captions.find_trigger(affixes, dataset.trigger) else dataset.trigger
     limit = int(str(subset.get("max_token_length") or _MAX_TOKENS))
     missing, ignored, long, cut = [], [], [], []
     texts: dict[str, str] = {}
@@ -185,7 +187,7 @@ def _captions(
         read = texts[caption.name] = text if subset.get("enable_wildcard") else text.split("\n")[0]
         if len(_PART.findall(read)) > limit:
             long.append(caption.name)
-            if trigger and trigger in read and len(_PART.findall(read[: read.index(trigger) + len(trigger)])) > limit:
+            if (found := captions.find_trigger(read, trigger)) and len(_PART.findall(read[: found.end()])) > limit:
                 cut.append(caption.name)
     if missing and not (dataset.is_prior and dataset.class_tokens and len(missing) == len(pictures)):
         yield _missing(missing, len(pictures), dataset, key)
@@ -266,9 +268,9 @@ def _caption(path: Path, trigger: str, key: str, *, wildcard: bool) -> Generator
         yield problem("is empty: sd-scripts stops at an empty caption", "write the caption or delete the file")
     elif not first and not wildcard:
         yield problem("has a blank first line, and sd-scripts reads no other", "write the caption into the first line")
-    elif trigger and trigger not in text:
+    elif trigger and not captions.find_trigger(text, trigger):
         yield errors.warning(key, "lacks the trigger", "add it to the caption", where=str(path), value=trigger)
-    elif trigger and trigger not in first and not wildcard:
+    elif trigger and not captions.find_trigger(first, trigger) and not wildcard:
         what = "has the trigger only after its first line, and sd-scripts reads no other line"
         yield problem(what, "write the caption in one line")
     return text.strip()

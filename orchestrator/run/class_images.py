@@ -7,6 +7,7 @@ from pathlib import Path
 
 from orchestrator import files
 from orchestrator.config.schema import Settings
+from orchestrator.datasets import captions
 from orchestrator.errors import InputError, Problem, error, errors_of
 from orchestrator.kohya import prompts
 from orchestrator.model import Image, Point
@@ -47,7 +48,7 @@ def check(asked: ClassImages, settings: Settings) -> None:
     triggers = {part.trigger for one in settings.datasets.values() for part in one.parts if part.trigger}
     for index, text in enumerate(asked.texts):
         problems += prompts.unusable(text, where="", key="--prompt")
-        if named := next((trigger for trigger in triggers if trigger in text), ""):
+        if named := next((trigger for trigger in triggers if captions.find_trigger(text, trigger)), ""):
             what = f'contains the trigger "{named}": the class would become the persona'
             problems.append(error("--prompt", what, "name the class only, such as photo of a woman", value=text))
         for path in sorted(asked.folder.glob(f"p{index:02d}_*.txt")):
