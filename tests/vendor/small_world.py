@@ -209,8 +209,7 @@ class World:
         return Swept(code=done.returncode, output=done.stdout + done.stderr, folder=folder)
 
     def orchestrate(self, command: str, *words: str) -> subprocess.CompletedProcess[str]:
-        program = Path(sys.executable).with_name("orchestrate")
-        argv = [program, command, "--settings", "orchestrate.toml", *words]
+        argv = [sys.executable, "-m", "orchestrator", command, "--settings", "orchestrate.toml", *words]
         return subprocess.run(argv, cwd=self.folder, capture_output=True, text=True, check=False, timeout=1800)
 
     def said(self, code: str) -> str:
