@@ -118,6 +118,20 @@ def test_kohyas_folder_of_folders_is_found_by_the_message(make: Make) -> None:
     assert 'num_repeats = 10, trigger = "ohwx person"' in text
 
 
+@pytest.mark.parametrize(
+    ("caption", "severity", "what"),
+    [
+        ("person", WARNING, "lacks the trigger"),
+        ("", ERROR, "is empty"),
+        ("\nohwx person", ERROR, "has a blank first line"),
+    ],
+)
+def test_one_cause_in_many_files_is_one_problem(make: Make, caption: str, severity: Severity, what: str) -> None:
+    files = {f"{name}.{suffix}": caption if suffix == "txt" else None for name in "abc" for suffix in ("png", "txt")}
+    ((found_severity, text),) = found(make(files))
+    assert (found_severity, text.startswith(what), "(and 2 more: b.txt, c.txt)" in text) == (severity, True, True)
+
+
 def test_captions_of_no_image_are_named(make: Make) -> None:
     dataset = make({"a.png": None, "a.txt": "ohwx person", "b.txt": "ohwx person", "c.md": ""})
     ((severity, text),) = found(dataset)

@@ -184,6 +184,18 @@ def test_an_argument_without_the_one_that_it_needs_has_no_effect(key: str) -> No
     assert (key, Severity.WARNING) not in reported(changed({key: value, **absent, needed[0]: 1}))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"min_bucket_reso": 4096},
+        {"network_train_unet_only": True, "network_train_text_encoder_only": True},
+        {"full_fp16": True, "full_bf16": True},
+    ],
+)
+def test_one_cause_is_one_error(change: Params) -> None:
+    assert [severity for _, severity in reported(changed(change))] == [Severity.ERROR]
+
+
 def test_arguments_in_the_tests_are_real_ones() -> None:
     real = schema.read_snapshot().by_name.keys()
     assert {*training_lint.NEEDS, *(one for needed in training_lint.NEEDS.values() for one in needed)} <= real

@@ -208,6 +208,7 @@ DORA: Params = {
         ({**DORA, "network_args": ("algo=lora", "factor=4")}, "network_args", "algo=lora ignores factor"),
         ({**DORA, "network_args": ("algo=lora", "full_matrix=True")}, "network_args", "algo=lora ignores full_matrix"),
         ({**DORA, "network_args": ("algo=loha", "loraplus_lr_ratio=4")}, "network_args", "loha ignores loraplus_lr"),
+        ({**DORA, "network_args": ("dora_wd=True", "bypass_mode=True")}, "network_args", "ignores dora_wd with bypass"),
         ({**DORA, "network_args": ("algo=loha", "dropout=0.1")}, "network_args", "has no dropout of neurons"),
         ({**DORA, "network_args": ("algo=lokr",), "network_dropout": 0.1}, "network_dropout", "no dropout of neurons"),
     ],

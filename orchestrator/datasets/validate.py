@@ -2,7 +2,8 @@
 
 import itertools
 import re
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from orchestrator import errors, images
@@ -28,6 +29,22 @@ def validate_dataset(dataset: Dataset, where: str, arguments: Mapping[str, objec
 
     For a recipe, only what does not depend on its source's images; these are checked as the source's.
     """
+    return list(_merged(_problems(dataset, where, arguments or {}), dataset.image_dir))
+
+
+def _merged(problems: Iterable[Problem], folder: Path) -> Iterator[Problem]:
+    """One problem for the files of a folder that share a remedy: the first, with the names of the others."""
+    groups: dict[object, list[Problem]] = {}
+    for one in problems:
+        is_file = Path(one.where).parent == folder
+        groups.setdefault((one.key, one.severity, one.remedy) if is_file else one, []).append(one)
+    for first, *others in groups.values():
+        if names := [Path(one.where).name for one in others]:
+            first = replace(first, what=f"{first.what} (and {len(names)} more: {first_names(names)})")
+        yield first
+
+
+def _problems(dataset: Dataset, where: str, arguments: Mapping[str, object]) -> list[Problem]:
     key = f"datasets.{dataset.name}"
     listing = images.list_images(dataset.image_dir)
     if dataset.recipe:
@@ -50,7 +67,7 @@ def validate_dataset(dataset: Dataset, where: str, arguments: Mapping[str, objec
         else:
             problems += _image(image, dataset, key)
         described.append(image)
-    return [*problems, *_captions(described, dataset, key, arguments or {})]
+    return [*problems, *_captions(described, dataset, key, arguments)]
 
 
 def validate_captions(dataset: Dataset, known: Mapping[str, Dataset]) -> Iterator[Problem]:

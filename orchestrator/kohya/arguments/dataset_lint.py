@@ -122,6 +122,8 @@ def _buckets(params: Params) -> Iterator[Problem]:
         return
     least, most = params.get("min_bucket_reso", 256), params.get("max_bucket_reso", 1024)
     step = step_count.whole(params, "bucket_reso_steps", 64)
+    if isinstance(least, int) and isinstance(most, int) and least > most:
+        return  # reported as a pair
     if isinstance(most, int) and most + -most % step < max(sides):
         key = "max_bucket_reso" if "max_bucket_reso" in params else "resolution"
         what = f"max_bucket_reso is {most}, below the resolution: sd-scripts exits"

@@ -116,6 +116,9 @@ def _lycoris(params: Params, given: Mapping[str, str]) -> Iterator[Problem]:
     elif "decompose_both" in given.keys() - changed and networks.decomposes_both(params):
         what = f"LyCORIS takes decompose_both={given['decompose_both']} for True, like any text"
         yield warning("network_args", what, "remove decompose_both")
+    if networks.is_dora(params) and given.get("bypass_mode", "").lower() == "true":
+        what = "LyCORIS ignores dora_wd with bypass_mode, which leaves the model's weights as they are"
+        yield error("network_args", what, "remove bypass_mode")
     if algorithm != "lora":
         if params.get("network_dropout") or given.get("dropout", "0") != "0":
             key = "network_dropout" if params.get("network_dropout") else "network_args"
