@@ -5,9 +5,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 WORLD := runs/.miniature
 TORTURE := --random 300
+SOAK := --runs 2000
 BENCH :=
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-oom test test-browser test-docs docs torture nightly fuzz check format sweep-% plan-% report-% tensorboard-% setup-trainer gpu-scoring test-vendor bench-gpu clean
+.PHONY: help setup demo demo-oom test test-browser test-docs docs torture soak nightly fuzz check format sweep-% plan-% report-% tensorboard-% setup-trainer gpu-scoring test-vendor bench-gpu clean
 
 help: ## this list
 	@grep -E '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -49,6 +50,9 @@ docs: setup ## build the documentation into docs/_build; a broken link is an err
 
 torture: setup ## kill a sweep at every write and 300 times at random: what docs/reliability.md reports
 	PYTHONPATH=tests $(BIN)/python -m torture $(TORTURE)
+
+soak: setup ## 2,000 runs with random faults and kills: each ends as its fault demands, and nothing is left or grows
+	PYTHONPATH=tests $(BIN)/python -m torture.soak $(SOAK)
 
 nightly: setup ## the tests that take too long for every commit
 	$(BIN)/python -m pytest -n auto --dist worksteal -m nightly
