@@ -10,7 +10,7 @@ from orchestrator.kohya import previews
 from orchestrator.run.stages import train
 
 LENGTH = {"max_train_epochs": 2, "max_train_steps": 4}
-"""Two batches an epoch; looks are reckoned by the steps."""
+"""Two batches an epoch; preview checks are counted by steps."""
 
 
 def _train(tiny: World, name: str, asked: EarlyStop | None) -> Trained:
