@@ -238,6 +238,7 @@ def test_the_remaining_time_comes_from_the_forecast_from_the_start(world: World)
     assert progress.left_s == pytest.approx(session.forecast().seconds, abs=1)
     assert 0 <= progress.share < 0.5
     assert progress.counts() == "0 of 3 runs finished"
+    assert ProgressReader(session.sweep).read().times().endswith(" s, remaining time unknown")
 
 
 def test_a_running_stage_counts_with_what_its_progress_leaves(world: World) -> None:

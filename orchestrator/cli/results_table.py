@@ -6,7 +6,6 @@ from typing import Any
 import pandas as pd
 from rich.console import Group, RenderableType
 from rich.markup import escape
-from rich.table import Table
 
 from orchestrator.cli.fitted_table import FittedTable
 from orchestrator.evidence import configurations, votes
@@ -105,16 +104,14 @@ def _cell(name: str, value: Any) -> str:
     return f"{value:+.3f}" if name in _SIGNED else f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
 
 
-def sweeps(found: Sequence[ListedSweep]) -> Table:
+def sweeps(found: Sequence[ListedSweep]) -> FittedTable:
     """One row per sweep."""
-    shown = Table(box=None, pad_edge=False)
-    for heading in ("sweep", "state", "runs", "best", "similarity", "size", "last active"):
-        number = heading in ("runs", "similarity", "size", "last active")
-        shown.add_column(heading, justify="right" if number else "left", overflow="fold", no_wrap=number)
+    rows = []
     for one in found:
         similarity = "" if one.similarity is None else f"{one.similarity:.3f}"
         runs, age = f"{one.finished}/{one.runs}", f"{duration(one.age_s)} ago"
-        shown.add_row(
-            escape(one.name), escape(one.state), runs, escape(one.best), similarity, size(one.size_bytes), age
-        )
-    return shown
+        rows.append([*map(escape, (one.name, one.state, runs, one.best, similarity, size(one.size_bytes), age))])
+    numbers = ("runs", "similarity", "size", "last active")
+    return FittedTable(
+        ("sweep", "state", "runs", "best", *numbers[1:]), rows, right=numbers, optional=("size", "last active")
+    )

@@ -103,26 +103,25 @@ def _cells(run: RunForecast) -> list[str]:
     ]
 
 
-def profiles(costs: Forecast) -> Table:
+def profiles(costs: Forecast) -> FittedTable:
     """Speed and peak VRAM of each memory profile."""
-    table = Table(box=None, pad_edge=False)
-    of_gpu = f" of {costs.gpu_gib:g} GiB" if costs.gpu_gib else ""
-    for heading in ("memory profile", "trainings", "s/step", "source", f"peak VRAM{of_gpu}"):
-        table.add_column(heading, justify="right" if heading in ("trainings", "s/step") else "left")
+    of_gpu, rows = f" of {costs.gpu_gib:g} GiB" if costs.gpu_gib else "", []
     for profile in costs.profiles[:_ROWS]:
         source = profile.origin + (f"; OOM fallback: {', '.join(profile.fallbacks)}" if profile.fallbacks else "")
         together = profile.together
         more = f" ({together.at_once} at once: {together.seconds_per_step:.2f})" if together else ""
         speed, peak = f"{profile.seconds_per_step:.2f}{more}", _peak(profile, costs.gpu_gib)
-        table.add_row(*map(escape, (label(profile.settings) or "all", str(profile.runs), speed, source, peak)))
-    return table
+        name = label(profile.settings) or "all"
+        rows.append([*map(escape, (name, str(profile.runs), speed, source, peak))])
+    headings = ("memory profile", "trainings", "s/step", "source", f"peak VRAM{of_gpu}")
+    return FittedTable(headings, rows, right=("trainings", "s/step"), optional=("trainings",))
 
 
 def speeds(found: "Comparison", settings: Settings) -> RenderableType:
     """What `probe --speed` measured, and the lines that select the fastest."""
     table = Table(box=None, pad_edge=False)
     for heading in ("changed", "s/step", "start", "peak VRAM", f"{found.steps} steps", "fits"):
-        table.add_column(heading, justify="left" if heading in ("changed", "fits") else "right")
+        table.add_column(heading, justify="left" if heading in ("changed", "fits") else "right", overflow="fold")
     for one in found.speeds:
         peak = f"{one.peak_mib / 1024:.1f} GiB" if one.peak_mib else ""
         figures = [f"{one.seconds_per_step:.2f}", f"{one.start_s:.0f} s", peak, duration(one.seconds(found.steps))]
@@ -222,15 +221,13 @@ def _trainings(costs: Forecast) -> int:
 
 def open_questions(grids: Sequence[OpenGrid]) -> RenderableType:
     """One row per open question; the cost of a grid is in its first row."""
-    table = Table(box=None, pad_edge=False)
-    for heading in ("question", "grid", "state", "GPU-hours", "after"):
-        numeric = heading == "GPU-hours"
-        table.add_column(heading, justify="right" if numeric else "left", overflow="fold", no_wrap=numeric)
+    rows = []
     for grid in grids:
         hours = "?" if grid.gpu_hours is None else f"{'~' * grid.assumed}{grid.gpu_hours:.1f}"
         for number, one in enumerate(grid.questions):
             cells = (f"{one.id}: {one.ask}", grid.path.name, one.state, "" if number else hours, ", ".join(one.after))
-            table.add_row(*map(escape, cells))
+            rows.append([*map(escape, cells)])
+    table = FittedTable(("question", "grid", "state", "GPU-hours", "after"), rows, right=("GPU-hours",))
     notes = (
         ["~ at an assumed speed: `orchestrate probe GRID` measures it."] if any(one.assumed for one in grids) else []
     )
@@ -260,6 +257,8 @@ def next_commands(found: Agenda, options: str) -> Iterator[str]:
 def facts(found: CheckReport) -> RenderableType:
     """The facts of a check, one line each."""
     table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for name, fact in found.facts.items():
         table.add_row(escape(name), escape(fact))
     return table

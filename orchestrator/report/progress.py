@@ -49,8 +49,8 @@ class SweepProgress:
 
     def times(self) -> str:
         """`elapsed 12 min, about 24 min left`."""
-        left = "" if self.left_s is None else f", about {duration(self.left_s)} left"
-        return f"elapsed {duration(self.elapsed_s)}{left}"
+        left = "remaining time unknown" if self.left_s is None else f"about {duration(self.left_s)} left"
+        return f"elapsed {duration(self.elapsed_s)}, {left}"
 
 
 class ProgressReader:
