@@ -120,13 +120,15 @@ def pids_of(folder: Path) -> list[int]:
 def _roots(folder: Path, processes: Mapping[int, "_Stat"]) -> set[int]:
     """The processes that show by themselves that they belong to the attempt."""
     identity, log = _identity(folder), os.path.realpath(folder / "log")
-    own = {pid for pid in processes if _variable(pid, _ID) == identity or _output_of(pid) == log} if identity else set()
     record = _read(folder / "process.json") or {}
     session, started = record.get("pid"), record.get("started")
+    known = isinstance(started, int) and _is_here(record)  # not before the start, nor on another machine
+    young = [pid for pid, stat in processes.items() if not known or stat.started >= started]  # the shim is the oldest
+    own = {pid for pid in young if _variable(pid, _ID) == identity or _output_of(pid) == log} if identity else set()
     leader = processes.get(session) if isinstance(session, int) else None
-    if not isinstance(started, int) or not _is_here(record) or (leader and leader.started != started):
-        return own  # before the start, of another machine, or the number belongs to another process now
-    return own | {pid for pid, stat in processes.items() if session in (pid, stat.session) and stat.started >= started}
+    if not known or (leader and leader.started != started):
+        return own  # or the number belongs to another process now
+    return own | {pid for pid in young if session in (pid, processes[pid].session)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,7 +309,7 @@ def _variable(pid: int, name: str) -> str:
 def _link(pid: int, name: str) -> str:
     """Where a link of /proc leads to; empty if it cannot be read."""
     try:
-        return str(Path(f"/proc/{pid}/{name}").readlink())
+        return os.readlink(f"/proc/{pid}/{name}")  # noqa: PTH115 (fast: called for every process)
     except OSError:
         return ""
 
