@@ -122,11 +122,11 @@ def _roots(folder: Path, processes: Mapping[int, "_Stat"]) -> set[int]:
     identity, log = _identity(folder), os.path.realpath(folder / "log")
     record = _read(folder / "process.json") or {}
     session, started = record.get("pid"), record.get("started")
-    known = isinstance(started, int) and _is_here(record)  # not before the start, nor on another machine
-    young = [pid for pid, stat in processes.items() if not known or stat.started >= started]  # the shim is the oldest
+    shim_start = started if isinstance(started, int) and _is_here(record) else 0  # 0: before it, or on another machine
+    young = [pid for pid, stat in processes.items() if stat.started >= shim_start]
     own = {pid for pid in young if _variable(pid, _ID) == identity or _output_of(pid) == log} if identity else set()
     leader = processes.get(session) if isinstance(session, int) else None
-    if not known or (leader and leader.started != started):
+    if not shim_start or (leader and leader.started != started):
         return own  # or the number belongs to another process now
     return own | {pid for pid in young if session in (pid, processes[pid].session)}
 
