@@ -101,7 +101,7 @@ class _Reading:
         places = self._file.tables(*map(str, place), "subsets", array=True)
         read = [self._part(f"{name}.subsets.{at[-1]}", at, waiting, common) for at in places] if common else []
         parts = tuple(part for part in read if part)
-        if common and not read:
+        if common and common.subsets == []:
             table = ".".join(map(str, (*place, "subsets")))
             self._note(place, "subsets", "must not be empty", "", f"add [[{table}]], or remove the key")
         if common is None or not parts or len(parts) < len(read):
