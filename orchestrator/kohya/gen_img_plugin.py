@@ -156,7 +156,7 @@ def load(network: Any, file: str) -> None:
         *(network.unet_ofts if hasattr(network, "unet_ofts") else network.unet_loras),
     ]
     before = [float(module.alpha) for module in modules]
-    # On the GPU: torch converts thousands of small tensors there faster than with CPU threads that other programs slow down.
+    # On the GPU: torch converts thousands of small tensors there faster than with CPU threads that others slow down.
     tensors = load_file(file, device=str(next(network.parameters()).device))
     network.load_state_dict(tensors, strict=True)  # strict: a missing tensor would keep the last file's weights
     for module, old in zip(modules, before, strict=True):
