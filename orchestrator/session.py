@@ -162,7 +162,7 @@ class Session:
             ctx = self.context(held, cluster=bool(cluster))
             if not cluster:
                 self._note_upgrade(runs, ctx)
-            self.listener.labels.update(labels([run.point for run in self.sweep.runs()]))
+            self._label_runs()
             try:
                 with (
                     self._notified(ctx) as notified,
@@ -173,6 +173,11 @@ class Session:
             finally:
                 self.listener.reported(self._report(if_outdated=True))
         return {run.point.name: state.status(run) for run in runs}
+
+    def _label_runs(self) -> None:
+        """Events name the runs of a frozen sweep by the dims that vary."""
+        if self.sweep.exists():
+            self.listener.labels.update(labels([run.point for run in self.sweep.runs()]))
 
     def _next_round(self) -> Session | None:
         """The session with one more seed, if the sweep is sequential and a question needs it; else None."""
@@ -238,6 +243,7 @@ class Session:
         gpus = self.preflight() if gpus is None else gpus
         with self.sweep.lock(), self.lock_gpus(self.sweep, gpus) as held:
             wanted, ctx = prepare(self.context(held, frozen=frozen))
+            self._label_runs()
             with self.listener.running(self.sweep, self.stop):
                 followup.run_all(wanted, ctx, lambda runs, other: sweep.run_sweep(runs, other, gpus=held))
         return all(state.status(one.run).state is State.FINISHED for one in wanted)

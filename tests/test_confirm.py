@@ -78,6 +78,7 @@ def test_the_best_runs_and_their_baseline_get_new_seeds(scored: World) -> None:
     before = products(scored)
     done = call(scored, "confirm", "grid", "--top", "2")
     assert done.exit_code == 0, done.output
+    assert "\nnetwork_dim 8: generate\n" in done.stderr, "runs are named by the dims that vary"
     assert products(scored) == before, "the runs' own files are unchanged"
     assert not list(scored.sweep.path.rglob(".thumbnails")), "no report shows these images"
     found = [one for one in summary.gather(scored.sweep) if one.confirmation]
