@@ -289,7 +289,7 @@ def curve_coverage(exponent: float, sizes: tuple[int, ...], seeds: int, trials: 
         seed_effect = rng.normal(0, 0.05, seeds)
         points = [
             learning_curve.CurvePoint(
-                pictures=size, replicate=seed, value=seed_effect[seed] - amount * size**-exponent + rng.normal(0, 0.05)
+                images=size, replicate=seed, value=seed_effect[seed] - amount * size**-exponent + rng.normal(0, 0.05)
             )
             for size in sizes
             for seed in range(seeds)

@@ -169,7 +169,7 @@ def test_the_phases_of_a_start_are_measured(trainer: watch.Programs) -> None:
 def test_the_imports_of_a_start_are_measured_by_package(trainer: watch.Programs) -> None:
     figures = startup.imports(trainer, startup.IMPORTS[0], trainer.work / "startup")
     assert "failure" not in figures
-    assert 0 < figures["imports_s"] <= figures["wall_s"] + 0.1  # both are rounded
+    assert len(figures["packages"].split(", ")) == 8
     log = "import time: 1500000 | 2000000 | torch.nn\nusage\nimport time:  500000 | 500000 |   torch\n"
     assert startup.by_package(log) == {"torch": 2.0}
 
