@@ -186,6 +186,8 @@ def test_an_oft_is_exported_with_key_names_that_comfyui_knows(finished, tmp_path
     [
         ({"lora_unet_a.lora_up.weight": (4, 2)}, 0.5, []),
         ({"lora_unet_a.hada_w1_a": (4, 2), "lora_unet_a.lokr_w1": (4, 4)}, 0.5, []),
+        ({"lora_unet_a.hada_t1": (4, 4, 3, 3)}, 1.0, []),
+        ({"lora_unet_a.lokr_t2": (4, 4, 3, 3)}, 1.0, ["train without use_tucker"]),
         ({"lora_unet_a.dora_scale": (1, 3)}, 1.0, []),
         ({"lora_unet_a.dora_scale": (4, 1)}, 1.0, ["A1111 applies this DoRA wrongly"]),
         ({"oft_unet_a.oft_blocks": (2, 3, 3)}, 1.0, []),

@@ -16,7 +16,7 @@ from orchestrator.kohya.outputs import safetensors_header
 from orchestrator.kohya.outputs.safetensors_header import Header
 
 COMPARED = "ComfyUI 0.20.1 and A1111 1.10.1"
-_PREFIX, _BLOCKS, _ALPHA, _NORMS = "oft_unet_", ".oft_blocks", ".alpha", ".dora_scale"
+_PREFIX, _BLOCKS, _ALPHA, _NORMS, _TUCKER = "oft_unet_", ".oft_blocks", ".alpha", ".dora_scale", ".lokr_t2"
 
 
 def deviations(header: Header, strength: float) -> Iterator[str]:
@@ -25,6 +25,8 @@ def deviations(header: Header, strength: float) -> Iterator[str]:
     if is_oft(header) and strength != 1:
         used = f"use {math.copysign(math.sqrt(abs(strength)), strength):.3g} instead of {strength:g} there"
         yield f"ComfyUI applies the strength of an OFT twice: {used}"
+    if any(name.endswith(_TUCKER) for name in shapes):
+        yield "ComfyUI fails at the layers of LoKr with Tucker tensors and omits them: train without use_tucker"
     if any(name.endswith(_NORMS) and shape[:1] != (1,) for name, shape in shapes.items()):
         yield (
             "A1111 applies this DoRA wrongly and ComfyUI approximately, because its norms are those of the outputs: "
