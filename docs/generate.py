@@ -32,8 +32,6 @@ _HEAD = """# Settings
 relative to it, and unknown keys are errors. `orchestrate schema` writes a JSON schema for editors.
 Commands on a sweep use the file with which it was started, unless `--settings` names another one.
 
-`docs/generate.py` writes this page from `orchestrator/config/schema.py`.
-
 | key or table | content |
 |---|---|
 | `runs` | the folder of all sweeps; required |
@@ -56,7 +54,7 @@ comparison.
 """
 _COMMANDS = """# Commands
 
-The help pages of all commands; `docs/generate.py` writes this page from them.
+This page has the text that `--help` prints for each command.
 """
 
 

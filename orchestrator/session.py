@@ -2,7 +2,7 @@
 
 from orchestrator.session import Session
 
-session = Session.open("orchestrate.toml", "grids/demo.toml")
+session = Session.open("orchestrate.toml", "grids/sweep-v3.toml")
 session.run()
 frame = session.results()
 """

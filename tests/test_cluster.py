@@ -269,7 +269,7 @@ def test_a_cluster_that_does_not_answer_is_reported(world: World) -> None:
 def test_the_commands_of_the_docs_work(lines: list[str], world: World) -> None:
     """Every command of docs/several-gpus.md, unchanged; each `ray start` starts a node on this machine."""
     (world.folder / "grids").mkdir()
-    world.grid.rename(world.folder / "grids" / "dims.toml")
+    world.grid.rename(world.folder / "grids" / "sweep-v3.toml")
     own, port = ray.util.get_node_ip_address(), str(free_port())
     with tempfile.TemporaryDirectory(prefix="ray-") as folder, contextlib.ExitStack() as machines:
         environ = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "RAY_TMPDIR": folder}
@@ -281,7 +281,7 @@ def test_the_commands_of_the_docs_work(lines: list[str], world: World) -> None:
             else:
                 done = subprocess.run(words, cwd=world.folder, env=environ, capture_output=True, text=True, check=False)
                 assert done.returncode == 0, done.stderr
-    assert {status(run).state for run in Sweep(world.folder / "runs" / "dims").runs()} == {State.FINISHED}
+    assert {status(run).state for run in Sweep(world.folder / "runs" / "sweep-v3").runs()} == {State.FINISHED}
 
 
 def free_port() -> int:

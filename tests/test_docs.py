@@ -50,12 +50,12 @@ IN_ORDER = (
 """The order in which a reader runs them."""
 
 STAND_FOR = {
-    "SWEEP": "dims",
-    "SWEEP...": "dims",
-    "demo": "dims",
+    "SWEEP": "sweep-v3",
+    "SWEEP...": "sweep-v3",
+    "demo": "sweep-v3",
     "BASE": "juggernautxl-v9",
     "persona": "portraits",
-} | dict.fromkeys(("G", "GRID", "my.toml", "grids/...", "grids/dims.toml"), "grids/sweep-v3.toml")
+} | dict.fromkeys(("G", "GRID", "my.toml", "grids/..."), "grids/sweep-v3.toml")
 """Values for placeholders."""
 
 MAKE_HERE = ("help", "plan-v3", "sweep-v3", "report-v3")
@@ -65,6 +65,9 @@ ON_A_CLUSTER = [
     line for line in pages.lines(ROOT / "docs" / "several-gpus.md") if line.startswith("ray ") or "--cluster" in line
 ]
 """tests/test_cluster.py runs these."""
+
+READERS = ("optimizers.toml", "ranks.toml", "smallest-rank.toml")
+"""Grids that the pages tell a reader to write."""
 
 _V3 = (ROOT / "grids" / "sweep-v3.toml").read_text(encoding="utf-8").replace("[1, 2, 3]", "[1]")
 _ONE_POINT = "[dims]\nnetwork_dim = [2]\n"
@@ -114,10 +117,9 @@ def small(world: World) -> World:
     (world.folder / "grids").mkdir()
     for name in ("other-people", "comfyui-output"):
         shutil.copytree(world.folder / "images", world.folder / name)
-    for name in ("dims.toml", "grids/sweep-v3.toml"):
-        (world.folder / name).write_text(_V3, encoding="utf-8")
-    for grid in (path for path in (ROOT / "grids").glob("*.toml") if path.name != "sweep-v3.toml"):
-        (world.folder / "grids" / grid.name).write_text(_ONE_POINT, encoding="utf-8")
+    for name in (*READERS, *(path.name for path in (ROOT / "grids").glob("*.toml"))):
+        text = _V3 if name in ("ranks.toml", "sweep-v3.toml") else _ONE_POINT
+        (world.folder / "grids" / name).write_text(text, encoding="utf-8")
     return world
 
 
@@ -186,9 +188,8 @@ def test_named_pages_exist(page):
 
 def test_named_grids_exist():
     named = {name for page in PAGES for name in re.findall(r"\bgrids/[\w-]+\.toml", page.read_text(encoding="utf-8"))}
-    named.discard("grids/dims.toml")  # any grid's place, in docs/design.md
     assert named
-    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+    assert {name for name in named if not (ROOT / name).exists()} == {f"grids/{name}" for name in READERS}
 
 
 @pytest.mark.parametrize("name", ["settings.md", "commands.md"])

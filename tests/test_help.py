@@ -65,7 +65,7 @@ def test_every_page_says_what_the_command_writes(words: str) -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ([], "Name a grid file: `orchestrate plan grids/demo.toml`."),
+        ([], "Name a grid file: `orchestrate plan grids/sweep-v3.toml`."),
         (["a.toml", "--grid", "b.toml"], "Name the grid once: as GRID or with --grid."),
     ],
 )

@@ -23,7 +23,7 @@ EXAMPLE = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "library.md").read_
 def test_the_documented_example_runs_a_sweep_and_prints_the_best_run(world: World, capsys) -> None:
     assert EXAMPLE
     (world.folder / "grids").mkdir()
-    world.grid.rename(world.folder / "grids" / "demo.toml")
+    world.grid.rename(world.folder / "grids" / "sweep-v3.toml")
     with chdir(world.folder):
         exec(EXAMPLE[1], {})
     last = capsys.readouterr().out.splitlines()[-1]

@@ -41,7 +41,7 @@ def grid(*, required: bool = True) -> Callable[[Callable[..., Any]], Callable[..
             grid_file = grid_argument or grid_option
             if required and grid_file is None:
                 name = click.get_current_context().info_name
-                raise click.UsageError(f"Name a grid file: `orchestrate {name} grids/demo.toml`.")
+                raise click.UsageError(f"Name a grid file: `orchestrate {name} grids/sweep-v3.toml`.")
             return command(grid_file=grid_file, **rest)
 
         return wrapper
@@ -61,7 +61,7 @@ def final(command: Callable[..., Any]) -> Callable[..., Any]:
             raise click.UsageError("--final trains the settings alone: name no grid.")
         if not final and not grid:
             name = click.get_current_context().info_name
-            raise click.UsageError(f"Name a grid file: `orchestrate {name} grids/demo.toml`.")
+            raise click.UsageError(f"Name a grid file: `orchestrate {name} grids/sweep-v3.toml`.")
         if seeds and not final:
             raise click.UsageError("--seeds belongs to --final; the seeds of a grid are in its [dims].")
         return command(final_seeds=(seeds or 3) if final else 0, **rest)

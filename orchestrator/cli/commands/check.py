@@ -23,7 +23,7 @@ def check(settings_file: Path, grid_file: Path | None, deep: bool, as_json: bool
     \b
     Example:
       orchestrate check
-      orchestrate check grids/demo.toml
+      orchestrate check grids/sweep-v3.toml
       orchestrate check --deep grids/sweep-v3.toml
 
     Writes nothing except cached faces and, with --deep, datasets below runs/. Exit code 4: not ready.

@@ -24,8 +24,8 @@ def plan(settings_file: Path, grid_file: Path | None, name: str, only: str, as_j
 
     \b
     Example:
-      orchestrate plan grids/demo.toml
-      orchestrate plan grids/demo.toml --only "network_dim=2*"
+      orchestrate plan grids/sweep-v3.toml
+      orchestrate plan grids/sweep-v3.toml --only "network_dim=16*"
 
     Writes nothing and starts nothing.
     """

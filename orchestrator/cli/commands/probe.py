@@ -34,9 +34,9 @@ def probe(settings_file: Path, grid_file: Path, only: str, retry: str | None, at
 
     \b
     Example:
-      orchestrate probe grids/demo.toml
-      orchestrate probe grids/demo.toml --colocate 3
-      orchestrate probe grids/demo.toml --speed
+      orchestrate probe grids/sweep-v3.toml
+      orchestrate probe grids/sweep-v3.toml --colocate 3
+      orchestrate probe grids/sweep-v3.toml --speed
 
     \b
     Writes:

@@ -37,7 +37,7 @@ def run(
 
     \b
     Example:
-      orchestrate run grids/demo.toml
+      orchestrate run grids/sweep-v3.toml
       orchestrate run --final
 
     \b
