@@ -211,19 +211,21 @@ def stop(folder: Path, grace_s: float, hurry: Callable[[], bool] = lambda: False
         what = f"runs on {host(folder)} and can only be stopped there"
         raise NotReady(Problem(what=what, where=str(folder), remedy="run the same command there, then Ctrl-C"))
     pids = pids_of(folder)
+    if not pids:
+        return
     for pipe in {_variable(pid, mps.PIPES) for pid in pids} - {""}:
         mps.terminate(pipe, pids)
     _signal_all(folder, signal.SIGTERM)
-    _wait_gone(folder, grace_s, hurry)
+    left = _wait_gone(folder, grace_s, hurry)
     for second in range(_UNKILLABLE_S):
-        refused = _signal_all(folder, signal.SIGKILL, even_shim=second > 0)
-        _wait_gone(folder, 1.0, lambda: False)
-        left = pids_of(folder)
         if not left:
             return
+        refused = _signal_all(folder, signal.SIGKILL, even_shim=second > 0)
+        left = _wait_gone(folder, 1.0, lambda: False)
         if second and refused:
             break
-    raise NotReady(_not_stopped(folder, left))
+    if left:
+        raise NotReady(_not_stopped(folder, left))
 
 
 _UNKILLABLE_S = 30
@@ -250,10 +252,12 @@ def _may_signal(pid: int) -> bool:
     return True
 
 
-def _wait_gone(folder: Path, seconds: float, hurry: Callable[[], bool]) -> None:
+def _wait_gone(folder: Path, seconds: float, hurry: Callable[[], bool]) -> list[int]:
+    """The processes that are left after so many seconds."""
     deadline = time.monotonic() + seconds
-    while pids_of(folder) and time.monotonic() < deadline and not hurry():
+    while (left := pids_of(folder)) and time.monotonic() < deadline and not hurry():
         time.sleep(0.05)
+    return left
 
 
 def _signal_all(folder: Path, number: signal.Signals, *, even_shim: bool = False) -> set[int]:
