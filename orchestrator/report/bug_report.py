@@ -1,6 +1,6 @@
 """The archive of `orchestrate bug-report`: records, versions and ends of logs, without images, texts and secrets.
 
-Captions, prompts and negative prompts become `[hidden]`, secrets their variable's name, home directories `~`. Links are
+Triggers, captions, prompts and negative prompts become `[hidden]`, secrets their variable's name, home directories `~`. Links are
 not followed.
 """
 
@@ -31,7 +31,7 @@ _LOG_BYTES = 64 * 1024
 _FILE_BYTES = 8 * 1024**2
 _TOTAL_BYTES = 64 * 1024**2
 _HIDDEN = "[hidden]"
-_TEXT_KEY = re.compile(r"prompt|caption(?!_extension)|^text$", re.IGNORECASE)
+_TEXT_KEY = re.compile(r"prompt|caption(?!_extension)|trigger$|^text$", re.IGNORECASE)
 _TEXT_LINE = re.compile(r"(?i)(prompt|caption)([^\n:=]{0,30}[:=]).*")
 """A log line with a prompt or caption."""
 
@@ -168,8 +168,9 @@ def _cleaner(settings: Settings, root: Path, environ: Mapping[str, str]) -> Clea
 
 
 def _texts(settings: Settings, root: Path) -> Iterator[str]:
-    """The lines of prompt files, captions of datasets, and texts of generated images, as far as they can be read."""
+    """The triggers, lines of prompt files, captions of datasets, and texts of generated images, as far as they can be read."""
     sources = [settings.generation.prompts, settings.generation.confirm_prompts]
+    yield from (one.trigger for one in (*settings.datasets.values(), *settings.loras.values()) if one.trigger)
     for dataset in settings.datasets.values():
         for part in dataset.parts:
             sources += part.image_dir.rglob(f"*{part.caption_extension}")

@@ -17,7 +17,7 @@ def bug_report(settings_file: Path, sweep: str, out: Path | None) -> None:
     """Write one redacted archive of a sweep for an issue tracker.
 
     It contains versions, the GPU, settings, records, and the last log lines of failed attempts. It contains no images,
-    captions, prompts, secrets or home directories. Read it before you publish it.
+    triggers, captions, prompts, secrets or home directories. Read it before you publish it.
 
     \b
     Example:

@@ -104,7 +104,7 @@ def generate(settings_file: Path, prompts: tuple[str, ...], count: int, seed: in
 
     \b
     Example:
-      orchestrate dataset generate persona/class --prompt "a woman" --count 36
+      orchestrate dataset generate persona/class --prompt "photo of a woman"
 
     \b
     Writes:
