@@ -61,7 +61,15 @@ def test_records_are_there_and_private_texts_are_not(world: World) -> None:
     assert "the last line" in found[logs[-1]]
     assert {Path(name).suffix for name in found} <= {".json", ".txt", ""}
     everything = "\n".join([*found, *found.values()])
-    for text in (SECRET, *PROMPTS, "ohwx person", "private caption", "of an older file", f"{Path.home()}/", "/home/somebody"):
+    for text in (
+        SECRET,
+        *PROMPTS,
+        "ohwx person",
+        "private caption",
+        "of an older file",
+        f"{Path.home()}/",
+        "/home/somebody",
+    ):
         assert text not in everything, text
     assert "left-out.txt" not in found
 
