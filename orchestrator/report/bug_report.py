@@ -170,7 +170,8 @@ def _cleaner(settings: Settings, root: Path, environ: Mapping[str, str]) -> Clea
 def _texts(settings: Settings, root: Path) -> Iterator[str]:
     """The triggers, lines of prompt files, captions of datasets, and texts of generated images, as far as they can be read."""
     sources = [settings.generation.prompts, settings.generation.confirm_prompts]
-    yield from (one.trigger for one in (*settings.datasets.values(), *settings.loras.values()) if one.trigger)
+    yield from (one.trigger for one in settings.datasets.values())
+    yield from (one.trigger for one in settings.loras.values())
     for dataset in settings.datasets.values():
         for part in dataset.parts:
             sources += part.image_dir.rglob(f"*{part.caption_extension}")
