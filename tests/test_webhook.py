@@ -1,5 +1,6 @@
 """Webhook notifications to a real HTTP server: messages, retries, malformed replies, redirects."""
 
+import contextlib
 import json
 import socket
 import threading
@@ -120,6 +121,38 @@ def test_a_malformed_reply_does_not_end_the_thread(reply):
     assert all("\n" not in line for line in failed)
 
 
+@pytest.mark.parametrize(
+    "reply", [b"HTTP/1.1 200 OK\r\na: b", b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 500 " + b"A" * 60000]
+)
+def test_an_endless_answer_ends_in_a_short_line(reply: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhook, "TIMEOUT_S", 0.3)
+    failed: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=drip, args=(listening, reply), daemon=True).start()
+        hook = Webhook(f"http://127.0.0.1:{listening.getsockname()[1]}/", failed.append, pauses_s=())
+        hook.send("end", "sweep with a \udcff", "first")
+        hook.close()
+    assert len(failed) == 1
+    assert len(failed[0]) < 400
+
+
+def drip(listening: socket.socket, reply: bytes) -> None:
+    """Repeat a reply until the client leaves."""
+    connection, _address = listening.accept()
+    with connection, contextlib.suppress(OSError):
+        while True:
+            connection.sendall(reply)
+            time.sleep(0.05)
+
+
+def test_messages_that_are_lost_at_the_end_are_reported(serve):
+    server, failed = serve(delay_s=1), []
+    hook = Webhook(server.url, failed.append)
+    hook.send("end", "s", "text")
+    hook.close(within_s=0.05)
+    assert failed == ["[notify] the webhook did not answer within 0.05 s; the last messages are lost"]
+
+
 def reply_with(listening: socket.socket, reply: bytes) -> None:
     for _ in range(2):
         connection, _address = listening.accept()
@@ -182,6 +215,8 @@ def test_the_answers_are_sent_before_the_end(world):
         "http://[::1",
         "http://a:b/",
         "https://me:hunter22@example.org/x",
+        "https://example.org/é",
+        "https://a..b/",
     ],
 )
 def test_only_web_addresses_are_accepted(world, url):

@@ -125,6 +125,7 @@ def _web_address(raw: str) -> str:
         url = urlsplit(raw)
         valid = url.scheme in ("http", "https") and bool(url.hostname) and (url.port or 1) and raw.isprintable()
         valid = valid and "@" not in url.netloc  # urllib would name the password in an error
+        valid = valid and raw.isascii() and bool(url.hostname and url.hostname.encode("idna"))
     except ValueError:  # http://[::1 and ports such as :x
         valid = False
     if not valid or " " in raw:

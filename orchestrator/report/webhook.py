@@ -17,8 +17,10 @@ from orchestrator.run.context import Listener
 from orchestrator.store.layout import Run
 
 TIMEOUT_S = 10.0
+"""For the whole answer: a server may send it byte by byte."""
 PAUSES_S = (1.0, 4.0)
 """Before the second and the third try."""
+_MAX_REASON = 300
 _HEADERS = {"Content-Type": "application/json", "User-Agent": "orchestrate"}
 """Some services, for example Discord, reject urllib's default user agent."""
 
@@ -36,12 +38,15 @@ class Webhook:
     def send(self, event: str, sweep: str, text: str) -> None:
         """Returns at once."""
         body = {"event": event, "sweep": sweep, "text": text, "content": text}
-        self._waiting.put(json.dumps(body, ensure_ascii=False).encode())
+        encoded = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")  # file names may have surrogates
+        self._waiting.put(encoded)
 
     def close(self, within_s: float = 2 * TIMEOUT_S) -> None:
         """Deliver the waiting messages, for at most this time."""
         self._waiting.put(None)
         self._thread.join(within_s)
+        if self._thread.is_alive():
+            self._failed(f"[notify] the webhook did not answer within {within_s:g} s; the last messages are lost")
 
     def _deliver(self) -> None:
         while (body := self._waiting.get()) is not None:
@@ -55,12 +60,20 @@ class Webhook:
 
 def _post(url: str, body: bytes) -> str:
     """The reason of a failure on one line; empty after success."""
+    reasons: list[str] = []
+    attempt = threading.Thread(target=lambda: reasons.append(_request(url, body)), daemon=True)
+    attempt.start()
+    attempt.join(TIMEOUT_S)
+    return reasons[0] if reasons else f"no complete answer within {TIMEOUT_S:g} s"
+
+
+def _request(url: str, body: bytes) -> str:
     try:
         request = urllib.request.Request(url, body, _HEADERS)  # noqa: S310 (settings: http(s))
         with urllib.request.build_opener(_NoRedirects).open(request, timeout=TIMEOUT_S):
             return ""
     except (OSError, ValueError, HTTPException) as error:
-        return redact(" ".join(str(error).split())) or type(error).__name__
+        return redact(" ".join(str(error).split()))[:_MAX_REASON] or type(error).__name__
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
