@@ -1,12 +1,14 @@
 """Removes secrets from texts before they are recorded, and from the environment of child processes."""
 
+import json
 import os
 import re
+from base64 import b64encode
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 _NAME = re.compile(
     r"KEY|TOKEN|SECRET|CREDENTIAL|AUTH|COOKIE|DSN|PASS(?!IVE|THR)|BEARER|JWT|SIGNATURE|WEBHOOK|_PWD$|(^|_)PATS?($|_)"
@@ -73,12 +75,15 @@ _KNOWN = (
 )
 """Formats of well-known secrets, each after strings of which one is in every match."""
 
-_HEADER = re.compile(r"(?i)(?<=authorization: )[^\r\n\"']+|(?<=bearer )[\w.~+/=-]{8,}")
+_HEADER = re.compile(r"(?i)(?:(?<=authorization: )|(?<=cookie: )(?=[\w.-]+=))[^\r\n\"']+|(?<=bearer )[\w.~+/=-]{8,}")
+
+_HEADER_HINTS = ("authorization: ", "cookie: ", "bearer ")
 
 _NAMED_HINTS = ("pass", "key", "token", "secret", "signature", "sig=")
 _NAMED = re.compile(
     r"""(?i)((?:(?:pass(?:word|wd|phrase)|(?:api|access|account|secret)[_-]?key|token|secret|signature)["']?\s*[=:]\s*"""
-    r"""|[?&](?:sig|key)=|--\w*(?:_key|token|password|secret)["']?,?\s+)["']?)(?!\[)[^\s&"',;)\]}]+"""
+    r"""|[?&](?:sig|key)=|--\w*(?:_key|token|password|secret)["']?,?\s+)["']?)(?!\[)"""
+    r"""(?:(?<=")[^"\r\n]+|(?<=')[^'\r\n]+|[^\s&"',;)\]}]+)"""
 )
 """A name, as in `token=...`, `"api_key": "..."`, `?sig=...` and `--wandb_api_key ...`, and its value."""
 
@@ -166,7 +171,7 @@ def _replace_known(text: str) -> str:
         if any(hint in text for hint in hints):
             text = pattern.sub(_hidden, text)
     lower = text.lower()
-    if "authorization: " in lower or "bearer " in lower:
+    if any(hint in lower for hint in _HEADER_HINTS):
         text = _HEADER.sub(_hidden, text)
     return _NAMED.sub(r"\1[hidden]", text) if any(hint in lower for hint in _NAMED_HINTS) else text
 
@@ -182,8 +187,10 @@ def _values(environ: tuple[tuple[str, str], ...]) -> "tuple[dict[str, str], re.P
     names: dict[str, str] = {}
     for name, value in environ:
         for secret in _secrets(name, value):
-            if len(secret) >= _SHORTEST:
-                names.setdefault(secret, name)
+            if len(secret) >= _SHORTEST:  # also as in addresses, Python, JSON and base64
+                encoded = b64encode(secret.encode("utf-8", "surrogateescape")).decode().rstrip("=")
+                for form in (secret, quote(secret, safe=""), repr(secret)[1:-1], json.dumps(secret)[1:-1], encoded):
+                    names.setdefault(form, name)
     return names, re.compile(_any_of(sorted(names, key=len, reverse=True))) if names else None
 
 

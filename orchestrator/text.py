@@ -3,13 +3,14 @@
 import difflib
 import re
 import time
+import unicodedata
 from collections.abc import Collection, Sequence
 
 _GIB = 1024**3
 _MAX_NAME_BYTES = 60
 _RESERVED_NAMES = ("calibration.json", "calibration.svg")
 """Files in the folder of all sweeps; others begin with a dot."""
-_DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
+_DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com[\d¹²³]|lpt[\d¹²³])(\..*)?")
 """Names that Windows reserves, with any suffix: exported files are copied there."""
 
 
@@ -51,18 +52,14 @@ def did_you_mean(name: str, known: Collection[str], otherwise: str = "remove it"
     return f"known here: {', '.join(sorted(known))}" if 0 < len(known) <= 20 else otherwise
 
 
-_FORMULA = re.compile(
-    r"[\t\n]|[\s\x00-\x1f\x7f\xad\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]*[=+\-@\uff1d\uff0b\uff0d\uff20]"
-)
-
-
 def escape_formula(cell: str) -> str:
     """A CSV cell that spreadsheets show as text: an apostrophe precedes what they would evaluate. Numbers stay.
 
-    Some spreadsheets remove spaces and invisible characters first, and convert full-width signs.
+    Some spreadsheets remove spaces and invisible characters first, and convert full-width and small signs.
     """
     cell = re.sub("\r\n?", "\n", cell)
-    if not _FORMULA.match(cell):
+    visible = next((letter for letter in cell if unicodedata.category(letter)[0] not in "CMZ"), "")
+    if not cell.startswith(("\t", "\n")) and unicodedata.normalize("NFKC", visible) not in {*"=+-@"}:
         return cell
     try:
         float(cell)

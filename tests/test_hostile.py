@@ -322,8 +322,10 @@ def test_any_checkpoint_is_verified_or_rejected_with_a_reason(
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("before", ["", " ", "\u00a0", "\u200b", "\ufeff", "\t", "\r", "\n", " \t"])
-@pytest.mark.parametrize("sign", ["=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20"])
+@pytest.mark.parametrize(
+    "before", ["", " ", "\u00a0", "\u200b", "\ufeff", "\t", "\r", "\n", " \t", "\ufe0f", "\U000e0001"]
+)
+@pytest.mark.parametrize("sign", ["=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20", "\ufe66"])
 def test_a_cell_is_no_formula(before: str, sign: str) -> None:
     assert text.escape_formula(f"{before}{sign}cmd|' /C calc'!A0").startswith("'")
 

@@ -1,7 +1,11 @@
 """Secrets do not reach records, reports or child processes."""
 
 import json
+from base64 import b64encode
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given, settings
@@ -105,6 +109,8 @@ def test_secrets_of_known_formats_are_redacted_without_a_variable(secret: str) -
         "Namespace(huggingface_token='{}', x=1)",
         "password: {}",
         "X-Api-Key: {}",
+        "password='a b {}'",
+        "Set-Cookie: sid={}; Path=/",
         "clone https://{}@github.com/x.git",
     ],
 )
@@ -132,6 +138,7 @@ def test_arguments_that_only_sound_secret_are_not_redacted() -> None:
         "sk-portrait-of-a-person-2024-01-version-2",
         "key-light from the left, skin-tone, task-oriented",
         "photo of ohwx person: a man at 12345678:30, https://huggingface.co/openai/clip-vit-large-patch14",
+        "a cookie: round, with chocolate",
         "train/1/output/lora-step00000100.safetensors",
         "--optimizer_args weight_decay=0.01 --network_args conv_dim=4",
         "2026-11-26T19:40:21.123456Z",
@@ -169,6 +176,14 @@ def test_a_record_is_written_without_secrets(tmp_path: Path, monkeypatch: pytest
     }
     records.write(path, {"argv": ["portraits", TOKEN]}, exact=True)
     assert records.read(path) == {"argv": ["portraits", TOKEN]}
+
+
+SPECIAL = "p/ss\" w\u00f6rd\\ 's"
+
+
+@pytest.mark.parametrize("encode", [partial(quote, safe=""), json.dumps, repr, lambda text: b64encode(text.encode())])
+def test_an_encoded_secret_is_redacted(encode: Callable[[str], object]) -> None:
+    assert "[MY_PASSWORD]" in redact(f"sent {encode(SPECIAL)}", {"MY_PASSWORD": SPECIAL})
 
 
 def test_a_multi_line_secret_is_redacted_line_by_line() -> None:

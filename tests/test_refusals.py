@@ -144,7 +144,8 @@ def test_a_name_that_escapes_the_runs_folder(here):
 
 
 @pytest.mark.parametrize(
-    "name", ["a\nb", "\u202egnp.exe", "x" * 61, "calibration.json", "NUL.txt", "com1", "$(id)", "a b", "-x", "=1"]
+    "name",
+    ["a\nb", "\u202egnp.exe", "x" * 61, "calibration.json", "NUL.txt", "com1", "COM¹", "$(id)", "a b", "-x", "=1"],
 )
 def test_a_bad_name_of_a_sweep_is_reported_as_such(here, name):
     with pytest.raises(InputError, match=f"the name {re.escape(repr(name))} (must|is reserved)"):

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterable
 from contextlib import chdir
@@ -28,7 +29,7 @@ from orchestrator.errors import Problem
 from orchestrator.evidence import configurations
 from orchestrator.evidence.summary import RunSummary
 from orchestrator.model import FaceStatus, Failure, Image, Params, Point, Progress, Result, Score, State
-from orchestrator.report import overview, results_view
+from orchestrator.report import overview, results_view, sweep_list
 from orchestrator.report import status as status_module
 from orchestrator.report.labels import labels
 from orchestrator.report.progress import ProgressReader
@@ -199,6 +200,29 @@ def test_list_shows_every_sweep_with_its_best_configuration(finished: World) -> 
     heading, row = invoke(finished, "list").stdout.splitlines()
     assert heading.split() == ["sweep", "state", "runs", "best", "similarity", "size", "last", "active"]
     assert row.split()[:3] == ["grid", "failed", "3/5"]
+
+
+@pytest.mark.parametrize(
+    ("record", "change"),
+    [
+        ("sweep.json", {"fingerprint": None}),
+        ("sweep.json", {"questions": [None]}),
+        ("sweep.json", {"points": [{"a": 1}]}),
+        ("sweep.json", {"design": "x"}),
+        ("sweep.json", {"margins": [1]}),
+        ("*/train/1/attempt.json", {"environment": {"gpu": 1}}),
+    ],
+)
+def test_a_damaged_sweep_does_not_hide_the_others(
+    finished: World, tmp_path: Path, record: str, change: dict[str, object]
+) -> None:
+    for name in ("good", "bad"):
+        shutil.copytree(finished.sweep.path, tmp_path / name)
+    for path in (tmp_path / "bad").glob(record):
+        path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    listed = {one.name: one.state for one in sweep_list.sweeps(tmp_path)}
+    assert listed["good"] == "failed"
+    assert listed["bad"].startswith("unreadable: cannot be read: its" if record == "sweep.json" else "failed")
 
 
 @pytest.mark.parametrize(("release", "opened"), [("6.6-microsoft-standard-WSL2", "windows"), ("6.6", "browser")])

@@ -173,7 +173,7 @@ def selection_split(found: Sequence[RunSummary]) -> SelectionSplit:
 
 def calibration(sweep: Sweep) -> tuple[CalibrationRecord | None, list[Problem]]:
     """The calibration that applies to this sweep; otherwise None and the reasons."""
-    return record.load_matching(layout.calibration(sweep.path.parent), sweep.record()["fingerprint"])
+    return record.load_matching(layout.calibration(sweep.path.parent), sweep.fingerprint())
 
 
 def rank_runs(found: Sequence[RunSummary], *, by_selection: bool = False) -> list[RunSummary]:

@@ -150,7 +150,7 @@ def _training(one: RunSummary, sweep: Sweep) -> Iterator[str]:
         named = {"module": origin["module"], "base model": origin["base_name"]}
         yield from (f"- {key} in its metadata: {code_span(text)}" for key, text in named.items() if text)
     yield f"- sweep: {escape_markdown(sweep.name)}, run {point.id}"
-    fingerprint = {_without_folder(key): value for key, value in sweep.record()["fingerprint"].items()}
+    fingerprint = {_without_folder(key): value for key, value in sweep.fingerprint().items()}
     yield from (f"- {escape_markdown(key)}: {code_span(value)}" for key, value in fingerprint.items())
     yield ""
     yield "| argument | value |"

@@ -22,16 +22,18 @@ The state of a run is derived from its records (store/state), never stored.
 import contextlib
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from orchestrator import files
 from orchestrator.errors import Conflict, NotReady, Problem
 from orchestrator.model import Checkpoint, Failure, Image, Point, Question, Result, SequentialDesign
 from orchestrator.store import locks, process, records
 from orchestrator.values import from_json
+
+_Made = TypeVar("_Made")
 
 STAGES = ("train", "select", "rank", "generate", "score")
 LORA_ORIGIN = "lora.json"
@@ -90,9 +92,7 @@ class Attempt:
         """What `close` has written; None before."""
         if not (self.path / "result.json").exists():
             return None
-        record = records.read(self.path / "result.json")
-        failure = record.pop("failure")
-        return Result(failure=Failure(failure) if failure else None, **record)
+        return records.parse(self.path / "result.json", _result_of)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +124,10 @@ class Run:
         """Raise NotReady when the folder is the one of another point: renamed, or a link to it."""
         if not (self.path / "point.json").exists():
             return
-        record = records.read(self.path / "point.json")
-        if record["id"] != self.point.id:
-            what = f"is the folder of the point {record['id']}, not {self.point.id}: it was renamed or is a link"
-            remedy = f"rename it to {record['name']} or move it out of the sweep's folder, then run the same command"
+        found, name = records.parse(self.path / "point.json", lambda record: (record["id"], record["name"]))
+        if found != self.point.id:
+            what = f"is the folder of the point {found}, not {self.point.id}: it was renamed or is a link"
+            remedy = f"rename it to {name} or move it out of the sweep's folder, then run the same command"
             raise NotReady(Problem(what=what, where=str(self.path), remedy=remedy))
 
     def confirmation(self, key: str) -> "Run":
@@ -185,10 +185,14 @@ class Run:
         return records.read(self.path / PRODUCTS[stage])
 
     def checkpoints(self) -> tuple[Checkpoint, ...]:
-        return tuple(Checkpoint(**record) for record in self.product("train")["checkpoints"])
+        return records.parse(
+            self.path / PRODUCTS["train"], lambda product: tuple(Checkpoint(**one) for one in product["checkpoints"])
+        )
 
     def generated_images(self, stage: str = "generate") -> tuple[Image, ...]:
-        return tuple(Image(**record) for record in self.product(stage)["images"])
+        return records.parse(
+            self.path / PRODUCTS[stage], lambda product: tuple(Image(**one) for one in product["images"])
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +225,13 @@ class Sweep:
     def record(self) -> dict[str, Any]:
         return records.read(self.path / "sweep.json")
 
+    def fingerprint(self) -> dict[str, str]:
+        """The hash of each input that the sweep was frozen with."""
+        return self._parse(lambda record: dict(record["fingerprint"].items()))
+
+    def _parse(self, make: Callable[[dict[str, Any]], _Made]) -> _Made:
+        return records.parse(self.path / "sweep.json", make)
+
     def freeze(self, record: Mapping[str, Any], *, grid: str, templates: Mapping[str, str]) -> None:
         """Write copies of the grid and the templates, then the record, which makes the folder a sweep."""
         self.path.mkdir(parents=True, exist_ok=True)
@@ -246,7 +257,7 @@ class Sweep:
 
     def runs(self) -> list[Run]:
         """Every run of the current grid in its order; some may have no folder yet."""
-        return [self.run(point_of(record)) for record in self.record()["points"]]
+        return self._parse(lambda record: [self.run(point_of(point)) for point in record["points"]])
 
     def dropped(self, points: Iterable[Point] | None = None) -> list[Path]:
         """The folders of runs that are not among `points` (default: the current grid), by name."""
@@ -259,17 +270,16 @@ class Sweep:
 
     def questions(self) -> list[Question]:
         """The questions of the current grid."""
-        found = self.record()["questions"]
-        return [Question(**{key: from_json(value) for key, value in record.items()}) for record in found]
+        return self._parse(lambda record: [_question_of(question) for question in record["questions"]])
 
     def design(self) -> SequentialDesign | None:
         """The rounds of training seeds, if the sweep is sequential."""
-        found = self.record().get("design")
-        return SequentialDesign(**found) if found else None
+        return self._parse(lambda record: SequentialDesign(**found) if (found := record.get("design")) else None)
 
     def margins(self) -> dict[str, float]:
         """Side effect -> the margin that settings or grid declare; without an entry it is the default."""
-        return {name: value for name, value in (self.record().get("margins") or {}).items() if value is not None}
+        declared = self._parse(lambda record: dict((record.get("margins") or {}).items()))
+        return {name: value for name, value in declared.items() if value is not None}
 
     def seeds_extended(self) -> bool:
         """Whether seeds were added after results were known, without a declared maximum."""
@@ -338,7 +348,7 @@ def _orphans_by_gpu(sweep: Sweep) -> dict[str, str]:
 
 def _open(record: Path) -> Run:
     """The run of a `point.json`."""
-    return Run(record.parent, point_of(records.read(record)))
+    return Run(record.parent, records.parse(record, point_of))
 
 
 def point_of(record: Mapping[str, Any]) -> Point:
@@ -347,6 +357,15 @@ def point_of(record: Mapping[str, Any]) -> Point:
         {key: from_json(value) for key, value in record.get(name, {}).items()} for name in ("params", "written")
     )
     return Point(**{**record, "params": params, "dims": tuple(record["dims"]), "written": written})
+
+
+def _question_of(record: Mapping[str, Any]) -> Question:
+    return Question(**{key: from_json(value) for key, value in record.items()})
+
+
+def _result_of(record: dict[str, Any]) -> Result:
+    failure = record.pop("failure")
+    return Result(failure=Failure(failure) if failure else None, **record)
 
 
 def calibration(runs: Path) -> Path:

@@ -103,9 +103,10 @@ def _trainer_versions(python: Path, _times: tuple[int, ...], python_path: str) -
 
 def comparable(record: Mapping[str, Any] | None) -> dict[str, str]:
     """What has to be equal for two attempts to be compared: GPU model, driver and versions; {} if it is unknown."""
-    if not record:
-        return {}
-    return {"GPU": record["gpu"], "driver": record["driver"], **record["versions"]}
+    match record:
+        case {"gpu": gpu, "driver": driver, "versions": dict(versions)}:
+            return {"GPU": gpu, "driver": driver, **versions}
+    return {}
 
 
 def differences(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:

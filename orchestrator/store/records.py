@@ -1,12 +1,14 @@
 """Records: JSON objects with a schema number, written once and atomically."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from orchestrator import files, redaction
 from orchestrator.errors import NotReady, OrchestrateError, Problem
+
+_Made = TypeVar("_Made")
 
 SCHEMA = 1
 
@@ -34,9 +36,22 @@ def read(path: Path) -> dict[str, Any]:
     try:
         record = dict(json.loads(files.read_text(path)))
     except (OSError, ValueError, TypeError, RecursionError) as error:
-        remedy = "move the run's folder out of the sweep's folder and run the sweep again"
-        raise OrchestrateError(Problem(what=f"cannot be read: {error}", where=str(path), remedy=remedy)) from error
+        raise _damaged(path, str(error)) from error
     if record.pop("schema", None) != SCHEMA:
         what, remedy = "was written by another version of orchestrate", "use the version that wrote it"
         raise OrchestrateError(Problem(what=what, where=str(path), remedy=remedy))
     return record
+
+
+def parse(path: Path, make: Callable[[dict[str, Any]], _Made]) -> _Made:
+    """What `make` makes of a record. Raises as `read`, also when a key is missing or a value has a wrong type."""
+    record = read(path)
+    try:
+        return make(record)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _damaged(path, f"its content is not as expected: {type(error).__name__}: {error}") from error
+
+
+def _damaged(path: Path, reason: str) -> OrchestrateError:
+    remedy = "move the run's folder out of the sweep's folder and run the sweep again"
+    return OrchestrateError(Problem(what=f"cannot be read: {reason}", where=str(path), remedy=remedy))
