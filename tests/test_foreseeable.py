@@ -67,6 +67,8 @@ def test_the_case_of_gui_names_is_one_message_for_each(errors):
         ("seed=1_network_dim=4", 1),
         ("resolution=1024,1024", 4),
         ("network_dim=*_seed=1-*", 2),
+        ("learning_rate=1e-4", 4),
+        ("network_dim=2_learning_rate=1e-04", 2),
     ],
 )
 def test_an_argument_selects_runs_without_a_wildcard(world, only, count):
@@ -79,6 +81,11 @@ def test_a_part_of_an_argument_selects_no_run(world):
     plan = world.plan()
     assert [point.params["network_dim"] for point in plan.points if grid.selects("network_dim=1", point)] == [1]
     assert not any(grid.selects("network_dim=", point) or grid.selects("network", point) for point in plan.points)
+
+
+def test_a_mistake_in_the_table_of_an_optimizer_is_one_message(errors):
+    found = errors('optimizer_type = "Lion"', sections="[optimizers.Lion]\nlr = 1e-4\n")
+    assert [problem.remedy for problem in found] == ["write learning_rate instead of lr"]
 
 
 # --- launcher and trackers --------------------------------------------------------------------------------------------

@@ -214,6 +214,25 @@ def test_quotes_comments_defaults_and_other_scripts_around_a_command_line(tmp_pa
     assert preset.dataset == {"image_dir": "/data/my photos/img"}
 
 
+@pytest.mark.parametrize("end", [" 2>&1 | tee log.txt", " && echo done", " > log.txt"])
+def test_a_command_line_ends_before_the_next_command(tmp_path, end):
+    line = 'python sdxl_train_network.py --network_module=networks.lora --keep_tokens_separator "|||" --sdpa' + end
+    arguments = presets.read(written(tmp_path, "a.sh", line), SCHEMA).arguments
+    assert (arguments.get("sdpa"), arguments["keep_tokens_separator"]) == (True, "|||")
+
+
+def test_a_command_line_from_a_log_has_line_breaks(tmp_path):
+    text = "@REM accelerate launch sdxl_train_network.py --seed 1\naccelerate launch\n --num_processes=1\n"
+    text += ' "./sdxl_train_network.py"\n --network_module=networks.lora\n --optimizer_args a=1 b=2\n --network_dim=8\n'
+    arguments = presets.read(written(tmp_path, "a.bat", text), SCHEMA).arguments
+    assert (arguments["network_dim"], arguments["optimizer_args"]) == (8, ("a=1", "b=2"))
+
+
+def test_a_backend_without_torch_compile_is_dropped(tmp_path):
+    text = '{"sdxl": true, "LoRA_type": "Standard", "network_dim": 8, "dynamo_backend": "tensorrt"}'
+    assert "dynamo_backend" in presets.read(written(tmp_path, "a.json", text), SCHEMA).dropped
+
+
 def test_a_command_line_whose_config_file_is_elsewhere_names_it(tmp_path):
     script = written(
         tmp_path, "a.sh", "accelerate launch sdxl_train_network.py --config_file /far/away.toml --seed 1\n"

@@ -44,6 +44,7 @@ def problems(**change: Value) -> list[Problem]:
 SAMPLES: dict[str, Value] = {
     "learning_rate": 1e-4, "unet_lr": 1e-4, "text_encoder_lr": 1e-4, "lr_scheduler": "cosine", "min_snr_gamma": 5.0,
     "optimizer_type": "AdamW8bit", "resolution": "1024,1024", "cache_text_encoder_outputs": True, "no_half_vae": True,
+    "v_parameterization": True, "zero_terminal_snr": True,
 }  # fmt: skip
 """A value that a user of a GUI would give to an argument that is renamed; 8 for all others."""
 
@@ -331,6 +332,12 @@ def test_valid_network_args_are_accepted(value: Value) -> None:
         ("LoRA_type", "Standard", 'network_module = "networks.lora"'),
         ("conv_dim", 8, 'add "conv_dim=..." to network_args'),
         ("loraplus_lr_ratio", 16, 'add "loraplus_lr_ratio=..." to network_args'),
+        ("weight_decay", 0.1, 'add "weight_decay=..." to optimizer_args'),
+        ("T_max", 100, 'add "T_max=..." to lr_scheduler_args'),
+        ("train_text_encoder", True, "remove it"),
+        ("fused_optimizer_groups", 10, "full fine-tuning"),
+        ("unset", ("sdpa",), "above the first table"),
+        ("lr_scheduler", "adafactor:1e-4", "remove it"),
         ("num_processes", 2, "one run uses one GPU"),
         ("sd3_clip_l", "x", "another model family"),
         ("flux1_cache_text_encoder_outputs", True, "another model family"),

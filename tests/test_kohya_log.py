@@ -249,6 +249,11 @@ def test_a_successful_process_has_no_cause(name: str) -> None:
             Failure.DATASET,
         ),
         ("SyntaxError: broken PNG file (chunk b'\\x00\\x00\\x00\\x00')", Failure.DATASET),
+        ("RuntimeError: cuDNN version incompatibility: compiled against (8, 9, 2)", Failure.BAD_CONFIG),
+        ("torch._inductor.exc.InductorError: RuntimeError: Failed to find C compiler.", Failure.BAD_CONFIG),
+        ("torch._dynamo.exc.Unsupported: Dynamo recompile limit exceeded", Failure.BAD_CONFIG),
+        ("IndexError: list index out of range", Failure.BAD_CONFIG),
+        ("UnboundLocalError: local variable 'text_encoder_conds' referenced before", Failure.BAD_CONFIG),
         ("RuntimeError: something new", Failure.UNKNOWN),
     ],
 )

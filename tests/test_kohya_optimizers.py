@@ -27,6 +27,13 @@ PRODIGY: Params = {"optimizer_type": "Prodigy", "learning_rate": 1.0}
 
 MIN_LR: Params = {"lr_scheduler": "cosine_with_min_lr"}
 PIECEWISE: Params = {"lr_scheduler": "piecewise_constant"}
+RESTARTS: Params = {"lr_scheduler_type": "CosineAnnealingWarmRestarts"}
+CYCLIC: Params = {"lr_scheduler_type": "CyclicLR"}
+LIMITS = ("base_lr=1e-5", "max_lr=1e-4")
+FIXED_STEP: Params = {
+    "optimizer_type": "Adafactor",
+    "optimizer_args": ("relative_step=False", "scale_parameter=False", "warmup_init=False"),
+}
 DECAY: Params = {"lr_scheduler": "warmup_stable_decay"}
 ONE_CYCLE: Params = {"lr_scheduler_type": "OneCycleLR"}
 
@@ -158,6 +165,16 @@ def test_rates_that_are_all_0_are_reported() -> None:
         ({"lr_scheduler_type": "torch.optim.lr_scheduler.StepLR"}, "lr_scheduler_type", "needs step_size"),
         ({"lr_scheduler_type": "ReduceLROnPlateau"}, "lr_scheduler_type", "needs the loss"),
         ({"lr_scheduler_type": "LambdaLR"}, "lr_scheduler_type", "Python object"),
+        ({"lr_scheduler_type": "LambdaLR", "lr_scheduler_args": ("lr_lambda=1",)}, "lr_scheduler_args", "object"),
+        ({"lr_scheduler_type": "SequentialLR"}, "lr_scheduler_type", "Python object"),
+        ({"lr_scheduler_args": ("milestones=[30,59]", "gamma=0.3")}, "lr_scheduler_args", "no gamma and no mile"),
+        ({**RESTARTS, "lr_scheduler_args": ("T_0=0", "T_mult=0")}, "lr_scheduler_args", "T_0 = 0 is no value"),
+        ({**RESTARTS, "lr_scheduler_args": ("T_0=1.5",)}, "lr_scheduler_args", "T_0 = 1.5 is no value"),
+        ({"lr_scheduler_type": "StepLR", "lr_scheduler_args": ("step_size=0",)}, "lr_scheduler_args", "1 or more"),
+        ({"lr_scheduler_type": "MultiStepLR", "lr_scheduler_args": ("milestones=9",)}, "lr_scheduler_args", "no value"),
+        ({**CYCLIC, "lr_scheduler_args": (*LIMITS, "mode='up'")}, "lr_scheduler_args", "no value"),
+        ({**CYCLIC, **FIXED_STEP, "lr_scheduler_args": LIMITS}, "lr_scheduler_args", "has none"),
+        ({**PIECEWISE, "lr_scheduler_args": ("step_rules='1:10:3'",)}, "lr_scheduler_args", "no value"),
         ({**ONE_CYCLE, "lr_scheduler_args": ("max_lr=1e-4",)}, "lr_scheduler_type", "total_steps"),
         (
             {**ONE_CYCLE, "lr_scheduler_args": ("max_lr=1e-4", "total_steps=10")},
@@ -183,6 +200,9 @@ def test_schedules_that_fail_are_reported(change: Params, key: str, what: str) -
     [
         {"lr_scheduler_type": "CosineAnnealingLR", "lr_scheduler_args": ("T_max=1000", "eta_min=1e-6")},
         {"lr_scheduler": "cosine_with_min_lr", "lr_scheduler_min_lr_ratio": 0.1},
+        {**RESTARTS, "lr_scheduler_args": ("T_0=2",)},
+        {**CYCLIC, "lr_scheduler_args": (*LIMITS, "mode='triangular2'")},
+        {**CYCLIC, **FIXED_STEP, "lr_scheduler_args": (*LIMITS, "cycle_momentum=False")},
         {"lr_scheduler": "cosine_with_restarts", "lr_scheduler_num_cycles": 3, "lr_warmup_steps": 0.05},
         {"lr_scheduler": "piecewise_constant", "lr_scheduler_args": ("step_rules='1:10,0.1:20,0.01'",)},
         {"lr_scheduler": "warmup_stable_decay", "lr_warmup_steps": 100, "lr_decay_steps": 0.2},
@@ -217,3 +237,10 @@ def test_a_cosine_that_rises_again_is_a_warning() -> None:
     for most, count in (("T_max=20", 1), ("T_max=100", 0)):
         found = lint.lint_points([{**half, "lr_scheduler_args": (most,)}])
         assert ["rises again" in one.what for one in found] == [True] * count
+
+
+def test_a_scheduler_that_replaces_the_learning_rates_is_a_warning() -> None:
+    cyclic = {**BASE, **CYCLIC, "lr_scheduler_args": LIMITS}
+    for rate, count in ((1e-4, 0), (3e-4, 1)):
+        found = lint.lint_points([{**cyclic, "learning_rate": rate}])
+        assert ["replaces every learning rate" in one.what for one in found] == [True] * count

@@ -1,5 +1,6 @@
 """Reads trainings of other tools: presets of the kohya_ss GUI, sd-scripts' config files, and command lines."""
 
+import itertools
 import json
 import re
 import tomllib
@@ -79,7 +80,7 @@ def _flat(table: Any) -> dict[str, Any]:
 
 def _command_line(text: str, schema: ArgumentSchema, path: Path) -> dict[str, Any]:
     """The arguments after the script's name. A --config_file beside the script is read first."""
-    joined = re.sub(r"[ \t]*[\\^`][ \t]*\r?\n", " ", text)
+    joined = re.sub(r"[ \t]*(?:[\\^`][ \t]*\n|\n[ \t]*(?=--\w))", " ", text)
     variables: dict[str, str] = dict(re.findall(_ASSIGNMENT, joined))
 
     def expanded(text: str, *, with_spaces: bool) -> str:
@@ -111,12 +112,14 @@ def _command_line(text: str, schema: ArgumentSchema, path: Path) -> dict[str, An
 
 
 _ASSIGNMENT = r"(?mi)^\s*(?:export\s+|set\s+\"?|\$)?(\w+)\s*=\s*[\"']?([^\"'\r\n#]*?)[\"']?\s*(?:#.*)?$"
-_COMMENT = r"(?i)\s*(?:#|::|rem\s|//)"
+_COMMENT = r"(?i)\s*(?:#|::|@?rem\s|//)"
+_OPERATOR = r"&&?|\|\|?|;|(?:\d|&)?(?:>>?|<).*"
 
 
 def _words(line: str) -> list[str]:
-    """The words of a command line without their quotes. Backslashes are kept: they are in Windows paths."""
-    words = re.findall(r"""(?:[^\s"']|"[^"]*"|'[^']*')+""", line)
+    """The words of a command, up to the next command, without their quotes. Backslashes are kept, for Windows paths."""
+    found = re.findall(r"""(?:[^\s"']|"[^"]*"|'[^']*')+""", line)
+    words = itertools.takewhile(lambda word: not re.fullmatch(_OPERATOR, word), found)
     return [re.sub(r"""\"([^\"]*)\"|'([^']*)'""", r"\1\2", word) for word in words]
 
 
@@ -314,7 +317,7 @@ def _reconcile(preset: Preset) -> None:
     drop("clip_skip", "it has no effect for SDXL")
     if given.get("max_token_length") == 75 or given.get("max_token_length") == "75":
         drop("max_token_length", "75 is sd-scripts' default")
-    if given.get("dynamo_backend") == "no":
+    if not given.get("torch_compile"):
         drop("dynamo_backend", "torch_compile is not set")
     preset.arguments.setdefault("network_module", "networks.lora")
     preset.arguments.setdefault("gradient_accumulation_steps", 1)

@@ -43,6 +43,9 @@ def issues(owner: str, signature: Signature, given: Mapping[str, object], sectio
 
     section: `optimizers` or `schedulers`, which `owner` is one of.
     """
+    if objects := [name for name in signature.required if signature.args[name] == "object"]:
+        yield f"{owner} needs a Python object as {objects[0]}, which cannot be written here", "use another one"
+        return
     for name, value in given.items():
         kind = signature.args.get(name)
         if kind is None:
@@ -55,9 +58,7 @@ def issues(owner: str, signature: Signature, given: Mapping[str, object], sectio
                 f'write it like "{name}={_example(kind)}"',
             )
     for name in signature.required:
-        if name not in given and signature.args[name] == "object":
-            yield f"{owner} needs a Python object as {name}, which cannot be written here", "use another one"
-        elif name not in given:
+        if name not in given:
             yield f"{owner} needs {name}", f'add "{name}=..." with {_noun(signature.args[name])}'
 
 

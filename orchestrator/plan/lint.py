@@ -42,10 +42,12 @@ def lint_points(points: Sequence[Point], grid: Grid, settings: Settings, lengths
     traps = [trap for trap in lint.lint_points(params, datasets=settings.datasets) if trap.key not in broken]
     found = [*wrong, *traps, *_lint_tracking(params, settings), *lint.lint_sweep(points, steps=lengths.steps(points))]
     of_fallbacks = [] if broken else _lint_fallbacks(params, {trap.what for trap in traps}, settings, accepted)
+    placed = _merged(_placed(found, grid, settings))
+    known = {one.where for one in placed}
     return [
-        *_merged(_placed(found, grid, settings)),
+        *placed,
         *_merged(of_fallbacks),
-        *_lint_tables(grid, settings, accepted),
+        *(one for one in _lint_tables(grid, settings, accepted) if one.where not in known),
         *_lint_resume(params, settings, lengths),
         *_lint_base_models(params, settings),
         *_lint_subsets(params, settings, accepted),

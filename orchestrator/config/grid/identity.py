@@ -1,5 +1,6 @@
 """What a point is called: its id from all of its params, its name from its dims."""
 
+import re
 import unicodedata
 from collections.abc import Collection, Iterable
 from fnmatch import fnmatchcase
@@ -36,7 +37,15 @@ def selects(pattern: str, point: Point) -> bool:
     if fnmatchcase(point.name, pattern) or fnmatchcase(point.id, pattern):
         return True
     labels = [f"{key}={_in_file_name(value)}" for key, value in point.params.items()] if "=" in pattern else []
-    return _consists_of(pattern, labels)
+    return _consists_of(re.sub(r"(?<==)[\d.]+(?:[eE][+-]?\d+)?(?=[_,]|$)", _as_in_names, pattern), labels)
+
+
+def _as_in_names(number: re.Match[str]) -> str:
+    """A number as names have it, `0.0001`, where a grid may say 1e-4; other texts unchanged."""
+    try:
+        return number[0] if number[0].isdecimal() else str(float(number[0]))
+    except ValueError:
+        return number[0]
 
 
 def _consists_of(text: str, labels: Collection[str]) -> bool:

@@ -61,6 +61,9 @@ def _intended(name: str) -> str:
         return f"write {gui_names()['renamed'][name]} instead of {name}"
     if any(name in table for table in key_values.NETWORK_ARGS.values()):
         return f'remove it, and add "{name}=..." to network_args'
+    for section, key in (("optimizers", "optimizer_args"), ("schedulers", "lr_scheduler_args")):
+        if any(name in found.args for found in signatures.table(section).values()) and name not in gui_names()["other"]:
+            return f'remove it, and add "{name}=..." to {key}'
     if name.startswith(tuple(gui_names()["other_models"]["names"])):
         return "remove it: it belongs to another model family, and orchestrate trains SDXL"
     return str(gui_names()["other"].get(name, ""))
@@ -207,6 +210,8 @@ _FULL_PATH = "name a class by its full path, package.module.Class"
 def _scheduler_issues(value: str) -> Iterator[tuple[str, str]]:
     if value not in values.SCHEDULERS:
         remedy = did_you_mean(value, values.SCHEDULERS, f"{_FULL_PATH}, in lr_scheduler_type")
+        if value.startswith("adafactor:"):
+            remedy = "remove it: sd-scripts sets it itself for Adafactor with relative_step=True"
         if signatures.find("schedulers", "torch", value):
             remedy = f'remove it, and set lr_scheduler_type = "{value}"'
         yield f'sd-scripts has no scheduler "{value}"', remedy

@@ -37,9 +37,7 @@ def _arguments(params: Params) -> Iterator[Problem]:
         for what, remedy in signatures.issues(optimizer.name, signature, rest, "optimizers"):
             yield error("optimizer_args", what, remedy)
     for name, value in rest.items():
-        numbers = value if isinstance(value, tuple | list) else (value,)
-        plain = [float(n) for n in numbers if isinstance(n, int | float) and not isinstance(n, bool)]
-        for what, remedy in ranges.issues("optimizer_args", name, plain):
+        for what, remedy in ranges.literal_issues("optimizer_args", name, value):
             yield error("optimizer_args", what, remedy)
     for conflicts, what, remedy in _CONFLICTS:
         if conflicts(optimizer, rest):
@@ -107,7 +105,8 @@ def _first(value: Value | None) -> float | None:
 
 def _rate_is_given(params: Params) -> Iterator[Problem]:
     if "learning_rate" not in params and "learning_rate" in _rates(params):
-        what = f"no learning_rate: sd-scripts uses {DEFAULT_RATE:g}, which is too low for a LoRA"
+        optimizer = optimizer_of(params).name
+        what = f"no learning_rate for {optimizer}: sd-scripts uses {DEFAULT_RATE:g}, which is too low for a LoRA"
         yield error("learning_rate", what, "set learning_rate (1e-4 for AdamW8bit, 1.0 for Prodigy)")
     elif (rates := _rates(params)) and not any(rates.values()) and not sets_own_rate(params):
         key = next((key for key in rates if key in params), "learning_rate")

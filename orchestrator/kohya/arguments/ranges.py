@@ -32,7 +32,7 @@ class Range:
 
 @cache
 def ranges(section: str) -> Mapping[str, Range]:
-    """The intervals of `arguments`, `network_args` or `optimizer_args` by name."""
+    """The intervals of `arguments`, `network_args`, `optimizer_args` or `lr_scheduler_args` by name."""
     written = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))[section]
     return {name: _parsed(text) for name, text in written.items()}
 
@@ -42,6 +42,13 @@ def _parsed(text: str) -> Range:
     if bounds is None:
         raise ValueError(f"{text} is not an interval")
     return Range(float(bounds[2]), float(bounds[3]), (bounds[1] == "[", bounds[4] == "]"))
+
+
+def literal_issues(section: str, name: str, value: object) -> Iterator[tuple[str, str]]:
+    """As `issues`, of a Python literal: one number or several; other values have no range."""
+    numbers = value if isinstance(value, tuple | list) else (value,)
+    plain = [float(one) for one in numbers if isinstance(one, int | float) and not isinstance(one, bool)]
+    return issues(section, name, plain)
 
 
 def issues(section: str, name: str, numbers: Iterator[float] | list[float]) -> Iterator[tuple[str, str]]:

@@ -1,10 +1,11 @@
 """Lint rules for the learning rate schedule. Source: sd-scripts v0.11.1, library.optimizer.get_scheduler_fix."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 
 from orchestrator.errors import Problem, error, warning
-from orchestrator.kohya import signatures
-from orchestrator.kohya.arguments import key_values
+from orchestrator.kohya import optimizers, signatures
+from orchestrator.kohya.arguments import key_values, ranges
 from orchestrator.kohya.optimizers import optimizer_of
 from orchestrator.kohya.signatures import Signature
 from orchestrator.model import Params
@@ -24,6 +25,19 @@ USED_BY = {
 _WITHOUT_WARMUP = ("constant", "adafactor", "piecewise_constant")
 
 _NEED_METRICS = ("ReduceLROnPlateau",)
+
+_FORMS: Mapping[str, tuple[str, str]] = {
+    "T_0": (r"[1-9]\d*", "100"),
+    "T_mult": (r"[1-9]\d*", "2"),
+    "total_steps": (r"[1-9]\d*|None", "{{ max_train_steps }}"),
+    "milestones": (r"[\[(]\d+(, \d+)*,?[\])]", "[100,200]"),
+    "mode": (r"triangular2?|exp_range", "'triangular'"),
+    "scale_mode": (r"cycle|iterations", "'cycle'"),
+    "anneal_strategy": (r"cos|linear", "'cos'"),
+    **dict.fromkeys(("warmup_type", "decay_type"), (r"linear|cosine|1-sqrt", "'cosine'")),
+    "step_rules": (r"([\d.e-]+:\d+,)*[\d.e-]+", "'1:100,0.1'"),
+}
+"""Patterns of the values that torch, transformers and diffusers accept for these arguments, each with an example."""
 
 
 def lint(params: Params, *, ignored: str) -> Iterator[Problem]:
@@ -104,6 +118,19 @@ def _arguments(params: Params, scheduler: str) -> Iterator[Problem]:
         what = f"sd-scripts passes {name} to {scheduler} itself, and fails at a second one"
         yield error("lr_scheduler_args", what, f"remove it, and set lr_scheduler_{name}")
         given.pop(name)
+    if (unknown := given.keys() - signature.args.keys()) and key == "lr_scheduler" and (one := _class_with(given)):
+        what, remedy = f"{scheduler} has no {' and no '.join(sorted(unknown))}", f'set lr_scheduler_type = "{one}"'
+        yield error("lr_scheduler_args", what, f"{remedy}, which has, or remove lr_scheduler_args")
+        return
+    for name, value in given.items():
+        pattern, example = _FORMS.get(name, ("", ""))
+        if pattern and name in signature.args and not re.fullmatch(pattern, str(value)):
+            what = f"{name} = {value!r} is no value that {scheduler} accepts"
+            yield error("lr_scheduler_args", what, f'write it like "{name}={example}"')
+            return
+        for what, remedy in ranges.literal_issues("lr_scheduler_args", name, value):
+            yield error("lr_scheduler_args", what, remedy)
+    yield from _momentum_and_rate(params, scheduler, given, signature)
     for what, remedy in signatures.issues(scheduler, signature, given, "schedulers"):
         where = "lr_scheduler_args" if "lr_scheduler_args" in params else key
         yield error(where, what, remedy.replace("add ", "set lr_scheduler_args with ") if where == key else remedy)
@@ -122,6 +149,37 @@ def _arguments(params: Params, scheduler: str) -> Iterator[Problem]:
     if isinstance(total, int) and total < _number(params, "max_train_steps"):
         what = f"{scheduler} ends after {total} steps, before the training: sd-scripts fails there"
         yield error("lr_scheduler_args", what, f"set total_steps={params['max_train_steps']}")
+
+
+def _class_with(given: Mapping[str, object]) -> str:
+    """The first class of torch that accepts these arguments; empty if there is none."""
+    return next(
+        (
+            path.removeprefix(_TORCH)
+            for path, found in signatures.table("schedulers").items()
+            if path.startswith(_TORCH) and set(found.required) <= given.keys() <= found.args.keys()
+        ),
+        "",
+    )
+
+
+def _momentum_and_rate(
+    params: Params, scheduler: str, given: Mapping[str, object], signature: Signature
+) -> Iterator[Problem]:
+    """What CyclicLR and OneCycleLR need of the optimizer, and the rates that they replace."""
+    optimizer = optimizer_of(params)
+    of_optimizer = optimizers.signature_of(optimizer)
+    cycles = "cycle_momentum" in signature.args and given.get("cycle_momentum", True)
+    if cycles and of_optimizer and not {"betas", "momentum"} & of_optimizer.args.keys():
+        what = f"{scheduler} changes the momentum, too, and {optimizer.name} has none: sd-scripts fails"
+        yield error("lr_scheduler_args", what, 'add "cycle_momentum=False"')
+    highest = given.get("max_lr")
+    other = [key for key in ("learning_rate", "unet_lr", "text_encoder_lr") if params.get(key, highest) != highest]
+    if highest and other:
+        what = f"{scheduler} replaces every learning rate by its max_lr = {highest}, so {other[0]} has no effect"
+        remove = [f"remove {key}" for key in other if key != "learning_rate"]
+        same = [f"set learning_rate = {highest}"] if "learning_rate" in other else []
+        yield warning("lr_scheduler_args", what, " and ".join([*same, *remove]))
 
 
 def _signature(params: Params, scheduler: str) -> Signature | None:

@@ -157,6 +157,7 @@ _CAPTION_PARTS = ("shuffle_caption", "caption_tag_dropout_rate", "token_warmup_s
 NEEDS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("keep_tokens", "keep_tokens_separator"), _CAPTION_PARTS),
     "token_warmup_min": ("token_warmup_step",),
+    "adaptive_noise_scale": ("noise_offset",),
     "multires_noise_discount": ("multires_noise_iterations",),
     "noise_offset_random_strength": ("noise_offset",),
     "ip_noise_gamma_random_strength": ("ip_noise_gamma",),

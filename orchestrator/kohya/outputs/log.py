@@ -21,7 +21,7 @@ _TOTAL = re.compile(r"total optimization steps[^:\r\n]{0,100}:[ ]{0,20}(\d{1,12}
 _PROMPT = re.compile(r"prompt (\d{1,9})/(\d{1,9}):")
 _EXCEPTION = re.compile(
     r"^(?:(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:Error|Exception|Invalid|Interrupt|Timeout|BadZipFile|StopIteration)"
-    r"|[A-Za-z_]\w*\.(?:error|gaierror|timeout))(?::|$)"
+    r"|[A-Za-z_]\w*\.(?:error|gaierror|timeout)|torch\._\w+(?:\.\w+)*\.[A-Z]\w*)(?::|$)"
 )
 _FRAME = re.compile(r"^([ \t]{0,20}File \"[^\"\n]{1,500}\", line \d{1,9}.{0,500})\n[ \t]{1,200}\S.*$", re.MULTILINE)
 _RICH = re.compile(r"(?:\d{4}-\d\d-\d\d \d\d:\d\d:\d\d )?(?:INFO|WARNING|ERROR) (.*?)(?: \w+\.py:\d+)?")
@@ -42,6 +42,10 @@ _CAUSES = {Failure(cause): re.compile("|".join(found)) for cause, found in _MESS
 _OOM_IF_FULL = re.compile("|".join([*_MESSAGES["oom"], *_MESSAGES[_FULL]]))
 _WARNING = re.compile(r"\bWARNING\b|Warning: |^\[?W\d|^\[W |^wandb: ")
 _CHAINED = re.compile(r"During handling of the above exception|the direct cause of the following exception")
+_OF_ARGUMENTS = re.compile(
+    r"(?:[\w.]+\.)?(?:Assertion|Attribute|Index|Key|Name|NotImplemented|Type|UnboundLocal|Value|ZeroDivision|\w*Decode)Error"
+)
+"""Python errors that mean, before the first step, that the arguments did not fit together."""
 _QUOTED = 3
 """Lines of an unknown failure without an error message that are quoted."""
 _SIGNALS = {
@@ -214,10 +218,7 @@ def _by_shape(lines: list[str], text: str, exit_code: int | None) -> tuple[Failu
     reason = _reason(lines, errors[-1]) if errors else f"exit code {exit_code}{quoted}"[:_REASON_LENGTH]
     progress = read_progress(text)
     started = progress is not None and progress.step > 0
-    if exit_code == 2 or (
-        not started
-        and re.match(r"([\w.]+\.)?(Assertion|Attribute|Key|Name|Type|Value|\w*Decode|NotImplemented)Error", reason)
-    ):
+    if exit_code == 2 or (not started and _OF_ARGUMENTS.match(reason)):
         return Failure.BAD_CONFIG, reason
     return Failure.UNKNOWN, reason
 
