@@ -168,7 +168,7 @@ def _cleaner(settings: Settings, root: Path, environ: Mapping[str, str]) -> Clea
 
 
 def _texts(settings: Settings, root: Path) -> Iterator[str]:
-    """The triggers, lines of prompt files, captions of datasets, and texts of generated images, as far as they can be read."""
+    """Triggers, lines of prompt files, captions, and texts of generated images, as far as they can be read."""
     sources = [settings.generation.prompts, settings.generation.confirm_prompts]
     yield from (one.trigger for one in settings.datasets.values())
     yield from (one.trigger for one in settings.loras.values())
