@@ -3,7 +3,7 @@
     python -m benchmarks.early_stop FOLDER            # a grid with bad runs on the miniature, with and without (20 min)
     python -m benchmarks.early_stop --simulate 500    # simulated sweeps of each kind (minutes)
 
-Prints the tables of docs/evidence.md.
+Prints the tables of docs/statistics.md.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Coverage and error rates of the verdicts in simulations:  python -m benchmarks.evidence_simulation
 
-Prints the tables of docs/evidence.md from 2,000 simulated sweeps each (minutes on one core); `--sweeps 200` is quick.
+Prints the tables of docs/statistics.md from 2,000 simulated sweeps each (minutes on one core); `--sweeps 200` is quick.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
 EMBEDDINGS.npz contains an array `person_K` of shape (photos, width) for each person; other arrays are ignored. For each
 person and each number of references and training images, 200 random splits into references, training images and unseen
-photos give these shares (docs/evidence.md):
+photos give these shares (docs/statistics.md):
 
 false_copying         runs of up to twelve unseen photos that are flagged as copies
 false_copying_blends  runs of averages of six training faces that are flagged

@@ -84,7 +84,8 @@ crop = {{ crop_region = "face", smallest = 32 }}
 
 
 def filled_in(line: str) -> str:
-    program, command, *rest = [word.strip("[]") for word in shlex.split(line)]
+    """Without placeholders, and without what the shell does with the output."""
+    program, command, *rest = [word.strip("[]") for word in shlex.split(line.partition(" > ")[0])]
     return shlex.join([program, command, *(STAND_FOR.get(word, word) for word in rest)])
 
 
