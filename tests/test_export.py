@@ -6,6 +6,7 @@ import re
 import shutil
 from contextlib import chdir
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -98,6 +99,13 @@ def test_the_best_run_is_exported_with_card_workflow_and_prompt(finished):
         '---\ntags: [text-to-image, lora, stable-diffusion-xl]\ninstance_prompt: "ohwx person"\n---\n'
     )
     assert str(finished.folder) not in text, "no folders of this machine"
+
+
+def test_the_front_matter_of_a_card_has_no_halves_of_characters(monkeypatch):
+    """YAML reads the two escapes that JSON writes for one emoji as two invalid characters."""
+    monkeypatch.setattr(model_card, "_trigger", lambda *_: 'ohwx \U0001f600 "x"')
+    lines = list(islice(model_card._usage(None, "name", None, ()), 3))
+    assert lines[2] == 'instance_prompt: "ohwx \U0001f600 \\"x\\""'
 
 
 def test_a_command_uses_the_settings_that_the_sweep_was_started_with(finished, tmp_path):

@@ -145,7 +145,7 @@ def test_a_prompt_is_plain_text_or_rejected(prompt: str) -> None:
 
 # --- what lies in the folders -----------------------------------------------------------------------------------------
 
-NAMES = st.binary(min_size=1, max_size=30).filter(lambda raw: not set(raw) & set(b"/\0") and raw not in (b".", b".."))
+NAMES = st.binary(min_size=1, max_size=30).filter(lambda raw: not set(raw) & set(b"/\0") and raw[:1] != b".")
 
 
 @few

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 from click.testing import Result as Called
@@ -29,7 +30,7 @@ from orchestrator.errors import Problem
 from orchestrator.evidence import configurations
 from orchestrator.evidence.summary import RunSummary
 from orchestrator.model import FaceStatus, Failure, Image, Params, Point, Progress, Result, Score, State
-from orchestrator.report import overview, results_view, sweep_list
+from orchestrator.report import overview, results_csv, results_view, sweep_list
 from orchestrator.report import status as status_module
 from orchestrator.report.labels import labels
 from orchestrator.report.progress import ProgressReader
@@ -174,6 +175,11 @@ def test_results_in_every_form(finished: World) -> None:
     assert seeds == ["1", "1", "2", "2", ""]
     table = invoke(finished, "results", "grid", "--columns", "configuration,images").stdout
     assert table.splitlines()[0].split() == ["configuration", "images"]
+
+
+def test_a_printed_table_has_no_formula() -> None:
+    frame = pd.DataFrame({"params_metadata_author": ["=HYPERLINK(1)"], "gain": [-0.5]})
+    assert results_csv.text(frame).splitlines()[1] == "'=HYPERLINK(1),-0.5"
 
 
 def test_an_unknown_column_has_a_suggestion(finished: World) -> None:

@@ -3,6 +3,7 @@
 import json
 import shutil
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -212,6 +213,12 @@ def test_a_state_whose_first_step_the_trainer_rejects_is_not_used(tmp_path: Path
     segment = resume.ResumeSegment(epoch=0, folder=tmp_path)
     found = [resume.continue_from(segment, "lora", 1, {"max_train_steps": steps}) for steps in (5, 6, 7, 8)]
     assert found == [None, None, (4, 1), (4, 0)]
+
+
+def test_a_zip_file_without_members_is_not_whole(tmp_path: Path) -> None:
+    """A block of zeros over the counts at its end hides all members."""
+    zipfile.ZipFile(tmp_path / "optimizer.bin", "w").close()
+    assert not resume._is_whole_zip(tmp_path / "optimizer.bin")
 
 
 def zero(path: Path) -> None:

@@ -188,10 +188,10 @@ def _is_complete(state: Path) -> bool:
 
 
 def _is_whole_zip(path: Path) -> bool:
-    """Whether every member of a zip file (the format of `torch.save`) has its checksum."""
+    """Whether a zip file (the format of `torch.save`) has members, each with its checksum."""
     try:
         with open_regular(path) as file, zipfile.ZipFile(file) as members:
-            return members.testzip() is None
+            return bool(members.namelist()) and members.testzip() is None
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, NotImplementedError, RuntimeError, EOFError):
         return False
 

@@ -41,7 +41,7 @@ def _usage(one: RunSummary, name: str, settings: Settings, loading: Sequence[str
     trigger = escape_markdown(words) or "as in the captions"
     yield "---"
     yield "tags: [text-to-image, lora, stable-diffusion-xl]"
-    yield from ([f"instance_prompt: {json.dumps(words)}"] if words else [])
+    yield from ([f"instance_prompt: {json.dumps(words, ensure_ascii=False)}"] if words else [])
     yield "---"
     yield ""
     yield f"# {escape_markdown(name)}"

@@ -261,9 +261,14 @@ def document() -> str:
     return f"{_INTRODUCTION}\n| column | meaning |\n|---|---|\n{rows}{_OTHER_TABLES}"
 
 
-def _save(frame: pd.DataFrame, path: Path) -> Path:
+def text(frame: pd.DataFrame) -> str:
+    """The table as CSV whose texts are safe in spreadsheets."""
     safe = frame.map(lambda value: escape_formula(value) if isinstance(value, str) else value)
-    files.write_text(path, safe.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+    return str(safe.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+
+
+def _save(frame: pd.DataFrame, path: Path) -> Path:
+    files.write_text(path, text(frame))
     return path
 
 

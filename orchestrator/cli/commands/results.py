@@ -36,7 +36,7 @@ def results(settings_file: Path, sweep: str, by: str, sort: str, columns: str, a
     from orchestrator.cli import results_table
     from orchestrator.config import settings
     from orchestrator.evidence import summary
-    from orchestrator.report import answers, json_output, results_view
+    from orchestrator.report import answers, json_output, results_csv, results_view
     from orchestrator.report import labels as report_labels
 
     if as_json and as_csv:
@@ -49,7 +49,7 @@ def results(settings_file: Path, sweep: str, by: str, sort: str, columns: str, a
     if as_json:
         console.result(json_output.results(read.sweep.name, by, frame))
     elif as_csv:
-        console.result(frame.to_csv(index=False, float_format="%.6g", lineterminator="\n").rstrip())
+        console.result(results_csv.text(frame).rstrip())
     elif by == "config" and not named and not sort:
         console.page(results_table.summary(read, answers.answer_questions([read])[0]))
     else:
