@@ -177,6 +177,12 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "b.json"]
 
 
+def test_a_copy_of_a_grid_with_another_name_is_ignored(tmp_path: Path) -> None:
+    for name in ("grid-10.toml", "grid-2.toml", "grid-2 (copy).toml", "grid-old.toml"):
+        (tmp_path / name).touch()
+    assert [path.name for path in Sweep(tmp_path).grids()] == ["grid-2.toml", "grid-10.toml"]
+
+
 def test_a_record_of_another_schema_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"schema": 2}')
     with pytest.raises(OrchestrateError, match="was written by another version"):

@@ -39,7 +39,10 @@ def sweeps(runs: Path) -> list[ListedSweep]:
 
 def _listed(sweep: Sweep) -> ListedSweep:
     stats = list(_stats(sweep.path))
-    size, age = sum(one.st_size for one in stats), max(0.0, time.time() - max(one.st_mtime for one in stats))
+    size, age = (
+        sum(one.st_size for one in stats),
+        max(0.0, time.time() - max((one.st_mtime for one in stats), default=0.0)),
+    )
     try:
         read = summary.read(sweep)
     except OrchestrateError as error:
@@ -70,8 +73,8 @@ def _state(sweep: Sweep, states: Counter[State], runs: int) -> str:
 
 
 def _stats(folder: Path) -> Iterator[os.stat_result]:
-    """Of all files; a running sweep may remove some meanwhile."""
+    """Of all readable files; a running sweep may remove some meanwhile."""
     for path in folder.rglob("*"):
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             if not path.is_dir():
                 yield path.lstat()

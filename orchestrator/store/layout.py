@@ -245,7 +245,8 @@ class Sweep:
 
     def grids(self) -> list[Path]:
         """Copies of the grids that the sweep was run with, oldest first."""
-        return sorted(self.path.glob("grid-*.toml"), key=lambda path: int(path.stem.partition("-")[2]))
+        numbers = {path: path.stem.partition("-")[2] for path in self.path.glob("grid-*.toml")}
+        return sorted((path for path in numbers if numbers[path].isdecimal()), key=lambda path: int(numbers[path]))
 
     def run(self, point: Point) -> Run:
         return Run(self.path / point.name, point)
