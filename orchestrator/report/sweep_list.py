@@ -41,7 +41,7 @@ def _listed(sweep: Sweep) -> ListedSweep:
     stats = list(_stats(sweep.path))
     size, age = (
         sum(one.st_size for one in stats),
-        max(0.0, time.time() - max((one.st_mtime for one in stats), default=0.0)),
+        max(0.0, time.time() - max((one.st_mtime for one in stats), default=time.time())),
     )
     try:
         read = summary.read(sweep)
