@@ -80,6 +80,11 @@ def test_a_folder_of_unused_files_alone_is_an_error_that_names_them(make: Make) 
     assert error[1].startswith("contains no images")
 
 
+def test_a_missing_folder_is_one_problem(tmp_path: Path) -> None:
+    (one,) = found(Dataset(name="portraits", image_dir=tmp_path / "absent", trigger="x"))
+    assert one[1].startswith("there is no such folder")
+
+
 def test_two_images_of_one_name_are_refused(make: Make) -> None:
     ((severity, text),) = found(make({"a.jpg": None, "a.png": None, "a.txt": "ohwx person"}))
     assert severity is ERROR

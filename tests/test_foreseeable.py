@@ -88,6 +88,36 @@ def test_a_mistake_in_the_table_of_an_optimizer_is_one_message(errors):
     assert [problem.remedy for problem in found] == ["write learning_rate instead of lr"]
 
 
+@pytest.mark.parametrize(
+    ("line", "remedy"),
+    [
+        ("shuffle_caption = True", "lower case"),
+        ("max_grad_norm = None", "remove the line"),
+        ("noise_offset = .5", "both sides of the point"),
+        ("seed: 1", "equals sign"),
+        ("seed = 1,", "remove the comma"),
+        ("optimizer_type = AdamW", "text in quotes"),
+        ('noise_offset = ".05"', "write 0.05 without quotes"),
+    ],
+)
+def test_a_line_as_other_programs_write_it_has_its_own_remedy(errors, line, remedy):
+    (found,) = errors(line)
+    assert remedy in found.remedy
+
+
+def test_a_wrong_rank_is_not_reported_for_the_alpha_that_follows_it(world):
+    world.ask("[fixed]\nnetwork_dim = 0\n")
+    with pytest.raises(InputError) as refused:
+        world.plan()
+    assert [problem.key for problem in refused.value.problems] == ["network_dim"]
+
+
+def test_an_argument_at_the_top_of_a_grid_belongs_below_a_table(world):
+    world.ask("network_dim = [4, 8]\n")
+    with pytest.raises(InputError, match=r"below \[dims\]"):
+        world.plan()
+
+
 # --- launcher and trackers --------------------------------------------------------------------------------------------
 
 

@@ -141,7 +141,10 @@ class File:
         self.note(place, f"{toml_repr(place[-1])} is missing", remedy=f"add `{place[-1]} = ...` to {table}")
 
     def _note_unknown(self, place: Place, known: Collection[str]) -> None:
-        self.note(place, f"unknown key {toml_repr(place[-1])}", remedy=did_you_mean(str(place[-1]), known))
+        remedy = did_you_mean(str(place[-1]), known)
+        if "dims" in known and remedy.startswith("known"):
+            remedy = f"write an argument below [dims], as a list, or below [fixed]; {remedy}"
+        self.note(place, f"unknown key {toml_repr(place[-1])}", remedy=remedy)
 
     @cached_property
     def _lines(self) -> dict[Place, int]:
@@ -173,7 +176,7 @@ def read(path: Path) -> File:
         what, _, at = str(error).partition(" (at ")
         line = re.search(r"line (\d+)", at)
         place = at.rstrip(")").partition(", ")[2] if line else at.rstrip(")")
-        remedy = "write text in quotes, a list in [ ]"
+        remedy = _remedy(raw.decode("utf-8").splitlines()[int(line[1]) - 1] if line else "")
         if "table declaration" in what:
             remedy = "write a table as [NAME], an array of tables as [[NAME]], on its own line"
         if "hex value" in what or "Unescaped" in what:
@@ -185,6 +188,22 @@ def read(path: Path) -> File:
     except ValueError:  # Python's limit of digits
         remedy = "write a number of at most 64 bits"
         raise refused("has a number with thousands of digits", remedy, _line_with(rb"[0-9_]{999,}", raw)) from None
+
+
+_MISTAKES = (
+    (r"=.*\bTrue\b|=.*\bFalse\b", "write true and false in lower case"),
+    (r"=.*\b(None|null|nil)\b", "remove the line: a missing key has its default"),
+    (r"=.*(?<![\w.])[+-]?(\.\d|\d+\.(?!\d))", "write digits on both sides of the point, 0.5"),
+    (r"^\s*[\w.-]+\s*:", "write `key = value`, with an equals sign"),
+    (r",\s*(#.*)?$", "remove the comma at the end of the line"),
+)
+
+
+def _remedy(line: str) -> str:
+    """How to correct a line that is not TOML."""
+    unquoted = re.sub(r"\"[^\"]*\"|'[^']*'", "", line)
+    found = (remedy for pattern, remedy in _MISTAKES if re.search(pattern, unquoted))
+    return next(found, "write text in quotes, a list in [ ]")
 
 
 def dotted(place: Place) -> str:

@@ -66,6 +66,8 @@ def _broken(wrong: Iterable[Problem]) -> set[str]:
         for problem in wrong
         if (match := re.search(r"^(?:did you mean|write) (\w+)(?:\?| instead)", problem.remedy))
     }
+    if "network_dim" in keys:
+        keys.add("network_alpha")  # often an expression of it
     if keys & {"optimizer_type", "optimizer_args"}:
         keys |= {*inheritance.OF_OPTIMIZER, "lr_scheduler", "lr_warmup_steps", "network_args"}
     return keys

@@ -77,8 +77,11 @@ class Rules:
         self._problems[Problem(what=what, where=rule.where, key=f"{rule.key}.{key}", remedy=remedy)] = None
 
 
+_CHANGE = "match values that a point has together, or remove the rule"
+
+
 def _does_nothing(rule: When | Exclude, known: Collection[str]) -> Problem:
     wanted = ", ".join(f"{key} = {toml_repr(value)}" for key, value in rule.match.items())
     unknown = [key for key in rule.match if key not in known]
-    remedy = did_you_mean(unknown[0], known, "no point sets it") if unknown else "no point has these values together"
+    remedy = did_you_mean(unknown[0], known, "remove it: no point sets it") if unknown else _CHANGE
     return Problem(what=f"no point has {wanted}", where=rule.where, key=rule.key, remedy=remedy)

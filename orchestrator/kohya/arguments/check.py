@@ -145,6 +145,9 @@ def _noun(value: Value) -> str:
     return "a list"
 
 
+_TOML_NUMBER = r"[+-]?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?"
+
+
 def _retyped(kind: Kind, value: Value) -> str:
     """How to write the value as `kind`, where there is one way to."""
     try:
@@ -158,7 +161,8 @@ def _retyped(kind: Kind, value: Value) -> str:
             case Kind.INT_OR_FLOAT, str() if re.fullmatch(r"\d\d?(\.\d+)?%", value.strip()):
                 return f"write {float(value.strip()[:-1]) / 100:g}, a share of all steps"
             case ((Kind.FLOAT | Kind.INT | Kind.INT_OR_FLOAT), str()) if math.isfinite(float(value)):
-                return f"write {value.strip()} without quotes"
+                number = value.strip() if re.fullmatch(_TOML_NUMBER, value.strip()) else f"{float(value):g}"
+                return f"write {number} without quotes"
     except (ValueError, OverflowError):
         pass
     return f"write {_ARTICLES[kind]}"
