@@ -76,6 +76,11 @@ def test_an_argument_selects_runs_without_a_wildcard(world, only, count):
     assert len(world.plan().runs(only)) == count
 
 
+def test_a_text_that_looks_like_a_number_is_selected_as_written(world):
+    world.ask('[dims]\nmetadata_title = ["1.10", "1.1"]\n')
+    assert len(world.plan().runs("metadata_title=1.10")) == 1
+
+
 def test_a_part_of_an_argument_selects_no_run(world):
     world.ask("[dims]\nnetwork_dim = [16, 1]\n")
     plan = world.plan()

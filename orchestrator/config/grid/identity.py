@@ -37,15 +37,17 @@ def selects(pattern: str, point: Point) -> bool:
     if fnmatchcase(point.name, pattern) or fnmatchcase(point.id, pattern):
         return True
     labels = [f"{key}={_in_file_name(value)}" for key, value in point.params.items()] if "=" in pattern else []
-    return _consists_of(re.sub(r"(?<==)[\d.]+(?:[eE][+-]?\d+)?(?=[_,]|$)", _as_in_names, pattern), labels)
+    return _consists_of(_with_plain_numbers(pattern, point.params), labels)
 
 
-def _as_in_names(number: re.Match[str]) -> str:
-    """A number as names have it, `0.0001`, where a grid may say 1e-4; other texts unchanged."""
-    try:
-        return number[0] if number[0].isdecimal() else str(float(number[0]))
-    except ValueError:
-        return number[0]
+def _with_plain_numbers(pattern: str, params: Params) -> str:
+    """The pattern with numbers as names have them, `learning_rate=0.0001`, where a grid may say 1e-4."""
+
+    def plain(match: re.Match[str]) -> str:
+        is_number = isinstance(params.get(match[1].lstrip("_")), float)
+        return f"{match[1]}={float(match[2])}" if is_number else match[0]
+
+    return re.sub(r"(\w+)=(\d+\.?\d*(?:[eE][+-]?\d+)?)(?=[_,]|$)", plain, pattern)
 
 
 def _consists_of(text: str, labels: Collection[str]) -> bool:
