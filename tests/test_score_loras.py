@@ -54,12 +54,14 @@ def test_a_lora_of_a_sweep_and_a_foreign_one_are_scored_and_compared(world: Worl
         metadata={"ss_network_module": "other.trainer", "ss_sd_model_name": "pony\x1b[2J.safetensors"},
     )
     before = foreign.read_bytes()
-    done = call(world, swept, foreign)
+    done = call(world, foreign, swept)
     assert done.exit_code == 0, done.output
     assert foreign.read_bytes() == before
     assert "its metadata names the module 'other.trainer'" in done.stderr
     assert "was trained on 'pony?[2J.safetensors'; its images are generated on doll" in done.stderr
-    first, second = table(world.folder, "loras.csv")
+    rows = table(world.folder, "loras.csv")
+    assert float(rows[0]["gain"]) > float(rows[1]["gain"])
+    first, second = sorted(rows, key=lambda row: row["file"] == str(foreign))
     assert (first["made_on"], second["ranks"], second["file"]) == ("doll", "5", str(foreign))
     threshold = float(first["threshold"])
     assert "provisional" in first["threshold_caveat"]
@@ -72,12 +74,12 @@ def test_a_lora_of_a_sweep_and_a_foreign_one_are_scored_and_compared(world: Worl
     own = scoring.read_scores(world.run("network_dim=2*").path / "scores.json")
     assert values[0] == {(s.image.prompt, s.image.seed): s.similarity for s in own}, "as in its sweep"
     (pair,) = table(world.folder, "pairs.csv")
-    expected = np.mean([values[1][cell] - values[0][cell] for cell in values[0]])
+    expected = np.mean([values[0][cell] - values[1][cell] for cell in values[0]])
     assert float(pair["difference"]) == pytest.approx(expected, abs=1e-5)
     assert "Comparison of files, not of training settings" in done.stdout
     record = json.loads((world.folder / "runs" / ".scores" / second["run"] / "lora.json").read_text(encoding="utf-8"))
     assert record["sha256"] == second["sha256"]
-    again = call(world, swept, foreign)
+    again = call(world, foreign, swept)
     assert again.stdout == done.stdout
     assert len(list(world.folder.glob("runs/.scores/lora-*/generate/*"))) == 2, "nothing was generated again"
 
@@ -157,8 +159,8 @@ def test_files_of_one_name_have_different_names_in_the_sentence(world: World) ->
     (world.folder / "v2").mkdir()
     paths = [lora(world.folder / "a.safetensors"), lora(world.folder / "v2" / "a.safetensors", rank=3)]
     done = call(world, *paths)
-    names = [row["run"] for row in table(world.folder, "loras.csv")]
-    assert f"{names[1]} minus {names[0]}: " in done.stdout
+    names = {row["file"]: row["run"] for row in table(world.folder, "loras.csv")}
+    assert f"{names[str(paths[1])]} minus {names[str(paths[0])]}: " in done.stdout
 
 
 def test_images_and_loras_exclude_each_other(world: World) -> None:

@@ -1,5 +1,6 @@
 """The tables of scored LoRA files: loras.csv with a row for each file, pairs.csv with a row for each pair."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,6 +40,9 @@ def write(runs: Sequence[LoraRun], strength: float, references: str, out: Path) 
     ]
     compared = lora_files.compare(scores, floors, [one.base for one in done])
     pairs = [_pair(one, done) for one in compared]
+    rows.sort(
+        key=lambda row: -gain if isinstance(gain := row["gain"], float) else math.inf
+    )  # best first, as in rankings
     csv_files.write(out / LORAS, list(rows[0]) if rows else ["file"], rows)
     csv_files.write(out / PAIRS, list(pairs[0]) if pairs else ["first"], pairs)
     sentences = [_file_sentence(row) for row in rows]
