@@ -102,7 +102,7 @@ def test_exit_5_when_the_inputs_of_the_sweep_changed(world: World) -> None:
     (world.folder / "images" / "0001.txt").write_text("ohwx person, differently", encoding="utf-8")
     done = world.call(*ONE)
     assert done.returncode == 5
-    assert "dataset portraits has changed since the sweep grid was frozen" in done.stderr
+    assert "dataset portraits: has changed since the sweep grid was frozen" in done.stderr
     assert "--name" in done.stderr
     assert world.call("--name", "another", *ONE).returncode == 0
 

@@ -72,7 +72,7 @@ def test_a_changed_dataset_is_rejected_and_nothing_changes(
     world.drive(only=TRAININGS)
     before = world.rows()
     change(world)
-    with pytest.raises(Conflict, match=f"{changed} has changed since the sweep grid was frozen"):
+    with pytest.raises(Conflict, match=f"{changed}: has changed since the sweep grid was frozen"):
         world.context()
     assert world.rows() == before
 
@@ -80,7 +80,7 @@ def test_a_changed_dataset_is_rejected_and_nothing_changes(
 def test_changed_generation_settings_are_rejected(world: World) -> None:
     world.context()
     world.settings.write_text(world.settings.read_text().replace("seeds = [1]", "seeds = [1, 2]"))
-    with pytest.raises(Conflict, match=r"generate.seeds has changed since .*\n.*--name"):
+    with pytest.raises(Conflict, match=r"generate.seeds: has changed since .*\n.*--name"):
         world.context()
 
 

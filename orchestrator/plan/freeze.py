@@ -162,8 +162,9 @@ def _templates(folder: Path) -> dict[str, str]:
 
 def _changed(key: str, old: str, new: str, sweep: Sweep) -> Problem:
     values = "" if _HASH.fullmatch(old) else f" ({old}, now {new})"
-    what = f"{key} has changed since the sweep {sweep.name} was frozen{values}: results would not be comparable"
-    remedy = f"revert the change ({sweep.path} has copies of the templates and grids), or start a new sweep with --name"
+    what = f"has changed since the sweep {sweep.name} was frozen{values}: results would not be comparable"
+    copies = f" ({sweep.path} has copies of the templates)" if key.startswith("templates/") else ""
+    remedy = f"revert the change{copies}, or start a new sweep with --name"
     return error(key, what, remedy, where=str(sweep.path / "sweep.json"))
 
 

@@ -1,7 +1,7 @@
 """The archive of `orchestrate bug-report`: records, versions and ends of logs, without images, texts and secrets.
 
-Triggers, captions, prompts and negative prompts become `[hidden]`, secrets their variable's name, home directories `~`. Links are
-not followed.
+Triggers, captions, prompts and negative prompts become `[hidden]`, secrets their variable's name, home directories `~`.
+Links are not followed.
 """
 
 import io

@@ -159,8 +159,8 @@ COLUMNS = (
 _INTRODUCTION = """# CSV columns
 
 `results.csv` has one row per run; unknown values are empty. An image's value is its similarity, or -1 without a face.
-Rankings use the mean image value; `similarity_*` count only images with a face. No column has the mean image value, but `gain`
-orders runs on one base model in the same way, because it differs only by the value of their baseline.
+Rankings use the mean image value; `similarity_*` count only images with a face. No column has the mean image value, but
+`gain` orders runs on one base model in the same way, because it differs only by the value of their baseline.
 `images.csv` has one row per image; those with `drift_only` count in `drift` and in nothing else.
 [evidence.md](evidence.md) explains how the numbers are computed.
 """
