@@ -112,7 +112,7 @@ def test_sweeps_of_other_settings_answer_nothing(project: Callable[..., list[str
 
 
 def test_a_project_without_questions_says_so(project: Callable[..., list[str]]) -> None:
-    assert project(plain="[dims]\nnetwork_dim = [1, 2]\n")[-1].startswith("No grid asks a question.")
+    assert project(plain="[dims]\nnetwork_dim = [1, 2]\n")[-1].startswith("No grid asks a question: add a [[question]]")
 
 
 def test_the_frozen_sweep_has_the_question_with_its_order(tmp_path: Path) -> None:

@@ -63,6 +63,12 @@ def desk(tmp_path: Path) -> Desk:
 # --- all errors at once ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("typed", ["sweep-v3", "grids/sweep-v3.tml", "grids/sweepv3.toml"])
+def test_a_missing_grid_has_the_nearest_file_as_its_remedy(desk, typed, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert "did you mean grids/sweep-v3.toml?" in desk.call("plan", typed).stderr
+
+
 def test_mistakes_of_both_files_are_reported_together(desk):
     desk.change("poll_seconds = 1", "poll_secnods = 1")
     desk.change("sdpa = true", "sdap = true")
@@ -369,8 +375,13 @@ def test_steps_are_estimated_or_unknown_without_images(desk):
     (run, _) = desk.forecast("[dims]\nnetwork_dim = [16]\n")["runs"]
     assert (run["steps"], run["steps_exact"]) == (360, False)
     desk.change("pictures = 36 ", "# ")
-    (run, _) = desk.forecast("[dims]\nnetwork_dim = [16]\n")["runs"]
-    assert run["steps"] is None
+    unknown = desk.forecast("[dims]\nnetwork_dim = [16]\n")
+    (run, _) = unknown["runs"]
+    assert [run[key] for key in ("steps", "train_s", "disk_bytes")] == [None] * 3
+    assert [unknown[key] for key in ("seconds", "gpu_seconds", "disk_bytes")] == [None] * 3
+    shown = desk.plan("[dims]\nnetwork_dim = [16]\n").stdout
+    assert "Total: ? on 1 GPU, ? GPU-hours; ? of disk" in shown
+    assert "the number of steps is unknown because the images are missing" in shown
 
 
 def test_disk_space_includes_checkpoints_states_and_images(desk):

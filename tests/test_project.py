@@ -35,6 +35,11 @@ def test_a_new_project_is_planned_and_lists_what_run_needs(tmp_path: Path) -> No
     }
 
 
+def test_the_next_command_quotes_a_folder_with_a_space(tmp_path: Path) -> None:
+    with chdir(tmp_path):
+        assert "Next: cd 'my persona'; orchestrate plan" in call("init", "my persona", "--yes")
+
+
 def test_answers_replace_the_defaults_and_are_quoted(tmp_path: Path) -> None:
     values = project.defaults() | {"trigger": 'a "b" \\1', "path": "models/mine.safetensors"}
     project.create(tmp_path, values)

@@ -21,10 +21,10 @@ from rich.console import Console as Terminal
 from rich.console import Group
 from rich.table import Table
 from standins.world import World
-from test_answers import grid, read, run
+from test_answers import grid, read, run, trained_with
 
 from orchestrator import cli
-from orchestrator.cli import console, status_table
+from orchestrator.cli import console, results_table, status_table
 from orchestrator.cli.fitted_table import FittedTable
 from orchestrator.errors import Problem
 from orchestrator.evidence import configurations
@@ -93,6 +93,29 @@ def test_images_without_any_face_have_no_best_configuration() -> None:
     nothing = Score(image=Image(file="a.png", checkpoint="", strength=1.0, prompt=0, seed=1), status=FaceStatus.NO_FACE)
     runs = [replace(one, choice=replace(one.choice, reported=(nothing,))) for one in grid(0.1) if one.choice]
     assert overview.best(configurations.group(runs)) == "No image of a trained run contains a face."
+
+
+def test_a_degraded_configuration_is_excluded_from_the_comparison() -> None:
+    best, second, degraded = (run({"network_dim": dim}, value) for dim, value in ((16, 0.6), (32, 0.5), (64, 0.7)))
+    degraded = replace(degraded, training=(trained_with(degraded=True),))
+    assert degraded.degraded
+    text = overview.best(configurations.group([best, second, degraded]))
+    assert text.startswith("Best: network_dim 16. It leads network_dim 32 by +0.")
+    assert text.endswith("an OOM fallback changed the settings: network_dim 64.")
+    assert overview.best(configurations.group([best, degraded])).startswith("Best: network_dim 16. No other")
+
+
+def test_the_next_step_of_an_unfinished_sweep_names_the_command() -> None:
+    unfinished = read([run({"network_dim": 16}, 0.5, state=State.PENDING)])
+    assert "`orchestrate run --grid GRID --name " in overview.next_step(unfinished)
+    assert overview.next_step(unfinished, running=True).startswith("The sweep is running: `orchestrate status ")
+
+
+@pytest.mark.parametrize(
+    ("heading", "name"), [("similarity", "similarity_mean"), ("-no face", "-no_face_rate"), ("gain", "gain")]
+)
+def test_headings_of_the_table_name_their_columns(heading: str, name: str) -> None:
+    assert results_table.column(heading) == name
 
 
 def test_failures_with_one_reason_are_grouped_and_have_a_remedy() -> None:

@@ -27,8 +27,13 @@ _HEADINGS = {
 _SIGNED, _SHARES = ("gain",), ("no_face_rate", "pass_rate", "above_band_rate")
 
 
-def summary(read: SweepSummary, answers: Sequence[Answer], *, final: bool = False) -> RenderableType:
-    """The outcome of a sweep: configurations, the best one, answers, failures and, unless `final`, the next command."""
+def summary(
+    read: SweepSummary, answers: Sequence[Answer], *, final: bool = False, running: bool = False
+) -> RenderableType:
+    """The outcome of a sweep: configurations, the best one, answers, failures and, unless `final`, the next command.
+
+    running: whether another process runs the sweep.
+    """
     loras = [run for run in read.runs if not run.run.point.is_baseline]
     done = sum(run.status.state is State.FINISHED for run in loras)
     noun = "training" if all(run.run.point.is_trained for run in loras) else "run"
@@ -38,16 +43,22 @@ def summary(read: SweepSummary, answers: Sequence[Answer], *, final: bool = Fals
     ]
     if any(run.choice for run in read.runs):
         parts += ["", table(results_view.table(read, "config"), default_columns(read, "config")), ""]
-    return Group(*parts, *map(escape, _sentences(read, answers, final)))
+    next_step = "" if final else overview.next_step(read, running=running)
+    return Group(*parts, *map(escape, _sentences(read, answers)), *filter(None, [escape(next_step)]))
 
 
-def _sentences(read: SweepSummary, answers: Sequence[Answer], final: bool) -> Iterator[str]:
+def _sentences(read: SweepSummary, answers: Sequence[Answer]) -> Iterator[str]:
     yield from filter(None, [overview.best(configurations.group(read.runs))])
     yield from (f"{one.id}: {one.sentence}" for one in answers)
     yield from (f"Votes, {line}" for line in vote_report.sentences(votes.evaluate(read)))
     for failed in overview.failures(read):
         yield f"{failed.text}\n    -> {failed.remedy}"
-    yield from filter(None, ["" if final else overview.next_step(read)])
+
+
+def column(name: str) -> str:
+    """The column of results.csv with this heading in the table, of `-HEADING` after its sign; others as they are."""
+    sign, heading = ("-", name[1:]) if name.startswith("-") else ("", name)
+    return sign + next((key for key, shown in _HEADINGS.items() if shown.casefold() == heading.casefold()), heading)
 
 
 def default_columns(read: SweepSummary, by: str) -> list[str]:

@@ -93,6 +93,8 @@ def _runs(costs: Forecast) -> Iterator[RenderableType]:
 def _cells(run: RunForecast) -> list[str]:
     length = run.length
     steps, epochs = "" if run.exact else "~", "" if run.counted else "~"
+    if not run.known:  # checkpoints and so images depend on the steps, too
+        return [escape(run.why), "?", "", *["?"] * 5]
     return [
         escape(run.why),
         f"{steps}{length.steps}" if length else ("?" if run.run.point.is_trained else ""),
@@ -171,12 +173,16 @@ def _peak(profile: Profile, gpu_gib: float | None) -> str:
 
 def _sums(costs: Forecast) -> Iterator[str]:
     hours = costs.gpu_seconds / 3600
+    time, gpu_time, disk = (
+        (duration(costs.seconds), f"{hours:.{1 if hours >= 1 else 2}f}", size(costs.disk_bytes))
+        if costs.known
+        else "???"
+    )
     yield (
-        f"Total: {duration(costs.seconds)} on {pluralize(costs.gpus, 'GPU')}, "
-        f"{hours:.{1 if hours >= 1 else 2}f} GPU-hours; {size(costs.disk_bytes)} of disk, "
+        f"Total: {time} on {pluralize(costs.gpus, 'GPU')}, {gpu_time} GPU-hours; {disk} of disk, "
         f"{size(costs.free_bytes)} are free."
     )
-    if few := next((run for run in costs.runs if run.candidates), None):
+    if few := next((run for run in costs.runs if run.candidates and run.known), None):
         yield f"{few.candidates} of the {few.images} images of a training select its checkpoint."
     trained = [run for run in costs.runs if run.train_s]
     assumed = [run for run in trained if run.origin == ASSUMED]
@@ -190,7 +196,10 @@ def _sums(costs: Forecast) -> Iterator[str]:
     if any(run.length and not run.counted for run in trained):
         yield "~ estimated: the images are missing, or a recipe has yet to make them."
     if any(run.length is None and run.run.point.is_trained for run in costs.runs):
-        yield "? the images are missing: add them, or set their number (`pictures = 36`) in the settings."
+        yield (
+            "? the number of steps is unknown because the images are missing: add them, or set their number "
+            "(`pictures = 36`) in the settings."
+        )
 
 
 def _sharing(trained: Sequence[RunForecast]) -> str:
@@ -207,7 +216,8 @@ def _sharing(trained: Sequence[RunForecast]) -> str:
 def rounds(least: Forecast, most: Forecast, design: SequentialDesign) -> str:
     """The least and the most that is left of a sequential sweep."""
     low, high = (
-        f"{pluralize(_trainings(one), 'training')}, {one.gpu_seconds / 3600:.2f} GPU-hours" for one in (least, most)
+        f"{pluralize(_trainings(one), 'training')}, {f'{one.gpu_seconds / 3600:.2f}' if one.known else '?'} GPU-hours"
+        for one in (least, most)
     )
     return (
         f"Seeds in rounds, {design.first} to {design.max}: at least {low}; at most {high}. "
@@ -249,7 +259,7 @@ def next_commands(found: Agenda, options: str) -> Iterator[str]:
     for grid, one in waiting:
         yield f"{one.id} is undecided although all runs of {grid.path} are finished: {one.needs}"
     if not found.asked:
-        yield "No grid asks a question. `orchestrate init` writes some; docs/grid.md explains [[question]]."
+        yield "No grid asks a question: add a [[question]] with id, ask, measure and contrast to a file in grids/."
     elif not found.grids:
         yield f"Every question is decided.\n{then}: orchestrate run --final{options}"
 

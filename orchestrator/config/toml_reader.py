@@ -1,5 +1,6 @@
 """Strict reading of the TOML files that people write: every mistake is collected with its file, line, key and value."""
 
+import difflib
 import re
 import reprlib
 import tomllib
@@ -164,7 +165,13 @@ def read(path: Path) -> File:
         with files.open_regular(path, max_bytes=_MAX_BYTES) as file:
             raw = file.read()
     except (OSError, ValueError) as error:
-        remedy = "check the path (`orchestrate init` writes an orchestrate.toml)"
+        nearby = {one.stem: one for one in (*Path("grids").glob("*.toml"), *path.parent.glob("*.toml"))}
+        near = [] if path.exists() else difflib.get_close_matches(path.stem, nearby, n=1)
+        remedy = (
+            f"did you mean {nearby[near[0]]}?"
+            if near
+            else "check the path (`orchestrate init` writes an orchestrate.toml)"
+        )
         raise refused(f"cannot be read: {getattr(error, 'strerror', error)}", remedy) from None
     try:
         return File(path, raw.decode("utf-8"))

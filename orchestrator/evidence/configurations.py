@@ -47,6 +47,11 @@ class Configuration:
         return tuple([one for one in finished if not one.degraded] or finished)
 
     @property
+    def is_substituted(self) -> bool:
+        """Whether its numbers are those of degraded runs, trained with other settings than it names."""
+        return bool(self.counted and self.counted[0].degraded)
+
+    @property
     def degraded(self) -> int:
         """Number of runs whose settings an OOM fallback changed."""
         return sum(one.degraded for one in self.runs)
@@ -144,7 +149,7 @@ def mean_value(one: RunSummary) -> float | None:
 
 
 def _rank(one: Configuration) -> tuple[bool, bool, float]:
-    return (one.value is None, bool(one.counted and one.counted[0].degraded), -(one.value or 0.0))
+    return (one.value is None, one.is_substituted, -(one.value or 0.0))
 
 
 def _varied(runs: Sequence[RunSummary]) -> list[str]:

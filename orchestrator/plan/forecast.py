@@ -67,6 +67,11 @@ class RunForecast:
         return self.train_s + self.generate_s + self.score_s
 
     @property
+    def known(self) -> bool:
+        """Whether the sums include all that is left: the steps of a training whose images are missing are unknown."""
+        return self.length is not None or not self.train_s
+
+    @property
     def exact(self) -> bool:
         """Whether the number of steps is no estimate."""
         return self.counted or "max_train_epochs" not in self.run.point.params
@@ -105,6 +110,11 @@ class Forecast:
     gpu_gib: float | None
     scored_on_gpu: bool
     colocate: bool
+
+    @property
+    def known(self) -> bool:
+        """Whether the sums are those of all runs; else they lack trainings whose number of steps is unknown."""
+        return all(run.known for run in self.runs)
 
     @property
     def seconds(self) -> float:

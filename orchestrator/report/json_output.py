@@ -27,13 +27,13 @@ def plan(
     replaced: Mapping[str, Sequence[str]] = MappingProxyType({}),
     most: Forecast | None = None,
 ) -> str:
-    """Runs are in the order of the grid. Units: seconds, bytes, GiB. most: of a sequential sweep, with all seeds."""
+    """Runs are in the order of the grid. Units: seconds, bytes, GiB; None: unknown. most: of a sequential sweep, with all seeds."""
     return _text(
         {
             "sweep": costs.name,
-            "seconds": round(costs.seconds, 1),
-            "gpu_seconds": round(costs.gpu_seconds, 1),
-            "disk_bytes": costs.disk_bytes,
+            "seconds": round(costs.seconds, 1) if costs.known else None,
+            "gpu_seconds": round(costs.gpu_seconds, 1) if costs.known else None,
+            "disk_bytes": costs.disk_bytes if costs.known else None,
             "free_bytes": costs.free_bytes,
             "cards": costs.gpus,
             "card_gib": costs.gpu_gib,
@@ -41,7 +41,9 @@ def plan(
             "profiles": [_profile(profile) for profile in costs.profiles],
             "warnings": [problem(one) for one in warnings],
             "replaced": {cause: list(keys) for cause, keys in replaced.items()},
-            "most": {"gpu_seconds": round(most.gpu_seconds, 1), "runs": len(most.runs)} if most else None,
+            "most": {"gpu_seconds": round(most.gpu_seconds, 1) if most.known else None, "runs": len(most.runs)}
+            if most
+            else None,
             "toml": toml or None,
         }
     )
@@ -96,11 +98,11 @@ def _run(run: RunForecast) -> dict[str, Any]:
         "steps": length.steps if length else None,
         "epochs": length.epochs if length else None,
         "steps_exact": run.exact,
-        "images": run.images,
-        "train_s": round(run.train_s, 1),
-        "generate_s": round(run.generate_s, 1),
-        "score_s": round(run.score_s, 1),
-        "disk_bytes": run.disk_bytes,
+        "images": run.images if run.known else None,
+        "train_s": round(run.train_s, 1) if run.known else None,
+        "generate_s": round(run.generate_s, 1) if run.known else None,
+        "score_s": round(run.score_s, 1) if run.known else None,
+        "disk_bytes": run.disk_bytes if run.known else None,
         "profile": run.profile or None,
         "known_from": run.origin,
         "at_once": run.at_once,

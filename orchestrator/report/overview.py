@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from orchestrator.evidence import configurations, lora_files
 from orchestrator.evidence.configurations import Configuration
@@ -12,7 +13,7 @@ from orchestrator.kohya.outputs import log
 from orchestrator.model import Failure, State
 from orchestrator.report.labels import labels
 from orchestrator.store import layout
-from orchestrator.text import pluralize
+from orchestrator.text import first_names, pluralize
 
 _MEMORY = "set a smaller `train_batch_size` or `resolution`, or add an [[oom_fallback]] step to the settings"
 _GENERATION_MEMORY = (
@@ -48,7 +49,11 @@ def best(ranked: Sequence[Configuration]) -> str:
 
     The 95 % interval is corrected for the number of configurations (Bonferroni): the best of many leads by chance, too.
     """
-    scored = [one for one in ranked if one.value is not None and not one.is_baseline]
+    lora = [one for one in ranked if one.value is not None and not one.is_baseline]
+    scored = [one for one in lora if not one.is_substituted]
+    if others := first_names([one.label for one in lora if one.is_substituted]):
+        excluded = f"Not compared, because an OOM fallback changed the settings: {others}."
+        return f"{best([one for one in ranked if not one.is_substituted])} {excluded}".lstrip()
     baselines = [one.value for one in ranked if one.value is not None and one.is_baseline]
     if scored and scored[0].value == FAILURE:
         return "No image of a trained run contains a face."
@@ -63,6 +68,8 @@ def best(ranked: Sequence[Configuration]) -> str:
     found = configurations.lead(first, second)
     if not found:
         difference = (first.value or 0) - (second.value or 0)
+        if round(difference, 3) == 0:
+            return f"{first.label} and {second.label} are equally similar; add seeds to see which is better."
         return f"{text}{difference:+.3f} similarity; add seeds to see whether that is chance."
     interval = found.interval(1 - 0.05 / (len(scored) - 1))
     bounds = f"95 % interval {interval.low:+.3f} to {interval.high:+.3f}, {pluralize(found.replicates, 'seed')}"
@@ -102,11 +109,15 @@ def failures(summary: SweepSummary) -> Iterator[FailedRuns]:
         )
 
 
-def next_step(summary: SweepSummary) -> str:
-    """The command that is useful now."""
+def next_step(summary: SweepSummary, *, running: bool = False) -> str:
+    """The command that is useful now. running: whether another process runs the sweep."""
+    if running:
+        return f"The sweep is running: `orchestrate status {summary.sweep.name} --watch` shows its progress."
     name, states = summary.sweep.name, {run.status.state for run in summary.runs}
     if states & {State.PENDING, State.RUNNING, State.CRASHED, State.KILLED}:
-        return "Next: repeat the command to resume the sweep."
+        grid = Path("grids", f"{name}.toml")
+        command = "--final" if name == "final" else f"--grid {grid}" if grid.is_file() else f"--grid GRID --name {name}"
+        return f"Next: `orchestrate run {command}` resumes the sweep."
     if not any(run.choice for run in summary.runs if not run.run.point.is_baseline):
         return ""
     if not any(run.confirmation for run in summary.runs):

@@ -25,6 +25,8 @@ def import_preset(file: Path, folder: Path) -> None:
     Writes:
       NAME.settings.toml and NAME.toml in FOLDER, and a project if there is none
     """
+    import shlex
+
     from orchestrator.kohya import presets
     from orchestrator.kohya.arguments import schema
     from orchestrator.plan import import_project
@@ -38,4 +40,4 @@ def import_preset(file: Path, folder: Path) -> None:
             console.message(f"  {key}: {text}")
     for path in (settings, grid):
         console.result(str(path))
-    console.message(f"Next: orchestrate plan --settings {settings} {grid}")
+    console.message(f"Next: orchestrate plan {shlex.join(['--settings', str(settings), str(grid)])}")

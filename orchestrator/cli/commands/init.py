@@ -24,6 +24,7 @@ def init(folder: Path, yes: bool) -> None:
       FOLDER/, by default the current one: orchestrate.toml, .gitignore,
       grids/, templates/, persona/
     """
+    import shlex
     import sys
 
     from orchestrator.config import project
@@ -34,5 +35,5 @@ def init(folder: Path, yes: bool) -> None:
         values = {key: click.prompt(question, values[key]) for key, question in project.QUESTIONS.items()}
     for path in project.create(folder, values):
         common.console().result(str(path))
-    where = "" if folder == Path() else f"cd {folder}; "
+    where = "" if folder == Path() else f"cd {shlex.quote(str(folder))}; "
     click.echo(f"Next: {where}orchestrate plan grids/sweep-v3.toml", err=True)

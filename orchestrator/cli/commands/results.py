@@ -16,7 +16,9 @@ from orchestrator.cli import common, options
     "--by", type=click.Choice(["config", "run"]), default="config", show_default=True, help="One row for each."
 )
 @click.option("--sort", metavar="COLUMN", default="", help="Highest first; -COLUMN: lowest first. Default: best first.")
-@click.option("--columns", metavar="A,B,...", default="", help="These columns of results.csv.")
+@click.option(
+    "--columns", metavar="A,B,...", default="", help="These columns of results.csv, or headings of the table."
+)
 @options.json
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
 def results(settings_file: Path, sweep: str, by: str, sort: str, columns: str, as_json: bool, as_csv: bool) -> None:
@@ -44,14 +46,14 @@ def results(settings_file: Path, sweep: str, by: str, sort: str, columns: str, a
     console, found = common.console(), common.find_sweep(settings_file, sweep)
     read = summary.read(found, settings.load(common.settings_of(found, settings_file)).comparison)
     console.problems(read.problems)
-    named = [name.strip() for name in columns.split(",") if name.strip()]
-    frame = results_view.select(results_view.table(read, by), named, sort)
+    named = [results_table.column(name.strip()) for name in columns.split(",") if name.strip()]
+    frame = results_view.select(results_view.table(read, by), named, results_table.column(sort.strip()))
     if as_json:
         console.result(json_output.results(read.sweep.name, by, frame))
     elif as_csv:
         console.result(results_csv.text(frame).rstrip())
     elif by == "config" and not named and not sort:
-        console.page(results_table.summary(read, answers.answer_questions([read])[0]))
+        console.page(results_table.summary(read, answers.answer_questions([read])[0], running=found.is_locked()))
     else:
         labels = None if named else report_labels.labels([run.run.point for run in read.runs])
         console.page(results_table.table(frame, named or results_table.default_columns(read, by), labels))
