@@ -96,7 +96,7 @@ def test_a_changed_template_is_rejected_by_its_name(world):
     frozen(world)
     rewrite(templates / "train.toml.j2", "[model]", "# mine\n[model]")
     message = refusal(world)
-    assert "templates/train.toml.j2 has changed" in message
+    assert "templates/train.toml.j2: has changed" in message
     assert "templates/dataset.toml.j2" not in message
 
 
