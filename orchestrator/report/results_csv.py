@@ -126,7 +126,11 @@ COLUMNS = (
     ),
     _calibrated("threshold", "similarity at which an image passes", lambda found: found.calibration.threshold),
     _calibrated("threshold_caveat", "limitations of the threshold", lambda found: "; ".join(found.caveats) or None),
-    _run("confirmed_similarity", "mean image value in `orchestrate confirm`: the number to quote if one run was confirmed", _confirmed),
+    _run(
+        "confirmed_similarity",
+        "mean image value in `orchestrate confirm`: the number to quote if one run was confirmed",
+        _confirmed,
+    ),
     _metric("unreadable", "number of images that could not be read"),
     _metric("multi_face", "number of images with several faces"),
     _metric("diversity", "mean distance (1 - cosine) between the faces of the seeds of a prompt; near 0: equal faces"),
