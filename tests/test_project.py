@@ -22,6 +22,9 @@ def call(*words: str) -> str:
 def test_a_new_project_is_planned_and_lists_what_run_needs(tmp_path: Path) -> None:
     with chdir(tmp_path):
         call("init", "mine")
+    written = (tmp_path / "mine" / "orchestrate.toml").read_text(encoding="utf-8")
+    assert "docs/" not in written
+    assert "`make " not in written
     with chdir(tmp_path / "mine"):
         output = call("plan", "grids/sweep-v3.toml")
     assert "6 trainings and 1 baseline" in output

@@ -60,6 +60,7 @@ def create(folder: Path, values: Mapping[str, str]) -> list[Path]:
     """
     require_new(folder)
     text = shipped("orchestrate.toml").read_text(encoding="utf-8")
+    text = re.sub(r" \(docs/[\w-]+\.md\)", "", text)  # a new project has no docs/
     for key, value in values.items():
         text = _replaced(text, key, tomli_w.dumps({key: value}).rstrip("\n"))
     default, prompts = defaults()["trigger"], shipped("persona/prompts.txt").read_text(encoding="utf-8")

@@ -45,7 +45,7 @@ def load(pack: Pack, *, device: str) -> Faces:
         raise NotReady(Problem(what=what, where=where, key=KEY, remedy=remedy)) from error
     if model.provider != provider:
         what = f"onnxruntime fell back to {model.provider}"
-        remedy = 'make gpu-scoring (onnxruntime-gpu with its CUDA and cuDNN), or device = "cpu"'
+        remedy = 'install onnxruntime-gpu with its CUDA and cuDNN instead of onnxruntime, or device = "cpu"'
         fallback = Problem(what=what, key="score.device", value=device, remedy=remedy)
         raise NotReady(fallback, *runtime_problems())
     return model
@@ -61,7 +61,7 @@ def runtime_problems(path: Sequence[str] | None = None) -> list[Problem]:
     if len(names) < 2:
         return []
     what = f"{' and '.join(names)} are both installed and overwrite each other's files"
-    remedy = f"make gpu-scoring, or: pip uninstall {' '.join(names)}, then install the one you want"
+    remedy = f"pip uninstall {' '.join(names)}, then install the one you want"
     return [Problem(what=what, remedy=remedy, severity=Severity.WARNING)]
 
 
