@@ -110,6 +110,14 @@ def test_drift_is_measured_on_prompts_without_a_trigger(world: World) -> None:
     assert float(row["no_face_rate"]) == pytest.approx(1 - len(found) / len(counted))
 
 
+def test_prompts_that_all_lack_the_trigger_are_reported(world: World) -> None:
+    text = world.settings.read_text(encoding="utf-8")
+    world.settings.write_text(text.replace('trigger = "ohwx person"', 'trigger = "sks person"'), encoding="utf-8")
+    (found,) = [one for one in world.plan().warnings if one.key == "generate.prompts"]
+    assert (found.value, found.where) == ("sks person", str(world.shared / "prompts.txt"))
+    assert found.remedy == "write the trigger into the prompts, or correct datasets.portraits.trigger"
+
+
 def test_prompts_without_a_trigger_need_clip(world: World) -> None:
     prompts = world.folder / "prompts.txt"
     prompts.write_text("photo of ohwx person\na quiet street\n", encoding="utf-8")

@@ -126,7 +126,7 @@ def test_kohyas_folder_of_folders_is_found_by_the_message(make: Make) -> None:
 @pytest.mark.parametrize(
     ("caption", "severity", "what"),
     [
-        ("person", WARNING, "lacks the trigger"),
+        ("person", ERROR, "lacks the trigger"),
         ("", ERROR, "is empty"),
         ("\nohwx person", ERROR, "has a blank first line"),
     ],
@@ -219,6 +219,19 @@ def test_a_trigger_in_the_prefix_counts(make: Make) -> None:
     files = {"a.png": None, "a.txt": "smiling"}
     assert "lacks the trigger" in found(make(files))[0][1]
     assert found(make(files, subset={"caption_prefix": "ohwx person,"})) == []
+
+
+def test_captions_without_the_trigger_are_an_error_if_all_lack_it(make: Make) -> None:
+    files = {"a.png": None, "a.txt": "smiling", "b.png": None}
+    assert "lacks the trigger -> add it to the caption" in [
+        text for _, text in found(make({**files, "b.txt": "ohwx person"}))
+    ]
+    dataset = make({**files, "b.txt": "a woman"})
+    ((severity, text),) = found(dataset)
+    assert severity is ERROR
+    assert "or correct datasets.portraits.trigger" in text
+    (rewritten,) = validate_dataset(dataset, "settings", rewritten=True)
+    assert rewritten.severity is WARNING
 
 
 def test_captions_that_are_cut_are_named(make: Make) -> None:

@@ -80,7 +80,14 @@ def test_a_published_preset_plans(tmp_path, monkeypatch, name):
     settings, grid = done.stdout.split()
     planned = run("plan", "--settings", settings, grid)
     assert planned.exit_code == 0, planned.stderr
-    for text in ("mapped:", "epoch: max_train_epochs", "dropped:", "clip_skip", "Next: orchestrate plan"):
+    for text in (
+        "mapped:",
+        "epoch: max_train_epochs",
+        "dropped:",
+        "clip_skip",
+        "the captions and the prompts must contain it",
+        "Next: orchestrate plan",
+    ):
         assert text in done.stderr
 
 

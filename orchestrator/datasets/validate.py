@@ -24,12 +24,16 @@ _PART = re.compile(r"'(?:s|t|re|ve|m|ll|d)\b|[^\W\d_]+|\d|(?:[^\s\w]|_)+")
 _KOHYA_FOLDER = re.compile(r"(\d+)_(.+)")
 
 
-def validate_dataset(dataset: Dataset, where: str, arguments: Mapping[str, object] | None = None) -> list[Problem]:
+def validate_dataset(
+    dataset: Dataset, where: str, arguments: Mapping[str, object] | None = None, *, rewritten: bool = False
+) -> list[Problem]:
     """The problems of a dataset. where: the settings file. arguments: of a training that uses it.
+
+    rewritten: recipes rewrite all captions that are trained on, and add the trigger where it is missing.
 
     For a recipe, only what does not depend on its source's images; these are checked as the source's.
     """
-    return list(_merged(_problems(dataset, where, arguments or {}), dataset.image_dir))
+    return list(_merged(_problems(dataset, where, arguments or {}, rewritten), dataset.image_dir))
 
 
 def _merged(problems: Iterable[Problem], folder: Path) -> Iterator[Problem]:
@@ -44,7 +48,7 @@ def _merged(problems: Iterable[Problem], folder: Path) -> Iterator[Problem]:
         yield first
 
 
-def _problems(dataset: Dataset, where: str, arguments: Mapping[str, object]) -> list[Problem]:
+def _problems(dataset: Dataset, where: str, arguments: Mapping[str, object], rewritten: bool) -> list[Problem]:
     key = f"datasets.{dataset.name}"
     listing = images.list_images(dataset.image_dir)
     if dataset.recipe:
@@ -68,7 +72,7 @@ def _problems(dataset: Dataset, where: str, arguments: Mapping[str, object]) -> 
         else:
             problems += _image(image, dataset, key)
         described.append(image)
-    return [*problems, *_captions(described, dataset, key, arguments)]
+    return [*problems, *_captions(described, dataset, key, arguments, rewritten)]
 
 
 def validate_captions(dataset: Dataset, known: Mapping[str, Dataset]) -> Iterator[Problem]:
@@ -147,7 +151,8 @@ def _no_images(dataset: Dataset, where: str, key: str) -> Problem:
     """Names the subfolder that has images, where there is one: kohya's own layout is `10_ohwx person/`."""
     folder, key = dataset.image_dir, f"{key}.image_dir"
     if not folder.is_dir():
-        return errors.error(key, "there is no such folder", f"correct {key}", where=where, value=str(folder))
+        remedy = f"create it and put the images there, or correct {key}"
+        return errors.error(key, "there is no such folder", remedy, where=where, value=str(folder))
     for name, count in _image_folders(folder).items():
         remedy = f'image_dir = "{(folder / name).as_posix()}"'
         if match := _KOHYA_FOLDER.fullmatch(Path(name).name):
@@ -186,13 +191,13 @@ def _image(image: Path, dataset: Dataset, key: str) -> list[Problem]:
 
 
 def _captions(
-    pictures: Sequence[Path], dataset: Dataset, key: str, arguments: Mapping[str, object]
+    pictures: Sequence[Path], dataset: Dataset, key: str, arguments: Mapping[str, object], rewritten: bool
 ) -> Iterator[Problem]:
     subset: Mapping[str, object] = {**arguments, **dataset.subset}
     affixes = f"{subset.get('caption_prefix', '')} {subset.get('caption_suffix', '')}"
     trigger = "" if dataset.is_prior or captions.find_trigger(affixes, dataset.trigger) else dataset.trigger
     limit = int(str(subset.get("max_token_length") or _MAX_TOKENS))
-    missing, ignored, long, cut = [], [], [], []
+    missing, ignored, long, cut, untriggered = [], [], [], [], []
     texts: dict[str, str] = {}
     for image in pictures:
         caption = image.with_suffix(dataset.caption_extension)
@@ -200,6 +205,8 @@ def _captions(
             missing.append(image)
             continue
         text = yield from _caption(caption, trigger, key, wildcard=bool(subset.get("enable_wildcard")))
+        if text and trigger and not captions.find_trigger(text, trigger):
+            untriggered.append(caption)
         if "\n" in text and not subset.get("enable_wildcard"):
             ignored.append(caption.name)
         read = texts[caption.name] = text if subset.get("enable_wildcard") else text.split("\n")[0]
@@ -210,6 +217,9 @@ def _captions(
     if missing and not (dataset.is_prior and dataset.class_tokens and len(missing) == len(pictures)):
         yield _missing(missing, len(pictures), dataset, key)
     folder = dataset.image_dir
+    if untriggered:
+        is_error = len(untriggered) == len(pictures) and not rewritten
+        yield _untriggered(untriggered, trigger, key, is_error=is_error)
     if ignored:
         what = f"{len(ignored)} captions have text after their first line, which sd-scripts does not read"
         yield _warning(f"{what}: {first_names(ignored)}", folder, key, "write each caption in one line")
@@ -286,12 +296,19 @@ def _caption(path: Path, trigger: str, key: str, *, wildcard: bool) -> Generator
         yield problem("is empty: sd-scripts stops at an empty caption", "write the caption or delete the file")
     elif not first and not wildcard:
         yield problem("has a blank first line, and sd-scripts reads no other", "write the caption into the first line")
-    elif trigger and not captions.find_trigger(text, trigger):
-        yield errors.warning(key, "lacks the trigger", "add it to the caption", where=str(path), value=trigger)
-    elif trigger and not captions.find_trigger(first, trigger) and not wildcard:
+    elif captions.find_trigger(text, trigger) and not captions.find_trigger(first, trigger) and not wildcard:
         what = "has the trigger only after its first line, and sd-scripts reads no other line"
         yield problem(what, "write the caption in one line")
     return text.strip()
+
+
+def _untriggered(found: Sequence[Path], trigger: str, key: str, *, is_error: bool) -> Problem:
+    names = f" (and {len(found) - 1} more: {first_names([path.name for path in found[1:]])})" if found[1:] else ""
+    what, remedy = f"lacks the trigger{names}", "add it to the caption"
+    if not is_error:
+        return errors.warning(key, what, remedy, where=str(found[0]), value=trigger)
+    what, remedy = f"{what}, as all captions of the dataset", f"add it to the captions, or correct {key}.trigger"
+    return errors.error(key, what, remedy, where=str(found[0]), value=trigger)
 
 
 def _missing(missing: Sequence[Path], count: int, dataset: Dataset, key: str) -> Problem:

@@ -9,6 +9,7 @@ from typing import TypeVar
 from orchestrator.config import grid, settings
 from orchestrator.config.grid import Grid
 from orchestrator.config.schema import Margins, Settings, override_margins
+from orchestrator.datasets import captions
 from orchestrator.errors import InputError, NothingSelected, Problem, error, errors_of, warning
 from orchestrator.kohya import config_files, generate, networks, prompts
 from orchestrator.kohya.inheritance import Inheritance
@@ -80,6 +81,7 @@ def read(settings_file: Path, grid_file: Path, name: str = "", *, text: str | No
     inherited = Inheritance(used, asked.unset) if used and asked else None
     points = _points(asked, used, inherited, problems, expandable) if used and asked and inherited else ()
     trained = [point for point in points if point.is_trained]
+    problems += untriggered(texts, used, points) if used else []
     problems += lint.lint_early_stop(trained, asked, used, len(texts)) if used and asked and trained else []
     if used is None or asked is None or errors_of(problems):
         raise InputError(*problems)
@@ -133,6 +135,30 @@ def _prompts(used: Settings, problems: list[Problem]) -> tuple[str, ...]:
         remedy = "set score.clip, add the trigger to the prompts, or remove them"
         problems.append(warning("generate.prompts", what, remedy, where=str(used.generation.prompts)))
     return texts
+
+
+def untriggered(texts: Sequence[str], used: Settings, points: Sequence[Point]) -> list[Problem]:
+    """A warning for each trigger of the trained datasets that no prompt contains."""
+    names: dict[str, list[str]] = {}
+    for name in dict.fromkeys(str(point.params["dataset"]) for point in points if point.is_trained):
+        dataset = used.datasets[name]
+        triggers = [part.trigger for part in dataset.parts if part.trigger]
+        rewrites = dataset.recipe.captions if dataset.recipe else None
+        if not (rewrites and rewrites.replace_trigger) and not any(
+            captions.find_trigger(text, trigger) for text in texts for trigger in triggers
+        ):
+            for trigger in triggers[:1] if texts else ():
+                names.setdefault(trigger, []).append(name)
+    return [
+        warning(
+            "generate.prompts",
+            f"no prompt contains the trigger of {', '.join(found)}, so the images would not show what was trained",
+            f"write the trigger into the prompts, or correct datasets.{found[0]}.trigger",
+            where=str(used.generation.prompts),
+            value=trigger,
+        )
+        for trigger, found in names.items()
+    ]
 
 
 def _points(

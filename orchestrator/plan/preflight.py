@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from orchestrator import datasets, images
-from orchestrator.config.schema import NO_GPU, BaseModel, Scoring, Settings
+from orchestrator.config.schema import NO_GPU, BaseModel, Dataset, Scoring, Settings
 from orchestrator.datasets import validate
 from orchestrator.errors import NotReady, Problem, error, warning
 from orchestrator.gpu import Gpu, VramProbe
@@ -30,11 +30,22 @@ def findings(settings: Settings, points: Iterable[Point], probe: VramProbe) -> l
         problems += _base(settings.base_models[name], where)
         problems += _predictions(settings.base_models[name], chosen, where)
     problems += loras.problems(chosen, settings, where)
+    unchanged = {name for dataset in used["dataset"] for name in _captioned_as(settings.datasets[dataset], settings)}
     for one in datasets.with_ancestors(used["dataset"], settings.datasets):
-        problems += validate.validate_dataset(one, where, _common_arguments(chosen))
+        rewritten = one.name not in unchanged
+        problems += validate.validate_dataset(one, where, _common_arguments(chosen), rewritten=rewritten)
     for name in used["dataset"]:
         problems += validate.validate_captions(settings.datasets[name], settings.datasets)
     return [*problems, *_faces(settings, where), *_disk(settings, where)]
+
+
+def _captioned_as(dataset: Dataset, settings: Settings) -> Iterator[str]:
+    """The datasets whose captions are trained on as they are."""
+    for part in dataset.parts:
+        if part.recipe is None:
+            yield part.name
+        elif part.recipe.captions is None:
+            yield from _captioned_as(settings.datasets[part.recipe.source], settings)
 
 
 def _common_arguments(points: Iterable[Point]) -> dict[str, Value]:

@@ -26,6 +26,7 @@ def import_preset(file: Path, folder: Path) -> None:
       NAME.settings.toml and NAME.toml in FOLDER, and a project if there is none
     """
     import shlex
+    import tomllib
 
     from orchestrator.kohya import presets
     from orchestrator.kohya.arguments import schema
@@ -40,4 +41,8 @@ def import_preset(file: Path, folder: Path) -> None:
             console.message(f"  {key}: {text}")
     for path in (settings, grid):
         console.result(str(path))
+    written = tomllib.loads(settings.read_text(encoding="utf-8"))["datasets"]
+    for name, dataset in written.items():
+        trigger = dataset["trigger"]
+        console.message(f'Check datasets.{name}.trigger = "{trigger}": the captions and the prompts must contain it')
     console.message(f"Next: orchestrate plan {shlex.join(['--settings', str(settings), str(grid)])}")

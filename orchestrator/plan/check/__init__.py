@@ -9,11 +9,12 @@ from orchestrator.errors import Problem
 from orchestrator.gpu import VramProbe
 from orchestrator.kohya import release, step_count
 from orchestrator.kohya.inheritance import Inheritance
+from orchestrator.kohya.prompts import read_prompts
 from orchestrator.model import Point
 from orchestrator.plan import forecast, preflight
 from orchestrator.plan.check import configurations, dataset_images, gpus, interpreter, persona, token_counts, tokenizers
 from orchestrator.plan.check.report import CheckReport
-from orchestrator.plan.plan import Plan
+from orchestrator.plan.plan import Plan, untriggered
 from orchestrator.store import provenance
 
 
@@ -27,7 +28,8 @@ def inspect(settings: Settings, probe: VramProbe, asked: Plan | None = None, *, 
     trained = [point for point in points if point.is_trained]
     datasets = _user_datasets(settings, trained)
     trainer = interpreter.check_interpreter(settings, [one.params for one in trained])
-    problems = [*(asked.warnings if asked else ()), *preflight.findings(settings, points, probe)]
+    warnings = asked.warnings if asked else untriggered(read_prompts(settings.generation.prompts)[0], settings, points)
+    problems = [*warnings, *preflight.findings(settings, points, probe)]
     problems += [*trainer.problems, *tokenizers.problems(settings), *_images(settings, trained, datasets)]
     faces = persona.check_persona(settings, datasets)
     problems += faces.problems
