@@ -27,7 +27,10 @@ def plan(
     replaced: Mapping[str, Sequence[str]] = MappingProxyType({}),
     most: Forecast | None = None,
 ) -> str:
-    """Runs are in the order of the grid. Units: seconds, bytes, GiB; None: unknown. most: of a sequential sweep, with all seeds."""
+    """Runs are in the order of the grid. Units: seconds, bytes, GiB; None: unknown.
+
+    most: of a sequential sweep, with all seeds.
+    """
     return _text(
         {
             "sweep": costs.name,
