@@ -152,7 +152,7 @@ def test_another_model_is_refused_by_a_sweep_that_was_made_with_one(world: World
     model = with_clip(world, Path(sys.executable))
     world.context()
     (model / "model.safetensors").write_text("other weights", encoding="utf-8")
-    with pytest.raises(Conflict, match="CLIP model has changed"):
+    with pytest.raises(Conflict, match="CLIP model: has changed"):
         world.context()
 
 

@@ -156,11 +156,11 @@ def test_a_changed_file_or_strength_is_another_sweep(files: World) -> None:
     files.context()
     text = files.settings.read_text(encoding="utf-8")
     files.settings.write_text(text.replace("strength = 0.8", "strength = 0.9"), encoding="utf-8")
-    with pytest.raises(Conflict, match=r"loras\.v2 has changed"):
+    with pytest.raises(Conflict, match=r"loras\.v2: has changed"):
         files.context()
     files.settings.write_text(text, encoding="utf-8")
     lora(files.folder / "v3.safetensors", rank=4)
-    with pytest.raises(Conflict, match="lora v3 has changed"):
+    with pytest.raises(Conflict, match="lora v3: has changed"):
         files.context()
 
 

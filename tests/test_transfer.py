@@ -135,7 +135,7 @@ def test_a_mistake_in_the_settings_of_a_base_model_names_its_table(scored: World
 def test_changed_settings_of_a_base_model_are_rejected(scored: World) -> None:
     text = scored.settings.read_text(encoding="utf-8")
     scored.settings.write_text(text.replace("[base_models.doll]", "[base_models.doll]\nscale = 3.0"))
-    with pytest.raises(Conflict, match=r"base_models\.doll generation has changed"):
+    with pytest.raises(Conflict, match=r"base_models\.doll generation: has changed"):
         scored.context()
 
 
