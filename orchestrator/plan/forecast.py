@@ -232,7 +232,7 @@ def _run(run: Run, settings: Settings, prompts: int, known: RunHistory, lengths:
         counted=pictures is not None and pictures.counted,
         images=candidates + images,
         candidates=candidates,
-        train_s=train_s if "train" in todo else 0.0,
+        train_s=train_s if "train" in todo and run.point.is_trained else 0.0,
         generate_s=new * (known.image_s.get(base) or _image_s(settings.generation_of(base))),
         score_s=scored * (known.score_s.get(base) or _SCORE_S),
         disk_bytes=_disk(params, todo, length, new, settings.generation),
