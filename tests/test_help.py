@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from orchestrator import cli
+from orchestrator.cli.console import Console
 
 
 def commands(group: click.Group = cli.main, *names: str) -> Iterator[tuple[str, click.Command]]:
@@ -73,3 +74,17 @@ def test_a_grid_is_named_exactly_once(args: list[str], message: str) -> None:
     result = CliRunner().invoke(cli.main, ["plan", *args])
     assert result.exit_code == 2
     assert message in result.stderr
+
+
+@pytest.mark.parametrize("name", [name for name, one in COMMANDS.items() if not isinstance(one, click.Group)])
+def test_a_command_in_a_message_gets_the_settings_if_it_takes_them(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Console(settings=" --settings mine.toml").sentence(f"repeat `orchestrate {name} X`")
+    takes = any("--settings" in one.opts for one in COMMANDS[name].params)
+    assert capsys.readouterr().out == f"repeat `orchestrate {name} X{' --settings mine.toml' if takes else ''}`\n"
+
+
+def test_a_command_in_a_message_keeps_its_own_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    Console(settings=" --settings mine.toml").sentence("run `orchestrate check --settings other.toml`")
+    assert capsys.readouterr().out == "run `orchestrate check --settings other.toml`\n"

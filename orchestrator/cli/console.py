@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from orchestrator.store.layout import Sweep
 
 
-_COMMAND = re.compile(r"`orchestrate (?!init|demo|schema)[^`\n]*(?=`)")
+_COMMAND = re.compile(r"`orchestrate (?!(?:completion|demo|import|init|schema)\b|[^`\n]*--settings)[^`\n]*(?=`)")
+"""A command that takes `--settings`, and is named without it."""
+
 _HEARTBEAT_S = 180.0
 _STOPPING = {
     1: "Stopping the running programs; press Ctrl-C again to end them immediately. The same command resumes the sweep.",
