@@ -71,6 +71,15 @@ def drive(nodes: Any, world: World, ctx: Context, check: Callable[[], list[Probl
         sweep.run_sweep_on(team, runs, ctx)
 
 
+def drive_and(kill: Callable[[], None], nodes: Any, world: World) -> None:
+    """Drive the sweep while `kill` runs beside it; all trained runs finish."""
+    killer = threading.Thread(target=kill)
+    killer.start()
+    drive(nodes, world, world.context())
+    killer.join()
+    assert {state for name, state in world.states().items() if "baseline" not in name} == {State.FINISHED}
+
+
 def until(what: Callable[[], Any]) -> None:
     deadline = time.monotonic() + 120
     while not what():
@@ -157,12 +166,8 @@ def test_a_lost_node_loses_no_finished_work(nodes: Any, two: list[Any], world: W
                 os.kill(pid, signal.SIGKILL)
         nodes.remove_node(two[0], allow_graceful=False)
 
-    killer = threading.Thread(target=kill)
-    killer.start()
-    drive(nodes, world, world.context())
-    killer.join()
+    drive_and(kill, nodes, world)
     assert killed
-    assert {state for name, state in world.states().items() if "baseline" not in name} == {State.FINISHED}
     ledger = world.ledger()
     finished = [line.split()[2] for line in ledger if line.startswith("ended")]
     assert sorted(set(finished)) == sorted(finished), "finished work was not repeated"
@@ -184,12 +189,8 @@ def test_a_killed_worker_loses_nothing(nodes: Any, two: list[Any], world: World)
                     killed.append(pid)
 
     killed: list[int] = []
-    killer = threading.Thread(target=kill)
-    killer.start()
-    drive(nodes, world, world.context())
-    killer.join()
+    drive_and(kill, nodes, world)
     assert killed
-    assert {state for name, state in world.states().items() if "baseline" not in name} == {State.FINISHED}
     assert len([line for line in world.ledger() if line.startswith("began")]) == 4, "no training began again"
     assert world.living() == []
 
