@@ -189,6 +189,25 @@ def test_a_record_of_another_schema_is_refused(tmp_path: Path) -> None:
         records.read(tmp_path / "a.json")
 
 
+@pytest.mark.parametrize(
+    ("name", "moved"),
+    [
+        ("sweep/run/train/1/result.json", "sweep/run"),
+        ("sweep/run/point.json", "sweep/run"),
+        ("sweep/sweep.json", "sweep"),
+        ("calibration.json", "calibration.json"),
+    ],
+)
+def test_a_damaged_record_names_what_to_move(tmp_path: Path, name: str, moved: str) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if "run" in name:
+        (tmp_path / "sweep" / "run" / "point.json").write_text("{}")
+    path.write_text("{", encoding="utf-8")
+    with pytest.raises(OrchestrateError, match=f"move {tmp_path / moved} out of {(tmp_path / moved).parent},"):
+        records.read(path)
+
+
 def test_a_product_names_files_that_are_there(run: Run) -> None:
     """They are synced to disk before the record that makes them a fact."""
     with pytest.raises(FileNotFoundError):

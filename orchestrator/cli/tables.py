@@ -176,7 +176,7 @@ def _sums(costs: Forecast) -> Iterator[str]:
     time, gpu_time, disk = (
         (duration(costs.seconds), f"{hours:.{1 if hours >= 1 else 2}f}", size(costs.disk_bytes))
         if costs.known
-        else "???"
+        else ("?", "?", "?")
     )
     yield (
         f"Total: {time} on {pluralize(costs.gpus, 'GPU')}, {gpu_time} GPU-hours; {disk} of disk, "

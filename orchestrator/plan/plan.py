@@ -144,11 +144,9 @@ def untriggered(texts: Sequence[str], used: Settings, points: Sequence[Point]) -
         dataset = used.datasets[name]
         triggers = [part.trigger for part in dataset.parts if part.trigger]
         rewrites = dataset.recipe.captions if dataset.recipe else None
-        if not (rewrites and rewrites.replace_trigger) and not any(
-            captions.find_trigger(text, trigger) for text in texts for trigger in triggers
-        ):
-            for trigger in triggers[:1] if texts else ():
-                names.setdefault(trigger, []).append(name)
+        used_by = [text for text in texts for trigger in triggers if captions.find_trigger(text, trigger)]
+        if texts and triggers and not used_by and not (rewrites and rewrites.replace_trigger):
+            names.setdefault(triggers[0], []).append(name)
     return [
         warning(
             "generate.prompts",

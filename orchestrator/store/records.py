@@ -53,5 +53,7 @@ def parse(path: Path, make: Callable[[dict[str, Any]], _Made]) -> _Made:
 
 
 def _damaged(path: Path, reason: str) -> OrchestrateError:
-    remedy = "move the run's folder out of the sweep's folder and run the sweep again"
+    run = next((folder for folder in path.parents if (folder / "point.json").exists()), None)
+    moved = run or (path.parent if path.name == "sweep.json" else path)
+    remedy = f"move {moved} out of {moved.parent}, then run the same command"
     return OrchestrateError(Problem(what=f"cannot be read: {reason}", where=str(path), remedy=remedy))
