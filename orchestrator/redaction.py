@@ -5,7 +5,7 @@ import os
 import re
 from base64 import b64encode
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from fnmatch import fnmatchcase
+from fnmatch import translate
 from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, unquote
@@ -113,8 +113,14 @@ _ALSO = "ORCHESTRATE_PASS_ENV"
 
 def child_environ(environ: Mapping[str, str]) -> dict[str, str]:
     """The variables that child processes inherit: those that programs need, and those in ORCHESTRATE_PASS_ENV."""
-    patterns = (*_INHERITED, *environ.get(_ALSO, "").split())
-    return {name: value for name, value in environ.items() if any(fnmatchcase(name, one) for one in patterns)}
+    inherited = _matching((*_INHERITED, *environ.get(_ALSO, "").split()))
+    return {name: value for name, value in environ.items() if inherited.match(name)}
+
+
+@lru_cache(maxsize=8)
+def _matching(patterns: tuple[str, ...]) -> "re.Pattern[str]":
+    """What matches any of the patterns with wildcards; one expression, because each start of a program uses it."""
+    return re.compile("|".join(map(translate, patterns)))
 
 
 def hide(name: str, value: str) -> str:
