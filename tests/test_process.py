@@ -117,11 +117,17 @@ def test_a_child_is_found_after_its_shim_was_killed(folder):
 
 
 SLEEP = "import time; print('up', flush=True); time.sleep(600)"
+DAEMON = (
+    "import os, time; os.fork() and (os.wait(), print('up', flush=True), time.sleep(600));"
+    "os.setsid(); os.fork() and os._exit(0);"
+    "os.closerange(0, 1024); os.chdir('/'); os.execve('/bin/sleep', ['kworker', '600'], {})"
+)
 PROGRAMS = {
     "without an environment": ["env", "-i", sys.executable, "-c", SLEEP],
     "in another session": ["env", "-i", "setsid", "--wait", sys.executable, "-c", SLEEP],
     "daemonised": ["sh", "-c", f'env -i setsid "{sys.executable}" -c "{SLEEP}" & exec sleep 600'],
     "silent daemon": ["sh", "-c", "echo up; (env -i setsid sleep 600 >/dev/null 2>&1 &) ; exec sleep 600"],
+    "daemon without descriptors": [sys.executable, "-c", DAEMON],
 }
 
 
@@ -150,9 +156,10 @@ def test_processes_without_a_marker_are_found_and_stopped(folder: Path, program:
     assert process.exited(folder) is not None, "the shim ends after it has recorded the exit"
 
 
-@pytest.mark.parametrize("program", ["without an environment", "in another session"])
+@pytest.mark.parametrize("program", PROGRAMS)
 def test_processes_without_a_marker_are_found_after_their_shim_was_killed(folder: Path, program: str) -> None:
     hidden = start_hidden(folder, program)
+    assert len(hidden) >= 1 + ("daemon" in program)
     os.kill(json.loads((folder / "process.json").read_text())["pid"], signal.SIGKILL)
     until(lambda: process._shim(folder) is None)
     assert process.running(folder)

@@ -1,14 +1,16 @@
 """Child processes that outlive the orchestrator: start, find, wait for and stop them (Linux, /proc).
 
-A child runs under the shim in its own session. The processes of an attempt are those with the attempt's marker in
-their environment, those in the shim's session, those whose output goes to the attempt's log, and all descendants of
-these; the shim is the subreaper, so processes that leave their parent stay its descendants. An attempt is identified by
-the device and inode of its folder, whatever its path is. Processes are never found or killed by name.
+A child runs under the shim in its own session. The processes of an attempt are those with the attempt's identity in
+their environment or in their limit of file locks, those in the shim's session, those whose output goes to the attempt's
+log, and all descendants of these; the shim is the subreaper, so processes that leave their parent stay its descendants.
+An attempt is identified by the device and inode of its folder, whatever its path is. Processes are never found or
+killed by name.
 """
 
 import contextlib
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -124,7 +126,7 @@ def _roots(folder: Path, processes: Mapping[int, "_Stat"]) -> set[int]:
     session, started = record.get("pid"), record.get("started")
     shim_start = started if isinstance(started, int) and _is_here(record) else 0  # 0: before it, or on another machine
     young = [pid for pid, stat in processes.items() if stat.started >= shim_start]
-    own = {pid for pid in young if _variable(pid, _ID) == identity or _output_of(pid) == log} if identity else set()
+    own = {pid for pid in young if identity in _identities(pid) or _output_of(pid) == log} if identity else set()
     leader = processes.get(session) if isinstance(session, int) else None
     if not shim_start or (leader and leader.started != started):
         return own  # or the number belongs to another process now
@@ -160,11 +162,11 @@ def live_attempts() -> set[Path]:
     """The folders of all attempts that run on this machine, started by any orchestrator, without symbolic links."""
     found = set()
     for pid in _pids():
-        if identity := _variable(pid, _ID):
+        if identities := _identities(pid) - {""}:
             # The shim's working directory is the folder, also after a move.
             paths = [Path(_variable(pid, MARKER)), Path(_link(pid, "cwd")), Path(_output_of(pid)).parent]
-            found.add(next((path for path in paths if _identity(path) == identity), paths[0]))
-    return found
+            found.add(next((path for path in paths if _identity(path) in identities), paths[0]))
+    return found - {Path()}  # without a marker
 
 
 def is_exiting(pid: int) -> bool:
@@ -294,13 +296,19 @@ def _pids() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
 
+def _identities(pid: int) -> set[str]:
+    """The identity of the attempt that a process belongs to, by its environment and by its limit of file locks."""
+    limit = re.search(rb"^Max file locks +(\d+) ", _read_proc(pid, "limits"), re.MULTILINE)
+    return {_variable(pid, _ID), limit[1].decode() if limit else ""}
+
+
 def _identity(folder: Path) -> str:
-    """Device and inode of an attempt's folder; empty if there is none."""
+    """Device and inode of an attempt's folder as one number below 2**62; empty if there is none."""
     try:
         status = folder.stat()
     except OSError:
         return ""
-    return f"{status.st_dev}:{status.st_ino}"
+    return str((status.st_ino ^ status.st_dev << 40) % 2**62)
 
 
 def _variable(pid: int, name: str) -> str:

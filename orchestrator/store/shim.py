@@ -7,6 +7,9 @@ child's stdout and stderr) and FOLDER/exit.json after the child ended. The envir
 
 It is the subreaper of everything the child starts: a process that leaves its parent and session becomes a child of the
 shim. The shim ends after the last of them, so that all of them are found among its descendants.
+
+If it is killed, its descendants are found by a limit: that of file locks, which Linux does not enforce, and which every
+process inherits, whatever it does with its environment, session and files.
 """
 
 import contextlib
@@ -24,6 +27,7 @@ BEAT_S = 5.0
 """Seconds between two heartbeats."""
 
 _PR_SET_CHILD_SUBREAPER = 36
+_RLIMIT_LOCKS = 10
 
 
 def main(folder: Path) -> None:
@@ -35,6 +39,7 @@ def main(folder: Path) -> None:
     _write(folder / "process.json", {"schema": 1, **identity(os.getpid())})
     _start_heartbeat()
     _become_subreaper()
+    _mark_descendants()
     began, kills = time.monotonic(), _oom_kills()
     code, error = _run(command["argv"], command["cwd"], folder / "log")
     killed = code == -signal.SIGKILL and _oom_kills() > kills
@@ -51,6 +56,14 @@ def _become_subreaper() -> None:
         import ctypes
 
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _mark_descendants() -> None:
+    with contextlib.suppress(ImportError, OSError, ValueError, KeyError):  # then they are found by the other signs
+        import resource
+
+        unlimited = resource.getrlimit(_RLIMIT_LOCKS)[1]
+        resource.setrlimit(_RLIMIT_LOCKS, (int(os.environ["ORCHESTRATE_ATTEMPT_ID"]), unlimited))
 
 
 def _ignore(_signal: int, _frame: FrameType | None) -> None:
