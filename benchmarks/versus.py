@@ -190,7 +190,9 @@ def _clock(spent: dict[str, float], name: str) -> Iterator[None]:
 def _call(
     argv: list[str], cwd: Path | None = None, used: Settings | None = None, environ: Mapping[str, str] = os.environ
 ) -> str:
-    environment = {**environ, **(command.environment(used.trainer, gpu=None) if used else {})}
+    """With `used`, a program of the loop: in a shell's environment, without the variables of `START`."""
+    added = command.environment(used.trainer, gpu=None).items() if used else ()
+    environment = {**environ, **{name: value for name, value in added if name not in command.START}}
     done = subprocess.run(argv, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
