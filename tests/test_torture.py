@@ -37,3 +37,13 @@ def test_random_kills_lose_nothing(tmp_path: Path, shared: Path, wanted: Referen
     early = min(wanted.seconds, 1.5)  # the reference may have been slower than this sweep
     assert trial.kill_at_random(world, random.Random(seed), early)
     assert trial.losses(world, wanted) == []
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("seed", range(5))
+def test_random_kills_lose_nothing_with_mps(tmp_path: Path, shared: Path, seed: int) -> None:
+    """Trainings that share a GPU through MPS, and a resident generator."""
+    wanted = trial.reference(trial.build(tmp_path / "reference", shared, mps=True))
+    world = trial.build(tmp_path / "world", shared, mps=True)
+    assert trial.kill_at_random(world, random.Random(seed), wanted.seconds / 2)
+    assert trial.losses(world, wanted) == []

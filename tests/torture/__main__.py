@@ -1,4 +1,4 @@
-"""`python -m torture [--writes N] [--random N] [--seed S] [--shard I/N] [--jobs J] [--work FOLDER]`.
+"""`python -m torture [--mps] [--writes N] [--random N] [--seed S] [--shard I/N] [--jobs J] [--work FOLDER]`.
 
 Kills a sweep at each write, and at random moments. Shards may run at the same time: shard I of N runs every N-th trial.
 The last line is a JSON object with the counts, also after SIGTERM. Exit code 1 after a loss; its folder is kept.
@@ -33,6 +33,7 @@ class Torture:
 
     folder: Path
     wanted: Reference
+    mps: bool = False
     trials: Counter[str] = field(default_factory=Counter)
     kills: Counter[str] = field(default_factory=Counter)
     missed: list[str] = field(default_factory=list)
@@ -41,7 +42,7 @@ class Torture:
     def at_write(self, event: Event, how: str) -> None:
         """Kill one process at one write. It is missed if this sweep, for its timing, never came to this write."""
         name = f"{how} {event.what}, number {event.number} of {event.who}"
-        world = trial.build(self._new(), self.folder / "shared")
+        world = trial.build(self._new(), self.folder / "shared", mps=self.mps)
         if trial.kill_at(world, event, how):
             self.kills[event.who.partition(" ")[0]] += 1
         else:
@@ -50,7 +51,8 @@ class Torture:
 
     def at_random(self, seed: int) -> None:
         """One to three kills; in every second trial the trainer is a launcher's child."""
-        world = trial.build(self._new(), self.folder / "shared", faults="launcher" if seed % 2 else "")
+        faults = "launcher" if seed % 2 else ""
+        world = trial.build(self._new(), self.folder / "shared", faults=faults, mps=self.mps)
         killed = trial.kill_at_random(world, random.Random(seed), self.wanted.seconds)
         self.kills.update(f"{one.partition(' ')[0]} at random" for one in killed)
         self._judge(world, f"seed {seed}, {', '.join(killed) or 'no process to kill'}", "at random")
@@ -70,6 +72,7 @@ class Torture:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mps", action="store_true", help="runs share a GPU through MPS, with stand-ins for both")
     parser.add_argument("--writes", type=int, help="so many kills at writes, chosen at random; all by default")
     parser.add_argument("--random", type=int, default=300, help="random trials, each of one to three kills")
     parser.add_argument("--seed", type=int, default=1, help="of the first random trial")
@@ -82,8 +85,8 @@ def main() -> int:
     options.work.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="torture-", dir=options.work.resolve()))
     build_shared(folder / "shared")
-    wanted = trial.reference(trial.build(folder / "reference", folder / "shared"))
-    torture = Torture(folder=folder, wanted=wanted)
+    wanted = trial.reference(trial.build(folder / "reference", folder / "shared", mps=options.mps))
+    torture = Torture(folder=folder, wanted=wanted, mps=options.mps)
     _carry_out(list(_trials(torture, options)), options.jobs, torture)
     _report(torture, time.monotonic() - began)
     if not torture.lost:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors.numpy import load_file
-from standins.world import World
+from standins.world import HERE, World
 
 from orchestrator.model import Failure, State
 from orchestrator.store.layout import Run
@@ -28,13 +28,18 @@ network_dim = [2]
 cache_latents = true
 resolution = "256,256"
 """
-TIMES = ("train_s", "attempts")
+MPS_GRID = GRID.replace("[fixed]", "seed = [1, 2, 3]\n[fixed]")
+"""The first training and its images measure the VRAM, then two trainings are colocated, and a generator."""
+
+TIMES = ("train_s", "attempts", "peak_vram_mib")
 """Columns of results.csv that depend on time and on interruptions: only they are not compared."""
 
 TIMEOUT_S = 900
 """Of one sweep that takes some seconds: many shards may share the machine."""
 
 VICTIMS = ("orchestrator", "shim", "program", "all")
+MPS_VICTIMS = ("daemon", "clients")
+"""The MPS daemon and its server; the server and all its clients, as after a fault of one client."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,13 +65,21 @@ class Reference:
     seconds: float
 
 
-def build(folder: Path, shared: Path, *, faults: str = "") -> World:
-    """A world whose steps take long enough to be hit, and whose programs may be killed more often than usual."""
+def build(folder: Path, shared: Path, *, faults: str = "", mps: bool = False) -> World:
+    """A world whose steps take long enough to be hit, and whose programs may be killed more often than usual.
+
+    mps: with runs that share a GPU. Driver and MPS daemon are stand-ins.
+    """
     world = World.build(folder, shared)
-    env = {"STANDIN_STEP_S": "0.03", "STANDIN_PICTURE_S": "0.03", "STANDIN_TRAIN": faults}
-    world.settle(env=env, limits="crashes = 9\n")
-    world.ask(GRID)
+    env = {"STANDIN_STEP_S": "0.1" if mps else "0.03", "STANDIN_PICTURE_S": "0.03", "STANDIN_TRAIN": faults}
+    vram = {"vram": "[vram]\ncolocate = true\npoll_seconds = 0.05\n"} if mps else {}
+    world.settle(env=env, limits="crashes = 9\n", **vram)
+    world.ask(MPS_GRID if mps else GRID)
     return world
+
+
+def _uses_mps(world: World) -> bool:
+    return "colocate = true" in world.settings.read_text(encoding="utf-8")
 
 
 def reference(world: World) -> Reference:
@@ -77,8 +90,19 @@ def reference(world: World) -> Reference:
     seconds = time.monotonic() - began
     lines = (world.folder / "events").read_text(encoding="utf-8").splitlines()
     events = [line.split("\t") for line in lines]
+    if _uses_mps(world):
+        assert _used_together(world), "no two trainings were colocated, or no generator was shared"
     found = tuple(Event(who=who, number=int(number), what=what) for who, number, what in events)
     return Reference(reports=reports(world), events=found, seconds=seconds)
+
+
+def _used_together(world: World) -> bool:
+    """Whether the sweep used what it is to test: trainings that share the GPU through MPS, and a resident generator."""
+    trainings = [attempt for run in world.plan().runs() for attempt in run.attempts("train")]
+    images = [attempt for run in world.plan().runs() for attempt in run.attempts("generate")]
+    generators = [one.generator.resolve() for one in images if one.generator]
+    started = "-d" in (world.folder / "mps-commands").read_text(encoding="utf-8").split()
+    return started and sum(one.colocated for one in trainings) > 1 and len(set(generators)) < len(generators)
 
 
 # --- killing ----------------------------------------------------------------------------------------------------------
@@ -94,12 +118,14 @@ def kill_at(world: World, event: Event, how: str) -> bool:
 def kill_at_random(world: World, rng: random.Random, seconds: float) -> list[str]:
     """Run it up to three times, killing a process at a random moment of each; who was killed."""
     killed = []
+    mps = _uses_mps(world)
     for _ in range(rng.choice((1, 1, 2, 3))):
-        victim, moment = rng.choice(VICTIMS), rng.uniform(0.3, seconds)
+        victim, moment = rng.choice((*VICTIMS, *MPS_VICTIMS) if mps else VICTIMS), rng.uniform(0.3, seconds)
+        number = rng.randrange(4) if mps else 0
         with _started(world) as child:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(timeout=moment)
-            while not (hit := kill(world, victim, child)) and child.poll() is None:
+            while not (hit := kill(world, victim, child, number)) and child.poll() is None:
                 time.sleep(0.01)  # no such process at present
             if hit:
                 killed.append(f"{victim} after {moment:.2f} s")
@@ -108,12 +134,20 @@ def kill_at_random(world: World, rng: random.Random, seconds: float) -> list[str
     return killed
 
 
-def kill(world: World, victim: str, child: "subprocess.Popen[bytes]") -> bool:
+def kill(world: World, victim: str, child: "subprocess.Popen[bytes]", number: int = 0) -> bool:
+    """Kill the victims, of several shims or programs the one with this number; whether there were any."""
     if child.poll() is not None:
         return False
     shims, programs = _children(world)
-    everybody = [child.pid, *shims, *programs]
-    chosen = {"orchestrator": [child.pid], "shim": shims[:1], "program": programs[:1], "all": everybody}
+    server, daemon = _pids_in(world, "server.pid"), _pids_in(world, "nvidia-cuda-mps-control.pid")
+    chosen = {
+        "orchestrator": [child.pid],
+        "shim": shims[number % len(shims) :][:1] if shims else [],
+        "program": programs[number % len(programs) :][:1] if programs else [],
+        "all": [child.pid, *shims, *programs],
+        "daemon": [*daemon, *server],
+        "clients": [*server, *programs] if server else [],
+    }
     for pid in chosen[victim]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -130,17 +164,24 @@ def _children(world: World) -> tuple[list[int], list[int]]:
     return shims, programs
 
 
+def _pids_in(world: World, name: str) -> list[int]:
+    """The number of a process that the stand-in for MPS has started."""
+    try:
+        return [int((world.sweep.path / "mps" / "pipe" / name).read_text(encoding="utf-8"))]
+    except (OSError, ValueError):
+        return []
+
+
 @contextlib.contextmanager
 def _started(world: World, kill: Mapping[str, object] | None = None) -> "Iterator[subprocess.Popen[bytes]]":
-    hooked = {
-        "PYTHONPATH": os.pathsep.join([str(SITE), os.environ.get("PYTHONPATH", "")]),
-        "TORTURE_WORLD": str(world.folder),
-        "TORTURE_EVENTS": str(world.folder / "events"),
-        **({"TORTURE_KILL": json.dumps(kill)} if kill else {}),
-    }
+    killing = {"TORTURE_KILL": json.dumps(kill)} if kill else {}
     with (world.folder / "said").open("ab") as out:
         child = subprocess.Popen(
-            world.command(), env={**os.environ, **hooked}, cwd=world.folder, stdout=out, stderr=out
+            world.command(),
+            env={**os.environ, **_environ(world), **killing},
+            cwd=world.folder,
+            stdout=out,
+            stderr=out,
         )
         try:
             yield child
@@ -150,17 +191,33 @@ def _started(world: World, kill: Mapping[str, object] | None = None) -> "Iterato
             child.wait()
 
 
+def _environ(world: World) -> dict[str, str]:
+    """Of an orchestrator whose writes are counted; with MPS, it finds the stand-ins of driver and daemon."""
+    hooked = {"TORTURE_WORLD": str(world.folder), "TORTURE_EVENTS": str(world.folder / "events")}
+    modules = [str(SITE), os.environ.get("PYTHONPATH", "")]
+    if not _uses_mps(world):
+        return {**hooked, "PYTHONPATH": os.pathsep.join(modules)}
+    return {
+        **hooked,
+        "PYTHONPATH": os.pathsep.join([str(SITE.with_name("gpu")), *modules]),
+        "PATH": os.pathsep.join([str(HERE), os.environ["PATH"]]),
+        "FAKE_MPS": str(world.folder / "mps-commands"),
+        "TORTURE_CORES": "8",
+    }
+
+
 # --- what must hold afterwards ----------------------------------------------------------------------------------------
 
 
 def losses(world: World, wanted: Reference) -> list[str]:
     """Run it again without kills, and list all differences from the reference."""
-    done = world.call(timeout_s=TIMEOUT_S)
+    done = world.call(env=_environ(world), timeout_s=TIMEOUT_S)
     found = [f"exit code {done.returncode}: {done.stderr[-2000:]}"] if done.returncode else []
     found += [f"{name} is {state}" for name, state in world.states().items() if state is not State.FINISHED]
     found += _doubtful(world.plan().runs())
     found += repeated(world.ledger())
     found += [f"process {pid} is left" for pid in world.living()]
+    found += [f"the MPS daemon is left in {pipe}" for pipe in world.sweep.path.glob("mps/pipe")]
     if not found and reports(world) != wanted.reports:
         found.append("the reports differ")
     return found

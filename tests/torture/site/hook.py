@@ -60,7 +60,9 @@ class _Counter:
     def _counts(self, event: str, args: "tuple[Any, ...]") -> bool:
         if event == "open":
             return isinstance(args[2], int) and bool(args[2] & _WRITING) and str(args[0]).startswith(self.world)
-        return event in _NAMES and (event == "subprocess.Popen" or str(args[0]).startswith(self.world))
+        if event == "subprocess.Popen":  # how often the MPS daemon is asked depends on time
+            return "mps-control" not in str(args[0]) or "-d" in args[1]
+        return event in _NAMES and str(args[0]).startswith(self.world)
 
     def _named(self, path: str) -> str:
         """Below the world, and without the number of this process, which unfinished files are named after."""
