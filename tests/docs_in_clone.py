@@ -88,6 +88,7 @@ COMMANDS = (
     Command(said="make test", more=FEW_TESTS, prints=" passed"),
     Command(said="make check", more=FEW_TESTS, prints=" passed"),
     Command(said="make torture", more="TORTURE='--writes 3 --random 2'", prints='"losses": 0'),
+    Command(said="make torture TORTURE=--mps", more="TORTURE='--mps --writes 1 --random 1'", prints='"losses": 0'),
     Command(said="make soak", more="SOAK='--runs 6'", prints='"losses": 0'),
     Command(said="python -m benchmarks.early_stop --simulate 1000", more="--simulate 2", prints="| left out |"),
     Command(said="python -m benchmarks.early_stop FOLDER", more="--rates 2 --seeds 1 --steps 6", prints="| complete |"),
