@@ -209,9 +209,9 @@ def test_a_vae_has_a_decoder_of_four_channels(tmp_path, tensors, what):
 def test_a_base_model_that_predicts_v(tmp_path, tensors, metadata, needed):
     path = tmp_path / "base.safetensors"
     save_file({name: np.zeros(0, np.float16) for name in [*tensors, "x"]}, path, metadata)
-    found = base_model.prediction(path, {})
+    found = base_model.prediction(path, [{}])
     assert [needed in problem.remedy for problem in found] == ([True] if needed else [])
-    found = base_model.prediction(path, {"v_parameterization": True, "zero_terminal_snr": True})
+    found = base_model.prediction(path, [{"v_parameterization": True, "zero_terminal_snr": True}])
     assert ["remove v_parameterization" in problem.remedy for problem in found] == ([] if needed else [True])
 
 

@@ -1,7 +1,8 @@
 """Checks a base checkpoint by its name and header: readable, SDXL, suitable for training."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 
 from orchestrator.errors import Problem, Severity
@@ -53,8 +54,8 @@ def _vae_issues(path: Path) -> Iterator[tuple[str, str]]:
         yield f"it is not a VAE of SDXL: {what}", "get SDXL's VAE, or remove `vae` to use that of the base model"
 
 
-def prediction(path: Path, params: Params, *, where: str = "", key: str = "") -> list[Problem]:
-    """A warning if only one of base model and training predicts v, or only the base has a terminal SNR of zero."""
+def prediction(path: Path, trainings: Iterable[Params], *, where: str = "", key: str = "") -> list[Problem]:
+    """A warning about the first training that predicts v unlike the base model, or without its terminal SNR of zero."""
     try:
         header = safetensors_header.read_header(path)
     except (OSError, ValueError):
@@ -64,16 +65,19 @@ def prediction(path: Path, params: Params, *, where: str = "", key: str = "") ->
         "v_parameterization": "v_pred" in header.tensors or predicts in ("v", "v_prediction"),
         "zero_terminal_snr": "ztsnr" in header.tensors,
     }
+    issues = (issue for params in trainings for issue in _prediction_issues(marks, params))
+    return _placed(islice(issues, 1), path, where, key, Severity.WARNING)
+
+
+def _prediction_issues(marks: Mapping[str, bool], params: Params) -> Iterator[tuple[str, str]]:
     needed = [argument for argument, marked in marks.items() if marked and not params.get(argument)]
-    if not needed:
-        if not params.get("v_parameterization") or marks["v_parameterization"]:
-            return []
+    if needed:
+        what = "the base model says that it was trained with v-prediction or a terminal SNR of zero, "
+        what += "unlike these trainings"
+        yield what, f"set {' and '.join(f'{argument} = true' for argument in needed)} in [fixed]"
+    elif params.get("v_parameterization") and not marks["v_parameterization"]:
         what = "nothing in the base model says that it predicts v, as v_parameterization assumes"
-        remedy = "remove v_parameterization, unless the model's page says v-prediction"
-        return _placed([(what, remedy)], path, where, key, Severity.WARNING)
-    what = "the base model says that it was trained with v-prediction or a terminal SNR of zero, unlike these trainings"
-    remedy = f"set {' and '.join(f'{argument} = true' for argument in needed)} in [fixed]"
-    return _placed([(what, remedy)], path, where, key, Severity.WARNING)
+        yield what, "remove v_parameterization, unless the model's page says v-prediction"
 
 
 def is_pickle(path: Path) -> Iterator[tuple[str, str]]:

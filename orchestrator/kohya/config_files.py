@@ -26,7 +26,7 @@ def shipped_templates() -> Path:
 
 
 class Renderer:
-    """The templates of one folder, each compiled once."""
+    """The templates of one folder, each compiled once, and again after it has changed."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -38,7 +38,6 @@ class Renderer:
             trim_blocks=True,
             lstrip_blocks=True,
             keep_trailing_newline=True,
-            auto_reload=False,
         )
         self._environment.filters["toml"] = self._quoter
 

@@ -138,11 +138,8 @@ def _base(base: BaseModel, where: str) -> Iterator[Problem]:
 
 
 def _predictions(base: BaseModel, points: Iterable[Point], where: str) -> list[Problem]:
-    """One warning, about the first training that does not suit what the base model predicts."""
-    trained = [p.params for p in points if p.params.get("base_model") == base.name and p.is_trained]
-    key = f"base_models.{base.name}.path"
-    found = (base_model.prediction(base.path, params, where=where, key=key) for params in trained)
-    return next((one for one in found if one), [])
+    trained = (p.params for p in points if p.params.get("base_model") == base.name and p.is_trained)
+    return base_model.prediction(base.path, trained, where=where, key=f"base_models.{base.name}.path")
 
 
 def _faces(settings: Settings, where: str) -> Iterator[Problem]:

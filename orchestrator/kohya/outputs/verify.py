@@ -7,6 +7,7 @@ import hashlib
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -62,13 +63,15 @@ def verify(
         what = "the checkpoint does not record how long it was trained"
         return _rejected([Problem(what=what, where=str(final), remedy="train it again")], Failure.NO_PRODUCT)
     located = [_located(found, output_name, segments) for found in files.expected(output_name, params, length)]
-    problems = [
-        problem for found, segment in located[:-1] for problem in _earlier_checkpoint_problems(found, params, segment)
-    ]
-    if problems:
-        return _rejected(problems, _failure(problems))
-    hashed = (replace(found, sha256=sha256(segment.folder / found.file)) for found, segment in located)
-    return OutputCheck(checkpoints=tuple(hashed))
+    with ThreadPoolExecutor() as pool:  # hashing releases the interpreter's lock, and the GPU waits
+        hashed = pool.map(lambda one: sha256(one[1].folder / one[0].file), located)
+        earlier = pool.map(lambda one: list(_earlier_checkpoint_problems(one[0], params, one[1])), located[:-1])
+        problems = [problem for found in earlier for problem in found]
+        if problems:
+            return _rejected(problems, _failure(problems))
+        return OutputCheck(
+            checkpoints=tuple(replace(one, sha256=found) for (one, _), found in zip(located, hashed, strict=True))
+        )
 
 
 def _located(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from orchestrator.store.layout import Attempt, Run
 from orchestrator.store.outcome import FailureReason, Outcome
 
 NAME = train_config.STAGE
+_renderer = cache(config_files.Renderer)
 
 
 def perform(run: Run, ctx: Context) -> Result:
@@ -115,8 +117,9 @@ def _prepare(run: Run, attempt: Attempt, record: Mapping[str, Any], ctx: Context
 
 def rendered(run: Run, attempt: Attempt, ctx: Context) -> dict[str, str]:
     """The trainer's input files by name; each is read back and compared with what it should contain."""
-    renderer = config_files.Renderer(ctx.templates)
-    return train_config.input_files(run, attempt, ctx.settings, renderer, ctx.datasets, ctx.preview_prompts)
+    return train_config.input_files(
+        run, attempt, ctx.settings, _renderer(ctx.templates), ctx.datasets, ctx.preview_prompts
+    )
 
 
 def _budget(settings: Settings) -> dict[str, str]:
