@@ -1,5 +1,6 @@
 """report.html: its content for finished and unfinished sweeps, and hostile text."""
 
+import os
 import re
 from dataclasses import asdict, replace
 from html.parser import HTMLParser
@@ -18,7 +19,7 @@ from orchestrator.evidence.calibration import statistics
 from orchestrator.evidence.calibration.record import CalibrationRecord
 from orchestrator.evidence.confirmation import Confirmation, ConfirmationResult
 from orchestrator.evidence.stats.contrast import Verdict
-from orchestrator.report import answers, html, overview, results_view
+from orchestrator.report import answers, files, html, overview, results_view
 from orchestrator.report.answers.answer import Answer
 from orchestrator.report.html import figures, first_screen, image_matrix, rows
 from orchestrator.scoring import thumbnails
@@ -237,6 +238,17 @@ def test_the_page_of_an_unchanged_sweep_is_not_written_again(tmp_path, album):
     assert html.write(summary.read(sweep)).stat().st_mtime_ns == before.st_mtime_ns
     (sweep.runs()[0].path / "scores.json").unlink()
     assert html.write(summary.read(sweep)).stat().st_ino != before.st_ino
+
+
+def test_only_a_report_that_shows_the_same_is_left_whatever_the_clock_says(tmp_path, album):
+    sweep = made(tmp_path, album, runs=2)
+    report = files.write(sweep, {})
+    os.utime(report.page, (2**32, 2**32))
+    report.table.write_text("left")
+    assert files.write(sweep, {}, if_outdated=True).table.read_text() == "left"
+    (sweep.runs()[0].path / "scores.json").unlink()
+    assert files.write(sweep, {}, if_outdated=True).table.read_text() != "left"
+    assert html.is_current(report.summary, report.answers) is False
 
 
 def test_the_same_numbers_give_the_same_plots(tmp_path, album):

@@ -275,39 +275,3 @@ def test_a_lock_without_a_readable_holder_is_still_a_lock(tmp_path: Path, text: 
         with pytest.raises(Conflict, match="is already running in"), sweep.lock():
             pass
         assert time.monotonic() - began < 5
-
-
-# --- the report -------------------------------------------------------------------------------------------------------
-
-
-def test_a_report_is_current_until_something_newer_exists(tmp_path: Path) -> None:
-    made = Sweep(tmp_path / "runs" / "one")
-    point = Point(id="1", name="a", params={})
-    record = {"points": [asdict(point)], "questions": []}
-    made.freeze(record, grid="", templates={})
-    run = made.runs()[0]
-    run.create()
-    made.report.mkdir()
-    tables = [made.report / name for name in ("report.html", "results.csv")]
-    for path in tables:
-        path.write_text("")
-    assert made.current_report() == [], "it is not finished"
-    for stage in run.stages:
-        run.finish(stage, {})
-    assert made.current_report() == [], "the scores are younger"
-    now = time.time()
-    stamped(now - 30, run.final_record(), made.path / "sweep.json")
-    stamped(now - 20, *tables)
-    assert made.current_report() == tables
-    stamped(now + 60, *tables)
-    assert made.current_report() == [], "the clock was put back: the younger file is unknown"
-    stamped(now - 20, *tables)
-    records.write(layout.calibration(tmp_path / "runs"), {})
-    stamped(now - 10, layout.calibration(tmp_path / "runs"))
-    assert made.current_report() == []
-
-
-def stamped(when: float, *paths: Path | None) -> None:
-    for path in paths:
-        assert path
-        os.utime(path, (when, when))

@@ -27,13 +27,13 @@ def write(
 ) -> Report:
     """(Re)write the report of a frozen sweep, finished or not. environ: of child processes; its secrets are hidden.
 
-    comparison: of the settings. if_outdated: leave a report that is younger than all records of its finished sweep.
+    comparison: of the settings. if_outdated: leave a report whose page, which is written last, shows the same.
     """
     read = summary.read(sweep, comparison)
     answered = answers.answer_questions([read])[0]
-    if if_outdated and (current := sweep.current_report()):
-        page, table = current
-    else:
-        table, page = results_csv.write(read), html.write(read, answered, environ)
+    table = sweep.report / results_csv.RESULTS
+    if not (if_outdated and table.exists() and html.is_current(read, answered)):
+        results_csv.write(read)
         votes.write(read)
+    page = html.write(read, answered, environ)
     return Report(page=page, table=table, summary=read, answers=answered)

@@ -286,19 +286,6 @@ class Sweep:
         """Whether seeds were added after results were known, without a declared maximum."""
         return bool(self.record().get("seeds_extended"))
 
-    def current_report(self) -> list[Path]:
-        """Page and table of a finished sweep where they are newer than everything they were made from; else []."""
-        report = [self.report / "report.html", self.report / "results.csv"]
-        runs = [one for run in self.runs() for one in (run, *run.confirmations())]
-        sources = [path for run in runs if (path := run.final_record())]
-        if not all(path.exists() for path in report) or len(sources) < len(runs):
-            return []
-        sources += [path for path in (self.path / "sweep.json", calibration(self.path.parent)) if path.exists()]
-        sources += self.votes.glob("*/*.json")
-        newest, times = max(map(_modified_ns, sources)), [_modified_ns(path) for path in report]
-        # A time in the future means that the clock was set back: the order of the times then proves nothing.
-        return report if newest < min(times) and max(times) <= time.time_ns() else []
-
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Lock the sweep until the block ends. Raises Conflict when another process has the lock."""
@@ -334,10 +321,6 @@ class Sweep:
     def is_locked(self) -> bool:
         """Whether a process has the lock now."""
         return locks.is_locked(self.path / ".lock")
-
-
-def _modified_ns(path: Path) -> int:
-    return path.stat().st_mtime_ns
 
 
 def _orphans_by_gpu(sweep: Sweep) -> dict[str, str]:

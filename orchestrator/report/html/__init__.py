@@ -31,11 +31,17 @@ def write(summary: SweepSummary, answers: Sequence[Answer] = (), environ: Mappin
 
     environ: of child processes; the secrets in it are redacted.
     """
-    path, digest = summary.sweep.report / PAGE, _digest(summary, answers)
-    if not path.exists() or digest.encode() not in path.open("rb").read(_HEAD_BYTES):
+    path = summary.sweep.report / PAGE
+    if not is_current(summary, answers):
         path.parent.mkdir(parents=True, exist_ok=True)
-        files.write_text(path, _html(summary, answers, environ, digest))
+        files.write_text(path, _html(summary, answers, environ, _digest(summary, answers)))
     return path
+
+
+def is_current(summary: SweepSummary, answers: Sequence[Answer]) -> bool:
+    """Whether there is a page that shows this."""
+    path = summary.sweep.report / PAGE
+    return path.exists() and _digest(summary, answers).encode() in path.open("rb").read(_HEAD_BYTES)
 
 
 def _digest(summary: SweepSummary, answers: Sequence[Answer]) -> str:
