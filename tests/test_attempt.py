@@ -147,6 +147,8 @@ def test_secrets_in_the_log_are_redacted_in_the_reason(world: World, run: Run) -
     result = carry_out(run, code, ctx)
     assert result.reason == "ValueError: [WANDB_API_KEY] [HF_TOKEN] not secret"
     assert "wandb123456" not in (last(run) / "result.json").read_text()
+    log, redacted = last(run) / "log", last(run) / outcome.REDACTED_LOG
+    assert redacted.stat().st_mtime_ns == log.stat().st_mtime_ns, "else the clock decides which of them is shown"
 
 
 # --- the limits -------------------------------------------------------------------------------------------------------

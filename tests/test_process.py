@@ -288,8 +288,7 @@ ELSEWHERE = {"host": "another", "boot": "another"}
 def elsewhere(folder: Path, silent_s: float) -> None:
     folder.mkdir()
     files.write_json(folder / "process.json", {"schema": 1, **shim.identity(os.getpid()), **ELSEWHERE})
-    then = time.time() - silent_s
-    os.utime(folder / "process.json", (then, then))
+    elsewhere_beats(folder, silent_s)
 
 
 def test_a_child_on_another_machine_runs_while_its_heartbeat_is_recent(tmp_path: Path) -> None:
@@ -299,6 +298,23 @@ def test_a_child_on_another_machine_runs_while_its_heartbeat_is_recent(tmp_path:
     elsewhere(tmp_path / "b", silent_s=process.SILENT_S + 10)
     assert not process.running(tmp_path / "b")
     assert not process.same_boot(tmp_path / "b"), "its end is its machine's, not its own"
+
+
+@pytest.mark.parametrize("silent_s", [-7200, 7200])
+def test_a_heartbeat_is_recognized_whatever_the_clocks_show(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silent_s: int
+) -> None:
+    monkeypatch.setattr(shim, "BEAT_S", 0.1)
+    elsewhere(tmp_path / "a", silent_s)
+    assert not process.running(tmp_path / "a")
+    assert not process.beats(tmp_path / "a")
+    threading.Timer(0.05, elsewhere_beats, (tmp_path / "a", silent_s - 5)).start()
+    assert process.beats(tmp_path / "a")
+
+
+def elsewhere_beats(folder: Path, silent_s: float) -> None:
+    then = time.time() - silent_s
+    os.utime(folder / "process.json", (then, then))
 
 
 def test_a_child_on_another_machine_with_an_exit_is_not_running(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 How it ended is read from the attempt's files alone, so that attempts of an earlier orchestrator end in the same way.
 """
 
+import contextlib
 import shutil
 import traceback
 from collections.abc import Mapping, Sequence
@@ -111,8 +112,10 @@ def _close(run: Run, attempt: Attempt, earlier: Sequence[Attempt], stage: Stage,
 
 def _close_attempt(attempt: Attempt, result: Result, ctx: Context) -> None:
     """Write the result, and the end of the log without secrets: a report may be written from another environment."""
-    text = _redact(outcome.tail(attempt.path / "log", _LOG_BYTES), ctx)
-    files.write_text(attempt.path / outcome.REDACTED_LOG, text)
+    log, redacted = attempt.path / "log", attempt.path / outcome.REDACTED_LOG
+    files.write_text(redacted, _redact(outcome.tail(log, _LOG_BYTES), ctx))
+    with contextlib.suppress(OSError):  # with its time: whether the log is younger does not depend on the clock
+        shutil.copystat(log, redacted)
     attempt.close(result)
 
 

@@ -30,7 +30,7 @@ class Watcher:
     def wait(self) -> None:
         """Return when no process of the attempt is left."""
         path = self._attempt.path
-        while process.running(path):
+        while process.running(path) or process.beats(path):
             stopped = self._stopped_before() or self._poll() if process.exited(path) is None else None
             try:
                 if stopped and not (path / "stop.json").exists():

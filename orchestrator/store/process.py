@@ -91,8 +91,26 @@ def running(folder: Path) -> bool:
     """Whether the shim or anything it started still runs; on another machine, whether its heartbeat is recent."""
     if on_other_host(folder):
         silent_s = time.time() - (folder / "process.json").stat().st_mtime
-        return exited(folder) is None and silent_s < SILENT_S
+        return exited(folder) is None and abs(silent_s) < SILENT_S
     return _shim(folder) is not None or bool(pids_of(folder))
+
+
+def beats(folder: Path) -> bool:
+    """Whether a shim on another machine sends heartbeats now, even if the clocks differ; waits for one.
+
+    Ask it before the attempt is considered ended. False on this machine.
+    """
+    if not on_other_host(folder) or exited(folder):
+        return False
+    last, deadline = _last_beat_ns(folder), time.monotonic() + 3 * shim.BEAT_S
+    while (silent := _last_beat_ns(folder) == last) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not silent
+
+
+def _last_beat_ns(folder: Path) -> int:
+    with (folder / "process.json").open("rb") as file:  # a network folder shows the present time of an opened file
+        return os.fstat(file.fileno()).st_mtime_ns
 
 
 def exited(folder: Path) -> ProcessExit | None:
