@@ -66,3 +66,23 @@ def test_an_attempt_without_recorded_conditions_does_not_count(world: World) -> 
         records.write(record, found)
     known = history.gather(world.sweep, settings.load(world.settings))
     assert (known.by_profile, known.sweep, known.image_s, known.score_s) == ({}, {}, {}, {})
+
+
+RUN = (100.0, 10.0)
+BASELINE = (0.0, 10.0)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "runs", "seconds"),
+    [
+        (1, [], 0),
+        (1, [RUN] * 3, 330),
+        (2, [RUN], 110),  # one run cannot use two GPUs
+        (2, [RUN] * 2, 110),
+        (2, [RUN] * 3, 200),  # the images are made beside the third training
+        (2, [BASELINE, RUN, RUN, RUN, RUN], 230),
+        (4, [BASELINE] * 8, 20),
+    ],
+)
+def test_the_duration_is_that_of_the_busiest_gpu(gpus: int, runs: list[tuple[float, float]], seconds: float) -> None:
+    assert forecast.makespan(gpus, runs) == seconds

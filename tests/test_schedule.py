@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from standins.world import GPU, HERE, Heard, Probe, World
 
+from orchestrator import host
 from orchestrator.errors import Conflict, NotReady
 from orchestrator.gpu import Gpu
 from orchestrator.host import Host
@@ -261,6 +262,26 @@ def test_runs_with_known_vram_are_colocated_under_mps(world: World, monkeypatch:
     assert not trained[1].colocated, "the first run of a memory profile is alone"
     assert all(trained[seed].colocated for seed in (2, 3, 4))
     assert together.most["train"] == 2, "three would not fit"
+
+
+GIB = 1024**3
+
+
+@pytest.mark.parametrize(("quota", "cores"), [("max 100000", 16), ("450000 100000", 4), ("50000 100000", 1), ("", 16)])
+def test_a_container_has_the_cores_of_its_quota_and_the_ram_that_no_program_uses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quota: str, cores: int
+) -> None:
+    monkeypatch.setattr(host, "_CONTAINER", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(16))
+    if quota:
+        (tmp_path / "cpu.max").write_text(quota)
+    assert Host().cores() == cores
+    (tmp_path / "memory.max").write_text(str(GIB))
+    (tmp_path / "memory.current").write_text(str(GIB))
+    (tmp_path / "memory.stat").write_text(f"anon {GIB // 4}\nactive_file {GIB // 4}\ninactive_file {GIB // 2}")
+    assert Host().memory_mib() == (1024, 256), "a base model in the page cache does not prevent a second run"
+    (tmp_path / "memory.max").write_text("max")
+    assert Host().memory_mib()[0] > 1024
 
 
 @pytest.mark.parametrize("host", [Large(cores=3), Large(memory_gib=7)])

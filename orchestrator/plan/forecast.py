@@ -1,5 +1,6 @@
 """Forecast of a sweep's steps, time, GPU-hours, VRAM and disk space, and the source of each figure."""
 
+import heapq
 import math
 import shutil
 from collections.abc import Collection, Iterator, Sequence
@@ -119,7 +120,7 @@ class Forecast:
     @property
     def seconds(self) -> float:
         """Duration with one run at a time on each GPU, or as many trainings at once as were probed."""
-        return sum(run.seconds for run in self.runs) / self.gpus
+        return makespan(self.gpus, [(run.train_s, run.generate_s + run.score_s) for run in self.runs])
 
     @property
     def gpu_seconds(self) -> float:
@@ -129,6 +130,18 @@ class Forecast:
     @property
     def disk_bytes(self) -> int:
         return sum(run.disk_bytes for run in self.runs)
+
+
+def makespan(gpus: int, runs: Sequence[tuple[float, float]]) -> float:
+    """Seconds until the last run has ended. runs: those of its training, and of its images with their scores.
+
+    Each stage starts on the GPU that is free first, all trainings before the images.
+    """
+    busy = [0.0] * gpus
+    for stage in zip(*runs, strict=True):
+        for seconds in stage:
+            heapq.heapreplace(busy, busy[0] + seconds)
+    return max(*busy, *map(sum, runs), 0.0)
 
 
 def forecast(

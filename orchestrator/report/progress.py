@@ -80,13 +80,16 @@ class ProgressReader:
 
 def _remaining(costs: Forecast, view: SweepStatus) -> float:
     """Seconds on all GPUs together; a running stage counts with what its own progress leaves."""
+    from orchestrator.plan import forecast
+
     left = {row.run.point.id: (row.status.stage, row.left_s) for row in view.rows if row.left_s is not None}
-    total = 0.0
+    runs = []
     for run in costs.runs:
         stages = {"train": run.train_s, "generate": run.generate_s, "score": run.score_s}
         if run.run.point.id in left:
             stage, seconds = left[run.run.point.id]
             if stage in stages:  # else the forecast includes it
                 stages[stage] = seconds or 0.0
-        total += sum(stages.values())
-    return total / costs.gpus
+        train_s = stages.pop("train")
+        runs.append((train_s, sum(stages.values())))
+    return forecast.makespan(costs.gpus, runs)
