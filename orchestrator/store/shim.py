@@ -26,8 +26,10 @@ from typing import Any
 BEAT_S = 5.0
 """Seconds between two heartbeats."""
 
+RLIMIT_LOCKS = 10
+"""setrlimit's number for file locks, which Python's resource module does not name."""
+
 _PR_SET_CHILD_SUBREAPER = 36
-_RLIMIT_LOCKS = 10
 
 
 def main(folder: Path) -> None:
@@ -62,8 +64,8 @@ def _mark_descendants() -> None:
     with contextlib.suppress(ImportError, OSError, ValueError, KeyError):  # then they are found by the other signs
         import resource
 
-        unlimited = resource.getrlimit(_RLIMIT_LOCKS)[1]
-        resource.setrlimit(_RLIMIT_LOCKS, (int(os.environ["ORCHESTRATE_ATTEMPT_ID"]), unlimited))
+        unlimited = resource.getrlimit(RLIMIT_LOCKS)[1]
+        resource.setrlimit(RLIMIT_LOCKS, (int(os.environ["ORCHESTRATE_ATTEMPT_ID"]), unlimited))
 
 
 def _ignore(_signal: int, _frame: FrameType | None) -> None:
