@@ -120,6 +120,27 @@ def test_one_message_says_why_there_is_no_mps(
     assert not os.path.lexists(tmp_path / "s" / "mps" / "pipe")
 
 
+REFUSED = "RuntimeError: CUDA error: MPS client failed to connect to the MPS control daemon or the MPS server"
+
+
+def test_mps_is_not_used_any_more_where_clients_cannot_connect(fake: Fake, make: Make, tmp_path: Path) -> None:
+    daemon = make()
+    daemon.variables(1)
+    daemon.note_failure("CUDA error: unspecified launch failure")
+    assert daemon.variables(1)
+    os.kill(pid(tmp_path, "server.pid"), signal.SIGKILL)
+    time.sleep(0.05)
+    daemon.note_failure(REFUSED)
+    assert daemon.variables(1), "the server had died, and is replaced"
+    daemon.note_failure(f"{REFUSED}; trying again without other runs on the GPU")
+    daemon.note_failure(REFUSED)
+    assert daemon.variables(1) == {}
+    (message,) = fake.messages
+    assert f"{REFUSED}; runs that share a GPU take turns" in message
+    daemon.stop()
+    assert fake.commands()[-1] == "quit"
+
+
 def test_the_sockets_of_a_long_path_are_in_a_temporary_folder(fake: Fake, tmp_path: Path) -> None:
     folder = tmp_path / ("long" * 20) / "mps"
     daemon = Mps(folder, ["GPU-1"], os.environ, fake.messages.append)

@@ -264,6 +264,22 @@ def test_runs_with_known_vram_are_colocated_under_mps(world: World, monkeypatch:
     assert together.most["train"] == 2, "three would not fit"
 
 
+def test_runs_take_turns_where_clients_of_mps_cannot_connect(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As in a container without access: daemon and server start. Later runs do not fail first."""
+    monkeypatch.setenv("PATH", f"{HERE}:{os.environ['PATH']}")
+    monkeypatch.setenv("FAKE_MPS", str(world.folder / "mps"))
+    caplog.set_level("INFO", "orchestrator")
+    world.ask(SEEDS)
+    world.settle(env={"STANDIN_TRAIN": "mps", "STANDIN_STEP_S": "0.02"}, vram=PACKED)
+    drive(world, world.context(probe=Gpus(each_mib=8000)), "GPU-A")
+    assert set(world.states().values()) == {State.FINISHED, State.PENDING}
+    failed = [len(one.attempts("train")) - 1 for one in world.plan().runs("seed*")]
+    assert (sum(failed), max(failed)) == (2, 1), "those that were started before it was known"
+    assert caplog.text.count("MPS is not available") == 1
+
+
 GIB = 1024**3
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from orchestrator.host import Host
-from orchestrator.model import Result
+from orchestrator.model import Failure, Result
 from orchestrator.run import generators, schedule
 from orchestrator.run.context import Context
 from orchestrator.run.generators import Generators
@@ -164,6 +164,8 @@ class LocalExecutor:
         error = future.exception()
         result = None if error else future.result()
         self._peaks.add(running.task.memory_key, result)
+        if self._mps and result and result.failure is Failure.GPU_LOST:
+            self._mps.note_failure(result.reason)
         return TaskResult(task=running.task, slot=running.slot, result=result, error=error)
 
     # --- free memory --------------------------------------------------------------------------------------------------

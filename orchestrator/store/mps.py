@@ -7,6 +7,7 @@ finds no daemon there runs as without MPS.
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -21,6 +22,9 @@ LIMIT = "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"
 """The VRAM that a client may allocate, by the number of a GPU among those that it sees."""
 
 _CONTROL = "nvidia-cuda-mps-control"
+_REFUSED = re.compile("MPS client failed to connect|MPS server is not ready")
+"""CUDA errors 805 and 807."""
+
 _ANSWER_S = 10.0
 _START_S = 30.0
 _LONGEST_PATH = 107 - len("/control_privileged")
@@ -48,15 +52,24 @@ class Mps:
             try:
                 self._start()
             except (OSError, subprocess.SubprocessError) as error:
-                self._available = False
                 self.stop()
-                self._message(
-                    f"NVIDIA MPS is not available: {error}{self._last_line()}; runs that share a GPU take turns on it\n"
-                    "    -> see docs/several-gpus.md, or set `colocate = false` in [vram]"
-                )
+                self._give_up(f"{error}{self._last_line()}")
         if not self._available:
             return {}
         return {**self._addresses(), **({LIMIT: f"0={limit_mib}M"} if limit_mib else {})}
+
+    def note_failure(self, reason: str) -> None:
+        """Give up if a client could not connect although daemon and server run, as in some containers."""
+        if _REFUSED.search(reason) and _servers(os.path.realpath(self._pipe)):
+            self._give_up(reason.partition(";")[0])
+
+    def _give_up(self, why: str) -> None:
+        if self._available:
+            self._available = False
+            self._message(
+                f"NVIDIA MPS is not available: {why}; runs that share a GPU take turns on it\n"
+                "    -> see docs/several-gpus.md, or set `colocate = false` in [vram]"
+            )
 
     def stop(self) -> None:
         """End the daemon and remove its sockets, unless it still has clients."""

@@ -44,6 +44,8 @@ def go_wrong(faults: set[str]) -> None:
     for name, words in _LAST_WORDS.items():
         if name in faults:
             sys.exit(f"\n{words}")
+    if "mps" in faults and "CUDA_MPS_PIPE_DIRECTORY" in os.environ:
+        sys.exit("\nRuntimeError: CUDA error: MPS client failed to connect to the MPS control daemon or the MPS server")
     if "environment" in faults:
         sys.exit("\n" + "\n".join(f"{name}={value}" for name, value in sorted(os.environ.items())))
     for name, number in (("segfault", signal.SIGSEGV), ("killed", signal.SIGKILL)):
