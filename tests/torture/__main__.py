@@ -80,7 +80,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2, help="trials at the same time")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()), help="the folder of all trials")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _interrupt)
     began = time.monotonic()
     options.work.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="torture-", dir=options.work.resolve()))
@@ -92,6 +92,12 @@ def main() -> int:
     if not torture.lost:
         shutil.rmtree(folder)
     return 1 if torture.lost else 0
+
+
+def _interrupt(number: int, _frame: object) -> None:
+    """Once: `timeout` sends its signal to the process and to its group."""
+    signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _trials(torture: Torture, options: argparse.Namespace) -> Iterator[Callable[[], None]]:
