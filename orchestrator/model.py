@@ -176,6 +176,8 @@ class ProcessExit:
     error: str = ""
     host_oom: bool = False
     """Killed while the kernel's out-of-memory killer was active."""
+    moved: bool = False
+    """Its folder had another path when it ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -158,7 +158,7 @@ class Session:
         runs = self.plan.runs(only)
         self._note_retry(runs, retry)
         gpus = self.preflight(cluster)
-        with self.sweep.lock(), self.lock_gpus(self.sweep, gpus) as held:
+        with self.sweep.lock(), self.lock_gpus(self.sweep, gpus, runs) as held:
             ctx = self.context(held, cluster=bool(cluster))
             if not cluster:
                 self._note_upgrade(runs, ctx)
@@ -311,9 +311,11 @@ class Session:
         self.listener.problems(dict.fromkeys([*self.plan.warnings, *problems]))
         return [gpu.uuid for gpu in preflight.choose_gpus(self.gpus.gpus(), here.vram.card)]
 
-    def lock_gpus(self, sweep: Sweep, gpus: list[str]) -> AbstractContextManager[list[str]]:
-        """Lock those of the GPUs that no other sweep uses; all of them with `vram.ignore_other_sweeps`."""
-        return nullcontext(gpus) if self.settings.vram.ignore_other_sweeps else sweep.lock_gpus(gpus)
+    def lock_gpus(
+        self, sweep: Sweep, gpus: list[str], runs: Sequence[Run] | None = None
+    ) -> AbstractContextManager[list[str]]:
+        """As `Sweep.lock_gpus`; with `vram.ignore_other_sweeps`, all GPUs without a lock."""
+        return nullcontext(gpus) if self.settings.vram.ignore_other_sweeps else sweep.lock_gpus(gpus, runs)
 
     def context(self, gpus: list[str], *, frozen: bool = True, cluster: bool = False) -> Context:
         """Prepare the datasets, freeze the sweep unless it is only probed, and return what its runs share."""

@@ -13,7 +13,9 @@ import pytest
 
 from orchestrator import files
 from orchestrator.errors import NotReady
+from orchestrator.model import Failure
 from orchestrator.store import outcome, process, shim
+from orchestrator.store.outcome import FailureReason
 
 
 def start(folder: Path, code: str, **env: str) -> None:
@@ -209,7 +211,9 @@ def test_an_attempt_is_found_after_its_folder_was_moved(folder: Path, tmp_path: 
     assert process.pids_of(folder) == []
     assert moved in process.live_attempts()
     process.stop(moved, 5)
-    assert process.exited(moved) is not None
+    ended = outcome.read(moved)
+    cause = outcome.failure_cause(ended, FailureReason(Failure.UNKNOWN, "FileNotFoundError"), moved)
+    assert cause == FailureReason(Failure.CRASHED, "its folder was moved while it ran"), "so it is repeated"
 
 
 def test_a_changed_host_name_does_not_hide_a_live_process(folder: Path) -> None:
@@ -251,7 +255,13 @@ def test_a_process_of_an_earlier_boot_is_not_running(folder):
     assert not process.running(folder)
 
 
-@pytest.mark.parametrize("damaged", ["", "null", "{", "[]", "{}", '{"pid": "x"}', '{"schema": 1}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        *("", "null", "{", "[]", "{}", '{"pid": "x"}', '{"schema": 1}', "[" * 100_000),
+        *('{"code": "0", "seconds": 1, "pid": [1]}', '{"code": 0, "seconds": null, "pid": 1e9, "started": "1"}'),
+    ],
+)
 def test_damaged_records_of_the_shim_count_as_an_interrupted_attempt(folder, damaged):
     folder.mkdir()
     (folder / "process.json").write_text(damaged)

@@ -393,6 +393,12 @@ def test_an_attempt_of_a_killed_sweep_keeps_its_gpu(tmp_path: Path) -> None:
             pass
         with Sweep(tmp_path / "killed").lock_gpus(["A"]) as held:
             assert held == ["A"], "it is its own attempt"
+        point = Point(id="1", name="run", params={})
+        runs = [Sweep(tmp_path / "killed").run(replace(point, name=name)) for name in ("run", "another")]
+        with Sweep(tmp_path / "killed").lock_gpus(["A"], runs) as held:
+            assert held == ["A"], "it is one of the selected runs"
+        with Sweep(tmp_path / "killed").lock_gpus(["A", "B"], runs[1:]) as held:
+            assert held == ["B"], "it left the grid or is not selected"
     finally:
         process.stop(attempt.path, 0)
     with Sweep(tmp_path / "other").lock_gpus(["A"]) as held:

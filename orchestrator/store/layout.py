@@ -297,9 +297,12 @@ class Sweep:
             yield
 
     @contextlib.contextmanager
-    def lock_gpus(self, gpus: Iterable[str]) -> Iterator[list[str]]:
-        """Lock those of these GPUs (UUIDs) that no other sweep in `runs` uses. Raises Conflict when none is left."""
-        free, used, orphans = [], [], _orphans_by_gpu(self)
+    def lock_gpus(self, gpus: Iterable[str], runs: "Sequence[Run] | None" = None) -> Iterator[list[str]]:
+        """Lock those of these GPUs (UUIDs) that no other sweep beside this one uses.
+
+        runs: other runs of this sweep must not use them, either. Raises Conflict when none is left.
+        """
+        free, used, orphans = [], [], _orphans_by_gpu(self, runs)
         with contextlib.ExitStack() as stack:
             for gpu in gpus:
                 lock = self.path.parent / ".cards" / f"{gpu}.lock"
@@ -308,8 +311,11 @@ class Sweep:
                 else:
                     free.append(gpu)
             if used and not free:
-                what = f"every GPU is in use by another sweep: {', '.join(used)}"
-                remedy = "wait for it, set `card` to another GPU, or set `ignore_other_sweeps = true` in [vram]"
+                what = f"every GPU is in use by another sweep or run: {', '.join(used)}"
+                remedy = (
+                    "wait for it, run it again and stop it with Ctrl-C, set `card` to another GPU, or set "
+                    "`ignore_other_sweeps = true` in [vram]"
+                )
                 raise Conflict(Problem(what=what, where=str(self.path.parent), key="vram.card", remedy=remedy))
             yield free
 
@@ -323,10 +329,19 @@ class Sweep:
         return locks.is_locked(self.path / ".lock")
 
 
-def _orphans_by_gpu(sweep: Sweep) -> dict[str, str]:
-    """By GPU, the running attempt of another sweep, even if that sweep's orchestrator has ended."""
-    own = sweep.path.resolve()
-    others = [path for path in process.live_attempts() if own.parent in path.parents and own not in path.parents]
+def _orphans_by_gpu(sweep: Sweep, runs: Sequence[Run] | None) -> dict[str, str]:
+    """By GPU, the running attempt of another sweep, or of a run of this one that is not among `runs`.
+
+    Their orchestrators may have ended. Sweeps may be links to other disks. This sweep's generators are stopped later.
+    """
+    own, sweeps = sweep.path.resolve(), {path.resolve() for path in sweep.path.parent.glob("*")}
+    selected = {own} if runs is None else {run.path.resolve() for run in runs}
+    others = [
+        path
+        for path in process.live_attempts()
+        if sweeps.intersection(path.parents) and not selected.intersection(path.parents)
+        if own not in path.parents or path.name != "generator"
+    ]
     return {str(Attempt(path).request().get("card", "")): f"the attempt in {path}" for path in others}
 
 

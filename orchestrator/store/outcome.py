@@ -91,6 +91,8 @@ def _from_exit(exit: ProcessExit) -> FailureReason | None:
         return FailureReason(Failure.BAD_CONFIG, f"could not be started: {exit.error}")
     if exit.host_oom:
         return FailureReason(Failure.HOST_OOM, "killed by the kernel: the machine ran out of memory")
+    if exit.moved and exit.code:
+        return FailureReason(Failure.CRASHED, "its folder was moved while it ran")
     if exit.code in (-2, -9, -15):
         return FailureReason(Failure.CRASHED, f"ended by signal {-exit.code} from outside")
     return None

@@ -116,12 +116,14 @@ def _last_beat_ns(folder: Path) -> int:
 
 def exited(folder: Path) -> ProcessExit | None:
     """How the child ended; None while it runs, and when the shim was killed before it could write it."""
-    record = _read(folder / "exit.json")
-    if not record:
-        return None
-    with contextlib.suppress(TypeError):  # damaged
-        return ProcessExit(**{key: value for key, value in record.items() if key != "schema"})
+    record = _read(folder / "exit.json") or {}
+    known = {key: record[key] for key, kind in _EXIT.items() if isinstance(record.get(key), kind)}
+    with contextlib.suppress(TypeError):  # absent or damaged
+        return ProcessExit(**known)
     return None
+
+
+_EXIT: dict[str, Any] = {"code": int, "seconds": (int, float), "error": str, "host_oom": bool, "moved": bool}
 
 
 def pids_of(folder: Path) -> list[int]:

@@ -37,6 +37,7 @@ def main(folder: Path) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _ignore)
     os.chdir(folder)  # from now on the working directory is its path, also after a move
+    began_in = Path.cwd()
     command = json.loads((folder / "command.json").read_text(encoding="utf-8", errors="surrogateescape"))
     _write(folder / "process.json", {"schema": 1, **identity(os.getpid())})
     _start_heartbeat()
@@ -47,7 +48,7 @@ def main(folder: Path) -> None:
     killed = code == -signal.SIGKILL and _oom_kills() > kills
     seconds = round(time.monotonic() - began, 3)
     record = {"schema": 1, "code": code, "error": error, "seconds": seconds, "host_oom": killed}
-    _write(Path.cwd() / "exit.json", record)
+    _write(Path.cwd() / "exit.json", {**record, "moved": Path.cwd() != began_in})
     with contextlib.suppress(ChildProcessError):
         while True:
             os.wait()
