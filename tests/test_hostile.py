@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from safetensors.numpy import save
+from safetensors.numpy import save, save_file
 from standins.world import World
 
 from orchestrator import images, text
@@ -20,7 +21,7 @@ from orchestrator.datasets import prepare, validate
 from orchestrator.errors import InputError, OrchestrateError
 from orchestrator.evidence import ballot
 from orchestrator.evidence.calibration import inputs
-from orchestrator.kohya import lora_file, presets, prompts
+from orchestrator.kohya import lora_file, presets, prompts, resume
 from orchestrator.kohya.arguments.schema import ArgumentSchema
 from orchestrator.kohya.outputs import safetensors_header, verify
 from orchestrator.model import PreparedDataset, State
@@ -317,6 +318,76 @@ def test_any_checkpoint_is_verified_or_rejected_with_a_reason(
     assert found.failure
     assert all(problem.what for problem in found.problems)
     shutil.rmtree(folder)
+
+
+PARTS = ["model.safetensors", "optimizer.bin", "scheduler.bin", "random_states_0.pkl", "train_state.json"]
+
+
+@st.composite
+def damages(draw: st.DrawFn) -> Callable[[Path], object]:
+    """What may happen to the folder of a training state."""
+    part, size = draw(st.sampled_from(PARTS)), draw(st.integers(0, 900))
+    content = draw(st.one_of(st.binary(min_size=1, max_size=40), st.just(bytes(512)), st.just(b"[" * 10_000)))
+
+    def overwrite(state: Path) -> None:
+        whole = (state / part).read_bytes()
+        (state / part).write_bytes(whole[:size] + content + whole[size + len(content) :])
+
+    def link(state: Path) -> None:
+        state.rename(state.parent / "elsewhere")
+        state.symlink_to("elsewhere")
+
+    return draw(
+        st.sampled_from(
+            [
+                overwrite,
+                link,
+                shutil.rmtree,
+                lambda state: (state / part).write_bytes(content),
+                lambda state: os.truncate(state / part, size),
+                lambda state: (state / "more").write_bytes(content),
+                lambda state: ((state / part).unlink(), os.mkfifo(state / part)),
+                lambda state: os.mkfifo(state / "pipe"),
+                lambda state: (state / part).replace(state / "scheduler.bin"),
+                lambda state: shutil.copytree(state.with_name("other-state"), state, dirs_exist_ok=True),
+                lambda state: (state.parents[1] / f"{state.name}.json").write_bytes(content),
+            ]
+        )
+    )
+
+
+def _save_state(folder: Path, number: int) -> None:
+    folder.mkdir(parents=True)
+    save_file({"a": np.full(50, number, np.float32)}, folder / "model.safetensors")
+    (folder / "train_state.json").write_text(f'{{"current_epoch": {number}, "current_step": {number}}}')
+    for name in PARTS[1:4]:
+        with zipfile.ZipFile(folder / name, "w") as file:
+            file.writestr("data", bytes([number]) * 200)
+
+
+@few
+@given(damage=damages(), recorded=st.booleans())
+def test_only_a_state_that_is_as_it_was_saved_is_resumed(
+    tmp_path_factory: pytest.TempPathFactory, damage: Callable[[Path], object], recorded: bool
+) -> None:
+    """`recorded`: the damage came after it was recorded; else the state is recorded with it, which must not hang."""
+    output = tmp_path_factory.mktemp("run") / "train" / "1" / "output"
+    for name, number in (("lora-000001-state", 1), ("lora-000002-state", 2), ("other-state", 3)):
+        _save_state(output / name, number)
+    content = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+    if recorded:
+        resume.record_states(output, "lora")
+    damage(output / "lora-000002-state")
+    if not recorded:
+        resume.record_states(output, "lora")
+    found = resume.last_state(output, "lora")
+    same = all(
+        path.is_file() and path.read_bytes() == before
+        for path, before in content.items()
+        if path.parent.name == "lora-000002-state"
+    )
+    assert found == 1 or (found == 2 and (same or not recorded))
+    shutil.rmtree(output.parents[2])
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------

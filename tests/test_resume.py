@@ -265,6 +265,13 @@ def test_a_state_of_another_run_is_not_resumed(saved: Path) -> None:
     assert resume.last_state(other / "train" / "1" / "output", "lora") is None
 
 
+def test_a_state_of_another_epoch_is_not_resumed(saved: Path) -> None:
+    shutil.rmtree(saved / "lora-000009-state")
+    (saved / "lora-000008-state").rename(saved / "lora-000009-state")
+    (saved.parent / "lora-000008-state.json").replace(saved.parent / "lora-000009-state.json")
+    assert resume.last_state(saved, "lora") is None
+
+
 @pytest.mark.parametrize("name", ["optimizer.bin", "scheduler.bin", "random_states_0.pkl"])
 def test_a_state_that_is_damaged_when_it_is_recorded_is_not_recorded(saved: Path, name: str) -> None:
     record = saved.parent / "lora-000009-state.json"

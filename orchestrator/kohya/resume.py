@@ -123,7 +123,7 @@ def record_states(output_dir: Path, output_name: str) -> None:
             with contextlib.suppress(OSError):
                 for path in (*state.iterdir(), state, output_dir):
                     sync(path)
-                records.write(_record_of(state), {"run": _run_of(state), "files": _hashes(state)}, exact=True)
+                records.write(_record_of(state), {**_identity(state), "files": _hashes(state)}, exact=True)
 
 
 def last_state(output_dir: Path, output_name: str, until: int | None = None) -> int | None:
@@ -160,15 +160,16 @@ def _record_of(state: Path) -> Path:
     return state.parent.with_name(f"{state.name}.json")
 
 
-def _run_of(state: Path) -> str:
-    """The name of the folder of the run that a state belongs to."""
-    return state.parents[3].name
+def _identity(state: Path) -> dict[str, str]:
+    """The names of the state's folder, which has its epoch, and of the folder of its run."""
+    return {"run": state.parents[3].name, "state": state.name}
 
 
 def _is_as_recorded(state: Path) -> bool:
     try:
         record = records.read(_record_of(state))
-        return record.get("run", _run_of(state)) == _run_of(state) and bool(record.get("files") == _hashes(state))
+        recorded = {**_identity(state), **record}  # records of earlier versions lack names
+        return recorded == {**_identity(state), "files": _hashes(state)}
     except (OSError, OrchestrateError):
         return False
 

@@ -76,9 +76,11 @@ def states(output_dir: Path, output_name: str) -> list[Path]:
 
 
 def _state_step(path: Path, output_name: str) -> int | None:
-    """The step at which a state was saved; None if it belongs to another output or is incomplete."""
+    """The step at which a state was saved; None if it belongs to another output, is incomplete or a link."""
     parts = ("model.safetensors", "optimizer.bin", "scheduler.bin", "random_states_0.pkl")
-    if not path.name.startswith(f"{output_name}-") or not all((path / part).is_file() for part in parts):
+    if not path.name.startswith(f"{output_name}-") or path.is_symlink():
+        return None
+    if not all((path / part).is_file() for part in parts):
         return None
     try:
         step = json.loads(read_text(path / "train_state.json"))["current_step"]
