@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +12,9 @@ from pathlib import Path
 import pytest
 from standins.world import World
 
+from orchestrator.kohya import gen_img_plugin
 from orchestrator.model import Failure, State
-from orchestrator.run import generators, sweep
+from orchestrator.run import generators, local_executor, sweep
 from orchestrator.run.stages import generate
 from orchestrator.store import mps, process
 
@@ -104,6 +106,44 @@ def test_runs_with_and_without_mps_share_a_generator(world: World) -> None:
             environ = {**ctx.environ, **({mps.PIPES: "pipes", mps.LIMIT: "0=1M"} if number else {})}
             assert generate.perform(run, replace(ctx, generators=own, environ=environ)).failure is None
     assert len(processes(world)) == 1
+
+
+def test_a_generator_starts_before_the_first_attempt_that_it_works_for(world: World) -> None:
+    ctx, run = world.context(), world.plan().runs("network_dim=2*")[0]
+    sweep.perform(run, "train", ctx)
+    with generators.Generators(1.0, lambda: False) as own:
+        ctx = replace(ctx, generators=own)
+        for _ in range(2):
+            generate.start_generator(run, "generate", ctx)
+        (early,) = process.live_attempts()
+        assert (early, run.attempts("generate")) == (run.path / "generate" / "generator", [])
+        assert generate.perform(run, ctx).failure is None
+        assert [one.generator.resolve() for one in run.attempts("generate") if one.generator] == [early]
+        assert process.running(early)
+        generate.start_generator(run, "generate", ctx)
+    assert not world.living()
+
+
+def test_a_generator_starts_while_the_last_training_ends(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_executor, "_WAIT_S", 0.05)
+    world.ask("[dims]\nlearning_rate = [1e-4, 2e-4]\n")
+    world.settle(env={"STANDIN_STEP_S": "0.2"})
+    world.drive(only="learning*")
+    first, second = world.plan().runs("learning*")
+    early = first.path / "generate" / "generator"
+    assert [one.attempts("generate")[0].generator.resolve() for one in (first, second)] == [early] * 2  # type: ignore[union-attr]
+    assert _ended(first.path / "train/1") < _started(early) < _ended(second.path / "train/1")
+    assert not world.living()
+
+
+def test_a_program_that_waits_for_a_job_ends_with_the_owner_of_its_folder(tmp_path: Path) -> None:
+    script, job = tmp_path / "script.py", tmp_path / "job.json"
+    script.write_text("import sys; print(__name__, *sys.argv[1:])")
+    (tmp_path / "owner.lock").touch()
+    command = [sys.executable, gen_img_plugin.__file__, str(tmp_path), str(script), "--ckpt", "x"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "imports --ckpt x\n"
+    job.touch()
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "__main__ --ckpt x\n"
 
 
 def test_a_generator_that_was_killed_between_two_jobs_is_replaced(world: World) -> None:

@@ -20,7 +20,11 @@ should be adjacent, because a batch contains one pair only.
 If `--prompter_module_args` names a folder, the process is resident: it makes the images of one job after another. A job
 is `job.json` in that folder: `{"plan": "/abs/plan.json", "outdir": "/abs/images"}`. The plugin deletes it when its
 images are written, and ends the process when there is no job and no process locks `owner.lock` in the folder any more.
-The LoRAs of all jobs have the shape of `--network_weights`.
+The LoRAs of all jobs have the shape of `--network_weights`. A resident process is started by
+
+    python gen_img_plugin.py FOLDER gen_img.py ARGUMENTS
+
+which imports what gen_img.py imports, and runs it when the first job is there: until then it needs no VRAM.
 
 How a batch is completed: gen_img.py makes an incomplete batch when the prompter returns None, and then begins its next
 iteration (`--n_iter`). So None follows each plan, and a resident process has any number of iterations.
@@ -34,6 +38,7 @@ weights and merges the new ones for each batch.
 
 import fcntl
 import json
+import runpy
 import sys
 import time
 from collections.abc import Iterator
@@ -42,6 +47,16 @@ from typing import Any
 
 SCHEMA = 1
 POLL_S = 0.05
+
+
+def main(folder: Path, script: str) -> None:
+    """Run `script`, whose arguments follow in `sys.argv`, when there is a job."""
+    sys.path[0] = str(Path(script).parent)
+    job = folder / "job.json"
+    if not job.exists():
+        runpy.run_path(script, run_name="imports")
+    if _wait(job, folder / "owner.lock"):
+        runpy.run_path(script, run_name="__main__")
 
 
 def get_prompter(args: Any, pipe: Any, networks: "list[Any]") -> "Prompter":  # noqa: ARG001 (gen_img.py's signature)
@@ -164,3 +179,8 @@ def load(network: Any, file: str) -> None:
         if float(module.alpha) != old and not getattr(module, "use_w2", False):  # full matrices of LoKr are not scaled
             name = "constraint" if hasattr(module, "constraint") else "scale"
             setattr(module, name, getattr(module, name) * float(module.alpha) / old)
+
+
+if __name__ == "__main__":
+    _, FOLDER, *sys.argv = sys.argv
+    main(Path(FOLDER), sys.argv[0])

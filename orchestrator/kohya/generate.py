@@ -53,6 +53,12 @@ def generate_argv(
     ]
 
 
+def resident_argv(argv: Sequence[str], folder: Path) -> list[str]:
+    """The same as a resident process with its jobs in `folder`, see `gen_img_plugin`."""
+    python, *rest = argv
+    return [python, str(Path(gen_img_plugin.__file__).resolve()), str(folder), *rest]
+
+
 def _network(lora: Path, params: Params) -> dict[str, object]:
     arguments = networks.generation_args(params)
     module = _LYCORIS if networks.module_of(params) == networks.LYCORIS else networks.module_of(params)

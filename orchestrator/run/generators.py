@@ -1,12 +1,13 @@
 """Resident generators: one process per GPU keeps its base model loaded and makes the images of one run after another.
 
-A generator runs in the folder `generator` of the attempt that started it, and works there on `job.json` (see
-`kohya/gen_img_plugin`). The program of each attempt follows its job (see `store/follow`), so attempts are watched,
-adopted and judged like all others. A generator ends when its GPU is needed for something else, when an attempt fails,
-and at the end of the sweep; without an orchestrator, when its job is done.
+A generator runs in a folder `generator`, of the attempt that started it or of its stage if it was started before the
+attempt. It works there on `job.json` (see `kohya/gen_img_plugin`). The program of each attempt follows its job (see
+`store/follow`), so attempts are watched, adopted and judged like all others. A generator ends when its GPU is needed
+for something else, when an attempt fails, and at the end of the sweep; without an orchestrator, when its job is done.
 """
 
 import contextlib
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -41,19 +42,25 @@ class Generators:
         resident = self._by_gpu.get(gpu)
         return resident.folder if resident else None
 
-    def choose(self, attempt: Attempt, gpu: str, key: str) -> Path:
-        """The folder of the generator for an attempt: the GPU's if it has this key, else a new one in its place."""
+    def choose(self, parent: Path, gpu: str, key: str) -> Path:
+        """The folder of the GPU's generator if it has this key, else of a new one in its place, in `parent`."""
         resident = self._by_gpu.get(gpu)
         if resident and resident.key == key and process.running(resident.folder):
             return resident.folder
         self.stop(gpu)
-        folder = attempt.path / NAME
-        folder.mkdir()
+        folder = parent / NAME
+        shutil.rmtree(folder, ignore_errors=True)  # of an earlier orchestrator
+        folder.mkdir(parents=True)
         Attempt(folder).open({"card": gpu})
         owner = contextlib.ExitStack()
         owner.enter_context(locks.acquire(folder / follow.OWNER))
         self._by_gpu[gpu] = _Resident(folder=folder, key=key, owner=owner)
         return folder
+
+    def start(self, folder: Path, generator: Command) -> None:
+        """Start a generator if it is new. It makes no images and needs no VRAM before its first job."""
+        if not process.started(folder):
+            process.start(folder, generator.argv, env=generator.env, cwd=generator.cwd)
 
     def give(self, folder: Path, job: Mapping[str, Any], generator: Command) -> Command:
         """Give a job to a generator, which is started if it is new. Returns the command that follows the job."""
@@ -61,8 +68,7 @@ class Generators:
         log.touch()
         offset = log.stat().st_size
         records.write(folder / follow.JOB, job, exact=True)
-        if not process.started(folder):
-            process.start(folder, generator.argv, env=generator.env, cwd=generator.cwd)
+        self.start(folder, generator)
         argv = [sys.executable, "-m", "orchestrator.store.follow", str(folder), str(offset)]
         return Command(argv=argv, env={}, cwd=generator.cwd)
 

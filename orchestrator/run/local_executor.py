@@ -1,5 +1,6 @@
 """Runs tasks on this machine: one thread per attempt, as many at once as GPUs, memory and cores allow."""
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
@@ -12,7 +13,7 @@ from orchestrator.run import generators, schedule
 from orchestrator.run.context import Context
 from orchestrator.run.generators import Generators
 from orchestrator.run.schedule import GpuLoad, MemoryBudget, PeakVramTable, Slot, Task
-from orchestrator.run.stages import score
+from orchestrator.run.stages import generate, score, train
 from orchestrator.store import layout, process
 from orchestrator.store.layout import Run
 from orchestrator.store.mps import Mps
@@ -22,6 +23,9 @@ Perform = Callable[[Run, str, Context], Result]
 
 _WAIT_S = 5.0
 """Then the GPUs are examined again: another process may have released VRAM."""
+
+_AHEAD_S = 20.0
+"""A generator is started when a training has so little left: sd-scripts imports for 5 to 10 s, then saves the LoRA."""
 
 _MAX_THREADS = 256
 
@@ -113,6 +117,26 @@ class LocalExecutor:
         tasks = (*queue, *(one.task for one in self._running.values()))
         if not any(task.needs_gpu or task.stage == score.RANK for task in tasks):  # images follow its ranking
             self._generators.stop_all()
+        self._start_generators(queue)
+
+    def _start_generators(self, queue: Sequence[Task]) -> None:
+        """While the last training on a GPU ends, start the generator of the images that follow: it has much to import.
+
+        Not with `vram.colocate`, where a generator is there already, or has to wait for VRAM.
+        """
+        following = next((task for task in queue if task.needs_gpu), None)
+        if self._ctx.settings.vram.colocate or not following or following.stage not in layout.GENERATING:
+            return
+        total_mib, used_mib = self._host.memory_mib()
+        for one in self._running.values():
+            if (
+                one.task.stage == train.NAME
+                and not self._generators.folder(one.slot.gpu)
+                and total_mib - used_mib > schedule.LOADING_MIB
+                and train.seconds_left(one.task.run) < _AHEAD_S
+            ):
+                with contextlib.suppress(Exception):  # the attempt reports it
+                    generate.start_generator(following.run, following.stage, replace(self._ctx, gpu=one.slot.gpu))
 
     def ended(self) -> list[TaskResult]:
         done, _ = wait(self._running, _WAIT_S, FIRST_COMPLETED)

@@ -5,7 +5,7 @@ And the select stage before it, for `checkpoints = "best"`: the images on which 
 
 import json
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from orchestrator.kohya import argv as trainer_argv
 from orchestrator.kohya import generate, lora_file
 from orchestrator.kohya.outputs import log
 from orchestrator.kohya.outputs.safetensors_header import read_header
-from orchestrator.model import LORA, Checkpoint, Failure, Image, Params, Result
+from orchestrator.model import LORA, Checkpoint, Failure, Image, Result
 from orchestrator.redaction import child_environ
 from orchestrator.run import attempt
 from orchestrator.run.context import Context
@@ -111,45 +111,71 @@ def choose(checkpoints: Sequence[Checkpoint], which: str | tuple[int, ...]) -> l
     return [*(trained if which in ("all", "best") else named or trained[-1:]), *averages]
 
 
+def start_generator(run: Run, name: str, ctx: Context) -> None:
+    """Start the resident generator for the missing images of a stage before its attempt, for which it then waits."""
+    if ctx.generators and (missing := _missing(run, _wanted(run, ctx, name))):
+        key, command = _generator(run, missing, ctx)
+        folder = ctx.generators.choose(run.path / name, ctx.gpu, key)
+        ctx.generators.start(folder, command(folder, folder))
+
+
+def _missing(run: Run, images: Sequence[Image]) -> list[Image]:
+    return [image for image in images if not _is_complete(run.path / image.file)]
+
+
 def _prepare(run: Run, attempt: Attempt, images: Sequence[Image], ctx: Context) -> Command:
     """The command of a separate process, or of one that follows the job of a resident generator."""
     run.images.mkdir(exist_ok=True)
-    missing = [image for image in images if not _is_complete(run.path / image.file)]
+    missing = _missing(run, images)
     negative = ctx.settings.generation_of(str(run.point.params["base_model"])).negative_prompt
     plan, file = generate.plan(missing, folder=run.path, negative=negative), attempt.path / "plan.json"
     file.write_text(json.dumps(plan, ensure_ascii=False, indent=1), encoding="utf-8")
-    lora = next((run.path / image.checkpoint for image in missing if image.checkpoint), None)
-    network = _network(run, lora)
     record = {"images": len(missing), "card": ctx.gpu, "colocated": ctx.colocated, **ctx.attempt_record(run, NAME)}
-    env = trainer_argv.environment(ctx.settings.trainer, gpu=ctx.gpu or None)
-    env |= generate.environment(run.point.params, {**ctx.environ, **env})
     if ctx.generators is None:
         attempt.open(record)
-        return Command(argv=_argv(run, ctx, file, run.images, lora, network), env=env, cwd=attempt.path)
-    env = {**child_environ(ctx.environ), **env}
-    changing = {key: value for key, value in env.items() if not key.startswith("CUDA_MPS_")}  # of no effect on images
-    same = _argv(run, ctx, Path(), Path(), Path() if lora else None, network), changing, _shape(lora)
-    folder = ctx.generators.choose(attempt, ctx.gpu, sha256_json(same))
+        return Command(argv=_argv(run, missing, ctx, file), env=_environment(run, ctx), cwd=attempt.path)
+    key, command = _generator(run, missing, ctx)
+    folder = ctx.generators.choose(attempt.path, ctx.gpu, key)
     attempt.open({**record, "generator": os.path.relpath(folder, attempt.path)})
     job = {"plan": str(file), "outdir": str(run.images)}
-    command = Command(argv=_argv(run, ctx, folder, run.images, lora, network), env=env, cwd=attempt.path)
-    return ctx.generators.give(folder, job, command)
+    return ctx.generators.give(folder, job, command(folder, attempt.path))
 
 
-def _network(run: Run, lora: Path | None) -> Params:
-    """The arguments that an existing LoRA file needs beside those of its point."""
-    return lora_file.network_of(read_header(lora)) if lora and LORA in run.point.params else {}
+def _generator(run: Run, missing: Sequence[Image], ctx: Context) -> tuple[str, Callable[[Path, Path], Command]]:
+    """The key of a resident generator for these images, and its command, by its folder and working directory."""
+    env = {**child_environ(ctx.environ), **_environment(run, ctx)}
+    changing = {key: value for key, value in env.items() if not key.startswith("CUDA_MPS_")}  # of no effect on images
+    same = [_argv(run, missing, ctx, Path(), fixed=True), changing, _shape(_lora(run, missing))]
+
+    def command(folder: Path, cwd: Path) -> Command:
+        argv = generate.resident_argv(_argv(run, missing, ctx, folder), folder)
+        return Command(argv=argv, env=env, cwd=cwd)
+
+    return sha256_json(same), command
 
 
-def _argv(run: Run, ctx: Context, plan: Path, outdir: Path, lora: Path | None, network: Params) -> list[str]:
-    settings, base = ctx.settings, str(run.point.params["base_model"])
+def _environment(run: Run, ctx: Context) -> dict[str, str]:
+    env = trainer_argv.environment(ctx.settings.trainer, gpu=ctx.gpu or None)
+    return env | generate.environment(run.point.params, {**ctx.environ, **env})
+
+
+def _lora(run: Run, missing: Sequence[Image]) -> Path | None:
+    """The first file of these images; None for the base model alone."""
+    return next((run.path / image.checkpoint for image in missing if image.checkpoint), None)
+
+
+def _argv(run: Run, missing: Sequence[Image], ctx: Context, plan: Path, *, fixed: bool = False) -> list[str]:
+    """fixed: without what differs between the runs of one resident generator."""
+    settings, base, lora = ctx.settings, str(run.point.params["base_model"]), _lora(run, missing)
+    # What an existing LoRA file needs beside the arguments of its point.
+    network = lora_file.network_of(read_header(lora)) if lora and LORA in run.point.params else {}
     return generate.generate_argv(
         settings.trainer,
         settings.base_models[base],
         settings.generation_of(base),
         plan=plan,
-        outdir=outdir,
-        lora=lora,
+        outdir=Path() if fixed else run.images,
+        lora=lora and (Path() if fixed else lora),
         params={**run.point.params, **network},
     )
 
@@ -169,10 +195,10 @@ def _is_complete(path: Path) -> bool:
 
 
 def _record(run: Run, attempt: Attempt, images: Sequence[Image], outcome: Outcome) -> Mapping[str, Any] | FailureReason:
-    missing = [image.file for image in images if not _is_complete(run.path / image.file)]
+    missing = _missing(run, images)
     if not missing:
         return {"images": [asdict(image) for image in images]}
     full = vram_log.was_full(attempt.path)
     logged = log.classify(outcome.log, outcome.exit.code, gpu_full=full) if outcome.exit else None
-    what = f"{len(missing)} of {len(images)} images are missing, the first is {missing[0]}"
+    what = f"{len(missing)} of {len(images)} images are missing, the first is {missing[0].file}"
     return FailureReason(*(logged or (Failure.NO_PRODUCT, what)))

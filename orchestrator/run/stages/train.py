@@ -1,5 +1,6 @@
 """The train stage: renders the trainer's config, runs sd-scripts, and verifies the checkpoints."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cache
@@ -18,7 +19,7 @@ from orchestrator.run.context import Context
 from orchestrator.run.early_stop import EarlyStopWatcher
 from orchestrator.run.retry import Action, FailedAttempt
 from orchestrator.run.stages import Command, Stage
-from orchestrator.store import process, vram_log
+from orchestrator.store import outcome, process, vram_log
 from orchestrator.store.hashes import sha256
 from orchestrator.store.layout import Attempt, Run
 from orchestrator.store.outcome import FailureReason, Outcome
@@ -144,6 +145,15 @@ def _progress(run: Run, text: str) -> Progress | None:
         return shown
     this = train_config.resume_chain(run, attempts[-1])[-1]
     return replace(shown, step=shown.step + this.step, total=shown.total + this.skip)
+
+
+def seconds_left(run: Run) -> float:
+    """The time that the last attempt needs for its remaining steps; infinite while it is unknown."""
+    attempts = run.attempts(NAME)
+    progress = _progress(run, outcome.tail(attempts[-1].path / "log")) if attempts else None
+    if progress is None or progress.seconds_per_step is None:
+        return math.inf
+    return (progress.total - progress.step) * progress.seconds_per_step
 
 
 def _record_states(folder: Path) -> None:
