@@ -221,7 +221,7 @@ def test_quotes_comments_defaults_and_other_scripts_around_a_command_line(tmp_pa
     assert preset.dataset == {"image_dir": "/data/my photos/img"}
 
 
-@pytest.mark.parametrize("end", [" 2>&1 | tee log.txt", " && echo done", " > log.txt"])
+@pytest.mark.parametrize("end", [" 2>&1 | tee log.txt", " && echo done", " > log.txt", "; done", "&"])
 def test_a_command_line_ends_before_the_next_command(tmp_path, end):
     line = 'python sdxl_train_network.py --network_module=networks.lora --keep_tokens_separator "|||" --sdpa' + end
     arguments = presets.read(written(tmp_path, "a.sh", line), SCHEMA).arguments

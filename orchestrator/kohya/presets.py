@@ -113,12 +113,12 @@ def _command_line(text: str, schema: ArgumentSchema, path: Path) -> dict[str, An
 
 _ASSIGNMENT = r"(?mi)^\s*(?:export\s+|set\s+\"?|\$)?(\w+)\s*=\s*[\"']?([^\"'\r\n#]*?)[\"']?\s*(?:#.*)?$"
 _COMMENT = r"(?i)\s*(?:#|::|@?rem\s|//)"
-_OPERATOR = r"&&?|\|\|?|;|(?:\d|&)?(?:>>?|<).*"
+_OPERATOR = r"[;&|]+|\d?[<>].*"
 
 
 def _words(line: str) -> list[str]:
     """The words of a command, up to the next command, without their quotes. Backslashes are kept, for Windows paths."""
-    found = re.findall(r"""(?:[^\s"']|"[^"]*"|'[^']*')+""", line)
+    found = re.findall(r"""(?:[^\s"';&|]|"[^"]*"|'[^']*')+|[;&|]+""", line)
     words = itertools.takewhile(lambda word: not re.fullmatch(_OPERATOR, word), found)
     return [re.sub(r"""\"([^\"]*)\"|'([^']*)'""", r"\1\2", word) for word in words]
 
