@@ -69,7 +69,7 @@ def test_a_valid_point_has_no_problem() -> None:
         ("network_dim", 8.0, "takes an integer, not a float", "write 8"),
         ("network_dim", True, "takes an integer, not true or false", "write an integer"),
         ("network_dim", 0, "must be 1 or more, not 0", "default"),
-        ("network_dim", (8, 16), "takes an integer, not a list", "give one value"),
+        ("network_dim", (8, 16), "takes an integer, not a list", "give one value; to compare several"),
         ("save_state", "false", "takes true or false, not a string", "write false without quotes"),
         ("sdpa", 1, "takes true or false, not an integer", "write true or false"),
         ("resolution", 1024, "takes a string", 'write "1024"'),

@@ -65,6 +65,7 @@ ERRORS: list[tuple[str, Params]] = [
     ("use_8bit_adam", {"use_8bit_adam": True}),
     ("fused_backward_pass", {"fused_backward_pass": True}),
     ("network_train_unet_only", {"network_train_unet_only": True, "network_train_text_encoder_only": True}),
+    ("deepspeed", {"deepspeed": True, "zero_stage": 2}),
     ("cpu_offload_checkpointing", {"cpu_offload_checkpointing": True, "gradient_checkpointing": True}),
     ("persistent_data_loader_workers", {"persistent_data_loader_workers": True, "max_data_loader_n_workers": 0}),
     ("max_train_epochs", {"max_train_epochs": ABSENT}),

@@ -160,7 +160,6 @@ def test_a_rank_from_weights_needs_weights() -> None:
         ({"optimizer_type": "Prodigy"}, {"prodigyopt": "optimizer_type"}),
         ({"use_8bit_adam": True, "optimizer_type": ""}, {"bitsandbytes": "use_8bit_adam or use_lion_optimizer"}),
         ({"xformers": True}, {"xformers": "xformers"}),
-        ({"deepspeed": True}, {"deepspeed": "deepspeed"}),
         ({"log_with": "wandb"}, {"wandb": "log_with"}),
         ({"log_with": "all"}, {"wandb": "log_with"}),
         ({"log_with": "tensorboard"}, {}),

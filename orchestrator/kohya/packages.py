@@ -34,9 +34,8 @@ def _needed(params: Params) -> Iterator[tuple[str, str]]:
     for key in ("lr_scheduler_type", "network_module"):
         if "." in (written := str(params.get(key) or "")):
             yield written.partition(".")[0], key
-    for key, module in (("xformers", "xformers"), ("deepspeed", "deepspeed")):
-        if params.get(key):
-            yield module, key
+    if params.get("xformers"):
+        yield "xformers", "xformers"
     if params.get("torch_compile") and params.get("dynamo_backend", "inductor") == "inductor":
         yield "triton", "torch_compile"
     if params.get("log_with") in ("wandb", "all"):

@@ -33,7 +33,7 @@ _AS_MEASURED: Params = {"mixed_precision": "bf16", "sdpa": True}
 _NOT_MEASURED = (
     *("sample_every_n_steps", "sample_every_n_epochs", "sample_at_first", "validation_split"),
     *("full_bf16", "full_fp16", "fp8_base", "fp8_base_unet", "network_train_text_encoder_only", "torch_compile"),
-    *("xformers", "mem_eff_attn", "deepspeed"),
+    *("xformers", "mem_eff_attn"),
 )
 
 

@@ -102,8 +102,9 @@ def _list_issue(argument: Argument, value: tuple[object, ...]) -> tuple[str, str
     name, article = argument.name, _ARTICLES[argument.kind]
     if not argument.many:
         pair = name in ("resolution", "face_crop_aug_range") and len(value) == 2
-        one = f'write "{",".join(map(str, value))}"' if pair else "give one value"
-        return f"{name} takes {article}, not a list", one
+        several = "give one value; to compare several, list them in [dims] of a grid"
+        remedy = f'write "{",".join(map(str, value))}"' if pair else several
+        return f"{name} takes {article}, not a list", remedy
     if not all(_is(argument.kind, item) for item in value):
         return f"{name} takes a list in which each item is {article}", f"write each item as {article}"
     if len({type(item) for item in value}) > 1:

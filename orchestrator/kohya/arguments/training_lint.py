@@ -30,6 +30,9 @@ def _contradictions(params: Params) -> Iterator[Problem]:
     if params.get("cpu_offload_checkpointing"):
         what = "SDXL's U-Net does not support cpu_offload_checkpointing: sd-scripts exits"
         yield error("cpu_offload_checkpointing", what, "remove it")
+    if params.get("deepspeed"):
+        what = "DeepSpeed distributes a training over GPUs and each run has one: sd-scripts exits without WORLD_SIZE"
+        yield error("deepspeed", what, "remove it; gradient_checkpointing = true saves VRAM on one GPU")
     if params.get("persistent_data_loader_workers") and params.get("max_data_loader_n_workers") == 0:
         what = "max_data_loader_n_workers = 0 leaves no workers to persist: sd-scripts exits"
         yield error("persistent_data_loader_workers", what, "remove one of the two")
