@@ -17,7 +17,8 @@ class Problem:
     """One problem with the user's input or machine.
 
     what: one sentence that names the value; where: `file:line` or a path; key: dotted, as the user wrote it;
-    value: as the user wrote it; remedy: what to do, a command or link where there is one.
+    value: as the user wrote it; remedy: what to do, a command or link where there is one; is_estimate: it follows from
+    an estimated number of tokens, and `check --deep` counts them.
     """
 
     what: str
@@ -26,6 +27,7 @@ class Problem:
     value: str = ""
     remedy: str = ""
     severity: Severity = Severity.ERROR
+    is_estimate: bool = False
 
     def __str__(self) -> str:
         place = ": ".join(part for part in (self.where, self.key) if part)

@@ -231,7 +231,7 @@ def _captions(
     if long:
         what = f"{len(long)} captions have more than {limit} tokens, and the rest is cut: {first_names(long)}"
         remedy = "shorten them" if limit >= 225 else "shorten them, or max_token_length = 225 under [arguments]"
-        yield _warning(what, folder, key, remedy)
+        yield replace(_warning(what, folder, key, remedy), is_estimate=True)
     for what, remedy in (*_unread_syntax(texts, subset), *_untagged(texts, subset)):
         yield _warning(what, folder, key, remedy)
     stems = {name for image in pictures for name in (image.stem, image.name)}  # a.png.txt is reported as missing

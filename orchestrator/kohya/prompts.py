@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.config.schema import Generation
@@ -124,7 +125,7 @@ def _long(prompts: list[tuple[int, str]], where: str) -> Iterator[Problem]:
     for number, line in prompts:
         if len(re.findall(r"[^\W\d_]+|\d|[^\w\s]+", line)) > TOKENS:
             what = f"longer than {TOKENS} tokens: gen_img.py ignores the rest"
-            yield _warning(what, f"{where}:{number}", line, "shorten it")
+            yield replace(_warning(what, f"{where}:{number}", line, "shorten it"), is_estimate=True)
 
 
 def _warning(what: str, where: str, value: str, remedy: str) -> Problem:

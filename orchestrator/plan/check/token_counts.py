@@ -1,7 +1,6 @@
 """Texts that are longer than CLIP reads, as sd-scripts' own tokenizer counts them in `check --deep`."""
 
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from orchestrator.text import first_names, pluralize
 
 _FACT, _UNKNOWN = "tokens", "estimated: sd-scripts has not loaded its tokenizer"
 _LONGEST = 225
-_ESTIMATE = re.compile(r"(?:captions have more|^longer) than \d+ tokens")
 
 
 def report(configs: Mapping[Path, Point], texts: Sequence[str], settings: Settings) -> CheckReport:
@@ -41,7 +39,7 @@ def report(configs: Mapping[Path, Point], texts: Sequence[str], settings: Settin
 def without_estimates(problems: Iterable[Problem], counted: CheckReport) -> list[Problem]:
     """The problems without those that a report has counted exactly."""
     exact = counted.facts.get(_FACT, _UNKNOWN) != _UNKNOWN
-    return [one for one in problems if not (exact and _ESTIMATE.search(one.what))]
+    return [one for one in problems if not (exact and one.is_estimate)]
 
 
 def _read(config: Path) -> Any:
