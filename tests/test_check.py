@@ -167,11 +167,11 @@ def test_the_version_of_an_installed_optimizer_is_a_fact(world):
 
 def test_a_package_that_an_argument_needs_is_named_with_its_installation(world):
     used = trainer(world, script="sdxl_train_network.py")
-    found = interpreter.check_interpreter(used, [{"optimizer_type": "AdamW", "deepspeed": True}])
-    (problem,) = [problem for problem in found.problems if "deepspeed" in problem.what]
+    found = interpreter.check_interpreter(used, [{"optimizer_type": "AdamW", "xformers": True}])
+    (problem,) = [problem for problem in found.problems if "xformers" in problem.what]
     assert problem.severity == "error"
-    assert "which deepspeed needs" in problem.what
-    assert f"`{used.trainer.python} -m pip install deepspeed`" in problem.remedy
+    assert "which xformers needs" in problem.what
+    assert f"`{used.trainer.python} -m pip install xformers`" in problem.remedy
 
 
 @pytest.mark.parametrize("text", ["exit 3", "echo no JSON", "kill -9 $$"])
