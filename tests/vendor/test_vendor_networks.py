@@ -106,7 +106,8 @@ def test_parameters_are_counted_as_the_modules_create_them(trainer: Trainer) -> 
     if lycoris(trainer):
         cells += [
             *(("lycoris.kohya", [f"preset={preset}"], 8) for preset in key_values.PRESETS),
-            ("lycoris.kohya", ["conv_dim=0"], 8), ("lycoris.kohya", ["conv_dim=4", "use_tucker=True"], 8),
+            ("lycoris.kohya", ["conv_dim=0"], 8),
+            ("lycoris.kohya", ["conv_dim=4", "use_tucker=True"], 8),
             ("lycoris.kohya", ["algo=lokr", "decompose_both=False", "preset=attn-only"], 8),
             ("lycoris.kohya", ["algo=lokr", "factor=8", "decompose_both=True", "preset=attn-mlp"], 4),
             ("lycoris.kohya", ["algo=loha", "preset=attn-mlp"], 8),

@@ -136,9 +136,7 @@ def test_in_the_bucket_the_weights_lie_on_the_face_and_the_image_is_the_same(
     assert rows.mean() == pytest.approx(middle[1], abs=0.75)
 
 
-def test_without_area_interpolation_enlarging_blackens_pixels_of_weight_0(
-    trainer: Trainer, tmp_path: Path
-) -> None:
+def test_without_area_interpolation_enlarging_blackens_pixels_of_weight_0(trainer: Trainer, tmp_path: Path) -> None:
     """Why a weighted dataset sets resize_interpolation: this is the trainer's own default."""
     seen = _seen(trainer, _weighted(tmp_path, (96, 150), interpolation=None), tmp_path)
     assert np.abs(seen["plain"] - seen["image"]).max() > 0.5
