@@ -118,10 +118,11 @@ class Session:
         )
 
     def missing(self) -> list[Problem]:
-        """What `run` needs and this machine lacks, from files and settings alone. Starts nothing."""
-        from orchestrator.plan import preflight
+        """What `run` needs and this machine lacks, or else changed inputs of the sweep. Reads no large file."""
+        from orchestrator.plan import freeze, preflight
 
-        return errors_of(preflight.findings(self.settings, self.plan.points, self.gpus))
+        lacking = errors_of(preflight.findings(self.settings, self.plan.points, self.gpus))
+        return lacking or freeze.conflicts(self.plan)
 
     def check(self, *, deep: bool = False) -> CheckReport:
         """What this machine lacks for the sweep, and facts about it. Trains nothing; takes up to a minute.

@@ -10,6 +10,7 @@ from standins.world import GRID, World
 from orchestrator.errors import Conflict
 from orchestrator.host import Host
 from orchestrator.kohya import argv
+from orchestrator.plan import freeze
 from orchestrator.store import layout, provenance, records
 from orchestrator.store.hashes import HashCache, sha256
 
@@ -154,6 +155,18 @@ def test_a_changed_input_exits_with_5_and_writes_nothing(world):
     assert "generate.steps" in done.stderr
     assert world.sweep.record() == before
     assert world.ledger() == []
+
+
+def test_plan_and_check_name_changed_inputs(world):
+    session = world.session()
+    assert freeze.conflicts(session.plan) == []  # there is no sweep
+    frozen(world)
+    assert freeze.conflicts(session.plan) == []
+    rewrite(world.settings, "seeds = [1]\n", "seeds = [1]\nsteps = 12\n")
+    session = world.session()
+    assert [one.key for one in freeze.conflicts(session.plan)] == ["generate.steps"]
+    assert str(session.missing()[0]) in refusal(world)
+    assert "generate.steps" in [one.key for one in session.check().problems]
 
 
 def test_changed_inputs_under_another_name_are_a_new_sweep(world):

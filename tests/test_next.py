@@ -53,7 +53,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
 
 
 def test_questions_come_in_their_order_and_wait_for_others(project: Callable[..., list[str]]) -> None:
-    lines = project(base=BASE, rank=RANK)
+    lines = project(base=BASE, rank=RANK, demo=grid("Q3", "network_dim", "[2, 4]"))
     assert lines[1].startswith("Q2: ?")
     assert "~8.1" in lines[1], "8 trainings of 2160 steps at 1.5 s, and their images"
     assert lines[2].startswith("Q10: ?")

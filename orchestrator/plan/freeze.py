@@ -9,7 +9,7 @@ from typing import Any
 
 from orchestrator import images
 from orchestrator import text as formatting
-from orchestrator.config.schema import BaseModel, Dataset, Scoring, Settings
+from orchestrator.config.schema import BaseModel, Dataset, Lora, Scoring, Settings
 from orchestrator.errors import Conflict, Problem, error
 from orchestrator.kohya import config_files
 from orchestrator.kohya.arguments import network_lint
@@ -29,13 +29,12 @@ def freeze(plan: Plan, prepared: Mapping[str, PreparedDataset], hashes: HashCach
     threads: of each program of a new sweep, unless the settings name a number. Returns the sweep's number, None for one
     that was frozen without. Raises Conflict when the inputs of the sweep have changed. Needs the sweep's lock.
     """
-    fingerprint = _fingerprint(plan, prepared, hashes)
+    fingerprint = _of_settings(plan) | _of_files(plan, prepared, hashes)
     begun = {_THREADS: str(plan.settings.trainer.threads or threads)}
     new: dict[str, Any] = {"fingerprint": begun, "points": [], "questions": []}
     old = plan.sweep.record() if plan.sweep.exists() else new
-    frozen = {key: old["fingerprint"].get(key, value) for key, value in fingerprint.items()}
-    if changed := [key for key, value in fingerprint.items() if frozen[key] != value]:
-        raise Conflict(*(_changed(key, frozen[key], fingerprint[key], plan.sweep) for key in changed))
+    if changed := _conflicts(plan, fingerprint):
+        raise Conflict(*changed)
     current = {key: _json([asdict(one) for one in getattr(plan, key)]) for key in ("points", "questions")}
     current["design"] = asdict(plan.design) if plan.design else None
     current["margins"] = asdict(plan.margins)
@@ -52,6 +51,18 @@ def freeze(plan: Plan, prepared: Mapping[str, PreparedDataset], hashes: HashCach
         plan.sweep.freeze(record, grid=plan.grid_text, templates=_templates(plan.settings.templates))
     known = record["fingerprint"].get(_THREADS)
     return int(known) if known else None
+
+
+def conflicts(plan: Plan) -> list[Problem]:
+    """The changed inputs of a sweep as `freeze` reports them, without images and models, which are not read."""
+    return _conflicts(plan, _of_settings(plan)) if plan.sweep.exists() else []
+
+
+def _conflicts(plan: Plan, fingerprint: Mapping[str, str]) -> list[Problem]:
+    old = plan.sweep.record()["fingerprint"] if plan.sweep.exists() else {}
+    return [
+        _changed(key, old[key], value, plan.sweep) for key, value in fingerprint.items() if old.get(key, value) != value
+    ]
 
 
 def _extended(old: Mapping[str, Any], current: Mapping[str, Any], plan: Plan) -> bool:
@@ -81,11 +92,10 @@ def _json(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def _fingerprint(plan: Plan, prepared: Mapping[str, PreparedDataset], hashes: HashCache) -> dict[str, str]:
+def _of_settings(plan: Plan) -> dict[str, str]:
     """Every input that changes an image or a score and is not an argument of a point, by the name for messages."""
     settings = plan.settings
     bases = dict.fromkeys(str(point.params["base_model"]) for point in plan.points)
-    loras = [settings.loras[str(point.params[LORA])] for point in plan.points if LORA in point.params]
     generation = {key: value for key, value in asdict(settings.generation).items() if "prompts" not in key}
     return {
         **{f"templates/{name}": sha256_json(text) for name, text in _templates(settings.templates).items()},
@@ -93,17 +103,9 @@ def _fingerprint(plan: Plan, prepared: Mapping[str, PreparedDataset], hashes: Ha
         "generate.prompts": sha256_json(plan.prompts),
         "trainer": trainer_identity(settings),
         **({_THREADS: str(settings.trainer.threads)} if settings.trainer.threads else {}),
-        "face pack": _pack(settings.scoring, settings.scoring.pack),
-        **({"second face pack": _pack(settings.scoring, second)} if (second := settings.scoring.second_pack) else {}),
-        **_clip(plan, hashes),
         **({"early_stop": json.dumps(asdict(settings.early_stop))} if settings.early_stop else {}),
-        "references": hashes.of_all(images.list_images(settings.scoring.references).paths),
-        **{f"base_model {name}": _base(settings.base_models[name], hashes) for name in bases},
         **{f"base_models.{name} generation": json.dumps(settings.base_models[name].generation) for name in bases},
-        **{f"file {path}": hashes.of(path) for path in _named_files(plan)},
-        **{f"lora {one.name}": hashes.of(one.path) for one in loras},
-        **{f"loras.{one.name}": json.dumps([one.trigger, one.strength]) for one in loras},
-        **{f"dataset {name}": one.key for name, one in prepared.items()},
+        **{f"loras.{one.name}": json.dumps([one.trigger, one.strength]) for one in _loras(plan)},
         **{f"datasets.{name}": json.dumps(subset_keys(settings.datasets[name])) for name in _datasets(plan)},
         **{
             f"datasets.{name}.resolutions": json.dumps(settings.datasets[name].resolutions)
@@ -111,6 +113,26 @@ def _fingerprint(plan: Plan, prepared: Mapping[str, PreparedDataset], hashes: Ha
             if settings.datasets[name].resolutions
         },
     }
+
+
+def _of_files(plan: Plan, prepared: Mapping[str, PreparedDataset], hashes: HashCache) -> dict[str, str]:
+    """The same of images, models and LoRA files."""
+    settings = plan.settings
+    bases = dict.fromkeys(str(point.params["base_model"]) for point in plan.points)
+    return {
+        "face pack": _pack(settings.scoring, settings.scoring.pack),
+        **({"second face pack": _pack(settings.scoring, second)} if (second := settings.scoring.second_pack) else {}),
+        **_clip(plan, hashes),
+        "references": hashes.of_all(images.list_images(settings.scoring.references).paths),
+        **{f"base_model {name}": _base(settings.base_models[name], hashes) for name in bases},
+        **{f"file {path}": hashes.of(path) for path in _named_files(plan)},
+        **{f"lora {one.name}": hashes.of(one.path) for one in _loras(plan)},
+        **{f"dataset {name}": one.key for name, one in prepared.items()},
+    }
+
+
+def _loras(plan: Plan) -> list[Lora]:
+    return [plan.settings.loras[str(point.params[LORA])] for point in plan.points if LORA in point.params]
 
 
 def _named_files(plan: Plan) -> list[Path]:

@@ -15,7 +15,7 @@ from orchestrator.cli import common, options
 def next_steps(settings_file: Path, grids: tuple[Path, ...]) -> None:
     """List the open questions with their cost, and what to run next.
 
-    Reads grids/*.toml in the current folder, or the named grids. A question that has `after = ["Q1"]` waits until Q1 is
+    Reads grids/*.toml in the current folder except demo*.toml, or the named grids. A question that has `after = ["Q1"]` waits until Q1 is
     decided. Questions with answers are adopted first.
 
     \b
@@ -31,9 +31,8 @@ def next_steps(settings_file: Path, grids: tuple[Path, ...]) -> None:
     from orchestrator.session import Session
 
     console = common.console()
-    found = open_questions.agenda(
-        settings_file, grids or sorted(Path("grids").glob("*.toml")), lambda plan: Session(plan=plan).forecast()
-    )
+    own = sorted(path for path in Path("grids").glob("*.toml") if not path.name.startswith("demo"))
+    found = open_questions.agenda(settings_file, grids or own, lambda plan: Session(plan=plan).forecast())
     if found.grids:
         console.page(tables.open_questions(found.grids))
     for path, problems in found.invalid:

@@ -11,7 +11,7 @@ from orchestrator.kohya import release, step_count
 from orchestrator.kohya.inheritance import Inheritance
 from orchestrator.kohya.prompts import read_prompts
 from orchestrator.model import Point
-from orchestrator.plan import forecast, preflight
+from orchestrator.plan import forecast, freeze, preflight
 from orchestrator.plan.check import configurations, dataset_images, gpus, interpreter, persona, token_counts, tokenizers
 from orchestrator.plan.check.report import CheckReport
 from orchestrator.plan.plan import Plan, untriggered
@@ -44,6 +44,8 @@ def inspect(settings: Settings, probe: VramProbe, asked: Plan | None = None, *, 
             gpus={one.name for one in chosen},
         )
         problems += [*gpus.too_small(planned), *forecast.shortage(planned)]
+        if not errors.errors_of(problems):
+            problems += freeze.conflicts(asked)
     facts = {**_versions(settings), **trainer.facts, **gpus.facts(probe, settings), **faces.facts}
     if asked and deep:
         ready = not errors.errors_of(problems)
