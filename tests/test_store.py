@@ -14,8 +14,8 @@ import pytest
 from orchestrator import files
 from orchestrator.errors import Conflict, NotReady, OrchestrateError
 from orchestrator.model import Failure, Point, Result, State
-from orchestrator.store import hashes, layout, process, records, state
-from orchestrator.store.layout import Run, Sweep
+from orchestrator.store import hashes, layout, outcome, process, records, state
+from orchestrator.store.layout import Attempt, Run, Sweep
 
 POINT = Point(id="1a2b3c4d", name="seed=1-1a2b3c4d", params={"seed": 1, "optimizer_args": ("a=1",)}, dims=("seed",))
 BASELINE = Point(id="5e6f7a8b", name="baseline-5e6f7a8b", params={"base_model": "doll"}, is_baseline=True)
@@ -275,3 +275,23 @@ def test_a_lock_without_a_readable_holder_is_still_a_lock(tmp_path: Path, text: 
         with pytest.raises(Conflict, match="is already running in"), sweep.lock():
             pass
         assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    ("name", "record", "read"),
+    [
+        ("attempt.json", {"overrides": None}, lambda path: Attempt(path).request()),
+        ("attempt.json", {"resumed": "x"}, lambda path: Attempt(path).request()),
+        ("result.json", {"failure": None, "seconds": "1"}, lambda path: Attempt(path).result()),
+        ("stop.json", {"failure": "x", "reason": ""}, outcome.stopped),
+        ("stop.json", {}, outcome.stopped),
+        ("sweep.json", {"points": [{"name": None}]}, lambda path: Sweep(path).record()),
+        ("sweep.json", {"points": [], "fingerprint": []}, lambda path: Sweep(path).record()),
+    ],
+)
+def test_a_record_with_a_wrong_type_is_damaged(
+    tmp_path: Path, name: str, record: dict[str, object], read: Callable[[Path], object]
+) -> None:
+    records.write(tmp_path / name, record)
+    with pytest.raises(OrchestrateError, match=f"{name}: cannot be read: its content is not as expected"):
+        read(tmp_path)

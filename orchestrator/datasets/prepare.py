@@ -74,7 +74,10 @@ def build(dataset: Dataset, settings: Settings, hashes: HashCache) -> PreparedDa
     folder = folder_of(dataset, settings, hashes)
     if not (folder / "dataset.json").exists():
         _make(dataset, folder, settings, hashes)
-    record = records.read(folder / "dataset.json")
+    record = records.parse(
+        folder / "dataset.json",
+        lambda found: {"content": found["content"], "key": str(found["key"]), "pictures": tuple(found["pictures"])},
+    )
     if sha256_folder(folder / "images") != record["content"]:
         what = f"is no longer the copy of {dataset.name}: a file in it was changed, added or removed"
         raise NotReady(Problem(what=what, where=str(folder), remedy="delete this folder: it is built again"))
@@ -82,7 +85,7 @@ def build(dataset: Dataset, settings: Settings, hashes: HashCache) -> PreparedDa
     return PreparedDataset(
         folder=folder / "images",
         key=record["key"],
-        pictures=tuple(record["pictures"]),
+        pictures=record["pictures"],
         unmasked_dir=plain if plain.is_dir() else None,
         is_prior=dataset.is_prior,
     )

@@ -49,8 +49,8 @@ def freeze(plan: Plan, prepared: Mapping[str, PreparedDataset], hashes: HashCach
     }
     if any(old.get(key) != record[key] for key in ("fingerprint", *current)):
         plan.sweep.freeze(record, grid=plan.grid_text, templates=_templates(plan.settings.templates))
-    known = record["fingerprint"].get(_THREADS)
-    return int(known) if known else None
+    known = str(record["fingerprint"].get(_THREADS))
+    return int(known) if known.isdecimal() else None
 
 
 def conflicts(plan: Plan) -> list[Problem]:
@@ -183,7 +183,7 @@ def _templates(folder: Path) -> dict[str, str]:
 
 
 def _changed(key: str, old: str, new: str, sweep: Sweep) -> Problem:
-    values = "" if _HASH.fullmatch(old) else f" ({old}, now {new})"
+    values = "" if _HASH.fullmatch(str(old)) else f" ({old}, now {new})"
     what = f"has changed since the sweep {sweep.name} was frozen{values}: results would not be comparable"
     copies = f" ({sweep.path} has copies of the templates)" if key.startswith("templates/") else ""
     remedy = f"revert the change{copies}, or start a new sweep with --name"

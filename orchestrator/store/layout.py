@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any, TypeVar
 
 from orchestrator import files
@@ -67,7 +68,8 @@ class Attempt:
 
     def request(self) -> dict[str, Any]:
         """What `open` has written; {} before."""
-        return records.read(self.path / "attempt.json") if (self.path / "attempt.json").exists() else {}
+        path = self.path / "attempt.json"
+        return records.parse(path, lambda record: records.require_types(record, _REQUEST)) if path.exists() else {}
 
     @property
     def colocated(self) -> bool:
@@ -223,7 +225,8 @@ class Sweep:
         return (self.path / "sweep.json").exists()
 
     def record(self) -> dict[str, Any]:
-        return records.read(self.path / "sweep.json")
+        self.runs()  # raises an error where its points are damaged
+        return self._parse(lambda record: records.require_types(record, _SWEEP))
 
     def fingerprint(self) -> dict[str, str]:
         """The hash of each input that the sweep was frozen with."""
@@ -363,8 +366,21 @@ def _question_of(record: Mapping[str, Any]) -> Question:
 
 
 def _result_of(record: dict[str, Any]) -> Result:
+    records.require_types(record, _RESULT)
     failure = record.pop("failure")
     return Result(failure=Failure(failure) if failure else None, **record)
+
+
+_SWEEP = {"fingerprint": dict, "points": list, "questions": list}
+_REQUEST: dict[str, type | tuple[type, ...]] = {
+    **{"overrides": dict, "fallbacks": list, "degraded": bool, "colocated": bool, "card": str, "generator": str},
+    **{"resumed": (dict, NoneType), "others": (dict, NoneType), "environment": dict},
+}
+_RESULT: dict[str, type | tuple[type, ...]] = {
+    **{"reason": str, "retry": bool, "seconds": (int, float), "seconds_per_step": (int, float, NoneType)},
+    **{"exit_code": (int, NoneType), "peak_vram_mib": (int, NoneType), "steps": (int, NoneType)},
+}
+"""The types of values in records; what a record of an earlier version lacks has a default."""
 
 
 def calibration(runs: Path) -> Path:

@@ -69,8 +69,9 @@ def stopped(folder: Path) -> FailureReason | None:
     """Why an orchestrator stopped the attempt, or was about to."""
     if not (folder / "stop.json").exists():
         return None
-    record = records.read(folder / "stop.json")
-    return FailureReason(Failure(record["failure"]), record["reason"])
+    return records.parse(
+        folder / "stop.json", lambda record: FailureReason(Failure(record["failure"]), str(record["reason"]))
+    )
 
 
 def failure_cause(outcome: Outcome, found: FailureReason, folder: Path) -> FailureReason:

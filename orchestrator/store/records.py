@@ -52,6 +52,14 @@ def parse(path: Path, make: Callable[[dict[str, Any]], _Made]) -> _Made:
         raise _damaged(path, f"its content is not as expected: {type(error).__name__}: {error}") from error
 
 
+def require_types(record: dict[str, Any], types: Mapping[str, type | tuple[type, ...]]) -> dict[str, Any]:
+    """The record, for `parse`. Raises TypeError when a value that is there has another type."""
+    for key in types.keys() & record.keys():
+        if not isinstance(record[key], types[key]):
+            raise TypeError(f"{key} is {type(record[key]).__name__}")
+    return record
+
+
 def _damaged(path: Path, reason: str) -> OrchestrateError:
     run = next((folder for folder in path.parents if (folder / "point.json").exists()), None)
     moved = run or (path.parent if path.name == "sweep.json" else path)
