@@ -12,6 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from orchestrator import files
 from orchestrator.errors import Problem, warning
+from orchestrator.redaction import find_secret
 from orchestrator.text import first_names
 
 DECODE_RULE = "1: first frame, EXIF orientation, alpha over white, 16 bit to 8, RGB"
@@ -152,6 +153,9 @@ def unsupported(folder: Path) -> list[Path]:
 
 
 def _unfit(path: Path) -> Problem | None:
+    if found := find_secret(path.name):
+        what = f"an image is ignored: its name contains {found}, and would be recorded"
+        return warning("", what, "rename the file", where=str(path.parent))
     if escapes_folder(path):
         what, value = "is ignored: this link leads out of its folder", os.path.realpath(path)
     elif not path.is_file():

@@ -10,6 +10,8 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, unquote
 
+from orchestrator.text import invisible
+
 _NAME = re.compile(
     r"KEY|TOKEN|SECRET|CREDENTIAL|AUTH|COOKIE|DSN|PASS(?!IVE|THR)|BEARER|JWT|SIGNATURE|WEBHOOK|_PWD$|(^|_)PATS?($|_)"
     r"|(DATABASE|DB|REDIS|MONGO\w*|POSTGRES\w*|MYSQL|AMQP|BROKER)_?UR[IL]|CONNECTION_?STRING",
@@ -137,6 +139,37 @@ def redact(text: str, environ: Mapping[str, str] = os.environ) -> str:
     text = _CONTROLS.sub("", text)
     names, values = _values(tuple(environ.items()))
     return _replace_known(values.sub(lambda match: f"[{names[match[0]]}]", text) if values else text)
+
+
+def unfit(text: str, environ: Mapping[str, str] = os.environ) -> tuple[str, str]:
+    """What is wrong with a text that records and LoRA files contain as it is written, and the remedy; empty if nothing.
+
+    It may have neither invisible characters nor secrets.
+    """
+    if code := invisible(text):
+        return f"contains the invisible character {code}", "remove it; write a Windows path in single quotes"
+    if found := find_secret(text, environ):
+        remedy = (
+            f"remove it; programs get secrets from the environment (HF_TOKEN, WANDB_API_KEY, or name it in {_ALSO})"
+        )
+        return f"contains {found}, and would be recorded", remedy
+    return "", ""
+
+
+def find_secret(text: str, environ: Mapping[str, str] = os.environ) -> str:
+    """What secret a text contains, without the secret; empty if none.
+
+    It has a known format, or is the value of a variable, unless this could be an ordinary word or number.
+    """
+    names, values = _values(tuple(environ.items()))
+    if found := next((names[one] for one in (values.findall(text) if values else ()) if _is_random(one)), ""):
+        return f"the value of {found}"
+    formats = (*(pattern for _, pattern in _KNOWN), _URL_PASSWORD)
+    return "a token, key or password" if any(pattern.search(text) for pattern in formats) else ""
+
+
+def _is_random(secret: str) -> bool:
+    return len(secret) >= 8 and bool(re.search(r"\d", secret) and re.search(r"[A-Za-z]", secret))
 
 
 def redact_strings(value: Any, skip: Collection[str] = ()) -> Any:

@@ -10,6 +10,7 @@ _GIB = 1024**3
 _MAX_NAME_BYTES = 60
 _RESERVED_NAMES = ("calibration.json", "calibration.svg")
 """Files in the folder of all sweeps; others begin with a dot."""
+_JOINER = re.compile(r"(?<=[^\x00-\x7f])[\u200c\u200d](?=[^\x00-\x7f])")
 _DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com[\d¹²³]|lpt[\d¹²³])(\..*)?")
 """Names that Windows reserves, with any suffix: exported files are copied there."""
 
@@ -71,6 +72,16 @@ def escape_formula(cell: str) -> str:
 def escape_markdown(text: str) -> str:
     """The text on one line, so that Markdown shows every character as it is. Underscores within words stay."""
     return re.sub(r"[\\`*\[\]<>|#&~$]|!(?=--|\[)|(?<!\w)_|_(?!\w)", r"\\\g<0>", " ".join(text.split()))
+
+
+def invisible(text: str) -> str:
+    """The first control character, direction mark or invisible letter, as `U+202E`; empty if there is none.
+
+    Tabs and line feeds are allowed, and joiners between letters that are not ASCII, as some scripts and emoji need.
+    """
+    found = _JOINER.sub("", text.expandtabs(1).replace("\n", ""))
+    letter = next((one for one in found if unicodedata.category(one) in ("Cc", "Cf", "Zl", "Zp")), "")
+    return f"U+{ord(letter):04X}" if letter else ""
 
 
 def code_span(text: str) -> str:

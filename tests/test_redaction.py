@@ -1,6 +1,7 @@
 """Secrets do not reach records, reports or child processes."""
 
 import json
+import shutil
 from base64 import b64encode
 from collections.abc import Callable
 from functools import partial
@@ -12,7 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from standins.world import World
 
-from orchestrator.redaction import child_environ, hide, redact
+from orchestrator import images
+from orchestrator.datasets import validate
+from orchestrator.errors import InputError
+from orchestrator.plan import plan
+from orchestrator.redaction import child_environ, hide, redact, unfit
 from orchestrator.store import records
 
 TOKEN = "ghp_" + "a1B2" * 9
@@ -148,6 +153,33 @@ def test_a_normal_text_is_not_changed(text: str) -> None:
     assert redact(text, {}) == text
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (TOKEN, "a token, key or password, and"),
+        ("https://me:pw@host/x", "a token, key or password, and"),
+        ("-----BEGIN EC PRIVATE KEY-----", "a token, key or password, and"),
+        ("lora-hunter22", "the value of MY_PASSWORD, and"),
+        ("a\u202eb", "the invisible character U+202E"),
+        ("a\u200bb", "the invisible character U+200B"),
+        ("ohwx\u200d person", "the invisible character U+200D"),
+        ("a\x1b[31mb", "the invisible character U+001B"),
+        ("a\rb", "the invisible character U+000D"),
+        ("a\x85b", "the invisible character U+0085"),
+    ],
+)
+def test_a_text_that_is_recorded_as_it_is_has_no_secret_and_no_invisible_character(text: str, words: str) -> None:
+    assert words in unfit(text, {"MY_PASSWORD": "hunter22"})[0]
+
+
+@pytest.mark.parametrize(
+    "text", ["portraits", "a\tb\nc", "\u0645\u06cc\u200c\u062e", "\U0001f469\u200d\U0001f680", "1234567"]
+)
+def test_a_normal_text_is_recorded_as_it_is(text: str) -> None:
+    """A password that is an ordinary word is not searched for in settings; joiners are part of some scripts."""
+    assert unfit(text, {"MY_PASSWORD": "portraits", "MY_TOKEN": "1234567"}) == ("", "")
+
+
 NORMAL = st.one_of(
     st.binary(min_size=4, max_size=32).map(bytes.hex),
     st.lists(st.sampled_from(["a", "photo", "of", "ohwx", "person", "key", "pass", "token", "4k,", "(best:1.2)"])).map(
@@ -176,6 +208,37 @@ def test_a_record_is_written_without_secrets(tmp_path: Path, monkeypatch: pytest
     }
     records.write(path, {"argv": ["portraits", TOKEN]}, exact=True)
     assert records.read(path) == {"argv": ["portraits", TOKEN]}
+
+
+@pytest.mark.parametrize(
+    "grid",
+    [
+        '[fixed]\nwandb_run_name = "TOKEN"',
+        '[dims]\nnetwork_args = [["a=1", "b=TOKEN"]]',
+        '[fixed]\n"TOKEN" = 1',
+        "# TOKEN\n[fixed]\nseed = 1",
+        '[[when]]\nmatch = { seed = 1 }\nset = { metadata_author = "TOKEN" }',
+        '[fixed]\nwandb_apikey = "short1"',
+        '[fixed]\nhuggingface_token = "short1"',
+        '[question]\n"" = {a = "TOKEN"}',
+    ],
+)
+def test_a_secret_in_a_grid_is_rejected_without_showing_it(world: World, grid: str) -> None:
+    world.ask(grid.replace("TOKEN", TOKEN))
+    with pytest.raises(InputError) as caught:
+        world.plan()
+    assert TOKEN not in str(caught.value)
+    assert "short1" not in str(caught.value)
+    assert all(problem.remedy for problem in caught.value.problems)
+
+
+def test_secrets_in_settings_belong_in_the_environment_of_the_trainer(world: World) -> None:
+    world.settle(env={"HF_TOKEN": TOKEN, "PEM": "line1\\nline2"}, sections=f'[notify]\nurl = "https://x.org/{TOKEN}"')
+    assert world.plan()
+    world.settle(env={"A": "1"}, sections=f'[margins]\n"{TOKEN}" = 1')
+    with pytest.raises(InputError, match="a token, key or password") as caught:
+        world.plan()
+    assert TOKEN not in str(caught.value)
 
 
 SPECIAL = "p/ss\" w\u00f6rd\\ 's"
@@ -214,3 +277,17 @@ def test_the_trainer_does_not_get_other_variables_and_the_page_no_secrets(world:
     recorded = [path for path in attempt.path.glob("*.json") if "wandb-of-the-shell" in path.read_text()]
     assert recorded == []
     assert json.loads((attempt.path / "result.json").read_text())["failure"]
+
+
+def test_names_of_sweeps_and_files_and_captions_have_no_secret(world: World) -> None:
+    with pytest.raises(InputError, match="the name of the sweep contains a token") as caught:
+        plan.read(world.settings, world.grid, TOKEN)
+    assert TOKEN not in str(caught.value)
+    shutil.copy(world.folder / "images" / "0000.png", world.folder / "images" / f"{TOKEN}.png")
+    (problem,) = images.list_images(world.folder / "images").problems
+    assert "a token, key or password" in problem.what
+    assert TOKEN not in str(problem)
+    (world.folder / "images" / "0000.txt").write_text(f"ohwx person {TOKEN}", encoding="utf-8")
+    found = validate.validate_dataset(world.plan().settings.datasets["portraits"], "s.toml")
+    assert [one.severity for one in found if "metadata of LoRA files" in one.what] == ["error"]
+    assert TOKEN not in str(found)

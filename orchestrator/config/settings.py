@@ -69,9 +69,10 @@ def load(path: Path) -> Settings:
 def read(path: Path, text: str | None = None) -> tuple[Settings | None, list[Problem]]:
     """The settings and all problems with them; None when something that others depend on is wrong.
 
-    text: TOML to read instead of the file's content. InputError when the file is not TOML.
+    text: TOML to read instead of the file's content. InputError when the file is not TOML or not fit to be recorded.
     """
     file = toml_reader.read(path) if text is None else toml_reader.File(path, text)
+    file.reject_unfit()
     file.note_unknown_keys(SettingsFile.__annotations__)
     defaults = file.parse(("defaults",), Defaults) or Defaults()
     models = {str(place[-1]): file.parse(place, BaseModel) for place in file.tables("base_models")}

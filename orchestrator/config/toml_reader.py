@@ -15,7 +15,8 @@ from pydantic import TypeAdapter, ValidationError
 from orchestrator import files
 from orchestrator.config.fields import Internal, kind_of
 from orchestrator.errors import InputError, Problem
-from orchestrator.text import bad_name, did_you_mean
+from orchestrator.redaction import unfit
+from orchestrator.text import bad_name, did_you_mean, invisible
 from orchestrator.values import toml_repr
 
 Place: TypeAlias = tuple[str | int, ...]
@@ -46,6 +47,26 @@ _MESSAGES = {
 """What is wrong and the remedy, by pydantic's type of error."""
 
 
+_PRIVATE = {("trainer", "env"), ("notify", "url")}
+"""Places of the settings that may have secrets: no record contains them."""
+
+_SECRET_KEY = re.compile(r"(?i)(key|token|password|secret)(\[\d+\])?$")
+
+
+def _texts(table: Mapping[str, Any]) -> Iterator[tuple[Place, Place, str]]:
+    """Place, key to show, and text, of every key and text but the private ones. Not recursive: keys nest deeply."""
+    nodes: list[tuple[Place, Any]] = [((), table)]
+    while nodes:
+        place, node = nodes.pop()
+        if isinstance(node, str) and place[:2] not in _PRIVATE:
+            yield place, place, node
+        elif isinstance(node, dict):
+            yield from (((*place, key), place, key) for key in node)
+            nodes += (((*place, key), item) for key, item in node.items())
+        elif isinstance(node, list):
+            nodes += (((*place, index) if isinstance(item, dict) else place, item) for index, item in enumerate(node))
+
+
 class File:
     """A parsed TOML file that knows its lines and collects what is wrong with it."""
 
@@ -56,6 +77,24 @@ class File:
         self.problems: list[Problem] = []
         self._source = source
 
+    def reject_unfit(self, *, comments: bool = False) -> None:
+        """InputError when keys or texts have invisible characters or secrets; no other check may show these.
+
+        comments: also those in comments, as grids are recorded as a whole.
+        """
+        for place, key, text in _texts(self.table):
+            what, remedy = unfit(text)
+            if what:
+                what = what if place == key else f"the name {toml_repr(text) if invisible(text) else 'of a key'} {what}"
+                self.problems.append(Problem(what=what, where=self.where(place), key=dotted(key), remedy=remedy))
+        if comments and not self.problems:
+            for number, line in enumerate(self._source.split("\n"), start=1):
+                what, remedy = unfit(line)
+                if what:
+                    self.problems.append(Problem(what=what, where=f"{self.path}:{number}", remedy=remedy))
+        if self.problems:
+            raise InputError(*self.problems)
+
     def where(self, place: Place) -> str:
         """`file:line` of a key; of the nearest table around it where the key has no line."""
         while place and place not in self._lines:
@@ -63,7 +102,8 @@ class File:
         return f"{self.path}:{self._lines[place]}" if place else str(self.path)
 
     def note(self, place: Place, what: str, *, value: str = "", remedy: str = "") -> None:
-        """Add a problem with the value at a place."""
+        """Add a problem with the value at a place; values of secrets are not shown."""
+        value = "hidden" if value and (_SECRET_KEY.search(dotted(place)) or place[:2] in _PRIVATE) else value
         problem = Problem(what=what, where=self.where(place), key=dotted(place), value=value, remedy=remedy)
         if problem not in self.problems:
             self.problems.append(problem)

@@ -12,7 +12,8 @@ from orchestrator.config.schema import Dataset
 from orchestrator.datasets import captions, mask, video
 from orchestrator.errors import Problem
 from orchestrator.files import read_bytes
-from orchestrator.text import first_names
+from orchestrator.redaction import unfit
+from orchestrator.text import first_names, invisible
 
 _MAX_CAPTION_BYTES = 2**20
 
@@ -205,6 +206,9 @@ def _captions(
             missing.append(image)
             continue
         text = yield from _caption(caption, trigger, key, wildcard=bool(subset.get("enable_wildcard")))
+        if (wrong := unfit(text))[0]:
+            severity = errors.warning if invisible(text) else errors.error
+            yield severity(key, f"{wrong[0]}, in the metadata of LoRA files", wrong[1], where=str(caption))
         if text and trigger and not captions.find_trigger(text, trigger):
             untriggered.append(caption)
         if "\n" in text and not subset.get("enable_wildcard"):

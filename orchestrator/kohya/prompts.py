@@ -6,8 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.config.schema import Generation
-from orchestrator.errors import Problem, Severity
+from orchestrator.errors import Problem, Severity, error
 from orchestrator.files import read_bytes
+from orchestrator.redaction import unfit
 
 TOKENS = 75
 """One chunk of CLIP: gen_img.py ignores the rest of a prompt."""
@@ -46,6 +47,8 @@ def preview(text: str, generation: Generation, seed: int) -> str:
 def unusable(text: str, *, where: str, key: str = "") -> list[Problem]:
     """What gen_img.py would not read as plain words in a prompt or, with `key`, in the negative prompt."""
     rules = [*_SYNTAX, *_LITERAL] if key else [*_SYNTAX, *_LITERAL, _REGIONS]
+    if (wrong := unfit(text))[0]:
+        return [error(key, wrong[0], wrong[1], where=where)]
     found = [
         Problem(what=what, where=where, key=key, value=text, remedy=remedy, severity=severity)
         for pattern, what, remedy, severity in rules

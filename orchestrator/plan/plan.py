@@ -15,6 +15,7 @@ from orchestrator.kohya import config_files, generate, networks, prompts
 from orchestrator.kohya.inheritance import Inheritance
 from orchestrator.model import Params, Point, Question, SequentialDesign
 from orchestrator.plan import lint, train_config, training_length
+from orchestrator.redaction import find_secret
 from orchestrator.scoring import prompt_adherence
 from orchestrator.store.layout import Attempt, Run, Sweep
 from orchestrator.text import bad_name, pluralize
@@ -213,6 +214,8 @@ def example(asked: Plan, only: str) -> str:
 
 
 def _name(name: str) -> str:
+    if found := find_secret(name):
+        raise InputError(error("--name", f"the name of the sweep contains {found}", "give another name with --name"))
     if reason := bad_name(name):
         raise InputError(
             error("--name", f"{toml_repr(name)} cannot name a sweep: it {reason}", "give another name with --name")

@@ -141,6 +141,7 @@ def read(path: Path) -> tuple[Grid, list[Problem]]:
 def _files(path: Path, folder: Path, trail: tuple[Path, ...], seen: set[Path]) -> Iterator[File]:
     """The files that a grid includes, each once and before the one that includes it."""
     file = toml_reader.read(path)
+    file.reject_unfit(comments=True)
     file.note_unknown_keys(GridFile.__annotations__)
     seen.add(path.resolve())
     trail = (*trail, path.resolve())

@@ -29,7 +29,7 @@ def check(points: Iterable[Params], schema: ArgumentSchema, *, where: str = "") 
     }
     found: dict[tuple[str, str], Problem] = {}
     for (key, _, module), value in distinct.items():
-        shown = "hidden" if key in values.SECRETS else toml_repr(value)
+        shown = "hidden" if values.SECRET.search(key) else toml_repr(value)
         for what, remedy in _issues(key, value, schema, module) if key not in (*TREATMENTS, LORA) else ():
             found.setdefault((key, what), Problem(what=what, where=where, key=key, value=shown, remedy=remedy))
     return list(found.values())

@@ -1,5 +1,7 @@
 """Names and ranges that sd-scripts' argument parser does not check: schedulers, network arguments, samplers."""
 
+import re
+
 SCHEDULERS = (
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
     "cosine_with_min_lr", "warmup_stable_decay", "piecewise_constant", "adafactor",
@@ -45,4 +47,5 @@ REJECTED = {
 }
 """Arguments that must not be true, and what they do."""
 
-SECRETS = ("wandb_api_key", "huggingface_token")
+SECRET = re.compile(r"(?i)(key|token|password|secret)$")
+"""Names of arguments whose value no message shows, also where they are misspelt."""
