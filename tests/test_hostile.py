@@ -15,6 +15,7 @@ from safetensors.numpy import save, save_file
 from standins.world import World
 
 from orchestrator import images, text
+from orchestrator.cli.console import Console
 from orchestrator.config import settings as settings_file
 from orchestrator.config.schema import Dataset
 from orchestrator.datasets import prepare, validate
@@ -443,3 +444,16 @@ def test_a_secret_in_a_log_does_not_reach_the_page(world: World) -> None:
     assert world.call("--only", "network_dim=2*", env={"WANDB_API_KEY": "wandbfromshell2"}).returncode == 1
     page = (world.sweep.report / "report.html").read_text(encoding="utf-8")
     assert "logged in with [HF_TOKEN] and [WANDB_API_KEY]" in page
+
+
+def test_a_damaged_record_does_not_end_the_display_of_the_progress(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.context()
+    run = world.run()
+    (run.path / "train" / "1").mkdir(parents=True)
+    (run.path / "train" / "1" / "result.json").write_text("[1]", encoding="utf-8")
+    with Console().live(world.sweep):
+        pass
+    assert "the progress is unknown: " in (shown := capsys.readouterr().err)
+    assert "result.json: cannot be read: its content is not a JSON object" in shown

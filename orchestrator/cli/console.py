@@ -17,10 +17,10 @@ from rich.live import Live
 from rich.markup import escape
 
 from orchestrator.cli import status_table
-from orchestrator.errors import Problem, Severity
+from orchestrator.errors import OrchestrateError, Problem, Severity
 from orchestrator.report.labels import labels
 from orchestrator.report.listener import SessionListener
-from orchestrator.report.progress import ProgressReader
+from orchestrator.report.progress import ProgressReader, SweepProgress
 
 if TYPE_CHECKING:
     from orchestrator.plan.forecast import Forecast
@@ -123,21 +123,26 @@ class Console(SessionListener):
             yield
             return
         reader = ProgressReader(sweep, forecast)
+
+        def read(show: Callable[[SweepProgress], RenderableType]) -> RenderableType:
+            try:
+                return show(reader.read())
+            except OrchestrateError as error:  # a damaged record; the run that it belongs to reports it, too
+                return f"the progress is unknown: {error}"
+
         if self._err.is_terminal:
-
-            def show() -> RenderableType:
-                return status_table.live(reader.read())
-
-            with Live(get_renderable=show, console=self._err, refresh_per_second=1, transient=True) as live:
+            with Live(
+                get_renderable=lambda: read(status_table.live), console=self._err, refresh_per_second=1, transient=True
+            ) as live:
                 self._lock = live._lock  # a message must not come between the lines of a refresh
                 yield
             return
         ended = threading.Event()
 
         def beat() -> None:
-            self.message(status_table.heartbeat(reader.read()))
+            self.message(str(read(status_table.heartbeat)))
             while not ended.wait(_HEARTBEAT_S):
-                self.message(status_table.heartbeat(reader.read()))
+                self.message(str(read(status_table.heartbeat)))
 
         thread = threading.Thread(target=beat, daemon=True)
         thread.start()

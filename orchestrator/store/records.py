@@ -34,9 +34,11 @@ def read(path: Path) -> dict[str, Any]:
         what, remedy = "was moved or deleted meanwhile", "move it back, then run the same command"
         raise NotReady(Problem(what=what, where=str(path.parent), remedy=remedy))
     try:
-        record = dict(json.loads(files.read_text(path)))
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+        record = json.loads(files.read_text(path))
+    except (OSError, ValueError, RecursionError) as error:
         raise _damaged(path, str(error)) from error
+    if not isinstance(record, dict):
+        raise _damaged(path, "its content is not a JSON object")
     if record.pop("schema", None) != SCHEMA:
         what, remedy = "was written by another version of orchestrate", "use the version that wrote it"
         raise OrchestrateError(Problem(what=what, where=str(path), remedy=remedy))
