@@ -236,13 +236,13 @@ def _doubtful(runs: Iterable[Run]) -> list[str]:
 
 
 def repeated(ledger: list[str]) -> list[str]:
-    """Trainings that began again after they had ended."""
+    """Trainings that began again after they had ended, or ended twice, because two ran at the same time."""
     ended: set[str] = set()
     found = []
     for line in ledger:
         word, _, rest = line.partition(" ")
         point = rest.split()[1]
-        if word == "began" and point in ended:
+        if point in ended:
             found.append(f"trained again: {line}")
         if word == "ended":
             ended.add(point)
