@@ -209,6 +209,7 @@ class Session:
 
         probes, sweep = probe.wanted(self.plan, only), layout.probe_sweep(self.settings.runs)
         self._note_retry(probes, retry)
+        self.listener.labels.update(labels([one.point for one in probes]))
         gpus = self.preflight()
         with sweep.lock(), self.lock_gpus(sweep, gpus) as held:
             ctx = self.context(held, frozen=False)

@@ -75,6 +75,7 @@ def test_the_best_run_is_exported_with_card_workflow_and_prompt(finished):
     )  # no process has this number
     result = call(finished, "export", "grid")
     assert result.exit_code == 0, result.output
+    assert "no result yet" not in result.stderr
     lora, card, comfyui, prompt, samples = map(Path, result.stdout.splitlines())
     assert {path.parent for path in (lora, card, comfyui, prompt, samples)} == {card.parent}
     assert card.parent.parent == finished.sweep.path / "export"
@@ -99,6 +100,14 @@ def test_the_best_run_is_exported_with_card_workflow_and_prompt(finished):
         '---\ntags: [text-to-image, lora, stable-diffusion-xl]\ninstance_prompt: "ohwx person"\n---\n'
     )
     assert str(finished.folder) not in text, "no folders of this machine"
+
+
+def test_an_export_during_a_sweep_says_so(finished):
+    worst = summary.rank_runs(summary.gather(finished.sweep))[-1]
+    (worst.run.path / "scores.json").unlink()
+    result = call(finished, "export", "grid")
+    assert result.exit_code == 0, result.output
+    assert "note: 1 of 3 runs have no result yet, and one may be better" in result.stderr
 
 
 def test_the_front_matter_of_a_card_has_no_halves_of_characters(monkeypatch):

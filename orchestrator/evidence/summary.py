@@ -91,7 +91,7 @@ class SweepSummary:
     """All that a report is made from. runs: in the order of the grid, baselines last.
 
     calibration: None if there is none for this sweep; `problems` then says why, unless nothing was calibrated. margins:
-    those that settings or grid declare. ballots: blind votes; see `evidence.votes`.
+    those that settings or grid declare. grid_file: as `Sweep.grid_file`. ballots: blind votes; see `evidence.votes`.
     """
 
     sweep: Sweep
@@ -102,6 +102,7 @@ class SweepSummary:
     design: SequentialDesign | None = None
     margins: Mapping[str, float] = field(default_factory=dict)
     seeds_extended: bool = False
+    grid_file: Path | None = None
     ballots: tuple[Ballot, ...] = ()
     problems: tuple[Problem, ...] = ()
 
@@ -138,6 +139,7 @@ def read(sweep: Sweep, comparison: Comparison | None = None) -> SweepSummary:
         design=sweep.design(),
         margins=sweep.margins(),
         seeds_extended=sweep.seeds_extended(),
+        grid_file=sweep.grid_file(),
         ballots=ballots,
         problems=(*problems, *damaged),
     )

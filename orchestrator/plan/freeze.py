@@ -44,6 +44,7 @@ def freeze(plan: Plan, prepared: Mapping[str, PreparedDataset], hashes: HashCach
         "created_at": old.get("created_at", formatting.now()),
         "settings": old.get("settings", str(plan.settings.path)),
         "fingerprint": {**old["fingerprint"], **fingerprint},
+        "grid": str(plan.grid_file) if plan.grid_file else old.get("grid", ""),
         "versions": provenance.versions(),
         **({key: old.get(key) for key in current} if plan.is_followup else current),
     }

@@ -29,7 +29,8 @@ class Plan:
     """A validated grid under its settings. `prompts`: for generation. `warnings`: problems that are no errors.
 
     is_followup: `points` are some points of a frozen sweep, whose grid stays as it is. design: of a sequential sweep,
-    whose `later` points belong to further seeds. margins: of the settings, overridden by the grid.
+    whose `later` points belong to further seeds. margins: of the settings, overridden by the grid. grid_file: None for
+    a plan without one.
     """
 
     sweep: Sweep
@@ -43,6 +44,7 @@ class Plan:
     design: SequentialDesign | None = None
     margins: Margins = field(default_factory=Margins)
     later: tuple[Point, ...] = ()
+    grid_file: Path | None = None
     replaced: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """What the grid sets -> the arguments of the settings that it replaces."""
 
@@ -99,6 +101,7 @@ def read(settings_file: Path, grid_file: Path, name: str = "", *, text: str | No
         grid_text="\n".join(path.read_text(encoding="utf-8") for path in asked.files),
         points=tuple(point for point in points if point not in later) if later else points,
         later=later,
+        grid_file=grid_file.resolve(),
         design=asked.design,
         margins=override_margins(used.margins, asked.margins),
         questions=asked.questions,
@@ -113,7 +116,7 @@ def read_final(settings_file: Path, seeds: int = 1, name: str = "", *, text: str
     with tempfile.TemporaryDirectory() as folder:
         grid_file = Path(folder) / "final.toml"
         grid_file.write_text(f"[dims]\nseed = {list(range(1, seeds + 1))}\n", encoding="utf-8")
-        return read(settings_file, grid_file, name, text=text)
+        return replace(read(settings_file, grid_file, name, text=text), grid_file=None)
 
 
 def _tried(read: Callable[[], T], problems: list[Problem]) -> T | None:

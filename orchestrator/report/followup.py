@@ -17,6 +17,7 @@ from orchestrator.model import Question, Score
 from orchestrator.plan import plan
 from orchestrator.report import csv_files
 from orchestrator.report.answers import rows as answer_rows
+from orchestrator.report.labels import labels
 from orchestrator.store import layout, state
 from orchestrator.store.layout import Run, Sweep
 from orchestrator.text import pluralize
@@ -27,15 +28,19 @@ TRANSFER = "transfer.csv"
 
 def report_confirmations(sweep: Sweep) -> list[str]:
     """Write confirm.csv; returns a sentence for each confirmed run, best first."""
-    found = [(one, one.confirmation) for one in summary.gather(sweep) if one.confirmation]
+    runs = summary.gather(sweep)
+    names = labels([one.run.point for one in runs])
+    found = [(one, one.confirmation) for one in runs if one.confirmation]
     found.sort(key=lambda pair: pair[1].comparison.confirmed, reverse=True)
     trained = [(one, result) for one, result in found if not one.run.point.is_baseline]
     optimism = confirmation.optimism([result for _, result in trained])
     best = trained[0][0] if trained else None
     rows = [_confirm_row(one, result, optimism if one is best else 0.0) for one, result in found]
     csv_files.write(sweep.report / CONFIRM, list(rows[0]) if rows else ["run"], rows)
-    sentences = [_confirm_sentence(one, result) for one, result in found]
-    return [*sentences, *([_best_sentence(*trained[0], len(trained), optimism)] if len(trained) > 1 else [])]
+    sentences = [_confirm_sentence(names[one.run.point.id], result) for one, result in found]
+    if best and len(trained) > 1:
+        sentences.append(_best_sentence(names[best.run.point.id], trained[0][1], len(trained), optimism))
+    return sentences
 
 
 def quote(one: RunSummary) -> str:
@@ -51,9 +56,9 @@ def quote(one: RunSummary) -> str:
     return f"Similarity to quote: {result.comparison.confirmed:.3f}{bounds} on {images}{gain}. Selected: {file}."
 
 
-def _best_sentence(one: RunSummary, result: ConfirmationResult, count: int, optimism: float | None) -> str:
+def _best_sentence(name: str, result: ConfirmationResult, count: int, optimism: float | None) -> str:
     """What the selection of the best confirmed run adds to its value."""
-    start = f"{one.run.point.name} was selected as the best of {count} confirmed runs, so its value is too high: "
+    start = f"{name} was selected as the best of {count} confirmed runs, so its value is too high: "
     if optimism is None:
         return f"{start}by how much is unknown, because the runs have fewer than two common prompts"
     corrected = result.comparison.confirmed - optimism
@@ -84,7 +89,7 @@ def _bounds(name: str, interval: Interval | None) -> dict[str, str]:
     return {f"{name}_low": _number(low, 6), f"{name}_high": _number(high, 6)}
 
 
-def _confirm_sentence(one: RunSummary, result: ConfirmationResult) -> str:
+def _confirm_sentence(name: str, result: ConfirmationResult) -> str:
     """With the gain over the baseline where it is known: new prompts may be harder for the base model, too."""
     comparison, ends = result.comparison, result.comparison.change_interval
     bounds = f" ({ends.low:+.3f} to {ends.high:+.3f})" if ends else ""
@@ -97,7 +102,7 @@ def _confirm_sentence(one: RunSummary, result: ConfirmationResult) -> str:
         )
     same = " on the same prompts" if comparison.paired else ""
     return (
-        f"{one.run.point.name}: similarity {comparison.confirmed:.3f} on {len(result.scores)} new images, "
+        f"{name}: similarity {comparison.confirmed:.3f} on {len(result.scores)} new images, "
         f"reported {comparison.reported:.3f}{same}: change {comparison.change:+.3f}{bounds}{gain}"
     )
 

@@ -1,5 +1,6 @@
 """The outcome of a sweep in sentences: the best configuration, the failures with remedies, the next command."""
 
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,15 +110,21 @@ def failures(summary: SweepSummary) -> Iterator[FailedRuns]:
         )
 
 
+def _selection(name: str, grid: Path | None) -> str:
+    """The options of `run` that select a sweep. grid: its file, None for `--final` and where it is unknown."""
+    if grid is None:
+        return "--final" if name == "final" else f"--grid GRID --name {name}"
+    shown = grid.relative_to(Path.cwd()) if grid.is_relative_to(Path.cwd()) else grid
+    return f"--grid {shlex.quote(str(shown))}" + ("" if name == grid.stem else f" --name {name}")
+
+
 def next_step(summary: SweepSummary, *, running: bool = False) -> str:
     """The command that is useful now. running: whether another process runs the sweep."""
     if running:
         return f"The sweep is running: `orchestrate status {summary.sweep.name} --watch` shows its progress."
     name, states = summary.sweep.name, {run.status.state for run in summary.runs}
     if states & {State.PENDING, State.RUNNING, State.CRASHED, State.KILLED}:
-        grid = Path("grids", f"{name}.toml")
-        command = "--final" if name == "final" else f"--grid {grid}" if grid.is_file() else f"--grid GRID --name {name}"
-        return f"Next: `orchestrate run {command}` resumes the sweep."
+        return f"Next: `orchestrate run {_selection(name, summary.grid_file)}` resumes the sweep."
     if not any(run.choice for run in summary.runs if not run.run.point.is_baseline):
         return ""
     if not any(run.confirmation for run in summary.runs):

@@ -285,6 +285,11 @@ class Sweep:
         declared = self._parse(lambda record: dict((record.get("margins") or {}).items()))
         return {name: value for name, value in declared.items() if value is not None}
 
+    def grid_file(self) -> Path | None:
+        """The file of the current grid, which may have changed or moved since; None for `--final`, or if unknown."""
+        path = self.record().get("grid")
+        return Path(path) if path and isinstance(path, str) else None
+
     def seeds_extended(self) -> bool:
         """Whether seeds were added after results were known, without a declared maximum."""
         return bool(self.record().get("seeds_extended"))

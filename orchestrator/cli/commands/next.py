@@ -15,8 +15,8 @@ from orchestrator.cli import common, options
 def next_steps(settings_file: Path, grids: tuple[Path, ...]) -> None:
     """List the open questions with their cost, and what to run next.
 
-    Reads grids/*.toml in the current folder except demo*.toml, or the named grids. A question that has `after = ["Q1"]` waits until Q1 is
-    decided. Questions with answers are adopted first.
+    Reads grids/*.toml in the current folder except demo*.toml, or the named grids. A question that has
+    `after = ["Q1"]` waits until Q1 is decided. Questions with answers are adopted first.
 
     \b
     Example:
