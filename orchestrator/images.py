@@ -121,7 +121,7 @@ def list_images(folder: Path) -> Listing:
     """The images directly in `folder`, as sd-scripts finds them.
 
     Ignores hidden files (macOS writes `._a.png` beside `a.png`), links that lead out of the folder, names of images
-    that are not files, and other suffixes, also `.Jpg`.
+    that are not files or contain a secret, huge files, and other suffixes, also `.Jpg`.
     """
     if not folder.is_dir():
         return Listing(paths=(), problems=(Problem(what="is not a folder", where=str(folder)),))
@@ -160,6 +160,9 @@ def _unfit(path: Path) -> Problem | None:
         what, value = "is ignored: this link leads out of its folder", os.path.realpath(path)
     elif not path.is_file():
         what, value = "is ignored: it is not a file, or a link to a missing file", ""
+    elif path.stat().st_size > MAX_BYTES:
+        what = f"is ignored: it has more than {MAX_BYTES:,} bytes"
+        return warning("", what, "replace it by a smaller image, or remove it", where=str(path))
     else:
         return None
     return warning("", what, "copy the image into the folder", where=str(path), value=value)

@@ -7,8 +7,9 @@ from base64 import b64encode
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from fnmatch import translate
 from functools import lru_cache
+from html import escape
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import quote, quote_plus, unquote
 
 from orchestrator.text import invisible
 
@@ -22,10 +23,16 @@ _NAME = re.compile(
 _SHORTEST = 6
 """Shorter values are no secrets: they would be found in ordinary words."""
 
+_COMMON_VALUES = """
+enabled disabled default required optional localhost offline online anonymous password unknown undefined automatic
+""".split()  # noqa: SIM905
+"""Values of settings such as AUTH_MODE, which are no secrets."""
+
 _CONTROLS = re.compile(
-    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b.|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b.|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"
+    r"|[\xad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]"
 )
-"""Colours, other terminal codes, and control characters but tab and line ends."""
+"""Colours, other terminal codes, control characters but tab and line ends, direction marks, invisible spaces."""
 
 _URL_PASSWORD = re.compile(r"(?<=://)([^/@\s:\"']*):([^/@\s\"']+)@")
 _ADDRESS = re.compile(r"(?<=//)[^/@\s\"']+@")
@@ -53,8 +60,12 @@ def _any_of(words: Iterable[str]) -> str:
 
 _KNOWN = (
     (
-        ("PRIVATE KEY",),
-        re.compile(r"-----BEGIN[\w -]*PRIVATE KEY[\w -]*-----.*?(?:-----END[\w -]*-----|\Z)", re.DOTALL),
+        ("PRIVATE", "LS0tLS1CRUdJTi"),
+        re.compile(
+            r"-----BEGIN[\w %+-]*PRIVATE(?:[ +]|%20)KEY[\w %+-]*-----.*?(?:-----END[\w %+-]*-----|\Z)"
+            r"|LS0tLS1CRUdJTi[\w+/=-]{20,}",  # base64
+            re.DOTALL,
+        ),
     ),
     (_DISTINCT, re.compile(rf"(?<![A-Za-z0-9])(?:{_any_of(_DISTINCT)})[\w.~+/-]{{10,}}=*")),
     (_COMMON, re.compile(rf"(?<![A-Za-z0-9])(?:{_any_of(_COMMON)})[A-Za-z0-9]{{20,}}=*")),
@@ -226,11 +237,30 @@ def _values(environ: tuple[tuple[str, str], ...]) -> "tuple[dict[str, str], re.P
     names: dict[str, str] = {}
     for name, value in environ:
         for secret in _secrets(name, value):
-            if len(secret) >= _SHORTEST:  # also as in addresses, Python, JSON and base64
-                encoded = b64encode(secret.encode("utf-8", "surrogateescape")).decode().rstrip("=")
-                for form in (secret, quote(secret, safe=""), repr(secret)[1:-1], json.dumps(secret)[1:-1], encoded):
+            if len(secret) >= _SHORTEST and secret.lower() not in _COMMON_VALUES:
+                for form in _forms(secret):
                     names.setdefault(form, name)
-    return names, re.compile(_any_of(sorted(names, key=len, reverse=True))) if names else None
+    longest_first = sorted(names, key=len, reverse=True)
+    return names, re.compile("|".join(map(_whole_word, longest_first))) if names else None
+
+
+def _whole_word(secret: str) -> str:
+    """A pattern for the secret; one of few letters or digits is not searched for inside longer words and numbers."""
+    is_plain = len(secret) < 12 and (secret.isalpha() or secret.isdigit())
+    return rf"(?<![A-Za-z0-9]){re.escape(secret)}(?![A-Za-z0-9_])" if is_plain else re.escape(secret)
+
+
+def _forms(secret: str) -> Iterator[str]:
+    """The secret as it is, and as in addresses, Python, JSON, HTML, hex and base64."""
+    raw = secret.encode("utf-8", "surrogateescape")
+    quoted = {quote(secret, safe=""), quote(secret), quote_plus(secret)}
+    yield from (secret, *quoted, *(re.sub(r"%..", lambda code: code[0].lower(), one) for one in quoted))
+    yield from (repr(secret)[1:-1], ascii(secret)[1:-1], repr(raw)[2:-1], escape(secret), raw.hex())
+    written = json.dumps(secret)[1:-1]
+    yield from (written, json.dumps(written)[1:-1])
+    for before in range(3):  # in the base64 of a longer text, without the characters that depend on its other bytes
+        encoded = b64encode(bytes(before) + raw).decode()[-(-before * 8 // 6) : (before + len(raw)) * 8 // 6]
+        yield from (encoded, encoded.translate(str.maketrans("+/", "-_"))) if len(encoded) >= 8 else ()
 
 
 def _secrets(name: str, value: str) -> Iterator[str]:

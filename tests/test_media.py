@@ -160,3 +160,10 @@ def _png_header(width: int, height: int) -> bytes:
 
 def _chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def test_a_huge_file_is_no_image_and_is_not_hashed(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"")
+    os.truncate(tmp_path / "a.png", 200 * 2**30)
+    (problem,) = images.list_images(tmp_path).problems
+    assert "is ignored: it has more than" in problem.what

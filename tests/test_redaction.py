@@ -2,11 +2,12 @@
 
 import json
 import shutil
-from base64 import b64encode
+from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Callable
 from functools import partial
+from html import escape
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, quote_plus
 
 import pytest
 from hypothesis import given, settings
@@ -244,9 +245,51 @@ def test_secrets_in_settings_belong_in_the_environment_of_the_trainer(world: Wor
 SPECIAL = "p/ss\" w\u00f6rd\\ 's"
 
 
-@pytest.mark.parametrize("encode", [partial(quote, safe=""), json.dumps, repr, lambda text: b64encode(text.encode())])
+@pytest.mark.parametrize(
+    "encode",
+    [
+        partial(quote, safe=""),
+        quote,
+        quote_plus,
+        lambda text: quote(text, safe="").lower(),
+        json.dumps,
+        lambda text: json.dumps(json.dumps(text)),
+        repr,
+        ascii,
+        lambda text: repr(text.encode()),
+        escape,
+        lambda text: text.encode().hex(),
+        lambda text: b64encode(text.encode()),
+        lambda text: b64encode(b"me:" + text.encode() + b"?"),
+        lambda text: urlsafe_b64encode(b"user:" + text.encode()),
+        lambda text: f"{text[:4]}\x9b31m{text[4:]}",
+        lambda text: f"{text[:4]}\u200b{text[4:]}",
+    ],
+)
 def test_an_encoded_secret_is_redacted(encode: Callable[[str], object]) -> None:
     assert "[MY_PASSWORD]" in redact(f"sent {encode(SPECIAL)}", {"MY_PASSWORD": SPECIAL})
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("1", "1 of 1"),
+        ("true", "true"),
+        ("disabled", "early stopping is disabled"),
+        ("100000", "step 1000000 of 2100000"),
+        ("portrait", "datasets/portraits"),
+        ("cosine", "cosine_with_restarts"),
+    ],
+)
+def test_a_short_or_common_value_is_not_searched_for_in_other_words(value: str, text: str) -> None:
+    assert redact(text, {"AUTH_TOKEN": value}) == text
+
+
+def test_an_encoded_private_key_is_redacted_without_a_variable() -> None:
+    pem = "-----BEGIN RSA PRIVATE KEY-----\nMIIEowIBAAKCAQEA7\n-----END RSA PRIVATE KEY-----"
+    for text in (json.dumps(pem), quote(pem), quote_plus(pem), b64encode(pem.encode()).decode()):
+        assert "MIIE" not in (found := redact(text, {}))
+        assert "LS0t" not in found
 
 
 def test_a_multi_line_secret_is_redacted_line_by_line() -> None:
