@@ -3,9 +3,11 @@
 import re
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
+from click.shell_completion import ShellComplete
 from click.testing import CliRunner
 
 from orchestrator import cli
@@ -88,3 +90,16 @@ def test_a_command_in_a_message_gets_the_settings_if_it_takes_them(
 def test_a_command_in_a_message_keeps_its_own_settings(capsys: pytest.CaptureFixture[str]) -> None:
     Console(settings=" --settings mine.toml").sentence("run `orchestrate check --settings other.toml`")
     assert capsys.readouterr().out == "run `orchestrate check --settings other.toml`\n"
+
+
+@pytest.mark.parametrize("words", ["results", "answer", "sheet"])
+def test_the_names_of_sweeps_are_completed(words: str, tmp_path: Path) -> None:
+    for name in ("ranks", "rates", "other"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "sweep.json").write_text("{}", encoding="utf-8")
+    made = CliRunner().invoke(cli.main, ["init", str(tmp_path)])
+    assert made.exit_code == 0, made.output
+    complete = ShellComplete(cli.main, {}, "orchestrate", "_ORCHESTRATE_COMPLETE").get_completions
+    settings = str(tmp_path / "orchestrate.toml")
+    assert [one.value for one in complete([words, "--settings", settings], "ra")] == ["ranks", "rates"]
+    assert complete([words, "--settings", str(tmp_path / "missing.toml")], "ra") == []

@@ -24,7 +24,22 @@ seed = click.option("--seed", default=1, show_default=True, help="The seed of a 
 _ONLY = "Only runs whose name or id matches, or with an argument such as network_dim=8."
 only = click.option("--only", default="*", metavar="GLOB", help=_ONLY)
 retry = click.option("--retry", type=click.Choice(["failed"]), help="Give failed runs another attempt.")
-sweep = click.argument("sweep")
+
+
+def complete_sweep(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """The names of the sweeps that begin so, for the completion of a shell, which ignores errors."""
+    from orchestrator.config import settings as settings_file
+    from orchestrator.errors import OrchestrateError
+    from orchestrator.store import layout
+
+    try:
+        runs = settings_file.load(Path(context.params.get("settings_file") or "orchestrate.toml")).runs
+    except OrchestrateError:
+        return []
+    return [one.name for one in layout.sweeps(runs) if one.name.startswith(incomplete)]
+
+
+sweep = click.argument("sweep", shell_complete=complete_sweep)
 """The name of a sweep or its folder, `demo` or `runs/demo`."""
 
 

@@ -11,7 +11,7 @@ from orchestrator.cli import common, options
 
 @click.command()
 @options.settings
-@click.argument("sweeps", nargs=-1, required=True, metavar="SWEEP...")
+@click.argument("sweeps", nargs=-1, required=True, metavar="SWEEP...", shell_complete=options.complete_sweep)
 @click.option("--into", type=click.Path(path_type=Path, dir_okay=False), help="Insert the answers into this page.")
 @click.option(
     "--smallest",

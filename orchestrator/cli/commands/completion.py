@@ -8,7 +8,7 @@ from click import shell_completion
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
-    """Print the script that completes commands and options in a shell.
+    """Print the script that completes commands and sweeps in a shell.
 
     Evaluate it in the start file of the shell, or, for fish, put it into its folder of completions.
 

@@ -11,7 +11,7 @@ from orchestrator.cli import common, options
 
 @click.command()
 @options.settings
-@click.argument("sweep")
+@click.argument("sweep", shell_complete=options.complete_sweep)
 @click.option("--seed", default="", help="Training seed to show, or all; the first by default.")
 @click.option("--px", type=click.IntRange(16, 1024), default=192, show_default=True, help="Side of an image in pixels.")
 @click.option("--all-checkpoints", is_flag=True, help="Show all scored checkpoints and strengths.")
