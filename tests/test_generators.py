@@ -14,7 +14,7 @@ from standins.world import World
 
 from orchestrator.kohya import gen_img_plugin
 from orchestrator.model import Failure, State
-from orchestrator.run import generators, local_executor, sweep
+from orchestrator.run import generators, local_executor, schedule, sweep
 from orchestrator.run.stages import generate
 from orchestrator.store import mps, process
 
@@ -115,7 +115,7 @@ def test_a_generator_starts_before_the_first_attempt_that_it_works_for(world: Wo
         ctx = replace(ctx, generators=own)
         for _ in range(2):
             generate.start_generator(run, "generate", ctx)
-        (early,) = process.live_attempts()
+        (early,) = (one for one in process.live_attempts() if run.path in one.parents)
         assert (early, run.attempts("generate")) == (run.path / "generate" / "generator", [])
         assert generate.perform(run, ctx).failure is None
         assert [one.generator.resolve() for one in run.attempts("generate") if one.generator] == [early]
@@ -126,6 +126,7 @@ def test_a_generator_starts_before_the_first_attempt_that_it_works_for(world: Wo
 
 def test_a_generator_starts_while_the_last_training_ends(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local_executor, "_WAIT_S", 0.05)
+    monkeypatch.setattr(schedule, "LOADING_MIB", 0)
     world.ask("[dims]\nlearning_rate = [1e-4, 2e-4]\n")
     world.settle(env={"STANDIN_STEP_S": "0.2"})
     world.drive(only="learning*")
@@ -157,8 +158,11 @@ def test_a_generator_that_was_killed_between_two_jobs_is_replaced(world: World) 
         for run in runs:
             results.append(generate.perform(run, replace(ctx, generators=own)))
             folder = run.attempts("generate")[-1].generator
-            for pid in process.pids_of(folder) if folder else ():
+            assert folder is not None
+            for pid in process.pids_of(folder):
                 os.kill(pid, signal.SIGKILL)
+            while process.running(folder):
+                time.sleep(0.01)
     assert [result.failure for result in results] == [None, None]
     assert len(processes(world)) == 2
     assert not world.living()
