@@ -38,6 +38,7 @@ class Torture:
     kills: Counter[str] = field(default_factory=Counter)
     missed: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
+    cut_short: bool = False
 
     def at_write(self, event: Event, how: str) -> None:
         """Kill one process at one write. It is missed if this sweep, for its timing, never came to this write."""
@@ -59,6 +60,8 @@ class Torture:
 
     def _judge(self, world: trial.World, name: str, kind: str) -> None:
         losses = trial.losses(world, self.wanted)
+        if self.cut_short:  # its orchestrator may have received the signal, too
+            return
         self.trials[kind] += 1
         print(f"{'LOST' if losses else 'ok'}\t{name}", flush=True)
         if losses:
@@ -123,6 +126,7 @@ def _carry_out(trials: list[Callable[[], None]], jobs: int, torture: Torture) ->
             if error := future.exception():
                 torture.lost.append("".join(traceback.format_exception(error)))
     except KeyboardInterrupt:
+        torture.cut_short = True
         print("cut short")
     finally:
         pool.shutdown(cancel_futures=True)
