@@ -253,6 +253,7 @@ def test_syntax_errors_have_a_line(tmp_path, text, line):
         ("a = 1\nb = " + "9" * 5000, 2, "has a number with thousands of digits"),
         ("[arguments]\nb = " + "[" * 300 + "]" * 300, 2, "flat list"),
         ("[arguments]\nb = 0x" + "f" * 9000, 2, "beyond 64 bits"),
+        ("[arguments]\nresolution = '" + "9" * 5000 + "'", 2, "has 5,000 characters, more than 4,000"),
         ("[" + ".".join("a" * 5000) + "]", 1, "unknown key"),
     ],
 )

@@ -23,6 +23,9 @@ _STATEMENTS = (nodes.Output, nodes.If)
 _REFUSED = (nodes.Call, nodes.Getattr)
 _MAX_POWER_BITS = 256
 _MAX_DIGITS = 15
+_MAX_DEPTH = 40
+"""Jinja's search for constants takes cubic time in the depth of an expression."""
+_TOO_DEEP = "operators, filters or parentheses are nested too deeply"
 
 
 class ExpressionError(ValueError):
@@ -137,6 +140,11 @@ def _only_expression(environment: _Environment, source: str) -> str | None:
 
 
 def _refuse_all_but_expressions(tree: nodes.Template) -> None:
+    level: list[nodes.Node] = [tree]
+    for _ in range(_MAX_DEPTH):
+        level = [child for node in level for child in node.iter_child_nodes()]
+    if level:
+        raise ExpressionError(_TOO_DEEP)
     for node in tree.find_all(nodes.Node):
         if isinstance(node, _REFUSED) or (isinstance(node, nodes.Stmt) and not isinstance(node, _STATEMENTS)):
             raise ExpressionError(
@@ -167,11 +175,10 @@ def _guarded(function: Callable[..., Any], *arguments: Any) -> Any:
         TypeError,
         ValueError,
         LookupError,
-        SyntaxError,
-        RecursionError,
-        MemoryError,
     ) as error:
         raise ExpressionError(str(error) or type(error).__name__) from None
+    except (SyntaxError, RecursionError, MemoryError):
+        raise ExpressionError(_TOO_DEEP) from None
     except NameError:  # Jinja writes infinite constants as `inf` into its code
         raise ExpressionError("contains a number that is not finite") from None
 

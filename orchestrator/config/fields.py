@@ -84,7 +84,13 @@ def _path(raw: object, info: ValidationInfo[Any]) -> Path:
     return Path(os.path.normpath(info.context["folder"] / os.path.expanduser(raw)))  # noqa: PTH111 - never raises
 
 
+_MAX_TEXT = 4000
+"""Characters of one text; Python converts no longer texts to numbers."""
+
+
 def _scalar(raw: object) -> Scalar:
+    if isinstance(raw, str) and len(raw) > _MAX_TEXT:
+        raise wrong(f"has {len(raw):,} characters, more than {_MAX_TEXT:,}", "shorten it")
     if isinstance(raw, str | bool) or (isinstance(raw, int) and -(2**63) <= raw < 2**63):
         return raw
     if isinstance(raw, float) and math.isfinite(raw):
