@@ -9,6 +9,8 @@ import click
 import pytest
 from click.shell_completion import ShellComplete
 from click.testing import CliRunner
+from rich.console import Console as Terminal
+from rich.markup import escape
 
 from orchestrator import cli
 from orchestrator.cli.console import Console
@@ -85,6 +87,21 @@ def test_a_command_in_a_message_gets_the_settings_if_it_takes_them(
     Console(settings=" --settings mine.toml").sentence(f"repeat `orchestrate {name} X`")
     takes = any("--settings" in one.opts for one in COMMANDS[name].params)
     assert capsys.readouterr().out == f"repeat `orchestrate {name} X{' --settings mine.toml' if takes else ''}`\n"
+
+
+def test_a_command_in_a_message_stays_on_one_line_of_a_terminal() -> None:
+    command = "`git clone https://example.org/x && git -C x checkout 01234567`"
+    wrapped = Console()._wrapped(
+        f"run it: {command} and then run the same command again", Terminal(width=30, force_terminal=True)
+    )
+    assert wrapped.splitlines() == ["run it:", f"    {command}", "    and then run the same", "    command again"]
+
+
+def test_a_message_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    Console().message("prompt <lora:x:0.8> [b]")
+    Console().page(escape("prompt <lora:x:0.8> [b]"))
+    printed = capsys.readouterr()
+    assert (printed.err, printed.out) == ("prompt <lora:x:0.8> [b]\n",) * 2
 
 
 def test_a_command_in_a_message_keeps_its_own_settings(capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 _COMMAND = re.compile(r"`orchestrate (?!(?:completion|demo|import|init|schema)\b|[^`\n]*--settings)[^`\n]*(?=`)")
 """A command that takes `--settings`, and is named without it."""
 
+_CODE = re.compile(r"`[^`\n]+`")
+_UNBROKEN = "\ue000"  # stands for a space at which no line is broken
+
 _HEARTBEAT_S = 180.0
 _STOPPING = {
     1: "Stopping the running programs; press Ctrl-C again to end them immediately. The same command resumes the sweep.",
@@ -51,7 +54,7 @@ class Console(SessionListener):
         super().__init__()
         self._final, self._settings = final, settings
         self._lock: AbstractContextManager[Any] = nullcontext()
-        self._err = Terminal(stderr=True, highlight=False)
+        self._err = Terminal(stderr=True, highlight=False, emoji=False)
 
     def message(self, text: str) -> None:
         """An event, on stderr."""
@@ -75,14 +78,15 @@ class Console(SessionListener):
             self._err.print(escape(self._wrapped(text, self._err)).replace(*highlight, 1), soft_wrap=True)
 
     def _wrapped(self, text: str, terminal: Terminal) -> str:
-        """On a terminal lines are broken between words; never within a path, so that it can be copied."""
+        """On a terminal lines are broken between words; never within a path or `command`, so that it can be copied."""
         text = self._runnable(text)
         if not terminal.is_terminal:
             return text
+        text = _CODE.sub(lambda found: found[0].replace(" ", _UNBROKEN), text)
         wrapper = textwrap.TextWrapper(
             terminal.width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
         )
-        return "\n".join(map(wrapper.fill, text.splitlines()))
+        return "\n".join(map(wrapper.fill, text.splitlines())).replace(_UNBROKEN, " ")
 
     def _runnable(self, text: str) -> str:
         """With the settings file of this command in the commands that the text names."""
@@ -159,6 +163,6 @@ class Console(SessionListener):
     def page(self, page: RenderableType) -> None:
         """Tables and sentences on stdout; in a file or a pipe lines are not wrapped."""
         parts = page.renderables if isinstance(page, Group) else [page]
-        terminal = Terminal(highlight=False, width=None if sys.stdout.isatty() else 10_000)
+        terminal = Terminal(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 10_000)
         for part in parts:
             terminal.print(self._runnable(part) if isinstance(part, str) else part)
