@@ -52,6 +52,7 @@ def plan(settings_file: Path, grid_file: Path | None, name: str, only: str, as_j
     if missing := session.missing():
         console.sentence("\nBefore `orchestrate run` (remedies: `orchestrate check`):")
         for problem in missing:
-            console.sentence(f"  {problem.key or problem.where}: {problem.what}")
+            place = "" if problem.where == str(session.settings.path) else Path(problem.where).name
+            console.sentence(f"  {': '.join(filter(None, (problem.key, place, problem.what)))}")
     if toml:
         console.result("\n" + toml)
