@@ -28,6 +28,21 @@ def open_regular(path: Path, *, max_bytes: int | None = None) -> BufferedReader:
         raise
 
 
+def from_here(path: Path) -> Path:
+    """The path as a user would write it: relative to the current folder if it is inside."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def why_no_folder(path: Path) -> str:
+    """What is wrong with a path that should be a folder."""
+    return "is a file, not a folder" if path.exists() else "there is no such folder"
+
+
+def why_no_file(path: Path) -> str:
+    """What is wrong with a path that should be a file."""
+    return "is a folder, not a file" if path.is_dir() else "there is no such file"
+
+
 def read_bytes(path: Path, *, max_bytes: int = MAX_TEXT_BYTES) -> bytes:
     """The bytes of a file. Raises OSError as `open_regular`."""
     with open_regular(path, max_bytes=max_bytes) as file:

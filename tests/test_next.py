@@ -111,6 +111,14 @@ def test_sweeps_of_other_settings_answer_nothing(project: Callable[..., list[str
     assert project((done,), rank=RANK)[-1] == "Next: orchestrate run grids/rank.toml"
 
 
+def test_the_grids_beside_the_settings_are_read_from_any_folder(
+    project: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    with chdir(tmp_path / "elsewhere"):
+        assert project(rank=RANK)[-1] == f"Next: orchestrate run {tmp_path}/grids/rank.toml"
+
+
 def test_a_project_without_questions_says_so(project: Callable[..., list[str]]) -> None:
     assert project(plain="[dims]\nnetwork_dim = [1, 2]\n")[-1].startswith("No grid asks a question: add a [[question]]")
 

@@ -10,6 +10,7 @@ from orchestrator.evidence.configurations import Configuration
 from orchestrator.evidence.run_metrics import FAILURE
 from orchestrator.evidence.stats.contrast import TestSettings
 from orchestrator.evidence.summary import RunSummary, SweepSummary, log_of
+from orchestrator.files import from_here
 from orchestrator.kohya.outputs import log
 from orchestrator.model import Failure, State
 from orchestrator.report.labels import labels
@@ -114,8 +115,7 @@ def _selection(name: str, grid: Path | None) -> str:
     """The options of `run` that select a sweep. grid: its file, None for `--final` and where it is unknown."""
     if grid is None:
         return "--final" if name == "final" else f"--grid GRID --name {name}"
-    shown = grid.relative_to(Path.cwd()) if grid.is_relative_to(Path.cwd()) else grid
-    return f"--grid {shlex.quote(str(shown))}" + ("" if name == grid.stem else f" --name {name}")
+    return f"--grid {shlex.quote(str(from_here(grid)))}" + ("" if name == grid.stem else f" --name {name}")
 
 
 def next_step(summary: SweepSummary, *, running: bool = False) -> str:

@@ -15,7 +15,7 @@ from orchestrator.cli import common, options
 def next_steps(settings_file: Path, grids: tuple[Path, ...]) -> None:
     """List the open questions with their cost, and what to run next.
 
-    Reads grids/*.toml in the current folder except demo*.toml, or the named grids. A question that has
+    Reads grids/*.toml beside the settings except demo*.toml, or the named grids. A question that has
     `after = ["Q1"]` waits until Q1 is decided. Questions with answers are adopted first.
 
     \b
@@ -27,11 +27,13 @@ def next_steps(settings_file: Path, grids: tuple[Path, ...]) -> None:
     from rich.markup import escape
 
     from orchestrator.cli import tables
+    from orchestrator.files import from_here
     from orchestrator.report import open_questions
     from orchestrator.session import Session
 
     console = common.console()
-    own = sorted(path for path in Path("grids").glob("*.toml") if not path.name.startswith("demo"))
+    beside = from_here(settings_file.parent / "grids")
+    own = sorted(path for path in beside.glob("*.toml") if not path.name.startswith("demo"))
     found = open_questions.agenda(settings_file, grids or own, lambda plan: Session(plan=plan).forecast())
     if found.grids:
         console.page(tables.open_questions(found.grids))
