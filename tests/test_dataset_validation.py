@@ -85,6 +85,12 @@ def test_a_missing_folder_is_one_problem(tmp_path: Path) -> None:
     assert one[1].startswith("there is no such folder")
 
 
+def test_a_file_instead_of_a_folder_is_not_to_be_created(make: Make) -> None:
+    image = make({"a.png": None}).image_dir / "a.png"
+    (one,) = found(Dataset(name="portraits", image_dir=image, trigger="x"))
+    assert one[1].startswith("is a file, not a folder")
+
+
 def test_two_images_of_one_name_are_refused(make: Make) -> None:
     ((severity, text),) = found(make({"a.jpg": None, "a.png": None, "a.txt": "ohwx person"}))
     assert severity is ERROR

@@ -11,7 +11,7 @@ from orchestrator.config.recipe import Recipe
 from orchestrator.config.schema import Dataset
 from orchestrator.datasets import captions, mask, video
 from orchestrator.errors import Problem
-from orchestrator.files import read_bytes
+from orchestrator.files import read_bytes, why_no_folder
 from orchestrator.redaction import unfit
 from orchestrator.text import first_names, invisible
 
@@ -153,7 +153,9 @@ def _no_images(dataset: Dataset, where: str, key: str) -> Problem:
     folder, key = dataset.image_dir, f"{key}.image_dir"
     if not folder.is_dir():
         remedy = f"create it and put the images there, or correct {key}"
-        return errors.error(key, "there is no such folder", remedy, where=where, value=str(folder))
+        if folder.exists():
+            remedy = f'image_dir = "{folder.parent.as_posix()}"'
+        return errors.error(key, why_no_folder(folder), remedy, where=where, value=str(folder))
     for name, count in _image_folders(folder).items():
         remedy = f'image_dir = "{(folder / name).as_posix()}"'
         if match := _KOHYA_FOLDER.fullmatch(Path(name).name):

@@ -10,6 +10,7 @@ from orchestrator import datasets, images
 from orchestrator.config.schema import NO_GPU, BaseModel, Dataset, Scoring, Settings
 from orchestrator.datasets import validate
 from orchestrator.errors import NotReady, Problem, error, warning
+from orchestrator.files import why_no_file, why_no_folder
 from orchestrator.gpu import Gpu, VramProbe
 from orchestrator.kohya import argv, base_model, networks, release
 from orchestrator.kohya.arguments import required
@@ -62,7 +63,7 @@ def _trainer(settings: Settings, points: Iterable[Point], where: str) -> Iterato
     trainer = settings.trainer
     scripts = (trainer.train_script, trainer.generate_script)
     if absent := [name for name in scripts if not (trainer.sd_scripts / name).is_file()]:
-        what = f"lacks {' and '.join(absent)}" if trainer.sd_scripts.is_dir() else "there is no such folder"
+        what = f"lacks {' and '.join(absent)}" if trainer.sd_scripts.is_dir() else why_no_folder(trainer.sd_scripts)
         yield _missing(what, where, "trainer.sd_scripts", trainer.sd_scripts, release.remedy(trainer.sd_scripts))
     if not (trainer.python.is_file() and os.access(trainer.python, os.X_OK)):
         remedy = release.setup_remedy(trainer.python, trainer.sd_scripts)
@@ -130,7 +131,9 @@ def _base(base: BaseModel, where: str) -> Iterator[Problem]:
     for name, path in (("path", base.path), ("vae", base.vae)):
         if path and not path.is_file():
             remedy = f"download it from {base.url} to this path" if base.url else "copy it there, or correct the path"
-            yield _missing("there is no such file", where, f"{key}.{name}", path, remedy)
+            if path.is_dir():
+                remedy = "name one .safetensors file"
+            yield _missing(why_no_file(path), where, f"{key}.{name}", path, remedy)
     if base.path.is_file():
         yield from base_model.problems(base.path, where=where, key=f"{key}.path")
     if base.vae and base.vae.is_file():
@@ -153,7 +156,8 @@ def _faces(settings: Settings, where: str) -> Iterator[Problem]:
     yield from listing.problems if scoring.references.is_dir() else ()
     if not listing.paths:
         remedy = "copy at least 8, better 20 photos of the persona there that are not in a dataset"
-        yield _missing("has no images", where, "score.references", scoring.references, remedy)
+        what = "has no images" if scoring.references.is_dir() else why_no_folder(scoring.references)
+        yield _missing(what, where, "score.references", scoring.references, remedy)
     elif len(listing.paths) < 8:
         what = f"only {len(listing.paths)} reference images: scores are imprecise"
         yield _doubt(what, where, "score.references", str(scoring.references), "use at least 8, better 20")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from orchestrator import images
 from orchestrator.errors import NotReady, Problem
+from orchestrator.files import why_no_folder
 from orchestrator.store.hashes import sha256, sha256_json
 
 DET_THRESH = 0.5
@@ -145,7 +146,7 @@ def read_signature(path: Path) -> Signature:
 
 
 def _missing(folder: Path) -> Problem:
-    what = "contains no .onnx files" if folder.is_dir() else "there is no such folder"
+    what = "contains no .onnx files" if folder.is_dir() else why_no_folder(folder)
     nested = sorted({path.parent for path in folder.glob("*/*.onnx")})
     remedy = f"unpack the .onnx files of {SOURCES} into {folder.absolute()}"
     if nested:
