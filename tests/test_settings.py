@@ -1,6 +1,7 @@
 import json
 import os
 import tomllib
+from contextlib import chdir
 from dataclasses import asdict
 from pathlib import Path
 
@@ -329,9 +330,19 @@ def test_addresses_of_webhooks_are_checked(problems, address):
     assert "notify.url" in problems(f'{MINIMAL}[notify]\nurl = "{address}"\n')
 
 
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(InputError, match="cannot be read: No such file"):
-        settings.load(tmp_path / "nothing.toml")
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("orchestrate.toml", "work in the folder of a project, or name its settings with --settings FILE"),
+        ("grids/nothing.toml", "check the path; it is relative to /"),
+        ("folder", "name a file with TOML text"),
+    ],
+)
+def test_a_missing_file_is_named_with_a_remedy_for_it(tmp_path, name, remedy):
+    (tmp_path / "folder").mkdir()
+    with chdir(tmp_path), pytest.raises(InputError, match="cannot be read: ") as raised:
+        settings.load(Path(name))
+    assert raised.value.problems[0].remedy.startswith(remedy)
 
 
 def test_the_shipped_settings_load():

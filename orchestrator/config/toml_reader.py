@@ -195,6 +195,19 @@ class File:
         return lines
 
 
+def _unreadable(path: Path) -> str:
+    """The remedy for a path that cannot be read."""
+    if path.exists():
+        return "name a file with TOML text" if not path.is_file() else "change its permissions or its size"
+    nearby = {one.stem: one for one in (*Path("grids").glob("*.toml"), *path.parent.glob("*.toml"))}
+    if near := difflib.get_close_matches(path.stem, nearby, n=1):
+        return f"did you mean {nearby[near[0]]}?"
+    here = "" if path.is_absolute() else f"; it is relative to {Path.cwd()}"
+    if path.name != "orchestrate.toml":
+        return f"check the path{here}"
+    return f"work in the folder of a project, or name its settings with --settings FILE{here} (new: `orchestrate init`)"
+
+
 def read(path: Path) -> File:
     """Parse a file; InputError when it cannot be read or is not TOML."""
 
@@ -205,14 +218,7 @@ def read(path: Path) -> File:
         with files.open_regular(path, max_bytes=_MAX_BYTES) as file:
             raw = file.read()
     except (OSError, ValueError) as error:
-        nearby = {one.stem: one for one in (*Path("grids").glob("*.toml"), *path.parent.glob("*.toml"))}
-        near = [] if path.exists() else difflib.get_close_matches(path.stem, nearby, n=1)
-        remedy = (
-            f"did you mean {nearby[near[0]]}?"
-            if near
-            else "check the path (`orchestrate init` writes an orchestrate.toml)"
-        )
-        raise refused(f"cannot be read: {getattr(error, 'strerror', error)}", remedy) from None
+        raise refused(f"cannot be read: {getattr(error, 'strerror', error)}", _unreadable(path)) from None
     try:
         return File(path, raw.decode("utf-8"))
     except UnicodeDecodeError as error:
