@@ -65,6 +65,8 @@ def test_a_valid_point_has_no_problem() -> None:
         ("learning_rate", True, "takes a number, not true or false", "write a number"),
         ("learning_rate", float("nan"), "not finite", "write a number"),
         ("learning_rate", -1e-4, "must be 0 or more, not -0.0001", "default"),
+        ("max_train_epochs", 10**9, "must be from 1 to 100000, not 1000000000", "in this range"),
+        ("resolution", "999999,64", "not of the form", "1024,1024"),
         ("network_dim", 8.5, "takes an integer, not a float", "write an integer"),
         ("network_dim", 8.0, "takes an integer, not a float", "write 8"),
         ("network_dim", True, "takes an integer, not true or false", "write an integer"),

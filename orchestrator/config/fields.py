@@ -169,7 +169,7 @@ def _checkpoints(raw: object) -> str | tuple[int, ...]:
 Flag: TypeAlias = Annotated[bool, Strict()]
 Natural: TypeAlias = Annotated[int, Field(strict=True, ge=0, le=2**32 - 1)]
 """The largest is the largest seed."""
-Count: TypeAlias = Annotated[int, Field(strict=True, ge=1, le=10**9)]
+Count: TypeAlias = Annotated[int, Field(strict=True, ge=1, le=10**6)]
 Repeats: TypeAlias = Annotated[int, Field(strict=True, ge=1, le=10_000)]
 """Each repeat of an image is an element of a list, here and in sd-scripts."""
 Number: TypeAlias = Annotated[float, Field(strict=True, allow_inf_nan=False)]

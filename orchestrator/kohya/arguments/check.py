@@ -223,7 +223,7 @@ def _scheduler_issues(value: str) -> Iterator[tuple[str, str]]:
 
 
 def _resolution_issues(value: str, name: str = "resolution") -> Iterator[tuple[str, str]]:
-    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)?", value):
+    if not re.fullmatch(r"[1-9]\d{0,4}(,[1-9]\d{0,4})?", value):
         yield f'{name} "{value}" is not of the form "width,height"', 'write "1024,1024"'
 
 
