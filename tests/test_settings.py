@@ -324,7 +324,18 @@ def test_settings_survive_json(load, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "address", ["ftp://a.b", "http://[::1", "http://a b/", "http://", "http://a:x/", "http://a\\n/"]
+    "address",
+    [
+        "ftp://a.b",
+        "http://[::1",
+        "http://a b/",
+        "http://",
+        "http://a:x/",
+        "http://a\\n/",
+        "http://a:0/",
+        "http://*/",
+        "http://<b>/",
+    ],
 )
 def test_addresses_of_webhooks_are_checked(problems, address):
     assert "notify.url" in problems(f'{MINIMAL}[notify]\nurl = "{address}"\n')

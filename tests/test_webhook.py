@@ -119,6 +119,7 @@ def test_a_malformed_reply_does_not_end_the_thread(reply):
         hook.close()
     assert len(failed) == 2
     assert all("\n" not in line for line in failed)
+    assert not reply or "malformed answer: " in failed[0]
 
 
 @pytest.mark.parametrize(

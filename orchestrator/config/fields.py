@@ -129,9 +129,10 @@ def _name(raw: str) -> str:
 def _web_address(raw: str) -> str:
     try:
         url = urlsplit(raw)
-        valid = url.scheme in ("http", "https") and bool(url.hostname) and (url.port or 1) and raw.isprintable()
+        valid = url.scheme in ("http", "https") and url.port != 0 and raw.isprintable()
+        valid = valid and bool(re.fullmatch(r"[\w.:%-]{1,253}", url.hostname or ""))
         valid = valid and "@" not in url.netloc  # urllib would name the password in an error
-        valid = valid and raw.isascii() and bool(url.hostname and url.hostname.encode("idna"))
+        valid = valid and raw.isascii() and bool((url.hostname or "").encode("idna"))
     except ValueError:  # http://[::1 and ports such as :x
         valid = False
     if not valid or " " in raw:

@@ -73,7 +73,8 @@ def _request(url: str, body: bytes) -> str:
         with urllib.request.build_opener(_NoRedirects).open(request, timeout=TIMEOUT_S):
             return ""
     except (OSError, ValueError, HTTPException) as error:
-        return redact(" ".join(str(error).split()))[:_MAX_REASON] or type(error).__name__
+        malformed = "malformed answer: " if isinstance(error, HTTPException) else ""
+        return malformed + redact(" ".join(str(error).split()))[:_MAX_REASON] or type(error).__name__
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
