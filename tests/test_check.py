@@ -236,9 +236,11 @@ def test_resized_and_mirrored_copies_are_found(world, tmp_path):
     with Image.open(images / one) as image:
         image.resize((96, 96)).save(tmp_path / "album" / "small.jpg", quality=80)
         image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "album" / "turned.png")
+        image.save(tmp_path / "album" / "twin.png")
     found = joined(dataset_images.problems(dataset, {"resolution": "64,64"}))
-    assert f"{one} and small.jpg are the same image\n" in found
+    assert f"{one} and small.jpg, twin.png are the same image\n" in found
     assert f"{one} and turned.png are the same image, one mirrored" in found
+    assert found.count("the same image") == 2, "one message for all copies"
 
 
 def test_images_below_the_resolution_are_counted(world, tmp_path):

@@ -20,9 +20,12 @@ _ENOUGH = 0.95
 def problems(dataset: Dataset, params: Params) -> Iterator[Problem]:
     """Warnings about the images of a dataset for a training with these arguments."""
     readable, key, where = readable_images(dataset), f"datasets.{dataset.name}", str(dataset.image_dir)
-    for one, other, mirrored in _twins([path for path, _ in readable]):
-        what = f"{one.name} and {other.name} are the same image" + (", one mirrored" if mirrored else "")
-        yield errors.warning(key, what, "remove one: a repeated image has twice the weight", where=where)
+    for one, copied in _copies([path for path, _ in readable]).items():
+        for mirrored in (False, True):
+            if names := [path.name for path, turned in copied if turned is mirrored]:
+                what = f"{one.name} and {first_names(names)} are the same image" + ", one mirrored" * mirrored
+                remedy = "keep one: an image in n copies has n times the weight"
+                yield errors.warning(key, what, remedy, where=where)
     needed = _ENOUGH * step_count.area(params)
     small = [f"{path.name} ({wide} x {high})" for path, (wide, high) in readable if wide * high < needed]
     if small:
@@ -39,12 +42,16 @@ def trained_on(dataset: Dataset, references: Path, cache: Path | None = None) ->
         yield errors.warning("score.references", what, "remove it from one of the two", where=str(path))
 
 
-def _twins(paths: Sequence[Path]) -> Iterator[tuple[Path, Path, bool]]:
-    """Pairs of copies, and whether one is mirrored."""
+def _copies(paths: Sequence[Path]) -> dict[Path, list[tuple[Path, bool]]]:
+    """The copies of each image, and whether they are mirrored; a copy is listed once, for the first image."""
     hashes = [(path, hashed) for path in paths if (hashed := _hashes(path))]
+    found: dict[Path, list[tuple[Path, bool]]] = {}
+    listed: set[Path] = set()
     for (one, sides), (other, others) in itertools.combinations(hashes, 2):
-        if images.hash_distance(sides, others) <= images.SAME_HASH:
-            yield one, other, images.hash_distance(sides, others[:1]) > images.SAME_HASH
+        if not {one, other} & listed and images.hash_distance(sides, others) <= images.SAME_HASH:
+            found.setdefault(one, []).append((other, images.hash_distance(sides, others[:1]) > images.SAME_HASH))
+            listed.add(other)
+    return found
 
 
 def _hashes(path: Path) -> tuple[images.PerceptualHash, ...]:
