@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from standins.world import World
 
 from orchestrator import cli
+from orchestrator.cli import common
 from orchestrator.model import State
 
 ONE = ("--only", "network_dim=2*")
@@ -307,3 +308,8 @@ def test_a_closed_pipe_is_not_an_error_message(world: World) -> None:
     child.stdout.close()
     assert child.stderr
     assert "->" not in child.stderr.read()
+
+
+def test_a_file_that_cannot_be_written_is_named_as_it_would_be(tmp_path: Path) -> None:
+    error = PermissionError(13, "Permission denied", str(tmp_path / ".answers.md.4711.tmp"))
+    assert common._system_problem(error).where == str(tmp_path / "answers.md")

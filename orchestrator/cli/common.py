@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import shlex
 import signal
 import sys
@@ -70,10 +71,15 @@ _REMEDIES = {
 }
 
 
+_TEMPORARY = re.compile(r"(?<=/)\.([^/]+)\.\d+\.tmp$")
+"""The name under which a file is written before it is renamed."""
+
+
 def _system_problem(error: OSError) -> Problem:
     """An error of the operating system as a problem."""
     remedy = _REMEDIES.get(error.errno or 0, "fix the cause, then run the same command again: it resumes")
-    return Problem(what=error.strerror or str(error), where=str(error.filename or ""), remedy=remedy)
+    where = _TEMPORARY.sub(r"\1", str(error.filename or ""))
+    return Problem(what=error.strerror or str(error), where=where, remedy=remedy)
 
 
 def console(*, final: bool = False) -> Console:
