@@ -14,6 +14,7 @@ from orchestrator.files import from_here
 from orchestrator.kohya.outputs import log
 from orchestrator.model import Failure, State
 from orchestrator.report.labels import labels
+from orchestrator.run.schedule import RUNNABLE
 from orchestrator.store import layout
 from orchestrator.text import first_names, pluralize
 
@@ -123,7 +124,7 @@ def next_step(summary: SweepSummary, *, running: bool = False) -> str:
     if running:
         return f"The sweep is running: `orchestrate status {summary.sweep.name} --watch` shows its progress."
     name, states = summary.sweep.name, {run.status.state for run in summary.runs}
-    if states & {State.PENDING, State.RUNNING, State.CRASHED, State.KILLED}:
+    if states & RUNNABLE:
         return f"Next: `orchestrate run {_selection(name, summary.grid_file)}` resumes the sweep."
     if not any(run.choice for run in summary.runs if not run.run.point.is_baseline):
         return ""

@@ -15,6 +15,7 @@ from orchestrator.model import LORA, Question, State, Value
 from orchestrator.report.answers import costs, rows
 from orchestrator.report.answers.answer import Answer
 from orchestrator.report.answers.costs import SideEffect
+from orchestrator.run.schedule import RUNNABLE
 from orchestrator.store import provenance
 from orchestrator.text import code_span, pluralize
 from orchestrator.values import same, toml_repr
@@ -61,7 +62,7 @@ def _answer(sweep: SweepSummary, result: ContrastResult, second: ContrastResult)
         sentence=_sentence(result) + (f" It comes at a cost of {_costs(excessive)}." if excessive else ""),
         side_effects=effects,
         contrast=f"is {question.dim} {other} better than {first}?",
-        needs=_needs(result),
+        needs=_needs(sweep, result),
         difference=result.difference,
         interval=result.interval,
         smallest=result.settings.smallest,
@@ -172,7 +173,7 @@ def _facts(
         "Excluded runs",
         "; ".join(f"{n} {why}" for why, n in Counter(one.reason for one in matching.left_out).items()),
     )
-    yield "Needed to decide", _needs(result)
+    yield "Needed to decide", _needs(sweep, result)
     yield "Out of memory", rows.memory(concerned)
     yield "Cost", str(cost)
     yield "Images to compare", "; ".join(map(str, rows.image_pairs(matching.pairs, runs, question.dim)))
@@ -317,9 +318,12 @@ def _passing(sweep: SweepSummary, question: Question) -> str:
     return f"{found}; threshold {record.calibration.threshold:.3f}{caveats}" if found else ""
 
 
-def _needs(result: ContrastResult) -> str:
+def _needs(sweep: SweepSummary, result: ContrastResult) -> str:
+    """The runs that the sweep has yet to finish; if there are none, about how many further seeds."""
     if result.needs is None:
         return ""
+    if unfinished := sum(run.status.state in RUNNABLE for run in _concerned(sweep, result.question)):
+        return f"first {pluralize(unfinished, 'run')} of this sweep, not finished yet"
     seeds = pluralize(result.needs.replicates, "more training seed")
     return f"about {seeds} ({pluralize(result.needs.runs_per_arm, 'run')} at each level)"
 
