@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import stat
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,12 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save, save_file
 from standins.world import World
 
 from orchestrator import images, text
+from orchestrator.cli import main
 from orchestrator.cli.console import Console
 from orchestrator.config import settings as settings_file
 from orchestrator.config.schema import Dataset
@@ -457,3 +460,25 @@ def test_a_damaged_record_does_not_end_the_display_of_the_progress(
         pass
     assert "the progress is unknown: " in (shown := capsys.readouterr().err)
     assert "result.json: cannot be read: its content is not a JSON object" in shown
+
+
+@pytest.mark.parametrize("command", ["sheet", "bug-report"])
+@pytest.mark.parametrize(
+    ("out", "words"), [("", "must be the name of a file"), ("pipe.png", "is not a regular"), ("loop.png", "is not a")]
+)
+def test_an_output_never_replaces_a_device_or_pipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, out: str, words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe.png")
+    Path("loop.png").symlink_to("loop.png")
+    result = CliRunner().invoke(main, [command, "grid", "--out", out])
+    assert result.exit_code == 2
+    assert words in result.stderr
+    assert stat.S_ISFIFO(Path("pipe.png").stat().st_mode)
+
+
+def test_a_sheet_has_the_suffix_of_an_image_format() -> None:
+    result = CliRunner().invoke(main, ["sheet", "grid", "--out", "sheet.txt"])
+    assert result.exit_code == 2
+    assert "must be the name of a file that ends with .png" in result.stderr

@@ -26,6 +26,22 @@ only = click.option("--only", default="*", metavar="GLOB", help=_ONLY)
 retry = click.option("--retry", type=click.Choice(["failed"]), help="Give failed runs another attempt.")
 
 
+def output(what: str, *suffixes: str) -> Callable[..., Any]:
+    """--out: a file to write, with one of these suffixes. A device, pipe or folder is never replaced."""
+
+    def check(_context: click.Context, _parameter: click.Parameter, path: Path | None) -> Path | None:
+        if path is None:
+            return None
+        if not path.name or (suffixes and path.suffix.lower() not in suffixes):
+            ending = f" that ends with {', '.join(suffixes)}" if suffixes else ""
+            raise click.BadParameter(f"{str(path)!r} must be the name of a file{ending}.")
+        if (path.exists() or path.is_symlink()) and not path.is_file():
+            raise click.BadParameter(f"{str(path)!r} exists and is not a regular file.")
+        return path
+
+    return click.option("--out", type=_FILE, callback=check, help=f"Write the {what} here instead.")
+
+
 def complete_sweep(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
     """The names of the sweeps that begin so, for the completion of a shell, which ignores errors."""
     from orchestrator.config import settings as settings_file

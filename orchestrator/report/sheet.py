@@ -60,7 +60,7 @@ def write_samples(one: RunSummary, path: Path) -> Path:
 def _save(sheet: Image.Image, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     encoded = io.BytesIO()
-    sheet.save(encoded, path.suffix[1:].replace("jpg", "jpeg"))
+    sheet.save(encoded, path.suffix[1:].lower().replace("jpg", "jpeg"))
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     draft.write_bytes(encoded.getvalue())
     return draft.replace(path)

@@ -12,7 +12,7 @@ from orchestrator.cli import common, options
 @click.command("bug-report")
 @options.settings
 @options.sweep
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the archive here instead.")
+@options.output("archive")
 def bug_report(settings_file: Path, sweep: str, out: Path | None) -> None:
     """Write one redacted archive of a sweep for an issue tracker.
 

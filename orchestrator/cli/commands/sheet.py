@@ -15,7 +15,7 @@ from orchestrator.cli import common, options
 @click.option("--seed", default="", help="Training seed to show, or all; the first by default.")
 @click.option("--px", type=click.IntRange(16, 1024), default=192, show_default=True, help="Side of an image in pixels.")
 @click.option("--all-checkpoints", is_flag=True, help="Show all scored checkpoints and strengths.")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the image here instead.")
+@options.output("image", ".png", ".jpg", ".jpeg", ".webp")
 def sheet(settings_file: Path, sweep: str, seed: str, px: int, all_checkpoints: bool, out: Path | None) -> None:
     """Write a sweep's images as one PNG.
 
