@@ -22,7 +22,7 @@ from orchestrator.cli.console import Console
 from orchestrator.config import settings as settings_file
 from orchestrator.config.schema import Dataset
 from orchestrator.datasets import prepare, validate
-from orchestrator.errors import InputError, OrchestrateError
+from orchestrator.errors import InputError, NotReady, OrchestrateError
 from orchestrator.evidence import ballot
 from orchestrator.evidence.calibration import inputs
 from orchestrator.kohya import lora_file, presets, prompts, resume
@@ -482,3 +482,26 @@ def test_a_sheet_has_the_suffix_of_an_image_format() -> None:
     result = CliRunner().invoke(main, ["sheet", "grid", "--out", "sheet.txt"])
     assert result.exit_code == 2
     assert "must be the name of a file that ends with .png" in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--images", "loop"], ["--lora", "loop"]])
+def test_a_link_to_itself_is_named(
+    place: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("loop").symlink_to("loop")
+    result = CliRunner().invoke(main, ["score", "--settings", str(place.settings), *arguments])
+    assert result.exit_code == 2
+    assert "remove this link, which leads to itself" in result.stderr.replace("\n", " ")
+
+
+def test_a_pipe_and_a_huge_file_are_no_face_pack(place: World, tmp_path: Path) -> None:
+    shutil.copytree(place.shared / "pack", tmp_path / "pack")
+    os.mkfifo(tmp_path / "pack" / "more.onnx")
+    with pytest.raises(NotReady, match="is not a regular file"):
+        faces.inspect(tmp_path / "pack", det_size=640)
+    (tmp_path / "pack" / "more.onnx").unlink()
+    with (tmp_path / "pack" / "more.onnx").open("wb") as file:
+        file.truncate(200 * 2**30)
+    with pytest.raises(NotReady, match="has 214,748,364,800 bytes"):
+        faces.inspect(tmp_path / "pack", det_size=640)

@@ -43,6 +43,11 @@ class Commands(click.Group):
         except OSError as error:
             console().problems([_system_problem(error)])
             sys.exit(NotReady.exit_code)
+        except RuntimeError as error:
+            if not str(error).startswith("Symlink loop"):  # of Path.resolve
+                raise
+            console().problems([Problem(what=str(error), remedy="remove this link, which leads to itself")])
+            sys.exit(InputError.exit_code)
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from orchestrator import images
 from orchestrator.errors import NotReady, Problem
-from orchestrator.files import why_no_folder
+from orchestrator.files import read_bytes, why_no_folder
 from orchestrator.store.hashes import sha256, sha256_json
 
 DET_THRESH = 0.5
@@ -24,6 +24,9 @@ SOURCES = (
     "(InsightFace's buffalo_l: non-commercial research only) or "
     "https://huggingface.co/fal/AuraFace-v1 (AuraFace: Apache-2.0, same layout)"
 )
+
+_MAX_BYTES = 2**31
+"""The limit of the ONNX format."""
 
 _STEP = 32  # the detector's coarsest stride
 _PADDING = 0.25
@@ -132,7 +135,7 @@ def read_signature(path: Path) -> Signature:
     from google.protobuf.message import DecodeError
 
     try:
-        graph = onnx.load(str(path), load_external_data=False).graph
+        graph = onnx.load_from_string(read_bytes(path, max_bytes=_MAX_BYTES)).graph
     except DecodeError as error:
         raise ValueError(str(error)) from error
     if not graph.node:
