@@ -121,7 +121,8 @@ def test_details_give_the_p_value_of_the_test_that_the_verdict_is_based_on(effec
     answer = only(grid(effect))
     assert answer.p is not None
     assert answer.p < 0.05
-    assert dict(answer.details)["Test"] == f"p = {answer.p:.3f} against {against}, Holm-corrected over all questions"
+    shown = "p < 0.001" if answer.p < 0.0005 else f"p = {answer.p:.3f}"
+    assert dict(answer.details)["Test"] == f"{shown} against {against}, Holm-corrected over all questions"
 
 
 @pytest.mark.parametrize(
@@ -205,6 +206,44 @@ def test_zipped_dims_are_compared_together() -> None:
     answer = only(zipped, question)
     assert (answer.pairs, answer.verdict) == (3, "yes")
     assert "changed with it: train_batch_size" in rows(answer)["Compared"]
+
+
+@pytest.mark.parametrize(
+    ("effects", "warned"),
+    [({"a": 0.1, "b": -0.1}, True), ({"a": 0.1, "b": 0.1}, False), ({"a": 0.1, "b": 0.11}, False)],
+)
+def test_a_difference_that_depends_on_another_dim_is_a_warning(effects: dict[str, float], warned: bool) -> None:
+    runs = [
+        run({"dataset": dataset, "network_dim": rank, "seed": seed}, 0.5 + effect * (rank == 32))
+        for dataset, effect in effects.items()
+        for rank in (16, 32)
+        for seed in (1, 2, 3)
+    ]
+    found = "the difference depends on dataset (+0.1" in only(runs, Q3).warnings
+    assert found is warned
+
+
+def test_a_level_without_faces_is_named_beside_the_difference() -> None:
+    runs = [
+        replace(one, choice=choice.choose(scores, choice.split({choice.cell(score) for score in scores})))
+        for one in grid(0.1)
+        for scores in [
+            tuple(
+                replace(score, status=FaceStatus.NO_FACE, similarity=None)
+                if one.run.point.params["network_dim"] == 32
+                else score
+                for score in one.scores
+            )
+        ]
+    ]
+    parts = rows(only(runs))["Parts of it"]
+    assert parts == (
+        "no image of one level contains a face, +100.0 percentage points of images without a face (each counts as -1)"
+    )
+
+
+def test_no_p_value_is_printed_as_zero() -> None:
+    assert "p < 0.001 against no difference" in rows(only(grid(0.1, seeds=8)))["Test"]
 
 
 def test_arms_are_compared_with_a_common_middle() -> None:

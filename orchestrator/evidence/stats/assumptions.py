@@ -1,7 +1,11 @@
-"""Detects data that violate the assumptions of an interval: few prompts, a collapsed run, skewed differences."""
+"""Detects data that violate the assumptions of an interval.
+
+Few prompts, a collapsed run, skewed differences, a difference that depends on another dim.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import combinations
 
 import numpy as np
 from scipy import stats
@@ -19,9 +23,12 @@ _MIN_SKEW = 8
 """The fewest values that show a skewed distribution."""
 
 
-def warnings(pairs: Sequence[Pair], table: FloatArray) -> tuple[str, ...]:
-    """What makes the interval of these pairs unreliable. table: (training seeds, prompts) differences."""
-    return tuple(_warnings(pairs, table))
+def warnings(pairs: Sequence[Pair], table: FloatArray, smallest: float) -> tuple[str, ...]:
+    """What makes the interval of these pairs unreliable. table: (training seeds, prompts) differences.
+
+    smallest: the smallest relevant difference.
+    """
+    return (*_warnings(pairs, table), *_dependent(pairs, smallest))
 
 
 def _warnings(pairs: Sequence[Pair], table: FloatArray) -> Iterator[str]:
@@ -38,6 +45,35 @@ def _warnings(pairs: Sequence[Pair], table: FloatArray) -> Iterator[str]:
     means = table.mean(axis=1) if table.size else np.empty(0)
     if len(means) >= _MIN_SKEW and stats.skewtest(means).pvalue < 0.05:
         yield "the differences of the seeds are skewed: the error level of the verdict is not exact"
+
+
+def _dependent(pairs: Sequence[Pair], smallest: float) -> Iterator[str]:
+    """Other dims on whose value the difference depends by more than `smallest`: the mean over them hides it."""
+    common = [
+        (p, [p.second.by_prompt[n] - p.first.by_prompt[n] for n in p.first.by_prompt.keys() & p.second.by_prompt])
+        for p in pairs
+    ]
+    dims = {name for pair in pairs for name in pair.first.dims} - {REPLICATE}
+    for name in sorted(dims):
+        groups: dict[str, list[float]] = defaultdict(list)
+        for pair, changes in common:
+            level = canonical_json(pair.first.params.get(name, ""))
+            if changes and level == canonical_json(pair.second.params.get(name, "")):
+                groups[level].append(float(np.mean(changes)))
+        tested = [
+            (_welch(one, other), one, other)
+            for one, other in combinations([g for g in groups.values() if len(g) > 1], 2)
+            if abs(np.mean(one) - np.mean(other)) > smallest
+        ]
+        if any(p * len(tested) < 0.01 for p, _, _ in tested):
+            values = ", ".join(f"{np.mean(group):+.3f} at {level}" for level, group in groups.items())
+            yield f"the difference depends on {name} ({values}): compare its values in separate grids"
+
+
+def _welch(one: Sequence[float], other: Sequence[float]) -> float:
+    """The p-value of Welch's test; 0 for different means without variance."""
+    first, second = ((float(np.mean(x)), float(np.std(x, ddof=1)), len(x)) for x in (one, other))
+    return float(stats.ttest_ind_from_stats(*first, *second, equal_var=False).pvalue)
 
 
 def collapsed(pairs: Sequence[Pair]) -> list[tuple[str, float]]:

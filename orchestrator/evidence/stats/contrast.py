@@ -199,7 +199,7 @@ def _compare(family: QuestionFamily, question: Question, settings: TestSettings)
         step=step,
         ended=_finished_pairs(match(measured, dim, levels, zipped).pairs) if step else None,
         needs=_missing(MIN_REPLICATES, present, len(pairs)) if present == 1 or not pairs else None,
-        warnings=() if nothing else (*_extended(family), *assumptions.warnings(pairs, table)),
+        warnings=() if nothing else (*_extended(family), *assumptions.warnings(pairs, table, settings.smallest)),
         design=family.design,
     )
     return result, table

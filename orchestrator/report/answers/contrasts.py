@@ -231,12 +231,13 @@ def _bounds(interval: Interval) -> str:
 
 
 def _parts(result: ContrastResult) -> str:
-    if result.similarity_difference is None or result.no_face_difference is None:
+    if result.no_face_difference is None:
         return ""
-    return (
-        f"{result.similarity_difference:+.3f} similarity of the images with a face, "
-        f"{100 * result.no_face_difference:+.1f} percentage points of images without a face"
-    )
+    with_face = "no image of one level contains a face"
+    if result.similarity_difference is not None:
+        with_face = f"{result.similarity_difference:+.3f} similarity of the images with a face"
+    without = f"{100 * result.no_face_difference:+.1f} percentage points of images without a face"
+    return f"{with_face}, {without}" + (" (each counts as -1)" if result.no_face_difference else "")
 
 
 def _stopped(sweep: SweepSummary, result: ContrastResult) -> str:
@@ -334,14 +335,18 @@ def _details(result: ContrastResult) -> Iterator[tuple[str, str]]:
     if result.design:
         seeds = f"{result.design.first} to {result.design.max} seeds"
         correction = f"corrected for tests after {seeds} and in equal parts for the questions of the sweep"
-    yield "Test", "" if p is None else f"p = {p:.3f} against {against}, {correction}"
-    yield "Sign-flip test", "" if result.sign_flip_p is None else f"p = {result.sign_flip_p:.3f} against no difference"
+    yield "Test", "" if p is None else f"{_p(p)} against {against}, {correction}"
+    yield "Sign-flip test", "" if result.sign_flip_p is None else f"{_p(result.sign_flip_p)} against no difference"
     if result.main_effect:
         yield "Main effect over all runs", f"{result.main_effect.mean:+.3f} ({_bounds(result.main_effect.interval())})"
     yield (
         "Equal in all pairs",
         ", ".join(f"{key} {_code(value)}" for key, value in result.matching.common_params.items()),
     )
+
+
+def _p(value: float) -> str:
+    return f"p = {value:.3f}" if value >= 0.0005 else "p < 0.001"
 
 
 def _tested(result: ContrastResult) -> tuple[float | None, str]:
