@@ -505,3 +505,18 @@ def test_a_pipe_and_a_huge_file_are_no_face_pack(place: World, tmp_path: Path) -
         file.truncate(200 * 2**30)
     with pytest.raises(NotReady, match="has 214,748,364,800 bytes"):
         faces.inspect(tmp_path / "pack", det_size=640)
+
+
+def test_templates_are_checked_before_they_are_opened(world: World, tmp_path: Path) -> None:
+    shutil.copytree(Path(__file__).parents[1] / "templates", tmp_path / "templates")
+    written = world.settings.read_text(encoding="utf-8").splitlines()
+    lines = [f'templates = "{tmp_path}/templates"' if line.startswith("templates") else line for line in written]
+    world.settings.write_text("\n".join(lines), encoding="utf-8")
+    assert world.plan()
+    template = tmp_path / "templates" / "train.toml.j2"
+    template.write_text("{# hf_aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa #}\n" + template.read_text(encoding="utf-8"))
+    with pytest.raises(InputError, match="contains a token, key or password"):
+        world.plan()
+    os.truncate(template, 200 * 2**30)
+    with pytest.raises(InputError, match="has 214,748,364,800 bytes"):
+        world.plan()

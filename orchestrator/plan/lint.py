@@ -7,8 +7,10 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from urllib.parse import urlsplit
 
+from orchestrator import files
 from orchestrator.config import toml_reader
 from orchestrator.config.expressions import Expressions, is_expression
 from orchestrator.config.grid import Grid
@@ -22,6 +24,7 @@ from orchestrator.kohya.arguments.schema import ArgumentSchema
 from orchestrator.model import Params, Point, Value
 from orchestrator.plan import train_config, unused_images
 from orchestrator.plan.training_length import LengthEstimator
+from orchestrator.redaction import find_secret
 from orchestrator.store.layout import Attempt, Run
 from orchestrator.text import did_you_mean, pluralize
 from orchestrator.values import toml_repr
@@ -244,6 +247,8 @@ def _written(grid: Grid, settings: Settings) -> Iterator[tuple[str, Value]]:
 
 def lint_templates(runs: Sequence[Run], settings: Settings) -> list[Problem]:
     """Problems of rendering the runs' configs. One config of each set of argument names is read back to verify it."""
+    if unreadable := list(_unreadable_templates(settings.templates)):
+        return unreadable
     renderer = config_files.Renderer(settings.templates)
     verified: set[frozenset[str]] = set()
     found: dict[Problem, None] = {}
@@ -263,6 +268,22 @@ def lint_templates(runs: Sequence[Run], settings: Settings) -> list[Problem]:
         except InputError as error:
             found |= dict.fromkeys(error.problems)
     return list(found)
+
+
+def _unreadable_templates(folder: Path) -> Iterator[Problem]:
+    """Templates that Jinja must not open, or that contain a secret: the sweep's folder gets a copy."""
+    for path in (folder / name for name in config_files.TEMPLATES):
+        try:
+            found = find_secret(files.read_text(path))
+        except FileNotFoundError:  # the renderer reports it
+            continue
+        except OSError as problem:
+            what = f"cannot be read: {problem.strerror}"
+            yield Problem(what=what, where=str(path), remedy="copy it again from the templates of orchestrate")
+        else:
+            if found:
+                what = f"contains {found}, and would be recorded"
+                yield Problem(what=what, where=str(path), remedy="remove it; programs get secrets from the environment")
 
 
 # --- early stopping ---------------------------------------------------------------------------------------------------
