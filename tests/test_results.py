@@ -214,6 +214,7 @@ def test_an_unknown_column_has_a_suggestion(finished: World) -> None:
     done = invoke(finished, "results", "grid", "--sort", "similarty_mean")
     assert done.exit_code == 2
     assert "did you mean similarity_mean?" in done.stderr
+    assert "did you mean similarity?" in invoke(finished, "results", "grid", "--sort", "simlarity").stderr
 
 
 def test_run_prints_the_summary_and_then_the_paths(world: World) -> None:

@@ -18,7 +18,7 @@ from orchestrator.report.answers.answer import Answer
 from orchestrator.report.sweep_list import ListedSweep
 from orchestrator.text import duration, pluralize, size
 
-_HEADINGS = {
+HEADINGS = {
     "similarity_mean": "similarity",
     "no_face_rate": "no face",
     "peak_vram_mib": "VRAM MiB",
@@ -58,7 +58,7 @@ def _sentences(read: SweepSummary, answers: Sequence[Answer]) -> Iterator[str]:
 def column(name: str) -> str:
     """The column of results.csv with this heading in the table, of `-HEADING` after its sign; others as they are."""
     sign, heading = ("-", name[1:]) if name.startswith("-") else ("", name)
-    return sign + next((key for key, shown in _HEADINGS.items() if shown.casefold() == heading.casefold()), heading)
+    return sign + next((key for key, shown in HEADINGS.items() if shown.casefold() == heading.casefold()), heading)
 
 
 def default_columns(read: SweepSummary, by: str) -> list[str]:
@@ -77,7 +77,7 @@ def default_columns(read: SweepSummary, by: str) -> list[str]:
 
 def table(frame: pd.DataFrame, columns: Sequence[str], labels: Mapping[str, str] | None = None) -> RenderableType:
     """The columns of the frame; a narrow terminal lacks the last ones. labels: instead of runs' names, by id."""
-    headings = [_HEADINGS.get(name, name) for name in columns]
+    headings = [HEADINGS.get(name, name) for name in columns]
     numbers = [
         heading
         for heading, name in zip(headings, columns, strict=True)

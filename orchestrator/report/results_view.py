@@ -1,6 +1,6 @@
 """Results as tables: one row per run, or one per configuration with means over its seeds; best first."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import pandas as pd
 
@@ -60,12 +60,15 @@ def _votes(one: Configuration, cast: VoteResults | None) -> dict[str, float | No
     return found
 
 
-def select(frame: pd.DataFrame, columns: Sequence[str], sort: str) -> pd.DataFrame:
-    """The named columns, all without names; sorted by a column, highest first, or lowest first as `-COLUMN`."""
+def select(frame: pd.DataFrame, columns: Sequence[str], sort: str, headings: Collection[str] = ()) -> pd.DataFrame:
+    """The named columns, all without names; sorted by a column, highest first, or lowest first as `-COLUMN`.
+
+    headings: further names that the user could have meant. Raises InputError for an unknown column.
+    """
     ascending, key = sort.startswith("-"), sort.removeprefix("-")
     for name in (*columns, *([key] if key else [])):
         if name not in frame:
-            known = did_you_mean(name, list(frame.columns), "`--json` lists all columns")
+            known = did_you_mean(name, [*headings, *frame.columns], "`--json` lists all columns")
             raise InputError(Problem(what=f'there is no column "{name}"', key="--columns, --sort", remedy=known))
     if key:
         frame = frame.sort_values(key, ascending=ascending, na_position="last", kind="stable")

@@ -47,7 +47,8 @@ def results(settings_file: Path, sweep: str, by: str, sort: str, columns: str, a
     read = summary.read(found, settings.load(common.settings_of(found, settings_file)).comparison)
     console.problems(read.problems)
     named = [results_table.column(name.strip()) for name in columns.split(",") if name.strip()]
-    frame = results_view.select(results_view.table(read, by), named, results_table.column(sort.strip()))
+    key = results_table.column(sort.strip())
+    frame = results_view.select(results_view.table(read, by), named, key, results_table.HEADINGS.values())
     if as_json:
         console.result(json_output.results(read.sweep.name, by, frame))
     elif as_csv:
