@@ -13,7 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from orchestrator import files
 from orchestrator.errors import Problem, warning
 from orchestrator.redaction import find_secret
-from orchestrator.text import first_names
+from orchestrator.text import agree, first_names
 
 DECODE_RULE = "1: first frame, EXIF orientation, alpha over white, 16 bit to 8, RGB"
 """Part of the key of every cached embedding: change the text when `load` changes."""
@@ -137,7 +137,8 @@ def list_images(folder: Path) -> Listing:
 
 def _unused(folder: Path, names: list[str]) -> Problem:
     suffixes = ", ".join(sorted({Path(name).suffix for name in names}))
-    what = f"{len(names)} files look like images and are not used: {first_names(names)} (suffixes {suffixes})"
+    counted = agree(len(names), "file looks like an image and is", "files look like images and are")
+    what = f"{counted} not used: {first_names(names)} (suffixes {suffixes})"
     remedy = "convert them to PNG or JPEG; write a suffix in lower case"
     return warning("", what, remedy, where=str(folder))
 

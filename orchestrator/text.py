@@ -34,6 +34,11 @@ def pluralize(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
+def agree(number: int, singular: str, plural: str) -> str:
+    """`1 caption has`, `2 captions have`."""
+    return f"{number} {singular if number == 1 else plural}"
+
+
 def first_names(names: Sequence[str], count: int = 5) -> str:
     """`a, b, c and 4 more`."""
     more = f" and {len(names) - count} more" if len(names) > count else ""

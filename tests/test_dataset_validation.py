@@ -109,7 +109,7 @@ def test_images_in_a_kohya_folder_are_found_by_the_message(make: Make, tmp_path:
 def test_images_in_subfolders_beside_images_are_named(make: Make) -> None:
     ((severity, text),) = found(make({"a.png": None, "a.txt": "ohwx person", "old/b.png": None}))
     assert severity is WARNING
-    assert "1 images in its subfolders are not used: old" in text
+    assert "1 image in its subfolders is not used: old" in text
 
 
 @pytest.mark.parametrize(
@@ -146,17 +146,17 @@ def test_one_cause_in_many_files_is_one_problem(make: Make, caption: str, severi
 def test_captions_of_no_image_are_named(make: Make) -> None:
     dataset = make({"a.png": None, "a.txt": "ohwx person", "b.txt": "ohwx person", "c.md": ""})
     ((severity, text),) = found(dataset)
-    assert (severity, "1 captions belong to no image: b.txt" in text) == (WARNING, True)
+    assert (severity, "1 caption belongs to no image: b.txt" in text) == (WARNING, True)
 
 
 @pytest.mark.parametrize(
     ("caption", "arguments", "what"),
     [
-        ("ohwx person {smiling|sad}", {}, "1 captions contain {a|b}"),
+        ("ohwx person {smiling|sad}", {}, "1 caption contains {a|b}"),
         ("ohwx person {smiling|sad}", {"enable_wildcard": True}, ""),
-        ("ohwx person (smiling:1.2)", {}, "1 captions contain (word:1.2)"),
+        ("ohwx person (smiling:1.2)", {}, "1 caption contains (word:1.2)"),
         ("ohwx person (smiling:1.2)", {"weighted_captions": True}, ""),
-        ("ohwx person <lora:x:1>", {}, "1 captions contain <lora:...>"),
+        ("ohwx person <lora:x:1>", {}, "1 caption contains <lora:...>"),
         ("ohwx person at 9:30 (see below)", {}, ""),
         ("ohwx person smiling", {"shuffle_caption": True}, 'no caption contains ",", so shuffle_caption has no effect'),
         ("ohwx person, smiling", {"shuffle_caption": True}, ""),
@@ -217,7 +217,7 @@ def test_what_follows_the_first_line_is_not_read(make: Make, lines: tuple[str, .
 def test_ignored_lines_are_a_warning(make: Make) -> None:
     ((severity, text),) = found(make({"a.png": None, "a.txt": "ohwx person\nin the rain"}))
     assert severity is WARNING
-    assert "1 captions have text after their first line" in text
+    assert "1 caption has text after the first line" in text
     assert "a.txt" in text
 
 
@@ -244,7 +244,7 @@ def test_captions_that_are_cut_are_named(make: Make) -> None:
     tags = ", ".join(f"tag{chr(97 + number % 26)}" for number in range(60))
     dataset = make({"a.png": None, "a.txt": f"{tags}, ohwx person", "b.png": None, "b.txt": f"ohwx person, {tags}"})
     trigger, long = found(dataset)
-    assert "the trigger of 1 captions is cut: it comes after the first 75 tokens" in trigger[1]
+    assert "the trigger of 1 caption is cut: it comes after the first 75 tokens" in trigger[1]
     assert "a.txt" in trigger[1]
     assert "b.txt" not in trigger[1]
     assert "2 captions have more than 75 tokens, and the rest is cut: a.txt, b.txt" in long[1]

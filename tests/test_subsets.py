@@ -200,7 +200,7 @@ def test_the_checks_include_every_subset(known: dict[str, Dataset], tmp_path: Pa
     both = replace(known["with-class"], subsets=(known["with-class"].subsets[0], many))
     found = list(validate.validate_captions(both, known))
     assert [one.severity for one in found] == [Severity.WARNING] * 2
-    assert "1 images contain the trigger" in found[0].what
+    assert "1 image contain the trigger" in found[0].what
     assert "uses 4 of 6 regularisation images" in found[1].what
 
 

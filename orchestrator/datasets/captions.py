@@ -8,7 +8,7 @@ from functools import cache
 
 from orchestrator.config.recipe import Captions, CaptionStyle
 from orchestrator.datasets.samples import SampleSet
-from orchestrator.text import first_names, pluralize
+from orchestrator.text import agree, first_names, pluralize
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 _TAG_WORDS = 3
@@ -117,5 +117,6 @@ def lint(texts: Mapping[str, str], trigger: str) -> Iterator[tuple[str, str]]:
     ]
     if described:
         names = [name for name, text in texts.items() if text == described[0]]
-        what = f"{pluralize(len(described), 'description')} belong to several images: {first_names(names)} share "
+        counted = agree(len(described), "description belongs", "descriptions belong")
+        what = f"{counted} to several images: {first_names(names)} share "
         yield f'{what}"{described[0]}"', "describe what differs, or shorten all captions to the trigger"

@@ -13,7 +13,7 @@ from orchestrator.datasets import captions, mask, video
 from orchestrator.errors import Problem
 from orchestrator.files import read_bytes, why_no_folder
 from orchestrator.redaction import unfit
-from orchestrator.text import first_names, invisible
+from orchestrator.text import agree, first_names, invisible, pluralize
 
 _MAX_CAPTION_BYTES = 2**20
 
@@ -92,7 +92,9 @@ def validate_captions(dataset: Dataset, known: Mapping[str, Dataset]) -> Iterato
         elif named := [
             name for name, text in texts.items() if any(captions.find_trigger(text, trigger) for trigger in triggers)
         ]:
-            what = f"the captions of {len(named)} images contain the trigger, and would bind it to the class"
+            what = (
+                f"the captions of {pluralize(len(named), 'image')} contain the trigger, and would bind it to the class"
+            )
             remedy = 'remove it from them, or use a recipe with captions = { replace_trigger = "woman" }'
             yield _warning(f"{what}: {first_names(named)}", part.image_dir, key, remedy)
     if counts[True] > counts[False] and not any(part.recipe for part in dataset.parts):
@@ -168,7 +170,8 @@ def _no_images(dataset: Dataset, where: str, key: str) -> Problem:
 
 def _subfolders(folder: Path, key: str) -> Iterator[Problem]:
     if found := _image_folders(folder):
-        what = f"{sum(found.values())} images in its subfolders are not used: {first_names(list(found))}"
+        counted = agree(sum(found.values()), "image in its subfolders is", "images in its subfolders are")
+        what = f"{counted} not used: {first_names(list(found))}"
         yield _warning(what, folder, key, "move them into the folder, or make a [datasets.NAME] for each subfolder")
 
 
@@ -227,15 +230,16 @@ def _captions(
         is_error = len(untriggered) == len(pictures) and not rewritten
         yield _untriggered(untriggered, trigger, key, is_error=is_error)
     if ignored:
-        what = f"{len(ignored)} captions have text after their first line, which sd-scripts does not read"
+        counted = agree(len(ignored), "caption has", "captions have")
+        what = f"{counted} text after the first line, which sd-scripts does not read"
         yield _warning(f"{what}: {first_names(ignored)}", folder, key, "write each caption in one line")
     if cut:
-        what = (
-            f"the trigger of {len(cut)} captions is cut: it comes after the first {limit} tokens, which alone are read"
-        )
+        counted = pluralize(len(cut), "caption")
+        what = f"the trigger of {counted} is cut: it comes after the first {limit} tokens, which alone are read"
         yield _warning(f"{what}: {first_names(cut)}", folder, key, "write the trigger first")
     if long:
-        what = f"{len(long)} captions have more than {limit} tokens, and the rest is cut: {first_names(long)}"
+        counted = agree(len(long), "caption has", "captions have")
+        what = f"{counted} more than {limit} tokens, and the rest is cut: {first_names(long)}"
         remedy = "shorten them" if limit >= 225 else "shorten them, or max_token_length = 225 under [arguments]"
         yield replace(_warning(what, folder, key, remedy), is_estimate=True)
     for what, remedy in (*_unread_syntax(texts, subset), *_untagged(texts, subset)):
@@ -244,7 +248,7 @@ def _captions(
     if orphans := [
         path.name for path in sorted(folder.glob(f"[!.]*{dataset.caption_extension}")) if path.stem not in stems
     ]:
-        what = f"{len(orphans)} captions belong to no image: {first_names(orphans)}"
+        what = f"{agree(len(orphans), 'caption belongs', 'captions belong')} to no image: {first_names(orphans)}"
         yield _warning(what, folder, key, "name each like its image, or remove it")
 
 
@@ -259,7 +263,8 @@ _SYNTAX = (
 def _unread_syntax(texts: Mapping[str, str], subset: Mapping[str, object]) -> Iterator[tuple[str, str]]:
     for pattern, shown, key in _SYNTAX:
         if (found := [name for name, text in texts.items() if pattern.search(text)]) and not subset.get(key):
-            what = f"{len(found)} captions contain {shown}, which is trained as plain words: {first_names(found)}"
+            counted = agree(len(found), "caption contains", "captions contain")
+            what = f"{counted} {shown}, which is trained as plain words: {first_names(found)}"
             yield what, "remove it" + f", or set {key} = true under [arguments]" * bool(key)
 
 
