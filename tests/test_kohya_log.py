@@ -247,6 +247,20 @@ def test_a_successful_process_has_no_cause(name: str) -> None:
         ("RuntimeError: CUDA error: the provided PTX was compiled with an unsupported toolchain.", Failure.GPU_LOST),
         ("RuntimeError: CUDA error: uncorrectable ECC error encountered", Failure.GPU_LOST),
         ("NVRM: Xid (PCI:0000:41:00): 79, pid=1234, GPU has fallen off the bus.", Failure.GPU_LOST),
+        ("RuntimeError: CUDA error: all CUDA-capable devices are busy or unavailable", Failure.GPU_LOST),
+        ("RuntimeError: CUDA driver initialization failed, you might not have a CUDA gpu.", Failure.GPU_LOST),
+        ("RuntimeError: mat1 and mat2 shapes cannot be multiplied (77x768 and 2048x640)", Failure.BAD_CONFIG),
+        ("RuntimeError: Input type (float) and bias type (c10::Half) should be the same", Failure.BAD_CONFIG),
+        ("_pickle.UnpicklingError: invalid load key, 'v'.", Failure.BAD_CONFIG),
+        (
+            "RuntimeError: PytorchStreamReader failed reading zip archive: failed finding central directory",
+            Failure.BAD_CONFIG,
+        ),
+        (
+            "OSError: some/model is not a local folder and is not a valid model identifier listed on the Hub",
+            Failure.BAD_CONFIG,
+        ),
+        ("srun: error: *** JOB 7 ON node1 CANCELLED AT 2026-05-01T10:00:00 DUE TO TIME LIMIT ***", Failure.KILLED),
         (
             "cv2.error: OpenCV(4.8.1) resize.cpp:4065: (-215:Assertion failed) !ssize.empty() in function 'resize'",
             Failure.DATASET,
