@@ -252,13 +252,13 @@ def test_images_below_the_resolution_are_counted(world, tmp_path):
     assert list(dataset_images.problems(dataset, {"resolution": "128,128"})) == []
 
 
-def test_a_reference_in_the_dataset_is_found(world, shared, tmp_path):
+def test_references_in_the_dataset_are_found_and_reported_once(world, shared, tmp_path):
     references = shared / "references"
-    twin = sorted(references.glob("*.png"))[2]
-    dataset = album(tmp_path / "album", twin.name, source=references)
+    one, other = (path.name for path in sorted(references.glob("*.png"))[2:4])
+    dataset = album(tmp_path / "album", one, other, source=references)
     (problem,) = dataset_images.trained_on(dataset, references)
-    assert problem.where == str(twin)
-    assert f"as {twin.name}" in problem.what
+    assert problem.where == str(references)
+    assert problem.what.endswith(f": {one} as {one}, {other} as {other}")
 
 
 def test_images_without_or_with_several_faces_and_copies_of_references_are_found(world, shared, tmp_path):

@@ -35,11 +35,12 @@ def problems(dataset: Dataset, params: Params) -> Iterator[Problem]:
 
 
 def trained_on(dataset: Dataset, references: Path, cache: Path | None = None) -> Iterator[Problem]:
-    """A warning for each reference that is a copy of an image of the dataset, or a crop of one. cache: see `copies`."""
+    """A warning if references are copies of images of the dataset, or crops of them. cache: see `copies`."""
     trained = images.list_images(dataset.image_dir).paths
-    for path, original in copies.copies_of(trained, images.list_images(references).paths, cache=cache).items():
-        what = f"is also in the dataset {dataset.name}, as {original.name}: this inflates the score"
-        yield errors.warning("score.references", what, "remove it from one of the two", where=str(path))
+    if found := copies.copies_of(trained, images.list_images(references).paths, cache=cache):
+        names = first_names([f"{path.name} as {original.name}" for path, original in found.items()])
+        what = f"has images of the dataset {dataset.name}, which inflates the score: {names}"
+        yield errors.warning("score.references", what, "remove each from one of the two", where=str(references))
 
 
 def _copies(paths: Sequence[Path]) -> dict[Path, list[tuple[Path, bool]]]:
