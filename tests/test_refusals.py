@@ -150,3 +150,19 @@ def test_a_name_that_escapes_the_runs_folder(here):
 def test_a_bad_name_of_a_sweep_is_reported_as_such(here, name):
     with pytest.raises(InputError, match=f"the name {re.escape(repr(name))} (must|is reserved)"):
         common.find_sweep(here / "orchestrate.toml", name)
+
+
+def test_a_sweep_that_was_never_run_names_the_grid_to_run(here):
+    settings = here / "orchestrate.toml"
+    grids = here / "grids"
+    remedies = {
+        "ranks": "run it first: `orchestrate run {}/ranks.toml`",
+        "rnaks": "run one: `orchestrate run {}/ranks.toml`",
+    }
+    grids.mkdir()
+    for name in ("alphas", "demo", "ranks"):
+        (grids / f"{name}.toml").write_text(GRID)
+    for name, remedy in remedies.items():
+        with pytest.raises(InputError) as raised:
+            common.find_sweep(settings, name)
+        assert raised.value.problems[0].remedy == remedy.format("grids")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import re
 import shlex
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,9 +116,28 @@ def find_sweep(settings_file: Path, name: str) -> Sweep:
         raise InputError(
             Problem(what=f"the name {name!r} {reason}", where=str(runs), remedy="`orchestrate list` lists them")
         )
-    known = [one.name for one in layout.sweeps(runs)]
-    remedy = did_you_mean(Path(name).name, known, "run one: `orchestrate run grids/sweep-v3.toml`")
+    known, wanted = [one.name for one in layout.sweeps(runs)], Path(name).name.removesuffix(".toml")
+    grids = own_grids(settings_file)
+    if wanted in {grid.stem for grid in grids} - set(known):
+        remedy = f"run it first: `{run_command(grids, wanted)}`"
+    else:
+        remedy = did_you_mean(wanted, known, f"run one: `{run_command(grids, wanted)}`")
     raise InputError(Problem(what=f'there is no sweep "{name}"', where=str(runs), remedy=remedy))
+
+
+def own_grids(settings_file: Path) -> list[Path]:
+    """The grids beside the settings, sorted, except those of the demo, as paths from the current folder."""
+    from orchestrator.files import from_here
+
+    grids = sorted(from_here(settings_file.parent / "grids").glob("*.toml"))
+    return [path for path in grids if not path.name.startswith("demo")]
+
+
+def run_command(grids: Sequence[Path], wanted: str = "sweep-v3") -> str:
+    """The command that runs the grid with the most similar name, else the first one."""
+    by_name = {grid.stem: grid for grid in grids}
+    near = difflib.get_close_matches(wanted, by_name, n=1) or list(by_name)[:1]
+    return f"orchestrate run {shlex.quote(str(by_name[near[0]])) if near else 'GRID'}"
 
 
 def settings_of(sweep: Sweep, settings_file: Path) -> Path:

@@ -32,4 +32,4 @@ def list_sweeps(settings_file: Path, as_json: bool) -> None:
     elif found:
         console.page(results_table.sweeps(found))
     else:
-        console.message(f"no sweep in {runs} yet; `orchestrate run grids/sweep-v3.toml` makes one")
+        console.message(f"no sweep in {runs} yet; `{common.run_command(common.own_grids(settings_file))}` makes one")

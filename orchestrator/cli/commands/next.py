@@ -27,13 +27,11 @@ def next_steps(settings_file: Path, grids: tuple[Path, ...]) -> None:
     from rich.markup import escape
 
     from orchestrator.cli import tables
-    from orchestrator.files import from_here
     from orchestrator.report import open_questions
     from orchestrator.session import Session
 
     console = common.console()
-    beside = from_here(settings_file.parent / "grids")
-    own = sorted(path for path in beside.glob("*.toml") if not path.name.startswith("demo"))
+    own = common.own_grids(settings_file)
     found = open_questions.agenda(settings_file, grids or own, lambda plan: Session(plan=plan).forecast())
     if found.grids:
         console.page(tables.open_questions(found.grids))
