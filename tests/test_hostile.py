@@ -22,7 +22,7 @@ from orchestrator.cli.console import Console
 from orchestrator.config import settings as settings_file
 from orchestrator.config.schema import Dataset
 from orchestrator.datasets import prepare, validate
-from orchestrator.errors import InputError, NotReady, OrchestrateError
+from orchestrator.errors import InputError, NothingSelected, NotReady, OrchestrateError
 from orchestrator.evidence import ballot
 from orchestrator.evidence.calibration import inputs
 from orchestrator.kohya import lora_file, presets, prompts, resume
@@ -520,3 +520,9 @@ def test_templates_are_checked_before_they_are_opened(world: World, tmp_path: Pa
     os.truncate(template, 200 * 2**30)
     with pytest.raises(InputError, match="has 214,748,364,800 bytes"):
         world.plan()
+
+
+def test_a_long_pattern_selects_or_not(world: World) -> None:
+    assert len(world.plan().runs("network_dim=2_" * 3000 + "network_dim=2")) == 1
+    with pytest.raises(NothingSelected):
+        world.plan().runs("network_dim=2_" * 3000)

@@ -52,10 +52,16 @@ def _with_plain_numbers(pattern: str, params: Params) -> str:
 
 def _consists_of(text: str, labels: Collection[str]) -> bool:
     """Whether a text is made of labels with underscores or commas between them."""
-    heads = [label for label in labels if text.startswith(label)]
-    return any(
-        text == head or (text[len(head)] in "_," and _consists_of(text[len(head) + 1 :], labels)) for head in heads
-    )
+    starts, seen = [0], {0}
+    while starts:
+        at = starts.pop()
+        for end in {at + len(label) for label in labels if text.startswith(label, at)}:
+            if end == len(text):
+                return True
+            if text[end] in "_," and end + 1 not in seen:
+                seen.add(end + 1)
+                starts.append(end + 1)
+    return False
 
 
 @lru_cache(maxsize=4096, typed=True)  # a sweep repeats few values many times
