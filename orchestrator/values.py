@@ -2,10 +2,11 @@
 
 import json
 import math
+from collections.abc import Collection, Iterable
 from functools import lru_cache
 from typing import Any
 
-from orchestrator.model import Params, Scalar, Value
+from orchestrator.model import Params, Point, Scalar, Value
 
 
 def canonical_json(value: Value) -> str:
@@ -39,6 +40,19 @@ def toml_repr(value: Value) -> str:
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=not value.isprintable())
     return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def in_label(value: Value) -> str:
+    """The value for a label: as `toml_repr`, but text without quotes."""
+    return value if isinstance(value, str) else toml_repr(value)
+
+
+def varied_dims(points: Iterable[Point], without: Collection[str] = ()) -> list[str]:
+    """The dims of trained points with several values; all of them if none has. without: dims that do not count."""
+    trained = [point for point in points if point.is_trained]
+    dims = [dim for dim in dict.fromkeys(dim for point in trained for dim in point.dims) if dim not in without]
+    values = {dim: {canonical_json(point.params[dim]) for point in trained if dim in point.params} for dim in dims}
+    return [dim for dim in dims if len(values[dim]) > 1] or dims
 
 
 def _accepts(wanted: Value, actual: Value) -> bool:

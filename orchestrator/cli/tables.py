@@ -19,7 +19,7 @@ from orchestrator.plan.forecast import ASSUMED, Forecast, Profile, RunForecast
 from orchestrator.report.labels import labels
 from orchestrator.report.open_questions import Agenda, OpenGrid
 from orchestrator.text import duration, pluralize, size
-from orchestrator.values import same, toml_repr
+from orchestrator.values import in_label, same, toml_repr
 
 if TYPE_CHECKING:
     from orchestrator.run.probe_speed import Comparison
@@ -159,7 +159,7 @@ def _recommended(found: "Comparison", settings: Settings) -> Iterator[str]:
 def label(settings: Params) -> str:
     """The settings that distinguish a memory profile, on one line."""
     plain = {key: value for key, value in settings.items() if not isinstance(value, tuple)} or settings
-    return ", ".join(f"{key} {value if isinstance(value, str) else toml_repr(value)}" for key, value in plain.items())
+    return ", ".join(f"{key} {in_label(value)}" for key, value in plain.items())
 
 
 def _peak(profile: Profile, gpu_gib: float | None) -> str:

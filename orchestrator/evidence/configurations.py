@@ -1,6 +1,6 @@
 """Configurations: the runs of a sweep that differ only in the training seed, with their means, ranked."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -11,8 +11,8 @@ from orchestrator.evidence.stats import crossed, estimates
 from orchestrator.evidence.stats.estimates import Estimate, Interval
 from orchestrator.evidence.stats.pairs import REPLICATE
 from orchestrator.evidence.summary import RunSummary
-from orchestrator.model import LORA, Params, Score, State, Value
-from orchestrator.values import canonical_json, toml_repr
+from orchestrator.model import LORA, Params, Score, State
+from orchestrator.values import canonical_json, in_label, varied_dims
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Configuration:
             return f"baseline {self.runs[0].run.point.params['base_model']}"
         if self.is_file:
             return f"{LORA} {self.runs[0].run.point.params[LORA]}"
-        return ", ".join(f"{key} {_text(value)}" for key, value in self.dims.items()) or "all runs"
+        return ", ".join(f"{key} {in_label(value)}" for key, value in self.dims.items()) or "all runs"
 
     @property
     def is_file(self) -> bool:
@@ -59,7 +59,7 @@ class Configuration:
     @cached_property
     def value(self) -> float | None:
         """Mean image value, where an image without a face counts -1: the ranking is by this."""
-        return _mean(mean_value(one) for one in self.counted)
+        return run_metrics.mean(mean_value(one) for one in self.counted)
 
     @cached_property
     def interval(self) -> Interval | None:
@@ -74,29 +74,29 @@ class Configuration:
 
     def side_effect(self, name: str) -> float | None:
         """Mean adherence, diversity or drift over prompts and runs."""
-        means = [_mean(one.side_effects.get(name, {}).values()) for one in self.counted]
-        return None if None in means else _mean(means)
+        means = [run_metrics.mean(one.side_effects.get(name, {}).values()) for one in self.counted]
+        return None if None in means else run_metrics.mean(means)
 
     def side_effect_interval(self, name: str) -> Interval | None:
         """Its 95 % interval over training seeds and prompts; None below two seeds."""
         return self._interval(lambda one: one.side_effects.get(name, {}))
 
     def _interval(self, values: Callable[[RunSummary], Mapping[int, float]]) -> Interval | None:
-        found = estimates.over_seeds((_seed(one), values(one)) for one in self.counted)
+        found = estimates.over_seeds((one.seed, values(one)) for one in self.counted)
         return found.interval() if found and not self.is_baseline else None
 
     @property
     def gain(self) -> float | None:
-        return _mean(one.gain for one in self.counted)
+        return run_metrics.mean(one.gain for one in self.counted)
 
     def metric(self, name: str) -> float | None:
         """Mean over the counted runs of a number of `RunMetrics`."""
-        return _mean(getattr(one.metrics, name) for one in self.counted)
+        return run_metrics.mean(getattr(one.metrics, name) for one in self.counted)
 
 
 def group(runs: Sequence[RunSummary]) -> list[Configuration]:
     """The configurations, best first; unscored and degraded ones follow, in the order of the grid."""
-    varied = _varied(runs)
+    varied = varied_dims((one.run.point for one in runs), without=(REPLICATE,))
     groups: dict[tuple[str, ...], list[RunSummary]] = {}
     for one in runs:
         point = one.run.point
@@ -124,12 +124,12 @@ def lead(best: Configuration, other: Configuration) -> Estimate | None:
     if best.is_file and not other.is_file:
         found = lead(other, best)
         return replace(found, mean=-found.mean) if found else None
-    others = {_seed(one): values_by_prompt(one) for one in other.counted}
+    others = {one.seed: values_by_prompt(one) for one in other.counted}
     seedless = other.is_baseline or other.is_file
     baseline = values_by_prompt(other.counted[0]) if seedless and other.counted else {}
-    pairs = [(one, others.get(_seed(one), baseline)) for one in best.counted]
+    pairs = [(one, others.get(one.seed, baseline)) for one in best.counted]
     return estimates.over_seeds(
-        (_seed(one), run_metrics.gain(values_by_prompt(one), values)) for one, values in pairs if values
+        (one.seed, run_metrics.gain(values_by_prompt(one), values)) for one, values in pairs if values
     )
 
 
@@ -145,29 +145,8 @@ def values_by_prompt(one: RunSummary) -> Mapping[int, float]:
 
 def mean_value(one: RunSummary) -> float | None:
     """Mean image value over prompts; None without scores."""
-    return _mean(values_by_prompt(one).values())
+    return run_metrics.mean(values_by_prompt(one).values())
 
 
 def _rank(one: Configuration) -> tuple[bool, bool, float]:
     return (one.value is None, one.is_substituted, -(one.value or 0.0))
-
-
-def _varied(runs: Sequence[RunSummary]) -> list[str]:
-    """The dims with several values; all dims if none has."""
-    points = [one.run.point for one in runs if one.run.point.is_trained]
-    dims = [dim for dim in dict.fromkeys(dim for point in points for dim in point.dims) if dim != REPLICATE]
-    values = {dim: {canonical_json(point.params[dim]) for point in points if dim in point.params} for dim in dims}
-    return [dim for dim in dims if len(values[dim]) > 1] or dims
-
-
-def _seed(one: RunSummary) -> Value | None:
-    return one.run.point.params.get(REPLICATE)
-
-
-def _text(value: Value) -> str:
-    return value if isinstance(value, str) else toml_repr(value)
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None

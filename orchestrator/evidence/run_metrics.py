@@ -88,8 +88,8 @@ def summary(
         no_face_rate=no_face / len(readable) if readable else None,
         pass_rate=passed / len(readable) if readable and passed is not None else None,
         pass_interval=None if passed is None else wilson(passed, len(readable)),
-        diversity=_mean(s.seed_distance for s in readable),
-        other_face=_mean(
+        diversity=mean(s.seed_distance for s in readable),
+        other_face=mean(
             float(s.largest_similarity not in (None, s.similarity)) for s in readable if s.similarity is not None
         ),
         rotated=sum(s.rotation != 0 for s in readable),
@@ -99,9 +99,9 @@ def summary(
         above_band_rate=float(np.mean([x > thresholds.band_high for x in found])) if thresholds and found else None,
         face_px=_median(s.face_px for s in readable),
         face_yaw=_median(s.yaw for s in readable),
-        second_similarity=_mean(s.second_similarity for s in readable),
+        second_similarity=mean(s.second_similarity for s in readable),
         second_agreement=_agreement(readable),
-        adherence=_mean(s.adherence for s in readable),
+        adherence=mean(s.adherence for s in readable),
     )
 
 
@@ -141,7 +141,8 @@ def _median(values: Iterable[float | None]) -> float | None:
     return float(np.median(known)) if known else None
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
+def mean(values: Iterable[float | None]) -> float | None:
+    """Of the known values; None without any."""
     known = [v for v in values if v is not None]
     return float(np.mean(known)) if known else None
 

@@ -20,8 +20,9 @@ from orchestrator.evidence.run_metrics import RunMetrics, Thresholds
 from orchestrator.evidence.side_effects import Vectors
 from orchestrator.evidence.stats import pareto
 from orchestrator.evidence.stats.contrast import TestSettings
+from orchestrator.evidence.stats.pairs import REPLICATE
 from orchestrator.kohya.outputs import events
-from orchestrator.model import Question, Result, Score, SequentialDesign
+from orchestrator.model import Question, Result, Score, SequentialDesign, Value
 from orchestrator.scoring import References, embedding
 from orchestrator.store import layout, provenance, state
 from orchestrator.store.layout import Run, Sweep
@@ -80,6 +81,11 @@ class RunSummary:
     def trained(self) -> AttemptSummary | None:
         """The attempt that completed the training."""
         return next((one for one in reversed(self.training) if one.result.failure is None), None)
+
+    @property
+    def seed(self) -> Value | None:
+        """The training seed; None for a baseline."""
+        return self.run.point.params.get(REPLICATE)
 
     @property
     def degraded(self) -> bool:
@@ -291,6 +297,11 @@ def _vectors(one: RunSummary, chosen: Choice | None = None) -> Vectors:
         if chosen is None or (score.image.checkpoint, score.image.strength) == (chosen.checkpoint, chosen.strength)
         if row < len(found.clip) and np.isfinite(found.clip[row]).all()
     }
+
+
+def scores_of(run: Run) -> tuple[Score, ...]:
+    """The scores that count, of images outside a sweep's summary; empty until the run is scored."""
+    return scoring.read_scores(run.path / layout.PRODUCTS["score"]) if run.done("score") else ()
 
 
 def _with_confirmation(one: RunSummary, baseline: RunSummary | None, confirmed: Sequence[Score]) -> RunSummary:

@@ -13,7 +13,6 @@ from orchestrator.evidence.ballot import Ballot, ShownImage, Trial
 from orchestrator.evidence.choice import cell
 from orchestrator.evidence.configurations import Configuration
 from orchestrator.evidence.run_metrics import image_value
-from orchestrator.evidence.stats.pairs import REPLICATE
 from orchestrator.evidence.summary import RunSummary, SweepSummary
 from orchestrator.model import Score
 from orchestrator.store.hashes import sha256_json
@@ -69,7 +68,7 @@ def _same_cell(first: Configuration, second: Configuration) -> list[tuple[ShownI
     Runs with the same training seed are paired; without a common one, each with each.
     """
     runs = [(one, other) for one in first.counted for other in second.counted]
-    paired = [pair for pair in runs if _seed(pair[0]) == _seed(pair[1])] or runs
+    paired = [pair for pair in runs if pair[0].seed == pair[1].seed] or runs
     by_prompt: dict[int, list[tuple[ShownImage, ShownImage]]] = {}
     for one, other in paired:
         theirs = {cell(score): score for score in _reported(other)}
@@ -94,10 +93,6 @@ def _similarity(one: tuple[RunSummary, Score]) -> float:
 
 def _reported(one: RunSummary) -> list[Score]:
     return [score for score in one.choice.reported if image_value(score) is not None] if one.choice else []
-
-
-def _seed(one: RunSummary) -> object:
-    return one.run.point.params.get(REPLICATE)
 
 
 def _shown(one: RunSummary, score: Score) -> ShownImage:

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from orchestrator import scoring
 from orchestrator.config.schema import Comparison
 from orchestrator.evidence import choice, confirmation, run_metrics, summary
 from orchestrator.evidence.confirmation import ConfirmationResult
@@ -12,8 +11,8 @@ from orchestrator.evidence.stats import contrast
 from orchestrator.evidence.stats.contrast import ContrastResult, QuestionFamily, TestSettings
 from orchestrator.evidence.stats.estimates import Interval
 from orchestrator.evidence.stats.pairs import RunRow
-from orchestrator.evidence.summary import RunSummary
-from orchestrator.model import Question, Score
+from orchestrator.evidence.summary import RunSummary, scores_of
+from orchestrator.model import Question
 from orchestrator.plan import plan
 from orchestrator.report import csv_files
 from orchestrator.report.answers import rows as answer_rows
@@ -162,7 +161,7 @@ def compare_transfers(
 def _on(one: RunSummary, transfer: Run) -> RunSummary | None:
     """The run with the images of a transfer: those of the prompts and seeds that the run reports."""
     reported = {choice.cell(score) for score in one.choice.reported} if one.choice else set()
-    scores = tuple(score for score in _scores(transfer) if choice.cell(score) in reported)
+    scores = tuple(score for score in scores_of(transfer) if choice.cell(score) in reported)
     if not scores or one.choice is None:
         return None
     return replace(
@@ -178,7 +177,7 @@ def _on(one: RunSummary, transfer: Run) -> RunSummary | None:
 def _baseline(base: str, sweep: Sweep) -> RunSummary:
     run = sweep.baseline_run(plan.baseline_point(base))
     environment = summary.environment_of(run)
-    return RunSummary(run=run, status=state.status(run), training=(), scores=_scores(run), environment=environment)
+    return RunSummary(run=run, status=state.status(run), training=(), scores=scores_of(run), environment=environment)
 
 
 def _with_base_as_dim(rows: Sequence[RunRow], comparison: Comparison) -> list[RunRow]:
@@ -207,7 +206,7 @@ def _transfer_rows(one: RunSummary, sweep: Sweep) -> Iterator[dict[str, str]]:
     reported = {choice.cell(score) for score in one.choice.reported} if one.choice else set()
     for transfer in one.run.transfers():
         base = str(transfer.point.params["base_model"])
-        scores = [score for score in _scores(transfer) if choice.cell(score) in reported]
+        scores = [score for score in scores_of(transfer) if choice.cell(score) in reported]
         if not scores:
             continue
         metrics = run_metrics.summary(scores)
@@ -217,7 +216,7 @@ def _transfer_rows(one: RunSummary, sweep: Sweep) -> Iterator[dict[str, str]]:
             "made_on": base,
             "similarity_mean": _number(metrics.similarity_mean),
             "no_face_rate": _number(metrics.no_face_rate),
-            "gain": _number(confirmation.gain(scores, _scores(sweep.baseline_run(plan.baseline_point(base))))),
+            "gain": _number(confirmation.gain(scores, scores_of(sweep.baseline_run(plan.baseline_point(base))))),
             "similarity_at_home": _number(one.metrics.similarity_mean if one.metrics else None),
             "gain_at_home": _number(one.gain),
         }
@@ -225,10 +224,6 @@ def _transfer_rows(one: RunSummary, sweep: Sweep) -> Iterator[dict[str, str]]:
 
 def _scored_at(run: Run) -> int:
     return (run.path / layout.PRODUCTS["score"]).stat().st_mtime_ns
-
-
-def _scores(run: Run) -> tuple[Score, ...]:
-    return scoring.read_scores(run.path / layout.PRODUCTS["score"]) if run.done("score") else ()
 
 
 def _number(value: float | None, digits: int = 4) -> str:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from orchestrator.model import LORA, Point
-from orchestrator.values import canonical_json, toml_repr
+from orchestrator.values import in_label, varied_dims
 
 
 def labels(points: Sequence[Point]) -> dict[str, str]:
@@ -12,10 +12,7 @@ def labels(points: Sequence[Point]) -> dict[str, str]:
 
     A baseline is `baseline` with its base model, an existing LoRA file `lora` with its name.
     """
-    trained = [point for point in points if point.is_trained]
-    dims = list(dict.fromkeys(dim for point in trained for dim in point.dims))
-    values = {dim: {canonical_json(point.params[dim]) for point in trained if dim in point.params} for dim in dims}
-    varied = [dim for dim in dims if len(values[dim]) > 1] or dims
+    varied = varied_dims(points)
     found = {point.id: _label(point, varied) for point in points}
     count = Counter(found.values())
     return {identity: text if count[text] == 1 else f"{text} ({identity})" for identity, text in found.items()}
@@ -26,7 +23,4 @@ def _label(point: Point, dims: Sequence[str]) -> str:
         return f"baseline {point.params['base_model']}"
     if LORA in point.params:
         return f"{LORA} {point.params[LORA]}"
-    values = ((dim, point.params[dim]) for dim in dims if dim in point.params)
-    return (
-        ", ".join(f"{dim} {value if isinstance(value, str) else toml_repr(value)}" for dim, value in values) or "LoRA"
-    )
+    return ", ".join(f"{dim} {in_label(point.params[dim])}" for dim in dims if dim in point.params) or "LoRA"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from orchestrator import scoring
 from orchestrator.errors import Problem
-from orchestrator.evidence import confirmation, lora_files, run_metrics
+from orchestrator.evidence import confirmation, lora_files, run_metrics, summary
 from orchestrator.evidence.calibration import record
 from orchestrator.evidence.calibration.record import CalibrationRecord
 from orchestrator.evidence.lora_files import FileComparison
@@ -15,7 +15,6 @@ from orchestrator.report import csv_files
 from orchestrator.run.lora_files import LoraRun
 from orchestrator.store import layout
 from orchestrator.store.hashes import sha256_json
-from orchestrator.store.layout import Run
 from orchestrator.text import pluralize
 
 LORAS, PAIRS = "loras.csv", "pairs.csv"
@@ -34,7 +33,7 @@ def write(runs: Sequence[LoraRun], strength: float, references: str, out: Path) 
     """
     done = [one for one in runs if one.run.done("score")]
     calibrated, problems = _calibration(done, references)
-    scores, floors = [_scores(one.run) for one in done], [_scores(one.baseline) for one in done]
+    scores, floors = [summary.scores_of(one.run) for one in done], [summary.scores_of(one.baseline) for one in done]
     rows = [
         _row(one, strength, *pair, calibrated) for one, pair in zip(done, zip(scores, floors, strict=True), strict=True)
     ]
@@ -47,10 +46,6 @@ def write(runs: Sequence[LoraRun], strength: float, references: str, out: Path) 
     csv_files.write(out / PAIRS, list(pairs[0]) if pairs else ["first"], pairs)
     sentences = [_file_sentence(row) for row in rows]
     return [*sentences, *([HEADING] if pairs else []), *(_sentence(one, done) for one in compared)], problems
-
-
-def _scores(run: Run) -> tuple[Score, ...]:
-    return scoring.read_scores(run.path / layout.PRODUCTS["score"]) if run.done("score") else ()
 
 
 def _calibration(runs: Sequence[LoraRun], references: str) -> tuple[CalibrationRecord | None, list[Problem]]:

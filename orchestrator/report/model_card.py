@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config.schema import Generation, Settings
-from orchestrator.evidence import run_metrics
+from orchestrator.evidence import configurations
 from orchestrator.evidence.stats import estimates
 from orchestrator.evidence.stats.estimates import Interval
 from orchestrator.evidence.stats.pairs import REPLICATE
@@ -129,9 +129,7 @@ def _without_seed(params: Params) -> Params:
 
 
 def _over_seeds(runs: Sequence[RunSummary]) -> str:
-    estimate = estimates.over_seeds(
-        (run.run.point.params.get(REPLICATE), run_metrics.by_prompt(run.choice.reported)) for run in runs if run.choice
-    )
+    estimate = estimates.over_seeds((run.seed, configurations.values_by_prompt(run)) for run in runs if run.choice)
     if estimate is None:
         return "no interval, because one seed does not show the variance between seeds"
     return f"mean image value {estimate.mean:.3f}{_bounds(estimate.interval(), '.3f')}"

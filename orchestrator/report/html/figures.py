@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from orchestrator.evidence import choice, run_metrics
 from orchestrator.evidence.calibration.record import CalibrationRecord
+from orchestrator.evidence.configurations import mean_value, values_by_prompt
 from orchestrator.evidence.stats import estimates
 from orchestrator.evidence.stats.estimates import Interval
 from orchestrator.evidence.stats.learning_curve import CurvePoint
@@ -22,7 +23,7 @@ from orchestrator.report.labels import labels
 from orchestrator.store import outcome, vram_log
 from orchestrator.store.layout import Attempt
 from orchestrator.text import duration, pluralize
-from orchestrator.values import toml_repr
+from orchestrator.values import in_label
 
 _SHOWN_BARS = 40
 _LOG_BYTES = 4 * 1024**2
@@ -54,6 +55,7 @@ def figures(found: Sequence[RunSummary], calibration: CalibrationRecord | None =
 def _by_dim(found: Sequence[RunSummary], calibration: CalibrationRecord | None) -> Iterator[Figure]:
     band = calibration.calibration.band if calibration else None
     scored = [one for one in found if one.metrics and not one.run.point.is_baseline]
+    baseline = run_metrics.mean(mean_value(one) for one in found if one.run.point.is_baseline)
     swept = list(dict.fromkeys(dim for one in found for dim in one.run.point.dims if dim != REPLICATE))
     for dim in swept:
         title = f"Similarity by {dim}"
@@ -65,9 +67,7 @@ def _by_dim(found: Sequence[RunSummary], calibration: CalibrationRecord | None) 
         if len(levels) < 2:
             continue
         alt = "; ".join(_in_words(dim, one) for one in levels)
-        yield Figure(
-            title=title, caption=caption, svg=plots.levels(dim, levels, baseline=_baseline(found), band=band), alt=alt
-        )
+        yield Figure(title=title, caption=caption, svg=plots.levels(dim, levels, baseline=baseline, band=band), alt=alt)
 
 
 def _band_caption(calibration: CalibrationRecord | None) -> str:
@@ -85,40 +85,21 @@ def _level(level: Value, scored: Sequence[RunSummary], dim: str) -> Level:
     here = [one for one in scored if one.run.point.params.get(dim) == level]
     sound = [one for one in here if not one.degraded and one.status.state is State.FINISHED]
     return Level(
-        label=_label(level),
+        label=in_label(level),
         dots=tuple(
             Dot(run=one.run.point.id, name=one.run.point.name, value=value, hollow=one.degraded)
             for one in here
-            if (value := _value(one)) is not None
+            if (value := mean_value(one)) is not None
         ),
-        mean=_mean([value for one in sound if (value := _value(one)) is not None]),
+        mean=run_metrics.mean(map(mean_value, sound)),
         interval=_interval(sound),
     )
 
 
-def _label(value: Value) -> str:
-    return value if isinstance(value, str) else toml_repr(value)
-
-
-def _value(one: RunSummary) -> float | None:
-    return _mean(list(run_metrics.by_prompt(one.choice.reported).values())) if one.choice else None
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
-
-
 def _interval(sound: Sequence[RunSummary]) -> Interval | None:
     """95 % interval of the level's mean over training seeds; None with a single seed."""
-    runs = [
-        (one.run.point.params.get(REPLICATE), run_metrics.by_prompt(one.choice.reported)) for one in sound if one.choice
-    ]
-    found = estimates.over_seeds(runs)
+    found = estimates.over_seeds((one.seed, values_by_prompt(one)) for one in sound if one.choice)
     return found.interval() if found else None
-
-
-def _baseline(found: Sequence[RunSummary]) -> float | None:
-    return _mean([value for one in found if one.run.point.is_baseline and (value := _value(one)) is not None])
 
 
 def _in_words(dim: str, one: Level) -> str:
@@ -207,7 +188,7 @@ def _curve(one: RunSummary, *, by: str) -> Line | None:
             groups[image.strength].append(score)
     cells = set.intersection(*({choice.cell(score) for score in scores} for scores in groups.values()))
     means = {
-        x: _mean(list(run_metrics.by_prompt(score for score in scores if choice.cell(score) in cells).values()))
+        x: run_metrics.mean(run_metrics.by_prompt(one for one in scores if choice.cell(one) in cells).values())
         for x, scores in sorted(groups.items())
     }
     points = tuple((x, y) for x, y in means.items() if y is not None)
@@ -218,7 +199,7 @@ def _curve(one: RunSummary, *, by: str) -> Line | None:
 def _first_level(one: RunSummary) -> str:
     """The level of the grid's first dim, which gives a run's lines their colour."""
     dim = next((dim for dim in one.run.point.dims if dim != REPLICATE), "")
-    return f"{dim} {_label(one.run.point.params[dim])}" if dim else "all runs"
+    return f"{dim} {in_label(one.run.point.params[dim])}" if dim else "all runs"
 
 
 def _ends(lines: Sequence[Line], x: str) -> str:

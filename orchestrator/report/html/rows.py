@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.evidence import configurations
+from orchestrator.evidence import configurations, run_metrics
 from orchestrator.evidence.calibration.record import CalibrationRecord
 from orchestrator.evidence.side_effects import BETTER
 from orchestrator.evidence.summary import AttemptSummary, RunSummary, SweepSummary, log_of
@@ -18,7 +18,7 @@ from orchestrator.report.labels import labels
 from orchestrator.store import layout, outcome
 from orchestrator.store.layout import Run, Sweep
 from orchestrator.text import duration, pluralize
-from orchestrator.values import toml_repr
+from orchestrator.values import from_json, in_label, toml_repr
 
 DOUBT = "*"
 """Follows a number that depends on a calibration with caveats."""
@@ -196,17 +196,13 @@ def stage_seconds(run: Run) -> dict[str, float]:
 def _changes(params: Params, trained: AttemptSummary | None) -> Iterator[Override]:
     for key, value in (trained.overrides if trained else {}).items():
         requested = toml_repr(params[key]) if key in params else "sd-scripts' default"
-        yield Override(key=key, requested=requested, used=toml_repr(_value(value)))
-
-
-def _value(value: Any) -> Value:
-    return tuple(value) if isinstance(value, list) else value
+        yield Override(key=key, requested=requested, used=toml_repr(from_json(value)))
 
 
 def _level(value: Value | None) -> TableCell:
     if value is None:
         return TableCell(text="", sort=None)
-    text = value if isinstance(value, str) else toml_repr(value)
+    text = in_label(value)
     return TableCell(text=text, sort=value if isinstance(value, (int, float)) and not isinstance(value, bool) else text)
 
 
@@ -222,7 +218,7 @@ def _numbers(one: RunSummary, mark: str) -> dict[str, TableCell]:
         "confirmed": _number(confirmed, "{:.3f}"),
         "no face": _number(metrics.no_face_rate if metrics else None, "{:.0%}"),
         "passing": _number(metrics.pass_rate if metrics else None, f"{{:.0%}}{mark}"),
-        **{name: _number(_mean(one.side_effects.get(name)), "{:.3f}") for name in BETTER},
+        **{name: _number(run_metrics.mean(one.side_effects.get(name, {}).values()), "{:.3f}") for name in BETTER},
         "images": _number(metrics.images if metrics else None, "{:d}"),
         "checkpoint": _level(Path(selected.checkpoint).stem if selected and selected.checkpoint else None),
         "strength": _number(selected.strength if selected and selected.checkpoint else None, "{:g}"),
@@ -230,10 +226,6 @@ def _numbers(one: RunSummary, mark: str) -> dict[str, TableCell]:
         "s/step": _number(result.seconds_per_step if result else None, "{:.2f}"),
         "time": TableCell(text=duration(seconds) if seconds else "", sort=seconds),
     }
-
-
-def _mean(by_prompt: Mapping[int, float] | None) -> float | None:
-    return sum(by_prompt.values()) / len(by_prompt) if by_prompt else None
 
 
 def _number(value: float | None, form: str) -> TableCell:
