@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from orchestrator.cli import common, options
+
+if TYPE_CHECKING:
+    from orchestrator.cli.console import Console
+    from orchestrator.evidence.summary import SweepSummary
+    from orchestrator.report.adoption import Decision
 
 
 @click.command()
@@ -30,10 +36,7 @@ def adopt(settings_file: Path, sweep: str, at_a_cost: bool, yes: bool) -> None:
     Writes:
       orchestrate.toml, and the previous file as orchestrate.toml.bak
     """
-    import difflib
     import sys
-
-    from rich.markup import escape
 
     from orchestrator import files
     from orchestrator.config import settings, settings_edit
@@ -58,27 +61,9 @@ def adopt(settings_file: Path, sweep: str, at_a_cost: bool, yes: bool) -> None:
     before = text = files.read_bytes(settings_file).decode("utf-8")
     asks = not yes and sys.stdin.isatty()
     for one in adoption.decide(read.questions, answers.answer_questions([read])[0], at_a_cost=at_a_cost):
-        for answer in one.answers:
-            console.page(escape(f"{answer.id}: {answer.verdict}. {answer.sentence}"))
-        if one.reason:
-            console.page(escape(f"unchanged: {one.reason}\n"))
-            continue
-        try:
-            edit = adoption.apply(one, read, settings_file, text)
-        except InputError as error:
-            console.result("unchanged: with this change the settings would have errors")
-            console.problems(error.problems)
-            continue
-        if edit.text == text:
-            console.result(f"unchanged: the settings have {one.dim} = {adoption.shown(one.value)}")
-        else:
-            old, new = text.splitlines(), edit.text.splitlines()
-            names = (settings_file.name, f"{settings_file.name} with {one.ids}")
-            console.result("\n".join(difflib.unified_diff(old, new, *names, n=2, lineterm="")))
-        for note in edit.notes:
-            console.page(escape(note))
-        if edit.text == text or not asks or click.confirm(f"Adopt {one.ids}?", err=True):
-            text = edit.text
+        edited = _show(console, one, read, settings_file, text)
+        if edited != text and (not asks or click.confirm(f"Adopt {one.ids}?", err=True)):
+            text = edited
         console.result("")
     if text == before:
         console.message("nothing to change")
@@ -87,3 +72,34 @@ def adopt(settings_file: Path, sweep: str, at_a_cost: bool, yes: bool) -> None:
         console.message(f"changed {settings_file}; the previous file is {backup.name}")
     else:
         console.message("nothing is changed yet: repeat with --yes")
+
+
+def _show(console: Console, one: Decision, read: SweepSummary, path: Path, text: str) -> str:
+    """Print the answers of a decision and the change of the settings. Returns the changed text of the settings file."""
+    import difflib
+
+    from rich.markup import escape
+
+    from orchestrator.errors import InputError
+    from orchestrator.report import adoption
+
+    for answer in one.answers:
+        console.page(escape(f"{answer.id}: {answer.verdict}. {answer.sentence}"))
+    if one.reason:
+        console.page(escape(f"unchanged: {one.reason}"))
+        return text
+    try:
+        edit = adoption.apply(one, read, path, text)
+    except InputError as error:
+        console.result("unchanged: with this change the settings would have errors")
+        console.problems(error.problems)
+        return text
+    if edit.text == text:
+        console.result(f"unchanged: the settings have {one.dim} = {adoption.shown(one.value)}")
+    else:
+        names = (path.name, f"{path.name} with {one.ids}")
+        old, new = text.splitlines(), edit.text.splitlines()
+        console.result("\n".join(difflib.unified_diff(old, new, *names, n=2, lineterm="")))
+    for note in edit.notes:
+        console.page(escape(note))
+    return edit.text
