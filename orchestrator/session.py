@@ -105,17 +105,8 @@ class Session:
         from orchestrator.plan import forecast, preflight
 
         gpus = preflight.choose_gpus(self.gpus.gpus(), self.settings.vram.card)
-        sizes = [gpu.total_mib / 1024 for gpu in gpus]
         runs, prompts = self.plan.runs(only), len(self.plan.prompts)
-        return forecast.forecast(
-            self.sweep,
-            runs,
-            self.settings,
-            prompts=prompts,
-            gpu_sizes_gib=sizes,
-            gpus={gpu.name for gpu in gpus},
-            probes_first=probes_first,
-        )
+        return forecast.forecast(self.sweep, runs, self.settings, prompts=prompts, gpus=gpus, probes_first=probes_first)
 
     def missing(self) -> list[Problem]:
         """What `run` needs and this machine lacks, or else changed inputs of the sweep. Reads no large file."""

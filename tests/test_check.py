@@ -328,7 +328,7 @@ def _with_gpu(world: World) -> Path:
 
 def test_a_memory_profile_that_does_not_fit_is_a_warning(world):
     asked = plan.read(world.settings, world.grid)
-    planned = forecast.forecast(asked.sweep, asked.runs(), asked.settings, prompts=2, gpu_sizes_gib=[24.0])
+    planned = forecast.forecast(asked.sweep, asked.runs(), asked.settings, prompts=2, gpus=[GPU])
     small, large = planned.profiles
     fits, tight, never = (Estimate(gib=gib, error_gib=0.6) for gib in (18.0, 23.5, 30.0))
     assert list(gpus.too_small(replace(planned, profiles=(replace(small, peak=fits),)))) == []

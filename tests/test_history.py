@@ -1,11 +1,13 @@
 """The forecast uses only times of the same program, base model, image size and GPU."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from standins.world import GPU, World
 
 from orchestrator.config import settings
+from orchestrator.gpu import Gpu
 from orchestrator.plan import forecast, history, plan
 from orchestrator.store import records
 
@@ -16,7 +18,7 @@ CHANGES = {
 }  # fmt: skip
 
 
-def times(world: World, path: Path, gpus: tuple[str, ...] = ()) -> list[tuple[float, float, float]]:
+def times(world: World, path: Path, gpus: tuple[Gpu, ...] = ()) -> list[tuple[float, float, float]]:
     """Seconds of each run of another sweep in the same `runs`, with the settings of `path`."""
     grid = world.folder / "next.toml"
     grid.write_text("[dims]\nnetwork_dim = [2]\n", encoding="utf-8")
@@ -44,15 +46,15 @@ def test_times_of_other_conditions_do_not_change_the_forecast(world: World, chan
 
 
 def test_times_of_another_gpu_do_not_change_the_forecast(world: World) -> None:
-    before = times(world, world.settings, gpus=("NVIDIA H200",))
+    before = times(world, world.settings, gpus=(replace(GPU, name="NVIDIA H200"),))
     world.drive(only="network_dim=2*")
     for record in world.sweep.path.glob("*/*/*/attempt.json"):
         found = records.read(record)
         found["environment"]["gpu"] = GPU.name
         records.write(record, found)
-    (trained, generated, _), *_ = times(world, world.settings, gpus=("NVIDIA H200",))
+    (trained, generated, _), *_ = times(world, world.settings, gpus=(replace(GPU, name="NVIDIA H200"),))
     assert (trained, generated) == before[0][:2]
-    assert times(world, world.settings, gpus=(GPU.name,))[0][:2] != before[0][:2]
+    assert times(world, world.settings, gpus=(GPU,))[0][:2] != before[0][:2]
 
 
 def test_an_attempt_without_recorded_conditions_does_not_count(world: World) -> None:

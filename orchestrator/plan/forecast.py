@@ -3,13 +3,14 @@
 import heapq
 import math
 import shutil
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator.config.schema import Generation, Settings
 from orchestrator.errors import Problem, error
 from orchestrator.evidence import choice
+from orchestrator.gpu import Gpu
 from orchestrator.kohya import previews, resource_profile, step_count
 from orchestrator.kohya.outputs import files
 from orchestrator.kohya.outputs.files import TrainingLength
@@ -150,17 +151,16 @@ def forecast(
     settings: Settings,
     *,
     prompts: int,
-    gpu_sizes_gib: Sequence[float] = (),
-    gpus: Collection[str] = (),
+    gpus: Sequence[Gpu] = (),
     probes_first: bool = False,
 ) -> Forecast:
     """Forecast the remaining work of these runs from earlier runs and probes, else from assumptions.
 
-    prompts: their number. gpu_sizes_gib, gpus: the sizes and models of this machine's GPUs. probes_first: prefer
-    probes to earlier runs.
+    prompts: their number. gpus: those of this machine that the settings choose. probes_first: prefer probes to earlier
+    runs.
     """
-    known = history.gather(sweep, settings, gpus=gpus, probes_first=probes_first)
-    lengths, count = LengthEstimator(settings.datasets), max(1, len(gpu_sizes_gib))
+    known = history.gather(sweep, settings, gpus={gpu.name for gpu in gpus}, probes_first=probes_first)
+    lengths, count = LengthEstimator(settings.datasets), max(1, len(gpus))
     costs = _of_shared_gpus(known, runs, count) if settings.vram.colocate else known
     return Forecast(
         name=sweep.name,
@@ -168,7 +168,7 @@ def forecast(
         profiles=tuple(_profiles([run.point.params for run in runs if run.point.is_trained], known, settings)),
         free_bytes=free_bytes(settings.runs),
         gpus=count,
-        gpu_gib=settings.vram.budget_gib or min(gpu_sizes_gib, default=None),
+        gpu_gib=settings.vram.budget_gib or min((gpu.total_mib / 1024 for gpu in gpus), default=None),
         scored_on_gpu=settings.scoring.device == "cuda",
         colocate=settings.vram.colocate,
     )

@@ -29,24 +29,17 @@ def inspect(settings: Settings, probe: VramProbe, asked: Plan | None = None, *, 
     datasets = _user_datasets(settings, trained)
     trainer = interpreter.check_interpreter(settings, [one.params for one in trained])
     warnings = asked.warnings if asked else untriggered(read_prompts(settings.generation.prompts)[0], settings, points)
+    chosen = preflight.choose_gpus(probe.gpus(), settings.vram.card)
     problems = [*warnings, *preflight.findings(settings, points, probe)]
     problems += [*trainer.problems, *tokenizers.problems(settings), *_images(settings, trained, datasets)]
     faces = persona.check_persona(settings, datasets)
     problems += faces.problems
     if asked:
-        chosen = preflight.choose_gpus(probe.gpus(), settings.vram.card)
-        planned = forecast.forecast(
-            asked.sweep,
-            asked.runs(),
-            settings,
-            prompts=len(asked.prompts),
-            gpu_sizes_gib=gpus.sizes_gib(probe, settings),
-            gpus={one.name for one in chosen},
-        )
+        planned = forecast.forecast(asked.sweep, asked.runs(), settings, prompts=len(asked.prompts), gpus=chosen)
         problems += [*gpus.too_small(planned), *forecast.shortage(planned)]
         if not errors.errors_of(problems):
             problems += freeze.conflicts(asked)
-    facts = {**_versions(settings), **trainer.facts, **gpus.facts(probe, settings), **faces.facts}
+    facts = {**_versions(settings), **trainer.facts, **gpus.facts(chosen), **faces.facts}
     if asked and deep:
         ready = not errors.errors_of(problems)
         checked = configurations.check_configurations(settings, trained, asked.prompts) if ready else _NOT_DEEP

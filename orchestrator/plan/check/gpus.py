@@ -1,29 +1,18 @@
 """Checks of the GPUs: driver, size, and whether each memory profile of a plan fits."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from orchestrator.config.schema import Settings
 from orchestrator.errors import Problem, warning
-from orchestrator.gpu import Gpu, VramProbe
-from orchestrator.plan import preflight, vram_estimate
+from orchestrator.gpu import Gpu
+from orchestrator.plan import vram_estimate
 from orchestrator.plan.forecast import Forecast
 
 
-def facts(probe: VramProbe, settings: Settings) -> dict[str, str]:
-    """The GPUs of the settings and their driver; {} where there is none."""
-    found = _chosen(probe, settings)
+def facts(found: Sequence[Gpu]) -> dict[str, str]:
+    """The GPUs and their driver; {} where there is none."""
     gpus = [f"{c.name}, {c.total_mib / 1024:.1f} GiB, {c.used_mib / 1024:.1f} in use, {c.uuid}" for c in found]
     return {"GPU": "; ".join(gpus), "driver": found[0].driver} if found else {}
-
-
-def sizes_gib(probe: VramProbe, settings: Settings) -> list[float]:
-    """Of the GPUs of the settings."""
-    return [one.total_mib / 1024 for one in _chosen(probe, settings)]
-
-
-def _chosen(probe: VramProbe, settings: Settings) -> list[Gpu]:
-    return preflight.choose_gpus(probe.gpus(), settings.vram.card)
 
 
 def too_small(planned: Forecast) -> Iterator[Problem]:
