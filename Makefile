@@ -30,7 +30,7 @@ demo: $(VENV)/.ready ## a whole sweep on a miniature of SDXL, on any machine, in
 	$(BIN)/orchestrate demo
 
 demo-oom: $(WORLD)/orchestrate.toml ## the same on a GPU with too little VRAM: OOM fallback down to AdamW8bit
-	$(BIN)/orchestrate run --settings $(WORLD)/tight.toml --grid grids/demo-oom.toml
+	$(BIN)/orchestrate run --settings $(WORLD)/tight.toml grids/demo-oom.toml
 
 test: setup ## all tests but the nightly ones and those of the real trainer
 	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not vendor and not nightly'
@@ -72,10 +72,10 @@ format: setup ## format the code
 	$(BIN)/ruff check --fix .
 
 sweep-%: setup ## make sweep-v3: run grids/sweep-v3.toml
-	$(BIN)/orchestrate run --grid grids/sweep-$*.toml
+	$(BIN)/orchestrate run grids/sweep-$*.toml
 
 plan-%: setup ## make plan-v3: its runs, time, VRAM and disk
-	$(BIN)/orchestrate plan --grid grids/sweep-$*.toml
+	$(BIN)/orchestrate plan grids/sweep-$*.toml
 
 report-%: setup ## make report-v3: write its report again
 	$(BIN)/orchestrate report sweep-$*

@@ -108,11 +108,11 @@ def test_a_degraded_configuration_is_excluded_from_the_comparison() -> None:
 def test_the_next_step_of_an_unfinished_sweep_names_the_command() -> None:
     unfinished = read([run({"network_dim": 16}, 0.5, state=State.PENDING)])
     name = unfinished.sweep.name
-    assert f"`orchestrate run --grid GRID --name {name}`" in overview.next_step(unfinished)
+    assert f"`orchestrate run GRID --name {name}`" in overview.next_step(unfinished)
     here = replace(unfinished, grid_file=Path.cwd() / "grids" / f"{name}.toml")
-    assert f"`orchestrate run --grid grids/{name}.toml`" in overview.next_step(here)
+    assert f"`orchestrate run grids/{name}.toml`" in overview.next_step(here)
     other = replace(unfinished, grid_file=Path("/data/my grid.toml"))
-    assert f"`orchestrate run --grid '/data/my grid.toml' --name {name}`" in overview.next_step(other)
+    assert f"`orchestrate run '/data/my grid.toml' --name {name}`" in overview.next_step(other)
     assert overview.next_step(unfinished, running=True).startswith("The sweep is running: `orchestrate status ")
 
 

@@ -115,8 +115,8 @@ def failures(summary: SweepSummary) -> Iterator[FailedRuns]:
 def _selection(name: str, grid: Path | None) -> str:
     """The options of `run` that select a sweep. grid: its file, None for `--final` and where it is unknown."""
     if grid is None:
-        return "--final" if name == "final" else f"--grid GRID --name {name}"
-    return f"--grid {shlex.quote(str(from_here(grid)))}" + ("" if name == grid.stem else f" --name {name}")
+        return "--final" if name == "final" else f"GRID --name {name}"
+    return shlex.quote(str(from_here(grid))) + ("" if name == grid.stem else f" --name {name}")
 
 
 def next_step(summary: SweepSummary, *, running: bool = False) -> str:
