@@ -23,7 +23,7 @@ _NAME = re.compile(
 _SHORTEST = 6
 """Shorter values are no secrets: they would be found in ordinary words."""
 
-_COMMON_VALUES = """
+COMMON_VALUES = """
 enabled disabled default required optional localhost offline online anonymous password unknown undefined automatic
 """.split()  # noqa: SIM905
 """Values of settings such as AUTH_MODE, which are no secrets."""
@@ -237,7 +237,7 @@ def _values(environ: tuple[tuple[str, str], ...]) -> "tuple[dict[str, str], re.P
     names: dict[str, str] = {}
     for name, value in environ:
         for secret in _secrets(name, value):
-            if len(secret) >= _SHORTEST and secret.lower() not in _COMMON_VALUES:
+            if len(secret) >= _SHORTEST and secret.lower() not in COMMON_VALUES:
                 for form in _forms(secret):
                     names.setdefault(form, name)
     longest_first = sorted(names, key=len, reverse=True)
