@@ -54,7 +54,7 @@ class ConfirmationResult:
 
 
 def confirmation_for(
-    run: Run, chosen: Choice, baseline: Sequence[Score], earlier_baseline: Sequence[Score] = ()
+    run: Run, chosen: Choice, baseline: Sequence[Score], earlier_baseline: Sequence[Score]
 ) -> ConfirmationResult | None:
     """The confirmation of a run's selected checkpoint; None before its images are scored.
 

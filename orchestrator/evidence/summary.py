@@ -307,8 +307,8 @@ def scores_of(run: Run) -> tuple[Score, ...]:
 def _with_confirmation(one: RunSummary, baseline: RunSummary | None, confirmed: Sequence[Score]) -> RunSummary:
     if one.choice is None:
         return one
-    compared = () if one.run.point.is_baseline else (confirmed, baseline.scores if baseline else ())
-    return replace(one, confirmation=confirmation.confirmation_for(one.run, one.choice, *(compared or ((),))))
+    compared = ((), ()) if one.run.point.is_baseline else (confirmed, baseline.scores if baseline else ())
+    return replace(one, confirmation=confirmation.confirmation_for(one.run, one.choice, *compared))
 
 
 def _criteria(one: RunSummary) -> dict[str, float | None]:

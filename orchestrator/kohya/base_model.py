@@ -96,7 +96,7 @@ def _placed(
     ]
 
 
-def is_distilled(path: Path, *, where: str = "", key: str = "") -> list[Problem]:
+def is_distilled(path: Path, *, where: str, key: str) -> list[Problem]:
     """A warning about a checkpoint whose name says that it was made for few steps; the file need not exist."""
     kind = next((kind for kind, pattern in _DISTILLED.items() if re.search(pattern, path.name.lower())), "")
     what = f"its name says that this is a {kind} checkpoint, made for few steps at a low scale: it trains badly"

@@ -1,7 +1,7 @@
 """What ComfyUI and A1111 make of the files that sd-scripts and LyCORIS write.
 
-Their loaders were compared with the weights that networks.lora, loha, lokr, oft and lycoris.kohya compute: each tensor
-is used, and the weights are equal except as `deviations` says.
+The loaders of ComfyUI 0.20.1 and A1111 1.10.1 were compared with the weights that networks.lora, loha, lokr, oft and
+lycoris.kohya compute: each tensor is used, and the weights are equal except as `deviations` says.
 """
 
 import json
@@ -15,7 +15,6 @@ from orchestrator.kohya import networks
 from orchestrator.kohya.outputs import safetensors_header
 from orchestrator.kohya.outputs.safetensors_header import Header
 
-COMPARED = "ComfyUI 0.20.1 and A1111 1.10.1"
 _PREFIX, _BLOCKS, _ALPHA, _NORMS, _TUCKER = "oft_unet_", ".oft_blocks", ".alpha", ".dora_scale", ".lokr_t2"
 
 

@@ -106,7 +106,7 @@ def _confirm_sentence(name: str, result: ConfirmationResult) -> str:
     )
 
 
-def report_transfers(sweep: Sweep, comparison: Comparison | None = None) -> list[str]:
+def report_transfers(sweep: Sweep, comparison: Comparison) -> list[str]:
     """Write transfer.csv; returns a sentence for each LoRA and base model, then one for each pair of base models.
 
     comparison: of the settings.

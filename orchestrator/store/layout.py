@@ -170,15 +170,6 @@ class Run:
             files.sync(self.path / made["file"])
         records.write(self.path / PRODUCTS[stage], record)
 
-    def final_record(self) -> Path | None:
-        """The product of the last stage, or the result of a training that was stopped early; None before."""
-        if self.done(self.stages[-1]):
-            return self.path / PRODUCTS[self.stages[-1]]
-        past = self.attempts("train")
-        result = past[-1].result() if past else None
-        stopped = result is not None and result.failure is Failure.STOPPED_EARLY
-        return past[-1].path / "result.json" if stopped else None
-
     def compare_checkpoints(self) -> None:
         """Give the run the stages that compare its checkpoints; called before its training is recorded."""
         (self.path / "select").mkdir(exist_ok=True)

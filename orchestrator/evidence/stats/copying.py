@@ -41,14 +41,11 @@ class Closeness:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyTest:
-    """copying: the verdict on the run. p_nearest, p_lead: one-sided rank tests against the references.
-
-    lead: median relative lead of the run's images. near_copies: number of images with the lead of a copy.
+    """copying: the verdict on the run. lead: median relative lead of its images. near_copies: number of images with the
+    lead of a copy.
     """
 
     copying: bool
-    p_nearest: float
-    p_lead: float
     lead: float
     near_copies: int
 
@@ -80,8 +77,6 @@ def detect_copying(images: Closeness, references: Closeness, average: Closeness)
     lead = float(np.median(images.lead))
     return CopyTest(
         copying=max(p_nearest, p_lead) <= ALPHA and lead >= required,
-        p_nearest=p_nearest,
-        p_lead=p_lead,
         lead=lead,
         near_copies=int((images.lead >= required).sum()),
     )

@@ -129,19 +129,19 @@ def sign_flip_p(replicate_means: FloatArray) -> float:
     return float(result.pvalue)
 
 
-def wilson(hits: int, n: int, confidence: float = 0.95) -> Interval | None:
-    """Wilson's score interval of a share; None for n = 0."""
+def wilson(hits: int, n: int) -> Interval | None:
+    """Wilson's 95 % score interval of a share; None for n = 0."""
     if n == 0:
         return None
-    found = stats.binomtest(hits, n).proportion_ci(confidence, method="wilson")
+    found = stats.binomtest(hits, n).proportion_ci(0.95, method="wilson")
     return Interval(low=float(found.low), high=float(found.high))
 
 
-def clopper_pearson_upper(hits: int, n: int, confidence: float = 0.95) -> float | None:
-    """Exact one-sided upper bound of a share (about 3/n for 0 of n at 95 %); None for n = 0."""
+def clopper_pearson_upper(hits: int, n: int) -> float | None:
+    """Exact one-sided 95 % upper bound of a share (about 3/n for 0 of n); None for n = 0."""
     if n == 0:
         return None
-    return float(stats.binomtest(hits, n, alternative="less").proportion_ci(confidence, method="exact").high)
+    return float(stats.binomtest(hits, n, alternative="less").proportion_ci(0.95, method="exact").high)
 
 
 def _power_quantile(df: int, total: int, confidence: float, power: float) -> float:

@@ -12,6 +12,8 @@ MAJORITY = 0.5
 """A run reaches the threshold if more than this share of its images pass."""
 MIN_IMAGES = 8
 """Fewer images of a run decide nothing."""
+_ALPHA = 0.025
+"""One-sided: the level of a two-sided 95 % interval."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,26 +27,24 @@ class PassCount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PassVerdict:
-    """p_values: of each run, one-sided, Holm-corrected over the runs. reaching: indices of the runs that pass."""
+    """reaching: indices of the runs that pass, Holm-corrected over the runs."""
 
     verdict: Verdict
     reason: str
-    p_values: tuple[float, ...]
     reaching: tuple[int, ...]
 
 
-def judge(counts: Sequence[PassCount], confidence: float = 0.95) -> PassVerdict:
-    """Exact binomial tests of the scored runs against MAJORITY, at the level of a two-sided interval.
+def judge(counts: Sequence[PassCount]) -> PassVerdict:
+    """Exact binomial tests of the scored runs against MAJORITY, one-sided at _ALPHA.
 
     yes        the pass rate of at least one run is above MAJORITY, corrected for the best of many;
     no         the pass rates of all runs are below MAJORITY, each by its own test;
     undecided  otherwise: no scored run, fewer than MIN_IMAGES images, or rates that both sides explain.
     """
-    alpha = (1 - confidence) / 2
     above = [_tail(one, "greater") for one in counts]
     p_values = holm(np.minimum(np.array(above) * [one.candidates for one in counts], 1).tolist())
-    reaching = tuple(number for number, p in enumerate(p_values) if p < alpha)
-    below = [_tail(one, "less") < alpha for one in counts]
+    reaching = tuple(number for number, p in enumerate(p_values) if p < _ALPHA)
+    below = [_tail(one, "less") < _ALPHA for one in counts]
     if reaching:
         verdict, reason = Verdict.YES, f"{len(reaching)} of {len(counts)} pass in most of their images"
     elif counts and all(below):
@@ -55,7 +55,7 @@ def judge(counts: Sequence[PassCount], confidence: float = 0.95) -> PassVerdict:
         verdict, reason = Verdict.UNDECIDED, f"no run has {MIN_IMAGES} images or more"
     else:
         verdict, reason = Verdict.UNDECIDED, "no run passes or fails often enough to exclude chance"
-    return PassVerdict(verdict=verdict, reason=reason, p_values=tuple(p_values), reaching=reaching)
+    return PassVerdict(verdict=verdict, reason=reason, reaching=reaching)
 
 
 def _tail(one: PassCount, side: str) -> float:

@@ -52,14 +52,13 @@ def _lint_point(params: Params, dataset: Dataset | None) -> Iterator[Problem]:
 # --- between points ---------------------------------------------------------------------------------------------------
 
 
-def lint_sweep(points: Sequence[Point], *, where: str = "", steps: Mapping[str, int] | None = None) -> list[Problem]:
+def lint_sweep(points: Sequence[Point], *, steps: Mapping[str, int] | None = None) -> list[Problem]:
     """What makes the points of a sweep incomparable, or lets one use another's cache.
 
     `steps`: optimizer steps by point id, where they are known; batch sizes are compared where they are not.
     """
     trained = [point for point in points if point.is_trained]
-    found = [*_scale_follows_rank(trained), *_stale_cache(trained), *_unequal_steps(trained, steps or {})]
-    return [replace(problem, where=where) for problem in found]
+    return [*_scale_follows_rank(trained), *_stale_cache(trained), *_unequal_steps(trained, steps or {})]
 
 
 def _values(points: Sequence[Point], key: str) -> list[Value | None]:
