@@ -33,6 +33,10 @@ class State(StrEnum):
     STOPPED = "stopped"  # early stopping ended its training; counts as finished
 
 
+RUNNABLE = frozenset({State.PENDING, State.RUNNING, State.CRASHED, State.KILLED})
+"""States of runs that the next start of the sweep continues."""
+
+
 class Failure(StrEnum):
     """Why an attempt failed."""
 

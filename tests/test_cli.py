@@ -268,6 +268,14 @@ def test_a_sweep_is_found_by_its_name_and_by_its_folder(world: World) -> None:
     assert "did you mean grid?" in done.stderr
 
 
+def test_the_status_of_a_sweep_that_does_not_run_names_the_command_that_resumes_it(world: World) -> None:
+    world.context()
+    hint = "Next: `orchestrate run grid.toml` resumes the sweep."
+    assert hint in invoke(world, "status", "grid").stdout
+    with world.sweep.lock():
+        assert hint not in invoke(world, "status", "grid").stdout
+
+
 def test_plan_prints_the_configuration_file_if_only_is_given_even_as_a_star(world: World) -> None:
     assert "network_dim = 2" in invoke(world, "plan", "grid.toml", "--only", "*").stdout
     assert "network_dim = 2" not in invoke(world, "plan", "grid.toml").stdout

@@ -133,10 +133,12 @@ def own_grids(settings_file: Path) -> list[Path]:
     return [path for path in grids if not path.name.startswith("demo")]
 
 
-def run_command(grids: Sequence[Path], wanted: str = "sweep-v3") -> str:
-    """The command that runs the grid with the most similar name, else the first one."""
+def run_command(grids: Sequence[Path], wanted: str = "") -> str:
+    """The command that runs the grid with the most similar name, else sweep-v3 or the first one."""
     by_name = {grid.stem: grid for grid in grids}
-    near = difflib.get_close_matches(wanted, by_name, n=1) or list(by_name)[:1]
+    near = difflib.get_close_matches(wanted, by_name, n=1) or [
+        name for name in ("sweep-v3", *by_name) if name in by_name
+    ]
     return f"orchestrate run {shlex.quote(str(by_name[near[0]])) if near else 'GRID'}"
 
 

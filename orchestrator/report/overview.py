@@ -1,20 +1,17 @@
 """The outcome of a sweep in sentences: the best configuration, the failures with remedies, the next command."""
 
-import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from orchestrator.evidence import configurations, lora_files
 from orchestrator.evidence.configurations import Configuration
 from orchestrator.evidence.run_metrics import FAILURE
 from orchestrator.evidence.stats.contrast import TestSettings
 from orchestrator.evidence.summary import RunSummary, SweepSummary, log_of
-from orchestrator.files import from_here
 from orchestrator.kohya.outputs import log
-from orchestrator.model import Failure, State
+from orchestrator.model import RUNNABLE, Failure, State
+from orchestrator.report import status
 from orchestrator.report.labels import labels
-from orchestrator.run.schedule import RUNNABLE
 from orchestrator.store import layout
 from orchestrator.text import first_names, pluralize
 
@@ -112,20 +109,13 @@ def failures(summary: SweepSummary) -> Iterator[FailedRuns]:
         )
 
 
-def _selection(name: str, grid: Path | None) -> str:
-    """The options of `run` that select a sweep. grid: its file, None for `--final` and where it is unknown."""
-    if grid is None:
-        return "--final" if name == "final" else f"GRID --name {name}"
-    return shlex.quote(str(from_here(grid))) + ("" if name == grid.stem else f" --name {name}")
-
-
 def next_step(summary: SweepSummary, *, running: bool = False) -> str:
     """The command that is useful now. running: whether another process runs the sweep."""
     if running:
         return f"The sweep is running: `orchestrate status {summary.sweep.name} --watch` shows its progress."
-    name, states = summary.sweep.name, {run.status.state for run in summary.runs}
-    if states & RUNNABLE:
-        return f"Next: `orchestrate run {_selection(name, summary.grid_file)}` resumes the sweep."
+    name = summary.sweep.name
+    if any(run.status.state in RUNNABLE for run in summary.runs):
+        return status.resume_hint(name, summary.grid_file)
     if not any(run.choice for run in summary.runs if not run.run.point.is_baseline):
         return ""
     if not any(run.confirmation for run in summary.runs):

@@ -1,8 +1,11 @@
 """The state of a sweep now, read from its records by any process."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from orchestrator.files import from_here
 from orchestrator.kohya.outputs import log
 from orchestrator.model import Progress, State, VramSample
 from orchestrator.store import layout, outcome, state, vram_log
@@ -45,6 +48,15 @@ def read_status(sweep: Sweep) -> SweepStatus:
     """The current state of all runs, in the order of the grid."""
     rows = tuple(_row(run) for run in sweep.runs())
     return SweepStatus(name=sweep.name, rows=rows, left_s=_left(rows))
+
+
+def resume_hint(name: str, grid: Path | None) -> str:
+    """The command that continues a sweep. grid: its file, None for `--final` and where it is unknown."""
+    if grid is None:
+        selection = "--final" if name == "final" else f"GRID --name {name}"
+    else:
+        selection = shlex.quote(str(from_here(grid))) + ("" if name == grid.stem else f" --name {name}")
+    return f"Next: `orchestrate run {selection}` resumes the sweep."
 
 
 def _row(run: Run) -> StatusRow:

@@ -10,10 +10,9 @@ from orchestrator.config.schema import Settings
 from orchestrator.datasets import captions
 from orchestrator.errors import InputError, Problem, error, errors_of
 from orchestrator.kohya import prompts
-from orchestrator.model import Image, Point
+from orchestrator.model import RUNNABLE, Image, Point
 from orchestrator.plan.plan import Plan
 from orchestrator.run.context import Context
-from orchestrator.run.schedule import RUNNABLE
 from orchestrator.run.stages import generate
 from orchestrator.store import state
 from orchestrator.store.hashes import HashCache, sha256_json

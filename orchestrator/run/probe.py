@@ -11,11 +11,10 @@ from dataclasses import replace
 
 from orchestrator.config.schema import Settings
 from orchestrator.kohya import resource_profile
-from orchestrator.model import Point, State
+from orchestrator.model import RUNNABLE, Point, State
 from orchestrator.plan import history
 from orchestrator.plan.plan import Plan
 from orchestrator.run.context import Context
-from orchestrator.run.schedule import RUNNABLE
 from orchestrator.run.stages import train
 from orchestrator.store import layout, state
 from orchestrator.store.layout import Run

@@ -18,13 +18,12 @@ from orchestrator.kohya import argv, resource_profile
 from orchestrator.kohya.arguments import check, lint, schema
 from orchestrator.kohya.outputs import log
 from orchestrator.kohya.packages import packages
-from orchestrator.model import Params, Point
+from orchestrator.model import RUNNABLE, Params, Point
 from orchestrator.plan import history
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.training_length import LengthEstimator
 from orchestrator.run import probe
 from orchestrator.run.context import Context
-from orchestrator.run.schedule import RUNNABLE
 from orchestrator.run.stages import train
 from orchestrator.store import layout, outcome, state
 from orchestrator.store.layout import Run

@@ -6,15 +6,13 @@ from typing import Any
 
 from orchestrator.config.schema import Settings
 from orchestrator.kohya.oom_fallback import Fallback
-from orchestrator.model import Result, State
+from orchestrator.model import RUNNABLE, Result, State
 from orchestrator.plan import history, train_config
 from orchestrator.run import retry
 from orchestrator.run.stages import train
 from orchestrator.store import layout, process, state
 from orchestrator.store.layout import Run
 from orchestrator.store.state import Status
-
-RUNNABLE = frozenset({State.PENDING, State.RUNNING, State.CRASHED, State.KILLED})
 
 CORES_PER_TRAINING = 2
 """One core feeds the GPU, one loads images."""

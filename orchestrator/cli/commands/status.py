@@ -27,6 +27,7 @@ def status(settings_file: Path, sweep: str, as_json: bool, watch: bool) -> None:
 
     Writes nothing.
     """
+    from orchestrator.model import RUNNABLE
     from orchestrator.report import json_output
     from orchestrator.report import status as view
 
@@ -46,3 +47,5 @@ def status(settings_file: Path, sweep: str, as_json: bool, watch: bool) -> None:
         console.result(json_output.status(now))
     else:
         console.table(now)
+        if not found.is_locked() and any(row.status.state in RUNNABLE for row in now.rows):
+            console.sentence(f"\n{view.resume_hint(found.name, found.grid_file())}")

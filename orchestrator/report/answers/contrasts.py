@@ -11,11 +11,10 @@ from orchestrator.evidence.stats.contrast import ContrastResult, QuestionFamily,
 from orchestrator.evidence.stats.estimates import Interval
 from orchestrator.evidence.stats.pairs import REPLICATE, Matching, Pair, RunRow
 from orchestrator.evidence.summary import RunSummary, SweepSummary
-from orchestrator.model import LORA, Question, State, Value
+from orchestrator.model import LORA, RUNNABLE, Question, State, Value
 from orchestrator.report.answers import costs, rows
 from orchestrator.report.answers.answer import Answer
 from orchestrator.report.answers.costs import SideEffect
-from orchestrator.run.schedule import RUNNABLE
 from orchestrator.store import provenance
 from orchestrator.text import code_span, pluralize
 from orchestrator.values import same, toml_repr
