@@ -39,17 +39,17 @@ def plan(settings_file: Path, grid_file: Path | None, name: str, only: str, as_j
     session = Session.open(settings_file, grid_file, name, final_seeds=final_seeds)
     costs = session.forecast(only)
     most = replace(session, plan=session.plan.with_all_seeds()).forecast(only) if session.plan.later else None
-    warnings = [*session.plan.warnings, *forecast.shortage(costs)]
+    shortage = forecast.shortage(costs)
     source = click.get_current_context().get_parameter_source("only")
     toml = "" if source is click.core.ParameterSource.DEFAULT else planning.example(session.plan, only)
     if as_json:
-        console.result(json_output.plan(costs, warnings, toml, session.plan.replaced, most))
+        console.result(json_output.plan(costs, [*session.plan.warnings, *shortage], toml, session.plan.replaced, most))
         return
-    console.problems(warnings)
+    console.problems(session.plan.warnings)
     console.page(tables.plan(costs, session.plan.questions, session.plan.replaced))
     if most and session.plan.design:
         console.sentence(tables.rounds(costs, most, session.plan.design))
-    if missing := session.missing():
+    if missing := [*session.missing(), *shortage]:
         console.sentence("\nBefore `orchestrate run` (remedies: `orchestrate check`):")
         for problem in missing:
             place = "" if problem.where == str(session.settings.path) else Path(problem.where).name
