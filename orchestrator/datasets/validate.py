@@ -1,6 +1,7 @@
 """Checks a dataset before it is trained on: every image is decoded, every caption is read as sd-scripts reads it."""
 
 import itertools
+import os
 import re
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -203,31 +204,23 @@ def _captions(
     affixes = f"{subset.get('caption_prefix', '')} {subset.get('caption_suffix', '')}"
     trigger = "" if dataset.is_prior or captions.find_trigger(affixes, dataset.trigger) else dataset.trigger
     limit = int(str(subset.get("max_token_length") or _MAX_TOKENS))
-    missing, ignored, long, cut, untriggered = [], [], [], [], []
-    texts: dict[str, str] = {}
-    for image in pictures:
-        caption = image.with_suffix(dataset.caption_extension)
-        if not caption.exists() and not caption.is_symlink():
-            missing.append(image)
-            continue
-        text = yield from _caption(caption, trigger, key, wildcard=bool(subset.get("enable_wildcard")))
-        if (wrong := unfit(text))[0]:
-            severity = errors.warning if invisible(text) else errors.error
-            yield severity(key, f"{wrong[0]}, in the metadata of LoRA files", wrong[1], where=str(caption))
-        if text and trigger and not captions.find_trigger(text, trigger):
-            untriggered.append(caption)
-        if "\n" in text and not subset.get("enable_wildcard"):
-            ignored.append(caption.name)
-        read = texts[caption.name] = text if subset.get("enable_wildcard") else text.split("\n")[0]
-        if len(_PART.findall(read)) > limit:
-            long.append(caption.name)
-            if (found := captions.find_trigger(read, trigger)) and len(_PART.findall(read[: found.end()])) > limit:
-                cut.append(caption.name)
+    wildcard = bool(subset.get("enable_wildcard"))
+    files = {image: image.with_suffix(dataset.caption_extension) for image in pictures}
+    texts = yield from _caption_texts(files.values(), trigger, key, wildcard=wildcard)
+    missing = [image for image, file in files.items() if file not in texts]
+    untriggered = [
+        file for file, text in texts.items() if text and trigger and not captions.find_trigger(text, trigger)
+    ]
+    read = {file.name: text if wildcard else text.split("\n")[0] for file, text in texts.items()}
+    ignored = [file.name for file, text in texts.items() if text != read[file.name]]
+    long = [name for name, text in read.items() if _tokens(text) > limit]
+    triggers = {name: captions.find_trigger(read[name], trigger) for name in long}
+    cut = [name for name, found in triggers.items() if found and _tokens(read[name][: found.end()]) > limit]
     if missing and not (dataset.is_prior and dataset.class_tokens and len(missing) == len(pictures)):
         yield _missing(missing, len(pictures), dataset, key)
     folder = dataset.image_dir
     if untriggered:
-        is_error = len(untriggered) == len(pictures) and not rewritten
+        is_error = len(untriggered) == len(texts) and not missing and not rewritten
         yield _untriggered(untriggered, trigger, key, is_error=is_error)
     if ignored:
         counted = agree(len(ignored), "caption has", "captions have")
@@ -242,7 +235,7 @@ def _captions(
         what = f"{counted} more than {limit} tokens, and the rest is cut: {first_names(long)}"
         remedy = "shorten them" if limit >= 225 else "shorten them, or max_token_length = 225 under [arguments]"
         yield replace(_warning(what, folder, key, remedy), is_estimate=True)
-    for what, remedy in (*_unread_syntax(texts, subset), *_untagged(texts, subset)):
+    for what, remedy in (*_unread_syntax(read, subset), *_untagged(read, subset)):
         yield _warning(what, folder, key, remedy)
     stems = {name for image in pictures for name in (image.stem, image.name)}  # a.png.txt is reported as missing
     if orphans := [
@@ -250,6 +243,24 @@ def _captions(
     ]:
         what = f"{agree(len(orphans), 'caption belongs', 'captions belong')} to no image: {first_names(orphans)}"
         yield _warning(what, folder, key, "name each like its image, or remove it")
+
+
+def _caption_texts(
+    files: Iterable[Path], trigger: str, key: str, *, wildcard: bool
+) -> Generator[Problem, None, dict[Path, str]]:
+    """Yields the problems of single captions; returns the text of each file that exists, empty if it is unusable."""
+    texts = {}
+    for file in filter(os.path.lexists, files):
+        text = texts[file] = yield from _caption(file, trigger, key, wildcard=wildcard)
+        if (wrong := unfit(text))[0]:
+            severity = errors.warning if invisible(text) else errors.error
+            yield severity(key, f"{wrong[0]}, in the metadata of LoRA files", wrong[1], where=str(file))
+    return texts
+
+
+def _tokens(text: str) -> int:
+    """The least number of CLIP tokens of a text."""
+    return len(_PART.findall(text))
 
 
 _SYNTAX = (
