@@ -10,16 +10,15 @@ frame = session.results()
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.config.schema import NO_GPU, Settings
-from orchestrator.errors import NotReady, Problem, errors_of, warning
+from orchestrator.errors import NotReady, Problem, errors_of
 from orchestrator.gpu import Nvml, VramProbe
 from orchestrator.host import Host
 from orchestrator.model import State
@@ -28,10 +27,9 @@ from orchestrator.plan.plan import Plan
 from orchestrator.report.labels import labels
 from orchestrator.report.listener import SessionListener
 from orchestrator.run.context import Context, Stop
-from orchestrator.store import layout, provenance, state
+from orchestrator.store import layout, state
 from orchestrator.store.layout import Run, Sweep
 from orchestrator.store.state import Status
-from orchestrator.text import pluralize
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -145,6 +143,8 @@ class Session:
 
     def _run_round(self, only: str, *, retry: bool, fail_fast: bool, cluster: str) -> dict[str, Status]:
         """Run all points of the plan: the whole sweep, or the seeds of a sequential sweep that are due."""
+        from orchestrator.plan import freeze
+        from orchestrator.report import webhook
         from orchestrator.run import sweep
 
         runs = self.plan.runs(only)
@@ -152,12 +152,12 @@ class Session:
         gpus = self.preflight(cluster)
         with self.sweep.lock(), self.lock_gpus(self.sweep, gpus, runs) as held:
             ctx = self.context(held, cluster=bool(cluster))
-            if not cluster:
-                self._note_upgrade(runs, ctx)
+            if not cluster and any(state.status(run).state is not State.FINISHED for run in runs):
+                self.listener.problems(freeze.upgrades(self.sweep, ctx.environment(), self.settings.comparison))
             self._label_runs()
             try:
                 with (
-                    self._notified(ctx) as notified,
+                    webhook.notified(ctx, self.sweep, self.answers) as notified,
                     self._executor(runs, notified, held, cluster) as executor,
                     self.listener.running(self.sweep, self.stop, partial(self.forecast, only)),
                 ):
@@ -360,42 +360,6 @@ class Session:
     def _note_retry(self, runs: list[Run], retry: bool) -> None:
         if retry and not any(state.status(run).state is State.FAILED for run in runs):
             self.listener.message("none of the selected runs has failed, so there is nothing to retry")
-
-    def _note_upgrade(self, runs: list[Run], ctx: Context) -> None:
-        """Warn if unfinished runs would be made under other conditions than those that have been trained."""
-        if all(state.status(run).state is State.FINISHED for run in runs):
-            return
-        trained = [run for run in self.sweep.runs() if run.point.is_trained and run.done("train")]
-        made = [run.attempts("train")[-1].request().get("environment") for run in trained]
-        now = provenance.comparable(ctx.environment())
-        changed = Counter(name for one in made for name in provenance.differences(provenance.comparable(one), now))
-        if not changed:
-            return
-        names = ", ".join(f"{name} now ({pluralize(count, 'run')})" for name, count in changed.items())
-        remedy = "restore the versions, or train all runs under a new --name"
-        if not self.settings.comparison.allow_different_hardware:
-            remedy += "; `allow_different_hardware = true` in [comparison] compares them anyway"
-        what = f"was trained with other hardware or versions: {names}; such runs are not compared with new ones"
-        self.listener.problems([warning("", what, remedy, where=str(self.sweep.path))])
-
-    @contextmanager
-    def _notified(self, ctx: Context) -> Iterator[Context]:
-        """The context whose failures, answers and end also go to the webhook of the settings, if there is one."""
-        if not self.settings.notify:
-            yield ctx
-            return
-        from orchestrator.report import status, webhook
-
-        hook = webhook.Webhook(self.settings.notify, self.listener.message)
-        before = status.read_status(self.sweep)
-        try:
-            yield replace(ctx, listener=webhook.NotifyingListener(ctx.listener, hook))
-        finally:
-            after = status.read_status(self.sweep)
-            if [row.status for row in after.rows] != [row.status for row in before.rows]:
-                for event, text in webhook.ending(after, self.answers()):
-                    hook.send(event, self.sweep.name, text)
-            hook.close()
 
     def _report(self, *, if_outdated: bool = False) -> Report:
         from orchestrator.report import files

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -9,8 +10,8 @@ from typing import Any
 
 from orchestrator import images
 from orchestrator import text as formatting
-from orchestrator.config.schema import BaseModel, Dataset, Lora, Scoring, Settings
-from orchestrator.errors import Conflict, Problem, error
+from orchestrator.config.schema import BaseModel, Comparison, Dataset, Lora, Scoring, Settings
+from orchestrator.errors import Conflict, Problem, error, warning
 from orchestrator.kohya import config_files
 from orchestrator.kohya.arguments import network_lint
 from orchestrator.model import LORA, PreparedDataset
@@ -57,6 +58,22 @@ def freeze(plan: Plan, prepared: Mapping[str, PreparedDataset], hashes: HashCach
 def conflicts(plan: Plan) -> list[Problem]:
     """The changed inputs of a sweep as `freeze` reports them, without images and models, which are not read."""
     return _conflicts(plan, _of_settings(plan)) if plan.sweep.exists() else []
+
+
+def upgrades(sweep: Sweep, environment: Mapping[str, Any], comparison: Comparison) -> list[Problem]:
+    """A warning if the sweep has runs that were trained with other hardware or versions than `environment`."""
+    trained = [run for run in sweep.runs() if run.point.is_trained and run.done("train")]
+    made = [run.attempts("train")[-1].request().get("environment") for run in trained]
+    now = provenance.comparable(environment)
+    changed = Counter(name for one in made for name in provenance.differences(provenance.comparable(one), now))
+    if not changed:
+        return []
+    names = ", ".join(f"{name} now ({formatting.pluralize(count, 'run')})" for name, count in changed.items())
+    remedy = "restore the versions, or train all runs under a new --name"
+    if not comparison.allow_different_hardware:
+        remedy += "; `allow_different_hardware = true` in [comparison] compares them anyway"
+    what = f"was trained with other hardware or versions: {names}; such runs are not compared with new ones"
+    return [warning("", what, remedy, where=str(sweep.path))]
 
 
 def _conflicts(plan: Plan, fingerprint: Mapping[str, str]) -> list[Problem]:

@@ -7,14 +7,16 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from http.client import HTTPException
 
 from orchestrator.model import Failure, Result
 from orchestrator.redaction import redact
 from orchestrator.report.answers.answer import Answer
-from orchestrator.report.status import SweepStatus
-from orchestrator.run.context import Listener
-from orchestrator.store.layout import Run
+from orchestrator.report.status import SweepStatus, read_status
+from orchestrator.run.context import Context, Listener
+from orchestrator.store.layout import Run, Sweep
 
 TIMEOUT_S = 10.0
 """For the whole answer: a server may send it byte by byte."""
@@ -101,6 +103,24 @@ class NotifyingListener:
 
     def message(self, text: str) -> None:
         self._listener.message(text)
+
+
+@contextmanager
+def notified(ctx: Context, sweep: Sweep, answers: Callable[[], Sequence[Answer]]) -> Iterator[Context]:
+    """The context whose failures, answers and end also go to the webhook of its settings, if there is one."""
+    if not ctx.settings.notify:
+        yield ctx
+        return
+    hook = Webhook(ctx.settings.notify, ctx.listener.message)
+    before = read_status(sweep)
+    try:
+        yield replace(ctx, listener=NotifyingListener(ctx.listener, hook))
+    finally:
+        after = read_status(sweep)
+        if [row.status for row in after.rows] != [row.status for row in before.rows]:
+            for event, text in ending(after, answers()):
+                hook.send(event, sweep.name, text)
+        hook.close()
 
 
 def ending(view: SweepStatus, answers: Sequence[Answer]) -> Iterator[tuple[str, str]]:
