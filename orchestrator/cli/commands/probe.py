@@ -45,6 +45,7 @@ def probe(settings_file: Path, grid_file: Path, only: str, retry: str | None, at
     """
     from orchestrator.cli import tables
     from orchestrator.session import Session
+    from orchestrator.text import pluralize
 
     console = common.console()
     session = Session.open(settings_file, grid_file, listener=console)
@@ -54,8 +55,8 @@ def probe(settings_file: Path, grid_file: Path, only: str, retry: str | None, at
         found = session.probe_speed(only, retry=retry is not None)
         console.page(tables.speeds(found, session.settings))
         common.leave(session.stop, bool(found.speeds) and not found.best.failure)
-    for profile in session.forecast(only).profiles:
-        console.message(f"{profile.key}: {tables.label(profile.settings) or 'all'}")
+    profiles = [tables.label(profile.settings) or "all" for profile in session.forecast(only).profiles]
+    console.message(f"{pluralize(len(profiles), 'memory profile')}: {'; '.join(profiles)}")
     failed = session.probe(only, retry=retry is not None, at_once=at_once)
     console.page(tables.profiles(session.forecast(only, probes_first=True)))
     common.leave(session.stop, not failed)
