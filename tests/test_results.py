@@ -87,6 +87,8 @@ def test_a_baseline_that_is_better_or_equal_is_reported(lead: float) -> None:
     assert overview.best(configurations.group([*grid(0.1), base])).startswith(
         "No configuration is better than the base"
     )
+    assert "`orchestrate sheet " in overview.next_step(read([*grid(0.1), base]))
+    assert "`orchestrate confirm " in overview.next_step(read(list(grid(0.1))))
 
 
 def test_images_without_any_face_have_no_best_configuration() -> None:

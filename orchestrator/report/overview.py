@@ -54,10 +54,9 @@ def best(ranked: Sequence[Configuration]) -> str:
     if others := first_names([one.label for one in lora if one.is_substituted]):
         excluded = f"Not compared, because an OOM fallback changed the settings: {others}."
         return f"{best([one for one in ranked if not one.is_substituted])} {excluded}".lstrip()
-    baselines = [one.value for one in ranked if one.value is not None and one.is_baseline]
     if scored and scored[0].value == FAILURE:
         return "No image of a trained run contains a face."
-    if scored and baselines and max(baselines) + TestSettings().unchanged > (scored[0].value or 0):
+    if scored and _has_no_effect(scored[0], ranked):
         return f"No configuration is better than the baseline. The best is {scored[0].label}."
     if len(scored) < 2:
         return "".join(f"Best: {one.label}. No other configuration is scored." for one in scored)
@@ -76,6 +75,13 @@ def best(ranked: Sequence[Configuration]) -> str:
     if found.mean <= 0:  # seeds that only one of the two has make it the best
         return f"Best on average: {first.label}. On the common seeds {second.label} is not worse ({bounds})."
     return f"{text}{found.mean:+.3f} similarity ({bounds})" + ("." if interval.low > 0 else ": that may be chance.")
+
+
+def _has_no_effect(first: Configuration, ranked: Sequence[Configuration]) -> bool:
+    """Whether the images of the best configuration show no face or are not more similar than those of a baseline."""
+    baselines = [one.value for one in ranked if one.value is not None and one.is_baseline]
+    value = FAILURE if first.value is None else first.value
+    return value == FAILURE or (bool(baselines) and max(baselines) + TestSettings().unchanged > value)
 
 
 def _between_files(first: Configuration, second: Configuration, pairs: int) -> str:
@@ -118,6 +124,11 @@ def next_step(summary: SweepSummary, *, running: bool = False) -> str:
         return status.resume_hint(name, summary.grid_file)
     if not any(run.choice for run in summary.runs if not run.run.point.is_baseline):
         return ""
+    ranked = configurations.group(summary.runs)
+    trained = [one for one in ranked if one.value is not None and not one.is_baseline and not one.is_file]
+    if trained and _has_no_effect(trained[0], ranked):
+        cause = "without the persona in them, train more steps or check learning rate, trigger and captions"
+        return f"Next: `orchestrate sheet {name}` shows the images; {cause}."
     if not any(run.confirmation for run in summary.runs):
         return f"Next: `orchestrate confirm {name}` scores the best runs on new images."
     return f"Next: `orchestrate export {name}` copies the best LoRA with a model card."

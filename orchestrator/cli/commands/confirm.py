@@ -27,6 +27,7 @@ def confirm(settings_file: Path, sweep: str, top: int) -> None:
       runs/SWEEP/RUN/confirm/  the new images
       runs/SWEEP/report/       confirm.csv, and the report again
     """
+    from orchestrator.report import overview
     from orchestrator.report.followup import report_confirmations
     from orchestrator.run import followup
     from orchestrator.session import Session
@@ -38,5 +39,7 @@ def confirm(settings_file: Path, sweep: str, top: int) -> None:
     finished = session.run_followup(lambda ctx: followup.prepare_confirmation(best, ctx))
     for line in report_confirmations(found):
         console.sentence(line)
-    console.paths(session.report())
+    report = session.report()
+    console.sentence(overview.next_step(report.summary))
+    console.paths(report)
     common.leave(session.stop, finished)
