@@ -330,6 +330,13 @@ def test_a_false_header_is_rejected(tmp_path: Path, name: str) -> None:
     assert time.process_time() - began < 5
 
 
+@pytest.mark.parametrize(("content", "said"), [(b"", "it is empty"), (b"abc", "it is cut off after 3 bytes")])
+def test_a_file_without_a_header_is_described(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "x.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match=said):
+        safetensors_header.read_header(tmp_path / "x.safetensors")
+
+
 @given(st.binary(max_size=200))
 def test_arbitrary_bytes_are_rejected_at_most(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "fuzz.safetensors"

@@ -63,7 +63,9 @@ def read_header(path: Path) -> Header:
     """The header of a safetensors file. Raises ValueError saying what is wrong with it, or OSError."""
     with open_regular(path) as file:
         size, raw = os.fstat(file.fileno()).st_size, file.read(8)
-    length: int = struct.unpack("<Q", raw)[0] if len(raw) == 8 else -1
+    if len(raw) < 8:
+        raise ValueError("it is empty" if size == 0 else f"it is cut off after {size} bytes")
+    length: int = struct.unpack("<Q", raw)[0]
     if not 2 <= length <= min(size - 8, MAX_BYTES):
         raise ValueError(f"its header claims {length} bytes in a file of {size}: not a safetensors file, or cut off")
     try:
