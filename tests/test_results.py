@@ -322,6 +322,12 @@ def test_a_running_stage_counts_with_what_its_progress_leaves(world: World) -> N
     assert "VRAM" not in shown.getvalue()
 
 
+def test_a_dumb_terminal_has_its_own_width(monkeypatch) -> None:
+    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((60, 20)))
+    monkeypatch.setenv("TERM", "dumb")
+    assert console.Terminal(force_terminal=True).width == 60
+
+
 def test_without_a_terminal_a_timestamped_line_is_repeated(world: World, capsys, monkeypatch) -> None:
     monkeypatch.setattr(console, "_HEARTBEAT_S", 0.05)
     session = world.session()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 import sys
 import textwrap
@@ -11,8 +12,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console as Terminal
-from rich.console import Group, RenderableType
+import rich.console
+from rich.console import ConsoleDimensions, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
 
@@ -41,6 +42,15 @@ _STOPPING = {
     1: "Stopping the running programs; press Ctrl-C again to end them immediately. The same command resumes the sweep.",
     2: "Ending the running programs immediately.",
 }
+
+
+class Terminal(rich.console.Console):
+    """With the width of a dumb terminal, too, for which rich assumes 80 columns."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        if self.is_dumb_terminal:
+            self.size = ConsoleDimensions(*shutil.get_terminal_size())
 
 
 class Console(SessionListener):
