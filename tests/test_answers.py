@@ -164,7 +164,7 @@ def test_one_pair_of_runs_is_undecided() -> None:
 def test_a_sweep_with_open_runs_needs_these_before_further_seeds() -> None:
     *first, last = grid(0.0, seeds=2)
     answer = only([*first, run(last.run.point.params, 0.5, state=State.PENDING)])
-    assert answer.needs == "first 1 run of this sweep, not finished yet"
+    assert answer.needs == "1 run of this sweep, not finished yet"
     assert dict(answer.facts)["Needed to decide"] == answer.needs
 
 

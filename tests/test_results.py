@@ -70,6 +70,12 @@ def test_the_best_configuration_is_named_with_its_lead(effect: float, seeds: int
     assert ("chance" in text) == (end.endswith("chance."))
 
 
+def test_no_further_seeds_are_asked_for_while_some_are_not_finished() -> None:
+    waiting = run({"network_dim": 16, "seed": 2}, 0.0, state=State.PENDING)
+    text = overview.best(configurations.group([*grid(0.1, seeds=1), waiting]))
+    assert text.endswith("further seeds, not finished yet, will show whether that is chance.")
+
+
 def test_the_interval_of_the_lead_is_wider_with_more_configurations() -> None:
     two = list(grid(0.1, seeds=4))
     many = [*two, *(run({"network_dim": dim, "seed": seed}, 0.2) for dim in range(40, 50) for seed in range(1, 5))]

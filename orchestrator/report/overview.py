@@ -67,9 +67,11 @@ def best(ranked: Sequence[Configuration]) -> str:
     found = configurations.lead(first, second)
     if not found:
         difference = (first.value or 0) - (second.value or 0)
+        waiting = any(run.status.state in RUNNABLE for one in (first, second) for run in one.runs)
+        seeds = "further seeds, not finished yet, will show" if waiting else "add seeds to see"
         if round(difference, 3) == 0:
-            return f"{first.label} and {second.label} are equally similar; add seeds to see which is better."
-        return f"{text}{difference:+.3f} similarity; add seeds to see whether that is chance."
+            return f"{first.label} and {second.label} are equally similar; {seeds} which is better."
+        return f"{text}{difference:+.3f} similarity; {seeds} whether that is chance."
     interval = found.interval(1 - 0.05 / (len(scored) - 1))
     bounds = f"95 % interval {interval.low:+.3f} to {interval.high:+.3f}, {pluralize(found.replicates, 'seed')}"
     if found.mean <= 0:  # seeds that only one of the two has make it the best

@@ -348,7 +348,7 @@ def _why_untested(matching: Matching, present: int, dim: str) -> str:
     if present == 0:
         return "the runs have no prompt in common"
     if present == 1:
-        return "all pairs have the same training seed: add seeds to separate the effect from seed variance"
+        return "all finished pairs have the same training seed; further seeds separate the effect from seed variance"
     return _why_without_variance(matching, dim)
 
 

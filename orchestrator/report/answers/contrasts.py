@@ -323,7 +323,7 @@ def _needs(sweep: SweepSummary, result: ContrastResult) -> str:
     if result.needs is None:
         return ""
     if unfinished := sum(run.status.state in RUNNABLE for run in _concerned(sweep, result.question)):
-        return f"first {pluralize(unfinished, 'run')} of this sweep, not finished yet"
+        return f"{pluralize(unfinished, 'run')} of this sweep, not finished yet"
     seeds = pluralize(result.needs.replicates, "more training seed")
     return f"about {seeds} ({pluralize(result.needs.runs_per_arm, 'run')} at each level)"
 
