@@ -132,7 +132,8 @@ def test_a_generator_starts_while_the_last_training_ends(world: World, monkeypat
     world.drive(only="learning*")
     first, second = world.plan().runs("learning*")
     early = first.path / "generate" / "generator"
-    assert [one.attempts("generate")[0].generator.resolve() for one in (first, second)] == [early] * 2  # type: ignore[union-attr]
+    used = [one.attempts("generate")[0].generator for one in (first, second)]
+    assert [one and one.resolve() for one in used] == [early] * 2
     assert _ended(first.path / "train/1") < _started(early) < _ended(second.path / "train/1")
     assert not world.living()
 

@@ -18,12 +18,12 @@ from orchestrator.gpu import Gpu
 from orchestrator.host import Host
 from orchestrator.model import Failure, Point, Result, State, VramSample
 from orchestrator.plan import preflight
-from orchestrator.run import retry, schedule, sweep
+from orchestrator.run import local_executor, retry, schedule, sweep
 from orchestrator.run.context import Context
 from orchestrator.run.local_executor import LocalExecutor, Perform
 from orchestrator.run.retry import FailureStreak
 from orchestrator.run.schedule import GpuLoad, MemoryBudget, PeakVramTable, Slot, Task
-from orchestrator.store import layout, mps, process
+from orchestrator.store import layout, mps, process, records
 from orchestrator.store.layout import Run, Sweep
 
 SEEDS = "[dims]\nseed = [1, 2, 3, 4]\n"
@@ -236,6 +236,19 @@ def drive(world: World, ctx: Context, *gpus: str, perform: Perform = sweep.perfo
     runs = world.plan().runs("seed*")
     with LocalExecutor.open(ctx, gpus, perform, runs, host or Large()) as team:
         sweep.run_sweep_on(team, runs, ctx)
+
+
+def test_each_gpu_starts_the_generator_of_another_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_executor, "_WAIT_S", 0.05)
+    world.ask("[dims]\nlearning_rate = [1e-4, 2e-4, 3e-4, 4e-4]\n")
+    world.settle(env={"STANDIN_STEP_S": "0.2"})
+    ctx, runs = world.context(probe=Gpus()), world.plan().runs("learning*")
+    with LocalExecutor.open(ctx, ("GPU-A", "GPU-B"), sweep.perform, runs, Large()) as team:
+        sweep.run_sweep_on(team, runs, ctx)
+    early = [run.path / "generate" / "generator" for run in runs]
+    cards = [records.read(folder / "attempt.json")["card"] for folder in early if folder.exists()]
+    assert sorted(cards) == ["GPU-A", "GPU-B"]
+    assert not world.living()
 
 
 def test_runs_with_known_vram_are_colocated_under_mps(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

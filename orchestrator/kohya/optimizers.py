@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from orchestrator.kohya import signatures
 from orchestrator.kohya.signatures import Signature
@@ -89,8 +90,13 @@ def optimizer_of(params: Params) -> Optimizer:
     return replace(known or other, packages=tuple(dict.fromkeys(p for p in packages if p not in ("", "torch"))))
 
 
-def name_issues(written: str) -> Iterator[tuple[str, str]]:
-    """An issue and its remedy if sd-scripts cannot create the optimizer that `optimizer_type` names."""
+@lru_cache
+def name_issues(written: str) -> tuple[tuple[str, str], ...]:
+    """The issue and its remedy if sd-scripts cannot create the optimizer that `optimizer_type` names."""
+    return tuple(_name_issues(written))
+
+
+def _name_issues(written: str) -> Iterator[tuple[str, str]]:
     root, _, name = written.partition(".")[0], *written.rpartition(".")[1:]
     paths = list(signatures.table("optimizers"))
     siblings = [path for path in paths if path.partition(".")[0] == root]

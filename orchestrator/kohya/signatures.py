@@ -6,7 +6,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 from orchestrator.text import did_you_mean
@@ -32,6 +32,7 @@ def table(section: str) -> Mapping[str, Signature]:
     }
 
 
+@lru_cache
 def find(section: str, root: str, name: str) -> Signature | None:
     """The signature of a class by its package and name, whatever the module between them."""
     found = [path for path in table(section) if path.partition(".")[0] == root and path.rpartition(".")[2] == name]

@@ -42,6 +42,10 @@ class Generators:
         resident = self._by_gpu.get(gpu)
         return resident.folder if resident else None
 
+    def is_used(self, parent: Path) -> bool:
+        """Whether the generator of a GPU has its folder in `parent`."""
+        return any(one.folder.parent == parent for one in self._by_gpu.values())
+
     def choose(self, parent: Path, gpu: str, key: str) -> Path:
         """The folder of the GPU's generator if it has this key, else of a new one in its place, in `parent`."""
         resident = self._by_gpu.get(gpu)
@@ -49,7 +53,8 @@ class Generators:
             return resident.folder
         self.stop(gpu)
         folder = parent / NAME
-        shutil.rmtree(folder, ignore_errors=True)  # of an earlier orchestrator
+        assert not self.is_used(parent), "a folder has one generator"
+        shutil.rmtree(folder, ignore_errors=True)  # of an earlier orchestrator, whose generators have been stopped
         folder.mkdir(parents=True)
         Attempt(folder).open({"card": gpu})
         owner = contextlib.ExitStack()

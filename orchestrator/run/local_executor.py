@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Protocol
 
 from orchestrator.host import Host
@@ -122,21 +123,25 @@ class LocalExecutor:
     def _start_generators(self, queue: Sequence[Task]) -> None:
         """While the last training on a GPU ends, start the generator of the images that follow: it has much to import.
 
-        Not with `vram.colocate`, where a generator is there already, or has to wait for VRAM.
+        Each GPU prepares another run. Not with `vram.colocate`, where a generator is there already, or has to wait for
+        VRAM.
         """
-        following = next((task for task in queue if task.needs_gpu), None)
-        if self._ctx.settings.vram.colocate or not following or following.stage not in layout.GENERATING:
+        on_gpus = takewhile(lambda task: task.stage in layout.GENERATING, (task for task in queue if task.needs_gpu))
+        following = [task for task in on_gpus if not self._generators.is_used(task.run.path / task.stage)]
+        if self._ctx.settings.vram.colocate or not following:
             return
+        ending = (
+            one.slot.gpu
+            for one in self._running.values()
+            if one.task.stage == train.NAME
+            and not self._generators.folder(one.slot.gpu)
+            and train.seconds_left(one.task.run) < _AHEAD_S
+        )
         total_mib, used_mib = self._host.memory_mib()
-        for one in self._running.values():
-            if (
-                one.task.stage == train.NAME
-                and not self._generators.folder(one.slot.gpu)
-                and total_mib - used_mib > schedule.LOADING_MIB
-                and train.seconds_left(one.task.run) < _AHEAD_S
-            ):
+        for number, (gpu, task) in enumerate(zip(ending, following, strict=False), 1):
+            if total_mib - used_mib > number * schedule.LOADING_MIB:
                 with contextlib.suppress(Exception):  # the attempt reports it
-                    generate.start_generator(following.run, following.stage, replace(self._ctx, gpu=one.slot.gpu))
+                    generate.start_generator(task.run, task.stage, replace(self._ctx, gpu=gpu))
 
     def ended(self) -> list[TaskResult]:
         done, _ = wait(self._running, _WAIT_S, FIRST_COMPLETED)

@@ -4,6 +4,7 @@ import ast
 import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 
 from orchestrator.kohya.arguments import ranges
 from orchestrator.kohya.arguments.schema import read_snapshot
@@ -95,6 +96,7 @@ def literals(params: Params, name: str) -> dict[str, object]:
     return {key: value for key, value in found.items() if key.isidentifier()}
 
 
+@lru_cache(maxsize=1024)
 def literal(text: str) -> object:
     """The Python literal that sd-scripts reads; ValueError if there is none."""
     try:

@@ -15,7 +15,7 @@ DEFAULT_RATE = 2e-6
 
 def lint(params: Params) -> Iterator[Problem]:
     """The problems of this training; none while the optimizer's name is wrong, because all depend on it."""
-    if any(optimizers.name_issues(str(params.get("optimizer_type") or ""))):
+    if optimizers.name_issues(str(params.get("optimizer_type") or "")):
         return
     for rule in (_arguments, _rate_is_given, _rate_suits_optimizer, _one_rate, _own_rate, _text_encoder_rates):
         yield from rule(params)
@@ -153,9 +153,10 @@ def _one_rate(params: Params) -> Iterator[Problem]:
 
 def sets_own_rate(params: Params) -> bool:
     """Whether Adafactor sets the rate itself, which is its default."""
+    if optimizer_of(params).name != "Adafactor":
+        return False
     arguments = key_values.literals(params, "optimizer_args")
-    relative = arguments.get("relative_step", True) or arguments.get("warmup_init", False)
-    return optimizer_of(params).name == "Adafactor" and bool(relative)
+    return bool(arguments.get("relative_step", True) or arguments.get("warmup_init", False))
 
 
 def _own_rate(params: Params) -> Iterator[Problem]:
