@@ -14,7 +14,7 @@ from urllib.parse import quote, quote_plus, unquote
 from orchestrator.text import invisible
 
 _NAME = re.compile(
-    r"KEY|TOKEN|SECRET|CREDENTIAL|AUTH|COOKIE|DSN|PASS(?!IVE|THR)|BEARER|JWT|SIGNATURE|WEBHOOK|_PWD$|(^|_)PATS?($|_)"
+    r"KEY(?!BOARD|MAP)|TOKEN|SECRET|CREDENTIAL|AUTH(?!ORS?($|_))|COOKIE|DSN|PASS(?!IVE|THR)|BEARER|JWT|SIGNATURE|WEBHOOK|_PWD$|(^|_)PATS?($|_)"
     r"|(DATABASE|DB|REDIS|MONGO\w*|POSTGRES\w*|MYSQL|AMQP|BROKER)_?UR[IL]|CONNECTION_?STRING",
     re.IGNORECASE,
 )
@@ -161,7 +161,8 @@ def unfit(text: str, environ: Mapping[str, str] = os.environ) -> tuple[str, str]
         return f"contains the invisible character {code}", "remove it; write a Windows path in single quotes"
     if found := find_secret(text, environ):
         remedy = (
-            f"remove it; programs get secrets from the environment (HF_TOKEN, WANDB_API_KEY, or name it in {_ALSO})"
+            f"remove it; programs get secrets from the environment (HF_TOKEN, WANDB_API_KEY, or name it in {_ALSO}); "
+            "if it is no secret, unset the variable"
         )
         return f"contains {found}, and would be recorded", remedy
     return "", ""
@@ -170,17 +171,23 @@ def unfit(text: str, environ: Mapping[str, str] = os.environ) -> tuple[str, str]
 def find_secret(text: str, environ: Mapping[str, str] = os.environ) -> str:
     """What secret a text contains, without the secret; empty if none.
 
-    It has a known format, or is the value of a variable, unless this could be an ordinary word or number.
+    It has a known format, or is the value of a variable, unless this could be ordinary words and numbers.
     """
     names, values = _values(tuple(environ.items()))
-    if found := next((names[one] for one in (values.findall(text) if values else ()) if _is_random(one)), ""):
-        return f"the value of {found}"
-    formats = (*(pattern for _, pattern in _KNOWN), _URL_PASSWORD)
-    return "a token, key or password" if any(pattern.search(text) for pattern in formats) else ""
+    for match in values.finditer(text) if values else ():
+        around = text[max(match.start() - 1, 0) : match.start()] + text[match.end() : match.end() + 1]
+        if _is_random(match[0]) and not re.search(r"\w", around):
+            return f"the value of {names[match[0]]}"
+    known = any(_RANDOM.search(match[0]) for _, pattern in _KNOWN for match in pattern.finditer(text))
+    return "a token, key or password" if known or _URL_PASSWORD.search(text) else ""
 
 
 def _is_random(secret: str) -> bool:
     return len(secret) >= 8 and bool(re.search(r"\d", secret) and re.search(r"[A-Za-z]", secret))
+
+
+_RANDOM = re.compile(r"PRIVATE.KEY|(?=[A-Za-z]*\d)(?=\d*[A-Za-z])[A-Za-z0-9]{16}")
+"""What names and dates do not have: 16 letters and digits in a row."""
 
 
 def redact_strings(value: Any, skip: Collection[str] = ()) -> Any:

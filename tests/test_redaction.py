@@ -174,11 +174,17 @@ def test_a_text_that_is_recorded_as_it_is_has_no_secret_and_no_invisible_charact
 
 
 @pytest.mark.parametrize(
-    "text", ["portraits", "a\tb\nc", "\u0645\u06cc\u200c\u062e", "\U0001f469\u200d\U0001f680", "1234567"]
+    "text",
+    [
+        *("author: alice99@example.org", "fo1_holiday_2023.jpg", "LTAI_photos_of_alice", "hvs.photo.something.jpg"),
+        *("AIzawa_portrait_2024.png", "glpat-photo-from-holiday-2024"),
+        *("portraits", "a\tb\nc", "\u0645\u06cc\u200c\u062e", "\U0001f469\u200d\U0001f680", "1234567"),
+    ],
 )
 def test_a_normal_text_is_recorded_as_it_is(text: str) -> None:
     """A password that is an ordinary word is not searched for in settings; joiners are part of some scripts."""
-    assert unfit(text, {"MY_PASSWORD": "portraits", "MY_TOKEN": "1234567"}) == ("", "")
+    environ = {"MY_PASSWORD": "portraits", "MY_TOKEN": "1234567", "GIT_AUTHOR_EMAIL": "alice99@example.org"}
+    assert unfit(text, environ) == ("", "")
 
 
 NORMAL = st.one_of(
