@@ -244,7 +244,7 @@ def _format_issues(value: str) -> Iterator[tuple[str, str]]:
         yield f"save_model_as {value} writes a pickle, which orchestrate does not open", 'write "safetensors"'
 
 
-_RULES: Mapping[str, Callable[[str], Iterator[tuple[str, str]]]] = {
+_RULES: Mapping[str, Callable[[str], Iterable[tuple[str, str]]]] = {
     "optimizer_type": optimizers.name_issues,
     "lr_scheduler": _scheduler_issues,
     "resolution": _resolution_issues,
