@@ -186,8 +186,8 @@ def _is_random(secret: str) -> bool:
     return len(secret) >= 8 and bool(re.search(r"\d", secret) and re.search(r"[A-Za-z]", secret))
 
 
-_RANDOM = re.compile(r"PRIVATE.KEY|(?=[A-Za-z]*\d)(?=\d*[A-Za-z])[A-Za-z0-9]{16}")
-"""What names and dates do not have: 16 letters and digits in a row."""
+_RANDOM = re.compile(r"PRIVATE.KEY|[A-Za-z0-9]{30}|(?=[A-Za-z]*\d)(?=\d*[A-Za-z])[A-Za-z0-9]{16}")
+"""What names and dates do not have: 16 letters and digits in a row, or 30 letters."""
 
 
 def redact_strings(value: Any, skip: Collection[str] = ()) -> Any:

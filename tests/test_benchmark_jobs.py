@@ -99,7 +99,7 @@ def test_images_of_several_loras_are_measured_and_compared(
     for one in (pictures.REFERENCE, variant):
         figures = pictures.measure(programs, FreeCard(), inputs, one)  # type: ignore[arg-type]
     assert figures["reserved_gib"] == 1.5
-    assert 0 < figures["further_lora_s"] < figures["wall_s"]
+    assert 0 <= figures["further_lora_s"] <= figures["wall_s"]
     likeness = pictures.likeness(programs, variant)
     assert (likeness["compared"], likeness["identical_files"]) == (8, 8)
     assert likeness["between_loras"] > 0
