@@ -307,7 +307,7 @@ NETWORKS = re.findall(
 )
 
 
-@pytest.mark.parametrize(("grid", "runs"), zip(NETWORKS, (13, 9, 9), strict=True))
+@pytest.mark.parametrize(("grid", "runs"), [*zip(NETWORKS, (13, 9, 9), strict=True)])
 def test_the_grids_of_network_types_plan_without_a_warning(desk, grid, runs):
     result = desk.forecast(grid)
     assert (result["warnings"], len(result["runs"])) == ([], runs)
