@@ -182,7 +182,7 @@ def test_an_exception_while_one_run_is_judged_does_not_stop_the_others(
     ],
 )
 def test_the_report_has_the_reason_of_a_failed_training(world: World, fault: str, failure: str, reason: str) -> None:
-    world.settle(env={"STANDIN_TRAIN": f"{fault}:network_dim=2"})
+    world.settle(env={"STANDIN_TRAIN": f"quote {fault}:network_dim=2"})
     world.drive(only="network_dim=2*")
     row = world.rows()["network_dim=2"]
     assert (row["state"], row["failure"]) == ("failed", failure)

@@ -187,10 +187,12 @@ def _reason(lines: list[str], index: int) -> str:
 
 
 def _quiet_failure(whole: str) -> tuple[Failure, str] | None:
-    """With an empty dataset, sd-scripts returns without an error and without a file."""
+    """With an empty dataset, sd-scripts returns before the first step, without an error and without a file."""
     if nan := _by_loss(whole):
         return nan
-    return (Failure.DATASET, "No data found: the dataset has no images") if "No data found" in whole else None
+    progress = read_progress(whole)
+    is_empty = "No data found" in whole and not (progress and progress.step)  # later, a caption quotes it
+    return (Failure.DATASET, "No data found: the dataset has no images") if is_empty else None
 
 
 def _by_signal(whole: str, exit_code: int | None) -> tuple[Failure, str] | None:

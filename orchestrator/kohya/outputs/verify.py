@@ -53,7 +53,7 @@ def verify(
     begun = segments[-1].epoch
     final = output_dir / files.last(output_name)
     quiet = log.classify(log_text, 0)
-    if quiet and not (quiet[0] is Failure.DATASET and final.exists()):  # a good training may quote the message
+    if quiet:
         return _rejected([Problem(what=quiet[1], where=str(output_dir))], quiet[0])
     problems = [*_file_problems(final, params), *_metadata_problems(final, params, training_comment, log_text, begun)]
     if problems:
