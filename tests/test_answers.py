@@ -525,6 +525,16 @@ def test_bytes_that_are_not_utf8_survive(tmp_path: Path) -> None:
     assert page.stat().st_mode & 0o777 == 0o640
 
 
+def test_marks_and_comments_in_code_are_text() -> None:
+    marks = "<!-- orchestrate:Q3 begin -->\n<!-- orchestrate:Q3 end -->"
+    for code in (f"```\n{marks}\n```", f"~~~md\n{marks}\n~~~", "`<!--` begins a comment", "``a ` <!--`` does, too"):
+        page = f"{code}\n\n### Q3: new\nbody\n"
+        after = edited(page, Q3="x")
+        assert after.startswith(page.rstrip("\n"))
+        assert after.count("x\n<!-- orchestrate:Q3 end -->") == 1
+        assert edited(after, Q3="x") == after
+
+
 @pytest.mark.parametrize(
     "comment", ["<!--\n### Q3: old\n-->", "text <!-- a\n\n### Q3: old\n", "<!-- x --> <!--\n### Q3: old\n--> y"]
 )

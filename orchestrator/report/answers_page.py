@@ -18,6 +18,8 @@ from orchestrator.errors import InputError, Problem, Severity
 
 _HEADING = re.compile(r"#{1,6}[ \t]")
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
+_CODE = re.compile(r"(?<!`)(`+)(?!`).+?(?<!`)\1(?!`)")
+_LINE = re.compile(r"[^\n]*\n|[^\n]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +73,9 @@ def _marks(name: str) -> tuple[str, str]:
 
 
 def _between_marks(text: str, name: str, where: str) -> tuple[int, int] | None:
-    """Begin and end of the block with its marks; None without marks."""
-    begins, ends = ([match.start() for match in re.finditer(re.escape(mark), text)] for mark in _marks(name))
+    """Begin and end of the block with its marks; None without marks outside of code."""
+    plain = _plain(text)
+    begins, ends = ([match.start() for match in re.finditer(re.escape(mark), plain)] for mark in _marks(name))
     if not begins and not ends:
         return None
     if len(begins) != 1 or len(ends) != 1 or begins[0] > ends[0]:
@@ -86,22 +89,31 @@ def _between_marks(text: str, name: str, where: str) -> tuple[int, int] | None:
 def _section_end(text: str, name: str) -> tuple[int, int] | None:
     """The end of the last non-empty line in a question's section, twice; None without the section."""
     heading = re.compile(rf"###[ \t]+{re.escape(_heading_of(name))}\b(?!-)")
-    inside, end, fence, comment, at = False, None, "", False, 0
-    for line in re.findall(r"[^\n]*\n|[^\n]+", text):
-        words = line if at else line.removeprefix("\ufeff")
-        if not comment:
-            fence = _fence_after(fence, words)
-        is_heading = not fence and not comment and bool(_HEADING.match(words))
-        if not fence:
-            comment = words.rfind("<!--") > words.rfind("-->") or (comment and "-->" not in words)
-        if is_heading:
+    inside, end, at = False, None, 0
+    for line, shown in zip(_LINE.findall(text), _LINE.findall(_plain(text)), strict=True):
+        plain = shown.removeprefix("\ufeff")
+        if _HEADING.match(plain):
             if inside:
                 break
-            inside = bool(heading.match(words))
+            inside = bool(heading.match(plain))
         if inside and line.strip():
             end = at + len(line.rstrip("\r\n"))
         at += len(line)
     return None if end is None else (end, end)
+
+
+def _plain(text: str) -> str:
+    """The text with spaces for code and further lines of comments; all other characters keep their places."""
+    fence, comment, lines = "", False, []
+    for line in _LINE.findall(text):
+        before, hidden = fence, comment
+        if not comment:
+            fence = _fence_after(fence, line)
+        if not (before or fence):
+            line = line if comment else _CODE.sub(lambda found: " " * len(found[0]), line)
+            comment = line.rfind("<!--") > line.rfind("-->") or (comment and "-->" not in line)
+        lines.append(re.sub(r"[^\r\n]", " ", line) if before or fence or hidden else line)
+    return "".join(lines)
 
 
 def _fence_after(fence: str, line: str) -> str:
