@@ -40,7 +40,9 @@ def why_no_folder(path: Path) -> str:
 
 def why_no_file(path: Path) -> str:
     """What is wrong with a path that should be a file."""
-    return "is a folder, not a file" if path.is_dir() else "there is no such file"
+    if path.is_dir():
+        return "is a folder, not a file"
+    return "is not a regular file" if path.exists() else "there is no such file"
 
 
 def read_bytes(path: Path, *, max_bytes: int = MAX_TEXT_BYTES) -> bytes:

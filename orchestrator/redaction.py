@@ -121,12 +121,12 @@ _INHERITED = (
 """Variables that programs need, with wildcards."""
 
 _ALSO = "ORCHESTRATE_PASS_ENV"
-"""A variable with further names, separated by spaces, with wildcards."""
+"""A variable with further names, separated by spaces or commas, with wildcards."""
 
 
 def child_environ(environ: Mapping[str, str]) -> dict[str, str]:
     """The variables that child processes inherit: those that programs need, and those in ORCHESTRATE_PASS_ENV."""
-    inherited = _matching((*_INHERITED, *environ.get(_ALSO, "").split()))
+    inherited = _matching((*_INHERITED, *environ.get(_ALSO, "").replace(",", " ").split()))
     return {name: value for name, value in environ.items() if inherited.match(name)}
 
 

@@ -308,6 +308,7 @@ def test_child_processes_inherit_only_what_they_need() -> None:
     assert child_environ({**environ, **others}) == environ
     passed = child_environ({**others, "ORCHESTRATE_PASS_ENV": "MINE MY_*"})
     assert passed == {"MINE": "1", "MY_OWN": "2", "ORCHESTRATE_PASS_ENV": "MINE MY_*"}
+    assert child_environ({**others, "ORCHESTRATE_PASS_ENV": "MINE,MY_*"}).keys() == passed.keys()
 
 
 def test_the_trainer_does_not_get_other_variables_and_the_page_no_secrets(world: World) -> None:
