@@ -15,6 +15,7 @@ process inherits, whatever it does with its environment, session and files.
 import contextlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -62,9 +63,7 @@ def _become_subreaper() -> None:
 
 
 def _mark_descendants() -> None:
-    with contextlib.suppress(ImportError, OSError, ValueError, KeyError):  # then they are found by the other signs
-        import resource
-
+    with contextlib.suppress(OSError, ValueError, KeyError):  # then they are found by the other signs
         unlimited = resource.getrlimit(RLIMIT_LOCKS)[1]
         resource.setrlimit(RLIMIT_LOCKS, (int(os.environ["ORCHESTRATE_ATTEMPT_ID"]), unlimited))
 
