@@ -529,3 +529,16 @@ def test_a_long_pattern_selects_or_not(world: World) -> None:
     assert len(world.plan().runs("network_dim=2_" * 3000 + "network_dim=2")) == 1
     with pytest.raises(NothingSelected):
         world.plan().runs("network_dim=2_" * 3000)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [(os.mkfifo, "is not a regular file"), (Path.mkdir, "is a folder, not a file"), (str, "there is no such file")],
+)
+def test_what_is_no_file_is_named(world: World, tmp_path: Path, make: Callable[[Path], object], reason: str) -> None:
+    made = tmp_path / "made.safetensors"
+    make(made)
+    before = world.settings.read_text(encoding="utf-8")
+    path = world.plan().settings.base_models["doll"].path
+    world.settings.write_text(before.replace(str(path), str(made)), encoding="utf-8")
+    assert reason in [one.what for one in world.session().missing()]
