@@ -25,7 +25,7 @@ def export(settings_file: Path, sweep: str, pattern: str) -> None:
       runs/SWEEP/export/NAME/  LoRA, model card, workflow, prompt, samples
     """
     from orchestrator.evidence import summary
-    from orchestrator.model import State
+    from orchestrator.model import RUNNABLE
     from orchestrator.report import export as exporting
     from orchestrator.text import pluralize
 
@@ -38,7 +38,7 @@ def export(settings_file: Path, sweep: str, pattern: str) -> None:
         console.result(str(path))
     for sentence in exporting.loading(paths[0], chosen):
         console.message(f"note: {sentence}")
-    waiting = sum(one.status.state not in (State.FINISHED, State.STOPPED, State.FAILED) for one in read.runs)
+    waiting = sum(one.status.state in RUNNABLE for one in read.runs)
     if waiting and not pattern:
         console.message(
             f"note: {waiting} of {pluralize(len(read.runs), 'run')} have no result yet, and one may be better"
