@@ -8,7 +8,7 @@ import pytest
 from orchestrator.config.schema import BaseModel, Generation, Launcher, Trainer
 from orchestrator.errors import Severity
 from orchestrator.kohya import argv as command
-from orchestrator.kohya import gen_img_plugin, generate, prompts
+from orchestrator.kohya import gen_img_plugin, generate, prompts, train_plugin
 from orchestrator.kohya.arguments import values
 from orchestrator.model import Image, Value
 
@@ -17,9 +17,11 @@ BASE = BaseModel(name="sdxl", path=Path("/models/sdxl.safetensors"))
 GENERATION = Generation(prompts=Path("/prompts.txt"), seeds=(1, 2))
 
 
-def test_the_trainers_interpreter_runs_the_script_itself() -> None:
-    assert command.train_argv(TRAINER, Path("/run/config.toml")) == [
+def test_the_trainers_interpreter_runs_the_script() -> None:
+    assert command.train_argv(TRAINER, Path("/run/config.toml"), Path("/runs/.hashes.json")) == [
         "/venv/bin/python",
+        str(Path(train_plugin.__file__)),
+        "/runs/.hashes.json",
         "/vendor/sd scripts/sdxl_train_network.py",
         "--config_file",
         "/run/config.toml",
@@ -34,9 +36,10 @@ def test_accelerate_gets_all_arguments_and_the_users_last() -> None:
         launcher=Launcher.ACCELERATE,
         accelerate_args=("--num_cpu_threads_per_process", "4"),
     )
-    argv = command.train_argv(trainer, Path("/c.toml"))
+    argv = command.train_argv(trainer, Path("/c.toml"), Path("/h.json"))
     assert argv[:3] == ["/p", "-m", "accelerate.commands.launch"]
-    assert argv[-5:] == ["--num_cpu_threads_per_process", "4", "/s/train.py", "--config_file", "/c.toml"]
+    assert argv[-7:-5] == ["--num_cpu_threads_per_process", "4"]
+    assert argv[-4:] == ["/h.json", "/s/train.py", "--config_file", "/c.toml"]
     for option, value in (("--num_processes", "1"), ("--num_machines", "1"), ("--dynamo_backend", "no")):
         assert argv[argv.index(option) + 1] == value
     assert "--mixed_precision" in argv

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from orchestrator.config.schema import Launcher, Trainer
+from orchestrator.kohya import train_plugin
 
 TOKENIZERS = ("openai_clip-vit-large-patch14", "laion_CLIP-ViT-bigG-14-laion2B-39B-b160k")
 """The folders that sd-scripts expects in --tokenizer_cache_dir. Without them it downloads from the Hub."""
@@ -18,9 +19,13 @@ START = {
 """Variables that shorten the start of the trainer and the generator, and change nothing else."""
 
 
-def train_argv(trainer: Trainer, config_file: Path) -> list[str]:
-    """Start the trainer on one rendered config; `config_file` must end in `.toml`, or sd-scripts appends it."""
-    script = [str(trainer.sd_scripts / trainer.train_script), "--config_file", str(config_file)]
+def train_argv(trainer: Trainer, config_file: Path, hashes: Path) -> list[str]:
+    """Start the trainer on one rendered config; `config_file` must end in `.toml`, or sd-scripts appends it.
+
+    hashes: the file of known hashes, see `train_plugin`.
+    """
+    plugin = [str(Path(train_plugin.__file__).resolve()), str(hashes)]
+    script = [*plugin, str(trainer.sd_scripts / trainer.train_script), "--config_file", str(config_file)]
     if trainer.launcher is Launcher.PYTHON:
         return [str(trainer.python), *script]
     # All explicit, so that the user's default_config.yaml has no effect. The precision is only accelerate's default:

@@ -31,15 +31,18 @@ def sha256_folder(folder: Path) -> str:
     return sha256_text("\n".join(f"{path.name} {sha256(path)}" for path in sorted(folder.iterdir())))
 
 
+CACHE = ".hashes.json"
+
+
 class HashCache:
     """Hashes of files, kept in `runs/.hashes.json` by path: each file is read once.
 
     It is read again when its inode, size, change time (which programs cannot set) or a sample of its bytes
-    differs.
+    differs. `kohya/train_plugin.py` reads the file, too.
     """
 
     def __init__(self, runs: Path) -> None:
-        self._path = runs / ".hashes.json"
+        self._path = runs / CACHE
         self._known = self._load()
 
     def of(self, path: Path) -> str:

@@ -12,10 +12,11 @@ import pytest
 from small_world import HERE, ROOT, Trained, Trainer, World
 
 from orchestrator.config.schema import Launcher
+from orchestrator.kohya import train_plugin
 from orchestrator.kohya.outputs import files, log, safetensors_header
 from orchestrator.model import Failure, Value
 from orchestrator.run.context import Stop
-from orchestrator.store import process
+from orchestrator.store import hashes, process
 
 
 def test_a_product_is_verified(masked: Trained) -> None:
@@ -180,3 +181,23 @@ def test_the_benchmark_measures_the_phases_of_a_start(masked: Trained, trainer: 
     measured = ("imports_s", "tokenizers_s", "base_model_s", "latents_s", "network_s", "first_step_s", "save_s")
     assert all(figures[name] > 0 for name in measured), figures
     assert 0 < figures["other_s"] < figures["before_first_step_s"]
+
+
+KNOWN_HASH = """
+import sys
+import train_network
+owner = getattr(train_network, "model_io", None) or train_network.train_util
+print(owner.calculate_sha256(sys.argv[1]))
+"""
+
+
+def test_the_hash_of_a_base_model_comes_from_the_cache(trainer: Trainer, tmp_path: Path) -> None:
+    script, model, cache = (tmp_path / name for name in ("script.py", "base.safetensors", hashes.CACHE))
+    script.write_text(KNOWN_HASH)
+    model.write_bytes(b"weights")
+    hash_ = hashes.HashCache(tmp_path).of(model)
+    cache.write_text(cache.read_text().replace(hash_, "known"))
+    argv = [trainer.python, train_plugin.__file__, cache, script, model]
+    environment = {**os.environ, "PYTHONPATH": str(trainer.sd_scripts)}
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "known"

@@ -19,8 +19,7 @@ from orchestrator.run.context import Context
 from orchestrator.run.early_stop import EarlyStopWatcher
 from orchestrator.run.retry import Action, FailedAttempt
 from orchestrator.run.stages import Command, Stage
-from orchestrator.store import outcome, process, vram_log
-from orchestrator.store.hashes import sha256
+from orchestrator.store import hashes, outcome, process, vram_log
 from orchestrator.store.layout import Attempt, Run
 from orchestrator.store.outcome import FailureReason, Outcome
 
@@ -110,7 +109,7 @@ def _prepare(run: Run, attempt: Attempt, record: Mapping[str, Any], ctx: Context
         (attempt.path / name).write_text(text, encoding="utf-8", newline="\n")
     trainer = ctx.settings.trainer
     return Command(
-        argv=argv.train_argv(trainer, attempt.path / "config.toml"),
+        argv=argv.train_argv(trainer, attempt.path / "config.toml", ctx.settings.runs / hashes.CACHE),
         env={**argv.environment(trainer, gpu=ctx.gpu or None), **_budget(ctx.settings)},
         cwd=attempt.path,
     )
@@ -201,7 +200,7 @@ def _averages(run: Run, checkpoints: Sequence[Checkpoint], folder: Path, setting
         target = folder / f"{train_config.OUTPUT_NAME}-{kind}.safetensors"
         average.write(kind, [(run.path / one.file, one) for one in checkpoints], target)
         file = str(target.relative_to(run.path))
-        yield replace(checkpoints[-1], file=file, sha256=sha256(target), average=kind)
+        yield replace(checkpoints[-1], file=file, sha256=hashes.sha256(target), average=kind)
 
 
 def _checkpoint_record(run: Run, checkpoint: Checkpoint, segments: Sequence[ResumeSegment]) -> dict[str, Any]:
