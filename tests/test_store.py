@@ -266,6 +266,13 @@ def test_a_lock_names_its_holder_and_ends_with_its_process(tmp_path: Path) -> No
         assert json.loads((sweep.path / ".lock").read_text())["pid"] == os.getpid()
 
 
+def test_a_pipe_in_place_of_a_lock_is_reported(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / ".lock")
+    assert not Sweep(tmp_path).is_locked()
+    with pytest.raises(NotReady, match=r"\.lock: is not a regular file"), Sweep(tmp_path).lock():
+        pass
+
+
 @pytest.mark.parametrize("text", ["", "{", "null", '{"pid": 1}'])
 def test_a_lock_without_a_readable_holder_is_still_a_lock(tmp_path: Path, text: str) -> None:
     sweep = Sweep(tmp_path / "sweep")

@@ -10,12 +10,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from orchestrator import files, text
+from orchestrator.errors import NotReady, Problem
 
 
 @contextlib.contextmanager
 def acquire(path: Path) -> Iterator[str]:
-    """Acquire the lock until the block ends. Yields "", or the description of the process that has the lock."""
+    """Acquire the lock until the block ends. Yields "", or the description of the process that has the lock.
+
+    Raises NotReady when the path is a folder, FIFO or device.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and not path.is_file():
+        remedy = "delete it, then run the same command"
+        raise NotReady(Problem(what=files.why_no_file(path), where=str(path), remedy=remedy))
     with path.open("a+", encoding="utf-8") as file:
         if not _acquire(file.fileno()):
             yield _holder(path)
@@ -27,24 +34,19 @@ def acquire(path: Path) -> Iterator[str]:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process has the lock now."""
-    try:
-        file = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(file)
+    """Whether a process has the lock now. False for what cannot be opened or is no file: nothing could lock it."""
+    with contextlib.suppress(OSError), files.open_regular(path) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
     return False
 
 
 def _holder(path: Path) -> str:
     try:
         return "process {pid} on {host} since {since}".format(**json.loads(files.read_text(path)))
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return "a process that has just started"
 
 
