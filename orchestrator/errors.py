@@ -48,9 +48,9 @@ def warning(key: str, what: str, remedy: str, *, where: str = "", value: str = "
 
 
 class OrchestrateError(Exception):
-    """Base of all errors that a command reports before it ends; `problems` lists all of them."""
+    """Base of all errors that a command reports before it ends, itself of damaged files; `problems` lists all."""
 
-    exit_code = 1
+    exit_code = 2
 
     def __init__(self, *problems: Problem | str) -> None:
         self.problems = tuple(p if isinstance(p, Problem) else Problem(what=p) for p in problems)
@@ -59,8 +59,6 @@ class OrchestrateError(Exception):
 
 class InputError(OrchestrateError):
     """The grid, the settings or a flag is wrong."""
-
-    exit_code = 2
 
 
 class NothingSelected(OrchestrateError):

@@ -292,7 +292,7 @@ def test_a_changed_checkpoint_is_not_exported(finished):
     one = summary.rank_runs(summary.gather(finished.sweep))[0]
     (one.run.path / one.choice.checkpoint).write_bytes(b"another")
     result = call(finished, "export", "grid")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "is not the file that was scored" in result.stderr
     assert not list((finished.sweep.path / export.FOLDER).rglob("*.safetensors"))
 
