@@ -133,8 +133,8 @@ def _train(run: Run, out: Path, used: Settings) -> None:
     changed = {str(attempt / name): str(out / name) for name in ("output", "logs", "dataset.toml", "config.toml")}
     for name in ("config.toml", "dataset.toml"):
         (out / name).write_text(_replaced((attempt / name).read_text(encoding="utf-8"), changed), encoding="utf-8")
-    argv = json.loads((attempt / "command.json").read_text(encoding="utf-8"))["argv"]
-    _call([_replaced(word, changed) for word in argv], out, used)
+    script = used.trainer.sd_scripts / used.trainer.train_script
+    _call([str(used.trainer.python), str(script), "--config_file", str(out / "config.toml")], out, used)
 
 
 def _replaced(text: str, changed: Mapping[str, str]) -> str:
