@@ -405,3 +405,18 @@ def test_skewed_differences_are_reported_from_eight_seeds_on() -> None:
     skewed = [0.01, 0.0, 0.01, 0.02, 0.0, 0.01, 0.02, 0.01, 0.01, 0.09]
     rows = [replace(row, by_prompt=spread(row.by_prompt)) for row in seeds(skewed)]
     assert "skewed" in answer(rows).warnings[-1]
+
+
+def test_a_dependence_on_another_dim_is_corrected_for_all_tests_of_the_report() -> None:
+    """Welch's test has p = 0.008 here: below 0.05 alone, not among 16 tests."""
+    rows = [
+        run(rank, seed, 0.5 + (rank == 32) * (effect + 0.01 * seed), resolution=size)
+        for size, effect in (("768", 0.05), ("1024", 0.09))
+        for rank in (16, 32)
+        for seed in (-1, 0, 1)
+    ]
+    family = contrast.QuestionFamily(rows=rows, questions=[RANK])
+    for families, warned in ((1, True), (16, False)):
+        results = contrast.evaluate_together([family] * families, settings=TestSettings())
+        found = ["the difference depends on resolution" in " ".join(one.warnings) for (one,) in results]
+        assert found == [warned] * families

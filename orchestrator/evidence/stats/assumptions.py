@@ -23,15 +23,8 @@ _MIN_SKEW = 8
 """The fewest values that show a skewed distribution."""
 
 
-def warnings(pairs: Sequence[Pair], table: FloatArray, smallest: float) -> tuple[str, ...]:
-    """What makes the interval of these pairs unreliable. table: (training seeds, prompts) differences.
-
-    smallest: the smallest relevant difference.
-    """
-    return (*_warnings(pairs, table), *_dependent(pairs, smallest))
-
-
-def _warnings(pairs: Sequence[Pair], table: FloatArray) -> Iterator[str]:
+def warnings(pairs: Sequence[Pair], table: FloatArray) -> Iterator[str]:
+    """What makes the interval of these pairs unreliable. table: (training seeds, prompts) differences."""
     if 0 < table.shape[1] < MIN_PROMPTS:
         yield (
             f"only {table.shape[1]} {'prompt' if table.shape[1] == 1 else 'prompts'}: for other prompts the interval "
@@ -47,8 +40,11 @@ def _warnings(pairs: Sequence[Pair], table: FloatArray) -> Iterator[str]:
         yield "the differences of the seeds are skewed: the error level of the verdict is not exact"
 
 
-def _dependent(pairs: Sequence[Pair], smallest: float) -> Iterator[str]:
-    """Other dims on whose value the difference depends by more than `smallest`: the mean over them hides it."""
+def dependences(pairs: Sequence[Pair], smallest: float) -> Iterator[tuple[str, float]]:
+    """Whether the difference depends on another dim, so that the mean over its values hides it: a test of each two.
+
+    Yields the warning and its uncorrected p-value, which is 1 if the two differ by `smallest` or less.
+    """
     common = [
         (p, [p.second.by_prompt[n] - p.first.by_prompt[n] for n in p.first.by_prompt.keys() & p.second.by_prompt])
         for p in pairs
@@ -60,14 +56,10 @@ def _dependent(pairs: Sequence[Pair], smallest: float) -> Iterator[str]:
             level = canonical_json(pair.first.params.get(name, ""))
             if changes and level == canonical_json(pair.second.params.get(name, "")):
                 groups[level].append(float(np.mean(changes)))
-        tested = [
-            (_welch(one, other), one, other)
-            for one, other in combinations([g for g in groups.values() if len(g) > 1], 2)
-            if abs(np.mean(one) - np.mean(other)) > smallest
-        ]
-        if any(p * len(tested) < 0.01 for p, _, _ in tested):
-            values = ", ".join(f"{np.mean(group):+.3f} at {level}" for level, group in groups.items())
-            yield f"the difference depends on {name} ({values}): compare its values in separate grids"
+        values = ", ".join(f"{np.mean(group):+.3f} at {level}" for level, group in groups.items())
+        warning = f"the difference depends on {name} ({values}): compare its values in separate grids"
+        for one, other in combinations([group for group in groups.values() if len(group) > 1], 2):
+            yield warning, _welch(one, other) if abs(np.mean(one) - np.mean(other)) > smallest else 1.0
 
 
 def _welch(one: Sequence[float], other: Sequence[float]) -> float:

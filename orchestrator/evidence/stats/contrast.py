@@ -147,14 +147,19 @@ def evaluate_together(
 ) -> list[tuple[ContrastResult, ...]]:
     """As `evaluate_questions` for several sweeps: each question from its own sweep's runs, all corrected together.
 
-    Questions of a sequential sweep share its error level in equal parts, and are not part of Holm's correction.
+    Questions of a sequential sweep share its error level in equal parts, and are not part of Holm's correction. The
+    warnings that a difference depends on another dim are corrected among themselves, over all questions.
     """
     compared = [(*_compare(one, question, settings), one) for one in families for question in one.questions]
     tested = [found.estimate for found, _, one in compared if found.estimate and not one.design]
     p_yes = iter(holm([found.p_value(0.0) for found in tested]))
     p_no = iter(holm([found.p_value(settings.smallest) for found in tested]))
+    dependences = [list(assumptions.dependences(one.matching.pairs, settings.smallest)) for one, _, _ in compared]
+    p_depends = iter(holm([p for tests in dependences for _, p in tests]))
     results = []
-    for result, table, family in compared:
+    for (result, table, family), tests in zip(compared, dependences, strict=True):
+        found = [warning for warning, _ in tests if next(p_depends) < 1 - settings.confidence]
+        result = replace(result, warnings=(*result.warnings, *dict.fromkeys(found)))
         if result.estimate and family.design:
             result = _decide_sequentially(result, result.estimate, table, family.design, len(family.questions))
         elif result.estimate:
@@ -199,7 +204,7 @@ def _compare(family: QuestionFamily, question: Question, settings: TestSettings)
         step=step,
         ended=_finished_pairs(match(measured, dim, levels, zipped).pairs) if step else None,
         needs=_missing(MIN_REPLICATES, present, len(pairs)) if present == 1 or not pairs else None,
-        warnings=() if nothing else (*_extended(family), *assumptions.warnings(pairs, table, settings.smallest)),
+        warnings=() if nothing else (*_extended(family), *assumptions.warnings(pairs, table)),
         design=family.design,
     )
     return result, table
