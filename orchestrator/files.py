@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import json
+import math
 import os
 import stat
 from io import BufferedReader
@@ -54,6 +55,30 @@ def read_bytes(path: Path, *, max_bytes: int = MAX_TEXT_BYTES) -> bytes:
 def read_text(path: Path) -> str:
     """The text of a UTF-8 file; other bytes become surrogate escapes. Raises OSError as `open_regular`."""
     return read_bytes(path).decode("utf-8", "surrogateescape")
+
+
+def read_json(path: Path) -> Any:
+    """The value of a JSON file. Raises OSError as `open_regular`, and ValueError, also for what no record has.
+
+    That are numbers that are not finite, integers of more than 64 bits, and deep nesting.
+    """
+    try:
+        return json.loads(read_text(path), parse_float=_finite, parse_constant=_finite, parse_int=_int64)
+    except RecursionError as error:
+        raise ValueError("is nested too deeply") from error
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is not a finite number")
+    return number
+
+
+def _int64(text: str) -> int:
+    if len(text) > 20 or not -(2**63) <= int(text) < 2**63:
+        raise ValueError(f"{text[:20]}... does not fit 64 bits")
+    return int(text)
 
 
 def read_tail(path: Path, limit: int) -> str:

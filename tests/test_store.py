@@ -107,6 +107,18 @@ def test_a_baseline_is_not_trained(tmp_path: Path) -> None:
     assert state.status(Sweep(tmp_path).run(BASELINE)).stage == "generate"
 
 
+@pytest.mark.parametrize(
+    "text", ['{"a": 1e999}', '{"a": NaN}', '{"a": -Infinity}', '{"a": 9223372036854775808}', "9" * 5000, "[" * 5000]
+)
+def test_numbers_that_no_record_has_are_damage(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "record.json"
+    path.write_text(text)
+    with pytest.raises(OrchestrateError, match=r"record\.json: cannot be read: .*(finite|64 bits|nested)"):
+        records.read(path)
+    path.write_text('{"schema": 1, "a": [-9223372036854775808, 1e308]}')
+    assert records.read(path) == {"a": [-(2**63), 1e308]}
+
+
 # --- attempts ---------------------------------------------------------------------------------------------------------
 
 

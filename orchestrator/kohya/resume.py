@@ -15,7 +15,6 @@ files are recorded beside the output folder; only a state whose files still have
 """
 
 import contextlib
-import json
 import lzma
 import re
 import struct
@@ -26,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.errors import OrchestrateError
-from orchestrator.files import open_regular, read_text, sync
+from orchestrator.files import open_regular, read_json, sync
 from orchestrator.kohya import step_count
 from orchestrator.kohya.outputs import files, safetensors_header
 from orchestrator.kohya.outputs.files import TrainingLength
@@ -103,7 +102,7 @@ def continue_from(segment: ResumeSegment, output_name: str, epoch: int, params: 
     Raises OSError, ValueError, KeyError when the state's own record cannot be read.
     """
     state = state_of(segment.folder, output_name, epoch)
-    counted = int(json.loads(read_text(state / "train_state.json"))["current_step"])
+    counted = int(read_json(state / "train_state.json")["current_step"])
     step, skip = segment.offset + counted, 0
     if not (params.get("max_train_epochs") or segment.epoch):  # an earlier resume has skipped the batches
         steps = step_count.whole(params, "max_train_steps", step_count.DEFAULT_STEPS)

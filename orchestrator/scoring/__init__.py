@@ -9,7 +9,6 @@ After a crash, `in_progress` names the images that were being processed. One ima
 `skip`. Several: run it again with them in `alone`. Images that were done come from the cache.
 """
 
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from typing import Any
 
 from orchestrator.config.schema import Scoring
 from orchestrator.errors import OrchestrateError, Problem, error
+from orchestrator.files import read_json
 from orchestrator.model import FaceStatus, Image, Score
 from orchestrator.store import records
 
@@ -166,9 +166,11 @@ def in_progress_path(out: Path) -> Path:
 
 
 def in_progress(out: Path) -> tuple[str, ...]:
-    """Absolute paths of the images that a scorer was processing when it died; none when it ended well."""
-    path = in_progress_path(out)
-    return tuple(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else ()
+    """Absolute paths of the images that a scorer was processing when it died; none when it ended well or is unknown."""
+    try:
+        return tuple(map(str, read_json(in_progress_path(out))))
+    except (OSError, ValueError, TypeError):
+        return ()
 
 
 def _read(path: Path, kind: Any) -> Any:

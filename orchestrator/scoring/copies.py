@@ -5,7 +5,6 @@ all mirrored, grey and randomly cropped copies (to 90, 80, 70 and 60 % of the wi
 photos reach at most 0.83; drawn portraits of one person 0.969, which sets the limit.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +59,7 @@ def copies_of(originals: Sequence[Path], candidates: Sequence[Path], *, cache: P
 
 def _load(file: Path) -> list[tuple[int, int]] | None:
     try:
-        return [(int(one), int(other)) for one, other in json.loads(files.read_text(file))]
+        return [(int(one), int(other)) for one, other in files.read_json(file)]
     except (OSError, ValueError, TypeError):
         return None
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from orchestrator import scoring
 from orchestrator.errors import NotReady, Problem
+from orchestrator.files import read_json
 from orchestrator.model import FaceStatus, Score
 from orchestrator.scoring import adherence
 
@@ -81,4 +82,7 @@ def _run(pairs: list[dict[str, str]], clip: scoring.ClipConfig, folder: Path) ->
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise NotReady(Problem(what=f"CLIP failed: {last}", where=str(clip.model), key="score.clip"))
-    return dict(json.loads(out.read_text(encoding="utf-8")))
+    try:
+        return dict(read_json(out))
+    except ValueError as error:
+        raise NotReady(Problem(what=f"CLIP failed: {error}", where=str(clip.model), key="score.clip")) from error

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from orchestrator import images
-from orchestrator.files import read_text, write_json
+from orchestrator.files import read_json, write_json
 
 SIDES = (192, 128, 96, 72)
 """In pixels. Opening an original takes most of the time, so smaller copies are made from the largest."""
@@ -46,9 +45,10 @@ def thumbnails(folder: Path, files: Sequence[str], cache: Path, px: int = LARGES
 
 def _load(path: Path) -> dict[str, list[str]]:
     try:
-        known = json.loads(read_text(path))
-        return dict(known["files"]) if known["quality"] == _QUALITY else {}
-    except (OSError, ValueError, KeyError):
+        known = read_json(path)
+        entries = known["files"].items() if known["quality"] == _QUALITY else ()
+        return {file: entry for file, entry in entries if [*map(type, entry)] == [str, str]}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return {}
 
 

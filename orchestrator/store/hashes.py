@@ -74,9 +74,9 @@ class HashCache:
     def _load(self) -> dict[str, list[str]]:
         """The cached entries; a damaged file or entry is ignored, and the files are hashed again."""
         try:
-            cached = json.loads(files.read_text(self._path))["files"]
+            cached = files.read_json(self._path)["files"]
             return {path: entry for path, entry in cached.items() if [*map(type, entry)] == [str, str, str]}
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
             return {}
 
 

@@ -45,8 +45,8 @@ def is_locked(path: Path) -> bool:
 
 def _holder(path: Path) -> str:
     try:
-        return "process {pid} on {host} since {since}".format(**json.loads(files.read_text(path)))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return "process {pid} on {host} since {since}".format(**files.read_json(path))
+    except (OSError, ValueError, LookupError, TypeError):
         return "a process that has just started"
 
 

@@ -8,7 +8,6 @@ killed by name.
 """
 
 import contextlib
-import json
 import os
 import re
 import resource
@@ -383,8 +382,8 @@ def _zombie(pid: int) -> bool:
 def _read(path: Path) -> dict[str, Any] | None:
     """A record of the shim; None when there is none, {} when it is damaged."""
     try:
-        return dict(json.loads(files.read_text(path)))
+        return dict(files.read_json(path))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, RecursionError):
+    except (OSError, ValueError, TypeError):
         return {}

@@ -1,6 +1,5 @@
 """Records: JSON objects with a schema number, written once and atomically."""
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,8 +33,8 @@ def read(path: Path) -> dict[str, Any]:
         what, remedy = "was moved or deleted meanwhile", "move it back, then run the same command"
         raise NotReady(Problem(what=what, where=str(path.parent), remedy=remedy))
     try:
-        record = json.loads(files.read_text(path))
-    except (OSError, ValueError, RecursionError) as error:
+        record = files.read_json(path)
+    except (OSError, ValueError) as error:
         raise _damaged(path, str(error)) from error
     if not isinstance(record, dict):
         raise _damaged(path, "its content is not a JSON object")

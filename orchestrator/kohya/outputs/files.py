@@ -1,10 +1,9 @@
 """The files that sdxl_train_network.py writes into its output folder: their names, and which of them to expect."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.files import read_text
+from orchestrator.files import read_json
 from orchestrator.model import Checkpoint, Params
 
 
@@ -83,7 +82,7 @@ def _state_step(path: Path, output_name: str) -> int | None:
     if not all((path / part).is_file() for part in parts):
         return None
     try:
-        step = json.loads(read_text(path / "train_state.json"))["current_step"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        step = read_json(path / "train_state.json")["current_step"]
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     return step if isinstance(step, int) else None

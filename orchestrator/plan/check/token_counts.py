@@ -1,10 +1,10 @@
 """Texts that are longer than CLIP reads, as sd-scripts' own tokenizer counts them in `check --deep`."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from orchestrator import files
 from orchestrator.config.schema import Settings
 from orchestrator.errors import Problem, warning
 from orchestrator.kohya import prompts
@@ -44,7 +44,7 @@ def without_estimates(problems: Iterable[Problem], counted: CheckReport) -> list
 
 def _read(config: Path) -> Any:
     path = config.with_name(f"{config.name}.tokens")
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return files.read_json(path) if path.is_file() else None
 
 
 def _captions(dataset: str, limit: int, counts: Mapping[str, int]) -> Iterator[Problem]:

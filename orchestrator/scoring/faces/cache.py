@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.files import read_bytes
+from orchestrator.files import read_json
 from orchestrator.scoring.faces.types import Face, FaceRecord
 from orchestrator.store.hashes import sha256_json
 
@@ -33,12 +33,12 @@ class Cache:
     def get(self, sha256: str) -> FaceRecord | None:
         """None when it is missing or damaged."""
         try:
-            record = json.loads(read_bytes(self._path(sha256)))
+            record = read_json(self._path(sha256))
             body = record["body"]
             if record["check"] != self._check(sha256, body):
                 return None
             return _record(body)
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def put(self, sha256: str, found: FaceRecord) -> None:
