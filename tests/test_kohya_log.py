@@ -272,6 +272,48 @@ def test_a_successful_process_has_no_cause(name: str) -> None:
         ("IndexError: list index out of range", Failure.BAD_CONFIG),
         ("UnboundLocalError: local variable 'text_encoder_conds' referenced before", Failure.BAD_CONFIG),
         ("RuntimeError: something new", Failure.UNKNOWN),
+        ("Exception: something new", Failure.UNKNOWN),
+        # bitsandbytes prints its CUDA errors and exits; HIP is AMD's CUDA
+        ("Error an illegal memory access was encountered at line 88 in file /src/csrc/ops.cu", Failure.GPU_LOST),
+        ("Error invalid device function at line 508 in file /src/csrc/ops.cu", Failure.BAD_CONFIG),
+        ("RuntimeError: HIP error: invalid device function", Failure.BAD_CONFIG),
+        ("torch.AcceleratorError: HIP error: out of memory", Failure.OOM),
+        ("RuntimeError: CUDA error: misaligned address", Failure.GPU_LOST),
+        ("RuntimeError: Configured CUDA binary not found at /x/libbitsandbytes_cuda130.so", Failure.BAD_CONFIG),
+        ("RuntimeError: \"addmm_impl_cpu_\" not implemented for 'Half'", Failure.BAD_CONFIG),
+        ("RuntimeError: \"index_select_cuda\" not implemented for 'Float8_e4m3fn'", Failure.BAD_CONFIG),
+        ("RuntimeError: Promotion for Float8 Types is not supported, attempted to promote", Failure.BAD_CONFIG),
+        ("RuntimeError: Expected all tensors to be on the same device, but found at least two", Failure.BAD_CONFIG),
+        ("RuntimeError: element 0 of tensors does not require grad and does not have a grad_fn", Failure.BAD_CONFIG),
+        ("RuntimeError: CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling `cublasGemmEx`", Failure.BAD_CONFIG),
+        ("triton.runtime.errors.OutOfResources: out of resource: shared memory, Required: 1", Failure.BAD_CONFIG),
+        ("RuntimeError: Internal Triton PTX codegen error", Failure.BAD_CONFIG),
+        ("SyntaxError: invalid syntax", Failure.BAD_CONFIG),
+        ("_pickle.PicklingError: Can't pickle <function x>: attribute lookup failed", Failure.BAD_CONFIG),
+        ("huggingface_hub.errors.EntryNotFoundError: 404 Client Error. (Request ID: x)", Failure.BAD_CONFIG),
+        ("huggingface_hub.errors.HfHubHTTPError: 401 Client Error: Unauthorized for url", Failure.BAD_CONFIG),
+        ("wandb.errors.errors.AuthenticationError: The API key you provided is invalid", Failure.BAD_CONFIG),
+        ("OSError: cannot identify image file '/data/a.webp'", Failure.DATASET),
+        ("OSError: Truncated File Read", Failure.DATASET),
+        (
+            "cv2.error: OpenCV(4.7.0) resize.cpp:4062: error: (-215:Assertion failed) inv_scale_x > 0 in function",
+            Failure.DATASET,
+        ),
+        ("UnicodeDecodeError: 'utf-8' codec can't decode byte 0xb7 in position 10", Failure.DATASET),
+        ("KeyError: 'hidden_state1 is not a file in the archive'", Failure.DATASET),
+        ("zlib.error: Error -3 while decompressing data: invalid distance too far back", Failure.DATASET),
+        ("EOFError: No data left in file", Failure.DATASET),
+        ("RuntimeError: received 0 items of ancdata", Failure.HOST_OOM),
+        ("BlockingIOError: [Errno 11] Resource temporarily unavailable", Failure.HOST_OOM),
+        ("/bin/sh: line 1: 12345 Killed accelerate launch", Failure.HOST_OOM),
+        ("slurmstepd: error: Job 1 exceeded memory limit (64000000 > 32000000), being killed", Failure.HOST_OOM),
+        ("RuntimeError: DataLoader worker (pid(s) 10228, 9252) exited unexpectedly", Failure.CRASHED),
+        ("RuntimeError: Pin memory thread exited unexpectedly", Failure.CRASHED),
+        ("slurmstepd: error: *** JOB 1 ON n CANCELLED AT 2026-01-01T00:00:00 DUE TO PREEMPTION", Failure.KILLED),
+        ("torch.distributed.elastic.multiprocessing.api.SignalException: Process 4 got signal: 15", Failure.KILLED),
+        ("PermissionError: [WinError 5] Access is denied: 'out'", Failure.STORAGE),
+        ("httpx.ReadError", Failure.NETWORK),
+        ("wandb.sdk.lib.service.service_connection.WandbAttachFailedError: Failed to attach", Failure.NETWORK),
     ],
 )
 def test_causes_by_message(line: str, failure: Failure) -> None:
@@ -293,6 +335,7 @@ def test_causes_by_message(line: str, failure: Failure) -> None:
         (-signal.SIGTERM, Failure.KILLED),
         (-signal.SIGINT, Failure.KILLED),
         (2, Failure.BAD_CONFIG),
+        (127, Failure.BAD_CONFIG),
         (1, Failure.UNKNOWN),
         (None, Failure.CRASHED),
     ],
@@ -330,6 +373,13 @@ NO_CUDA = (
 )
 NO_KERNELS = "Failed to load CPU gemm_4bit_forward from kernels-community: No module named 'kernels'.\n"
 NO_TRITON = "A matching Triton is not available.\nError caught was: No module named 'triton'\n"
+AT_EXIT = (
+    "Exception ignored in: <function _MultiProcessingDataLoaderIter.__del__ at 0x7f>\n"
+    "Traceback (most recent call last):\n"
+    '  File "/x/dataloader.py", line 1604, in __del__\n    self._shutdown_workers()\n'
+    "AssertionError: can only test a child process\n"
+)
+CHILD = "torch.distributed.elastic.multiprocessing.errors.ChildFailedError: \n"
 CHAIN = "During handling of the above exception, another exception occurred:\n"
 
 
@@ -346,6 +396,15 @@ CHAIN = "During handling of the above exception, another exception occurred:\n"
         (TRITON, 1, Failure.BAD_CONFIG, "ModuleNotFoundError"),
         (BOX, 1, Failure.UNKNOWN, "RuntimeError: something new"),
         (OUT_OF_MEMORY + "OSError: [Errno 28] No space left on device\n", 1, Failure.DISK_FULL, "OSError"),
+        (
+            OUT_OF_MEMORY + AT_EXIT + SIGKILL.replace("died with <Signals.SIGKILL: 9>", "failed"),
+            1,
+            Failure.OOM,
+            "torch.",
+        ),
+        (OUT_OF_MEMORY + CHILD, 1, Failure.OOM, "torch.OutOfMemoryError"),
+        ("[rank0]: Traceback\n" + BOX + "[rank0]: KeyError: 'x'\n", 1, Failure.BAD_CONFIG, "KeyError: 'x'"),
+        ("Could not load library libcudnn_cnn_train.so.8. Error: x\n", -6, Failure.BAD_CONFIG, "Could not load"),
         (OUT_OF_MEMORY + CHAIN + "KeyError: 'x'\n", 1, Failure.OOM, "torch.OutOfMemoryError"),
         ("RuntimeError:\n  \n  the decisive line\n", 1, Failure.UNKNOWN, "RuntimeError: the decisive line"),
         ("first\nsecond\nthird\nfourth\n", 3, Failure.UNKNOWN, "exit code 3; its last lines: second | third | fourth"),
@@ -394,7 +453,16 @@ def test_an_error_after_the_first_step_is_not_a_bad_config() -> None:
 
 @pytest.mark.parametrize(
     "hostile",
-    ["steps: 1%||1/2 [1:1<1:1, 1s/it", "\n  ", 'File "a", line 1 ', "total optimization steps", "\x1b[", " ", "a."],
+    [
+        "steps: 1%||1/2 [1:1<1:1, 1s/it",
+        "\n  ",
+        'File "a", line 1 ',
+        "total optimization steps",
+        "\x1b[",
+        "Exception ignored in\nTraceback\n x",
+        " ",
+        "a.",
+    ],
 )
 def test_reading_is_quick_for_any_log(hostile: str) -> None:
     text = (hostile * (256 * 1024 // len(hostile)))[: 256 * 1024]

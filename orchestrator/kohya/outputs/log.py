@@ -20,12 +20,17 @@ _BAR = re.compile(
 _TOTAL = re.compile(r"total optimization steps[^:\r\n]{0,100}:[ ]{0,20}(\d{1,12})")
 _PROMPT = re.compile(r"prompt (\d{1,9})/(\d{1,9}):")
 _EXCEPTION = re.compile(
-    r"^(?:(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:Error|Exception|Invalid|Interrupt|Timeout|BadZipFile|StopIteration)"
-    r"|[A-Za-z_]\w*\.(?:error|gaierror|timeout)|torch\._\w+(?:\.\w+)*\.[A-Z]\w*)(?::|$)"
+    r"^(?:(?:[A-Za-z_]\w*\.)*\w*(?:Error|Exception|Invalid|Interrupt|Timeout|BadZipFile|StopIteration)"
+    r"|[A-Za-z_]\w*\.(?:error|gaierror|timeout)|(?:torch|triton)\.\w+(?:\.\w+)*\.[A-Z]\w*)(?::|$)"
 )
 _FRAME = re.compile(r"^([ \t]{0,20}File \"[^\"\n]{1,500}\", line \d{1,9}.{0,500})\n[ \t]{1,200}\S.*$", re.MULTILINE)
+_IGNORED = re.compile(
+    r"^Exception ignored .{0,500}\n(?:Traceback.{0,100}\n(?:[ \t].{0,500}\n){0,100})?.{0,500}$", re.MULTILINE
+)
+"""What Python writes about an object's end, mostly of a data loader whose training has failed."""
 _RICH = re.compile(r"(?:\d{4}-\d\d-\d\d \d\d:\d\d:\d\d )?(?:INFO|WARNING|ERROR) (.*?)(?: \w+\.py:\d+)?")
-_ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_ADDED = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|^\[rank\d\]: ?", re.MULTILINE)
+"""Colours, and what torch writes before each line of a traceback."""
 _BOX = "╭│╰┌└"
 """Characters that begin the lines of rich's tracebacks, which quote the source around each frame."""
 _REASON_LENGTH = 300
@@ -41,11 +46,15 @@ _IN_ERRORS = (Failure.STORAGE, Failure.NETWORK)
 _CAUSES = {Failure(cause): re.compile("|".join(found)) for cause, found in _MESSAGES.items() if cause != _FULL}
 _OOM_IF_FULL = re.compile("|".join([*_MESSAGES["oom"], *_MESSAGES[_FULL]]))
 _WARNING = re.compile(r"\bWARNING\b|Warning: |^\[?W\d|^\[W |^wandb: ")
+_OF_LAUNCHER = re.compile("CalledProcessError|ChildFailedError")
 _CHAINED = re.compile(r"During handling of the above exception|the direct cause of the following exception")
 _OF_ARGUMENTS = re.compile(
-    r"(?:[\w.]+\.)?(?:Assertion|Attribute|Index|Key|Name|NotImplemented|Type|UnboundLocal|Value|ZeroDivision|\w*Decode)Error"
+    r"(?:[\w.]+\.)?(?:Assertion|Attribute|Index|Key|Name|NotImplemented|Pickling|Recursion|Syntax|Type|UnboundLocal|Value"
+    r"|ZeroDivision|\w*Decode)Error"
 )
 """Python errors that mean, before the first step, that the arguments did not fit together."""
+_NO_PROGRAM = (2, 126, 127)
+"""Exit codes of Python with wrong arguments, and of a shell that cannot execute or find the program."""
 _QUOTED = 3
 """Lines of an unknown failure without an error message that are quoted."""
 _SIGNALS = {
@@ -176,7 +185,7 @@ def _by_message(lines: list[str], *, gpu_full: bool) -> tuple[Failure, str] | No
 
 
 def _is_error(line: str) -> bool:
-    return bool(_EXCEPTION.match(line)) and "CalledProcessError" not in line
+    return bool(_EXCEPTION.match(line)) and not _OF_LAUNCHER.search(line)
 
 
 def _reason(lines: list[str], index: int) -> str:
@@ -220,14 +229,14 @@ def _by_shape(lines: list[str], text: str, exit_code: int | None) -> tuple[Failu
     reason = _reason(lines, errors[-1]) if errors else f"exit code {exit_code}{quoted}"[:_REASON_LENGTH]
     progress = read_progress(text)
     started = progress is not None and progress.step > 0
-    if exit_code == 2 or (not started and _OF_ARGUMENTS.match(reason)):
+    if exit_code in _NO_PROGRAM or (not started and _OF_ARGUMENTS.match(reason)):
         return Failure.BAD_CONFIG, reason
     return Failure.UNKNOWN, reason
 
 
 def _lines(text: str) -> list[str]:
     """The lines of the log and its progress bars, without colours, rich's padding and quoted source lines."""
-    plain = _FRAME.sub(r"\1", _ANSI.sub("", text).replace("\r", "\n"))
+    plain = _FRAME.sub(r"\1", _IGNORED.sub("", _ADDED.sub("", text).replace("\r", "\n")))
     lines = (" ".join(line.split()) for line in plain.split("\n"))
     return [line for line in lines if line and line[0] not in _BOX]
 
