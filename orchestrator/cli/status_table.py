@@ -15,15 +15,14 @@ from orchestrator.report.status import StatusRow, SweepStatus
 from orchestrator.text import duration
 
 _COLOURS = {
-    State.FINISHED: "green",
     State.RUNNING: "cyan",
-    State.FAILED: "red",
     State.CRASHED: "yellow",
     State.KILLED: "yellow",
+    State.FAILED: "red",
     State.PENDING: "dim",
     State.STOPPED: "blue",
+    State.FINISHED: "green",
 }
-_ORDER = [State.RUNNING, State.CRASHED, State.KILLED, State.FAILED, State.PENDING, State.STOPPED, State.FINISHED]
 _PROGRESS = ("step", "loss", "s/step", "VRAM", "left")
 _NUMBERS = ("step", "loss", "s/step", "left")
 _ROWS, _RUNNING_ROWS = 200, 16
@@ -33,7 +32,7 @@ def table(view: SweepStatus, labels: Mapping[str, str]) -> RenderableType:
     """One row per run; of a large sweep at most 200, active and failed runs first."""
     left = f", about {duration(view.left_s)} left" if view.left_s else ""
     done = f"{view.count(State.FINISHED)}/{len(view.rows)} finished"
-    by_state = sorted(view.rows, key=lambda row: _ORDER.index(row.status.state))
+    by_state = sorted(view.rows, key=lambda row: list(_COLOURS).index(row.status.state))
     rows = (by_state if len(view.rows) > _ROWS else view.rows)[:_ROWS]
     cells = [[escape(labels[row.run.point.id]), _state(row), _stage(row), *_progress(row)] for row in rows]
     more = [f"and {len(view.rows) - _ROWS} more"] if len(view.rows) > _ROWS else []

@@ -14,7 +14,7 @@ from orchestrator.gpu import Gpu
 from orchestrator.kohya import previews, resource_profile, step_count
 from orchestrator.kohya.outputs import files
 from orchestrator.kohya.outputs.files import TrainingLength
-from orchestrator.model import Params, Point, State
+from orchestrator.model import RUNNABLE, Params, Point, State
 from orchestrator.plan import history, vram_estimate
 from orchestrator.plan.history import ProfileStats, RunHistory
 from orchestrator.plan.training_length import LengthEstimator
@@ -232,9 +232,8 @@ def _run(run: Run, settings: Settings, prompts: int, known: RunHistory, lengths:
     candidates, images = _images(run.point, length, settings.generation, prompts)
     stats = _stats(params, known, settings)
     train_s = (stats.overhead_s + stats.seconds_per_step * (length.steps if length else 0)) / stats.at_once
-    ended = status.state in (State.FAILED, State.STOPPED)
     selecting = ("select", "rank") if candidates else ()
-    todo = [] if ended else [stage for stage in (*selecting, *run.stages) if not run.done(stage)]
+    todo = [one for one in (*selecting, *run.stages) if status.state in RUNNABLE and not run.done(one)]
     new = candidates * ("select" in todo) + images * ("generate" in todo)
     scored = candidates * ("rank" in todo) + images * ("score" in todo)
     return RunForecast(

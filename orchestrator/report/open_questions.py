@@ -13,7 +13,7 @@ from orchestrator.errors import InputError, OrchestrateError, Problem
 from orchestrator.evidence import summary
 from orchestrator.evidence.stats.contrast import Verdict
 from orchestrator.evidence.summary import SweepSummary
-from orchestrator.model import Question, State
+from orchestrator.model import RUNNABLE, Question
 from orchestrator.plan import plan as planning
 from orchestrator.plan.forecast import ASSUMED, Forecast
 from orchestrator.plan.plan import Plan
@@ -138,7 +138,7 @@ def _open(
     path: Path, plan: Plan, decided: set[Identity], given: Mapping[str, Answer] | None, cost: Forecast
 ) -> OpenGrid:
     trained = [run for run in cost.runs if run.run.point.is_trained]
-    ended = sum(run.status.state in (State.FINISHED, State.STOPPED, State.FAILED) for run in cost.runs)
+    ended = sum(run.status.state not in RUNNABLE for run in cost.runs)
     left, known = ended < len(cost.runs), {str(one[0]) for one in decided}
     state = f"{ended} of {len(cost.runs)} runs" if given is not None else "not run"
     return OpenGrid(

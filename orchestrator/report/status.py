@@ -7,7 +7,7 @@ from pathlib import Path
 
 from orchestrator.files import from_here
 from orchestrator.kohya.outputs import log
-from orchestrator.model import Progress, State, VramSample
+from orchestrator.model import RUNNABLE, Progress, State, VramSample
 from orchestrator.store import layout, outcome, state, vram_log
 from orchestrator.store.layout import Run, Sweep
 from orchestrator.store.state import Status
@@ -75,8 +75,7 @@ def _left(rows: Sequence[StatusRow]) -> float | None:
     if not spent:
         return None
     mean = sum(spent) / len(spent)
-    over = (State.FAILED, State.STOPPED)
-    waiting = [row for row in rows if row.status.stage == "train" and row.status.state not in over]
+    waiting = [row for row in rows if row.status.stage == "train" and row.status.state in RUNNABLE]
     return sum(mean if row.left_s is None else row.left_s for row in waiting)
 
 

@@ -36,7 +36,6 @@ from orchestrator.values import from_json
 
 _Made = TypeVar("_Made")
 
-STAGES = ("train", "select", "rank", "generate", "score")
 LORA_ORIGIN = "lora.json"
 """In the folder of a run with an existing LoRA file: its path, hash and metadata."""
 PRODUCTS = {
@@ -47,6 +46,7 @@ PRODUCTS = {
     "score": "scores.json",
 }
 """The record that each stage writes into the run's folder when it is done."""
+STAGES = tuple(PRODUCTS)
 GENERATING, SCORING = ("select", "generate"), ("rank", "score")
 """Stages that generate images, and stages that score those of the stage before. The first of each compares all
 checkpoints of a run on a few images; only runs with several and `generate.checkpoints = "best"` have them."""
