@@ -27,7 +27,7 @@ from orchestrator.plan.plan import Plan
 from orchestrator.report.labels import labels
 from orchestrator.report.listener import SessionListener
 from orchestrator.run.context import Context, Stop
-from orchestrator.store import layout, state
+from orchestrator.store import gpu_locks, layout, state
 from orchestrator.store.layout import Run, Sweep
 from orchestrator.store.state import Status
 
@@ -307,8 +307,8 @@ class Session:
     def lock_gpus(
         self, sweep: Sweep, gpus: list[str], runs: Sequence[Run] | None = None
     ) -> AbstractContextManager[list[str]]:
-        """As `Sweep.lock_gpus`; with `vram.ignore_other_sweeps`, all GPUs without a lock."""
-        return nullcontext(gpus) if self.settings.vram.ignore_other_sweeps else sweep.lock_gpus(gpus, runs)
+        """As `gpu_locks.acquire`; with `vram.ignore_other_sweeps`, all GPUs without a lock."""
+        return nullcontext(gpus) if self.settings.vram.ignore_other_sweeps else gpu_locks.acquire(sweep, gpus, runs)
 
     def context(self, gpus: list[str], *, frozen: bool = True, cluster: bool = False) -> Context:
         """Prepare the datasets, freeze the sweep unless it is only probed, and return what its runs share."""

@@ -23,7 +23,7 @@ from orchestrator.run.context import Context
 from orchestrator.run.local_executor import LocalExecutor, Perform
 from orchestrator.run.retry import FailureStreak
 from orchestrator.run.schedule import GpuLoad, MemoryBudget, PeakVramTable, Slot, Task
-from orchestrator.store import layout, mps, process, records
+from orchestrator.store import gpu_locks, layout, mps, process, records
 from orchestrator.store.layout import Run, Sweep
 
 SEEDS = "[dims]\nseed = [1, 2, 3, 4]\n"
@@ -376,18 +376,18 @@ def test_an_error_stops_the_sweep_after_running_attempts_have_ended(world: World
 
 def test_a_gpu_is_locked_by_one_sweep(tmp_path: Path) -> None:
     one, other = Sweep(tmp_path / "one"), Sweep(tmp_path / "other")
-    with one.lock_gpus(["A", "B"]) as held:
+    with gpu_locks.acquire(one, ["A", "B"]) as held:
         assert held == ["A", "B"]
-        with other.lock_gpus(["B", "C"]) as rest:
+        with gpu_locks.acquire(other, ["B", "C"]) as rest:
             assert rest == ["C"]
-        with pytest.raises(Conflict, match=f"A by process {os.getpid()} on .* since"), other.lock_gpus(["A"]):
+        with pytest.raises(Conflict, match=f"A by process {os.getpid()} on .* since"), gpu_locks.acquire(other, ["A"]):
             pass
-    with other.lock_gpus(["A"]) as held:
+    with gpu_locks.acquire(other, ["A"]) as held:
         assert held == ["A"]
 
 
 def test_no_gpu_needs_no_lock(tmp_path: Path) -> None:
-    with Sweep(tmp_path / "one").lock_gpus([]) as held:
+    with gpu_locks.acquire(Sweep(tmp_path / "one"), []) as held:
         assert held == []
 
 
@@ -397,24 +397,24 @@ def test_an_attempt_of_a_killed_sweep_keeps_its_gpu(tmp_path: Path) -> None:
     attempt.open({"card": "A"})
     process.start(attempt.path, ["sleep", "60"], env=dict(os.environ), cwd=attempt.path)
     try:
-        with Sweep(tmp_path / "other").lock_gpus(["A", "B"]) as held:
+        with gpu_locks.acquire(Sweep(tmp_path / "other"), ["A", "B"]) as held:
             assert held == ["B"]
         with (
             pytest.raises(Conflict, match=r"A by the attempt in .*killed"),
-            Sweep(tmp_path / "other").lock_gpus(["A"]),
+            gpu_locks.acquire(Sweep(tmp_path / "other"), ["A"]),
         ):
             pass
-        with Sweep(tmp_path / "killed").lock_gpus(["A"]) as held:
+        with gpu_locks.acquire(Sweep(tmp_path / "killed"), ["A"]) as held:
             assert held == ["A"], "it is its own attempt"
         point = Point(id="1", name="run", params={})
         runs = [Sweep(tmp_path / "killed").run(replace(point, name=name)) for name in ("run", "another")]
-        with Sweep(tmp_path / "killed").lock_gpus(["A"], runs) as held:
+        with gpu_locks.acquire(Sweep(tmp_path / "killed"), ["A"], runs) as held:
             assert held == ["A"], "it is one of the selected runs"
-        with Sweep(tmp_path / "killed").lock_gpus(["A", "B"], runs[1:]) as held:
+        with gpu_locks.acquire(Sweep(tmp_path / "killed"), ["A", "B"], runs[1:]) as held:
             assert held == ["B"], "it left the grid or is not selected"
     finally:
         process.stop(attempt.path, 0)
-    with Sweep(tmp_path / "other").lock_gpus(["A"]) as held:
+    with gpu_locks.acquire(Sweep(tmp_path / "other"), ["A"]) as held:
         assert held == ["A"]
 
 

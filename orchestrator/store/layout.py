@@ -278,12 +278,12 @@ class Sweep:
 
     def grid_file(self) -> Path | None:
         """The file of the current grid, which may have changed or moved since; None for `--final`, or if unknown."""
-        path = self.record().get("grid")
+        path = self._parse(lambda record: record.get("grid"))
         return Path(path) if path and isinstance(path, str) else None
 
     def seeds_extended(self) -> bool:
         """Whether seeds were added after results were known, without a declared maximum."""
-        return bool(self.record().get("seeds_extended"))
+        return self._parse(lambda record: bool(record.get("seeds_extended")))
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -295,29 +295,6 @@ class Sweep:
                 raise Conflict(Problem(what=what, where=str(self.path), remedy=remedy))
             yield
 
-    @contextlib.contextmanager
-    def lock_gpus(self, gpus: Iterable[str], runs: "Sequence[Run] | None" = None) -> Iterator[list[str]]:
-        """Lock those of these GPUs (UUIDs) that no other sweep beside this one uses.
-
-        runs: other runs of this sweep must not use them, either. Raises Conflict when none is left.
-        """
-        free, used, orphans = [], [], _orphans_by_gpu(self, runs)
-        with contextlib.ExitStack() as stack:
-            for gpu in gpus:
-                lock = self.path.parent / ".cards" / f"{gpu}.lock"
-                if holder := stack.enter_context(locks.acquire(lock)) or orphans.get(gpu):
-                    used.append(f"{gpu} by {holder}")
-                else:
-                    free.append(gpu)
-            if used and not free:
-                what = f"every GPU is in use by another sweep or run: {', '.join(used)}"
-                remedy = (
-                    "wait for it, run it again and stop it with Ctrl-C, set `card` to another GPU, or set "
-                    "`ignore_other_sweeps = true` in [vram]"
-                )
-                raise Conflict(Problem(what=what, where=str(self.path.parent), key="vram.card", remedy=remedy))
-            yield free
-
     def started_at(self) -> float:
         """When its lock was last acquired, in seconds since the epoch; now if it never was."""
         lock = self.path / ".lock"
@@ -326,22 +303,6 @@ class Sweep:
     def is_locked(self) -> bool:
         """Whether a process has the lock now."""
         return locks.is_locked(self.path / ".lock")
-
-
-def _orphans_by_gpu(sweep: Sweep, runs: Sequence[Run] | None) -> dict[str, str]:
-    """By GPU, the running attempt of another sweep, or of a run of this one that is not among `runs`.
-
-    Their orchestrators may have ended. Sweeps may be links to other disks. This sweep's generators are stopped later.
-    """
-    own, sweeps = sweep.path.resolve(), {path.resolve() for path in sweep.path.parent.glob("*")}
-    selected = {own} if runs is None else {run.path.resolve() for run in runs}
-    others = [
-        path
-        for path in process.live_attempts()
-        if sweeps.intersection(path.parents) and not selected.intersection(path.parents)
-        if own not in path.parents or path.name != "generator"
-    ]
-    return {str(Attempt(path).request().get("card", "")): f"the attempt in {path}" for path in others}
 
 
 def _open(record: Path) -> Run:
