@@ -76,6 +76,17 @@ ERRORS: list[tuple[str, Params]] = [
     ("lr_scheduler", {"lr_scheduler_type": "CosineAnnealingLR", "lr_scheduler": "cosine"}),
     ("lr_scheduler", {"lr_scheduler": "adafactor"}),
     ("lr_scheduler", {**FREE, "lr_scheduler": "cosine"}),
+    ("lr_scheduler_type", {"optimizer_type": "Adafactor", "lr_scheduler_type": "LinearLR"}),
+    ("text_encoder_lr", {"text_encoder_lr": (1e-4, 1e-5, 1e-6), "network_module": "networks.loha"}),
+    ("network_args", {"network_train_unet_only": True, "network_args": ("block_dims=" + ",".join("0" * 23),)}),
+    ("optimizer_args", {**PRODIGY, "optimizer_args": ("slice_p=0",)}),
+    ("optimizer_args", {**PRODIGY, "optimizer_args": ("eps=0",)}),
+    ("optimizer_args", {"optimizer_type": "AdamW", "optimizer_args": ("differentiable=True",)}),
+    ("optimizer_args", {"optimizer_type": "SGD", "optimizer_args": ("nesterov=True",)}),
+    ("optimizer_args", {"optimizer_type": "PagedAdamW", "optimizer_args": ("optim_bits=16",)}),
+    ("optimizer_args", {"optimizer_type": "SGDScheduleFree", "optimizer_args": ("momentum=0",)}),
+    ("optimizer_args", {"optimizer_type": "Adafactor", "optimizer_args": ("relative_step=False", "decay_rate=0.8")}),
+    ("lr_scheduler_args", {"lr_scheduler_type": "ConstantLR", "lr_scheduler_args": ("factor=0",)}),
     ("lr_warmup_steps", {**FREE, "lr_warmup_steps": 10}),
     (
         "lr_warmup_steps",
@@ -150,6 +161,12 @@ WARNINGS: list[tuple[str, Params]] = [
     ("unet_lr", {"unet_lr": 0.0}),
     ("network_args", {"network_args": ("conv_dim=8",)}),
     ("lr_scheduler", {"lr_scheduler": "warmup_stable_decay"}),
+    ("lr_scheduler_num_cycles", {**FREE, "lr_scheduler_num_cycles": 3}),
+    ("keep_tokens", {**TEXT_CACHE, "keep_tokens": 1}),
+    ("keep_tokens_separator", {**TEXT_CACHE, "keep_tokens_separator": "|||"}),
+    ("adaptive_noise_scale", {"adaptive_noise_scale": 0.1, "noise_offset": 0.0}),
+    ("huber_scale", {"loss_type": "huber", "huber_scale": 2.0}),
+    ("min_timestep", {"min_timestep": 500, "max_timestep": 500}),
 ]
 
 
@@ -168,6 +185,14 @@ def test_rarely_intended_arguments_are_warnings(key: str, change: Params) -> Non
         {"xformers": True, "sdpa": ABSENT},
         {"caption_tag_dropout_rate": 1.0, "keep_tokens": 1},
         {"alpha_mask": True},
+        {"alpha_mask": True, "masked_loss": True, "caption_dropout_every_n_epochs": 2},
+        {"alpha_mask": True, "masked_loss": True, "validation_split": 0.1, "validation_seed": 1},
+        {**TEXT_CACHE, "weighted_captions": True},
+        {**UNCACHED, "vae_batch_size": 2, "train_batch_size": 4},
+        {"loss_type": "huber", "huber_scale": 2.0, "huber_schedule": "constant"},
+        {"text_encoder_lr": (1e-4, 1e-4)},
+        {"text_encoder_lr": (1e-4, 1e-5), "network_module": "networks.loha"},
+        {"resolution": "1024, 1024"},
         {"validation_split": 0.1, "validation_seed": 1},
         {"bucket_no_upscale": True, "max_bucket_reso": ABSENT},
     ],
@@ -228,7 +253,9 @@ def keys_reported(params: Params, datasets: dict[str, Dataset]) -> set[str]:
 def test_masked_loss_needs_masks() -> None:
     masked = changed({"masked_loss": True})
     assert keys_reported(masked, {}) == set()  # not known
-    assert keys_reported(masked, dataset()) == {"masked_loss"}
+    assert [(found.key, found.severity) for found in lint.lint_points([masked], datasets=dataset())] == [
+        ("masked_loss", Severity.WARNING)
+    ]
     assert keys_reported(masked, dataset(conditioning_data_dir="/masks")) == set()
     assert keys_reported(masked, dataset(alpha_mask=True)) == set()
     assert keys_reported(changed(), dataset(conditioning_data_dir="/masks")) == {"masked_loss"}

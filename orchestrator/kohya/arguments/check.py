@@ -174,8 +174,8 @@ def _retyped(kind: Kind, value: Value) -> str:
 
 def _value_issues(argument: Argument, value: Value, module: str) -> Iterator[tuple[str, str]]:
     name = argument.name
-    if argument.choices and value not in argument.choices:
-        choices = [str(choice) for choice in argument.choices]
+    choices = [str(choice) for choice in (*argument.choices, *_ONLY_IN_FILES.get(name, ()))]
+    if argument.choices and str(value) not in choices:
         remedy = did_you_mean(value, choices) if isinstance(value, str) else f"write {' or '.join(choices)}"
         remedy = _GUI_VALUES.get((name, value), remedy)
         yield f"{name} must be one of {', '.join(choices)}", remedy
@@ -186,6 +186,9 @@ def _value_issues(argument: Argument, value: Value, module: str) -> Iterator[tup
     elif name in _RULES and isinstance(value, str):
         yield from _RULES[name](value)
 
+
+_ONLY_IN_FILES = {"resize_interpolation": ("box",)}
+"""Values that work in a config file, and that only the command line rejects."""
 
 _GUI_VALUES = {
     ("max_token_length", 75): "remove it: 75 is the default",
@@ -223,7 +226,7 @@ def _scheduler_issues(value: str) -> Iterator[tuple[str, str]]:
 
 
 def _resolution_issues(value: str, name: str = "resolution") -> Iterator[tuple[str, str]]:
-    if not re.fullmatch(r"[1-9]\d{0,4}(,[1-9]\d{0,4})?", value):
+    if not re.fullmatch(r" ?[1-9]\d{0,4}(, ?[1-9]\d{0,4})?", value):
         yield f'{name} "{value}" is not of the form "width,height"', 'write "1024,1024"'
 
 

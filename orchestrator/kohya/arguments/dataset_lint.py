@@ -75,7 +75,6 @@ def _text_cache(params: Params) -> Iterator[Problem]:
 _TEXT_CACHES = ("cache_text_encoder_outputs_to_disk", "cache_text_encoder_outputs")
 _IGNORED_BY_TEXT_CACHE = (
     "caption_prefix", "caption_suffix", "enable_wildcard", "caption_dropout_every_n_epochs", "secondary_separator",
-    "keep_tokens",
 )  # fmt: skip
 
 
@@ -112,7 +111,7 @@ def _face_crop(params: Params) -> Iterator[Problem]:
 
 
 def _buckets(params: Params) -> Iterator[Problem]:
-    sides = [int(side) for side in str(params.get("resolution", "")).split(",") if side.isdecimal()]
+    sides = [int(side) for side in str(params.get("resolution", "")).split(",") if side.strip().isdecimal()]
     if not sides:
         return
     if not params.get("enable_bucket"):
@@ -162,14 +161,17 @@ def _masks(params: Params, subsets: Sequence[Params]) -> Iterator[Problem]:
             what = "the dataset has a folder of masks, which sd-scripts rejects without masked_loss"
             yield error("masked_loss", what, "set masked_loss = true, or use a dataset without masks")
         return
-    if subsets and not any(masked) and not any(subset.get("alpha_mask") for subset in (params, *subsets)):
+    in_alpha = any(subset.get("alpha_mask") for subset in (params, *subsets))
+    if subsets and not any(masked) and not in_alpha:
         what = "the dataset has no masks, so masked_loss has no effect"
-        yield error("masked_loss", what, "use a dataset with masks, or remove masked_loss")
-    if params.get("validation_split") and (any(masked) or not subsets):
+        yield warning("masked_loss", what, "use a dataset with masks, or remove masked_loss")
+    if not any(masked) and (subsets or in_alpha):
+        return
+    if params.get("validation_split"):
         what = (
             "with a folder of masks, sd-scripts v0.10 rejects validation_split, and v0.11 validates on training images"
         )
         yield error("validation_split", what, "remove validation_split")
     if params.get("caption_dropout_every_n_epochs"):
-        what = "with masked_loss, sd-scripts drops every caption in every epoch, not in every n-th"
+        what = "with a folder of masks, sd-scripts drops every caption in every epoch, not in every n-th"
         yield error("caption_dropout_every_n_epochs", what, "remove it")

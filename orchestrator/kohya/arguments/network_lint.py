@@ -1,6 +1,7 @@
 """Lint rules for the network: network_args that have no effect, and files of weights that do not fit."""
 
 import re
+import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -75,8 +76,11 @@ def _ignored_arguments(params: Params) -> Iterator[Problem]:
         what = f"network_train_text_encoder_only is set, so {unused[0]} has no effect"
         yield error("network_args", what, f"remove {unused[0]}")
     blocks = key_values.block_weights(params)
-    if blocks is not None and not any(blocks) and unet_only:
-        yield error("network_args", "the weight of every block is 0: nothing is trained", "raise one of the weights")
+    ranks = [key for key in ("block_dims", "conv_block_dims") if key in given]
+    no_ranks = "block_dims" in ranks and all(not given[key].strip("0, ") for key in ranks)
+    if unet_only and ((blocks is not None and not any(blocks)) or no_ranks):
+        what = f"the {'rank' if no_ranks else 'weight'} of every block is 0: nothing is trained"
+        yield error("network_args", what, "raise one of them")
     kept = (*weights, "factor")  # networks.lokr cannot read it from the file
     if params.get("dim_from_weights") and (unused := [name for name in given if name not in kept]):
         what = f"with dim_from_weights, {networks.module_of(params)} ignores {', '.join(unused)}"
@@ -153,6 +157,11 @@ def _file_problems(key: str, path: Path, params: Params) -> Iterator[Problem]:
         yield error(key, what, f'write "{full.resolve()}"')
     elif key in WEIGHTS:
         yield from _weights_problems(key, path, params)
+    elif key == "log_tracker_config":
+        try:
+            tomllib.loads(full.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as problem:
+            yield error(key, f"{path} cannot be read as TOML: {problem}", "correct the file, or remove the argument")
 
 
 def _weights_problems(key: str, path: Path, params: Params) -> Iterator[Problem]:

@@ -51,10 +51,24 @@ _CONFLICTS: tuple[tuple[Callable[[Optimizer, Mapping[str, object]], bool], str, 
         "remove nesterov",
     ),
     (
-        lambda one, args: one.name.startswith("SGDNesterov")
-        and bool(args.get("dampening") or args.get("momentum") == 0),
-        "needs a momentum above 0 and no dampening",
+        lambda one, args: (
+            bool(one.name.startswith("SGDNesterov") or (one.name == "SGD" and args.get("nesterov")))
+            and bool(args.get("dampening") or not args.get("momentum", one.name != "SGD"))
+        ),
+        "with nesterov needs a momentum above 0 and no dampening",
         'write "momentum=0.9", without dampening',
+    ),
+    (
+        lambda one, args: one.name == "SGDScheduleFree" and args.get("momentum") == 0,
+        "needs a momentum above 0",
+        "remove momentum",
+    ),
+    (lambda one, args: one.adaptive and args.get("eps") == 0, "needs an eps above 0", "remove eps"),
+    (lambda _, args: args.get("differentiable", False) is not False, "cannot be differentiable here", "remove it"),
+    (
+        lambda one, args: "bitsandbytes" in one.packages and args.get("optim_bits", 32) not in (8, 32),
+        "has states of 8 or 32 bits",
+        'write "optim_bits=32"',
     ),
     (
         lambda one, args: "bitsandbytes" in one.packages and one.name.endswith("8bit") and bool(args.get("amsgrad")),
@@ -163,7 +177,14 @@ def _own_rate(params: Params) -> Iterator[Problem]:
     if not sets_own_rate(params):
         return
     remedy = 'set optimizer_args = ["relative_step=False", "scale_parameter=False", "warmup_init=False"]'
-    for key in ("unet_lr", "text_encoder_lr", "lr_scheduler", "lr_scheduler_args", "lr_warmup_steps"):
+    for key in (
+        "unet_lr",
+        "text_encoder_lr",
+        "lr_scheduler",
+        "lr_scheduler_type",
+        "lr_scheduler_args",
+        "lr_warmup_steps",
+    ):
         if params.get(key) and params[key] != "adafactor":
             what = f"Adafactor sets its own rate (relative_step): {key} has no effect, or training fails"
             yield error(key, what, f"remove {key}, or {remedy}")
@@ -181,9 +202,11 @@ def _schedule_is_ignored(params: Params) -> str:
 def _text_encoder_rates(params: Params) -> Iterator[Problem]:
     several = params.get("text_encoder_lr")
     module = networks.module_of(params)
-    if isinstance(several, tuple) and len(several) > 1 and module not in (networks.LOHA, networks.LOKR):
-        what = f"{module} uses the first text encoder rate for both encoders"
-        yield error("text_encoder_lr", what, "give one number")
+    used = 2 if module in (networks.LOHA, networks.LOKR) else 1
+    if isinstance(several, tuple) and len(several) > used and len(set(several)) > 1:
+        which = "one for each text encoder" if used > 1 else "the first one, for both text encoders"
+        what = f"{module} uses {which}, and ignores the other rates"
+        yield error("text_encoder_lr", what, "give one number" if used == 1 else "give two numbers")
     trained = {"text_encoder_lr": "network_train_unet_only", "unet_lr": "network_train_text_encoder_only"}
     for rate, only in trained.items():
         if params.get(only) and rate in params:

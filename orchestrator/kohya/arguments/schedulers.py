@@ -69,9 +69,10 @@ def lint(params: Params, *, ignored: str) -> Iterator[Problem]:
 
 
 def _without_effect(params: Params, optimizer: str) -> Iterator[Problem]:
-    for key in ("lr_scheduler", "lr_warmup_steps", "lr_scheduler_type", "lr_scheduler_args"):
+    for key in ("lr_scheduler", "lr_warmup_steps", "lr_scheduler_type", "lr_scheduler_args", *USED_BY):
         if params.get(key) and params[key] != "constant":
-            yield error(key, f"sd-scripts ignores {key} with {optimizer}", f"remove {key}")
+            report = warning if key in USED_BY else error
+            yield report(key, f"sd-scripts ignores {key} with {optimizer}", f"remove {key}")
 
 
 def _warmup(params: Params) -> Iterator[Problem]:

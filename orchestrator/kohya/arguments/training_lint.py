@@ -101,23 +101,26 @@ def _precision(params: Params) -> Iterator[Problem]:
 
 
 _ORDERED = (
-    ("min_timestep", "max_timestep", 0, 1000, False),
-    ("min_bucket_reso", "max_bucket_reso", 256, 1024, True),
+    ("min_timestep", "max_timestep", 0, 1000),
+    ("min_bucket_reso", "max_bucket_reso", 256, 1024),
 )
-"""Pairs of which the first must be below the second, their defaults, and whether they may be equal."""
+"""Pairs of which the first must not be above the second, and their defaults."""
 
 
 def _pairs(params: Params) -> Iterator[Problem]:
-    for low, high, least, most, equal in _ORDERED:
+    for low, high, least, most in _ORDERED:
         below, above = params.get(low, least), params.get(high, most)
-        if isinstance(below, int) and isinstance(above, int) and (below > above or (below == above and not equal)):
+        if isinstance(below, int) and isinstance(above, int) and below > above:
             key = low if low in params else high
-            yield error(key, f"{low} = {below} is not below {high} = {above}", f"set {low} below {high}")
+            yield error(key, f"{low} = {below} is above {high} = {above}", f"set {low} below {high}")
+        elif below == above and low == "min_timestep":
+            yield warning(low, f"{high} is {above}, too: one timestep is trained", f"set {low} below {high}")
 
 
 def _noise_and_loss(params: Params) -> Iterator[Problem]:
-    if params.get("adaptive_noise_scale") is not None and params.get("noise_offset") is None:
-        yield error("adaptive_noise_scale", "it needs noise_offset: sd-scripts exits", "set noise_offset")
+    if params.get("adaptive_noise_scale") is not None and not params.get("noise_offset"):
+        report, what = (error, "exits") if params.get("noise_offset") is None else (warning, "ignores it")
+        yield report("adaptive_noise_scale", f"it needs noise_offset: sd-scripts {what}", "set noise_offset")
     if params.get("scale_v_pred_loss_like_noise_pred") and not params.get("v_parameterization"):
         what = "it needs v_parameterization: sd-scripts exits"
         yield error("scale_v_pred_loss_like_noise_pred", what, "remove it")
@@ -160,7 +163,6 @@ _CAPTION_PARTS = ("shuffle_caption", "caption_tag_dropout_rate", "token_warmup_s
 NEEDS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("keep_tokens", "keep_tokens_separator"), _CAPTION_PARTS),
     "token_warmup_min": ("token_warmup_step",),
-    "adaptive_noise_scale": ("noise_offset",),
     "multires_noise_discount": ("multires_noise_iterations",),
     "noise_offset_random_strength": ("noise_offset",),
     "ip_noise_gamma_random_strength": ("ip_noise_gamma",),
@@ -178,7 +180,6 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
     "bucket_no_upscale": ("enable_bucket",),
     "sample_sampler": ("sample_every_n_steps", "sample_every_n_epochs", "sample_at_first"),
     "skip_cache_check": ("cache_text_encoder_outputs_to_disk",),
-    "vae_batch_size": ("cache_latents", "cache_latents_to_disk"),
     "dynamo_backend": ("torch_compile",),
     **dict.fromkeys(
         ("zero_stage", "offload_optimizer_device", "offload_optimizer_nvme_path", "offload_param_device",
@@ -205,9 +206,10 @@ _EVERY = {
 def _without_effect(params: Params) -> Iterator[Problem]:
     cached = params.get("cache_text_encoder_outputs") or params.get("cache_text_encoder_outputs_to_disk")
     for key, needed in NEEDS.items():
-        reported = cached and needed is _CAPTION_PARTS
-        if params.get(key) and not reported and not any(params.get(other) for other in needed):
-            yield warning(key, f"{key} has no effect without {' or '.join(needed)}", f"remove it, or set {needed[0]}")
+        if params.get(key) and not any(params.get(other) for other in needed):
+            remedy = "remove it" if cached and needed is _CAPTION_PARTS else f"remove it, or set {needed[0]}"
+            what = "leaves the separator in the captions" if key == "keep_tokens_separator" else "has no effect"
+            yield warning(key, f"{key} {what} without {' or '.join(needed)}", remedy)
     for key, reason in _NEVER.items():
         if params.get(key):
             yield warning(key, f"{key} has no effect {reason}", "remove it")
@@ -215,6 +217,9 @@ def _without_effect(params: Params) -> Iterator[Problem]:
         for key in ("huber_c", "huber_scale", "huber_schedule"):
             if params.get(key):
                 yield warning(key, f"{key} has no effect without a Huber loss", 'remove it, or set loss_type = "huber"')
+    elif params.get("huber_scale", 1) != 1 and params.get("huber_schedule", "snr") == "snr":
+        what = 'huber_scale has no effect with huber_schedule = "snr", which is the default'
+        yield warning("huber_scale", what, 'remove it, or set huber_schedule = "exponential"')
     if params.get("wandb_run_name") and params.get("log_with") not in ("wandb", "all"):
         yield warning("wandb_run_name", "it has no effect without wandb", 'remove it, or set log_with = "wandb"')
     if params.get("sample_every_n_epochs") and params.get("sample_every_n_steps"):
