@@ -168,6 +168,20 @@ def test_a_sweep_with_open_runs_needs_these_before_further_seeds() -> None:
     assert dict(answer.facts)["Needed to decide"] == answer.needs
 
 
+@pytest.mark.parametrize(("kept", "needs"), [(2, "6 failed runs: remove the cause"), (8, "")])
+def test_failed_runs_are_repeated_before_further_seeds(kept: int, needs: str) -> None:
+    runs = [
+        one if at < kept else run(one.run.point.params, 0.5, state=State.FAILED) for at, one in enumerate(grid(0.1))
+    ]
+    assert only(runs).needs.startswith(needs)
+    assert bool(only(runs).needs) is bool(needs)
+
+
+def test_further_seeds_are_no_remedy_where_every_run_is_degraded() -> None:
+    runs = [run(one.run.point.params, 0.5, training=(trained_with(degraded=True),)) for one in grid(0.1)]
+    assert only(runs).needs == "runs that can be compared: all were excluded, and further seeds do not change that"
+
+
 def test_degraded_and_failed_runs_are_excluded_and_counted() -> None:
     fallback = AttemptSummary(
         number=1, result=Result(failure=None), fallbacks=("AdamW8bit",), overrides={}, degraded=True

@@ -318,6 +318,7 @@ def test_images_without_any_face_get_no_verdict() -> None:
     found = answer(rows)
     assert found.verdict is Verdict.UNDECIDED
     assert found.reason == "no image contains a face"
+    assert (found.difference, found.needs) == (None, None)
     assert "seed" not in found.reason
 
 

@@ -18,6 +18,10 @@ MIN_REPLICATES = 3
 """With two seeds the 95 % interval extends 12.7 standard errors to each side, too wide for any decision."""
 
 
+_NO_FACE = "no image contains a face"
+"""The reason without a difference: all image values are -1."""
+
+
 class Verdict(StrEnum):
     """Is the second level better than the first?"""
 
@@ -196,14 +200,14 @@ def _compare(family: QuestionFamily, question: Question, settings: TestSettings)
         matching=matching,
         replicates=present,
         prompts=table.shape[1],
-        difference=float(table.mean()) if table.size else None,
+        difference=float(table.mean()) if table.size and nothing != _NO_FACE else None,
         estimate=None if nothing else estimates.estimate(table),
         main_effect=main_effect(compared, dim, levels, zipped),
         similarity_difference=_mean_difference((p.first.similarity, p.second.similarity) for p in pairs),
         no_face_difference=_mean_difference((p.first.no_face_rate, p.second.no_face_rate) for p in pairs),
         step=step,
         ended=_finished_pairs(match(measured, dim, levels, zipped).pairs) if step else None,
-        needs=_missing(MIN_REPLICATES, present, len(pairs)) if present == 1 or not pairs else None,
+        needs=_missing(MIN_REPLICATES, present, len(pairs)) if not nothing and (present == 1 or not pairs) else None,
         warnings=() if nothing else (*_extended(family), *assumptions.warnings(pairs, table)),
         design=family.design,
     )
@@ -232,7 +236,7 @@ def _nothing_to_compare(pairs: Sequence[Pair], rows: Sequence[RunRow], settings:
     names = {row.run for pair in pairs for row in (pair.first, pair.second)}
     compared = [row for row in rows if row.run in names]
     if compared and all(row.no_face_rate == 1 for row in compared):
-        return "no image contains a face"
+        return _NO_FACE
     changes = [row.change for row in compared if row.change is not None]
     if compared and len(changes) == len(compared) and max(changes) < settings.unchanged:
         return (

@@ -230,7 +230,7 @@ def _bounds(interval: Interval) -> str:
 
 
 def _parts(result: ContrastResult) -> str:
-    if result.no_face_difference is None:
+    if result.no_face_difference is None or result.difference is None:
         return ""
     with_face = "no image of one level contains a face"
     if result.similarity_difference is not None:
@@ -319,11 +319,16 @@ def _passing(sweep: SweepSummary, question: Question) -> str:
 
 
 def _needs(sweep: SweepSummary, result: ContrastResult) -> str:
-    """The runs that the sweep has yet to finish; if there are none, about how many further seeds."""
+    """The runs that the sweep has yet to finish or to repeat; if there are none, about how many further seeds."""
     if result.needs is None:
         return ""
-    if unfinished := sum(run.status.state in RUNNABLE for run in _concerned(sweep, result.question)):
+    states = [run.status.state for run in _concerned(sweep, result.question)]
+    if unfinished := sum(state in RUNNABLE for state in states):
         return f"{pluralize(unfinished, 'run')} of this sweep, not finished yet"
+    if failed := states.count(State.FAILED):
+        return f"{pluralize(failed, 'failed run')}: remove the cause and repeat the sweep with `--retry failed`"
+    if not result.matching.pairs and result.matching.left_out:
+        return "runs that can be compared: all were excluded, and further seeds do not change that"
     seeds = pluralize(result.needs.replicates, "more training seed")
     return f"about {seeds} ({pluralize(result.needs.runs_per_arm, 'run')} at each level)"
 
