@@ -3,7 +3,7 @@
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from orchestrator import files
-from orchestrator.errors import Problem, warning
+from orchestrator.errors import Problem, Severity, warning
 from orchestrator.redaction import find_secret
 from orchestrator.text import agree, first_names
 
@@ -25,7 +25,8 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif"})
 """The files that sd-scripts reads as images of a dataset."""
 
 UNSUPPORTED_SUFFIXES = frozenset(
-    {".jfif", ".heic", ".heif", ".jxl", ".jp2", ".tif", ".tiff", ".gif", ".jpe", ".psd", ".tga", ".dng", ".cr2", ".nef"}
+    {".jfif", ".heic", ".heif", ".jxl", ".jp2", ".tif", ".tiff", ".gif", ".jpe", ".psd", ".tga", ".dng", ".cr2", ".cr3"}
+    | {".nef", ".arw", ".raf", ".rw2", ".orf", ".pef", ".raw"}
 )
 """Image files that are not used, because sd-scripts ignores them too."""
 
@@ -61,6 +62,11 @@ class Listing:
 
     paths: tuple[Path, ...]
     problems: tuple[Problem, ...] = ()
+
+    def why_empty(self) -> list[Problem]:
+        """The problems as errors, because no image is left."""
+        what = "no image can be used: "
+        return [replace(one, severity=Severity.ERROR, what=what + one.what) for one in self.problems]
 
 
 def load(path: Path) -> Pixels:

@@ -74,10 +74,9 @@ def test_files_that_look_like_images_are_named(make: Make) -> None:
 
 
 def test_a_folder_of_unused_files_alone_is_an_error_that_names_them(make: Make) -> None:
-    (unused, error) = found(make({"a.heic": None}))
-    assert "a.heic" in unused[1]
-    assert error[0] is ERROR
-    assert error[1].startswith("contains no images")
+    ((severity, text),) = found(make({"a.heic": None, "b.ARW": None}))
+    assert severity is ERROR
+    assert text.startswith("no image can be used: 2 files look like images and are not used: a.heic, b.ARW")
 
 
 def test_a_missing_folder_is_one_problem(tmp_path: Path) -> None:

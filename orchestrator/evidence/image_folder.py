@@ -96,10 +96,8 @@ def _printable_names(folder: Path) -> tuple[list[Path], list[Problem]]:
     if not valid:
         what = "contains no images" if folder.is_dir() else "is not a folder"
         remedy = f"name a folder with images ({', '.join(sorted(images.SUFFIXES))})"
-        raise InputError(
-            Problem(what=what, where=str(folder), key="--images", remedy=remedy),
-            *(listing.problems if folder.is_dir() else ()),
-        )
+        none = Problem(what=what, where=str(folder), key="--images", remedy=remedy)
+        raise InputError(*((folder.is_dir() and listing.why_empty()) or [none]))
     return valid, [*listing.problems, *problems]
 
 

@@ -152,17 +152,21 @@ def _faces(settings: Settings, where: str) -> Iterator[Problem]:
     except NotReady as error:
         yield from error.problems
     yield from _second_pack(scoring, where)
-    listing = images.list_images(scoring.references)
-    yield from listing.problems if scoring.references.is_dir() else ()
-    if not listing.paths:
-        remedy = "copy at least 8, better 20 photos of the persona there that are not in a dataset"
-        what = "has no images" if scoring.references.is_dir() else why_no_folder(scoring.references)
-        yield _missing(what, where, "score.references", scoring.references, remedy)
-    elif len(listing.paths) < 8:
-        what = f"only {len(listing.paths)} reference images: scores are imprecise"
-        yield _doubt(what, where, "score.references", str(scoring.references), "use at least 8, better 20")
+    yield from _references(scoring.references, where)
     yield from _clip(scoring, where)
     yield from faces.runtime_problems()
+
+
+def _references(folder: Path, where: str) -> Iterator[Problem]:
+    listing, key = images.list_images(folder), "score.references"
+    if not folder.is_dir() or listing == images.Listing(paths=()):
+        remedy = "copy at least 8, better 20 photos of the persona there that are not in a dataset"
+        yield _missing("has no images" if folder.is_dir() else why_no_folder(folder), where, key, folder, remedy)
+        return
+    yield from listing.problems if listing.paths else listing.why_empty()
+    if 0 < len(listing.paths) < 8:
+        what = f"only {len(listing.paths)} reference images: scores are imprecise"
+        yield _doubt(what, where, key, str(folder), "use at least 8, better 20")
 
 
 def _second_pack(scoring: Scoring, where: str) -> Iterator[Problem]:
