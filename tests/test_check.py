@@ -208,6 +208,15 @@ def test_tokenizers_in_the_hubs_cache_are_enough(world, tmp_path):
     assert tokenizer_problems(world, HF_HOME=str(tmp_path), HF_ENDPOINT="http://127.0.0.1:9") == ""
 
 
+def test_offline_no_warning_promises_a_download_of_tokenizers(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(interpreter, "check_interpreter", lambda *_: checks.CheckReport())
+    used = trainer(world, script="sdxl_train_network.py")
+    env = {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    used = replace(used, trainer=replace(used.trainer, env=env, tokenizer_cache_dir=tmp_path))
+    found = [one for one in checks.inspect(used, Probe()).problems if one.key == "trainer.tokenizer_cache_dir"]
+    assert [one.severity for one in found] == [Severity.ERROR]
+
+
 @pytest.mark.parametrize(("code", "what"), [(200, ""), (503, "it answers 503")])
 def test_a_reachable_hub_is_enough(world, tmp_path, code, what):
     class Hub(BaseHTTPRequestHandler):

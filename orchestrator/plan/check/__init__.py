@@ -31,7 +31,9 @@ def inspect(settings: Settings, probe: VramProbe, asked: Plan | None = None, *, 
     warnings = asked.warnings if asked else untriggered(read_prompts(settings.generation.prompts)[0], settings, points)
     chosen = preflight.choose_gpus(probe.gpus(), settings.vram.card)
     problems = [*warnings, *preflight.findings(settings, points, probe)]
-    problems += [*trainer.problems, *tokenizers.problems(settings), *_images(settings, trained, datasets)]
+    if offline := list(tokenizers.problems(settings)):  # then the warning that they are downloaded is wrong
+        problems = [one for one in problems if one.key != offline[0].key]
+    problems += [*trainer.problems, *offline, *_images(settings, trained, datasets)]
     faces = persona.check_persona(settings, datasets)
     problems += faces.problems
     if asked:
