@@ -295,6 +295,19 @@ def test_windows_paths_are_explained(problems, written, remedy):
     assert problem.where.endswith(":8")
 
 
+@pytest.mark.parametrize(
+    ("written", "what"),
+    [
+        ("$HOME/models/x.safetensors", "contains $HOME"),
+        ("/data/${USER}/x.safetensors", "contains ${USER}"),
+        ("~no-such-user/x.safetensors", "begins with ~no-such-user, and there is no such user"),
+    ],
+)
+def test_what_no_shell_replaces_in_a_path_is_an_error(problems, written, what):
+    (problem,) = problems(MINIMAL.replace('"/models/base.safetensors"', f'"{written}"')).values()
+    assert problem.what.startswith(what)
+
+
 @pytest.mark.parametrize("name", ["a\\nb", "a\\u202eb", "../x", "-x", ".x", "x.", "calibration.json", "x" * 61, ""])
 def test_names_follow_one_rule(problems, name):
     more = f'[base_models."{name}"]\npath = "b"\n[defaults]\nbase_model = "base"\n'

@@ -18,6 +18,8 @@ from orchestrator.model import Scalar, Value
 from orchestrator.text import bad_name
 from orchestrator.values import canonical_json
 
+_VARIABLE = re.compile(r"\$(?:[A-Za-z_]\w*|\{\w+\})|%[A-Z]+%")
+"""$HOME, ${HOME} or %USERPROFILE%."""
 _WINDOWS_PATH = re.compile(r"[A-Za-z]:[\\/]")
 
 
@@ -81,7 +83,14 @@ def _path(raw: object, info: ValidationInfo[Any]) -> Path:
             f"write the path as this system has it; under WSL: /mnt/{raw[0].lower()}/{raw[3:].replace(chr(92), '/')}"
         )
         raise wrong("is a Windows path", remedy)
-    return Path(os.path.normpath(info.context["folder"] / os.path.expanduser(raw)))  # noqa: PTH111 - never raises
+    if found := _VARIABLE.search(raw):
+        remedy = "write the folder itself; ~ stands for your home folder"
+        raise wrong(f"contains {found[0]}, and environment variables are not replaced in paths", remedy)
+    path = os.path.expanduser(raw)  # noqa: PTH111 - never raises
+    if path.startswith("~"):
+        user = raw.partition("/")[0]
+        raise wrong(f"begins with {user}, and there is no such user", f'write "./{raw}" for a folder named {user}')
+    return Path(os.path.normpath(info.context["folder"] / path))
 
 
 _MAX_TEXT = 4000
