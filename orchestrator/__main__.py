@@ -1,5 +1,16 @@
-"""`python -m orchestrator`."""
+"""`orchestrate` and `python -m orchestrator`. Ctrl-C ends them quietly, also while the command line is imported."""
 
-from orchestrator.cli import main
+import os
+import signal
 
-main(prog_name="orchestrate")
+
+def main() -> None:
+    """Run the command line."""
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    from orchestrator.cli import main as command_line
+
+    command_line(prog_name="orchestrate")
+
+
+if __name__ == "__main__":
+    main()

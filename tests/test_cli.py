@@ -127,6 +127,21 @@ def test_exit_130_after_one_signal_and_the_run_is_recorded_as_killed(world: Worl
     assert [line.split()[0] for line in world.ledger()] == ["began", "began", "ended"]
 
 
+def test_exit_130_without_a_word_while_the_command_line_is_imported() -> None:
+    code = """
+import os, signal, sys
+class Interrupt:
+    def find_spec(self, name, *_):
+        if name == "click":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupt())
+from orchestrator.__main__ import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 def test_exit_130_after_two_signals_without_waiting_for_the_program(world: World) -> None:
     world.settle(env={"STANDIN_TRAIN": "deaf#1"})
     world.settings.write_text(world.settings.read_text().replace("grace_seconds = 1", "grace_seconds = 100"))
