@@ -237,7 +237,7 @@ class Session:
         with self.sweep.lock(), self.lock_gpus(self.sweep, gpus) as held:
             wanted, ctx = prepare(self.context(held, frozen=frozen))
             self._label_runs()
-            with self.listener.running(self.sweep, self.stop):
+            with self.listener.running(self.sweep, self.stop, runs=[one.run for one in wanted]):
                 followup.run_all(wanted, ctx, lambda runs, other: sweep.run_sweep(runs, other, gpus=held))
         return all(state.status(one.run).state is State.FINISHED for one in wanted)
 

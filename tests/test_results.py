@@ -306,6 +306,9 @@ def test_the_remaining_time_comes_from_the_forecast_from_the_start(world: World)
     assert 0 <= progress.share < 0.5
     assert progress.counts() == "0 of 3 runs finished"
     assert ProgressReader(session.sweep).read().times().endswith(" s, remaining time unknown")
+    images = session.sweep.runs()[0].confirmation("12345678")
+    images.create()
+    assert ProgressReader(session.sweep, runs=[images]).read().counts() == "0 of 1 runs finished"
 
 
 def test_a_running_stage_counts_with_what_its_progress_leaves(world: World) -> None:
@@ -317,7 +320,7 @@ def test_a_running_stage_counts_with_what_its_progress_leaves(world: World) -> N
     view = SweepStatus(name="grid", rows=(row,), left_s=None)
     reader = ProgressReader(session.sweep, lambda: costs)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(status_module, "read_status", lambda _: view)
+        patch.setattr(status_module, "read_status", lambda *_: view)
         progress = reader.read()
     assert progress.left_s == pytest.approx(costs.seconds - costs.runs[0].train_s + 300, abs=1)
     assert "network_dim 2: train 1/4" in status_table.heartbeat(progress)

@@ -8,7 +8,7 @@ import signal
 import sys
 import textwrap
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from orchestrator.report.files import Report
     from orchestrator.report.status import SweepStatus
     from orchestrator.run.context import Stop
-    from orchestrator.store.layout import Sweep
+    from orchestrator.store.layout import Run, Sweep
 
 
 _COMMAND = re.compile(r"`orchestrate (?!(?:completion|demo|import|init|schema)\b|[^`\n]*--settings)[^`\n]*(?=`)")
@@ -103,7 +103,13 @@ class Console(SessionListener):
         return _COMMAND.sub(lambda found: f"{found[0]}{self._settings}", text)
 
     @contextmanager
-    def running(self, sweep: Sweep, stop: Stop, forecast: Callable[[], Forecast] | None = None) -> Iterator[None]:
+    def running(
+        self,
+        sweep: Sweep,
+        stop: Stop,
+        forecast: Callable[[], Forecast] | None = None,
+        runs: Sequence[Run] | None = None,
+    ) -> Iterator[None]:
         """SIGINT and SIGTERM end the sweep: once when the running programs have ended, twice immediately."""
 
         def ask(_number: int, _frame: object) -> None:
@@ -114,7 +120,7 @@ class Console(SessionListener):
 
         signal.signal(signal.SIGINT, ask)
         signal.signal(signal.SIGTERM, ask)
-        with self.live(sweep, forecast):
+        with self.live(sweep, forecast, runs):
             yield
 
     def reported(self, report: Report) -> None:
@@ -131,12 +137,14 @@ class Console(SessionListener):
         self.result(str(report.table))
 
     @contextmanager
-    def live(self, sweep: Sweep, forecast: Callable[[], Forecast] | None = None) -> Iterator[None]:
+    def live(
+        self, sweep: Sweep, forecast: Callable[[], Forecast] | None = None, runs: Sequence[Run] | None = None
+    ) -> Iterator[None]:
         """Show the progress of a frozen sweep while the block runs; without a terminal a line every few minutes."""
         if not sweep.exists():
             yield
             return
-        reader = ProgressReader(sweep, forecast)
+        reader = ProgressReader(sweep, forecast, runs)
 
         def read(show: Callable[[SweepProgress], RenderableType]) -> RenderableType:
             try:

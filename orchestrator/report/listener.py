@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from textwrap import shorten
 from typing import TYPE_CHECKING
@@ -42,10 +42,16 @@ class SessionListener:
             _log.log(logging.ERROR if problem.severity is Severity.ERROR else logging.WARNING, str(problem))
 
     @contextmanager
-    def running(self, sweep: Sweep, stop: Stop, forecast: Callable[[], Forecast] | None = None) -> Iterator[None]:  # noqa: ARG002
+    def running(
+        self,
+        sweep: Sweep,  # noqa: ARG002
+        stop: Stop,
+        forecast: Callable[[], Forecast] | None = None,  # noqa: ARG002
+        runs: Sequence[Run] | None = None,  # noqa: ARG002
+    ) -> Iterator[None]:
         """Entered before the first attempt starts, left after the last has ended. Ctrl-C ends the running attempts.
 
-        forecast: of the remaining runs, if the sweep itself is run.
+        forecast: of the remaining runs, if the sweep itself is run. runs: those that run, if they are not the sweep's.
         """
         try:
             yield

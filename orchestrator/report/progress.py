@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ from orchestrator.model import State
 from orchestrator.report import status
 from orchestrator.report.labels import labels
 from orchestrator.report.status import StatusRow, SweepStatus
-from orchestrator.store.layout import Sweep
+from orchestrator.store.layout import Run, Sweep
 from orchestrator.text import duration
 
 if TYPE_CHECKING:
@@ -54,15 +54,20 @@ class SweepProgress:
 
 
 class ProgressReader:
-    """Reads the progress of a sweep. forecast: of its remaining runs; without it the remaining time is unknown."""
+    """Reads the progress of a sweep. forecast: of its remaining runs; without it the remaining time is unknown.
 
-    def __init__(self, sweep: Sweep, forecast: Callable[[], Forecast] | None = None) -> None:
-        self._sweep, self._forecast = sweep, forecast
-        self._labels = labels([run.point for run in sweep.runs()])
+    runs: those to read instead of the sweep's.
+    """
+
+    def __init__(
+        self, sweep: Sweep, forecast: Callable[[], Forecast] | None = None, runs: Sequence[Run] | None = None
+    ) -> None:
+        self._sweep, self._forecast, self._runs = sweep, forecast, runs
+        self._labels = labels([run.point for run in (sweep.runs() if runs is None else runs)])
         self._left_s, self._read_at, self._renew_at = 0.0, 0.0, 0.0
 
     def read(self) -> SweepProgress:
-        view = status.read_status(self._sweep)
+        view = status.read_status(self._sweep, self._runs)
         elapsed = max(0.0, time.time() - self._sweep.started_at())
         return SweepProgress(view=view, labels=self._labels, elapsed_s=elapsed, left_s=self._left(view))
 

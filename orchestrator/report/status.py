@@ -44,9 +44,9 @@ class SweepStatus:
         return sum(row.status.state is state for row in self.rows)
 
 
-def read_status(sweep: Sweep) -> SweepStatus:
-    """The current state of all runs, in the order of the grid."""
-    rows = tuple(_row(run) for run in sweep.runs())
+def read_status(sweep: Sweep, runs: Sequence[Run] | None = None) -> SweepStatus:
+    """The current state of these runs, by default all of the sweep in the order of the grid."""
+    rows = tuple(_row(run) for run in (sweep.runs() if runs is None else runs))
     return SweepStatus(name=sweep.name, rows=rows, left_s=_left(rows))
 
 
