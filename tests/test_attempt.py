@@ -368,6 +368,21 @@ def test_an_orphan_is_adopted_and_its_vram_polled(world: World, run: Run) -> Non
     assert probe.polled > 2
 
 
+def test_an_orphan_in_a_folder_that_was_moved_away_is_not_started_again(world: World, run: Run) -> None:
+    orphan = begun(run, WAITS)
+    while not (orphan.path / "log").exists() or not (orphan.path / "log").stat().st_size:
+        time.sleep(0.01)
+    moved = world.folder / "moved"
+    (run.path / "train").rename(moved)
+    pids = " ".join(map(str, process.pids_of(moved / "1")))
+    with pytest.raises(NotReady, match=f"is still running: process {pids}\n.*`kill {pids}`"):
+        carry_out(run, MADE, world.context())
+    assert run.attempts("train") == []
+    process.stop(moved / "1", 5)
+    assert carry_out(run, MADE, world.context()).failure is None
+    assert not process.running(orphan.path)
+
+
 def test_an_orphan_without_an_environment_is_adopted_through_another_path(world: World, run: Run) -> None:
     orphan = run.new_attempt("train")
     argv = ["env", "-i", "setsid", "--wait", sys.executable, "-c", f"{WAITS}{MADE}"]

@@ -74,6 +74,10 @@ def _record_again(run: Run, attempt: Attempt, stage: Stage) -> Result | None:
 
 def _start(run: Run, stage: Stage, ctx: Context) -> Attempt:
     _check_disk(run.path, ctx.settings.limits.free_gib)
+    if pids := " ".join(map(str, process.strays(run.path))):
+        what = f"an attempt whose folder was moved away or deleted is still running: process {pids}"
+        remedy = f"move its folder back, or `kill {pids}`; then run the same command"
+        raise NotReady(Problem(what=what, where=str(run.path), remedy=remedy))
     attempt = run.new_attempt(stage.name)
     command = stage.prepare(attempt)
     process.start(attempt.path, command.argv, env={**child_environ(ctx.environ), **command.env}, cwd=command.cwd)

@@ -189,6 +189,16 @@ def live_attempts() -> set[Path]:
     return found - {Path()}  # without a marker
 
 
+def strays(folder: Path) -> list[int]:
+    """The running processes of attempts that began below `folder`, and whose own folder was moved away or deleted."""
+    root, found = Path(os.path.realpath(folder)), []
+    for pid in _pids():
+        began = Path(_variable(pid, MARKER))
+        if root in began.parents and _identity(began) != _variable(pid, _ID):
+            found.append(pid)
+    return found
+
+
 def is_exiting(pid: int) -> bool:
     """Whether a process is ending: it has released its RAM, and releases its VRAM a moment later."""
     try:
