@@ -77,7 +77,7 @@ def upgrades(sweep: Sweep, environment: Mapping[str, Any], comparison: Compariso
 
 
 def _conflicts(plan: Plan, fingerprint: Mapping[str, str]) -> list[Problem]:
-    old = plan.sweep.record()["fingerprint"] if plan.sweep.exists() else {}
+    old = plan.sweep.fingerprint() if plan.sweep.exists() else {}
     return [
         _changed(key, old[key], value, plan.sweep) for key, value in fingerprint.items() if old.get(key, value) != value
     ]

@@ -90,13 +90,14 @@ def gather(sweep: Sweep, settings: Settings, *, gpus: Collection[str] = (), prob
 
     gpus: the models of this machine's GPUs; empty accepts attempts on every GPU.
     """
-    runs, comparable = sweep.path.parent, _Comparable(settings, gpus)
-    own = list(_trained(sweep.all_runs() if sweep.exists() else (), "this sweep", comparable))
-    others = [one for one in layout.sweeps(runs) if one.path != sweep.path]
-    known = [one for other in others for one in _trained(other.all_runs(), f"sweep {other.name}", comparable)]
-    probes = list(_trained(layout.probes(runs), "probe", comparable))
+    folder, comparable = sweep.path.parent, _Comparable(settings, gpus)
+    own_runs = sweep.all_runs() if sweep.exists() else []
+    own = list(_trained(own_runs, "this sweep", comparable))
+    others = {one.name: one.all_runs() for one in layout.sweeps(folder) if one.path != sweep.path}
+    known = [one for name, runs in others.items() for one in _trained(runs, f"sweep {name}", comparable)]
+    probes = list(_trained(layout.probes(folder), "probe", comparable))
     probed = [one for one in probes if one[2].at_once == 1]
-    finished = [run for one in (sweep, *others) if one.exists() for run in one.all_runs()]
+    finished = [run for runs in (own_runs, *others.values()) for run in runs]
     by_base = _mean_by_key([(base, stats) for _, base, stats in own])
     return RunHistory(
         by_profile={

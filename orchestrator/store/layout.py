@@ -261,7 +261,8 @@ class Sweep:
 
     def all_runs(self) -> list[Run]:
         """The runs of the current grid, then those that left it."""
-        return [*self.runs(), *(_open(folder / "point.json") for folder in self.dropped())]
+        runs = self.runs()
+        return [*runs, *(_open(folder / "point.json") for folder in self.dropped(run.point for run in runs))]
 
     def questions(self) -> list[Question]:
         """The questions of the current grid."""
