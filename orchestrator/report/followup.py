@@ -47,7 +47,7 @@ def quote(one: RunSummary) -> str:
     assert one.confirmation, "the run is confirmed"
     assert one.choice, "the run is confirmed"
     result, ends = one.confirmation, one.confirmation.comparison.confirmed_interval
-    bounds = f" (95 % interval {ends.low:.3f} to {ends.high:.3f})" if ends else " (no interval: one prompt)"
+    bounds = f" (95 % interval {ends:.3f})" if ends else " (no interval: one prompt)"
     gain = "" if result.gain is None else f"; gain over the base model {result.gain:+.3f}"
     prompts = len({score.image.text for score in result.scores})
     images = f"{pluralize(len(result.scores), 'new image')} of {pluralize(prompts, 'prompt')}"
@@ -91,7 +91,7 @@ def _bounds(name: str, interval: Interval | None) -> dict[str, str]:
 def _confirm_sentence(name: str, result: ConfirmationResult) -> str:
     """With the gain over the baseline where it is known: new prompts may be harder for the base model, too."""
     comparison, ends = result.comparison, result.comparison.change_interval
-    bounds = f" ({ends.low:+.3f} to {ends.high:+.3f})" if ends else ""
+    bounds = f" ({ends:+.3f})" if ends else ""
     gain = ""
     if result.gain is not None and result.reported_gain is not None:
         gain = f"; gain over the baseline {result.gain:+.3f}, reported {result.reported_gain:+.3f}"

@@ -114,4 +114,4 @@ def sentences(found: FolderScores) -> list[str]:
 
 
 def _bounds(interval: Interval | None, number: str = ".3f") -> str:
-    return f" ({interval.low:{number}} to {interval.high:{number}})" if interval else ""
+    return f" ({interval:{number}})" if interval else ""

@@ -121,7 +121,7 @@ def _pair(one: FileComparison, runs: Sequence[LoraRun]) -> dict[str, object]:
 def _sentence(one: FileComparison, runs: Sequence[LoraRun]) -> str:
     names = _names(runs)
     first, second = names[one.first], names[one.second]
-    bounds = f"({one.interval.low:+.3f} to {one.interval.high:+.3f})" if one.interval else "(no interval)"
+    bounds = f"({one.interval:+.3f})" if one.interval else "(no interval)"
     verdict = "undecided" if one.better is None else f"{names[one.better]} is better"
     measure = "gain" if one.by_gain else "image value"
     over = f"{pluralize(one.prompts, 'prompt')}, {pluralize(one.seeds, 'image seed')}"

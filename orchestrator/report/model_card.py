@@ -187,4 +187,4 @@ def _number(value: float | None, form: str = ".3f") -> str:
 
 
 def _bounds(interval: Interval | None, form: str) -> str:
-    return f" (95 %: {format(interval.low, form)} to {format(interval.high, form)})" if interval else ""
+    return f" (95 %: {interval:{form}})" if interval else ""

@@ -73,7 +73,7 @@ def best(ranked: Sequence[Configuration]) -> str:
             return f"{first.label} and {second.label} are equally similar; {seeds} which is better."
         return f"{text}{difference:+.3f} similarity; {seeds} whether that is chance."
     interval = found.interval(1 - 0.05 / (len(scored) - 1))
-    bounds = f"95 % interval {interval.low:+.3f} to {interval.high:+.3f}, {pluralize(found.replicates, 'seed')}"
+    bounds = f"95 % interval {interval:+.3f}, {pluralize(found.replicates, 'seed')}"
     if found.mean <= 0:  # seeds that only one of the two has make it the best
         return f"Best on average: {first.label}. On the common seeds {second.label} is not worse ({bounds})."
     return f"{text}{found.mean:+.3f} similarity ({bounds})" + ("." if interval.low > 0 else ": that may be chance.")
@@ -92,7 +92,7 @@ def _between_files(first: Configuration, second: Configuration, pairs: int) -> s
     (found,) = lora_files.compare(scores, [(), ()], ["", ""], family=pairs) or (None,)
     if found is None or found.interval is None:
         return "an unknown difference: they have too few common images."
-    bounds = f"95 % interval {found.interval.low:+.3f} to {found.interval.high:+.3f} over prompts and image seeds"
+    bounds = f"95 % interval {found.interval:+.3f} over prompts and image seeds"
     chance = "" if found.interval.low > 0 else " that may be chance;"
     return f"{found.difference:+.3f} similarity ({bounds});{chance} a comparison of files, not of training settings."
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from orchestrator.evidence import votes
 from orchestrator.evidence.stats.acceptance import Acceptance
-from orchestrator.evidence.stats.estimates import Interval
 from orchestrator.evidence.stats.preference import Share
 from orchestrator.evidence.summary import SweepSummary
 from orchestrator.evidence.votes import Preference, Voter, VoteResults
@@ -81,8 +80,8 @@ def _preference(one: Preference) -> str:
 
 
 def _share(one: Share) -> str:
-    bounds = _bounds(one.interval, ".0%")
-    return f"{one.mean:.0%}{bounds} of {pluralize(one.votes, 'vote')} on {pluralize(one.clusters, 'prompt')}"
+    bounds = f"{one.interval:.0%}" if one.interval else "no interval"
+    return f"{one.mean:.0%} ({bounds}) of {pluralize(one.votes, 'vote')} on {pluralize(one.clusters, 'prompt')}"
 
 
 def _acceptance(found: Acceptance) -> str:
@@ -91,7 +90,7 @@ def _acceptance(found: Acceptance) -> str:
         return f"{counts}; similarity of an acceptable image: undecided, because {found.reason}"
     levels = (
         f"{one.level:.0%} are accepted at similarity {one.similarity:.3f}"
-        + (_bounds(one.interval, ".3f") if one.interval else " (undecided: the votes give no interval)")
+        + (f" ({one.interval:.3f})" if one.interval else " (undecided: the votes give no interval)")
         for one in found.levels
     )
     return f"{counts}; {', '.join(levels)}"
@@ -104,7 +103,3 @@ def _voter(one: Voter) -> str:
     if one.one_sided:
         return f"{text}. Chooses nearly always one side (p = {one.p:.2g}): not counted"
     return f"{text}. Prefers one side (p = {one.p:.2g})" if one.prefers_a_side else text
-
-
-def _bounds(interval: Interval | None, form: str) -> str:
-    return f" ({interval.low:{form}} to {interval.high:{form}})" if interval else " (no interval)"

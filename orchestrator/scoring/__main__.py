@@ -71,7 +71,8 @@ def _score_faces(folder: Path, job: scoring.Job) -> tuple[scoring.Scored, NDArra
     persona = faces.persona(list(references.values())) if references else None
     training = faces.embeddings(embedder.embed(job.training), persona)
     persona = faces.persona(list(references.values()), training) if references else None
-    outcomes = embedder.embed([job.root / image.file for image in job.images], lambda done: _progress(done, job))
+    paths = [job.root / image.file for image in job.images]
+    outcomes = embedder.embed(paths, lambda done: print(f"scored: {done}/{len(paths)}", flush=True))
     embeddings = _embeddings(outcomes, persona)
     scores = [faces.score(*pair, persona) for pair in zip(job.images, outcomes, strict=True)]
     left_out = faces.leave_one_out(persona) if persona else []
@@ -134,10 +135,6 @@ def _embeddings(outcomes: Sequence[faces.Outcome], persona: faces.Persona | None
     width = next((len(embedding) for embedding in found if embedding is not None), 1)
     missing = np.full(width, np.nan, np.float32)
     return np.array([missing if one is None else one for one in found], np.float32).reshape(-1, width)
-
-
-def _progress(done: int, job: scoring.Job) -> None:
-    print(f"scored: {done}/{len(job.images)}", flush=True)
 
 
 def _print(problems: Sequence[Problem]) -> None:

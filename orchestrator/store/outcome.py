@@ -107,7 +107,7 @@ def _without_exit(outcome: Outcome) -> FailureReason:
     return FailureReason(Failure.CRASHED, "ended without an exit code: the program and its shim are gone")
 
 
-def log_end(log: Path, limit: int = TAIL_BYTES) -> tuple[str, bool]:
+def log_end(log: Path, limit: int) -> tuple[str, bool]:
     """The end of a log, and whether it was redacted when its attempt ended; not if the log has changed since."""
     redacted = log.with_name(REDACTED_LOG)
     if redacted.exists() and log.exists() and redacted.stat().st_mtime_ns >= log.stat().st_mtime_ns:

@@ -18,7 +18,7 @@ def format_verdict(calibration: CalibrationRecord) -> str:
     found = calibration.calibration
     bounds = found.threshold_interval
     caveats = f" ({'; '.join(calibration.caveats)})" if calibration.caveats else ""
-    return f"pass threshold {found.threshold:.3f} (95 %: {bounds.low:.3f} to {bounds.high:.3f}){caveats}"
+    return f"pass threshold {found.threshold:.3f} (95 %: {bounds:.3f}){caveats}"
 
 
 def format_lines(calibration: CalibrationRecord) -> Iterator[str]:
@@ -39,7 +39,7 @@ def format_details(calibration: CalibrationRecord) -> Iterator[str]:
 
 def _photos(calibration: CalibrationRecord) -> Iterator[str]:
     found = calibration.calibration
-    yield f"natural band of {found.photos} photos: {found.band.low:.3f} to {found.band.high:.3f}"
+    yield f"natural band of {found.photos} photos: {found.band:.3f}"
     for one in found.references:
         if one.outlier:
             yield f"outlier: {one.name} at {one.similarity:.3f}; check for another person, a side view or a tiny face"
@@ -73,7 +73,7 @@ def _pairs(calibration: CalibrationRecord) -> Iterator[str]:
     base = calibration.baseline
     if base is None:
         return
-    bounds = f" (95 %: {base.interval.low:.3f} to {base.interval.high:.3f})" if base.interval else ""
+    bounds = f" (95 %: {base.interval:.3f})" if base.interval else ""
     weak = ", provisional" if base.provisional else ""
     expected, photos = calibration.expected_from_pairs, calibration.calibration.photos
     yield f"your {base.pairs} known-good pairs of {base.photos} images: mean {base.mean:.3f}{bounds}{weak}"

@@ -321,7 +321,7 @@ def _verdict(
 ) -> tuple[Verdict, str]:
     """The verdict and its reason. confidence: of the reported interval."""
     alpha, bounds, smallest = 1 - settings.confidence, found.interval(confidence), settings.smallest
-    size = f"{found.mean:+.3f} ({bounds.low:+.3f} to {bounds.high:+.3f})"
+    size = f"{found.mean:+.3f} ({bounds:+.3f})"
     if p_yes < alpha and found.mean > 0 and found.mean >= smallest:
         return Verdict.YES, f"better, estimated {size}"
     if p_no < alpha and found.mean < smallest:

@@ -27,6 +27,10 @@ class Interval:
     low: float
     high: float
 
+    def __format__(self, number: str) -> str:
+        """Its ends in a format of numbers: "+0.010 to +0.030"."""
+        return f"{self.low:{number}} to {self.high:{number}}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:

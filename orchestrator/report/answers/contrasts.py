@@ -8,7 +8,6 @@ import numpy as np
 
 from orchestrator.evidence.stats import contrast, estimates
 from orchestrator.evidence.stats.contrast import ContrastResult, QuestionFamily, TestSettings, Verdict
-from orchestrator.evidence.stats.estimates import Interval
 from orchestrator.evidence.stats.pairs import REPLICATE, Matching, Pair, RunRow
 from orchestrator.evidence.summary import RunSummary, SweepSummary
 from orchestrator.model import LORA, RUNNABLE, Question, State, Value
@@ -107,7 +106,7 @@ def _sentence(result: ContrastResult) -> str:
     smallest = f"{result.settings.smallest:g}"
     if result.verdict is Verdict.YES:
         exceeds = "is larger than" if result.exceeds else "is not shown to be larger than"
-        estimated = f"estimated {size} ({_bounds(result.interval)}), {_agreement(result)}"
+        estimated = f"estimated {size} ({result.interval:+.3f}), {_agreement(result)}"
         return f"{subject} is better than {first}: {estimated}. The difference {exceeds} {smallest}."
     if result.verdict is Verdict.UNDECIDED:
         return f"Not decided whether {subject} is better than {first}: {size}, {_agreement(result)}."
@@ -213,7 +212,7 @@ def _effect(result: ContrastResult) -> str:
     if result.difference is None:
         return ""
     kind = "repeated interval" if result.design else "interval"
-    bounds = f"95 % {kind} {_bounds(result.interval)}" if result.interval else "no interval"
+    bounds = f"95 % {kind} {result.interval:+.3f}" if result.interval else "no interval"
     pairs, seeds = pluralize(len(result.matching.pairs), "pair"), pluralize(result.replicates, "training seed")
     size = f"{result.difference:+.3f} {result.question.compared} ({bounds})"
     return f"{size}, {pairs}, {seeds}, {pluralize(result.prompts, 'prompt')}"
@@ -223,10 +222,6 @@ def _exceeds(result: ContrastResult) -> str:
     if result.exceeds is None:
         return ""
     return "yes, with the confidence of the verdict" if result.exceeds else "not shown"
-
-
-def _bounds(interval: Interval) -> str:
-    return f"{interval.low:+.3f} to {interval.high:+.3f}"
 
 
 def _parts(result: ContrastResult) -> str:
@@ -275,13 +270,13 @@ def _nearest(matching: Matching, runs: Mapping[str, RunSummary]) -> str:
         return ""
     means = np.array([[np.mean(changes)] for changes in by_seed.values()])
     found = estimates.estimate(means)
-    return f"{means.mean():+.3f} similarity to it" + (f" ({_bounds(found.interval())})" if found else "")
+    return f"{means.mean():+.3f} similarity to it" + (f" ({found.interval():+.3f})" if found else "")
 
 
 def _second(result: ContrastResult, second: ContrastResult) -> str:
     if second.difference is None:
         return ""
-    bounds = f" ({_bounds(second.interval)})" if second.interval else ""
+    bounds = f" ({second.interval:+.3f})" if second.interval else ""
     agrees = "agrees" if second.verdict is result.verdict else "does not agree"
     return f"{agrees}: {second.verdict}, {second.difference:+.3f}{bounds}"
 
@@ -296,7 +291,7 @@ def _gains(sweep: SweepSummary, question: Question) -> str:
         gains = [row for row in rows.rows(sweep.runs) if row.run in names and row.gain_by_prompt]
         estimate = estimates.over_seeds((row.params.get(REPLICATE), row.gain_by_prompt) for row in gains)
         means = [sum(row.gain_by_prompt.values()) / len(row.gain_by_prompt) for row in gains]
-        bounds = f" ({_bounds(estimate.interval())})" if estimate else ""
+        bounds = f" ({estimate.interval():+.3f})" if estimate else ""
         found += [f"{sum(means) / len(means):+.3f}{bounds} at {_code(level)}"] if means else []
     return ", ".join(found)
 
@@ -342,7 +337,7 @@ def _details(result: ContrastResult) -> Iterator[tuple[str, str]]:
     yield "Test", "" if p is None else f"{_p(p)} against {against}, {correction}"
     yield "Sign-flip test", "" if result.sign_flip_p is None else f"{_p(result.sign_flip_p)} against no difference"
     if result.main_effect:
-        yield "Main effect over all runs", f"{result.main_effect.mean:+.3f} ({_bounds(result.main_effect.interval())})"
+        yield "Main effect over all runs", f"{result.main_effect.mean:+.3f} ({result.main_effect.interval():+.3f})"
     yield (
         "Equal in all pairs",
         ", ".join(f"{key} {_code(value)}" for key, value in result.matching.common_params.items()),

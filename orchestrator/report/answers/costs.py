@@ -36,7 +36,7 @@ class SideEffect:
         return self.margin is not None and self.cost > self.margin
 
     def __str__(self) -> str:
-        bounds = f" ({self.interval.low:+.3f} to {self.interval.high:+.3f})" if self.interval else ""
+        bounds = f" ({self.interval:+.3f})" if self.interval else ""
         margin = "unknown" if self.margin is None else f"{self.margin:.2g}"
         return f"{self.change:+.3f}{bounds}, margin {margin}"
 

@@ -71,7 +71,7 @@ def _size(found: FileComparison | None) -> str:
         return "too few common images are scored"
     measure = "gain" if found.by_gain else "similarity"
     images = f"{pluralize(found.prompts, 'prompt')} and {pluralize(found.seeds, 'image seed')}"
-    bounds = f"{found.interval.low:+.3f} to {found.interval.high:+.3f}"
+    bounds = f"{found.interval:+.3f}"
     return f"{found.difference:+.3f} {measure} (95 % interval {bounds}) on {images}"
 
 

@@ -188,7 +188,7 @@ def describe_curve(curve: LearningCurve) -> str:
     """The extrapolation in a sentence."""
     return (
         f"{curve.target} instead of {curve.present} images: {curve.worth:+.3f} similarity expected "
-        f"({curve.interval.low:+.3f} to {curve.interval.high:+.3f}), extrapolated from datasets of "
+        f"({curve.interval:+.3f}), extrapolated from datasets of "
         f"{', '.join(map(str, curve.sizes))} images; assumes that new images resemble the present ones"
     )
 

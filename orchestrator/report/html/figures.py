@@ -104,7 +104,7 @@ def _interval(sound: Sequence[RunSummary]) -> Interval | None:
 
 def _in_words(dim: str, one: Level) -> str:
     """A level as text alternative."""
-    bounds = f", 95 % interval {one.interval.low:.3f} to {one.interval.high:.3f}" if one.interval else ""
+    bounds = f", 95 % interval {one.interval:.3f}" if one.interval else ""
     mean = f"mean {one.mean:.3f}{bounds}" if one.mean is not None else "no mean"
     return f"{dim} {one.label}: {pluralize(len(one.dots), 'run')}, {mean}"
 

@@ -66,11 +66,13 @@ def ranking(ranked: Sequence[Configuration]) -> list[Ranked]:
             label=one.label,
             is_best=one is best,
             is_baseline=one.is_baseline,
-            value=_number(one.value, "{:.3f}"),
+            value=_number(one.value),
             interval=_range(one.value, one.interval, axis),
-            gain=_number(one.gain, "{:+.3f}"),
-            no_face=_number(one.metric("no_face_rate"), "{:.0%}"),
-            effects={name: (_number(one.side_effect(name), "{:.3f}"), _bounds(one, name)) for name in BETTER},
+            gain=_number(one.gain, "+.3f"),
+            no_face=_number(one.metric("no_face_rate"), ".0%"),
+            effects={
+                name: (_number(one.side_effect(name)), _number(one.side_effect_interval(name))) for name in BETTER
+            },
             seeds=f"{len(one.counted)} of {len(one.runs)}",
             marks=tuple(_marks(one)),
         )
@@ -80,18 +82,13 @@ def ranking(ranked: Sequence[Configuration]) -> list[Ranked]:
 
 def _marks(one: Configuration) -> list[str]:
     copying = sum(bool(run.metrics and run.metrics.copying) for run in one.runs)
-    failed = sum(run.status.state.value == "failed" for run in one.runs)
+    failed = sum(run.status.state == "failed" for run in one.runs)
     counts = {"degraded": one.degraded, "failed": failed, "copying": copying}
     return [f"{count} {name}" for name, count in counts.items() if count]
 
 
-def _bounds(one: Configuration, name: str) -> str:
-    found = one.side_effect_interval(name)
-    return f"{found.low:.3f} to {found.high:.3f}" if found else ""
-
-
-def _number(value: float | None, form: str) -> str:
-    return "" if value is None else form.format(value)
+def _number(value: float | Interval | None, form: str = ".3f") -> str:
+    return "" if value is None else format(value, form)
 
 
 # --- answers ----------------------------------------------------------------------------------------------------------
@@ -142,7 +139,7 @@ def _range(value: float | None, interval: Interval | None, axis: tuple[float, fl
     line = ""
     if interval:
         line = f'<line class="range" x1="{place(interval.low)}" x2="{place(interval.high)}" y1="8" y2="8"/>'
-    text = f"{value:.3f}" + (f", 95 % interval {interval.low:.3f} to {interval.high:.3f}" if interval else "")
+    text = f"{value:.3f}" + (f", 95 % interval {interval:.3f}" if interval else "")
     return Markup(  # noqa: S704 (numbers only)
         f'<svg class="dotplot" viewBox="0 0 200 16" role="img" aria-label="{text}"><line class="axis" x1="0" x2="200" '
         f'y1="8" y2="8"/>{line}<circle cx="{place(value)}" cy="8" r="4"/></svg>'
@@ -167,7 +164,7 @@ def _drawing(answer: Answer) -> Markup:
         )
     parts.append(f'<circle cx="{place(answer.difference):.1f}" cy="26" r="5"/>')
     text = f"difference {answer.difference:+.3f}"
-    text += f", interval {bounds.low:+.3f} to {bounds.high:+.3f}" if bounds else ", no interval"
+    text += f", interval {bounds:+.3f}" if bounds else ", no interval"
     return Markup(  # noqa: S704 (numbers only)
         f'<svg class="interval" viewBox="0 0 {_WIDTH} 56" role="img" aria-label="{escape(text)}">{"".join(parts)}</svg>'
     )
