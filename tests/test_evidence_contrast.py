@@ -408,6 +408,14 @@ def test_skewed_differences_are_reported_from_eight_seeds_on() -> None:
     assert "skewed" in answer(rows).warnings[-1]
 
 
+def test_skewed_differences_are_corrected_for_all_tests_of_the_report() -> None:
+    """The test of skewness has p = 0.009 here: below 0.05 alone, not among 16 tests."""
+    family = contrast.QuestionFamily(rows=seeds([0.0, 0.01, 0.0, 0.02, 0.01, 0.02, 0.01, 0.06]), questions=[RANK])
+    for families, warned in ((1, True), (16, False)):
+        results = contrast.evaluate_together([family] * families, settings=TestSettings())
+        assert ["skewed" in " ".join(one.warnings) for (one,) in results] == [warned] * families
+
+
 def test_a_dependence_on_another_dim_is_corrected_for_all_tests_of_the_report() -> None:
     """Welch's test has p = 0.008 here: below 0.05 alone, not among 16 tests."""
     rows = [

@@ -35,16 +35,18 @@ def warnings(pairs: Sequence[Pair], table: FloatArray) -> Iterator[str]:
             f"{name} lies {drop:.2f} below the other seeds of its level and may have collapsed: the result depends on "
             "how often trainings collapse, which these seeds do not show"
         )
-    means = table.mean(axis=1) if table.size else np.empty(0)
-    if len(means) >= _MIN_SKEW and stats.skewtest(means).pvalue < 0.05:
-        yield "the differences of the seeds are skewed: the error level of the verdict is not exact"
 
 
-def dependences(pairs: Sequence[Pair], smallest: float) -> Iterator[tuple[str, float]]:
-    """Whether the difference depends on another dim, so that the mean over its values hides it: a test of each two.
+def tested_warnings(pairs: Sequence[Pair], table: FloatArray, smallest: float) -> Iterator[tuple[str, float]]:
+    """The warnings that need a test, each with its uncorrected p-value. table: as in `warnings`.
 
-    Yields the warning and its uncorrected p-value, which is 1 if the two differ by `smallest` or less.
+    Skewed differences; a difference that depends on another dim, so that the mean over its values hides it: one test of
+    each two values, with p = 1 where they differ by `smallest` or less.
     """
+    means = table.mean(axis=1) if table.size else np.empty(0)
+    if len(means) >= _MIN_SKEW and np.ptp(means) > 0:
+        skewed = "the differences of the seeds are skewed: the error level of the verdict is not exact"
+        yield skewed, float(stats.skewtest(means).pvalue)
     common = [
         (p, [p.second.by_prompt[n] - p.first.by_prompt[n] for n in p.first.by_prompt.keys() & p.second.by_prompt])
         for p in pairs

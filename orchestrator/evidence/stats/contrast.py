@@ -152,17 +152,20 @@ def evaluate_together(
     """As `evaluate_questions` for several sweeps: each question from its own sweep's runs, all corrected together.
 
     Questions of a sequential sweep share its error level in equal parts, and are not part of Holm's correction. The
-    warnings that a difference depends on another dim are corrected among themselves, over all questions.
+    warnings that need a test are corrected among themselves, over all questions.
     """
     compared = [(*_compare(one, question, settings), one) for one in families for question in one.questions]
     tested = [found.estimate for found, _, one in compared if found.estimate and not one.design]
     p_yes = iter(holm([found.p_value(0.0) for found in tested]))
     p_no = iter(holm([found.p_value(settings.smallest) for found in tested]))
-    dependences = [list(assumptions.dependences(one.matching.pairs, settings.smallest)) for one, _, _ in compared]
-    p_depends = iter(holm([p for tests in dependences for _, p in tests]))
+    warned = [
+        list(assumptions.tested_warnings(found.matching.pairs, table, settings.smallest))
+        for found, table, _ in compared
+    ]
+    p_warned = iter(holm([p for tests in warned for _, p in tests]))
     results = []
-    for (result, table, family), tests in zip(compared, dependences, strict=True):
-        found = [warning for warning, _ in tests if next(p_depends) < 1 - settings.confidence]
+    for (result, table, family), tests in zip(compared, warned, strict=True):
+        found = [warning for warning, _ in tests if next(p_warned) < 1 - settings.confidence]
         result = replace(result, warnings=(*result.warnings, *dict.fromkeys(found)))
         if result.estimate and family.design:
             result = _decide_sequentially(result, result.estimate, table, family.design, len(family.questions))
@@ -183,7 +186,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _compare(family: QuestionFamily, question: Question, settings: TestSettings) -> tuple[ContrastResult, FloatArray]:
-    """The undecided result and its table of differences; without an estimate there is nothing to test."""
+    """The undecided result and its table of differences, which is empty where nothing was trained or recognised."""
     rows, dim, levels = family.rows, question.dim, question.levels
     zipped = {name for group in family.zips if dim in group for name in group} - {dim}
     measured = [_by_gain(row) for row in rows] if question.compared == "gain" else rows
@@ -211,7 +214,7 @@ def _compare(family: QuestionFamily, question: Question, settings: TestSettings)
         warnings=() if nothing else (*_extended(family), *assumptions.warnings(pairs, table)),
         design=family.design,
     )
-    return result, table
+    return result, np.empty((0, 0)) if nothing else table
 
 
 def _extended(family: QuestionFamily) -> tuple[str, ...]:
