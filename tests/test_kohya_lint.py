@@ -76,6 +76,7 @@ ERRORS: list[tuple[str, Params]] = [
     ("lr_scheduler", {"lr_scheduler_type": "CosineAnnealingLR", "lr_scheduler": "cosine"}),
     ("lr_scheduler", {"lr_scheduler": "adafactor"}),
     ("lr_scheduler", {**FREE, "lr_scheduler": "cosine"}),
+    ("dynamo_backend", {"torch_compile": True, "dynamo_backend": "ofi"}),
     ("lr_scheduler_type", {"optimizer_type": "Adafactor", "lr_scheduler_type": "LinearLR"}),
     ("text_encoder_lr", {"text_encoder_lr": (1e-4, 1e-5, 1e-6), "network_module": "networks.loha"}),
     ("network_args", {"network_train_unet_only": True, "network_args": ("block_dims=" + ",".join("0" * 23),)}),
@@ -193,6 +194,9 @@ def test_rarely_intended_arguments_are_warnings(key: str, change: Params) -> Non
         {"text_encoder_lr": (1e-4, 1e-4)},
         {"text_encoder_lr": (1e-4, 1e-5), "network_module": "networks.loha"},
         {"resolution": "1024, 1024"},
+        {"multires_noise_discount": 0.3, "huber_c": 0.1, "token_warmup_min": 1},  # the defaults, as GUIs write them
+        {"lr_scheduler": "cosine", "lr_scheduler_num_cycles": 1, "lr_scheduler_power": 1},
+        {"sample_every_n_steps": 0, "save_n_epoch_ratio": 0},
         {"validation_split": 0.1, "validation_seed": 1},
         {"bucket_no_upscale": True, "max_bucket_reso": ABSENT},
     ],
@@ -205,7 +209,7 @@ def test_working_arguments_are_accepted(change: Params) -> None:
 def test_an_argument_without_the_one_that_it_needs_has_no_effect(key: str) -> None:
     needed = training_lint.NEEDS[key]
     absent = dict.fromkeys(needed, ABSENT)
-    value = "cpu" if key == "dynamo_backend" else 1
+    value = "cpu" if key == "dynamo_backend" else 7
     assert (key, Severity.WARNING) in reported(changed({key: value, **absent}))
     assert (key, Severity.WARNING) not in reported(changed({key: value, **absent, needed[0]: 1}))
 

@@ -519,6 +519,22 @@ def test_images_that_are_skipped_are_not_counted_and_are_named(desk):
     assert (done.exit_code, 'skip_image_resolution "640x640" is not of the form' in done.stderr) == (2, True)
 
 
+def test_images_of_other_sizes_need_buckets_or_cached_latents():
+    plain: dict[str, object] = {"resolution": "768,512"}
+    sizes = [(768, 512), (800, 600), (512, 768)]
+    assert [step_count.is_misfit(plain, size) for size in sizes] == [False, True, True]
+    assert [step_count.is_misfit({**plain, "random_crop": True}, size) for size in sizes] == [False, False, True]
+    assert not step_count.is_misfit({**plain, "cache_latents": True}, (9, 9))
+
+
+def test_images_that_sd_scripts_stops_at_are_named(desk):
+    desk.draw(4, (512, 768))
+    desk.change("cache_latents = true", "# ")
+    desk.change("enable_bucket = true", "# ")
+    done = desk.plan("[dims]\nnetwork_dim = [16]\n")
+    assert (done.exit_code, "stops at images of other sizes: 512-0.png, " in done.stderr) == (2, True)
+
+
 def test_images_for_validation_are_not_counted(desk):
     desk.draw(10)
     desk.change("pictures = 36 ", "# ")

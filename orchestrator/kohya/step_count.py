@@ -71,6 +71,19 @@ def is_skipped(params: Params, size: Size) -> bool:
     return bool(sides) and size[0] * size[1] <= sides[0] * sides[-1]
 
 
+def is_misfit(params: Params, size: Size) -> bool:
+    """Whether sd-scripts stops at an image of this size, which it neither resizes nor crops without cache or buckets.
+
+    Source: dataset.py (BaseDataset.__getitem__).
+    """
+    if any(
+        params.get(key) for key in ("enable_bucket", "cache_latents", "cache_latents_to_disk", "face_crop_aug_range")
+    ):
+        return False
+    width, height = _resolution(params)
+    return size[0] < width or size[1] < height or (size != (width, height) and not params.get("random_crop"))
+
+
 def trained_on(params: Params, sizes: Sequence[Size]) -> list[Size]:
     """The sizes of the images that are neither skipped nor used for validation."""
     kept = [size for size in sizes if not is_skipped(params, size)]

@@ -1,4 +1,4 @@
-"""Images of a dataset that a training leaves out: skipped by their size, or in neither part of a validation split."""
+"""Images of a dataset that a training skips or stops at by their size, or that its validation split leaves out."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -24,7 +24,7 @@ def readable_images(dataset: Dataset) -> list[tuple[Path, step_count.Size]]:
 
 
 def unused(dataset: Dataset, points: Iterable[Params]) -> Iterator[Problem]:
-    """Images that these trainings skip, with their names, and validation splits that leave no image or share one."""
+    """Images that these trainings skip or stop at, and validation splits that leave no image or share one."""
     readable, key, where = readable_images(dataset), f"datasets.{dataset.name}", str(dataset.image_dir)
     for params in points:
         skipped = [(path, size) for path, size in readable if step_count.is_skipped(params, size)]
@@ -37,6 +37,12 @@ def unused(dataset: Dataset, points: Iterable[Params]) -> Iterator[Problem]:
             yield report(key, what, remedy if left else "lower skip_image_resolution", where=where)
         if not dataset.subset.get("is_reg"):
             yield from _split(params, left, where)
+        own, used = {**params, **dataset.subset}, [one for one in readable if one not in skipped]
+        if stopped := [path.name for path, size in used if step_count.is_misfit(own, size)]:
+            what = (
+                f"without buckets and cached latents, sd-scripts stops at images of other sizes: {first_names(stopped)}"
+            )
+            yield errors.error(key, what, "set cache_latents = true, or set enable_bucket = true", where=where)
 
 
 def _split(params: Params, count: int, where: str) -> Iterator[Problem]:

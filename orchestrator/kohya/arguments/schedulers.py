@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from orchestrator.errors import Problem, error, warning
 from orchestrator.kohya import optimizers, signatures
 from orchestrator.kohya.arguments import key_values, ranges
+from orchestrator.kohya.arguments.schema import read_snapshot
 from orchestrator.kohya.optimizers import optimizer_of
 from orchestrator.kohya.signatures import Signature
 from orchestrator.model import Params
@@ -55,7 +56,7 @@ def lint(params: Params, *, ignored: str) -> Iterator[Problem]:
         yield from _class_issues(custom)
     yield from _arguments(params, scheduler)
     for key, users in USED_BY.items():
-        if params.get(key) and scheduler not in users:
+        if params.get(key) not in (None, read_snapshot().by_name[key].default) and scheduler not in users:
             yield warning(key, f"the scheduler {scheduler} does not use {key}", "remove it")
     if scheduler == "warmup_stable_decay" and not params.get("lr_decay_steps"):
         yield warning("lr_scheduler", "without lr_decay_steps, the rate never decays", "set lr_decay_steps = 0.2")

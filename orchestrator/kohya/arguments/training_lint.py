@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 
 from orchestrator.errors import Problem, error, warning
 from orchestrator.kohya import networks
+from orchestrator.kohya.arguments.schema import read_snapshot
 from orchestrator.model import Params
 
 
@@ -15,6 +16,9 @@ def lint(params: Params) -> Iterator[Problem]:
 
 _ATTENTION = ("mem_eff_attn", "xformers", "sdpa")
 """Backends of attention, in the order in which sd-scripts looks for one."""
+
+_NO_BACKENDS = ("aot_ts_nvfuser", "nvprims_nvfuser", "ofi", "fx2trt", "tensort")
+"""What sd-scripts accepts as dynamo_backend and torch, since 2.1, does not know."""
 
 
 def _contradictions(params: Params) -> Iterator[Problem]:
@@ -36,6 +40,9 @@ def _contradictions(params: Params) -> Iterator[Problem]:
     if params.get("persistent_data_loader_workers") and params.get("max_data_loader_n_workers") == 0:
         what = "max_data_loader_n_workers = 0 leaves no workers to persist: sd-scripts exits"
         yield error("persistent_data_loader_workers", what, "remove one of the two")
+    if params.get("torch_compile") and params.get("dynamo_backend") in _NO_BACKENDS:
+        what = f"torch 2 has no backend {params['dynamo_backend']}: the training fails"
+        yield error("dynamo_backend", what, 'set dynamo_backend = "inductor"')
     backends = [key for key in _ATTENTION if params.get(key)]
     for key in backends[1:]:
         yield warning(key, f"sd-scripts ignores {key} beside {backends[0]}", f"remove {key} or {backends[0]}")
@@ -203,10 +210,15 @@ _EVERY = {
 }
 
 
+def _is_changed(params: Params, key: str) -> bool:
+    """Whether an argument is neither off nor at sd-scripts' default, as GUIs write it."""
+    return bool(params.get(key)) and params[key] != read_snapshot().by_name[key].default
+
+
 def _without_effect(params: Params) -> Iterator[Problem]:
     cached = params.get("cache_text_encoder_outputs") or params.get("cache_text_encoder_outputs_to_disk")
     for key, needed in NEEDS.items():
-        if params.get(key) and not any(params.get(other) for other in needed):
+        if _is_changed(params, key) and not any(params.get(other) for other in needed):
             remedy = "remove it" if cached and needed is _CAPTION_PARTS else f"remove it, or set {needed[0]}"
             what = "leaves the separator in the captions" if key == "keep_tokens_separator" else "has no effect"
             yield warning(key, f"{key} {what} without {' or '.join(needed)}", remedy)
@@ -215,9 +227,9 @@ def _without_effect(params: Params) -> Iterator[Problem]:
             yield warning(key, f"{key} has no effect {reason}", "remove it")
     if params.get("loss_type", "l2") not in ("huber", "smooth_l1"):
         for key in ("huber_c", "huber_scale", "huber_schedule"):
-            if params.get(key):
+            if _is_changed(params, key):
                 yield warning(key, f"{key} has no effect without a Huber loss", 'remove it, or set loss_type = "huber"')
-    elif params.get("huber_scale", 1) != 1 and params.get("huber_schedule", "snr") == "snr":
+    elif _is_changed(params, "huber_scale") and params.get("huber_schedule", "snr") == "snr":
         what = 'huber_scale has no effect with huber_schedule = "snr", which is the default'
         yield warning("huber_scale", what, 'remove it, or set huber_schedule = "exponential"')
     if params.get("wandb_run_name") and params.get("log_with") not in ("wandb", "all"):
