@@ -189,7 +189,6 @@ STOPPED = [
         "[fixed]\ncache_latents_to_disk = true\n",
         "sd-scripts reuses latents on disk after the VAE, a crop or an image has changed",
     ),
-    ("masked loss without masks", "[fixed]\nmasked_loss = true\n", "the dataset has no masks"),
     (
         "a cache on disk under two precisions",
         '[dims]\nmixed_precision = ["bf16", "no"]\n[fixed]\nnetwork_train_unet_only = true\n'
@@ -199,6 +198,7 @@ STOPPED = [
 ]
 
 WARNED = [
+    ("masked loss without masks", "[fixed]\nmasked_loss = true\n", "the dataset has no masks"),
     ("unet_lr under Prodigy", "[fixed]\nunet_lr = 1.0\n", "unet_lr must equal the others"),
     (
         "alpha that does not follow the rank",

@@ -66,6 +66,7 @@ mixed_precision = "bf16"
 save_precision = "fp16"
 sdpa = true
 resolution = "1024,1024"
+cache_latents = true
 seed = 1
 [generate]
 prompts = "{shared}/prompts.txt"
