@@ -1,6 +1,7 @@
 """Safe reads and atomic writes: only regular files are read, and a file is written completely or not at all."""
 
 import contextlib
+import difflib
 import errno
 import json
 import math
@@ -36,14 +37,23 @@ def from_here(path: Path) -> Path:
 
 def why_no_folder(path: Path) -> str:
     """What is wrong with a path that should be a folder."""
-    return "is a file, not a folder" if path.exists() else "there is no such folder"
+    return "is a file, not a folder" if path.exists() else f"there is no such folder{_similar(path)}"
 
 
 def why_no_file(path: Path) -> str:
     """What is wrong with a path that should be a file."""
     if path.is_dir():
         return "is a folder, not a file"
-    return "is not a regular file" if path.exists() else "there is no such file"
+    return "is not a regular file" if path.exists() else f"there is no such file{_similar(path)}"
+
+
+def _similar(path: Path) -> str:
+    """The most similar name in the same folder, as a question; names may differ in case alone."""
+    with contextlib.suppress(OSError):
+        beside = {one.name.casefold(): one.name for one in path.parent.iterdir() if one.name.isprintable()}
+        if near := difflib.get_close_matches(path.name.casefold(), beside, n=1, cutoff=0.8):
+            return f": did you mean {beside[near[0]]}?"
+    return ""
 
 
 def read_bytes(path: Path, *, max_bytes: int = MAX_TEXT_BYTES) -> bytes:

@@ -63,10 +63,10 @@ class Listing:
     paths: tuple[Path, ...]
     problems: tuple[Problem, ...] = ()
 
-    def why_empty(self) -> list[Problem]:
-        """The problems as errors, because no image is left."""
+    def why_empty(self, key: str) -> list[Problem]:
+        """The problems as errors about this key, because no image is left."""
         what = "no image can be used: "
-        return [replace(one, severity=Severity.ERROR, what=what + one.what) for one in self.problems]
+        return [replace(one, severity=Severity.ERROR, key=key, what=what + one.what) for one in self.problems]
 
 
 def load(path: Path) -> Pixels:
@@ -145,7 +145,10 @@ def _unused(folder: Path, names: list[str]) -> Problem:
     suffixes = ", ".join(sorted({Path(name).suffix for name in names}))
     counted = agree(len(names), "file looks like an image and is", "files look like images and are")
     what = f"{counted} not used: {first_names(names)} (suffixes {suffixes})"
-    remedy = "convert them to PNG or JPEG; write a suffix in lower case"
+    mixed = all(Path(name).suffix.lower() in SUFFIXES for name in names)
+    remedy = (
+        "write their suffixes in lower case" if mixed else "convert them to PNG or JPEG, with a suffix in lower case"
+    )
     return warning("", what, remedy, where=str(folder))
 
 

@@ -81,7 +81,10 @@ def test_a_folder_of_unused_files_alone_is_an_error_that_names_them(make: Make) 
 
 def test_a_missing_folder_is_one_problem(tmp_path: Path) -> None:
     (one,) = found(Dataset(name="portraits", image_dir=tmp_path / "absent", trigger="x"))
-    assert one[1].startswith("there is no such folder")
+    assert one[1].startswith("there is no such folder ->")
+    (tmp_path / "pictures").mkdir()
+    (one,) = found(Dataset(name="portraits", image_dir=tmp_path / "Pictures", trigger="x"))
+    assert one[1].startswith("there is no such folder: did you mean pictures? ->")
 
 
 def test_a_file_instead_of_a_folder_is_not_to_be_created(make: Make) -> None:

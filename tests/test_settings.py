@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from pydantic import TypeAdapter
 
 from orchestrator.cli import main
-from orchestrator.config import json_schema, programs, settings
+from orchestrator.config import grid, json_schema, programs, settings
 from orchestrator.config.schema import EarlyStop, FallbackStep, Launcher, Limits
 from orchestrator.errors import InputError
 
@@ -352,6 +352,18 @@ def test_settings_survive_json(load, tmp_path):
 )
 def test_addresses_of_webhooks_are_checked(problems, address):
     assert "notify.url" in problems(f'{MINIMAL}[notify]\nurl = "{address}"\n')
+
+
+def test_a_missing_key_of_an_array_is_to_be_added_to_the_array(problems):
+    found = problems(MINIMAL + "[[oom_fallback]]\nname = 'x'")["oom_fallback[0].set"]
+    assert found.remedy == "add `set = ...` to [[oom_fallback]] number 1"
+
+
+def test_a_grid_and_settings_in_the_place_of_each_other_are_one_problem(problems, tmp_path):
+    assert problems("[dims]\nseed = [1]\n")[""].what == "this is a grid, not a settings file"
+    (tmp_path / "swapped.toml").write_text(MINIMAL, encoding="utf-8")
+    with pytest.raises(InputError, match="these are settings, not a grid"):
+        grid.read(tmp_path / "swapped.toml")
 
 
 @pytest.mark.parametrize(

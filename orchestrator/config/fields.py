@@ -165,7 +165,9 @@ def _gpus(raw: object) -> str:
     gpus = [gpu for gpu in (raw if isinstance(raw, list) else [raw]) if isinstance(gpu, str)]
     if not gpus or (isinstance(raw, list) and len(gpus) < len(raw)):
         raise wrong("must be text or a list of texts", 'write "all", "none", or like ["0", "1"]')
-    return "" if gpus == ["all"] else ",".join(gpus)
+    if len(gpus) == 1 and gpus[0].lower() in ("all", "none"):
+        return gpus[0].lower().removeprefix("all")
+    return ",".join(gpus)
 
 
 def _checkpoints(raw: object) -> str | tuple[int, ...]:

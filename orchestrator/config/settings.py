@@ -73,6 +73,9 @@ def read(path: Path, text: str | None = None) -> tuple[Settings | None, list[Pro
     """
     file = toml_reader.read(path) if text is None else toml_reader.File(path, text)
     file.reject_unfit()
+    if file.has(("dims",)):
+        remedy = "name the settings after --settings, and the grid without it"
+        raise InputError(Problem(what="this is a grid, not a settings file", where=str(path), remedy=remedy))
     file.note_unknown_keys(SettingsFile.__annotations__)
     defaults = file.parse(("defaults",), Defaults) or Defaults()
     models = {str(place[-1]): file.parse(place, BaseModel) for place in file.tables("base_models")}

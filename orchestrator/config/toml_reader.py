@@ -151,7 +151,7 @@ class File:
 
     def note_unknown_keys(self, known: Collection[str]) -> None:
         """Add a problem for each key at the top of the file that is not known."""
-        for key in self.table.keys() - set(known):
+        for key in filter(lambda key: key not in known, self.table):
             self._note_unknown((key,), known)
 
     def _validated(self, kind: Any, raw: Any) -> Any:
@@ -178,7 +178,10 @@ class File:
         return self.note((*place, *loc), what.format(**details), value=value, remedy=remedy.format(**details))
 
     def _note_missing(self, place: Place) -> None:
+        *parents, number = place[:-1] or ((), "")
         table = f"[{dotted(place[:-1])}]" if place[:-1] else "the top of the file"
+        if isinstance(number, int):
+            table = f"[[{dotted(tuple(parents))}]] number {number + 1}"
         self.note(place, f"{toml_repr(place[-1])} is missing", remedy=f"add `{place[-1]} = ...` to {table}")
 
     def _note_unknown(self, place: Place, known: Collection[str]) -> None:

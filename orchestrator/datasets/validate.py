@@ -57,7 +57,7 @@ def _problems(dataset: Dataset, where: str, arguments: Mapping[str, object], rew
         return list(_recipe(dataset.recipe, listing.paths, where, key))
     if not listing.paths:
         elsewhere = not dataset.image_dir.is_dir() or _image_folders(dataset.image_dir)
-        return (not elsewhere and listing.why_empty()) or [_no_images(dataset, where, key)]
+        return (not elsewhere and listing.why_empty(f"{key}.image_dir")) or [_no_images(dataset, where, key)]
     problems = [*listing.problems, *_same_stem(listing.paths, key), *_subfolders(dataset.image_dir, key)]
     if dataset.pictures and len(listing.paths) != dataset.pictures:
         what, remedy = f"contains {len(listing.paths)} images, not {dataset.pictures}", f"correct {key}.pictures"

@@ -97,7 +97,7 @@ def _printable_names(folder: Path) -> tuple[list[Path], list[Problem]]:
         what = "contains no images" if folder.is_dir() else "is not a folder"
         remedy = f"name a folder with images ({', '.join(sorted(images.SUFFIXES))})"
         none = Problem(what=what, where=str(folder), key="--images", remedy=remedy)
-        raise InputError(*((folder.is_dir() and listing.why_empty()) or [none]))
+        raise InputError(*((folder.is_dir() and listing.why_empty("--images")) or [none]))
     return valid, [*listing.problems, *problems]
 
 

@@ -163,7 +163,7 @@ def _references(folder: Path, where: str) -> Iterator[Problem]:
         remedy = "copy at least 8, better 20 photos of the persona there that are not in a dataset"
         yield _missing("has no images" if folder.is_dir() else why_no_folder(folder), where, key, folder, remedy)
         return
-    yield from listing.problems if listing.paths else listing.why_empty()
+    yield from listing.problems if listing.paths else listing.why_empty(key)
     if 0 < len(listing.paths) < 8:
         what = f"only {len(listing.paths)} reference images: scores are imprecise"
         yield _doubt(what, where, key, str(folder), "use at least 8, better 20")

@@ -142,6 +142,9 @@ def _files(path: Path, folder: Path, trail: tuple[Path, ...], seen: set[Path]) -
     """The files that a grid includes, each once and before the one that includes it."""
     file = toml_reader.read(path)
     file.reject_unfit(comments=True)
+    if file.has(("trainer",)):
+        remedy = "name a grid, a file with [dims]; the settings follow --settings"
+        raise InputError(Problem(what="these are settings, not a grid", where=str(path), remedy=remedy))
     file.note_unknown_keys(GridFile.__annotations__)
     seen.add(path.resolve())
     trail = (*trail, path.resolve())

@@ -47,7 +47,7 @@ def impostor_images(folders: Iterable[Path]) -> dict[str, tuple[Path, ...]]:
         if not read.paths:
             remedy = "give a folder of images with one face each"
             none = Problem(what="contains no images", where=str(folder), key="--impostors", remedy=remedy)
-            raise InputError(*(read.why_empty() or [none]))
+            raise InputError(*(read.why_empty("--impostors") or [none]))
     return found
 
 
