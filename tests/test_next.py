@@ -1,5 +1,6 @@
 """Open questions of a project's grids, and what to run next."""
 
+import io
 from collections.abc import Callable, Iterator
 from contextlib import chdir
 from dataclasses import asdict, replace
@@ -11,6 +12,8 @@ from click.testing import CliRunner
 from test_adopt import SEEDS, TEXT, copy, sweep
 
 from orchestrator import cli
+from orchestrator.cli import tables
+from orchestrator.cli.console import Terminal
 from orchestrator.config import grid as grids
 from orchestrator.evidence import summary
 from orchestrator.evidence.summary import SweepSummary
@@ -89,9 +92,21 @@ def test_an_invalid_grid_is_listed_with_its_reason(project: Callable[..., list[s
     assert lines[-1] == "Next: orchestrate run grids/rank.toml"
 
 
+def test_a_narrow_terminal_shows_the_question_rather_than_the_grid() -> None:
+    question = open_questions.OpenQuestion(id="Q6", ask="Is it so? " * 3, identity=(), state="not run", after=("Q1",))
+    path = Path("q6-how-many-images.toml")
+    found = open_questions.OpenGrid(path=path, name="", questions=(question,), gpu_hours=18.2, assumed=True, left=True)
+    for width, shown in ((60, False), (80, True)):
+        terminal = Terminal(file=io.StringIO(), width=width)
+        terminal.print(tables.open_questions([found]))
+        text = terminal.file.getvalue()
+        assert ("q6-how-many-images" in text.splitlines()[1]) is shown
+        assert "Q6: Is it so? Is it so?" in text
+
+
 def test_a_question_in_several_grids_is_listed_once(project: Callable[..., list[str]]) -> None:
     lines = project(rank=RANK, more='include = ["rank.toml"]\n[dims]\nseed = [1, 2, 3, 4, 5]\n')
-    assert [line.split()[2] for line in lines if line.startswith("Q2")] == ["more.toml"]
+    assert [line.split()[2] for line in lines if line.startswith("Q2")] == ["more"]
 
 
 def test_a_sweep_with_another_name_than_its_grid_is_found(project: Callable[..., list[str]], tmp_path: Path) -> None:

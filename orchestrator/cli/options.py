@@ -1,5 +1,6 @@
 """Options and arguments that several commands share."""
 
+import os
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -7,7 +8,15 @@ from typing import Any
 
 import click
 
-_FILE = click.Path(path_type=Path, dir_okay=False)
+
+class _File(click.Path):
+    """A file. `~` is the home folder here, too: shells do not replace it in `--settings=~/x.toml`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(os.path.expanduser(value), param, ctx)  # noqa: PTH111 - never raises
+
+
+_FILE = _File(path_type=Path, dir_okay=False)
 
 settings = click.option(
     "--settings",

@@ -62,7 +62,7 @@ def column(name: str) -> str:
 
 
 def default_columns(read: SweepSummary, by: str) -> list[str]:
-    """The label and the main metrics; the side effects and the confirmed similarity only if they were measured."""
+    """The label and the main metrics; the confirmed similarity and the side effects only if they were measured."""
     columns = [
         results_view.LABEL[by],
         *(["runs"] if by == "config" else ["state"]),
@@ -70,8 +70,8 @@ def default_columns(read: SweepSummary, by: str) -> list[str]:
         "gain",
         "no_face_rate",
     ]
-    columns += [name for name in BETTER if any(run.side_effects.get(name) for run in read.runs)]
     columns += ["confirmed_similarity"] if any(run.confirmation for run in read.runs) else []
+    columns += [name for name in BETTER if any(run.side_effects.get(name) for run in read.runs)]
     return columns + (["degraded"] if any(run.degraded for run in read.runs) else [])
 
 

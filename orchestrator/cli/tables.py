@@ -235,9 +235,11 @@ def open_questions(grids: Sequence[OpenGrid]) -> RenderableType:
     for grid in grids:
         hours = "?" if grid.gpu_hours is None else f"{'~' * grid.assumed}{grid.gpu_hours:.1f}"
         for number, one in enumerate(grid.questions):
-            cells = (f"{one.id}: {one.ask}", grid.path.name, one.state, "" if number else hours, ", ".join(one.after))
+            cells = (f"{one.id}: {one.ask}", grid.path.stem, one.state, "" if number else hours, ", ".join(one.after))
             rows.append([*map(escape, cells)])
-    table = FittedTable(("question", "grid", "state", "GPU-hours", "after"), rows, right=("GPU-hours",))
+    table = FittedTable(
+        ("question", "grid", "state", "GPU-hours", "after"), rows, right=("GPU-hours",), optional=("grid",)
+    )
     notes = (
         ["~ at an assumed speed: `orchestrate probe GRID` measures it."] if any(one.assumed for one in grids) else []
     )
