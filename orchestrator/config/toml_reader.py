@@ -178,10 +178,9 @@ class File:
         return self.note((*place, *loc), what.format(**details), value=value, remedy=remedy.format(**details))
 
     def _note_missing(self, place: Place) -> None:
-        *parents, number = place[:-1] or ((), "")
         table = f"[{dotted(place[:-1])}]" if place[:-1] else "the top of the file"
-        if isinstance(number, int):
-            table = f"[[{dotted(tuple(parents))}]] number {number + 1}"
+        if len(place) > 2 and isinstance(number := place[-2], int):
+            table = f"[[{dotted(place[:-2])}]] number {number + 1}"
         self.note(place, f"{toml_repr(place[-1])} is missing", remedy=f"add `{place[-1]} = ...` to {table}")
 
     def _note_unknown(self, place: Place, known: Collection[str]) -> None:
