@@ -36,7 +36,10 @@ def design(read: SweepSummary, *, best: int, pairs: int, singles: int) -> tuple[
     if len(compared) == 1:
         compared += [one for one in ranked if one.is_baseline]
     if len(compared) < 2:
-        what, remedy = "a vote needs two scored configurations", "`orchestrate run` makes them"
+        what = "a vote needs two scored configurations"
+        remedy = (
+            f"finish the sweep (`orchestrate status {read.sweep.name}` names the command), or add a value to its grid"
+        )
         raise NothingSelected(Problem(what=what, where=str(read.sweep.path), remedy=remedy))
     shown = [(one, score) for group in compared for one in group.counted for score in _reported(one)]
     inputs = [best, pairs, singles, [(one.run.point.id, score.image.file) for one, score in shown]]

@@ -56,7 +56,11 @@ def read(path: Path, schema: ArgumentSchema) -> Preset:
             return _converted(_flat(tomllib.loads(text)), schema, path, gui=False)
         return _converted(_command_line(text, schema, path), schema, path, gui=False)
     except (OSError, ValueError, RecursionError) as error:
-        raise _refused(path, f"cannot be read: {error}", "name a preset, a config file or a script") from None
+        raise _refused(
+            path,
+            f"cannot be read: {getattr(error, 'strerror', None) or error}",
+            "name a preset, a config file or a script",
+        ) from None
 
 
 def _text(path: Path) -> str:

@@ -96,7 +96,7 @@ def _copy_checkpoint(one: RunSummary, target: Path) -> None:
     chosen = next(item for item in one.run.checkpoints() if one.choice and item.file == one.choice.checkpoint)
     source, draft = one.run.path / chosen.file, target.with_name(f".{target.name}.{os.getpid()}.tmp")
     if not source.exists():
-        remedy = "train the run again: delete its folder, then `orchestrate run`"
+        remedy = "train the run again: delete its folder, then run the sweep with the same command as before"
         raise OrchestrateError(Problem(what="the selected checkpoint is missing", where=str(source), remedy=remedy))
     shutil.copyfile(source, draft)
     if chosen.sha256 and hashes.sha256(draft) != chosen.sha256:

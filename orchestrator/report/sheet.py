@@ -70,7 +70,11 @@ def _select(found: Matrix, seed: str, *, variants: bool) -> list[MatrixRow]:
     """The rows of one training seed, or of all."""
     selected = [row for row in found.rows if row.selected or variants]
     if not selected:
-        raise NothingSelected(Problem(what="there are no images yet", remedy="`orchestrate run` makes them"))
+        raise NothingSelected(
+            Problem(
+                what="there are no images yet", remedy="run the sweep first; its `orchestrate status` names the command"
+            )
+        )
     seeds = sorted({row.seed for row in selected if row.seed}, key=lambda one: (len(one), one))
     if seed and seed != "all" and seed not in seeds:
         what, remedy = "no training has this seed", f"use one of {', '.join(seeds)}, or all"

@@ -79,7 +79,9 @@ def _csv_pairs(path: Path) -> tuple[list[ImagePair], list[Problem]]:
         text = files.read_bytes(path).decode("utf-8-sig")
         rows = [(line, row) for line, row in enumerate(csv.reader(io.StringIO(text, newline="")), start=1) if any(row)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        return [], [Problem(what=f"cannot be read: {error}", where=str(path), remedy=_FORMAT)]
+        return [], [
+            Problem(what=f"cannot be read: {getattr(error, 'strerror', error)}", where=str(path), remedy=_FORMAT)
+        ]
     if rows and [cell.strip().lower() for cell in rows[0][1]] == ["first", "second"]:
         rows = rows[1:]
     problems = [
