@@ -350,8 +350,8 @@ def test_a_question_of_gains_subtracts_the_baseline_of_each_run() -> None:
             params={"base_model": level, "seed": seed},
             dims=("base_model", "seed"),
             state=State.FINISHED,
-            by_prompt={0: 0.5 + 0.2 * (level == "b") + noise},
-            gain_by_prompt={0: 0.4 - 0.1 * (level == "b") + noise},
+            by_prompt=dict.fromkeys((0, 1), 0.5 + 0.2 * (level == "b") + noise),
+            gain_by_prompt=dict.fromkeys((0, 1), 0.4 - 0.1 * (level == "b") + noise),
             change=0.4,
         )
         for level, sign in (("a", 0), ("b", 1))
@@ -364,6 +364,8 @@ def test_a_question_of_gains_subtracts_the_baseline_of_each_run() -> None:
     expected = stats.t.interval(0.95, 2, loc=-0.1, scale=0.002 / 3**0.5)
     assert (gain.interval.low, gain.interval.high) == pytest.approx(expected)
     assert (similarity.verdict, similarity.difference) == (Verdict.YES, pytest.approx(0.2))
+    one_prompt = [replace(row, gain_by_prompt={0: row.gain_by_prompt[0]}) for row in rows]
+    assert "noise of the two baselines" in contrast.evaluate_questions(one_prompt, [base])[0].reason
     without = contrast.evaluate_questions([replace(row, gain_by_prompt={}) for row in rows], [base])[0]
     assert {one.reason for one in without.matching.left_out} == {"no baseline to subtract"}
 

@@ -186,7 +186,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _compare(family: QuestionFamily, question: Question, settings: TestSettings) -> tuple[ContrastResult, FloatArray]:
-    """The undecided result and its table of differences, which is empty where nothing was trained or recognised."""
+    """The undecided result and its table of differences, which is empty where it shows nothing."""
     rows, dim, levels = family.rows, question.dim, question.levels
     zipped = {name for group in family.zips if dim in group for name in group} - {dim}
     measured = [_by_gain(row) for row in rows] if question.compared == "gain" else rows
@@ -195,6 +195,8 @@ def _compare(family: QuestionFamily, question: Question, settings: TestSettings)
     table, pairs = _difference_table(matching.pairs), matching.pairs
     present = len(table)
     nothing = _nothing_to_compare(pairs, rows, settings)
+    if question.compared == "gain" and "base_model" in (dim, *matching.varied_with) and table.shape[1] == 1:
+        nothing = nothing or "one prompt does not show the noise of the two baselines: use several prompts"
     result = ContrastResult(
         question=question,
         verdict=Verdict.UNDECIDED,
