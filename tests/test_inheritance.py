@@ -163,7 +163,7 @@ def test_one_message_for_all_values_of_a_dim(planned):
         ('lr_scheduler = "cosine"', 'optimizer_type = "Adafactor"\noptimizer_args = ["relative_step=True"]',
          "lr_scheduler"),
         ("full_bf16 = true", 'mixed_precision = "fp16"\nno_half_vae = true', "full_bf16"),
-        ("cache_latents = true", "random_crop = true", "cache_latents"),
+        ("cache_latents = true", "random_crop = true\nenable_bucket = true", "cache_latents"),
         ("color_aug = true", "cache_latents = true", "color_aug"),
         ("text_encoder_lr = 1e-5", "network_train_unet_only = true", "text_encoder_lr"),
         ("shuffle_caption = true", "cache_text_encoder_outputs = true\nnetwork_train_unet_only = true",
@@ -175,7 +175,7 @@ def test_one_message_for_all_values_of_a_dim(planned):
 )  # fmt: skip
 def test_an_argument_of_the_grid_replaces_its_rivals(planned, settings_line, grid_line, gone):
     length = settings_line if "max_train" in settings_line else f"max_train_steps = 4\n{settings_line}"
-    if settings_line == "sdpa = true":
+    if settings_line in ("sdpa = true", "cache_latents = true"):
         length = "max_train_steps = 4"  # the stand-in's settings have it
     made = planned(f"[fixed]\n{grid_line}\n", length)
     (point,) = trained(made)
