@@ -168,7 +168,7 @@ def test_a_sweep_with_open_runs_needs_these_before_further_seeds() -> None:
     assert dict(answer.facts)["Needed to decide"] == answer.needs
 
 
-@pytest.mark.parametrize(("kept", "needs"), [(2, "6 failed runs: remove the cause"), (8, "")])
+@pytest.mark.parametrize(("kept", "needs"), [(2, "6 failed runs, repeated with `--retry failed`"), (8, "")])
 def test_failed_runs_are_repeated_before_further_seeds(kept: int, needs: str) -> None:
     runs = [
         one if at < kept else run(one.run.point.params, 0.5, state=State.FAILED) for at, one in enumerate(grid(0.1))

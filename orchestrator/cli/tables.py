@@ -259,7 +259,7 @@ def next_commands(found: Agenda, options: str) -> Iterator[str]:
         name = f" --name {shlex.quote(ready.name)}" if ready.name else ""
         yield f"{then}: orchestrate run {shlex.quote(str(ready.path))}{name}{options}"
     for grid, one in waiting:
-        yield f"{one.id} is undecided although all runs of {grid.path} are finished: {one.needs}"
+        yield f"{one.id} is undecided although all runs of {grid.path} have ended: {one.needs}"
     if not found.asked:
         yield "No grid asks a question: add a [[question]] with id, ask, measure and contrast to a file in grids/."
     elif not found.grids:

@@ -321,7 +321,7 @@ def _needs(sweep: SweepSummary, result: ContrastResult) -> str:
     if unfinished := sum(state in RUNNABLE for state in states):
         return f"{pluralize(unfinished, 'run')} of this sweep, not finished yet"
     if failed := states.count(State.FAILED):
-        return f"{pluralize(failed, 'failed run')}: remove the cause and repeat the sweep with `--retry failed`"
+        return f"{pluralize(failed, 'failed run')}, repeated with `--retry failed` when the cause is removed"
     if not result.matching.pairs and result.matching.left_out:
         return "runs that can be compared: all were excluded, and further seeds do not change that"
     seeds = pluralize(result.needs.replicates, "more training seed")
