@@ -71,6 +71,11 @@ def test_a_missing_param_is_named():
     assert caught.value.missing == "netwrok_dim"
 
 
+def test_an_expression_that_joins_a_secret_is_refused():
+    with pytest.raises(ExpressionError, match="yields a token, key or password"):
+        Expressions().evaluate("{{ ['ghp_abcd1234EFGH5678' ~ 'ijkl9012MNOP3456qrst'] }}", POINT)
+
+
 @pytest.mark.parametrize(
     "hostile",
     [

@@ -244,6 +244,13 @@ def test_a_broken_template_is_refused_with_its_line(edited, template, line, word
         assert caught.value.problems[0].where.endswith(f"{config_files.TRAIN}:{line}")
 
 
+def test_a_template_that_joins_a_secret_in_a_comment_is_refused(edited):
+    renderer = edited("{% set a = 'ghp_abcd1234EFGH5678' %}# {{ a ~ 'ijkl9012MNOP3456qrst' }}")
+    with pytest.raises(InputError, match=r"train\.toml\.j2: writes a token, key or password into a comment") as caught:
+        train_toml(renderer, {})
+    assert "qrst" not in str(caught.value)
+
+
 def test_a_missing_template_is_named(tmp_path):
     with pytest.raises(InputError, match=r"the template train\.toml\.j2 does not exist"):
         train_toml(config_files.Renderer(tmp_path), {})

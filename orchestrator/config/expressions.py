@@ -13,6 +13,7 @@ from jinja2.filters import do_round
 from jinja2.sandbox import SandboxedEnvironment
 
 from orchestrator.model import Params, Scalar, Value
+from orchestrator.redaction import find_secret
 from orchestrator.values import canonical_json
 
 MAX_LENGTH = 2000
@@ -196,6 +197,8 @@ def _checked(result: Any) -> Value:
 def _checked_scalar(result: Any) -> Scalar:
     if isinstance(result, str) and len(result) > MAX_LENGTH:
         raise ExpressionError(f"yields more than {MAX_LENGTH} characters")
+    if isinstance(result, str) and (found := find_secret(result)):
+        raise ExpressionError(f"yields {found}, which would be recorded")
     if isinstance(result, int) and not -(2**63) <= result < 2**63:
         raise ExpressionError("yields a number that does not fit 64 bits")
     if not isinstance(result, str | int | float):

@@ -12,6 +12,7 @@ from orchestrator.config.schema import BaseModel, Dataset, Trainer
 from orchestrator.errors import InputError, Problem
 from orchestrator.kohya.toml_writer import TomlWriter, Unwritable, alike, homogeneous, same_in_both
 from orchestrator.model import TREATMENTS, Params, Point, Value
+from orchestrator.redaction import find_secret
 from orchestrator.values import toml_repr
 
 TRAIN, DATASET, PROMPTS = "train.toml.j2", "dataset.toml.j2", "prompts.txt.j2"
@@ -87,11 +88,16 @@ class Renderer:
     def _render(self, name: str, values: Params, **variables: Any) -> str:
         """The text of a template; `values` are those that it quotes."""
         try:
-            return self._environment.get_template(name).render(**variables)
+            text = self._environment.get_template(name).render(**variables)
         except Unwritable:
             raise InputError(*self._unwritable(values)) from None
         except (TemplateError, ArithmeticError, TypeError, ValueError, OSError) as error:
             raise InputError(self._broken(name, error)) from None
+        # The caller verifies that everything else has the values of the point, which were checked before.
+        if found := find_secret("\n".join(line.partition("#")[2] for line in text.splitlines())):
+            what = f"writes {found} into a comment, which would be recorded"
+            raise InputError(Problem(what=what, where=str(self._folder / name), remedy="remove it from the template"))
+        return text
 
     def _unwritable(self, values: Params) -> Iterator[Problem]:
         for key, value in values.items():
