@@ -80,6 +80,18 @@ ERRORS: list[tuple[str, Params]] = [
     ("lr_scheduler_type", {"optimizer_type": "Adafactor", "lr_scheduler_type": "LinearLR"}),
     ("text_encoder_lr", {"text_encoder_lr": (1e-4, 1e-5, 1e-6), "network_module": "networks.loha"}),
     ("network_args", {"network_train_unet_only": True, "network_args": ("block_dims=" + ",".join("0" * 23),)}),
+    (
+        "network_args",
+        {
+            "network_train_unet_only": True,
+            "network_args": (
+                "down_lr_weight=zeros+0.1",
+                "mid_lr_weight=0.1,0,0",
+                "up_lr_weight=zeros",
+                "block_lr_zero_threshold=0.5",
+            ),
+        },
+    ),
     ("optimizer_args", {**PRODIGY, "optimizer_args": ("slice_p=0",)}),
     ("optimizer_args", {**PRODIGY, "optimizer_args": ("eps=0",)}),
     ("optimizer_args", {"optimizer_type": "AdamW", "optimizer_args": ("differentiable=True",)}),

@@ -10,7 +10,7 @@ from PIL import Image
 from small_world import Swept, Trainer, World
 
 from orchestrator.kohya import networks
-from orchestrator.kohya.arguments import key_values
+from orchestrator.kohya.arguments import key_values, required
 from orchestrator.kohya.outputs import safetensors_header
 
 GRID = """
@@ -112,6 +112,8 @@ def test_parameters_are_counted_as_the_modules_create_them(trainer: Trainer) -> 
             ("lycoris.kohya", ["algo=lokr", "factor=8", "decompose_both=True", "preset=attn-mlp"], 4),
             ("lycoris.kohya", ["algo=loha", "preset=attn-mlp"], 8),
         ]
+    absent = {one for one in networks.MODULES if next(required.missing_module(trainer.sd_scripts, one), "")}
+    cells = [cell for cell in cells if cell[0] not in absent]  # v0.10.1 has no networks.loha and networks.lokr
     command = [trainer.python, "-c", COUNT, trainer.sd_scripts, json.dumps(cells)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "COUNTS " in done.stdout, done.stderr[-2000:]

@@ -253,5 +253,5 @@ def block_weights(params: Params) -> list[float] | None:
         elif curve == "zeros":
             found += [float(base or 0)] * count if re.fullmatch(r"(\d*\.?\d+)?", base) else [1.0]
         else:
-            found += [0.25, 0.5] if curve in CURVES else [1.0]
+            found += [0.5, 1.0] if curve in CURVES else [1.0]
     return found

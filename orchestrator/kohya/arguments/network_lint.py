@@ -78,9 +78,11 @@ def _ignored_arguments(params: Params) -> Iterator[Problem]:
     blocks = key_values.block_weights(params)
     ranks = [key for key in ("block_dims", "conv_block_dims") if key in given]
     no_ranks = "block_dims" in ranks and all(not given[key].strip("0, ") for key in ranks)
-    if unet_only and ((blocks is not None and not any(blocks)) or no_ranks):
-        what = f"the {'rank' if no_ranks else 'weight'} of every block is 0: nothing is trained"
-        yield error("network_args", what, "raise one of them")
+    least = key_values.literals(params, "network_args").get("block_lr_zero_threshold", 0)
+    no_weights = blocks is not None and isinstance(least, int | float) and max(blocks) <= least
+    if unet_only and (no_weights or no_ranks):
+        what = "the rank of every block is 0" if no_ranks else f"the weight of every block is {least} or less"
+        yield error("network_args", f"{what}: nothing is trained", "raise one of them")
     kept = (*weights, "factor")  # networks.lokr cannot read it from the file
     if params.get("dim_from_weights") and (unused := [name for name in given if name not in kept]):
         what = f"with dim_from_weights, {networks.module_of(params)} ignores {', '.join(unused)}"
