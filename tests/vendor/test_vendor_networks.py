@@ -23,21 +23,14 @@ network_alpha = 4
 learning_rate = 0.05
 network_train_unet_only = true
 cache_text_encoder_outputs = true
-
-[[when]]
-match = {{ network_module = "networks.oft" }}
-set = {{ network_alpha = 0.01 }}
-
-[[when]]
-match = {{ network_module = "networks.lokr" }}
-set = {{ network_args = ["factor=4"] }}
 """
 
-DORA = """
-[[when]]
-match = { network_module = "lycoris.kohya" }
-set = { network_args = ["algo=lora", "dora_wd=True", "wd_on_output=False"] }
-"""
+RULES = {
+    "networks.oft": "network_alpha = 0.01",
+    "networks.lokr": 'network_args = ["factor=4"]',
+    "lycoris.kohya": 'network_args = ["algo=lora", "dora_wd=True", "wd_on_output=False"]',
+}
+"""What the grid sets for a network."""
 
 ALSO_READ = {
     "networks.lora": set(),
@@ -94,7 +87,14 @@ def test_the_arguments_are_those_that_the_module_reads(trainer: Trainer, module:
     assert read - known <= ALSO_READ[module]
 
 
-def test_parameters_are_counted_as_the_modules_create_them(trainer: Trainer) -> None:
+@pytest.fixture(scope="module")
+def modules(trainer: Trainer) -> list[str]:
+    """The networks that the trainer has: networks.loha and networks.lokr are not in v0.10.1."""
+    found = [one for one in networks.MODULES if not any(required.missing_module(trainer.sd_scripts, one))]
+    return [one for one in found if one != networks.LYCORIS or lycoris(trainer)]
+
+
+def test_parameters_are_counted_as_the_modules_create_them(trainer: Trainer, modules: list[str]) -> None:
     cells = [
         ("networks.lora", [], 16), ("networks.lora", ["conv_dim=8"], 16), ("networks.loha", [], 8),
         ("networks.lora", ["conv_dim=0"], 16), ("networks.lokr", ["conv_dim=0"], 16),
@@ -103,17 +103,15 @@ def test_parameters_are_counted_as_the_modules_create_them(trainer: Trainer) -> 
         ("networks.oft", [], 16), ("networks.oft", ["enable_conv=True"], 16),
         ("networks.oft", ["enable_all_linear=True"], 20),
     ]  # fmt: skip
-    if lycoris(trainer):
-        cells += [
-            *(("lycoris.kohya", [f"preset={preset}"], 8) for preset in key_values.PRESETS),
-            ("lycoris.kohya", ["conv_dim=0"], 8),
-            ("lycoris.kohya", ["conv_dim=4", "use_tucker=True"], 8),
-            ("lycoris.kohya", ["algo=lokr", "decompose_both=False", "preset=attn-only"], 8),
-            ("lycoris.kohya", ["algo=lokr", "factor=8", "decompose_both=True", "preset=attn-mlp"], 4),
-            ("lycoris.kohya", ["algo=loha", "preset=attn-mlp"], 8),
-        ]
-    absent = {one for one in networks.MODULES if next(required.missing_module(trainer.sd_scripts, one), "")}
-    cells = [cell for cell in cells if cell[0] not in absent]  # v0.10.1 has no networks.loha and networks.lokr
+    cells += [
+        *(("lycoris.kohya", [f"preset={preset}"], 8) for preset in key_values.PRESETS),
+        ("lycoris.kohya", ["conv_dim=0"], 8),
+        ("lycoris.kohya", ["conv_dim=4", "use_tucker=True"], 8),
+        ("lycoris.kohya", ["algo=lokr", "decompose_both=False", "preset=attn-only"], 8),
+        ("lycoris.kohya", ["algo=lokr", "factor=8", "decompose_both=True", "preset=attn-mlp"], 4),
+        ("lycoris.kohya", ["algo=loha", "preset=attn-mlp"], 8),
+    ]
+    cells = [cell for cell in cells if cell[0] in modules]
     command = [trainer.python, "-c", COUNT, trainer.sd_scripts, json.dumps(cells)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "COUNTS " in done.stdout, done.stderr[-2000:]
@@ -126,12 +124,13 @@ def test_parameters_are_counted_as_the_modules_create_them(trainer: Trainer) -> 
 
 
 @pytest.fixture(scope="module")
-def grid(trainer: Trainer) -> str:
-    modules, rules = list(networks.MODULES), DORA
-    if not lycoris(trainer):
-        modules.remove(networks.LYCORIS)
-        rules = ""
-    return GRID.format(modules=json.dumps(modules)) + rules
+def grid(modules: list[str]) -> str:
+    rules = [
+        f'[[when]]\nmatch = {{ network_module = "{module}" }}\nset = {{ {setting} }}\n'
+        for module, setting in RULES.items()
+        if module in modules
+    ]
+    return GRID.format(modules=json.dumps(modules)) + "".join(rules)
 
 
 @pytest.fixture(scope="module")

@@ -209,7 +209,9 @@ def _by_signal(whole: str, exit_code: int | None) -> tuple[Failure, str] | None:
     if exit_code is None:
         return Failure.CRASHED, "the process ended without an exit code"
     reported = re.search(r"(?:died with <Signals\.|Signal \d+ \()(SIG\w+)", whole)
-    number = -exit_code if exit_code < 0 else exit_code - 128
+    status = re.search(r"exitcode: (-\d{1,2})\b|non-zero exit status (1[2-5]\d)\.", whole)
+    code = int(status[1] or status[2]) if status else exit_code
+    number = -code if code < 0 else code - 128
     name = reported[1] if reported else signal.Signals(number).name if number in set(signal.Signals) else None
     return (_SIGNALS.get(name, Failure.CRASHED), f"killed by {name}") if name else None
 
