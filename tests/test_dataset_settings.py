@@ -64,7 +64,7 @@ def test_a_recipe_inherits_the_keys_of_its_source(load, tmp_path):
     assert found["persona"].recipe is None
 
 
-def test_every_key(load, tmp_path):
+def test_every_key_of_a_recipe_is_read(load, tmp_path):
     found = load(
         PERSONA
         + """

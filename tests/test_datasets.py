@@ -31,11 +31,6 @@ def photos(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def scoring(tmp_path_factory):
-    return recipe_world.scoring(tmp_path_factory.mktemp("scoring"))
-
-
 @pytest.fixture
 def recipes(tmp_path, photos, scoring):
     return recipe_world.RecipeWorld(tmp_path, photos, scoring)

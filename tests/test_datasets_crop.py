@@ -23,11 +23,6 @@ SMALL = Pose(x=0.3, y=0.35, size=0.3)
 
 
 @pytest.fixture(scope="module")
-def scoring(tmp_path_factory):
-    return recipe_world.scoring(tmp_path_factory.mktemp("scoring"))
-
-
-@pytest.fixture(scope="module")
 def model(scoring):
     found = faces.inspect(scoring.pack, det_size=scoring.det_size)
     return faces.load(found, device="cpu")

@@ -24,11 +24,6 @@ RATE = 4
 STRANGER = 4711
 
 
-@pytest.fixture(scope="module")
-def scoring(tmp_path_factory):
-    return recipe_world.scoring(tmp_path_factory.mktemp("scoring"))
-
-
 @pytest.fixture
 def photos(tmp_path) -> Path:
     """Three portraits."""

@@ -21,11 +21,6 @@ FACE, SIZE = (100.0, 60.0, 160.0, 140.0), (300, 400)
 PLAIN = Mask(face=1.0, body=0.5, background=0.2, feather=0.0)
 
 
-@pytest.fixture(scope="module")
-def scoring(tmp_path_factory):
-    return recipe_world.scoring(tmp_path_factory.mktemp("scoring"))
-
-
 @pytest.fixture
 def photos(tmp_path) -> Path:
     (tmp_path / "images").mkdir()

@@ -23,7 +23,7 @@ from orchestrator.evidence.stats.pass_rate import PassCount
         ([(8, 40), (35, 40)], "yes"),
     ],
 )
-def test_verdicts(runs: list[tuple[int, int]], verdict: str) -> None:
+def test_a_threshold_question_is_judged_by_exact_tests(runs: list[tuple[int, int]], verdict: str) -> None:
     found = pass_rate.judge([PassCount(passed=passed, images=images) for passed, images in runs])
     assert found.verdict == verdict
 

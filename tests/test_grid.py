@@ -353,7 +353,7 @@ def test_two_points_that_become_the_same_are_named(rejected):
     assert problem.what == '(a = 8) and (a = "{{ b }}") make the same point'
 
 
-def test_question_kinds(tmp_path):
+def test_questions_about_memory_and_the_threshold_are_read(tmp_path):
     text = "id = 'M'\nask = 'fits?'\nkind = 'memory'"
     (tmp_path / "grid.toml").write_text(
         f"[fixed]\na = 1\n[[question]]\n{text}\nwithin_gib = 24\n[[question]]\n{text.replace('M', 'N')}\n"

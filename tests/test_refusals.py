@@ -60,7 +60,7 @@ def assert_refused(result, code: int, *words: str) -> None:
         ("output_dir = ['elsewhere']", ["output_dir", "orchestrate"]),
     ],
 )
-def test_a_grid_that_the_trainer_would_silently_ignore(here, line, words):
+def test_a_grid_that_the_trainer_would_silently_ignore_is_refused(here, line, words):
     (here / "dims.toml").write_text(f"[dims]\n{line}\n", encoding="utf-8")
     assert_refused(run(), 2, *words)
 
@@ -70,7 +70,7 @@ def test_all_mistakes_are_reported_at_once(here):
     assert_refused(run(), 2, "netwrok_dim", "seeed")
 
 
-def test_a_typo_in_the_settings(here):
+def test_a_typo_in_the_settings_is_refused_with_a_suggestion(here):
     edit(here / "orchestrate.toml", "det_size", "det_siz")
     assert_refused(run(), 2, "orchestrate.toml", "score.det_siz", "did you mean", "det_size")
 
@@ -88,24 +88,24 @@ STEPS = '\n[fixed]\noptimizer_type = "AdamW"\nlearning_rate = 1e-4\noptimizer_ar
         ("pictures = 40\np = 1e-6", GRID, ("early_stop.pictures", "8 prompts and 2 seeds", "generate.seeds")),
     ],
 )
-def test_impossible_early_stopping(here, table, grid, words):
+def test_impossible_early_stopping_is_refused(here, table, grid, words):
     (here / "dims.toml").write_text(grid, encoding="utf-8")
     settings = here / "orchestrate.toml"
     settings.write_text(f"{settings.read_text(encoding='utf-8')}\n[early_stop]\n{table}\n", encoding="utf-8")
     assert_refused(run(), 2, *words)
 
 
-def test_a_missing_base_model(here):
+def test_a_missing_base_model_is_refused(here):
     (here / "base.safetensors").unlink()
     assert_refused(run(), 4, "orchestrate.toml", "base_models.miniature.path", str(here / "base.safetensors"))
 
 
-def test_a_base_model_that_is_another_file(here):
+def test_a_base_model_that_is_another_file_is_refused(here):
     (here / "base.safetensors").write_bytes(b"\xff" * 100)
     assert_refused(run(), 4, "base_models.miniature.path", "base.safetensors", "cannot be read")
 
 
-def test_an_empty_dataset(here):
+def test_an_empty_dataset_is_refused(here):
     for path in (here / "images").iterdir():
         path.unlink()
     assert_refused(run(), 4, "datasets.portraits.image_dir", "contains no images", str(here / "images"))
@@ -117,7 +117,7 @@ def test_a_damaged_image_is_an_error(here):
     assert_refused(run(), 4, str(broken), "cannot be read", "replace the image")
 
 
-def test_a_missing_face_pack(here):
+def test_a_missing_face_pack_is_refused(here):
     shutil.rmtree(here / "pack")
     assert_refused(run(), 4, str(here / "pack"), "face pack", "https://")
 
@@ -135,11 +135,11 @@ def test_a_refusal_creates_no_folder(here):
     assert not (here.parent / "runs").exists()
 
 
-def test_a_glob_that_matches_nothing(here):
+def test_a_glob_that_matches_nothing_is_refused(here):
     assert_refused(run("--only", "network_dim=64*"), 3, "network_dim=64*", "orchestrate plan")
 
 
-def test_a_name_that_escapes_the_runs_folder(here):
+def test_a_name_that_escapes_the_runs_folder_is_refused(here):
     assert_refused(run("--name", "../elsewhere"), 2, "--name", "../elsewhere")
 
 

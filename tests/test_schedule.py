@@ -63,7 +63,7 @@ def task(**given: Any) -> Task:
         (9000, [], None),
     ],
 )
-def test_choose(need: int | None, loads: Sequence[GpuLoad], place: Slot | None) -> None:
+def test_a_training_starts_where_it_fits(need: int | None, loads: Sequence[GpuLoad], place: Slot | None) -> None:
     assert schedule.choose_slot(task(), need, loads) == place
 
 

@@ -110,7 +110,7 @@ def line_of(text, needle):
     return text[: text.index(needle)].count("\n") + 1
 
 
-def test_minimal_settings(load, tmp_path):
+def test_the_required_keys_are_enough_and_the_rest_has_defaults(load, tmp_path):
     loaded = load(MINIMAL)
     assert loaded.runs == tmp_path / "runs"
     assert loaded.trainer.sd_scripts == tmp_path.parent / "sd-scripts"

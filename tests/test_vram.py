@@ -27,7 +27,7 @@ DYING, NEIGHBOUR, OURS = 533, 652, 700
         ({OURS: None, 701: 300}, None),
     ],
 )
-def test_own_memory(processes: dict[int, int | None], own: int | None) -> None:
+def test_own_memory_needs_a_number_for_each_process(processes: dict[int, int | None], own: int | None) -> None:
     assert gpu.own_mib(processes, {OURS, 701}) == own
 
 

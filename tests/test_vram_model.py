@@ -93,6 +93,6 @@ def test_resolution_is_read_as_sd_scripts_writes_it(resolution: str | int) -> No
         (26.4, 24, "about 26 GiB of 24: does not fit"),
     ],
 )
-def test_verdict(gib: float, gpu_gib: float, message: str | None) -> None:
+def test_an_estimate_above_the_memory_of_the_gpu_is_a_problem(gib: float, gpu_gib: float, message: str | None) -> None:
     problem = vram_estimate.verdict(Estimate(gib=gib, error_gib=0.6), gpu_gib)
     assert (problem.what if problem else None) == message
