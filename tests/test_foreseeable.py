@@ -110,8 +110,9 @@ def test_a_line_as_other_programs_write_it_has_its_own_remedy(errors, line, reme
     assert remedy in found.remedy
 
 
-def test_a_wrong_rank_is_not_reported_for_the_alpha_that_follows_it(world):
-    world.ask("[fixed]\nnetwork_dim = 0\n")
+@pytest.mark.parametrize("fixed", ["network_dim = 0", 'network_dim = "8"\nnetwork_alpha = "{{ network_dim }}"'])
+def test_a_wrong_rank_is_not_reported_for_the_alpha_that_follows_it(world, fixed):
+    world.ask(f"[fixed]\n{fixed}\n")
     with pytest.raises(InputError) as refused:
         world.plan()
     assert [problem.key for problem in refused.value.problems] == ["network_dim"]

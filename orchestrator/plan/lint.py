@@ -43,7 +43,12 @@ def lint_points(points: Sequence[Point], grid: Grid, settings: Settings, lengths
     wrong = check.check([*params, *seeds], accepted)
     broken = _broken(wrong)
     traps = [trap for trap in lint.lint_points(params, datasets=settings.datasets) if trap.key not in broken]
-    found = [*wrong, *traps, *_lint_tracking(params, settings), *lint.lint_sweep(points, steps=lengths.steps(points))]
+    found = [
+        *_causes(wrong, grid, settings),
+        *traps,
+        *_lint_tracking(params, settings),
+        *lint.lint_sweep(points, steps=lengths.steps(points)),
+    ]
     of_fallbacks = [] if broken else _lint_fallbacks(params, {trap.what for trap in traps}, settings, accepted)
     placed = _merged(_placed(found, grid, settings))
     known = {one.where for one in placed}
@@ -59,6 +64,13 @@ def lint_points(points: Sequence[Point], grid: Grid, settings: Settings, lengths
         *(_lint_averages(params, settings) if settings.generation.averages else ()),
         *_merged(_placed(_lint_batches(params, lengths), grid, settings)),
     ]
+
+
+def _causes(wrong: Sequence[Problem], grid: Grid, settings: Settings) -> list[Problem]:
+    """Without problems of values that an expression computes from wrong ones."""
+    keys, names = {problem.key for problem in wrong}, Expressions().names
+    computed = {key for key, value in dict(_written(grid, settings)).items() if names(value) & keys}
+    return [problem for problem in wrong if problem.key not in computed]
 
 
 def _broken(wrong: Iterable[Problem]) -> set[str]:
