@@ -85,7 +85,8 @@ _TEMPORARY = re.compile(r"(?<=/)\.([^/]+)\.\d+\.tmp$")
 def _system_problem(error: OSError) -> Problem:
     """An error of the operating system as a problem."""
     remedy = _REMEDIES.get(error.errno or 0, "fix the cause, then run the same command again: it resumes")
-    where = _TEMPORARY.sub(r"\1", str(error.filename or ""))
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)  # then the copy is meant, not what is copied
+    where = _TEMPORARY.sub(r"\1", str((full and error.filename2) or error.filename or ""))
     return Problem(what=error.strerror or str(error), where=where, remedy=remedy)
 
 

@@ -46,4 +46,7 @@ def prune(settings_file: Path, sweep: str, keep_best: int | None, dropped: bool,
         if yes:
             pruning.remove(files)
     total = f"{len(files)} files and folders, {sum(one.size for one in files) / 1e9:.2f} GB"
+    if not files:
+        console.message("there is nothing to delete")
+        return
     console.message(f"deleted {total}" if yes else f"would delete {total}; repeat with --yes to delete them")
