@@ -22,9 +22,10 @@ from orchestrator.errors import Problem, Severity, errors_of
 from orchestrator.kohya import prompts
 from orchestrator.miniature import draw
 from orchestrator.plan import check as checks
-from orchestrator.plan import forecast, plan
+from orchestrator.plan import forecast, plan, preflight
 from orchestrator.plan.check import configurations, dataset_images, gpus, interpreter, persona, token_counts, tokenizers
 from orchestrator.plan.vram_estimate import Estimate
+from orchestrator.store import shim
 
 
 def check(world: World, *more: str) -> Result:
@@ -347,6 +348,15 @@ def test_a_memory_profile_that_does_not_fit_is_a_warning(world):
     assert {first.severity, second.severity} == {Severity.WARNING}
     (applied,) = gpus.too_small(replace(planned, profiles=(replace(small, fallbacks=("AdamW8bit",), origin="probe"),)))
     assert applied.what == "network_dim = 2: out of memory (probe); it fitted with the fallbacks AdamW8bit"
+
+
+def test_a_restricted_proc_is_an_error(world, monkeypatch):
+    def unreadable(_pid):
+        raise FileNotFoundError(2, "No such file or directory", "/proc/sys/kernel/random/boot_id")
+
+    monkeypatch.setattr(shim, "identity", unreadable)
+    (found, *_rest) = preflight.findings(world.plan().settings, (), Probe())
+    assert str(found).startswith("/proc/sys/kernel/random/boot_id: cannot be read: No such file or directory\n    -> mount")
 
 
 def test_a_sweep_that_does_not_fit_the_disk_is_an_error(world):

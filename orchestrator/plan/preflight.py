@@ -17,7 +17,7 @@ from orchestrator.kohya.arguments import required
 from orchestrator.model import TREATMENTS, Point, Value
 from orchestrator.plan import loras
 from orchestrator.scoring import faces, prompt_adherence
-from orchestrator.store import mps, process
+from orchestrator.store import mps, process, shim
 from orchestrator.store.hashes import sha256
 
 
@@ -26,7 +26,7 @@ def findings(settings: Settings, points: Iterable[Point], probe: VramProbe) -> l
     chosen = list(points)
     used = {key: dict.fromkeys(str(p.params[key]) for p in chosen if key in p.params) for key in TREATMENTS}
     where = str(settings.path)
-    problems = [*_trainer(settings, chosen, where), *_gpu(settings, probe, where)]
+    problems = [*_proc(), *_trainer(settings, chosen, where), *_gpu(settings, probe, where)]
     for name in used["base_model"]:
         problems += _base(settings.base_models[name], where)
         problems += _predictions(settings.base_models[name], chosen, where)
@@ -38,6 +38,15 @@ def findings(settings: Settings, points: Iterable[Point], probe: VramProbe) -> l
     for name in used["dataset"]:
         problems += validate.validate_captions(settings.datasets[name], settings.datasets)
     return [*problems, *_faces(settings, where), *_disk(settings, where)]
+
+
+def _proc() -> Iterator[Problem]:
+    """Programs are identified and found through /proc."""
+    try:
+        shim.identity(os.getpid())
+    except OSError as failed:
+        remedy = "mount the whole /proc, without `subset=pid`"
+        yield error("", f"cannot be read: {failed.strerror}", remedy, where=str(failed.filename))
 
 
 def _captioned_as(dataset: Dataset, settings: Settings) -> Iterator[str]:
