@@ -356,7 +356,9 @@ def test_a_restricted_proc_is_an_error(world, monkeypatch):
 
     monkeypatch.setattr(shim, "identity", unreadable)
     (found, *_rest) = preflight.findings(world.plan().settings, (), Probe())
-    assert str(found).startswith("/proc/sys/kernel/random/boot_id: cannot be read: No such file or directory\n    -> mount")
+    assert str(found).startswith(
+        "/proc/sys/kernel/random/boot_id: cannot be read: No such file or directory\n    -> mount"
+    )
 
 
 def test_a_sweep_that_does_not_fit_the_disk_is_an_error(world):
