@@ -29,8 +29,8 @@ TABLES = {
 _HEAD = """# Settings
 
 `orchestrate.toml` contains the settings that all sweeps share. `orchestrate init` writes a commented one. Paths are
-relative to it, `~` is your home folder, and unknown keys are errors. `orchestrate schema` writes a JSON schema for editors.
-Commands on a sweep use the file with which it was started, unless `--settings` names another one.
+relative to it, `~` is your home folder, and unknown keys are errors. `orchestrate schema` writes a JSON schema for
+editors. Commands on a sweep use the file with which it was started, unless `--settings` names another one.
 
 | key or table | content |
 |---|---|
