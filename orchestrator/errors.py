@@ -4,6 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+_SHOWN = 200
+"""Characters of a value in a message."""
+
 
 class Severity(StrEnum):
     """An error stops the command before anything starts; a warning is shown and the command continues."""
@@ -33,7 +36,7 @@ class Problem:
         place = ": ".join(part for part in (self.where, self.key) if part)
         head = f"{place}: {self.what}" if place else self.what
         if self.value and self.value not in self.what:
-            head += f" (value: {self.value})"
+            head += f" (value: {self.value if len(self.value) <= _SHOWN else self.value[:_SHOWN] + '...'})"
         return f"{head}\n    -> {self.remedy}" if self.remedy else head
 
 

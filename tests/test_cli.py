@@ -336,6 +336,7 @@ def test_a_closed_pipe_is_not_an_error_message(world: World) -> None:
 def test_a_file_that_cannot_be_written_is_named_as_it_would_be(tmp_path: Path) -> None:
     error = PermissionError(13, "Permission denied", str(tmp_path / ".answers.md.4711.tmp"))
     assert common._system_problem(error).where == str(tmp_path / "answers.md")
+    assert common._system_problem(PermissionError(13, "Permission denied", ".b.tar.gz.4711.tmp")).where == "b.tar.gz"
     assert (
         common._system_problem(OSError(28, "No space left on device", "a.png", None, "/full/a.png")).where
         == "/full/a.png"

@@ -69,6 +69,11 @@ def test_a_result_is_kept_until_an_image_changes(
     assert copies.copies_of([one], [other], cache=tmp_path / "cache") == {}
 
 
+def test_a_cache_that_cannot_be_written_is_no_error(photos: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "copies").touch()
+    assert copies.copies_of(photos[:1], photos[:1], cache=tmp_path) == {photos[0]: photos[0]}
+
+
 def test_unreadable_and_missing_images_are_no_copies(photos: list[Path], tmp_path: Path) -> None:
     (tmp_path / "half.png").write_bytes(photos[0].read_bytes()[:500])
     assert copies.copies_of(photos[:1], [tmp_path / "half.png", tmp_path / "absent.png"]) == {}

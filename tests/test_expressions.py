@@ -3,6 +3,7 @@ import time
 import pytest
 
 from orchestrator.config.expressions import ExpressionError, Expressions, is_expression
+from orchestrator.errors import Problem
 
 POINT = {"network_dim": 16, "seed": 1, "lr": 1e-4, "flag": True, "name": "x {{ seed }} y", "many": ("a", "b")}
 
@@ -74,6 +75,18 @@ def test_a_missing_param_is_named():
 def test_an_expression_that_joins_a_secret_is_refused():
     with pytest.raises(ExpressionError, match="yields a token, key or password"):
         Expressions().evaluate("{{ ['ghp_abcd1234EFGH5678' ~ 'ijkl9012MNOP3456qrst'] }}", POINT)
+
+
+def test_a_wrong_expression_is_compiled_once(monkeypatch):
+    expressions, wrong = Expressions(), "{{ network_dim + }}"
+    for _ in range(2):
+        with pytest.raises(ExpressionError, match="unexpected"):
+            expressions.evaluate(wrong, POINT)
+        monkeypatch.setattr("orchestrator.config.expressions._guarded", None)
+
+
+def test_a_long_value_is_shortened_in_a_message():
+    assert len(str(Problem(what="is wrong", value="x" * 2000))) < 300
 
 
 @pytest.mark.parametrize(

@@ -256,6 +256,16 @@ def test_a_base_model_of_equal_size_and_time_is_read_again(tmp_path, replace):
     assert HashCache(tmp_path).of(checkpoint) != first
 
 
+def test_a_cache_that_cannot_be_written_is_no_error(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError
+
+    monkeypatch.setattr("orchestrator.files.write_json", refuse)
+    checkpoint = tmp_path / "base.safetensors"
+    checkpoint.write_bytes(b"first")
+    assert HashCache(tmp_path / "runs").of(checkpoint) == sha256(checkpoint)
+
+
 def test_a_changed_file_is_read_again(tmp_path):
     checkpoint, hashes = tmp_path / "base.safetensors", HashCache(tmp_path)
     checkpoint.write_bytes(b"first")

@@ -268,6 +268,16 @@ def test_a_damaged_sweep_does_not_hide_the_others(
     assert listed["bad"].startswith("unreadable: cannot be read: its" if record == "sweep.json" else "failed")
 
 
+def test_a_folder_that_cannot_be_searched_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("closed", "no-sweep", ".cache"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(os, "access", lambda path, _mode: path.name == "no-sweep")
+    (listed,) = sweep_list.sweeps(tmp_path)
+    assert listed.name == "closed"
+    assert listed.state.startswith("unreadable")
+    assert sweep_list.sweeps(tmp_path / "absent") == []
+
+
 @pytest.mark.parametrize(("release", "opened"), [("6.6-microsoft-standard-WSL2", "windows"), ("6.6", "browser")])
 def test_open_shows_the_page(finished: World, monkeypatch: pytest.MonkeyPatch, release: str, opened: str) -> None:
     page, used = finished.sweep.report / "report.html", []

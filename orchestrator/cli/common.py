@@ -78,7 +78,7 @@ _REMEDIES = {
 }
 
 
-_TEMPORARY = re.compile(r"(?<=/)\.([^/]+)\.\d+\.tmp$")
+_TEMPORARY = re.compile(r"(?:^|(?<=/))\.([^/]+)\.\d+\.tmp$")
 """The name under which a file is written before it is renamed."""
 
 

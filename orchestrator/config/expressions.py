@@ -49,7 +49,7 @@ class Expressions:
 
     def __init__(self) -> None:
         self._environment = _Environment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True)
-        self._compiled: dict[str, _Compiled] = {}
+        self._compiled: dict[str, _Compiled | ExpressionError] = {}
         self._results: dict[tuple[str, ...], Scalar | tuple[Scalar, ...]] = {}
 
     def names(self, value: Value) -> frozenset[str]:
@@ -83,8 +83,13 @@ class Expressions:
 
     def _compile(self, source: str) -> "_Compiled":
         if source not in self._compiled:
-            self._compiled[source] = _Compiled(self._environment, source)
-        return self._compiled[source]
+            try:
+                self._compiled[source] = _Compiled(self._environment, source)
+            except ExpressionError as error:
+                self._compiled[source] = error
+        if isinstance(found := self._compiled[source], ExpressionError):
+            raise found.with_traceback(None)
+        return found
 
 
 class _Compiled:

@@ -33,8 +33,10 @@ class ListedSweep:
 
 
 def sweeps(runs: Path) -> list[ListedSweep]:
-    """The sweeps in the folder `runs`, those that were active last first."""
-    return sorted(map(_listed, layout.sweeps(runs)), key=lambda one: one.age_s)
+    """The sweeps in the folder `runs` and its closed folders, those that were active last first. Raises OSError."""
+    folders = [path for path in runs.iterdir() if not path.name.startswith(".")] if runs.exists() else []
+    closed = [Sweep(path) for path in folders if path.is_dir() and not os.access(path, os.X_OK)]
+    return sorted(map(_listed, [*layout.sweeps(runs), *closed]), key=lambda one: one.age_s)
 
 
 def _listed(sweep: Sweep) -> ListedSweep:

@@ -6,6 +6,7 @@ photos reach at most 0.83; drawn portraits of one person 0.969, which sets the l
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -43,7 +44,7 @@ class _Photo:
 def copies_of(originals: Sequence[Path], candidates: Sequence[Path], *, cache: Path | None = None) -> dict[Path, Path]:
     """Candidate -> the first original of which it is a copy or a crop, or that is a crop of it.
 
-    Unreadable images are no copies. cache: a folder that keeps the result by the images' contents. Raises OSError.
+    Unreadable images are no copies. cache: a folder that keeps the result by the images' contents.
     """
     digests = {path: _sha256(path) for path in {*candidates, *originals}}
     key = sha256_json([_RULE, [digests[path] for path in candidates], [digests[path] for path in originals]])
@@ -52,8 +53,9 @@ def copies_of(originals: Sequence[Path], candidates: Sequence[Path], *, cache: P
     if found is None:
         found = list(_matches(candidates, originals, digests))
         if file:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            files.write_json(file, found)
+            with suppress(OSError):  # without a cache the images are compared again the next time
+                file.parent.mkdir(parents=True, exist_ok=True)
+                files.write_json(file, found)
     return {candidates[one]: originals[other] for one, other in found}
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,9 @@ class HashCache:
         before = dict(self._known)
         found = [self._lookup(path) for path in paths]
         if self._known != before:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            files.write_json(self._path, {"files": self._known})
+            with suppress(OSError):  # another user's cache, or a full disk: the files are hashed again the next time
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                files.write_json(self._path, {"files": self._known})
         return found
 
     def _lookup(self, path: Path) -> str:
