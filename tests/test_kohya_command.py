@@ -213,6 +213,9 @@ def test_a_prompts_file_has_one_prompt_per_line(tmp_path: Path) -> None:
     found, problems = prompts.read_prompts(tmp_path / "p.txt")
     assert found == ("a photo, (smiling:1.2) -- yes?", "ein Foto, Kücher")
     assert [problem.where for problem in problems] == [f"{tmp_path}/p.txt:2"]
+    _, (missing,) = prompts.read_prompts(tmp_path / "P.text")
+    assert missing.key == "generate.prompts"
+    assert missing.what.endswith("did you mean p.txt?")
 
 
 @pytest.mark.parametrize(

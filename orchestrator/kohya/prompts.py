@@ -7,20 +7,21 @@ from pathlib import Path
 
 from orchestrator.config.schema import Generation
 from orchestrator.errors import Problem, Severity, error
-from orchestrator.files import read_bytes
+from orchestrator.files import read_bytes, why_no_file
 from orchestrator.redaction import unfit
 
 TOKENS = 75
 """One chunk of CLIP: gen_img.py ignores the rest of a prompt."""
 
 
-def read_prompts(path: Path) -> tuple[tuple[str, ...], list[Problem]]:
-    """The prompts of a file in UTF-8, and what is wrong with it."""
+def read_prompts(path: Path, key: str = "generate.prompts") -> tuple[tuple[str, ...], list[Problem]]:
+    """The prompts of a file in UTF-8, and what is wrong with it. key: the settings key that names the file."""
     try:
         text = read_bytes(path).decode("utf-8-sig")
     except OSError as error:
-        what = f"the prompts file cannot be read: {error.strerror}"
-        return (), [Problem(what=what, where=str(path), remedy="write one prompt per line into it")]
+        what = f"cannot be read: {error.strerror}" if path.is_file() else why_no_file(path)
+        remedy = "correct the path, or write one prompt per line into this file"
+        return (), [Problem(what=what, where=str(path), key=key, remedy=remedy)]
     except UnicodeDecodeError as error:
         what = f"byte {error.start} is not UTF-8"
         return (), [Problem(what=what, where=str(path), remedy="save the file as UTF-8")]

@@ -113,7 +113,7 @@ def _with_new_cells(chosen: Sequence[RunSummary], ctx: Context) -> Context:
     texts = tuple(text for text in scored if text not in used) or scored
     first = max(generation.seeds) + 1
     if path := generation.confirm_prompts:
-        texts, problems = prompts.read_prompts(path)
+        texts, problems = prompts.read_prompts(path, "generate.confirm_prompts")
         what, remedy = "is a prompt of the sweep, so it confirms nothing", "replace it by a new prompt"
         problems += [
             Problem(what=what, where=str(path), key="generate.confirm_prompts", value=text, remedy=remedy)
