@@ -137,7 +137,10 @@ def test_points_are_checked_after_each_oom_fallback(desk):
     desk.change('set = { optimizer_type = "AdamW8bit" }', 'set = { optimizer_type = "AdamW8bit", learning_rate = 1.0 }')
     done = desk.plan("[dims]\nnetwork_dim = [16]\n")
     assert done.exit_code == 2
-    assert "[[oom_fallback]]: learning_rate: 1 is too high for AdamW8bit: training diverges" in done.stderr
+    lines = desk.settings.read_text(encoding="utf-8").splitlines()
+    number = next(number for number, line in enumerate(lines, start=1) if line.startswith("set = ") and "8bit" in line)
+    where = f"{desk.settings}:{number}: oom_fallback[2].set.learning_rate"
+    assert f"{where}: 1 is too high for AdamW8bit: training diverges" in done.stderr
 
 
 def test_a_broken_template_is_reported(desk, tmp_path):

@@ -354,7 +354,7 @@ def _lint_fallbacks(
     points: Iterable[Params], known: set[str], settings: Settings, accepted: ArgumentSchema
 ) -> list[Problem]:
     """Problems of the points after each OOM fallback, without the `known` ones that the points have themselves."""
-    where, expressions = f"{settings.path}: [[oom_fallback]]", Expressions()
+    expressions = Expressions()
     try:
         steps = [
             (params, step.overrides)
@@ -362,13 +362,22 @@ def _lint_fallbacks(
             for step in oom_fallback.fallbacks(params, settings.oom_fallback, settings.optimizers, expressions)
         ]
     except InputError as failed:
-        return [replace(problem, where=where) for problem in failed.problems]
+        return [_in_fallbacks(problem, settings) for problem in failed.problems]
     effective = [{**params, **overrides} for params, overrides in steps]
-    traps = lint.lint_points(effective, where=where, datasets=settings.datasets)
-    return [
-        *check.check([overrides for _, overrides in steps], accepted, where=where),
-        *(trap for trap in traps if trap.what not in known),
-    ]
+    traps = lint.lint_points(effective, datasets=settings.datasets)
+    wrong = check.check([overrides for _, overrides in steps], accepted)
+    return [_in_fallbacks(one, settings) for one in (*wrong, *(trap for trap in traps if trap.what not in known))]
+
+
+def _in_fallbacks(problem: Problem, settings: Settings) -> Problem:
+    """With the line of the step that sets the key, preferably to this value; some keys follow from several steps."""
+    key = problem.key.removeprefix("oom_fallback.set.")
+    found = [(index, step.set[key]) for index, step in enumerate(settings.oom_fallback) if key in step.set]
+    if not found:
+        return replace(problem, where=f"{settings.path}: [[oom_fallback]]")
+    index = next((index for index, value in found if toml_repr(value) == problem.value), found[0][0])
+    place = ("oom_fallback", index, "set", key)
+    return replace(problem, where=toml_reader.read(settings.path).where(place), key=toml_reader.dotted(place))
 
 
 # --- file and line ----------------------------------------------------------------------------------------------------
