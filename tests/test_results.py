@@ -142,6 +142,12 @@ def test_failures_with_one_reason_are_grouped_and_have_a_remedy() -> None:
     assert all("--retry failed" in one.remedy for one in found)
 
 
+def test_the_remedy_for_a_bad_argument_names_the_grid() -> None:
+    summary = read([*grid(0.1), failed(1, Failure.BAD_CONFIG, "no such optimizer")])
+    (found,) = overview.failures(replace(summary, grid_file=Path.cwd() / "my grids" / "a.toml"))
+    assert "`orchestrate check --deep 'my grids/a.toml'`" in found.remedy
+
+
 def test_the_remedy_for_out_of_memory_depends_on_the_stage() -> None:
     runs = [failed(1, Failure.OOM, "full"), failed(2, Failure.OOM, "full", stage="generate")]
     train, generate = (one.remedy for one in overview.failures(read([*grid(0.1), *runs])))

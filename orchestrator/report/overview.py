@@ -1,13 +1,16 @@
 """The outcome of a sweep in sentences: the best configuration, the failures with remedies, the next command."""
 
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from orchestrator.evidence import configurations, lora_files
 from orchestrator.evidence.configurations import Configuration
 from orchestrator.evidence.run_metrics import FAILURE
 from orchestrator.evidence.stats.contrast import TestSettings
 from orchestrator.evidence.summary import RunSummary, SweepSummary, log_of
+from orchestrator.files import from_here
 from orchestrator.kohya.outputs import log
 from orchestrator.model import RUNNABLE, Failure, State
 from orchestrator.report import status
@@ -29,7 +32,7 @@ _REMEDIES = {
     Failure.NAN: 'set a smaller `learning_rate`, or `mixed_precision = "bf16"`',
     Failure.DATASET: "`orchestrate check` lists what is wrong with the dataset",
     Failure.GPU_LOST: "`nvidia-smi` must list the GPU and a driver as new as torch's CUDA, if necessary after a reboot",
-    Failure.BAD_CONFIG: "correct what the reason names; `orchestrate check --deep GRID` finds most causes",
+    Failure.BAD_CONFIG: "correct what the reason names; `orchestrate check --deep {grid}` finds most causes",
     Failure.STALLED: "raise `limits.stall_minutes` if the program was only slow",
     Failure.TIMEOUT: "raise `limits.wall_hours`",
     Failure.LOG_FLOOD: "raise `limits.log_mib` if the log is in order",
@@ -100,6 +103,8 @@ def _between_files(first: Configuration, second: Configuration, pairs: int) -> s
 def failures(summary: SweepSummary) -> Iterator[FailedRuns]:
     """The failed runs, those with the same reason together."""
     names = labels([run.run.point for run in summary.runs])
+    grid = summary.grid_file or next(reversed(summary.sweep.grids()), Path("GRID"))
+    named = {"sweep": summary.sweep.name, "grid": shlex.quote(str(from_here(grid)))}
     groups: dict[tuple[str, Failure | None, str], list[RunSummary]] = {}
     for run in summary.runs:
         if run.status.state is State.FAILED:
@@ -109,11 +114,11 @@ def failures(summary: SweepSummary) -> Iterator[FailedRuns]:
         who = f"{shown}; and {len(runs) - 4} more" if len(runs) > 4 else shown
         generating = failure is Failure.OOM and stage in layout.GENERATING
         known = _GENERATION_MEMORY if generating else _REMEDIES.get(failure or Failure.UNKNOWN)
-        remedy = known or f"the cause is in {log_of(runs[0].run)}"
+        remedy = known.format_map(named) if known else f"the cause is in {log_of(runs[0].run)}"
         retry = "then repeat the command with `--retry failed`"
         yield FailedRuns(
             text=f"{who}: {stage} failed, {failure}: {log.shorten(reason)}",
-            remedy=f"{remedy.format(sweep=summary.sweep.name)}; {retry}",
+            remedy=f"{remedy}; {retry}",
         )
 
 
