@@ -148,6 +148,7 @@ class Session:
         from orchestrator.run import sweep
 
         runs = self.plan.runs(only)
+        selected = None if only == "*" else runs
         self._note_retry(runs, retry)
         gpus = self.preflight(cluster)
         with self.sweep.lock(), self.lock_gpus(self.sweep, gpus, runs) as held:
@@ -159,7 +160,7 @@ class Session:
                 with (
                     webhook.notified(ctx, self.sweep, self.answers) as notified,
                     self._executor(runs, notified, held, cluster) as executor,
-                    self.listener.running(self.sweep, self.stop, partial(self.forecast, only)),
+                    self.listener.running(self.sweep, self.stop, partial(self.forecast, only), selected),
                 ):
                     sweep.run_sweep_on(executor, runs, notified, retry=retry, fail_fast=fail_fast)
             finally:

@@ -99,7 +99,9 @@ def test_exit_4_when_the_machine_makes_runs_fail_and_the_report_is_written(world
 
 
 def test_exit_5_when_the_inputs_of_the_sweep_changed(world: World) -> None:
-    assert world.call(*ONE).returncode == 0
+    done = world.call(*ONE)
+    assert done.returncode == 0
+    assert "0 of 1 runs finished" in done.stderr
     (world.folder / "images" / "0001.txt").write_text("ohwx person, differently", encoding="utf-8")
     done = world.call(*ONE)
     assert done.returncode == 5

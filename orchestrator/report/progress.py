@@ -63,7 +63,7 @@ class ProgressReader:
         self, sweep: Sweep, forecast: Callable[[], Forecast] | None = None, runs: Sequence[Run] | None = None
     ) -> None:
         self._sweep, self._forecast, self._runs = sweep, forecast, runs
-        self._labels = labels([run.point for run in (sweep.runs() if runs is None else runs)])
+        self._labels = labels(list({run.point.id: run.point for run in (*sweep.runs(), *(runs or ()))}.values()))
         self._left_s, self._read_at, self._renew_at = 0.0, 0.0, 0.0
 
     def read(self) -> SweepProgress:
