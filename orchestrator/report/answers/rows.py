@@ -200,13 +200,16 @@ def describe_curve(curve: LearningCurve) -> str:
 class Cost:
     """Cost of some runs. gpu_hours: all training and generation attempts, failed ones included.
 
-    peak_gib: highest VRAM use of a training; None if VRAM was not monitored.
+    peak_gib: highest VRAM use of a training; None if VRAM was not monitored. has_gpu: False if all ran without a GPU.
     """
 
     gpu_hours: float
     peak_gib: float | None
+    has_gpu: bool
 
     def __str__(self) -> str:
+        if not self.has_gpu:
+            return f"{self.gpu_hours:.2g} hours without a GPU"
         peak = "VRAM was not monitored" if self.peak_gib is None else f"peak VRAM {self.peak_gib:.1f} GiB"
         return f"{self.gpu_hours:.2g} GPU-hours; {peak}"
 
@@ -221,8 +224,11 @@ def cost(runs: Sequence[RunSummary]) -> Cost:
         if (result := attempt.result())
     ]
     peaks = [one.result.peak_vram_mib for run in runs for one in run.training if one.result.peak_vram_mib]
+    models = [run.environment["GPU"] for run in runs if "GPU" in run.environment]
     return Cost(
-        gpu_hours=sum(result.seconds for result in results) / 3600, peak_gib=max(peaks) / 1024 if peaks else None
+        gpu_hours=sum(result.seconds for result in results) / 3600,
+        peak_gib=max(peaks) / 1024 if peaks else None,
+        has_gpu=any(models) or not models,
     )
 
 
