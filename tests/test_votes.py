@@ -337,6 +337,8 @@ def test_an_import_is_idempotent_and_a_longer_session_replaces_a_shorter_one(
         (kept,) = ballot.read_all(small.sweep)[0]
         counts.append((is_new, len(kept.sheets), len(kept.sheets[0].answers)))
     assert counts == [(True, 1, 1), (True, 1, 8), (False, 1, 8), (False, 1, 8)], "4 pairs, 2 of them repeated, 2 images"
+    (small.sweep.votes / full.ballot / f"{full.session}.json").write_text("{", encoding="utf-8")
+    assert ballot.import_sheet(small.sweep, saved(tmp_path / "votes.json", short))[1], "a damaged copy is replaced"
     other = replace(full, session="f" * 32, voter="Bob")
     ballot.import_sheet(small.sweep, saved(tmp_path / "votes.json", other))
     assert len(ballot.read_all(small.sweep)[0][0].sheets) == 2

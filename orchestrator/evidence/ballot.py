@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal, TypeAlias
@@ -127,8 +128,9 @@ def import_sheet(sweep: Sweep, path: Path) -> tuple[VoteSheet, bool]:
     ballots = {key.parent.name: read(sweep, key.parent.name) for key in sweep.votes.glob(f"*/{KEY}")}
     sheet = _validate(path, {name: one for name, one in ballots.items() if one})
     kept = sweep.votes / sheet.ballot / f"{sheet.session}.json"
-    if kept.exists() and _validate(kept, {sheet.ballot: ballots[sheet.ballot]}).revision >= sheet.revision:
-        return sheet, False
+    with suppress(InputError):  # none is there, or it is damaged: it is replaced
+        if _validate(kept, ballots).revision >= sheet.revision:
+            return sheet, False
     files.write_json(kept, asdict(sheet))
     return sheet, True
 
