@@ -115,7 +115,7 @@ def test_draws_are_shown_by_seed(orchestrate):
 @pytest.mark.parametrize(
     ("args", "code", "part"),
     [
-        (("show", "films"), 2, "dataset build films"),
+        (("show", "films"), 2, "dataset build films --seed 1 --settings "),
         (("build", "films"), 4, "contains no video"),
         (("build", "nothing"), 2, "known datasets: persona, close"),
     ],

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from orchestrator.cli import options
 from orchestrator.errors import InputError, NotReady, OrchestrateError, Problem
 
 if TYPE_CHECKING:
@@ -99,8 +100,7 @@ def console(*, final: bool = False) -> Console:
 def settings_option() -> str:
     """` --settings FILE` if the current command was called with it, else empty."""
     context = click.get_current_context(silent=True)
-    given = context and context.get_parameter_source("settings_file") is click.core.ParameterSource.COMMANDLINE
-    return f" --settings {shlex.quote(str(context.params['settings_file']))}" if context and given else ""
+    return str(context.meta.get(options.SETTINGS, "")) if context else ""
 
 
 def find_sweep(settings_file: Path, name: str) -> Sweep:

@@ -1,6 +1,7 @@
 """Options and arguments that several commands share."""
 
 import os
+import shlex
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -17,6 +18,16 @@ class _File(click.Path):
 
 
 _FILE = _File(path_type=Path, dir_okay=False)
+SETTINGS = "orchestrator.settings"
+"""The key of ` --settings FILE` in the `meta` of a context, if the command was called with it."""
+
+
+def _keep(context: click.Context, parameter: click.Parameter, path: Path) -> Path:
+    """Keep the option for messages: an error is printed after the command's own context has ended."""
+    if context.get_parameter_source(str(parameter.name)) is click.core.ParameterSource.COMMANDLINE:
+        context.meta[SETTINGS] = f" --settings {shlex.quote(str(path))}"
+    return path
+
 
 settings = click.option(
     "--settings",
@@ -25,6 +36,7 @@ settings = click.option(
     default="orchestrate.toml",
     envvar="ORCHESTRATE_SETTINGS",
     show_default=True,
+    callback=_keep,
     help="The settings file.",
 )
 name = click.option("--name", default="", help="The name of the sweep. Default: that of the grid file.")
