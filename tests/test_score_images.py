@@ -92,7 +92,7 @@ def test_results_are_never_written_into_the_folder(world: World, folder: Path, o
 
 def test_a_folder_without_images_is_an_error(world: World) -> None:
     (world.folder / "empty").mkdir()
-    for name, message in (("empty", "contains no images"), ("absent", "is not a folder")):
+    for name, message in (("empty", "contains no images"), ("absent", "there is no such folder")):
         done = call(world, world.folder / name)
         assert done.exit_code == InputError.exit_code
         assert message in done.stderr

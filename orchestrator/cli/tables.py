@@ -261,7 +261,10 @@ def next_commands(found: Agenda, options: str) -> Iterator[str]:
     for grid, one in waiting:
         yield f"{one.id} is undecided although all runs of {grid.path} have ended: {one.needs}"
     if not found.asked:
-        yield "No grid asks a question: add a [[question]] with id, ask, measure and contrast to a file in grids/."
+        yield (
+            "No grid asks a question: add a [[question]] with id, ask and contrast to a file in grids/ beside the "
+            "settings, or name a grid."
+        )
     elif not found.grids:
         yield f"Every question is decided.\n{then}: orchestrate run --final{options}"
 

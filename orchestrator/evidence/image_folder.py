@@ -16,6 +16,7 @@ from orchestrator.evidence.calibration import record
 from orchestrator.evidence.calibration.record import CalibrationRecord
 from orchestrator.evidence.run_metrics import RunMetrics
 from orchestrator.evidence.stats.estimates import Interval
+from orchestrator.files import why_no_folder
 from orchestrator.model import Image, Score
 from orchestrator.scoring import isolated
 from orchestrator.store import layout
@@ -94,7 +95,7 @@ def _printable_names(folder: Path) -> tuple[list[Path], list[Problem]]:
         if path not in valid
     ]
     if not valid:
-        what = "contains no images" if folder.is_dir() else "is not a folder"
+        what = "contains no images" if folder.is_dir() else why_no_folder(folder)
         remedy = f"name a folder with images ({', '.join(sorted(images.SUFFIXES))})"
         none = Problem(what=what, where=str(folder), key="--images", remedy=remedy)
         raise InputError(*((folder.is_dir() and listing.why_empty("--images")) or [none]))
