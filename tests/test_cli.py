@@ -16,6 +16,7 @@ from standins.world import World
 
 from orchestrator import cli
 from orchestrator.cli import common
+from orchestrator.errors import InputError
 from orchestrator.model import State
 
 ONE = ("--only", "network_dim=2*")
@@ -283,6 +284,11 @@ def test_a_sweep_is_found_by_its_name_and_by_its_folder(world: World) -> None:
     done = invoke(world, "status", "runs/grit")
     assert done.exit_code == 2
     assert "did you mean grid?" in done.stderr
+
+
+def test_a_name_longer_than_a_file_name_is_rejected(world: World) -> None:
+    with pytest.raises(InputError, match="must have 1 to 60 bytes"):
+        common.find_sweep(world.settings, "x" * 300)
 
 
 def test_the_status_of_a_sweep_that_does_not_run_names_the_command_that_resumes_it(world: World) -> None:

@@ -110,12 +110,13 @@ def find_sweep(settings_file: Path, name: str) -> Sweep:
     from orchestrator.text import bad_name, did_you_mean
 
     runs = settings.load(settings_file).runs
-    for folder in (runs / name, Path(name).resolve()):
+    possible = len(Path(name).name.encode("utf-8", "surrogateescape")) <= 255  # bytes of a file name
+    for folder in (runs / name, Path(name).resolve()) if possible else ():
         if layout.Sweep(folder).exists():
             return layout.Sweep(folder)
     if reason := bad_name(Path(name).name):
         raise InputError(
-            Problem(what=f"the name {name!r} {reason}", where=str(runs), remedy="`orchestrate list` lists them")
+            Problem(what=f"the name {name[:100]!r} {reason}", where=str(runs), remedy="`orchestrate list` lists them")
         )
     known, wanted = [one.name for one in layout.sweeps(runs)], Path(name).name.removesuffix(".toml")
     grids = own_grids(settings_file)
