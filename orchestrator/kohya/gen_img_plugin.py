@@ -51,7 +51,8 @@ POLL_S = 0.05
 
 def main(folder: Path, script: str) -> None:
     """Run `script`, whose arguments follow in `sys.argv`, when there is a job."""
-    sys.path[0] = str(Path(script).parent)
+    if not getattr(sys.flags, "safe_path", False):
+        sys.path[0] = str(Path(script).resolve().parent)
     job = folder / "job.json"
     if not job.exists():
         runpy.run_path(script, run_name="imports")
