@@ -278,9 +278,13 @@ def test_a_folder_that_cannot_be_searched_is_listed(tmp_path: Path, monkeypatch:
     for name in ("closed", "no-sweep", ".cache"):
         (tmp_path / name).mkdir()
     monkeypatch.setattr(os, "access", lambda path, _mode: path.name == "no-sweep")
+
+    def refuse(_sweep):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("orchestrator.evidence.summary.read", refuse)
     (listed,) = sweep_list.sweeps(tmp_path)
-    assert listed.name == "closed"
-    assert listed.state.startswith("unreadable")
+    assert (listed.name, listed.state) == ("closed", "unreadable: Permission denied")
     assert sweep_list.sweeps(tmp_path / "absent") == []
 
 

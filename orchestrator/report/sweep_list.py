@@ -47,8 +47,8 @@ def _listed(sweep: Sweep) -> ListedSweep:
     )
     try:
         read = summary.read(sweep)
-    except OrchestrateError as error:
-        state = f"unreadable: {error.problems[0].what}"
+    except (OrchestrateError, OSError) as error:
+        state = f"unreadable: {error.problems[0].what if isinstance(error, OrchestrateError) else error.strerror}"
         return ListedSweep(
             name=sweep.name, state=state, runs=0, finished=0, best="", similarity=None, size_bytes=size, age_s=age
         )
