@@ -269,7 +269,7 @@ def test_plain_words_are_accepted(text: str) -> None:
 
 
 def test_a_missing_an_empty_and_a_foreign_file_are_reported(tmp_path: Path) -> None:
-    for content, what in ((None, "cannot be read"), (b"# none\n", "no prompt"), (b"caf\xe9", "not UTF-8")):
+    for content, what in ((None, "no such file"), (b"# none\n", "no prompt"), (b"caf\xe9", "not UTF-8")):
         path = tmp_path / "p.txt"
         if content is not None:
             path.write_bytes(content)

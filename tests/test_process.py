@@ -363,3 +363,13 @@ def test_an_exiting_process_is_recognized():
     until(lambda: process.is_exiting(child.pid))  # not waited for yet, so still listed
     child.wait()
     assert not process.is_exiting(2**22 + 1), "of a number that is not here nothing is known"
+
+
+def test_a_process_that_ends_meanwhile_is_no_stray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its environment is read twice; it is empty as soon as the process ends."""
+    variables = {process.MARKER: str(tmp_path / "train" / "1")}
+    monkeypatch.setattr(process, "_pids", lambda: [1])
+    monkeypatch.setattr(process, "_variable", lambda _, name: variables.get(name, ""))
+    assert process.strays(tmp_path) == []
+    variables[process._ID] = "7"
+    assert process.strays(tmp_path) == [1]

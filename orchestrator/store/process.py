@@ -194,7 +194,7 @@ def strays(folder: Path) -> list[int]:
     root, found = Path(os.path.realpath(folder)), []
     for pid in _pids():
         began = Path(_variable(pid, MARKER))
-        if root in began.parents and _identity(began) != _variable(pid, _ID):
+        if root in began.parents and _variable(pid, _ID) not in ("", _identity(began)):  # "": it has just ended
             found.append(pid)
     return found
 
