@@ -367,7 +367,8 @@ def test_an_exiting_process_is_recognized():
 
 def test_a_process_that_ends_meanwhile_is_no_stray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its environment is read twice; it is empty as soon as the process ends."""
-    variables = {process.MARKER: str(tmp_path / "train" / "1")}
+    (tmp_path / "1").mkdir()
+    variables = {process.MARKER: str(tmp_path / "1")}
     monkeypatch.setattr(process, "_pids", lambda: [1])
     monkeypatch.setattr(process, "_variable", lambda _, name: variables.get(name, ""))
     assert process.strays(tmp_path) == []
