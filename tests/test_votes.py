@@ -404,6 +404,19 @@ def test_a_damaged_file_in_the_folder_is_a_warning(small: SweepSummary, design: 
     assert summary.read(small.sweep).ballots == ()
 
 
+def test_a_damaged_ballot_does_not_stop_the_import_for_another(
+    small: SweepSummary, design: Ballot, tmp_path: Path
+) -> None:
+    damaged, path = small.sweep.votes / "0badba11" / ballot.KEY, tmp_path / "votes.json"
+    damaged.parent.mkdir()
+    damaged.write_text("{", encoding="utf-8")
+    wanted = sheet(design, lambda t, _: "left" if t.right else True)
+    assert ballot.import_sheet(small.sweep, saved(path, wanted))[1]
+    with pytest.raises(InputError) as raised:
+        ballot.import_sheet(small.sweep, saved(path, replace(wanted, ballot="0badba11")))
+    assert [one.where for one in raised.value.problems] == [str(path), str(damaged)]
+
+
 def test_the_command_makes_a_page_and_imports_votes(small: SweepSummary, tmp_path: Path) -> None:
     settings = tmp_path / "orchestrate.toml"
     settings.write_text((Path(__file__).parents[1] / "orchestrate.toml").read_text(encoding="utf-8"), encoding="utf-8")

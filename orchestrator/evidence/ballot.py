@@ -109,13 +109,15 @@ def read_all(sweep: Sweep) -> tuple[tuple[Ballot, ...], list[Problem]]:
         except OrchestrateError as damaged:
             problems += damaged.problems
             continue
+        if ballot is None:
+            continue
         sheets = list[VoteSheet]()
-        for path in sorted(key.parent.glob("*.json")) if ballot else ():
+        for path in sorted(set(key.parent.glob("*.json")) - {key}):
             try:
-                sheets += [_validate(path, {key.parent.name: ballot})] if path != key else []
+                sheets.append(_validate(path, {ballot.id: ballot}))
             except InputError as damaged:
                 problems += damaged.problems
-        found += [replace(ballot, sheets=tuple(sheets))] if ballot else []
+        found.append(replace(ballot, sheets=tuple(sheets)))
     return tuple(found), [replace(one, severity=Severity.WARNING) for one in problems]
 
 
@@ -123,10 +125,14 @@ def import_sheet(sweep: Sweep, path: Path) -> tuple[VoteSheet, bool]:
     """Check a file of votes and keep a copy in the sweep's folder. Returns it, and whether it is new.
 
     A sheet of a session that is known replaces the known one if its revision is higher. Raises InputError for a file
-    that is no sheet of this sweep.
+    that is no sheet of this sweep, or of a damaged ballot.
     """
-    ballots = {key.parent.name: read(sweep, key.parent.name) for key in sweep.votes.glob(f"*/{KEY}")}
-    sheet = _validate(path, {name: one for name, one in ballots.items() if one})
+    found, damaged = read_all(sweep)
+    ballots = {one.id: one for one in found}
+    try:
+        sheet = _validate(path, ballots)
+    except InputError as wrong:
+        raise InputError(*wrong.problems, *damaged) from None
     kept = sweep.votes / sheet.ballot / f"{sheet.session}.json"
     with suppress(InputError):  # none is there, or it is damaged: it is replaced
         if _validate(kept, ballots).revision >= sheet.revision:
@@ -135,7 +141,7 @@ def import_sheet(sweep: Sweep, path: Path) -> tuple[VoteSheet, bool]:
     return sheet, True
 
 
-def _validate(path: Path, ballots: Mapping[str, Ballot | None]) -> VoteSheet:
+def _validate(path: Path, ballots: Mapping[str, Ballot]) -> VoteSheet:
     """Raises InputError."""
     from pydantic import TypeAdapter, ValidationError  # slow to import
 
