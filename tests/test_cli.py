@@ -76,6 +76,7 @@ def test_exit_3_when_no_run_is_selected(world: World) -> None:
     done = world.call("--only", "nothing*")
     assert done.returncode == 3
     assert 'no run matches "nothing*"' in done.stderr
+    assert "grid.toml" in done.stderr
 
 
 def test_exit_4_lists_everything_that_is_missing_with_remedies(world: World) -> None:

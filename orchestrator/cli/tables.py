@@ -189,7 +189,7 @@ def _sums(costs: Forecast) -> Iterator[str]:
     if assumed:
         yield (
             f"The speed of {len(assumed)} of {len(trained)} trainings is assumed, not measured: "
-            "`orchestrate probe` with the same grid measures it in minutes."
+            "`orchestrate probe` with this grid, or with one of the same arguments, measures it in minutes."
         )
     if costs.colocate and len(trained) > costs.gpus:
         yield _sharing(trained)

@@ -1,5 +1,6 @@
 """Reads settings and grid into a validated plan; reports all errors at once."""
 
+import shlex
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,7 @@ from orchestrator.config.grid import Grid
 from orchestrator.config.schema import Margins, Settings, override_margins
 from orchestrator.datasets import captions
 from orchestrator.errors import InputError, NothingSelected, Problem, error, errors_of, warning
+from orchestrator.files import from_here
 from orchestrator.kohya import config_files, generate, networks, prompts
 from orchestrator.kohya.inheritance import Inheritance
 from orchestrator.model import Params, Point, Question, SequentialDesign
@@ -52,7 +54,9 @@ class Plan:
         """The runs whose name or id matches a glob, baselines last. Raises NothingSelected when none does."""
         chosen = [point for point in self.points if grid.selects(only, point)]
         if not chosen:
-            raise NothingSelected(error("--only", f'no run matches "{only}"', "`orchestrate plan` lists their names"))
+            what = shlex.quote(str(from_here(self.grid_file))) if self.grid_file else "--final"
+            remedy = f"`orchestrate plan {what}` lists their names"
+            raise NothingSelected(error("--only", f'no run matches "{only}"', remedy))
         return [self.sweep.run(point) for point in chosen]
 
     def with_next_seed(self) -> "Plan":
