@@ -148,6 +148,15 @@ def test_a_program_that_waits_for_a_job_ends_with_the_owner_of_its_folder(tmp_pa
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "__main__ --ckpt x\n"
 
 
+def test_a_linked_generator_imports_from_the_folder_of_its_target(tmp_path: Path) -> None:
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts/script.py").write_text("import sys; print(sys.path[0])")
+    (tmp_path / "script.py").symlink_to("scripts/script.py")
+    (tmp_path / "job.json").touch()
+    command = [sys.executable, gen_img_plugin.__file__, str(tmp_path), str(tmp_path / "script.py")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == f"{tmp_path}/scripts\n"
+
+
 def test_a_generator_that_was_killed_between_two_jobs_is_replaced(world: World) -> None:
     world.ask("[dims]\nlearning_rate = [1e-4, 2e-4]\n")
     ctx = world.context()
