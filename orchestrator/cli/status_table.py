@@ -23,6 +23,7 @@ _COLOURS = {
     State.STOPPED: "blue",
     State.FINISHED: "green",
 }
+"""By state, in the order in which a large sweep is listed."""
 _PROGRESS = ("step", "loss", "s/step", "VRAM", "left")
 _NUMBERS = ("step", "loss", "s/step", "left")
 _ROWS, _RUNNING_ROWS = 200, 16
